@@ -1,0 +1,296 @@
+"""The typed description of a run, and the one way to load it: defaults < file(s) < ``a.b=c``.
+
+A file may name another as its `base:` (relative to itself), which is merged beneath it. Unknown keys are errors that name
+the nearest right key. `pipeline.checks` then tests the combinations; nothing here imports torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+
+
+@dataclass(frozen=True)
+class TaskConfig:
+    """The labelled image set. `name` is a file of pipeline/tasks; the other keys mean what that file says."""
+
+    name: str = MISSING
+    path: str | None = None
+    """Root of the data; None only for tasks that make their own (scenes)."""
+    question: str | None = None
+    """What the student is asked; None for the task's own question."""
+    labels: list[str] | None = None
+    """Canonical labels in table order; None to read them from the data."""
+    aliases: dict[str, list[str]] = field(default_factory=dict)
+    """Other spellings per label."""
+    descriptions: dict[str, str] = field(default_factory=dict)
+    """What a label means; shown to teachers."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Options of the one task file, checked by it."""
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The small VLM the run starts from."""
+
+    name_or_path: str | None = None
+    """Hub id or folder. None builds the model `tiny` describes."""
+    revision: str | None = None
+    tiny: dict[str, Any] = field(default_factory=dict)
+    """Sizes of a random tiny Idefics3 (stages/tiny.py names the keys), used when name_or_path is None."""
+    dtype: str = "auto"
+    """auto: bfloat16 on a GPU that has it, float32 elsewhere. Or bfloat16 | float32."""
+    attn_implementation: str = "sdpa"
+    trust_remote_code: bool = False
+    peft: dict[str, Any] | None = None
+    """Fields of peft.LoraConfig (r, lora_alpha, target_modules, …); None trains all weights. `final/` is always merged."""
+    processor: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of AutoProcessor.from_pretrained, such as min_pixels or size."""
+
+
+@dataclass(frozen=True)
+class CotConfig:
+    """How chain-of-thought rows are asked of the teachers and verified."""
+
+    split: str = "train"
+    """Rows to ask about, in slicing syntax: train, train[:4000], train[:70%]."""
+    teachers: list[str] = field(default_factory=lambda: ["attribute"])
+    """Names of configs/teachers/*.yaml, or paths to such files. Each row is asked of one; they take turns by row id."""
+    prompt: str = "answer_hidden_v1"
+    """File of cot_builder/prompts."""
+    attempts: int = 1
+    """Times a row is asked (with another seed) until a reply is kept."""
+    concurrency: int = 16
+    """Requests in flight at one time per endpoint."""
+    min_rows: int = 1
+    """Kept rows below which the build fails."""
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One training stage."""
+
+    algorithm: str = MISSING
+    """A file of stages/: sft or grpo."""
+    init_from: str = MISSING
+    """What it starts from: base, or the name of an earlier stage (stage2 is enough)."""
+    data: str = "task"
+    """cot: the built CoT rows; labels: the task's labels alone; task: prompts with gold labels for the rewards (grpo)."""
+    split: str = "train"
+    """Rows of the task, in slicing syntax (not used with data: cot, whose rows the builder chose)."""
+    prompt: str = "think"
+    """think or direct: what the student is asked to write."""
+    reward_funcs: list[str] = field(default_factory=list)
+    """Files of rewards/, or dotted paths module.function."""
+    freeze: list[str] = field(default_factory=list)
+    """Parts held fixed: vision, connector, language."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """What every stage is judged on, after it has been saved."""
+
+    split: str = "test"
+    batch_size: int = 16
+    max_new_tokens: int = 512
+    samples: int = 1
+    """Completions per row at temperature 1, beside the greedy one; 0 for none."""
+
+
+@dataclass(frozen=True)
+class LaunchConfig:
+    """How stages are started."""
+
+    num_processes: int | None = None
+    """Processes (one per GPU); None: the GPUs that are visible, or 1."""
+    deepspeed: str | None = None
+    """A JSON of configs/deepspeed (zero1, zero2, zero3, zero3_offload) or a path; None: no DeepSpeed."""
+
+
+@dataclass(frozen=True)
+class RunConfig:
+    """One whole run."""
+
+    name: str = MISSING
+    """The run's folder under `output_dir`."""
+    output_dir: str = "runs"
+    seed: int = 0
+    task: TaskConfig = field(default_factory=TaskConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    cot: CotConfig | None = None
+    stages: dict[str, StageConfig] = field(default_factory=dict)
+    """Stages in order; a name is stage<number>_<word>."""
+    baseline: StageConfig | None = None
+    """The comparison every claim needs: SFT on the original labels."""
+    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    launch: LaunchConfig = field(default_factory=LaunchConfig)
+
+    def stage_name(self, short: str) -> str:
+        """The full name of a stage given as 3, stage3 or stage3_grpo_accuracy.
+
+        Raises:
+            UserError: when no stage, or more than one, answers to it.
+        """
+        number = short if not short.isdigit() else f"stage{short}"
+        if number in (BASELINE, "baseline") and self.baseline is not None:
+            return BASELINE
+        names = [name for name in self.stages if name == number or name.startswith(f"{number}_")]
+        if len(names) != 1:
+            raise UserError(f"stage {short!r} is not one of this run's stages: {', '.join(self.stages) or 'none'}")
+        return names[0]
+
+    def stage(self, short: str) -> StageConfig:
+        """The block of a stage, by any of its names."""
+        name = self.stage_name(short)
+        return self.baseline if name == BASELINE else self.stages[name]  # type: ignore[return-value]
+
+
+BASELINE = "baseline_sft_labels"
+"""Folder and name of the baseline stage."""
+
+
+def load(file: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
+    """Load a run's configuration.
+
+    Args:
+        file: a YAML file, or the bare name of one in configs/.
+        overrides: ``a.b=c`` words; c is read as YAML.
+
+    Returns:
+        The merged, type-checked, frozen configuration. Cross-field rules are `pipeline.checks.check`'s.
+
+    Raises:
+        UserError: naming every unknown key and every value of a wrong type.
+    """
+    path = find_config(file)
+    merged = OmegaConf.create({})
+    for layer in _layers(path):
+        merged = OmegaConf.merge(merged, layer)
+    problems = []
+    for word in overrides:
+        key, equals, value = word.partition("=")
+        if not equals or not key:
+            problems.append(f"override {word!r} is not of the form a.b=c")
+            continue
+        try:
+            OmegaConf.update(merged, key, _yaml_value(value), force_add=True)
+        except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
+            problems.append(f"override {word!r}: {error}")
+    plain = OmegaConf.to_container(merged)
+    problems += list(_unknown_keys(plain, RunConfig))
+    if problems:
+        raise UserError([f"{path}: {problem}" for problem in problems])
+    return typing.cast(RunConfig, _typed(RunConfig, plain, str(path)))
+
+
+def load_typed(cls: type, path: Path) -> Any:
+    """Load one YAML file as the dataclass `cls`; unknown keys and wrong types are a UserError."""
+    plain = yaml.safe_load(path.read_text()) or {}
+    problems = list(_unknown_keys(plain, cls))
+    if problems:
+        raise UserError([f"{path}: {problem}" for problem in problems])
+    return _typed(cls, plain, str(path))
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain dicts and lists, ready for YAML or JSON."""
+    return dataclasses.asdict(config)
+
+
+def find_config(file: str | Path) -> Path:
+    """The path of a config named by path or by its bare name in configs/.
+
+    Raises:
+        UserError: when there is none; lists the shipped ones and the nearest.
+    """
+    path = Path(file)
+    for candidate in (path, CONFIGS / path, CONFIGS / f"{file}.yaml"):
+        if candidate.is_file():
+            return candidate
+    shipped = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml") if p.parent.name != "teachers")
+    near = difflib.get_close_matches(str(file), shipped, 1)
+    hint = f"did you mean configs/{near[0]}? " if near else ""
+    raise UserError(f"config {str(file)!r} does not exist; {hint}shipped: {', '.join(shipped)}")
+
+
+def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[DictConfig]:
+    """The files to merge, lowest first."""
+    if path.resolve() in seen:
+        raise UserError(f"{path}: base: names itself in a circle")
+    try:
+        layer = OmegaConf.load(path)
+    except (yaml.YAMLError, OSError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(layer, DictConfig):
+        raise UserError(f"{path}: must be a mapping of keys, got a {type(layer).__name__}")
+    base = layer.pop("base", None)
+    if base is None:
+        return [layer]
+    below = path.parent / base
+    if not below.is_file():
+        raise UserError(f"{path}: base: {base} does not exist beside it")
+    return [*_layers(below, (*seen, path.resolve())), layer]
+
+
+_FLOAT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+
+
+def _yaml_value(text: str) -> Any:
+    """`text` as YAML, with 1e-5 read as a number (YAML 1.1 wants 1.0e-5)."""
+    return float(text) if _FLOAT.match(text) else yaml.safe_load(text)
+
+
+def _typed(cls: type, plain: Any, where: str) -> Any:
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), plain))
+    except OmegaConfBaseException as error:
+        message = str(error).split("\n")[0]
+        key = getattr(error, "full_key", None) or "the file"
+        raise UserError(f"{where}: {key}: {message}") from error
+
+
+def _dataclass_in(hint: Any) -> tuple[type | None, bool]:
+    """(dataclass in a type hint, whether it is the value type of a dict)."""
+    if dataclasses.is_dataclass(hint):
+        return typing.cast(type, hint), False
+    args = typing.get_args(hint)
+    if typing.get_origin(hint) is dict and dataclasses.is_dataclass(args[1]):
+        return typing.cast(type, args[1]), True
+    for arg in args:
+        if dataclasses.is_dataclass(arg):
+            return typing.cast(type, arg), False
+    return None, False
+
+
+def _unknown_keys(plain: Any, cls: type, prefix: str = "") -> typing.Iterator[str]:
+    """One message per key of `plain` that `cls` does not have."""
+    if not isinstance(plain, dict):
+        return
+    hints = typing.get_type_hints(cls)
+    for key, value in plain.items():
+        if key not in hints:
+            near = difflib.get_close_matches(str(key), hints, 1)
+            hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(hints)}"
+            yield f"{prefix}{key} is not a known key; {hint}"
+            continue
+        inner, is_dict = _dataclass_in(hints[key])
+        if inner and is_dict and isinstance(value, dict):
+            for name, block in value.items():
+                yield from _unknown_keys(block, inner, f"{prefix}{key}.{name}.")
+        elif inner:
+            yield from _unknown_keys(value, inner, f"{prefix}{key}.")

@@ -1,0 +1,175 @@
+"""Tasks: a labelled image set and how its answers are judged. One file per task; the file name is its name.
+
+A task file defines ``load(config: TaskConfig, cache: Path) -> Task``. `load_task` finds it by name, so adding
+``pipeline/tasks/fi8.py`` is all it takes to add the task ``fi8``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import importlib
+import pkgutil
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.labels import LabelSet
+from pipeline.response import Malformed, parse
+
+if TYPE_CHECKING:
+    from pipeline.config import TaskConfig
+
+PROMPT_STYLES = ("think", "direct")
+"""`think` asks for ``<think>…</think><answer>…</answer>``; `direct` asks for the bare label."""
+
+
+@dataclass(frozen=True)
+class Example:
+    """One labelled image. `image` is a path: bytes stay on disk until a trainer or teacher needs them."""
+
+    id: str
+    image: Path
+    label: str
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A row that cannot be used, and why. `reason` is a short snake_case word that can be counted."""
+
+    id: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Split:
+    """The usable rows of a split, and the rows that are not."""
+
+    examples: tuple[Example, ...]
+    problems: tuple[Problem, ...] = ()
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the judge says of one completion.
+
+    `label` is the canonical label it answered with, or None when it is unparsable; `reason` says why it is None
+    (a grammar reason, or ``not_a_label``).
+    """
+
+    label: str | None
+    correct: bool
+    reason: str | None = None
+    think: str | None = None
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labelled image set, its question and its judge.
+
+    Args:
+        name: the task file's name.
+        labels: the closed list of answers.
+        question: what the student is asked about an image, without answer options or format instructions.
+        splits: the names `read` accepts.
+        read: reads one whole split; called at most once per use, no caching promised.
+    """
+
+    name: str
+    labels: LabelSet
+    question: str
+    splits: tuple[str, ...]
+    read: Callable[[str], Split]
+
+    def select(self, spec: str) -> Split:
+        """Rows of a split by the field's slicing syntax: ``train``, ``train[:4000]``, ``train[4000:]``, ``train[:10%]``.
+
+        Rows are ordered by a hash of their id first, so that a slice of a class-sorted file holds every class, and
+        two disjoint slices never share a row.
+
+        Raises:
+            UserError: on a malformed spec, an unknown split or an empty slice.
+        """
+        name, start, stop = parse_split(spec)
+        if name not in self.splits:
+            raise UserError(f"task {self.name}: split {name!r} does not exist; it has {', '.join(self.splits)}")
+        whole = self.read(name)
+        rows = sorted(whole.examples, key=lambda row: hashlib.sha256(row.id.encode()).digest())
+        chosen = rows[_index(start, len(rows)) : _index(stop, len(rows)) if stop else None]
+        if not chosen:
+            raise UserError(f"task {self.name}: {spec!r} selects no row; {name!r} has {len(rows)} usable rows")
+        return Split(tuple(chosen), whole.problems)
+
+    def prompt(self, style: str) -> str:
+        """The text the student reads beside the image, in one of `PROMPT_STYLES`."""
+        options = ", ".join(self.labels.names)
+        if style == "think":
+            how = "Reason inside <think> </think>, then give one of them inside <answer> </answer>."
+        elif style == "direct":
+            how = "Answer with one of them and nothing else."
+        else:
+            raise ValueError(f"prompt style {style!r} is not one of {PROMPT_STYLES}")
+        return f"{self.question} Options: {options}. {how}"
+
+    def judge(self, completion: str, label: str, style: str = "think") -> Verdict:
+        """Judge one completion against the gold label; the single judge behind filters, rewards and reports."""
+        if style == "direct":
+            answer, think = completion, None
+        else:
+            response = parse(completion)
+            if isinstance(response, Malformed):
+                return Verdict(None, False, response.reason)
+            answer, think = response.answer, response.think
+        found = self.labels.normalise(answer)
+        if found is None:
+            return Verdict(None, False, "not_a_label" if answer.strip() else "empty", think)
+        return Verdict(found, found == label, None, think)
+
+
+_SPEC = re.compile(r"^(?P<name>[\w.-]+)(?:\[(?P<start>\d+%?)?:(?P<stop>\d+%?)?\])?$")
+
+
+def parse_split(spec: str) -> tuple[str, str, str]:
+    """Split ``train[10:20%]`` into ("train", "10", "20%"); absent bounds are empty strings.
+
+    Raises:
+        UserError: when `spec` has another form.
+    """
+    match = _SPEC.match(spec)
+    if not match:
+        raise UserError(f"split {spec!r} is not of the form name, name[:4000], name[10%:20%]")
+    return match["name"], match["start"] or "", match["stop"] or ""
+
+
+def _index(bound: str, rows: int) -> int:
+    if bound.endswith("%"):
+        return rows * int(bound[:-1]) // 100
+    return int(bound or 0)
+
+
+def task_names() -> list[str]:
+    """The tasks there are: every module of this package."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load_task(config: TaskConfig, cache: Path) -> Task:
+    """Load the task `config.name`.
+
+    Args:
+        config: the run's ``task:`` block.
+        cache: a folder the task may write derived files into (drawn scenes, images taken out of parquet files).
+
+    Raises:
+        UserError: on an unknown name, or whatever the task finds wrong with its data.
+    """
+    names = task_names()
+    if config.name not in names:
+        near = difflib.get_close_matches(config.name, names, 1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UserError(f"task.name: {config.name!r} is not a file of pipeline/tasks{hint} There are: {', '.join(names)}")
+    return importlib.import_module(f"pipeline.tasks.{config.name}").load(config, cache)

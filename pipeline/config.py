@@ -43,14 +43,34 @@ class TaskConfig:
 
 
 @dataclass(frozen=True)
+class TinyConfig:
+    """Sizes of the tiny random Idefics3 that demo and tests train; the defaults make about 1.7 million parameters.
+
+    Heads are 32 wide because vLLM's CPU attention refuses narrower ones.
+    """
+
+    image_size: int = 64
+    patch_size: int = 16
+    scale_factor: int = 2
+    """Pixel shuffle: (image_size / patch_size / scale_factor) squared image tokens."""
+    vision_hidden_size: int = 128
+    vision_layers: int = 3
+    hidden_size: int = 128
+    layers: int = 4
+    intermediate_size: int = 384
+    vocab_size: int = 640
+    max_positions: int = 512
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The small VLM the run starts from."""
 
     name_or_path: str | None = None
     """Hub id or folder. None builds the model `tiny` describes."""
     revision: str | None = None
-    tiny: dict[str, Any] = field(default_factory=dict)
-    """Sizes of a random tiny Idefics3 (stages/tiny.py names the keys), used when name_or_path is None."""
+    tiny: TinyConfig = field(default_factory=TinyConfig)
+    """Sizes of the random tiny Idefics3 that is made when name_or_path is None."""
     dtype: str = "auto"
     """auto: bfloat16 on a GPU that has it, float32 elsewhere. Or bfloat16 | float32."""
     attn_implementation: str = "sdpa"

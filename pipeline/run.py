@@ -1,8 +1,9 @@
 """A run's folder: every path name in it, its records, and writes that a crash cannot tear.
 
 ```
+<output_dir>/.cache/    what tasks derive from their data; shared by runs, safe to delete
 <output_dir>/<name>/
-  config.yaml run.json data/
+  config.yaml
   base/                 the untrained model (made here when it is the tiny one) and its report
   cot/                  train.parquet rejected.jsonl journal/ manifest.json README.md
   <stage>/              config.yaml stage.json metrics.jsonl checkpoint-*/ final/ completions/ logs/ predictions.jsonl report/
@@ -37,11 +38,8 @@ class RunDir:
 
     def __init__(self, output_dir: str | Path, name: str) -> None:
         self.root = Path(output_dir) / name
-
-    @property
-    def data(self) -> Path:
-        """Files a task derives from its data: drawn scenes, images taken out of parquet files."""
-        return self.root / "data"
+        self.cache = Path(output_dir) / ".cache"
+        """Files tasks derive from their data (drawn scenes, images taken out of parquet files), shared by all runs here."""
 
     @property
     def cot(self) -> Path:
@@ -62,7 +60,8 @@ class RunDir:
     def record(self, name: str) -> dict[str, Any] | None:
         """A phase's record, or None when there is none yet."""
         try:
-            return json.loads(self.record_path(name).read_text())
+            record: dict[str, Any] = json.loads(self.record_path(name).read_text())
+            return record
         except FileNotFoundError:
             return None
 

@@ -11,13 +11,15 @@ import hashlib
 import importlib
 import pkgutil
 import re
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
+from pipeline.run import digest
 from pipeline.response import Malformed, parse
 
 if TYPE_CHECKING:
@@ -53,6 +55,11 @@ class Split:
     examples: tuple[Example, ...]
     problems: tuple[Problem, ...] = ()
 
+    @property
+    def problem_counts(self) -> dict[str, int]:
+        """How many rows each reason took out (or, for ``unreadable_annotation``, kept with less)."""
+        return dict(Counter(problem.reason for problem in self.problems).most_common())
+
 
 @dataclass(frozen=True)
 class Verdict:
@@ -87,7 +94,7 @@ class Task:
     read: Callable[[str], Split]
 
     def select(self, spec: str) -> Split:
-        """Rows of a split by the field's slicing syntax: ``train``, ``train[:4000]``, ``train[4000:]``, ``train[:10%]``.
+        """Rows of a split in the usual slicing syntax: ``train``, ``train[:4000]``, ``train[4000:]``, ``train[:10%]``.
 
         Rows are ordered by a hash of their id first, so that a slice of a class-sorted file holds every class, and
         two disjoint slices never share a row.
@@ -102,7 +109,9 @@ class Task:
         rows = sorted(whole.examples, key=lambda row: hashlib.sha256(row.id.encode()).digest())
         chosen = rows[_index(start, len(rows)) : _index(stop, len(rows)) if stop else None]
         if not chosen:
-            raise UserError(f"task {self.name}: {spec!r} selects no row; {name!r} has {len(rows)} usable rows")
+            counts = Counter(problem.reason for problem in whole.problems).most_common()
+            why = f" (problems: {', '.join(f'{reason} {count}' for reason, count in counts)})" if counts else ""
+            raise UserError(f"task {self.name}: {spec!r} selects no row; {name!r} has {len(rows)} usable rows{why}")
         return Split(tuple(chosen), whole.problems)
 
     def prompt(self, style: str) -> str:
@@ -152,6 +161,24 @@ def _index(bound: str, rows: int) -> int:
     return int(bound or 0)
 
 
+def check_options(config: TaskConfig, allowed: Iterable[str]) -> dict[str, Any]:
+    """The task's ``options:``, once each key is known to be one of `allowed`.
+
+    Raises:
+        UserError: naming every other key, and the nearest right one.
+    """
+    keys = sorted(allowed)
+    problems = []
+    for key in config.options:
+        if key not in keys:
+            near = difflib.get_close_matches(str(key), keys, 1)
+            cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(keys) or 'none'}"
+            problems.append(f"task.options.{key}: the {config.name} task has no such option; {cure}")
+    if problems:
+        raise UserError(problems)
+    return dict(config.options)
+
+
 def task_names() -> list[str]:
     """The tasks there are: every module of this package."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
@@ -170,6 +197,9 @@ def load_task(config: TaskConfig, cache: Path) -> Task:
     names = task_names()
     if config.name not in names:
         near = difflib.get_close_matches(config.name, names, 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UserError(f"task.name: {config.name!r} is not a file of pipeline/tasks{hint} There are: {', '.join(names)}")
-    return importlib.import_module(f"pipeline.tasks.{config.name}").load(config, cache)
+        hint = f"; did you mean {near[0]}?" if near else "."
+        there = f"There are: {', '.join(names)}"
+        raise UserError(f"task.name: {config.name!r} is not a file of pipeline/tasks{hint} {there}")
+    own = cache / f"{config.name}-{digest([config.path, config.options])[:12]}"
+    task: Task = importlib.import_module(f"pipeline.tasks.{config.name}").load(config, own)
+    return task

@@ -1,0 +1,98 @@
+"""Serve a teacher with vLLM: ``python -m cot_builder.serve configs/teachers/X.yaml [--print] [vLLM flags …]``.
+
+Replaces itself with the server; on a machine without an NVIDIA GPU it adds what vLLM's CPU build needs. Nothing of vLLM
+is imported here. Words that are not listed below go to vLLM as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from urllib.parse import urlsplit
+
+CPU_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # Two threads on busy cores are many times slower.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+CPU_FLAGS: dict[str, object] = {
+    "dtype": "float32",
+    "enforce-eager": True,
+    "kv-cache-memory-bytes": 268435456,
+}
+_GPU_ONLY = ("gpu-memory-utilization",)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Replace this process with the server of a teacher; gives an exit code only when it cannot."""
+    parser = argparse.ArgumentParser(
+        prog="python -m cot_builder.serve",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("teacher", help="a file, or the bare name of one in configs/teachers/")
+    parser.add_argument("--print", action="store_true", help="show the command and stop")
+    arguments, extra = parser.parse_known_args(argv)
+    from cot_builder.teachers import OpenAIConfig, load_teacher
+    from pipeline.errors import UserError
+
+    try:
+        config = load_teacher(arguments.teacher)
+        if not isinstance(config, OpenAIConfig):
+            raise UserError(f"teacher {arguments.teacher} is of kind {config.kind!r} and needs no server")
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    cpu = not has_gpu()
+    port = urlsplit(config.base_urls[0]).port or 8000
+    flags = {"revision": config.revision, "port": port, **config.serve}
+    command = serve_command(config.model, flags, extra, cpu=cpu)
+    environment = {**CPU_ENVIRONMENT, **os.environ, "PYTHONPATH": _python_path()} if cpu else dict(os.environ)
+    if not arguments.print:
+        os.execvpe(command[0], command, environment)
+    print(shlex.join(command))
+    return 0
+
+
+def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str], *, cpu: bool) -> list[str]:
+    """The words of the server's command.
+
+    Args:
+        model: hub id or folder.
+        flags: vLLM flags; True is a bare flag, a mapping or list is written as JSON.
+        extra: words the user adds; they come last, so they win.
+        cpu: whether vLLM runs on a CPU; its `vllm` command does not start there, the module does.
+    """
+    if cpu:
+        flags = {**CPU_FLAGS, **{name: value for name, value in flags.items() if name not in _GPU_ONLY}}
+    module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    words = module if cpu else ["vllm", "serve", model]
+    for name, value in flags.items():
+        if value is False or value is None:
+            continue
+        words.append(f"--{name}")
+        if value is not True:
+            words.append(json.dumps(value) if isinstance(value, dict | list) else str(value))
+    return [*words, *extra]
+
+
+def _python_path() -> str:
+    """PYTHONPATH with the cure for torchvision on a CPU-only torch, which every process of the server needs."""
+    folder = Path(__file__).resolve().parent
+    return os.pathsep.join(filter(None, [str(folder / "cpu_site"), str(folder.parent), os.environ.get("PYTHONPATH")]))
+
+
+def has_gpu() -> bool:
+    """Whether an NVIDIA GPU is visible; CUDA_VISIBLE_DEVICES set to nothing hides it."""
+    return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

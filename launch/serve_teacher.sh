@@ -1,0 +1,10 @@
+#!/usr/bin/env bash
+# Serve a teacher with vLLM on this machine, on its GPUs or its CPU: launch/serve_teacher.sh <teacher.yaml> [vLLM flags …]
+# Runs in the foreground until it is stopped. --print shows the command instead.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+if [[ -z "${PYTHON:-}" ]]; then
+  PYTHON=python
+  if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
+fi
+exec "$PYTHON" -m cot_builder.serve "$@"

@@ -1,0 +1,346 @@
+"""The rules a configuration must meet before anything is imported, loaded or started. All broken rules are told at once."""
+
+from __future__ import annotations
+
+import difflib
+import importlib.util
+import json
+import re
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import BASELINE, CONFIGS, RunConfig, StageConfig
+from pipeline.errors import UserError
+from pipeline.hardware import visible_gpus
+from pipeline.run import BASE
+from pipeline.tasks import PROMPT_STYLES, parse_split, task_names
+from pipeline.trainer_fields import lora_fields, trainer_fields
+
+ROOT = Path(__file__).resolve().parent.parent
+PARTS = ("vision", "connector", "language")
+"""The parts of a VLM that a stage can freeze."""
+OWNED = {
+    "output_dir": "it is the stage's folder of the run tree",
+    "deepspeed": "set launch.deepspeed",
+    "seed": "set the run's seed",
+    "data_seed": "set the run's seed",
+    "use_cpu": "it follows from the machine",
+    "bf16": "set model.dtype",
+    "fp16": "set model.dtype: bfloat16 or float32",
+    "model_init_kwargs": "set model.dtype, model.attn_implementation, model.revision",
+    "trust_remote_code": "set model.trust_remote_code",
+    "push_to_hub": "nothing is pushed; upload final/ yourself",
+    "resume_from_checkpoint": "an interrupted stage resumes by itself",
+    "remove_unused_columns": "the rewards need every column",
+}
+"""Trainer options that CLGRPO sets itself, and where to say it instead."""
+CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+"""The loss types of TRL that use epsilon and epsilon_high."""
+
+
+def check(config: RunConfig) -> None:
+    """Test every rule.
+
+    Raises:
+        UserError: holding one message per broken rule: the key, its value, the rule and the cure.
+    """
+    problems = list(_problems(config))
+    if problems:
+        raise UserError(problems)
+
+
+def world_size(config: RunConfig) -> int:
+    """Processes a stage runs on: launch.num_processes, else the visible GPUs, else 1."""
+    return config.launch.num_processes or max(1, visible_gpus())
+
+
+def clip_range(stage: StageConfig) -> tuple[float, float] | None:
+    """(epsilon_low, epsilon_high) of a clipping stage, None for a stage that does not ask for clipping.
+
+    A GRPO stage asks for clipping by naming `epsilon` or `epsilon_high` in its trainer block.
+    """
+    if stage.algorithm != "grpo" or not {"epsilon", "epsilon_high"} & set(stage.trainer):
+        return None
+    low = stage.trainer.get("epsilon", trainer_fields("grpo")["epsilon"])
+    high = stage.trainer.get("epsilon_high")
+    return float(low), float(low if high is None else high)
+
+
+def checkpoint_cycle(stage: StageConfig) -> int:
+    """Optimizer steps between two points where a GRPO stage resumes exactly (1 for SFT).
+
+    TRL buffers a rollout over steps_per_generation * num_iterations forward passes; inside that cycle a resume would
+    generate anew.
+    """
+    if stage.algorithm != "grpo":
+        return 1
+    accumulation, per_generation, iterations = _schedule(stage)
+    return max(1, Fraction(per_generation * iterations, accumulation).numerator)
+
+
+def _schedule(stage: StageConfig) -> tuple[int, int, int]:
+    """(gradient_accumulation_steps, steps_per_generation, num_iterations) as GRPOConfig resolves them."""
+    trainer, defaults = stage.trainer, trainer_fields("grpo")
+    accumulation = int(trainer.get("gradient_accumulation_steps", defaults["gradient_accumulation_steps"]))
+    per_generation = trainer.get("steps_per_generation") or accumulation
+    iterations = int(trainer.get("num_iterations", defaults["num_iterations"]))
+    return accumulation, int(per_generation), iterations
+
+
+def _near(word: str, words: Iterable[str]) -> str:
+    words = sorted(words)
+    near = difflib.get_close_matches(word, words, 1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(words)}"
+
+
+def _problems(config: RunConfig) -> Iterator[str]:
+    if not re.fullmatch(r"[\w.-]+", config.name) or config.name.startswith("."):
+        yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
+    yield from _task(config)
+    yield from _model(config)
+    yield from _cot(config)
+    for name, stage in config.stages.items():
+        if not re.fullmatch(r"stage\d+_\w+", name):
+            yield f"stages.{name}: a stage's name must read stage<number>_<word>; for example stage2_grpo_format"
+        yield from _stage(config, name, stage)
+    numbers = [name.split("_")[0] for name in config.stages]
+    for number in sorted({number for number in numbers if numbers.count(number) > 1}):
+        yield f"stages: {number} is the number of two stages; give each its own"
+    if config.baseline is not None:
+        yield from _stage(config, BASELINE, config.baseline)
+    yield from _split("evaluation.split", config.evaluation.split)
+    for key in ("batch_size", "max_new_tokens"):
+        if getattr(config.evaluation, key) < 1:
+            yield f"evaluation.{key}: {getattr(config.evaluation, key)} must be at least 1"
+    if config.evaluation.samples < 0:
+        yield f"evaluation.samples: {config.evaluation.samples} must be 0 or more"
+    yield from _launch(config)
+
+
+def _task(config: RunConfig) -> Iterator[str]:
+    if config.task.name not in task_names():
+        yield f"task.name: {config.task.name!r} is not a file of pipeline/tasks; {_near(config.task.name, task_names())}"
+    if config.task.path is not None and not Path(config.task.path).exists():
+        yield f"task.path: {config.task.path!r} does not exist; set it to the root of the {config.task.name} data"
+
+
+def _model(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    if model.dtype not in ("auto", "bfloat16", "float32"):
+        yield f"model.dtype: {model.dtype!r} must be auto, bfloat16 or float32"
+    if model.name_or_path is None:
+        tiny = model.tiny
+        if tiny.image_size % (tiny.patch_size * tiny.scale_factor):
+            yield (
+                f"model.tiny.image_size: {tiny.image_size} must be a multiple of patch_size * scale_factor = "
+                f"{tiny.patch_size * tiny.scale_factor}"
+            )
+        for key in ("hidden_size", "vision_hidden_size"):
+            if getattr(tiny, key) % 32:
+                yield f"model.tiny.{key}: {getattr(tiny, key)} must be a multiple of 32, the width of a head"
+    elif "/" in model.name_or_path and model.name_or_path[0] in "./~" and not Path(model.name_or_path).expanduser().is_dir():
+        yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
+    for key in sorted(set(model.peft or {}) - set(lora_fields())):
+        yield f"model.peft.{key} is not a field of peft.LoraConfig; {_near(key, lora_fields())}"
+    if model.peft is not None and "zero3" in (config.launch.deepspeed or ""):
+        yield "model.peft with launch.deepspeed: zero3 cannot be merged into final/ here; use zero2, which LoRA fits easily"
+
+
+def _cot(config: RunConfig) -> Iterator[str]:
+    if config.cot is None:
+        return
+    yield from _split("cot.split", config.cot.split)
+    teachers = {path.stem for path in (CONFIGS / "teachers").glob("*.yaml")}
+    for teacher in config.cot.teachers:
+        if teacher not in teachers and not Path(teacher).is_file():
+            yield f"cot.teachers: {teacher!r} is neither a file nor one of configs/teachers; {_near(teacher, teachers)}"
+    if not config.cot.teachers:
+        yield "cot.teachers: is empty; name at least one file of configs/teachers"
+    prompts = {path.stem for path in (ROOT / "cot_builder" / "prompts").glob("*.jinja")}
+    if config.cot.prompt not in prompts:
+        yield f"cot.prompt: {config.cot.prompt!r} is not a file of cot_builder/prompts; {_near(config.cot.prompt, prompts)}"
+    for key in ("attempts", "concurrency"):
+        if getattr(config.cot, key) < 1:
+            yield f"cot.{key}: {getattr(config.cot, key)} must be at least 1"
+
+
+def _split(key: str, spec: str) -> Iterator[str]:
+    try:
+        parse_split(spec)
+    except UserError as error:
+        yield f"{key}: {error}"
+
+
+def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
+    where = name if name == BASELINE else f"stages.{name}"
+    algorithms = {p.stem for p in (ROOT / "stages").glob("*.py")} & {"sft", "grpo"}
+    if stage.algorithm not in algorithms:
+        yield f"{where}.algorithm: {stage.algorithm!r} is not a training file of stages/; {_near(stage.algorithm, algorithms)}"
+        return
+    yield from _parent(config, name, stage, where)
+    yield from _split(f"{where}.split", stage.split)
+    allowed = ("cot", "labels") if stage.algorithm == "sft" else ("task",)
+    if stage.data not in allowed:
+        yield f"{where}.data: {stage.data!r} must be {' or '.join(allowed)} for {stage.algorithm}"
+    if stage.data == "cot" and config.cot is None:
+        yield f"{where}.data: cot needs a cot: block, which this run does not have"
+    if stage.prompt not in PROMPT_STYLES:
+        yield f"{where}.prompt: {stage.prompt!r} must be one of {', '.join(PROMPT_STYLES)}"
+    if stage.data == "cot" and stage.prompt != "think":
+        yield f"{where}.prompt: {stage.prompt!r} does not fit data: cot, whose completions reason; use think"
+    if stage.data == "labels" and stage.prompt != "direct":
+        yield f"{where}.prompt: {stage.prompt!r} does not fit data: labels, which hold no reasoning; use direct"
+    for part in stage.freeze:
+        if part not in PARTS:
+            yield f"{where}.freeze: {part!r} is not a part of a VLM; {_near(part, PARTS)}"
+    if set(stage.freeze) >= set(PARTS):
+        yield f"{where}.freeze: freezes all of {', '.join(PARTS)}; leave one to train"
+    yield from _trainer(where, stage)
+    if stage.algorithm == "grpo":
+        yield from _grpo(config, where, stage)
+    elif stage.reward_funcs:
+        yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
+
+
+def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Iterator[str]:
+    if stage.init_from == BASE:
+        return
+    try:
+        parent = config.stage_name(stage.init_from)
+    except UserError as error:
+        yield f"{where}.init_from: {error}; or base"
+        return
+    order = [BASELINE, *config.stages]
+    if order.index(parent) >= order.index(name):
+        yield f"{where}.init_from: {parent} does not come before it; name an earlier stage or base"
+
+
+def _trainer(where: str, stage: StageConfig) -> Iterator[str]:
+    fields = trainer_fields(stage.algorithm)
+    config_class = {"sft": "SFTConfig", "grpo": "GRPOConfig"}[stage.algorithm]
+    for key, value in stage.trainer.items():
+        if key in OWNED:
+            yield f"{where}.trainer.{key}: {value!r} is not set here; {OWNED[key]}"
+        elif key not in fields:
+            yield f"{where}.trainer.{key} is not a {config_class} field; {_near(key, fields)}"
+        elif isinstance(fields[key], bool) and not isinstance(value, bool):
+            yield f"{where}.trainer.{key}: {value!r} must be true or false"
+        elif type(fields[key]) in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+            yield f"{where}.trainer.{key}: {value!r} must be a number"
+    cycle = checkpoint_cycle(stage)
+    save_steps = stage.trainer.get("save_steps")
+    if isinstance(save_steps, int) and save_steps % cycle:
+        yield (
+            f"{where}.trainer.save_steps: {save_steps} must be a multiple of {cycle} (steps_per_generation * num_iterations / "
+            f"gradient_accumulation_steps): resume is exact only there; use {save_steps + cycle - save_steps % cycle}"
+        )
+    limit = stage.trainer.get("save_total_limit")
+    if isinstance(limit, int) and limit < 2:
+        yield f"{where}.trainer.save_total_limit: {limit} must be 2 or more, so that a crash during a save leaves the one before"
+    if stage.algorithm == "sft":
+        for key in ("packing", "padding_free"):
+            if stage.trainer.get(key):
+                yield f"{where}.trainer.{key}: true is refused by TRL for rows with images; remove it"
+        if stage.trainer.get("max_length") is not None:
+            yield f"{where}.trainer.max_length: {stage.trainer['max_length']} would cut image tokens; leave it null"
+
+
+def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
+    trainer, defaults = stage.trainer, trainer_fields("grpo")
+    if not stage.reward_funcs:
+        yield f"{where}.reward_funcs: is empty; name files of rewards/, for example [format, accuracy]"
+    rewards = {path.stem for path in (ROOT / "rewards").glob("*.py")} - {"__init__"}
+    for reward in stage.reward_funcs:
+        if "." in reward:
+            module = reward.rpartition(".")[0]
+            try:
+                found = importlib.util.find_spec(module) is not None
+            except ModuleNotFoundError:
+                found = False
+            if not found:
+                yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
+        elif reward not in rewards:
+            yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {_near(reward, rewards)}"
+    weights = trainer.get("reward_weights")
+    if weights is not None and len(weights) != len(stage.reward_funcs):
+        yield f"{where}.trainer.reward_weights: {len(weights)} weights for {len(stage.reward_funcs)} reward_funcs; give one each"
+    numbers = [trainer.get(key) for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations")]
+    if any(number is not None and (not isinstance(number, int) or number < 1) for number in numbers):
+        yield f"{where}.trainer: batch sizes, accumulation steps and num_generations must be whole numbers of at least 1"
+        return
+    accumulation, per_generation, iterations = _schedule(stage)
+    generations = int(trainer.get("num_generations") or defaults["num_generations"] or 8)
+    per_device = int(trainer.get("per_device_train_batch_size", defaults["per_device_train_batch_size"]))
+    processes = world_size(config)
+    batch = trainer.get("generation_batch_size") or per_device * processes * per_generation
+    if generations < 2:
+        yield f"{where}.trainer.num_generations: {generations} must be at least 2: advantages compare completions of one prompt"
+    elif batch % generations:
+        yield (
+            f"{where}.trainer: a rollout holds {batch} completions (per_device_train_batch_size {per_device} * {processes} "
+            f"processes * steps_per_generation {per_generation}), which is not divisible by num_generations {generations}"
+        )
+    clip = clip_range(stage)
+    if clip:
+        loss_type = trainer.get("loss_type", defaults["loss_type"])
+        if loss_type not in CLIPPED_LOSSES:
+            yield f"{where}.trainer.epsilon: loss_type {loss_type} ignores it; use one of {', '.join(CLIPPED_LOSSES)}"
+        if iterations == 1 and per_generation <= accumulation:
+            yield (
+                f"{where}: asks for clipping (epsilon {clip[0]}, epsilon_high {clip[1]}) but cannot clip: every rollout gets "
+                f"exactly one optimizer step, so the ratio is always 1. Set trainer.num_iterations above 1 (now {iterations}), or "
+                f"steps_per_generation above gradient_accumulation_steps (now {per_generation} and {accumulation})"
+            )
+        if min(clip) <= 0:
+            yield f"{where}.trainer.epsilon: {clip[0]} and epsilon_high {clip[1]} must be above 0"
+    if trainer.get("use_vllm") and trainer.get("vllm_mode", "colocate") == "colocate":
+        yield (
+            f"{where}.trainer.use_vllm: colocated vLLM expands image tokens twice in TRL 1.16 (its issue 6294) and would train on "
+            "wrong prompts; leave use_vllm false, or set vllm_mode: server"
+        )
+
+
+def _launch(config: RunConfig) -> Iterator[str]:
+    processes = config.launch.num_processes
+    gpus = visible_gpus()
+    if processes is not None and processes < 1:
+        yield f"launch.num_processes: {processes} must be at least 1"
+    elif processes is not None and gpus and processes > gpus:
+        yield f"launch.num_processes: {processes} is more than the {gpus} visible GPUs; lower it or make more visible"
+    if config.launch.deepspeed is not None:
+        path = deepspeed_file(config)
+        if path is None:
+            names = {file.stem for file in (CONFIGS / "deepspeed").glob("*.json")}
+            yield (
+                f"launch.deepspeed: {config.launch.deepspeed!r} is neither a file nor one of configs/deepspeed; "
+                f"{_near(config.launch.deepspeed, names)}"
+            )
+        else:
+            yield from _deepspeed(path)
+
+
+def deepspeed_file(config: RunConfig) -> Path | None:
+    """The JSON that launch.deepspeed names, or None when there is none."""
+    name: Any = config.launch.deepspeed
+    if name is None:
+        return None
+    for candidate in (CONFIGS / "deepspeed" / f"{name}.json", Path(name)):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def _deepspeed(path: Path) -> Iterator[str]:
+    try:
+        settings = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        yield f"launch.deepspeed: {path} is not JSON: {error}"
+        return
+    zero = settings.get("zero_optimization", {})
+    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        yield (
+            f"launch.deepspeed: {path} has ZeRO stage 3 without stage3_gather_16bit_weights_on_model_save: true, so no "
+            "safetensors would be handed over; add it"
+        )

@@ -1,0 +1,24 @@
+"""Cures for library combinations that break on import, in one place. Nothing is imported until a function is called."""
+
+from __future__ import annotations
+
+from typing import Any
+
+_libraries: list[Any] = []  # torch.library registrations end with their object, so it is kept for the process's life.
+
+
+def declare_torchvision_ops() -> None:
+    """Make ``import torchvision`` work on a CPU-only torch.
+
+    torchvision's wheel cannot load its C++ operators there and dies with "operator torchvision::nms does not exist",
+    which breaks ``from transformers import AutoProcessor`` too. Declaring the two schemas it looks up is enough: image
+    processors never call them. A torch with CUDA keeps the real ones. Calling this again does nothing.
+    """
+    import torch
+
+    if _libraries or torch.version.cuda or hasattr(torch.ops.torchvision, "nms"):
+        return
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    _libraries.append(library)

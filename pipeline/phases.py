@@ -1,0 +1,116 @@
+"""The phases of a run, in order, and what each depends on, so that a finished one is skipped only while it still holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.checks import deepspeed_file
+from pipeline.config import BASELINE, CONFIGS, RunConfig, to_plain
+from pipeline.run import BASE, COT, RunDir
+
+
+def phase_names(config: RunConfig) -> list[str]:
+    """cot, base, the baseline and the stages: those this run has, in the order they run."""
+    cot = [COT] if config.cot is not None else []
+    baseline = [BASELINE] if config.baseline is not None else []
+    return [*cot, BASE, *baseline, *config.stages]
+
+
+def trained_phases(config: RunConfig) -> list[str]:
+    """The phases that hold a model, in order."""
+    return [name for name in phase_names(config) if name != COT]
+
+
+def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
+    """The part of the configuration a phase's result depends on, recorded in its record and compared when it is run again.
+
+    Not in it: names of folders, concurrency, evaluation settings, the number of processes used for evaluation.
+    """
+    plain = to_plain(config)
+    common = {"task": plain["task"], "seed": config.seed}
+    if name == COT:
+        assert config.cot is not None
+        cot = {key: value for key, value in plain["cot"].items() if key not in ("concurrency", "min_rows")}
+        return {**common, "cot": cot, "teachers": {teacher: _teacher(teacher) for teacher in config.cot.teachers}}
+    model = plain["model"]
+    if name == BASE:
+        keys = ["name_or_path", "revision", "tiny", "trust_remote_code", "processor"]
+        return {**common, "model": {key: model[key] for key in keys}}
+    trained = {key: model[key] for key in ("dtype", "attn_implementation", "peft")}
+    deepspeed = deepspeed_file(config)
+    launch = {
+        "num_processes": config.launch.num_processes,
+        "deepspeed": deepspeed.read_text() if deepspeed else None,
+    }
+    return {**common, "model": trained, "stage": to_plain(config.stage(name)), "launch": launch}
+
+
+def _teacher(name: str) -> Any:
+    path = CONFIGS / "teachers" / f"{name}.yaml"
+    return yaml.safe_load((path if path.is_file() else Path(name)).read_text())
+
+
+def evaluation_inputs(config: RunConfig) -> dict[str, Any]:
+    """What the predictions of a phase depend on beside its weights."""
+    plain = to_plain(config)
+    return {"task": plain["task"], "seed": config.seed, "evaluation": plain["evaluation"]}
+
+
+def parent_of(config: RunConfig, name: str) -> str | None:
+    """The phase a stage starts from; None for cot and base."""
+    if name in (COT, BASE):
+        return None
+    init_from = config.stage(name).init_from
+    return BASE if init_from == BASE else config.stage_name(init_from)
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """What changed between two plain configurations, as ``a.b: old -> new``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        changed = []
+        for name in [*old, *(name for name in new if name not in old)]:
+            changed += differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        return changed
+    return [] if old == new else [f"{key}: {old!r} -> {new!r}"]
+
+
+def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
+    """The record of a stage that is about to train: what it depends on, so that a change is noticed when it goes on."""
+    stage = config.stage(name)
+    parent = parent_of(config, name)
+    return {
+        "status": "running",
+        "phase": name,
+        "algorithm": stage.algorithm,
+        "init_from": parent,
+        "inputs": phase_inputs(config, name),
+        "parent_weights": (run.record(parent) or {}).get("weights") if parent else None,
+        "data_digest": (run.record(COT) or {}).get("data_digest") if stage.data == "cot" else None,
+        "reward_funcs": stage.reward_funcs,
+        "seed": config.seed,
+    }
+
+
+def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None:
+    """Why a phase that was begun or finished no longer holds: [] when it does, None when it was not begun.
+
+    A phase goes stale when its part of the configuration changed, or when what it was made from (parent weights, CoT rows)
+    did.
+    """
+    record = run.record(name)
+    if record is None:
+        return None
+    reasons = differences(record.get("inputs"), json.loads(json.dumps(phase_inputs(config, name), default=str)))
+    parent = parent_of(config, name)
+    parent_record = run.record(parent) if parent else None
+    if parent and (parent_record or {}).get("weights") != record.get("parent_weights"):
+        reasons.append(f"its parent {parent} now has other weights")
+    if name != COT and record.get("data_digest"):
+        made = (run.record(COT) or {}).get("data_digest")
+        if made != record["data_digest"]:
+            reasons.append("the CoT rows are other rows now")
+    return reasons

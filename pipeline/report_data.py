@@ -1,0 +1,226 @@
+"""What a report says, before anyone draws it: a run's folder read into one JSON-ready summary, and its warnings."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline import metrics
+from pipeline.labels import LabelSet
+from pipeline.run import BASE, COT, read_jsonl
+
+UNPARSABLE_LIMIT = 0.05
+TRUNCATED_LIMIT = 0.05
+DISAGREE_LIMIT = 0.2
+SAME_ANSWER_LIMIT = 0.9
+SAME_THOUGHT_LIMIT = 0.5
+_ENOUGH = 20  # Fewer rows than this say nothing about a collapse.
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One evaluated model: a phase in one prompt style. `scores` is None when it has not been evaluated."""
+
+    name: str
+    phase: str
+    predictions: tuple[dict[str, Any], ...] = ()
+    scores: dict[str, Any] | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    log: tuple[dict[str, Any], ...] = ()
+    duplicates: int = 0
+
+    @property
+    def is_base(self) -> bool:
+        return self.phase == BASE
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.phase.startswith("baseline")
+
+
+def read_phase(folder: Path, labels: LabelSet | None) -> list[Entry]:
+    """A phase's entries: one, or one per prompt style with `direct` named "<phase> (direct)" beside `think`.
+
+    Args:
+        folder: the phase's folder; it need not exist.
+        labels: None takes the scores of report/metrics.json instead of computing them.
+    """
+    record = read_json(folder / "stage.json")
+    log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
+    by_style: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
+    repeated: dict[str, int] = {}
+    for row in read_jsonl(folder / "predictions.jsonl"):
+        of_style = by_style.setdefault(row["style"], {})
+        key = (row["id"], row["decoding"], row.get("sample", 0))
+        repeated[row["style"]] = repeated.get(row["style"], 0) + (key in of_style)
+        of_style[key] = row  # The last one counts, as after a resumed evaluation.
+    stored = read_json(folder / "report" / "metrics.json").get("entries", {}) if labels is None else {}
+    entries = []
+    for style in sorted(by_style, key=lambda style: style != "think"):
+        name = f"{folder.name} ({style})" if style != "think" and "think" in by_style else folder.name
+        rows = tuple(by_style[style].values())
+        scores = stored.get(name)
+        if labels is not None and any(row["decoding"] == "greedy" for row in rows):
+            scores = metrics.score(rows, labels)
+        entries.append(Entry(name, folder.name, rows, scores, record, log, repeated[style]))
+    return entries or [Entry(folder.name, folder.name, record=record, log=log)]
+
+
+def read_run(run_root: Path, phases: Sequence[str], labels: LabelSet | None) -> list[Entry]:
+    """The entries of a run's phases, in their order."""
+    return [entry for phase in phases for entry in read_phase(run_root / phase, labels)]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON mapping; empty when the file is missing or is something else."""
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def summarise(
+    title: str, entries: Sequence[Entry], labels: Sequence[str], cot: dict[str, Any] | None
+) -> dict[str, Any]:
+    """Everything a report states, as one dict that holds no time and no absolute path."""
+    rows = []
+    for entry in entries:
+        parent, baseline = parent_of(entry, entries), next((other for other in entries if other.is_baseline), None)
+        rows.append(
+            {
+                "name": entry.name,
+                "phase": entry.phase,
+                "status": "evaluated" if entry.scores else entry.record.get("status") or "not run",
+                "algorithm": entry.record.get("algorithm"),
+                "init_from": entry.record.get("init_from"),
+                "reward_funcs": entry.record.get("reward_funcs") or [],
+                "seconds": entry.record.get("seconds"),
+                "clip": clip_of(entry.record),
+                "versus_parent": _versus(entry, parent),
+                "versus_baseline": _versus(entry, baseline) if baseline is not entry and not entry.is_base else None,
+                "scores": entry.scores,
+            }
+        )
+    summary = {"title": title, "labels": list(labels), "entries": rows, "cot": cot}
+    return {**summary, "warnings": warnings(entries, rows)}
+
+
+def parent_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+    """The entry this one was trained from (`init_from`), in the same prompt style when the parent has it."""
+    wanted = str(entry.record.get("init_from") or "")
+    if not wanted or entry.is_base:
+        return None
+    wanted = f"stage{wanted}" if wanted.isdigit() else wanted
+    exact = [other for other in entries if other.phase == wanted]
+    found = exact or [other for other in entries if other.phase.startswith(f"{wanted}_")]
+    same = [
+        other for other in found if other.scores and entry.scores and other.scores["style"] == entry.scores["style"]
+    ]
+    return next(iter(same or found), None)
+
+
+def clip_of(record: dict[str, Any]) -> dict[str, Any] | None:
+    """The clip fractions of a stage that was to clip, and `void`: it never did. None for a stage that was not to."""
+    clip = record.get("clip")
+    if not isinstance(clip, dict):
+        return None
+    low, high = float(clip.get("low") or 0), float(clip.get("high") or 0)
+    epsilons = {key: clip.get(key) for key in ("epsilon", "epsilon_high")}
+    return {"low": low, "high": high, **epsilons, "void": low == 0 and high == 0}
+
+
+def read_cot(run_root: Path) -> dict[str, Any] | None:
+    """Kept and rejected CoT rows of a run, in all, by reason and per class; None when it built none."""
+    manifest = read_json(run_root / COT / "manifest.json")
+    if "rows" not in manifest:
+        return None
+    per_class = {
+        label: {"kept": counts.get("kept", 0), "rejected": sum(counts.get("rejected", {}).values())}
+        for label, counts in manifest.get("per_class", {}).items()
+    }
+    return {
+        "status": manifest.get("status"),
+        "kept": manifest["rows"].get("kept", 0),
+        "rejected": manifest["rows"].get("rejected", 0),
+        "unasked": manifest["rows"].get("unasked", 0),
+        "reasons": manifest.get("rejected_rows_by_reason", {}),
+        "per_class": per_class,
+    }
+
+
+def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    """What a reader must know before the numbers: ``{"entry", "level": "warning"|"note", "text"}``, in reading order."""
+    found: list[dict[str, str]] = []
+    for entry, row in zip(entries, rows, strict=True):
+        level = "note" if entry.is_base else "warning"
+        clip = row["clip"]
+        if clip and clip["void"]:
+            found.append(
+                _warning(entry, "warning", "VOID: this stage was to clip and never did (both clip fractions are 0).")
+            )
+        if entry.record.get("status") not in (None, "complete"):
+            found.append(_warning(entry, "warning", f"its record says {entry.record['status']!r}, not complete."))
+        if entry.scores:
+            found += [_warning(entry, level, text) for text in _doubts(entry.scores, judged=not entry.is_base)]
+        if entry.duplicates:
+            found.append(
+                _warning(entry, "note", f"{entry.duplicates} predictions were written twice; the later ones count.")
+            )
+        versus = row["versus_parent"]
+        if (
+            versus
+            and versus["p"] is not None
+            and versus["p"] < 0.05
+            and versus["difference"] < 0
+            and not entry.is_baseline
+        ):
+            text = f"accuracy fell {-100 * versus['difference']:.1f} points below {versus['name']} (p {p_value(versus['p'])})."
+            found.append(_warning(entry, "warning", text))
+    sizes = {entry.scores["n"] for entry in entries if entry.scores}
+    if len(sizes) > 1:
+        text = f"the entries were evaluated on different numbers of rows ({', '.join(map(str, sorted(sizes)))})."
+        found.append({"entry": "", "level": "warning", "text": text})
+    return sorted(found, key=lambda item: (item["level"] != "warning", not item["text"].startswith("VOID")))
+
+
+def _doubts(scores: dict[str, Any], judged: bool) -> list[str]:
+    """Reasons not to take an entry's accuracy at face value; `judged` adds what is no news about an untrained model."""
+    texts = []
+    share = scores["unparsable"]["n"] / scores["n"]
+    if share > UNPARSABLE_LIMIT:
+        reasons = ", ".join(f"{name} {count}" for name, count in scores["unparsable"]["reasons"].items())
+        texts.append(f"{100 * share:.1f} % of the greedy answers give no label ({reasons}).")
+    if scores["truncated"]["value"] > TRUNCATED_LIMIT:
+        texts.append(f"{100 * scores['truncated']['value']:.1f} % of the completions were cut at max_new_tokens.")
+    answer, thought, majority = scores["most_answered"], scores["most_thought"], scores["baselines"]["majority"]
+    if answer["n"] >= _ENOUGH and answer["share"] > max(SAME_ANSWER_LIMIT, majority["accuracy"]):
+        texts.append(f"collapse: {100 * answer['share']:.0f} % of the parsed answers are {answer['value']!r}.")
+    if thought["n"] >= _ENOUGH and thought["share"] > SAME_THOUGHT_LIMIT:
+        texts.append(f"collapse: {100 * thought['share']:.0f} % of the rows have word for word the same thinking.")
+    said = scores["agreement"]
+    if said["n"] >= _ENOUGH and said["disagree"] / said["n"] > DISAGREE_LIMIT:
+        share = said["disagree"] / said["n"]
+        texts.append(f"in {100 * share:.0f} % of the parsed rows the thinking ends on another label than the answer.")
+    if judged and scores["accuracy"]["low"] <= majority["accuracy"]:
+        share, label = 100 * majority["accuracy"], majority["label"]
+        texts.append(f"its accuracy interval reaches down to always answering {label!r} ({share:.1f} %).")
+    return texts
+
+
+def _warning(entry: Entry, level: str, text: str) -> dict[str, str]:
+    return {"entry": entry.name, "level": level, "text": text}
+
+
+def _versus(entry: Entry, other: Entry | None) -> dict[str, Any] | None:
+    if other is None or not entry.scores or not other.scores:
+        return None
+    return {"name": other.name, **metrics.paired(entry.predictions, other.predictions)}
+
+
+def p_value(p: float) -> str:
+    """A p value as a report prints it: "< .001" or "= .034"."""
+    return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".", 1)

@@ -1,0 +1,74 @@
+"""Examples as the trainers' conversational columns: the only place that knows both sides."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.tasks import Example, Task
+
+
+def user_turn(prompt: str) -> list[dict[str, Any]]:
+    """A user message with one image before the text; the image itself travels in its own column."""
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+
+
+def _columns(examples: Sequence[Example], prompt: str) -> dict[str, list[Any]]:
+    return {
+        "id": [example.id for example in examples],
+        "prompt": [user_turn(prompt) for _ in examples],
+        "image": [str(example.image) for example in examples],
+    }
+
+
+def grpo_columns(task: Task, examples: Sequence[Example], style: str) -> dict[str, list[Any]]:
+    """Columns id, prompt, image (a path), label: what GRPOTrainer and the rewards read."""
+    return {**_columns(examples, task.prompt(style)), "label": [example.label for example in examples]}
+
+
+def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:
+    """Columns id, prompt, image, completion, whose completion is the bare label: supervised on the original data."""
+    completions = [_assistant_turn(example.label) for example in examples]
+    return {**_columns(examples, task.prompt("direct")), "completion": completions}
+
+
+def cot_columns(task: Task, cot: Path) -> dict[str, list[Any]]:
+    """Columns id, prompt, image, completion of the built chain-of-thought rows, in the file's order.
+
+    Args:
+        task: whose images the rows are about, found again by id.
+        cot: the folder the builder wrote.
+
+    Raises:
+        UserError: when a row's image is no longer among the task's.
+    """
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(cot / "train.parquet", columns=["id", "completion"]).to_pydict()
+    examples = {example.id: example for split in task.splits for example in task.read(split).examples}
+    missing = [row_id for row_id in table["id"] if row_id not in examples]
+    if missing:
+        raise UserError(
+            f"{cot / 'train.parquet'}: {len(missing)} rows have no image in the task {task.name} (first: {missing[0]}); "
+            "build the CoT data again, or restore the images"
+        )
+    rows = [examples[row_id] for row_id in table["id"]]
+    completions = [_assistant_turn(text) for text in table["completion"]]
+    return {**_columns(rows, task.prompt("think")), "completion": completions}
+
+
+def _assistant_turn(text: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+
+
+def tokenizer_texts(task: Task, cot: Path | None) -> Iterator[str]:
+    """What a tiny student's tokenizer is trained on: its prompts, the labels, and the CoT completions when there are any."""
+    yield from (task.prompt(style) for style in ("think", "direct") for _ in range(50))
+    yield from task.labels.names
+    if cot is not None and (cot / "train.parquet").exists():
+        import pyarrow.parquet as pq
+
+        yield from itertools.chain(pq.read_table(cot / "train.parquet", columns=["completion"]).to_pydict()["completion"])

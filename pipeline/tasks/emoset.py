@@ -1,0 +1,141 @@
+"""emoset: EmoSet-118K (Yang et al., ICCV 2023), and any set in its layout. Research use; get it at
+https://github.com/JingyuanYY/EmoSet.
+
+`path` is a folder in the official layout::
+
+    info.json                        emotion.label2idx gives the labels and their order
+    train.json val.json test.json    rows [emotion, image_id, image path, annotation path]; the splits are those there
+    image/<emotion>/…  annotation/<emotion>/…
+
+Published copies of the lists leave out image_id; it is then the image's file name without its suffix. Of an
+annotation only EmoSet's six attributes are read, so that a file which also holds the answer (the emotion, or ratings
+behind it) cannot pass it on. A row whose annotation is unreadable stays, without attributes, and is counted.
+
+`path` may also be a folder of parquet files with the columns image, image_id and emotion, such as the hub's
+Woleek/EmoSet-118K; those carry no attributes. There are no options.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.config import TaskConfig
+from pipeline.errors import UserError
+from pipeline.images import inside
+from pipeline.tasks import Example, Problem, Split, Task, check_options, parquet
+from pipeline.tasks._read import data_root, label_set, usable
+
+SPLITS = ("train", "val", "test")
+EMOTIONS = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")
+"""Mikels' eight emotions in EmoSet's order; used for the parquet copies, which have no info.json."""
+ATTRIBUTES = ("brightness", "colorfulness", "scene", "object", "facial_expression", "human_action")
+DESCRIPTIONS = {
+    "amusement": "playful fun; something comic, silly or entertaining",
+    "awe": "wonder at something vast, beautiful or powerful",
+    "contentment": "calm, quiet satisfaction and comfort",
+    "excitement": "lively energy and eager anticipation",
+    "anger": "hostility, outrage or protest",
+    "disgust": "revulsion at something foul or repellent",
+    "fear": "threat, danger or unease",
+    "sadness": "loss, grief, loneliness or gloom",
+}
+"""Our own one-line readings of the eight words, not EmoSet's text."""
+QUESTION = "Which emotion does this image evoke?"
+_WHAT = (
+    "EmoSet's folder (info.json, train.json, image/, annotation/; https://github.com/JingyuanYY/EmoSet, research use) "
+    "or a folder of parquet files with the columns image, image_id, emotion (Woleek/EmoSet-118K on the hub)"
+)
+
+
+def load(config: TaskConfig, cache: Path) -> Task:
+    """Open the set; a split's files are read when it is selected.
+
+    Raises:
+        UserError: when the folder is neither layout, or info.json gives no labels.
+    """
+    root = data_root(config, _WHAT)
+    check_options(config, ())
+    splits = tuple(name for name in SPLITS if (root / f"{name}.json").is_file())
+    if not splits and parquet.split_files(root):
+        return _load_parquet(config, cache)
+    if not splits:
+        raise UserError(f"task.path: {config.path!r} has none of train.json, val.json, test.json; it must be {_WHAT}")
+    labels = label_set(config, () if config.labels else _labels_of(root / "info.json"), DESCRIPTIONS)
+
+    def read(split: str) -> Split:
+        rows, problems = _rows(root, split)
+        return usable(rows, labels, problems, cache)
+
+    return Task("emoset", labels, config.question or QUESTION, splits, read)
+
+
+def _load_parquet(config: TaskConfig, cache: Path) -> Task:
+    columns = {"image_column": "image", "id_column": "image_id", "label_column": "emotion"}
+    labels = config.labels or list(EMOTIONS)
+    own = {name: text for name, text in DESCRIPTIONS.items() if name in labels}
+    config = dataclasses.replace(
+        config,
+        labels=labels,
+        descriptions={**own, **config.descriptions},
+        question=config.question or QUESTION,
+        options=columns,
+    )
+    return dataclasses.replace(parquet.load(config, cache, EMOTIONS), name="emoset")
+
+
+def _labels_of(info: Path) -> list[str]:
+    """The emotions of info.json by their index."""
+    try:
+        indices = json.loads(info.read_bytes())["emotion"]["label2idx"]
+        return sorted(indices, key=lambda name: int(indices[name]))
+    except FileNotFoundError as error:
+        raise UserError(f"{info}: does not exist; put EmoSet's info.json there, or set task.labels") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"{info}: emotion.label2idx is not a mapping of names to numbers: {error!r}") from error
+
+
+def _rows(root: Path, split: str) -> tuple[list[Example], list[Problem]]:
+    """The rows of a split's list, labels as spelled there, and what is wrong with the others."""
+    index = root / f"{split}.json"
+    try:
+        listed = json.loads(index.read_bytes())
+    except ValueError as error:
+        raise UserError(f"{index}: not JSON: {error}") from error
+    if not isinstance(listed, list):
+        raise UserError(f"{index}: must be a list of rows, got a {type(listed).__name__}")
+    rows: list[Example] = []
+    problems: list[Problem] = []
+    for number, row in enumerate(listed):
+        if not (isinstance(row, list) and len(row) in (3, 4) and all(isinstance(part, str) for part in row)):
+            detail = f"expected [emotion, (image_id), image path, annotation path], got {str(row)[:80]}"
+            problems.append(Problem(f"{split}.json[{number}]", "malformed_row", detail))
+            continue
+        emotion, image_path, annotation_path = row[0], row[-2], row[-1]
+        image_id = row[1] if len(row) == 4 else PurePosixPath(image_path).stem
+        image = inside(root, image_path)
+        if image is None:
+            problems.append(Problem(image_id, "outside_root", f"{image_path} is not inside {root}"))
+            continue
+        attributes, trouble = _attributes(root, annotation_path)
+        if trouble:
+            problems.append(Problem(image_id, "unreadable_annotation", f"row kept; {annotation_path}: {trouble}"))
+        rows.append(Example(image_id, image, emotion, attributes))
+    return rows, problems
+
+
+def _attributes(root: Path, relative: str) -> tuple[Mapping[str, Any], str]:
+    """The attributes an annotation holds, and what is wrong with the file ("" for nothing)."""
+    path = inside(root, relative)
+    if path is None:
+        return {}, f"not inside {root}"
+    try:
+        annotation = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        return {}, str(error)
+    if not isinstance(annotation, dict):
+        return {}, f"must be a mapping, got a {type(annotation).__name__}"
+    return {key: annotation[key] for key in ATTRIBUTES if key in annotation}, ""

@@ -1,0 +1,18 @@
+"""1.0 for a completion whose answer the task's judge finds right, 0.0 for any other, malformed ones included."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipeline.tasks import Task
+
+
+def accuracy_reward(completions: list[str], *, label: list[str], task: Task, **columns: Any) -> list[float]:
+    """Score the answer against the gold label: the whole answer must spell it, so "awe or fear" scores 0.0.
+
+    Args:
+        completions: raw completion texts.
+        label: gold label per completion.
+        task: whose judge decides; the same one the builder and the evaluation use.
+    """
+    return [float(task.judge(completion, gold).correct) for completion, gold in zip(completions, label, strict=True)]

@@ -1,0 +1,168 @@
+"""The command line the stage files share: load, check, refuse early, then run the work in processes of its own.
+
+Light on purpose: nothing here imports torch, so ``--help``, ``--dry-run`` and every refusal answer at once. The work itself
+runs in ``--worker`` processes: one, or N under torchrun when there are several GPUs or DeepSpeed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+from pipeline import checks
+from pipeline.config import RunConfig, StageConfig, load
+from pipeline.errors import UserError
+from pipeline.processes import die_with_parent
+from pipeline.run import RunDir
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to know: the run, the phase, and where its files go."""
+
+    config: RunConfig
+    name: str
+    run: RunDir
+
+    @property
+    def folder(self) -> Path:
+        return self.run.phase(self.name)
+
+    @property
+    def stage(self) -> StageConfig:
+        return self.config.stage(self.name)
+
+
+def parser(module: str, purpose: str) -> argparse.ArgumentParser:
+    """The arguments every stage file takes."""
+    arguments = argparse.ArgumentParser(prog=f"python -m stages.{module}", description=purpose)
+    arguments.add_argument("--config", default="demo", help="YAML of the run, or the name of one in configs/ (default: demo)")
+    arguments.add_argument("--dry-run", action="store_true", help="resolve, check and print; start nothing")
+    arguments.add_argument("--clean", action="store_true", help="delete what this phase wrote before and start it anew")
+    arguments.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that override the file's")
+    return arguments
+
+
+def load_checked(arguments: argparse.Namespace) -> tuple[RunConfig, RunDir]:
+    """The run's configuration, with every rule tested."""
+    config = load(arguments.config, arguments.overrides)
+    checks.check(config)
+    return config, RunDir(config.output_dir, config.name)
+
+
+def guarded(main: object, argv: Sequence[str] | None = None) -> NoReturn:
+    """Run an entry point: a UserError becomes its messages and exit status 2, Ctrl-C exit status 130."""
+    try:
+        code = main(argv)  # type: ignore[operator]
+    except UserError as error:
+        for problem in error.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        code = 2
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
+        code = 130
+    sys.exit(code)
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, wait: float = 20.0) -> Iterator[None]:
+    """Hold a phase's folder alone: a second start waits `wait` seconds for the first to end, then is refused.
+
+    The kernel drops the lock with the process, however it dies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(f"{folder} is in use by another process; wait for it or stop it") from None
+                time.sleep(0.2)
+        yield
+
+
+def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
+    """Run ``python -m stages.<module> … --worker``, alone or under torchrun, and keep its output.
+
+    Args:
+        module: file of stages/.
+        work: whose log folder is written.
+        argv: the arguments the entry point itself got.
+
+    Raises:
+        UserError: when a worker fails; names the log and how to go on.
+    """
+    processes = checks.world_size(work.config)
+    command = [sys.executable]
+    if processes > 1 or (work.config.launch.deepspeed and module != "evaluate"):
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    command += ["-m", f"stages.{module}", *argv, "--worker"]
+    logs = work.folder / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    log = logs / f"{module}-{len(list(logs.glob(f'{module}-*.log'))) + 1:03d}.log"
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
+    if checks.visible_gpus() == 0:
+        # Two OpenMP threads that share a busy core make a step 7 to 40 times slower.
+        environment.setdefault("OMP_NUM_THREADS", "1")
+    with log.open("wb") as sink:
+        worker = subprocess.Popen(
+            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+        )
+        assert worker.stdout is not None
+        try:
+            for line in worker.stdout:
+                sink.write(line)
+                if line.startswith(MARK.encode()):
+                    sys.stderr.write(line.decode(errors="replace")[len(MARK) :])
+                    sys.stderr.flush()
+            code = worker.wait()
+        except BaseException:
+            worker.send_signal(signal.SIGTERM)
+            worker.wait()
+            raise
+    if code:
+        tail = log.read_text(errors="replace").splitlines()[-15:]
+        raise UserError(
+            [f"{work.name}: stages.{module} failed with exit status {code}; its last lines:", *tail]
+            + [f"the whole log: {log}. The same command goes on from the last checkpoint"]
+        )
+
+
+MARK = "\x1e"
+"""Starts the lines of a worker that belong on the terminal; the rest goes to the log alone."""
+
+
+def say(line: str) -> None:
+    """Show one line of a worker to the person at the terminal (rank 0 only; the launcher passes it on)."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"{MARK}{line}", flush=True)
+
+
+def say_here(line: str) -> None:
+    """Show one line of an entry point itself."""
+    print(line, file=sys.stderr, flush=True)
+
+
+def clean(folder: Path) -> None:
+    """Delete what a phase wrote, keeping the folder's lock."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.name == ".lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

@@ -1,0 +1,96 @@
+"""The model a run starts from: made here when it is the tiny one, else found on the hub or on disk and checked.
+
+    python -m stages.base --config configs/demo.yaml
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.phases import phase_inputs
+from pipeline.provenance import provenance
+from pipeline.run import BASE, COT, weights_digest, write_json
+from stages import _launch
+from stages._launch import Work, guarded
+from stages._stage import finished
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point of the base phase."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    arguments = _launch.parser("base", (__doc__ or "").split("\n")[0]).parse_args(argv)
+    config, run = _launch.load_checked(arguments)
+    work = Work(config, BASE, run)
+    if arguments.worker:
+        make(work)
+        return 0
+    if arguments.dry_run:
+        print(f"base: {config.model.name_or_path or f'a tiny random Idefics3, {config.model.tiny}'}")
+        return 0
+    with _launch.only_one(work.folder):
+        if arguments.clean:
+            _launch.clean(work.folder)
+        if not finished(work):
+            _launch.say_here(f"base: {config.model.name_or_path or 'making a tiny random Idefics3'}")
+            _launch.run_workers("base", work, [word for word in argv if word != "--clean"])
+    from stages import evaluate
+
+    return evaluate.evaluate(config, run, BASE)
+
+
+def make(work: Work) -> None:
+    """Build or locate the model in this process and write its record."""
+    config, run = work.config, work.run
+    if config.model.name_or_path is None:
+        from pipeline.rows import tokenizer_texts
+        from pipeline.tasks import load_task
+        from stages.tiny import build_tiny
+
+        folder = run.final(BASE)
+        task = load_task(config.task, run.cache)
+        build_tiny(folder, config.model.tiny, tokenizer_texts(task, run.cot if config.cot else None), config.seed)
+    else:
+        folder = locate(config.model.name_or_path, config.model.revision)
+    weights = weights_digest(folder)
+    if weights is None:
+        raise UserError(f"model.name_or_path: {config.model.name_or_path!r} has no *.safetensors; only safetensors are read")
+    record = {
+        "status": "complete",
+        "phase": BASE,
+        "checkpoint": "final" if config.model.name_or_path is None else str(folder.resolve()),
+        "weights": weights,
+        "inputs": phase_inputs(config, BASE),
+        "data_digest": (run.record(COT) or {}).get("data_digest") if config.model.name_or_path is None and config.cot else None,
+        "seed": config.seed,
+        **provenance(),
+    }
+    write_json(run.record_path(BASE), record)
+
+
+def locate(name_or_path: str, revision: str | None) -> Path:
+    """The local folder of a model, downloading safetensors and processor files when it is a hub id.
+
+    Raises:
+        UserError: when it is neither a folder nor a hub model that can be had.
+    """
+    folder = Path(name_or_path).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise UserError(
+            f"model.name_or_path: {name_or_path!r} is no local folder and cannot be had from the hub "
+            f"({str(error).splitlines()[0]}); check the name and the connection, or download it and give the folder"
+        ) from error
+
+
+if __name__ == "__main__":
+    guarded(main)

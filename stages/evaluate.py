@@ -1,0 +1,201 @@
+"""Judge a phase's checkpoint on the evaluation split and write its report.
+
+    python -m stages.evaluate --stage 3 --config configs/demo.yaml
+
+Every row is answered greedily and, `evaluation.samples` times, at temperature 1: format learning shows in samples only. The
+untrained base is asked twice, to reason and to answer directly, so that it gets its best chance. Answers go to
+predictions.jsonl; a run that was interrupted goes on with the batches that are missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import RunConfig
+from pipeline.errors import UserError
+from pipeline.handoff import checkpoint
+from pipeline.phases import differences, evaluation_inputs
+from pipeline.run import BASE, RunDir, read_jsonl, write_atomic, write_json
+from pipeline.tasks import Example, Task, load_task
+from stages import _launch
+from stages._launch import Work, guarded, say
+
+DIRECT_TOKENS = 32
+"""Tokens a direct answer may have: labels are a few words."""
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One way of asking every row."""
+
+    style: str
+    decoding: str
+    sample: int = 0
+
+
+def passes(config: RunConfig, name: str) -> list[Pass]:
+    """The ways a phase is asked: in the style it was trained on, greedily and in samples; base in both styles."""
+    style = "think" if name == BASE else config.stage(name).prompt
+    sampled = [Pass(style, "sample", number) for number in range(config.evaluation.samples)]
+    return [Pass(style, "greedy"), *sampled, *([Pass("direct", "greedy")] if name == BASE else [])]
+
+
+def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
+    """Evaluate a phase in processes of its own unless that is done, then write its report."""
+    folder, work = run.phase(name), Work(config, name, run)
+    checkpoint(run, name)
+    record_path = folder / "evaluation.json"
+    wanted = {**json.loads(json.dumps(evaluation_inputs(config))), "weights": (run.record(name) or {})["weights"]}
+    record = json.loads(record_path.read_text()) if record_path.exists() else None
+    if record is None or differences(record["inputs"], wanted):
+        for part in folder.glob("predictions*.jsonl"):
+            part.unlink()  # Made from other weights, rows or settings.
+        record = {"status": "running", "inputs": wanted}
+        write_json(record_path, record)
+    task = load_task(config.task, run.cache)
+    if record["status"] != "complete":
+        argv = ["--stage", name, "--config", str(_snapshot(config, run))]
+        _launch.run_workers("evaluate", work, argv)
+        merge(config, run, name, task)
+        problems = task.select(config.evaluation.split).problem_counts
+        write_json(record_path, {**record, "status": "complete", "problems": problems})
+    from pipeline.report import write_stage_report
+
+    write_stage_report(folder, task.labels)
+    return 0
+
+
+def _snapshot(config: RunConfig, run: RunDir) -> Path:
+    """The resolved configuration as a file, so that workers see what the caller saw, overrides included."""
+    import yaml
+
+    from pipeline.config import to_plain
+
+    path = run.root / "config.yaml"
+    write_atomic(path, yaml.safe_dump(to_plain(config), sort_keys=False))
+    return path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point of an evaluation."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _launch.parser("evaluate", (__doc__ or "").split("\n")[0])
+    parser.add_argument("--stage", required=True, help="stage number or name, baseline, or base")
+    arguments = parser.parse_args(argv)
+    config, run = _launch.load_checked(arguments)
+    name = BASE if arguments.stage == BASE else config.stage_name(arguments.stage)
+    if arguments.dry_run:
+        asked = ", ".join(f"{one.style} {one.decoding}" for one in passes(config, name))
+        print(f"{name}: {config.evaluation.split} asked {asked}; batches of {config.evaluation.batch_size}")
+        return 0
+    if arguments.worker:
+        answer_all(Work(config, name, run))
+        return 0
+    with _launch.only_one(run.phase(name)):
+        if arguments.clean:
+            (run.phase(name) / "evaluation.json").unlink(missing_ok=True)
+        return evaluate(config, run, name)
+
+
+def answer_all(work: Work) -> None:
+    """Answer this process's share of the batches, appending each to a file of its own as soon as it is done."""
+    from stages import _setup
+
+    config, folder = work.config, work.folder
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    task = load_task(config.task, work.run.cache)
+    done = {_key(row) for row in _parts(folder)}
+    batches = [batch for batch in _batches(config, work.name, task) if not _answered(batch, done)]
+    if not batches:
+        return
+    answer = _setup.Answerer(checkpoint(work.run, work.name), config, int(os.environ.get("LOCAL_RANK", "0")))
+    with (folder / f"predictions.part{rank}.jsonl").open("a") as file:
+        mine = batches[rank::world]
+        for number, (one, index, examples) in enumerate(mine, 1):
+            prompt = task.prompt(one.style)
+            tokens = config.evaluation.max_new_tokens if one.style == "think" else DIRECT_TOKENS
+            completions = answer(prompt, examples, tokens, one.decoding == "sample", seed=hash((config.seed, one.sample, index)))
+            for example, (text, length) in zip(examples, completions, strict=True):
+                verdict = task.judge(text, example.label, one.style)
+                row = {
+                    "id": example.id,
+                    "image": str(example.image),
+                    "gold": example.label,
+                    "style": one.style,
+                    "decoding": one.decoding,
+                    "sample": one.sample,
+                    "prompt": prompt,
+                    "completion": text,
+                    "label": verdict.label,
+                    "correct": verdict.correct,
+                    "reason": verdict.reason,
+                    "think": verdict.think,
+                    "truncated": length >= tokens,
+                    "completion_tokens": length,
+                    "attributes": dict(example.attributes),
+                }
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            if number == len(mine) or number % max(1, len(mine) // 4) == 0:
+                say(f"  {work.name} evaluation {number}/{len(mine)} batches")
+
+
+def merge(config: RunConfig, run: RunDir, name: str, task: Task) -> None:
+    """Put the processes' parts together as predictions.jsonl, in the rows' order.
+
+    Raises:
+        UserError: when a row was not answered.
+    """
+    folder = run.phase(name)
+    answers: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for row in _parts(folder):
+        answers.setdefault(_key(row), row)
+    keys = [_batch_key(one, example) for one, _, examples in _batches(config, name, task) for example in examples]
+    missing = [key for key in keys if key not in answers]
+    if missing:
+        raise UserError(f"{name}: {len(missing)} of {len(keys)} answers are missing (first: {missing[0]}); run it again")
+    write_atomic(folder / "predictions.jsonl", "".join(json.dumps(answers[key], ensure_ascii=False) + "\n" for key in keys))
+    for part in folder.glob("predictions.part*.jsonl"):
+        part.unlink()
+
+
+def _parts(folder: Path) -> Iterator[dict[str, Any]]:
+    for part in sorted(folder.glob("predictions.part*.jsonl")):
+        text = part.read_bytes()
+        if not text.endswith(b"\n"):  # The writer was killed inside a line; take that line away before going on.
+            write_atomic(part, text[: text.rfind(b"\n") + 1])
+        yield from read_jsonl(part)
+
+
+def _key(row: dict[str, Any]) -> tuple[Any, ...]:
+    return row["style"], row["decoding"], row["sample"], row["id"]
+
+
+def _batch_key(one: Pass, example: Example) -> tuple[Any, ...]:
+    return one.style, one.decoding, one.sample, example.id
+
+
+def _answered(batch: tuple[Pass, int, Sequence[Example]], done: set[tuple[Any, ...]]) -> bool:
+    one, _, examples = batch
+    return all(_batch_key(one, example) in done for example in examples)
+
+
+def _batches(config: RunConfig, name: str, task: Task) -> list[tuple[Pass, int, Sequence[Example]]]:
+    """(pass, batch number, examples), the same list in every process and on every attempt."""
+    examples = task.select(config.evaluation.split).examples
+    size = config.evaluation.batch_size
+    return [
+        (one, start // size, examples[start : start + size])
+        for one in passes(config, name)
+        for start in range(0, len(examples), size)
+    ]
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,41 @@
+"""Stage 1, domain-knowledge injection: supervised fine-tuning on the CoT rows (or, as the baseline, on the labels alone).
+
+    python -m stages.sft --stage 1 --config configs/demo.yaml
+    python -m stages.sft --stage baseline --config configs/demo.yaml
+
+trl.SFTTrainer with the stage's `trainer:` block; the loss is on the completion only.
+"""
+
+from __future__ import annotations
+
+from stages._launch import Work, guarded
+from stages._stage import main
+
+
+def train(work: Work) -> None:
+    """Run the stage in this process (one of N): parent, rows, trainer, train, hand over."""
+    from trl import SFTConfig, SFTTrainer
+
+    from pipeline.rows import cot_columns, label_columns
+    from stages import _setup
+
+    parent, processor, task = _setup.start(work)
+    split = task.select(work.stage.split)
+    columns = cot_columns(task, work.run.cot) if work.stage.data == "cot" else label_columns(task, split.examples)
+    rows = len(columns.pop("id"))
+    trainer = SFTTrainer(
+        model=str(parent),
+        args=SFTConfig(**_setup.trainer_arguments(work)),
+        train_dataset=_setup.image_dataset(columns),
+        processing_class=processor,
+        peft_config=_setup.lora_config(work),
+    )
+    _setup.freeze(trainer.model, work.stage.freeze)
+    _setup.add_journal(trainer, work)
+    trainer.train(resume_from_checkpoint=_setup.last_checkpoint(work.folder))
+    _setup.hand_over(trainer, work, parent, rows=rows, problems=split.problem_counts)
+    _setup.leave()
+
+
+if __name__ == "__main__":
+    guarded(lambda argv: main("sft", __doc__, train, argv))

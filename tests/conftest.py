@@ -1,0 +1,79 @@
+"""What every test starts from: one thread, no network, the rooms importable, and a way to run an entry point as a user does."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+ENVIRONMENT = {
+    "HF_DATASETS_OFFLINE": "1",
+    "HF_HUB_OFFLINE": "1",
+    "MKL_NUM_THREADS": "1",
+    "MPLBACKEND": "Agg",
+    "OMP_NUM_THREADS": "1",  # two threads on busy cores make training 7-40 times slower
+    "TOKENIZERS_PARALLELISM": "false",
+}
+os.environ.update(ENVIRONMENT)  # before any test module imports torch
+
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+RunModule = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture(scope="session")
+def repo_root() -> Path:
+    """The repository's root folder."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real image sets beside the repository; tests that need it are skipped where it is absent."""
+    path = ROOT.parent / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip("the real image sets are not here (looked in ../shared/data)")
+    return path
+
+
+@pytest.fixture(scope="session")
+def run_module() -> RunModule:
+    """``run_module("stages.grpo", "--stage", "3", timeout=300, env={...})``: ``python -m …`` from the repository root.
+
+    Words may be paths or numbers. Returns the completed process with its text output; `check=True` fails the test with
+    the last lines of both streams when the exit code is not 0.
+    """
+
+    def run(
+        module: str,
+        *words: object,
+        timeout: float = 300,
+        env: dict[str, str] | None = None,
+        check: bool = False,
+        cwd: Path = ROOT,
+    ) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", module, *map(str, words)],
+            cwd=cwd,
+            env={**os.environ, **(env or {})},
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+        if check and done.returncode != 0:
+            pytest.fail(
+                f"python -m {module} {' '.join(map(str, words))} exited with {done.returncode}\n"
+                f"--- stdout\n{done.stdout[-3000:]}\n--- stderr\n{done.stderr[-6000:]}",
+                pytrace=False,
+            )
+        return done
+
+    return run

@@ -1,0 +1,299 @@
+"""The reports a run writes: what they say, that they repeat byte for byte, and that hostile text stays text."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline import charts, report
+from pipeline.errors import UserError
+from pipeline.labels import LabelSet
+from pipeline.report_data import read_cot, read_run, summarise
+from pipeline.report_html import choose, picture, printable
+
+LABELS = LabelSet.of(["joy", "fear", "$awe_"])
+PHASES = ["base", "baseline_sft_labels", "stage1_sft", "stage2_grpo", "stage4_clgrpo"]
+HOSTILE = "<script>alert(1)</script></pre>{{ 7*7 }} | \ud800\x00\u202e &amp;"
+
+
+def prediction(number: int, label: str | None, style: str = "think", **more: Any) -> dict[str, Any]:
+    gold = LABELS.names[number % 2]
+    think = f"it looks like {label}" if label and style == "think" else None
+    plain = {
+        "id": f"row{number}",
+        "image": "data/a.png",
+        "gold": gold,
+        "style": style,
+        "decoding": "greedy",
+        "sample": 0,
+    }
+    text = f"<think>{think}</think>\n<answer>{label}</answer>" if label else HOSTILE
+    answer = {"prompt": "?", "completion": text, "label": label, "correct": label == gold, "think": think}
+    rest = {"reason": None if label else "no_think", "truncated": False, "completion_tokens": 12, "attributes": {}}
+    return {**plain, **answer, **rest, **more}
+
+
+def write_phase(
+    folder: Path, rows: list[dict[str, Any]], log: list[dict[str, Any]] | None = None, **record: Any
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "stage.json").write_text(
+        json.dumps({"status": "complete", "phase": folder.name, "seconds": 61.5, **record})
+    )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log or []))
+
+
+def answers(right: int, wrong: int, lost: int, **more: Any) -> list[dict[str, Any]]:
+    """Predictions of `right` + `wrong` + `lost` rows; gold alternates between the first two labels."""
+    kinds = [*("right",) * right, *("wrong",) * wrong, *("lost",) * lost]
+    label = {"right": lambda n: LABELS.names[n % 2], "wrong": lambda n: LABELS.names[1 - n % 2], "lost": lambda n: None}
+    return [prediction(number, label[kind](number), **more) for number, kind in enumerate(kinds)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with the base in both styles, a baseline, stage 1, a void stage 4, and stage 2 not run."""
+    root = tmp_path / "demo"
+    write_phase(root / "base", answers(2, 8, 20) + answers(1, 20, 9, style="direct"))
+    sft = [{"step": step, "loss": 2 / step, "mean_token_accuracy": 0.5} for step in range(1, 9)]
+    write_phase(root / "baseline_sft_labels", answers(25, 5, 0, style="direct"), sft, algorithm="sft", init_from="base")
+    write_phase(root / "stage1_sft", answers(15, 15, 0) + answers(12, 12, 6, decoding="sample"), sft, init_from="base")
+    grpo = [{"step": 1, "loss": 0.1, "reward": 1.0, "rewards/format_reward/mean": 1.0, "clip_ratio/low_mean": 0.0}]
+    grpo += [{"step": 2, "loss": 0.1, "clip_ratio/low_mean": 0.0, "clip_ratio/high_mean": 0.0}, {"train_runtime": 3.0}]
+    clip = {"low": 0.0, "high": 0.0, "epsilon": 0.2, "epsilon_high": 0.1, "clips": False, "void": True}
+    write_phase(root / "stage4_clgrpo", answers(28, 1, 1), grpo, algorithm="grpo", init_from="stage1", clip=clip)
+    (root / "data").mkdir()
+    Image.new("RGB", (300, 200), "teal").save(root / "data" / "a.png")
+    cot = {"rows": {"selected": 9, "kept": 7, "rejected": 2}, "rejected_rows_by_reason": {"label_mismatch": 2}}
+    per_class = {"joy": {"kept": 4, "rejected": {}}, "fear": {"kept": 3, "rejected": {"label_mismatch": 2}}}
+    (root / "cot").mkdir()
+    (root / "cot" / "manifest.json").write_text(json.dumps({"status": "complete", **cot, "per_class": per_class}))
+    return root
+
+
+def summary_of(root: Path, phases: Sequence[str] = PHASES) -> dict[str, Any]:
+    """What a report would say, as it reads back from json, without drawing it."""
+    summary = summarise("Demo", read_run(root, phases, LABELS), LABELS.names, read_cot(root))
+    return json.loads(json.dumps(summary, allow_nan=False))
+
+
+def entry(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in summary["entries"] if row["name"] == name)
+
+
+def test_the_base_in_two_styles_is_two_entries(run: Path) -> None:
+    names = [row["name"] for row in summary_of(run)["entries"]]
+    assert names == ["base", "base (direct)", *PHASES[1:]]
+
+
+def test_a_phase_that_was_not_run_is_said_to_be(run: Path) -> None:
+    assert entry(summary_of(run), "stage2_grpo")["status"] == "not run"
+    report.write_run_report(run, PHASES, LABELS)
+    assert "not run" in (run / "report" / "index.html").read_text()
+    assert "not run" in (run / "report" / "summary.md").read_text()
+
+
+def test_stages_are_compared_with_their_parent_in_the_same_style(run: Path) -> None:
+    summary = summary_of(run)
+    assert entry(summary, "baseline_sft_labels")["versus_parent"]["name"] == "base (direct)"
+    assert entry(summary, "stage1_sft")["versus_parent"]["name"] == "base"
+    versus = entry(summary, "stage4_clgrpo")["versus_parent"]
+    assert (versus["name"], versus["difference"]) == ("stage1_sft", pytest.approx(13 / 30))
+    assert entry(summary, "stage4_clgrpo")["versus_baseline"]["difference"] == pytest.approx(3 / 30)
+
+
+def test_a_clipping_stage_that_never_clipped_is_void_everywhere(run: Path) -> None:
+    summary = summary_of(run)
+    assert "VOID" in summary["warnings"][0]["text"]
+    assert entry(summary, "stage4_clgrpo")["clip"]["void"]
+    report.write_run_report(run, PHASES, LABELS)
+    for text in ((run / "report" / name).read_text() for name in ("index.html", "summary.md")):
+        assert "VOID" in text
+    report.write_stage_report(run / "stage4_clgrpo", LABELS)
+    assert "VOID" in report.summary_table(run, PHASES)
+    assert "VOID" in (run / "stage4_clgrpo" / "report" / "report.md").read_text()
+
+
+def test_a_stage_that_clipped_is_not_void(run: Path) -> None:
+    clip = {"low": 0.003, "high": 0.0, "clips": True, "void": False}
+    write_phase(run / "stage4_clgrpo", answers(28, 2, 0), init_from="stage1", clip=clip)
+    assert not any("VOID" in warning["text"] for warning in summary_of(run)["warnings"])
+
+
+def test_warnings_name_what_to_doubt(tmp_path: Path) -> None:
+    rows = [prediction(n, "joy", truncated=n < 5, think="it is fear", id=f"r{n}") for n in range(30)]
+    write_phase(tmp_path / "stage1_sft", rows + [prediction(n, None, id=f"r{n}") for n in range(30, 40)])
+    text = " ".join(warning["text"] for warning in summary_of(tmp_path, ["stage1_sft"])["warnings"])
+    for sign in (
+        "give no label",
+        "cut at max_new_tokens",
+        "parsed answers are 'joy'",
+        "word for word",
+        "another label",
+    ):
+        assert sign in text
+    assert "always answering" in text
+
+
+def test_completions_stay_text(run: Path) -> None:
+    for page in (
+        report.write_run_report(run, PHASES, LABELS, HOSTILE),
+        report.write_stage_report(run / "base", LABELS),
+    ):
+        html = page.read_text()
+        assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/pre&gt;{{ 7*7 }}" in html
+        assert "<script" not in html
+        assert "\x00" not in html
+        assert "\u202e" not in html
+
+
+def test_the_page_fetches_nothing(run: Path) -> None:
+    html = report.write_run_report(run, PHASES, LABELS).read_text()
+    sources = re.findall(r"(?:src|href)=\"([^\"]{0,30})", html)
+    assert sources
+    assert all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    assert "url(" not in html
+    assert "http://" not in html.replace("http-equiv", "")
+
+
+def test_the_same_input_gives_the_same_bytes(run: Path) -> None:
+    def write_all() -> dict[str, bytes]:
+        report.write_run_report(run, PHASES, LABELS)
+        report.write_stage_report(run / "base", LABELS)
+        folders = (run / "report", run / "base" / "report")
+        return {str(file): file.read_bytes() for folder in folders for file in sorted(folder.iterdir())}
+
+    first = write_all()
+    names = {Path(name).name for name in first}
+    wanted = "index.html summary.md summary.json per_class.csv confusion.csv metrics.json report.md confusion.png"
+    assert {*wanted.split(), "accuracy.png", "per_class.png", "curves.png", "clip.png", "cot.png"} <= names
+    assert write_all() == first
+    assert str(run) not in (run / "report" / "summary.json").read_text()
+
+
+def test_a_torn_last_line_is_left_out(run: Path) -> None:
+    with (run / "stage1_sft" / "predictions.jsonl").open("a") as file:
+        file.write('{"id": "row99", "gol')
+    assert entry(summary_of(run), "stage1_sft")["scores"]["n"] == 30
+
+
+def test_a_prediction_written_twice_counts_once(run: Path) -> None:
+    with (run / "stage1_sft" / "predictions.jsonl").open("a") as file:
+        file.write(json.dumps(prediction(0, None)) + "\n")
+    summary = summary_of(run)
+    assert entry(summary, "stage1_sft")["scores"]["n"] == 30
+    assert entry(summary, "stage1_sft")["scores"]["unparsable"]["n"] == 1
+    assert any("written twice" in warning["text"] for warning in summary["warnings"])
+
+
+def test_a_stage_report_holds_every_entry_of_the_phase(run: Path) -> None:
+    page = report.write_stage_report(run / "base", LABELS, "The base")
+    scores = json.loads((page.parent / "metrics.json").read_text())["entries"]
+    assert list(scores) == ["base", "base (direct)"]
+    lines = (page.parent / "confusion.csv").read_text().splitlines()
+    assert lines[0] == "entry,gold,joy,fear,$awe_,(unparsable)"
+    assert len(lines) == 1 + 2 * len(LABELS)
+    assert (page.parent / "per_class.csv").read_text().startswith("entry,class,precision,recall,")
+
+
+def test_a_stage_without_predictions_is_refused_with_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stages\.evaluate"):
+        report.write_stage_report(tmp_path / "stage1_sft", LABELS)
+
+
+def test_a_run_with_nothing_evaluated_still_reports(tmp_path: Path) -> None:
+    html = report.write_run_report(tmp_path / "new", PHASES, LABELS).read_text()
+    assert "Nothing has been evaluated yet" in html
+    assert report.summary_table(tmp_path / "new", PHASES).count("not run") == len(PHASES)
+
+
+@pytest.mark.parametrize("rows", [[prediction(0, "joy")], [prediction(0, None)], [prediction(0, "$awe_")]])
+def test_one_row_makes_a_whole_report(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    write_phase(tmp_path / "stage1_sft", rows)
+    assert report.write_stage_report(tmp_path / "stage1_sft", LABELS).stat().st_size > 10_000
+
+
+def test_many_classes_and_strange_names_are_drawn(tmp_path: Path) -> None:
+    many = LabelSet.of([f"class $number_{i} of a long name |<b>" for i in range(70)])
+    rows = [prediction(i, many.names[0], gold=name, id=f"r{i}") for i, name in enumerate(many.names)]
+    write_phase(tmp_path / "stage1_sft", rows)
+    page = report.write_stage_report(tmp_path / "stage1_sft", many)
+    assert "<b>|" not in page.read_text()
+    assert 'class="matrix"' not in page.read_text()  # too many classes for a matrix: the commonest confusions instead
+    assert "\\|&lt;b>" in (page.parent / "report.md").read_text()
+
+
+def test_the_terminal_table_fits_a_hundred_columns(run: Path) -> None:
+    clip = {"low": 0.0123, "high": 0.0456}
+    write_phase(
+        run / "stage2_grpo_with_a_very_long_name", answers(30, 0, 0) + answers(30, 0, 0, decoding="sample"), clip=clip
+    )
+    phases = [*PHASES, "stage2_grpo_with_a_very_long_name"]
+    for phase in ("base", "baseline_sft_labels", "stage1_sft", "stage4_clgrpo", phases[-1]):
+        report.write_stage_report(run / phase, LABELS)
+    table = report.summary_table(run, phases)
+    assert max(map(len, table.splitlines())) <= 100
+    assert re.search(r"stage1_sft +100\.0 +80\.0 +50\.0 \[33\.2, 66\.8\]", table)
+    assert "+43.3***" in table
+
+
+def test_examples_are_chosen_by_id_alone() -> None:
+    rows = answers(20, 20, 20)
+    chosen = choose(rows, 3)
+    assert {kind: len(found) for kind, found in chosen.items()} == {"right": 3, "wrong": 3, "no label": 3}
+    assert choose(rows[::-1], 3) == chosen
+
+
+def test_pictures_are_small_and_missing_ones_are_none(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 320)).save(tmp_path / "a.png")
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    assert str(picture("a.png", tmp_path)).startswith("data:image/png;base64,")
+    assert picture("broken.jpg", tmp_path) is None
+    assert picture("none.png", tmp_path) is None
+
+
+def test_printable_keeps_letters_and_drops_controls() -> None:
+    assert printable("é 日本\n\tok") == "é 日本\n\tok"
+    assert printable("a\x00\x1b[31m\ud800\u202e") == "a��[31m��"
+
+
+def test_cot_yields_are_those_of_the_manifest(run: Path) -> None:
+    cot = summary_of(run)["cot"]
+    assert (cot["kept"], cot["rejected"], cot["reasons"]) == (7, 2, {"label_mismatch": 2})
+    assert cot["per_class"]["fear"] == {"kept": 3, "rejected": 2}
+    (run / "cot" / "manifest.json").write_text('{"status": "incomplete"}')
+    assert summary_of(run)["cot"] is None
+
+
+def test_stages_have_colours_of_their_own(run: Path) -> None:
+    chosen = charts.colours(read_run(run, PHASES, LABELS))
+    assert len(set(chosen.values())) == len(chosen) == 6
+
+
+def make_seeds(tmp_path: Path, write: Callable[[Path, int], None]) -> list[Path]:
+    roots = [tmp_path / f"seed{seed}" for seed in range(3)]
+    for seed, root in enumerate(roots):
+        write(root, seed)
+        (root / "config.yaml").write_text(yaml.safe_dump({"name": root.name, "seed": seed, "task": {"name": "scenes"}}))
+        report.write_run_report(root, ["stage1_sft"], LABELS)
+    return roots
+
+
+def test_runs_that_differ_in_their_seed_are_averaged(tmp_path: Path) -> None:
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(5 + seed, 5 - seed, 0)))
+    assert "| stage1_sft | 60.0 ± 10.0 [3] |" in report.compare(roots)
+    (roots[2] / "config.yaml").write_text("name: other\nseed: 2\ntask: {name: emoset}\n")
+    assert "| stage1_sft | 55.0 ± 7.1 [2] | 70.0 |" in report.compare(roots)
+
+
+def test_comparing_a_run_without_a_report_says_which(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        report.compare([tmp_path / "nowhere"])

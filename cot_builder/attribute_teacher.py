@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_builder.teachers import AttributeConfig, Reply, Request, draw_seed
+from cot_builder.teachers import DESCRIPTION, AttributeConfig, Reply, Request, draw_seed
 from pipeline.response import render
 from pipeline.run import digest, file_digest
 from pipeline.tasks import Example
@@ -28,6 +28,7 @@ _SAYINGS = {
     "facial_expression": ("The face is {value}.", "The expression is {value}.", "The face looks {value}."),
     "human_action": ("Someone is {value}.", "A person is {value}.", "The action is {value}."),
     "brightness": ("The light is {value}.", "The picture is {value}.", "It is {value}."),
+    "description": ("It has {value}.", "I see {value}.", "It shows {value}."),
     "colorfulness": ("The colors are {value}.", "Its colors are {value}.", "Colors are {value}."),
 }
 _CONCLUSIONS = ("Together they suggest {label}.", "This suggests {label}.", "So the feeling is {label}.")
@@ -39,8 +40,16 @@ class AttributeTeacher:
 
     concurrency = 1
 
-    def __init__(self, name: str, config: AttributeConfig, examples: Sequence[Example], run_seed: int) -> None:
+    def __init__(
+        self,
+        name: str,
+        config: AttributeConfig,
+        examples: Sequence[Example],
+        run_seed: int,
+        descriptions: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = name
+        self._descriptions = dict(descriptions or {})
         self._config = config
         self._run_seed = run_seed
         self._seen = _values_seen(examples, config.attributes) if config.misread_rate else {}
@@ -54,7 +63,8 @@ class AttributeTeacher:
     def request(self, example: Example, attempt: int) -> Request:
         """Everything the reply depends on; the picture is not among it."""
         seed = draw_seed(self._run_seed, self._config.seed, example.id, attempt)
-        named = {name: example.attributes[name] for name in self._config.attributes if name in example.attributes}
+        known = {**example.attributes, DESCRIPTION: self._descriptions.get(example.label)}
+        named = {name: known[name] for name in self._config.attributes if known.get(name) is not None}
         return Request.of({**self._fixed, "id": example.id, "label": example.label, "attributes": named, "seed": seed})
 
     async def ask(self, example: Example, request: Request) -> Reply:

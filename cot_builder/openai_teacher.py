@@ -99,6 +99,8 @@ class OpenAITeacher:
             {"type": "text", "text": request.record["text"]},
             {"type": "image_url", "image_url": {"url": picture}},
         ]
+        if self._prompt.picture_first:
+            content.reverse()
         failures = 0
         while True:
             endpoint = await self._pool.take()
@@ -192,7 +194,7 @@ def _reply(completion: ChatCompletion) -> Reply:
     if text is not None and not isinstance(text, str):
         raise TypeError(f"content is a {type(text).__name__}")
     usage = completion.usage
-    counts = {"finish_reason": completion.choices[0].finish_reason}
+    counts: dict[str, Any] = {"finish_reason": completion.choices[0].finish_reason}
     if usage:
         counts |= {"prompt_tokens": usage.prompt_tokens, "completion_tokens": usage.completion_tokens}
     return Reply(_clean(text or ""), usage=counts)

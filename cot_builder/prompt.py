@@ -1,7 +1,8 @@
 """Prompts: one Jinja file per version. A published version is never edited; a new wording is a new file.
 
-A template may use `question`, `options` (each with `name` and `description`) and `label`. One that uses `label` tells
-the teacher the answer, which makes its mode ``answer_given``; any other is ``answer_hidden``.
+A template may use `question`, `options` (each with `name` and `description`), `label` and `student_prompt`. One that uses
+`label` tells the teacher the answer, which makes its mode ``answer_given``; any other is ``answer_hidden``. One that uses
+`student_prompt` asks a teacher what a student of this pipeline is asked, in the same order: the picture, then the text.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from pipeline.run import file_digest
 from pipeline.tasks import Task
 
 _FOLDER = Path(__file__).parent / "prompts"
-_VARIABLES = {"question", "options", "label"}
+_VARIABLES = {"question", "options", "label", "student_prompt"}
 
 
 @dataclass(frozen=True)
@@ -28,12 +29,14 @@ class Prompt:
     source: str
     digest: str
     mode: str
+    picture_first: bool = False
 
     def render(self, task: Task, label: str) -> str:
-        """The text a teacher reads before the picture. `label` reaches it only in mode answer_given."""
+        """The text a teacher reads beside the picture. `label` reaches it only in mode answer_given."""
         options = [{"name": name, "description": task.labels.descriptions.get(name)} for name in task.labels.names]
         given = {"label": label} if self.mode == "answer_given" else {}
-        return _environment().from_string(self.source).render(question=task.question, options=options, **given).strip()
+        known = {"question": task.question, "options": options, "student_prompt": task.prompt("think"), **given}
+        return _environment().from_string(self.source).render(**known).strip()
 
 
 def prompt_names() -> list[str]:
@@ -60,7 +63,8 @@ def load_prompt(name: str) -> Prompt:
         raise UserError(f"{path}: not readable as Jinja: {error}") from error
     if used - _VARIABLES:
         raise UserError(f"{path}: unknown variables {sorted(used - _VARIABLES)}; there are {sorted(_VARIABLES)}")
-    return Prompt(name, source, file_digest(path), "answer_given" if "label" in used else "answer_hidden")
+    mode = "answer_given" if "label" in used else "answer_hidden"
+    return Prompt(name, source, file_digest(path), mode, picture_first="student_prompt" in used)
 
 
 def _environment() -> Environment:

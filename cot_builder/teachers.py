@@ -29,6 +29,8 @@ from pipeline.tasks import Example, Task
 TEACHERS = CONFIGS / "teachers"
 ATTRIBUTES = ("scene", "object", "facial_expression", "human_action", "brightness", "colorfulness")
 """EmoSet's annotation keys, in the order the attribute teacher names them."""
+DESCRIPTION = "description"
+"""Names the description of the row's class (task.descriptions), for label sets whose images carry no annotation."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,7 @@ class AttributeConfig:
     kind: str = "attribute"
     seed: int = 0
     attributes: list[str] = field(default_factory=lambda: list(ATTRIBUTES))
-    """Which annotated attributes it names, where a row has them."""
+    """Which annotated attributes it names, where a row has them; `description` names the class's own description."""
     confusions: dict[str, str] = field(default_factory=dict)
     """Label: the neighbour it is taken for."""
     confusion_rate: float = 0.0
@@ -215,8 +217,8 @@ def _attribute_problems(config: AttributeConfig) -> list[str]:
         if not 0 <= value <= 1:
             problems.append(f"{name}: {value} is not between 0 and 1")
     for attribute in config.attributes:
-        if attribute not in ATTRIBUTES:
-            problems.append(f"attributes: {attribute!r} is not one of {', '.join(ATTRIBUTES)}")
+        if attribute not in (*ATTRIBUTES, DESCRIPTION):
+            problems.append(f"attributes: {attribute!r} is not one of {', '.join((*ATTRIBUTES, DESCRIPTION))}")
     if config.confusion_rate and not config.confusions:
         problems.append("confusion_rate is set but confusions is empty")
     return problems
@@ -262,7 +264,7 @@ def make_teachers(
         if isinstance(config, AttributeConfig):
             from cot_builder.attribute_teacher import AttributeTeacher
 
-            teachers.append(AttributeTeacher(name, config, examples, seed))
+            teachers.append(AttributeTeacher(name, config, examples, seed, task.labels.descriptions))
         else:
             from cot_builder.openai_teacher import OpenAITeacher
 

@@ -64,10 +64,10 @@ make_venv() {
   base=$(find_python 2> "$work/why") || base=''
   if [ -n "$base" ] && "$base" -c 'import ensurepip, venv' 2>/dev/null; then
     "$base" -m venv --clear "$venv" && return
+  elif [ -z "$base" ] && { [ -n "${PYTHON:-}" ] || ! command -v uv > /dev/null; }; then
+    cat "$work/why" >&2; exit 1
   elif command -v uv > /dev/null; then # it needs no venv module, and fetches a Python where there is none
     uv venv --quiet --seed --clear --python "${base:-3.11}" "$venv" && return
-  elif [ -z "$base" ]; then
-    cat "$work/why" >&2; exit 1
   else
     die "$base has no venv module (Debian, Ubuntu: apt install python3-venv)"
   fi

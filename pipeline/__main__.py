@@ -17,10 +17,9 @@ from pipeline import checks
 from pipeline.config import RunConfig, load
 from pipeline.errors import UserError
 from pipeline.phases import parent_of, phase_names, stale_reasons, trained_phases
-from pipeline.processes import die_with_parent
+from pipeline.processes import child_environment, die_with_parent
 from pipeline.run import BASE, COT, RunDir
 
-ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = {
     "run": "run every phase that is not finished, then write the report",
     "plan": "check the configuration and print what run would do",
@@ -91,7 +90,7 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
     for name in phase_names(config):
         print(f"[{_clock(time.monotonic() - began)}] {name}", flush=True)
         command = [sys.executable, "-m", *command_of(config, name), *common]
-        done = subprocess.run(command, cwd=ROOT, check=False, preexec_fn=die_with_parent)
+        done = subprocess.run(command, env=child_environment(), check=False, preexec_fn=die_with_parent)
         if done.returncode:
             raise UserError(f"{name} failed (exit status {done.returncode}); mend the cause and run the same command: it goes on here")
     print(f"[{_clock(time.monotonic() - began)}] report", flush=True)

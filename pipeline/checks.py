@@ -11,7 +11,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import BASELINE, CONFIGS, RunConfig, StageConfig
+from pipeline.config import BASELINE, CONFIGS, RunConfig, StageConfig, to_plain
 from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
 from pipeline.run import BASE
@@ -34,8 +34,25 @@ OWNED = {
     "push_to_hub": "nothing is pushed; upload final/ yourself",
     "resume_from_checkpoint": "an interrupted stage resumes by itself",
     "remove_unused_columns": "the rewards need every column",
+    "eval_strategy": "every stage is evaluated after it; see evaluation",
+    "generation_batch_size": "set steps_per_generation, which says the same for any number of processes",
 }
 """Trainer options that CLGRPO sets itself, and where to say it instead."""
+WHOLE = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_generations",
+    "steps_per_generation",
+    "num_iterations",
+    "max_completion_length",
+    "save_steps",
+    "save_total_limit",
+)
+"""Trainer options that count something: whole numbers of at least 1."""
+POSITIVE = ("learning_rate", "temperature", "epsilon", "epsilon_high", "num_train_epochs")
+"""Trainer options that mean something only above 0."""
+NOT_NEGATIVE = ("beta", "weight_decay", "warmup_steps", "max_grad_norm")
+"""Trainer options that may be 0, and not less."""
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """The loss types of TRL that use epsilon and epsilon_high."""
 
@@ -98,6 +115,8 @@ def _near(word: str, words: Iterable[str]) -> str:
 def _problems(config: RunConfig) -> Iterator[str]:
     if not re.fullmatch(r"[\w.-]+", config.name) or config.name.startswith("."):
         yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
+    if not 0 <= config.seed < 2**32:
+        yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
     yield from _task(config)
     yield from _model(config)
     yield from _cot(config)
@@ -132,7 +151,10 @@ def _model(config: RunConfig) -> Iterator[str]:
         yield f"model.dtype: {model.dtype!r} must be auto, bfloat16 or float32"
     if model.name_or_path is None:
         tiny = model.tiny
-        if tiny.image_size % (tiny.patch_size * tiny.scale_factor):
+        for key, size in to_plain(tiny).items():
+            if size < 1:
+                yield f"model.tiny.{key}: {size} must be at least 1"
+        if min(tiny.patch_size, tiny.scale_factor) > 0 and tiny.image_size % (tiny.patch_size * tiny.scale_factor):
             yield (
                 f"model.tiny.image_size: {tiny.image_size} must be a multiple of patch_size * scale_factor = "
                 f"{tiny.patch_size * tiny.scale_factor}"
@@ -161,7 +183,7 @@ def _cot(config: RunConfig) -> Iterator[str]:
     prompts = {path.stem for path in (ROOT / "cot_builder" / "prompts").glob("*.jinja")}
     if config.cot.prompt not in prompts:
         yield f"cot.prompt: {config.cot.prompt!r} is not a file of cot_builder/prompts; {_near(config.cot.prompt, prompts)}"
-    for key in ("attempts", "concurrency"):
+    for key in ("attempts", "concurrency", "min_rows"):
         if getattr(config.cot, key) < 1:
             yield f"cot.{key}: {getattr(config.cot, key)} must be at least 1"
 
@@ -197,9 +219,14 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
             yield f"{where}.freeze: {part!r} is not a part of a VLM; {_near(part, PARTS)}"
     if set(stage.freeze) >= set(PARTS):
         yield f"{where}.freeze: freezes all of {', '.join(PARTS)}; leave one to train"
-    yield from _trainer(where, stage)
+    unfit = list(_trainer_values(where, stage))
+    yield from unfit
+    if not unfit:
+        yield from _trainer(where, stage)
     if stage.algorithm == "grpo":
-        yield from _grpo(config, where, stage)
+        yield from _rewards(where, stage)
+        if not unfit:
+            yield from _grpo(config, where, stage)
     elif stage.reward_funcs:
         yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
 
@@ -217,7 +244,8 @@ def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Ite
         yield f"{where}.init_from: {parent} does not come before it; name an earlier stage or base"
 
 
-def _trainer(where: str, stage: StageConfig) -> Iterator[str]:
+def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
+    """Each trainer option by itself: is there such a one, and can it have this value."""
     fields = trainer_fields(stage.algorithm)
     config_class = {"sft": "SFTConfig", "grpo": "GRPOConfig"}[stage.algorithm]
     for key, value in stage.trainer.items():
@@ -227,17 +255,31 @@ def _trainer(where: str, stage: StageConfig) -> Iterator[str]:
             yield f"{where}.trainer.{key} is not a {config_class} field; {_near(key, fields)}"
         elif isinstance(fields[key], bool) and not isinstance(value, bool):
             yield f"{where}.trainer.{key}: {value!r} must be true or false"
-        elif type(fields[key]) in (int, float) and (isinstance(value, bool) or not isinstance(value, int | float)):
+        elif type(fields[key]) in (int, float) and not _number(value):
             yield f"{where}.trainer.{key}: {value!r} must be a number"
+        elif key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            yield f"{where}.trainer.{key}: {value!r} must be a whole number of at least 1"
+        elif key in POSITIVE and value is not None and (not _number(value) or value <= 0):
+            yield f"{where}.trainer.{key}: {value!r} must be a number above 0"
+        elif key in NOT_NEGATIVE and value < 0:
+            yield f"{where}.trainer.{key}: {value!r} must be 0 or more"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _trainer(where: str, stage: StageConfig) -> Iterator[str]:
+    """The trainer options together."""
     cycle = checkpoint_cycle(stage)
     save_steps = stage.trainer.get("save_steps")
-    if isinstance(save_steps, int) and save_steps % cycle:
+    if save_steps and save_steps % cycle:
         yield (
             f"{where}.trainer.save_steps: {save_steps} must be a multiple of {cycle} (steps_per_generation * num_iterations / "
             f"gradient_accumulation_steps): resume is exact only there; use {save_steps + cycle - save_steps % cycle}"
         )
     limit = stage.trainer.get("save_total_limit")
-    if isinstance(limit, int) and limit < 2:
+    if limit and limit < 2:
         yield f"{where}.trainer.save_total_limit: {limit} must be 2 or more, so that a crash during a save leaves the one before"
     if stage.algorithm == "sft":
         for key in ("packing", "padding_free"):
@@ -247,8 +289,7 @@ def _trainer(where: str, stage: StageConfig) -> Iterator[str]:
             yield f"{where}.trainer.max_length: {stage.trainer['max_length']} would cut image tokens; leave it null"
 
 
-def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
-    trainer, defaults = stage.trainer, trainer_fields("grpo")
+def _rewards(where: str, stage: StageConfig) -> Iterator[str]:
     if not stage.reward_funcs:
         yield f"{where}.reward_funcs: is empty; name files of rewards/, for example [format, accuracy]"
     rewards = {path.stem for path in (ROOT / "rewards").glob("*.py")} - {"__init__"}
@@ -263,18 +304,21 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
                 yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
         elif reward not in rewards:
             yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {_near(reward, rewards)}"
-    weights = trainer.get("reward_weights")
-    if weights is not None and len(weights) != len(stage.reward_funcs):
+    weights = stage.trainer.get("reward_weights")
+    if weights is not None and not (isinstance(weights, list) and all(_number(weight) for weight in weights)):
+        yield f"{where}.trainer.reward_weights: {weights!r} must be a list of numbers, for example [0.5, 0.5]"
+    elif weights is not None and len(weights) != len(stage.reward_funcs):
         yield f"{where}.trainer.reward_weights: {len(weights)} weights for {len(stage.reward_funcs)} reward_funcs; give one each"
-    numbers = [trainer.get(key) for key in ("per_device_train_batch_size", "gradient_accumulation_steps", "num_generations")]
-    if any(number is not None and (not isinstance(number, int) or number < 1) for number in numbers):
-        yield f"{where}.trainer: batch sizes, accumulation steps and num_generations must be whole numbers of at least 1"
-        return
+
+
+def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
+    """The arithmetic of rollouts and clipping."""
+    trainer, defaults = stage.trainer, trainer_fields("grpo")
     accumulation, per_generation, iterations = _schedule(stage)
     generations = int(trainer.get("num_generations") or defaults["num_generations"] or 8)
     per_device = int(trainer.get("per_device_train_batch_size", defaults["per_device_train_batch_size"]))
     processes = world_size(config)
-    batch = trainer.get("generation_batch_size") or per_device * processes * per_generation
+    batch = per_device * processes * per_generation
     if generations < 2:
         yield f"{where}.trainer.num_generations: {generations} must be at least 2: advantages compare completions of one prompt"
     elif batch % generations:
@@ -293,8 +337,8 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
                 f"exactly one optimizer step, so the ratio is always 1. Set trainer.num_iterations above 1 (now {iterations}), or "
                 f"steps_per_generation above gradient_accumulation_steps (now {per_generation} and {accumulation})"
             )
-        if min(clip) <= 0:
-            yield f"{where}.trainer.epsilon: {clip[0]} and epsilon_high {clip[1]} must be above 0"
+        if clip[0] >= 1:
+            yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so the lower bound would never act"
     if trainer.get("use_vllm") and trainer.get("vllm_mode", "colocate") == "colocate":
         yield (
             f"{where}.trainer.use_vllm: colocated vLLM expands image tokens twice in TRL 1.16 (its issue 6294) and would train on "
@@ -338,8 +382,10 @@ def _deepspeed(path: Path) -> Iterator[str]:
     except json.JSONDecodeError as error:
         yield f"launch.deepspeed: {path} is not JSON: {error}"
         return
-    zero = settings.get("zero_optimization", {})
-    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+    zero = settings.get("zero_optimization", {}) if isinstance(settings, dict) else None
+    if not isinstance(zero, dict):
+        yield f"launch.deepspeed: {path} must be a JSON object, and zero_optimization in it another"
+    elif zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         yield (
             f"launch.deepspeed: {path} has ZeRO stage 3 without stage3_gather_16bit_weights_on_model_save: true, so no "
             "safetensors would be handed over; add it"

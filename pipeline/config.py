@@ -1,7 +1,8 @@
 """The typed description of a run, and the one way to load it: defaults < file(s) < ``a.b=c``.
 
-A file may name another as its `base:` (relative to itself), which is merged beneath it. Unknown keys are errors that name
-the nearest right key. `pipeline.checks` then tests the combinations; nothing here imports torch.
+A file may name another as its `base:` (relative to itself), which is merged beneath it, or a list of them, the first lowest.
+Unknown keys are errors that name the nearest right key. `pipeline.checks` then tests the combinations; nothing here imports
+torch.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import UserError
+from pipeline.misfits import misfits
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -44,7 +46,7 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Sizes of the tiny random Idefics3 that demo and tests train; the defaults make about 1.7 million parameters.
+    """Sizes of the tiny random Idefics3 that demo and tests train; the defaults make about 1.4 million parameters.
 
     Heads are 32 wide because vLLM's CPU attention refuses narrower ones.
     """
@@ -56,7 +58,7 @@ class TinyConfig:
     vision_hidden_size: int = 128
     vision_layers: int = 3
     hidden_size: int = 128
-    layers: int = 4
+    layers: int = 3
     intermediate_size: int = 384
     vocab_size: int = 640
     max_positions: int = 512
@@ -166,10 +168,9 @@ class RunConfig:
         Raises:
             UserError: when no stage, or more than one, answers to it.
         """
-        number = short if not short.isdigit() else f"stage{short}"
-        if number in (BASELINE, "baseline") and self.baseline is not None:
+        if short in (BASELINE, "baseline") and self.baseline is not None:
             return BASELINE
-        names = [name for name in self.stages if name == number or name.startswith(f"{number}_")]
+        names = _match_stage(short, self.stages)
         if len(names) != 1:
             raise UserError(f"stage {short!r} is not one of this run's stages: {', '.join(self.stages) or 'none'}")
         return names[0]
@@ -189,42 +190,44 @@ def load(file: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
 
     Args:
         file: a YAML file, or the bare name of one in configs/.
-        overrides: ``a.b=c`` words; c is read as YAML.
+        overrides: ``a.b=c`` words; c is read as YAML. A stage may go by its short name (stages.stage3.trainer.beta=0).
 
     Returns:
         The merged, type-checked, frozen configuration. Cross-field rules are `pipeline.checks.check`'s.
 
     Raises:
-        UserError: naming every unknown key and every value of a wrong type.
+        UserError: naming every unknown key, every missing one and every value of a wrong type.
     """
     path = find_config(file)
-    merged = OmegaConf.create({})
+    merged: Any = OmegaConf.create({})
     for layer in _layers(path):
-        merged = OmegaConf.merge(merged, layer)
+        try:
+            merged = OmegaConf.merge(merged, _with_full_stage_names(layer, merged))
+        except (OmegaConfBaseException, TypeError) as error:
+            raise UserError(f"{path}: does not fit on its base: {error}") from error
     problems = []
     for word in overrides:
-        key, equals, value = word.partition("=")
-        if not equals or not key:
+        key, equals, text = word.partition("=")
+        if not equals or not _KEY.fullmatch(key):
             problems.append(f"override {word!r} is not of the form a.b=c")
             continue
         try:
-            OmegaConf.update(merged, key, _yaml_value(value), force_add=True)
-        except (OmegaConfBaseException, yaml.YAMLError, TypeError) as error:
-            problems.append(f"override {word!r}: {error}")
-    plain = OmegaConf.to_container(merged)
-    problems += list(_unknown_keys(plain, RunConfig))
+            key = _full_stage_key(key, merged)
+            OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={text}"])["value"], force_add=True)
+        except (OmegaConfBaseException, yaml.YAMLError, UserError) as error:
+            problems.append(f"override {word!r}: {str(error).splitlines()[0]}")
     if problems:
-        raise UserError([f"{path}: {problem}" for problem in problems])
-    return typing.cast(RunConfig, _typed(RunConfig, plain, str(path)))
+        raise UserError(problems)
+    return typing.cast(RunConfig, _typed(RunConfig, merged, path))
 
 
 def load_typed(cls: type, path: Path) -> Any:
-    """Load one YAML file as the dataclass `cls`; unknown keys and wrong types are a UserError."""
-    plain = yaml.safe_load(path.read_text()) or {}
-    problems = list(_unknown_keys(plain, cls))
-    if problems:
-        raise UserError([f"{path}: {problem}" for problem in problems])
-    return _typed(cls, plain, str(path))
+    """Load one YAML file as the dataclass `cls`.
+
+    Raises:
+        UserError: naming every unknown key, every missing one and every value of a wrong type.
+    """
+    return _typed(cls, _read(path), path)
 
 
 def to_plain(config: Any) -> dict[str, Any]:
@@ -242,75 +245,88 @@ def find_config(file: str | Path) -> Path:
     for candidate in (path, CONFIGS / path, CONFIGS / f"{file}.yaml"):
         if candidate.is_file():
             return candidate
-    shipped = sorted(str(p.relative_to(CONFIGS)) for p in CONFIGS.rglob("*.yaml") if p.parent.name != "teachers")
+    shipped = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
     near = difflib.get_close_matches(str(file), shipped, 1)
     hint = f"did you mean configs/{near[0]}? " if near else ""
     raise UserError(f"config {str(file)!r} does not exist; {hint}shipped: {', '.join(shipped)}")
 
 
-def _layers(path: Path, seen: tuple[Path, ...] = ()) -> list[DictConfig]:
-    """The files to merge, lowest first."""
-    if path.resolve() in seen:
-        raise UserError(f"{path}: base: names itself in a circle")
+def shipped_configs() -> list[Path]:
+    """The files of configs/ that describe a run; those whose name begins with an underscore are parts of others."""
+    files = CONFIGS.rglob("*.yaml")
+    return sorted(file for file in files if file.parent.name != "teachers" and not file.name.startswith("_"))
+
+
+def _read(path: Path) -> DictConfig:
+    """One YAML file. OmegaConf's reader takes 1e-5 for a number (plain YAML 1.1 wants 1.0e-5) and refuses a key given twice."""
     try:
-        layer = OmegaConf.load(path)
-    except (yaml.YAMLError, OSError) as error:
+        read = OmegaConf.load(path)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
-    if not isinstance(layer, DictConfig):
-        raise UserError(f"{path}: must be a mapping of keys, got a {type(layer).__name__}")
-    base = layer.pop("base", None)
-    if base is None:
-        return [layer]
-    below = path.parent / base
-    if not below.is_file():
-        raise UserError(f"{path}: base: {base} does not exist beside it")
-    return [*_layers(below, (*seen, path.resolve())), layer]
+    if not isinstance(read, DictConfig):
+        raise UserError(f"{path}: must be a mapping of keys, not a list")
+    return read
 
 
-_FLOAT = re.compile(r"^[-+]?\d+(\.\d*)?[eE][-+]?\d+$")
+def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[DictConfig]:
+    """The files to merge, lowest first."""
+    if path.resolve() in above:
+        raise UserError(f"{path}: base: names itself in a circle")
+    layer = _read(path)
+    bases = layer.pop("base", None)
+    layers = []
+    for base in [bases] if isinstance(bases, str) else bases or []:
+        below = path.parent / str(base)
+        if not below.is_file():
+            raise UserError(f"{path}: base: {base} does not exist beside it")
+        layers += _layers(below, (*above, path.resolve()))
+    return [*layers, layer]
 
 
-def _yaml_value(text: str) -> Any:
-    """`text` as YAML, with 1e-5 read as a number (YAML 1.1 wants 1.0e-5)."""
-    return float(text) if _FLOAT.match(text) else yaml.safe_load(text)
+_KEY = re.compile(r"[^.=\[\]\s]+(\.[^.=\[\]\s]+)*")
 
 
-def _typed(cls: type, plain: Any, where: str) -> Any:
+def _match_stage(short: str, names: typing.Iterable[str]) -> list[str]:
+    """The names that 3, stage3 or a full name stands for."""
+    short = f"stage{short}" if short.isdigit() else short
+    return [name for name in names if name == short or name.startswith(f"{short}_")]
+
+
+def _with_full_stage_names(layer: DictConfig, below: Any) -> DictConfig:
+    """`layer` with short stage names written out as those of the layers below, so that it changes stages, not adds them."""
+    stages = layer.get("stages")
+    if isinstance(stages, DictConfig) and isinstance(below.get("stages"), DictConfig):
+        full = {name: _match_stage(str(name), below.stages) for name in stages}
+        layer.stages = {names[0] if len(names) == 1 else name: stages[name] for name, names in full.items()}
+    return layer
+
+
+def _full_stage_key(key: str, merged: Any) -> str:
+    """`key` with a short stage name written out.
+
+    Raises:
+        UserError: when it names a stage the run does not have.
+    """
+    first, *rest = key.split(".")
+    stages = merged.get("stages")
+    if first != "stages" or not rest or not isinstance(stages, DictConfig):
+        return key
+    names = _match_stage(rest[0], stages)
+    if len(names) != 1:
+        known = [str(name) for name in stages]
+        near = difflib.get_close_matches(rest[0], known, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
+        raise UserError(f"{rest[0]!r} is not one of this run's stages; {hint}")
+    return ".".join([first, names[0], *rest[1:]])
+
+
+def _typed(cls: type, merged: DictConfig, path: Path) -> Any:
     try:
+        plain = OmegaConf.to_container(merged, resolve=True)
+        problems = list(misfits(plain, cls))
+        if problems:
+            raise UserError([f"{path}: {problem}" for problem in problems])
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), plain))
     except OmegaConfBaseException as error:
-        message = str(error).split("\n")[0]
         key = getattr(error, "full_key", None) or "the file"
-        raise UserError(f"{where}: {key}: {message}") from error
-
-
-def _dataclass_in(hint: Any) -> tuple[type | None, bool]:
-    """(dataclass in a type hint, whether it is the value type of a dict)."""
-    if dataclasses.is_dataclass(hint):
-        return typing.cast(type, hint), False
-    args = typing.get_args(hint)
-    if typing.get_origin(hint) is dict and dataclasses.is_dataclass(args[1]):
-        return typing.cast(type, args[1]), True
-    for arg in args:
-        if dataclasses.is_dataclass(arg):
-            return typing.cast(type, arg), False
-    return None, False
-
-
-def _unknown_keys(plain: Any, cls: type, prefix: str = "") -> typing.Iterator[str]:
-    """One message per key of `plain` that `cls` does not have."""
-    if not isinstance(plain, dict):
-        return
-    hints = typing.get_type_hints(cls)
-    for key, value in plain.items():
-        if key not in hints:
-            near = difflib.get_close_matches(str(key), hints, 1)
-            hint = f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(hints)}"
-            yield f"{prefix}{key} is not a known key; {hint}"
-            continue
-        inner, is_dict = _dataclass_in(hints[key])
-        if inner and is_dict and isinstance(value, dict):
-            for name, block in value.items():
-                yield from _unknown_keys(block, inner, f"{prefix}{key}.{name}.")
-        elif inner:
-            yield from _unknown_keys(value, inner, f"{prefix}{key}.")
+        raise UserError(f"{path}: {key}: {str(error).splitlines()[0]}") from error

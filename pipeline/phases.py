@@ -28,7 +28,8 @@ def trained_phases(config: RunConfig) -> list[str]:
 def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     """The part of the configuration a phase's result depends on, recorded in its record and compared when it is run again.
 
-    Not in it: names of folders, concurrency, evaluation settings, the number of processes used for evaluation.
+    Not in it: names of folders, where and how fast teachers are asked, evaluation settings, the number of processes used for
+    evaluation.
     """
     plain = to_plain(config)
     common = {"task": plain["task"], "seed": config.seed}
@@ -41,6 +42,8 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
         keys = ["name_or_path", "revision", "tiny", "trust_remote_code", "processor"]
         return {**common, "model": {key: model[key] for key in keys}}
     trained = {key: model[key] for key in ("dtype", "attn_implementation", "peft")}
+    if model["processor"]:
+        trained["processor"] = model["processor"]
     deepspeed = deepspeed_file(config)
     launch = {
         "num_processes": config.launch.num_processes,
@@ -49,9 +52,14 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     return {**common, "model": trained, "stage": to_plain(config.stage(name)), "launch": launch}
 
 
+TRANSPORT = ("base_urls", "api_key_env", "timeout", "retries", "patience", "concurrency", "serve")
+"""Keys of a teacher's file that say where, how fast and with what patience it is asked, and change no reply."""
+
+
 def _teacher(name: str) -> Any:
     path = CONFIGS / "teachers" / f"{name}.yaml"
-    return yaml.safe_load((path if path.is_file() else Path(name)).read_text())
+    settings = yaml.safe_load((path if path.is_file() else Path(name)).read_text())
+    return {key: value for key, value in settings.items() if key not in TRANSPORT}
 
 
 def evaluation_inputs(config: RunConfig) -> dict[str, Any]:

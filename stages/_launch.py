@@ -23,10 +23,9 @@ from typing import NoReturn
 from pipeline import checks
 from pipeline.config import RunConfig, StageConfig, load
 from pipeline.errors import UserError
-from pipeline.processes import die_with_parent
+from pipeline.hardware import visible_gpus
+from pipeline.processes import child_environment, die_with_parent
 from pipeline.run import RunDir
-
-ROOT = Path(__file__).resolve().parent.parent
 
 
 @dataclass(frozen=True)
@@ -109,21 +108,21 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
     Raises:
         UserError: when a worker fails; names the log and how to go on.
     """
-    processes = checks.world_size(work.config)
+    processes = checks.world_size(work.config) if module != "base" else 1
     command = [sys.executable]
-    if processes > 1 or (work.config.launch.deepspeed and module != "evaluate"):
+    if processes > 1 or (work.config.launch.deepspeed and module not in ("base", "evaluate")):
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command += ["-m", f"stages.{module}", *argv, "--worker"]
     logs = work.folder / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     log = logs / f"{module}-{len(list(logs.glob(f'{module}-*.log'))) + 1:03d}.log"
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "TOKENIZERS_PARALLELISM": "false"}
-    if checks.visible_gpus() == 0:
+    environment = child_environment(PYTHONUNBUFFERED="1", TOKENIZERS_PARALLELISM="false")
+    if visible_gpus() == 0:
         # Two OpenMP threads that share a busy core make a step 7 to 40 times slower.
         environment.setdefault("OMP_NUM_THREADS", "1")
     with log.open("wb") as sink:
         worker = subprocess.Popen(
-            command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
         )
         assert worker.stdout is not None
         try:
@@ -152,7 +151,7 @@ MARK = "\x1e"
 def say(line: str) -> None:
     """Show one line of a worker to the person at the terminal (rank 0 only; the launcher passes it on)."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"{MARK}{line}", flush=True)
+        print(f"{MARK}{line}\n", end="", flush=True)  # One write: print would send the line's end apart, after another rank's.
 
 
 def say_here(line: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -32,7 +33,7 @@ COMPLETE = "complete"
 """The file that marks a checkpoint folder as whole; one without it was torn by a crash."""
 PART_PREFIXES = {
     "vision": ("vision_model", "vision_tower", "visual"),
-    "connector": ("connector", "multi_modal_projector", "visual.merger", "vision_model.merger"),
+    "connector": ("connector", "multi_modal_projector", "visual.merger", "visual.deepstack_merger_list"),
     "language": ("text_model", "language_model", "lm_head"),
 }
 """Module names of the parts of a VLM across the model families of transformers."""
@@ -123,27 +124,19 @@ def freeze(model: torch.nn.Module, parts: list[str]) -> None:
         UserError: when a part has no parameter in this model, or nothing is left to train.
     """
     for part in parts:
-        prefixes = PART_PREFIXES[part]
-        others = [prefix for name, names in PART_PREFIXES.items() if name != part for prefix in names]
-        found = [
-            parameter
-            for name, parameter in model.named_parameters()
-            if _within(name, prefixes) and not any(_within(name, (other,)) and len(other) > _longest(name, prefixes) for other in others)
-        ]
+        found = [parameter for name, parameter in model.named_parameters() if part_of(name) == part]
         if not found:
-            raise UserError(f"freeze: this model has no part named {part} (looked for {', '.join(prefixes)})")
+            raise UserError(f"freeze: this model has no part named {part} (looked for {', '.join(PART_PREFIXES[part])})")
         for parameter in found:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {parts} leaves nothing to train")
 
 
-def _within(name: str, prefixes: tuple[str, ...]) -> bool:
-    return any(f".{prefix}." in f".{name}" for prefix in prefixes)
-
-
-def _longest(name: str, prefixes: tuple[str, ...]) -> int:
-    return max((len(prefix) for prefix in prefixes if _within(name, (prefix,))), default=0)
+def part_of(name: str) -> str | None:
+    """The part of a VLM a parameter belongs to, by its name; the longest prefix decides, so visual.merger is a connector."""
+    found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}"}
+    return found[max(found, key=len)] if found else None
 
 
 class Journal(TrainerCallback):
@@ -165,6 +158,8 @@ class Journal(TrainerCallback):
             self.before = rows[-1]["seconds"] if rows else 0.0
             write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self.started = time.monotonic()
+        if state.global_step >= state.max_steps:
+            raise NothingLeft
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
@@ -198,6 +193,20 @@ def add_journal(trainer: Any, work: Work) -> None:
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     trainer.add_callback(Journal(work))
+
+
+class NothingLeft(Exception):
+    """Ends trainer.train() when the weights are loaded and before its first step: every step had been taken."""
+
+
+def train(trainer: Any, work: Work) -> None:
+    """Train from the last whole checkpoint, or from the parent when there is none.
+
+    A stage killed while it handed over resumes from the checkpoint of its last step, after which transformers would take one
+    step more; `Journal` ends it before that.
+    """
+    with contextlib.suppress(NothingLeft):
+        trainer.train(resume_from_checkpoint=last_checkpoint(work.folder))
 
 
 def last_checkpoint(folder: Path) -> str | None:

@@ -61,6 +61,7 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
     task = load_task(config.task, run.cache)
     if record["status"] != "complete":
         argv = ["--stage", name, "--config", str(_snapshot(config, run))]
+        mend_parts(folder)
         _launch.run_workers("evaluate", work, argv)
         merge(config, run, name, task)
         problems = task.select(config.evaluation.split).problem_counts
@@ -110,13 +111,13 @@ def answer_all(work: Work) -> None:
     config, folder = work.config, work.folder
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     task = load_task(config.task, work.run.cache)
+    # The share is a fixed one of all batches: other processes may have begun, and what is answered changes under our eyes.
     done = {_key(row) for row in _parts(folder)}
-    batches = [batch for batch in _batches(config, work.name, task) if not _answered(batch, done)]
-    if not batches:
+    mine = [batch for batch in _batches(config, work.name, task)[rank::world] if not _answered(batch, done)]
+    if not mine:
         return
     answer = _setup.Answerer(checkpoint(work.run, work.name), config, int(os.environ.get("LOCAL_RANK", "0")))
     with (folder / f"predictions.part{rank}.jsonl").open("a") as file:
-        mine = batches[rank::world]
         for number, (one, index, examples) in enumerate(mine, 1):
             prompt = task.prompt(one.style)
             tokens = config.evaluation.max_new_tokens if one.style == "think" else DIRECT_TOKENS
@@ -165,11 +166,16 @@ def merge(config: RunConfig, run: RunDir, name: str, task: Task) -> None:
         part.unlink()
 
 
+def mend_parts(folder: Path) -> None:
+    """Take away the half line of a writer that was killed inside one. Only while no worker writes."""
+    for part in folder.glob("predictions.part*.jsonl"):
+        text = part.read_bytes()
+        if text and not text.endswith(b"\n"):
+            write_atomic(part, text[: text.rfind(b"\n") + 1])
+
+
 def _parts(folder: Path) -> Iterator[dict[str, Any]]:
     for part in sorted(folder.glob("predictions.part*.jsonl")):
-        text = part.read_bytes()
-        if not text.endswith(b"\n"):  # The writer was killed inside a line; take that line away before going on.
-            write_atomic(part, text[: text.rfind(b"\n") + 1])
         yield from read_jsonl(part)
 
 

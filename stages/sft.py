@@ -32,7 +32,7 @@ def train(work: Work) -> None:
     )
     _setup.freeze(trainer.model, work.stage.freeze)
     _setup.add_journal(trainer, work)
-    trainer.train(resume_from_checkpoint=_setup.last_checkpoint(work.folder))
+    _setup.train(trainer, work)
     _setup.hand_over(trainer, work, parent, rows=rows, problems=split.problem_counts)
     _setup.leave()
 

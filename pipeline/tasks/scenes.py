@@ -162,25 +162,25 @@ def draw(annotation: dict[str, Any], rng: random.Random, size: int) -> Any:
                 pen.rectangle(box(x + 3, y, x + 6, y + 2), fill=(250, 230, 120))
         pen.line(points((0, 56), (64, 56)), fill=(240, 240, 240), width=max(1, round(scale)))
 
-    x, y = rng.randint(26, 38), rng.randint(24, 30)
+    x, y = rng.randint(26, 38), rng.randint(24, 28)
     shirt = jitter((110, 90, 160))
-    pen.rectangle(box(x - 6, y + 11, x + 6, y + 30), fill=shirt)
+    pen.rectangle(box(x - 6, y + 13, x + 6, y + 34), fill=shirt)
     arm = -8 if annotation["human_action"] == "waving" else 10
     for side in (-1, 1):
-        pen.line(points((x + side * 6, y + 14), (x + side * 14, y + 14 + arm)), fill=shirt, width=round(3 * scale))
-    pen.ellipse(box(x - 13, y - 13, x + 13, y + 13), fill=jitter((240, 205, 165)), outline=(80, 60, 50))
-    for side in (-5, 5):
-        pen.ellipse(box(x + side - 2, y - 5, x + side + 2, y - 1), fill=(30, 30, 40))
+        pen.line(points((x + side * 6, y + 20), (x + side * 15, y + 20 + arm)), fill=shirt, width=round(3 * scale))
+    pen.ellipse(box(x - 16, y - 16, x + 16, y + 16), fill=jitter((240, 205, 165)), outline=(80, 60, 50))
+    for side in (-6, 6):
+        pen.ellipse(box(x + side - 2, y - 6, x + side + 2, y - 1), fill=(30, 30, 40))
     mouth, width = (150, 30, 40), max(1, round(2 * scale))
     expression = annotation["facial_expression"]
     if expression == "smiling":
-        pen.chord(box(x - 8, y - 3, x + 8, y + 10), 10, 170, fill=mouth)
+        pen.chord(box(x - 11, y - 7, x + 11, y + 13), 5, 175, fill=mouth)
     elif expression == "frowning":
-        pen.arc(box(x - 7, y + 4, x + 7, y + 15), 190, 350, fill=mouth, width=width)
+        pen.arc(box(x - 9, y + 4, x + 9, y + 18), 190, 350, fill=mouth, width=width + 1)
         for side in (-1, 1):
-            pen.line(points((x + side * 8, y - 10), (x + side * 2, y - 6)), fill=(60, 40, 30), width=width)
+            pen.line(points((x + side * 11, y - 13), (x + side * 2, y - 8)), fill=(60, 40, 30), width=width + 1)
     else:
-        pen.line(points((x - 6, y + 6), (x + 6, y + 6)), fill=mouth, width=width)
+        pen.line(points((x - 7, y + 8), (x + 7, y + 8)), fill=mouth, width=width)
 
     x, y = rng.choice((6, 50)), rng.randint(46, 52)
     colour = jitter((200, 60, 60))

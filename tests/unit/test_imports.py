@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT_ROOMS = ["pipeline", "rewards", "cot_builder"]
 HEAVY = ["torch", "transformers", "trl", "deepspeed", "vllm"]
-ENTRY_POINTS = {"pipeline", "cot_builder", "stages.sft", "stages.grpo", "stages.evaluate", "stages.tiny"}
+ENTRY_POINTS = {"pipeline", "cot_builder", "stages.sft", "stages.grpo", "stages.evaluate"}
 
 
 def modules_of(room: str) -> list[str]:
@@ -84,5 +84,5 @@ sys.exit(code)
 def test_help_of_every_entry_point_answers_without_the_training_libraries(module: str) -> None:
     done = run_python(HELP, ",".join(HEAVY), module)
     assert done.returncode == 0, done.stderr
-    assert "usage:" in done.stdout
+    assert "usage:" in done.stdout or f"python -m {module}" in done.stdout
     assert done.stdout.splitlines()[-1].strip() == "LOADED"

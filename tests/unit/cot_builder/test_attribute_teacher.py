@@ -121,3 +121,15 @@ def test_the_demo_teacher_is_biased_as_its_file_declares():
     assert set(config.confusions) == {"amusement", "awe", "fear", "disgust"}
     assert set(config.confusions.values()) <= set(EMOTIONS)
     assert (config.confusion_rate, config.omit_think_rate) == (0.9, 0.1)
+
+
+def test_without_annotations_it_says_the_description_of_the_class():
+    row = Example("a", Path("a.png"), "coat")
+    config = AttributeConfig(attributes=["description"])
+    teacher = AttributeTeacher("t", config, [row], 0, {"coat": "an open front"})
+    request = teacher.request(row, 0)
+    text = teacher.write(request.record["attributes"], "coat", request.record["seed"])
+    assert "an open front" in text
+    assert text.endswith("<answer>coat</answer>")
+    other = AttributeTeacher("t", config, [row], 0, {"coat": "buttons"})
+    assert other.request(row, 0).key != request.key

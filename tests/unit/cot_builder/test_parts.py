@@ -150,13 +150,21 @@ def test_a_damaged_journal_says_what_to_do(tmp_path):
 
 def test_every_prompt_renders_and_only_answer_given_tells_the_label():
     assert {"answer_hidden_v1", "answer_given_v1"} <= set(prompt_names())
-    for name in prompt_names():
+    for name in ("answer_hidden_v1", "answer_given_v1"):
         prompt = load_prompt(name)
         text = prompt.render(TASK, "fear")
+        assert not prompt.picture_first
         assert prompt.mode == name.rsplit("_v", 1)[0]
         assert "- awe: something vast\n- fear\n" in text
         assert "What is felt?" in text
         assert (prompt.render(TASK, "awe") != text) == (prompt.mode == "answer_given")
+
+
+def test_task_think_asks_a_teacher_just_what_a_student_is_asked():
+    prompt = load_prompt("task_think_v1")
+    assert prompt.render(TASK, "fear") == prompt.render(TASK, "awe") == TASK.prompt("think")
+    assert prompt.mode == "answer_hidden"
+    assert prompt.picture_first
 
 
 @pytest.mark.parametrize("name", sorted(teacher_files()))

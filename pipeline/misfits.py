@@ -1,0 +1,74 @@
+"""What does not fit when plain values are read as a dataclass, told all at once and with the nearest right key."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+from omegaconf import MISSING
+
+_SCALARS: dict[Any, tuple[str, tuple[type, ...]]] = {
+    str: ("text", (str, int, float)),
+    int: ("a whole number", (int,)),
+    float: ("a number", (int, float)),
+    bool: ("true or false", (bool,)),
+}
+"""What a value of a scalar type must be, in words and as the types YAML gives."""
+
+
+def misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
+    """One message per unknown key, missing key and value of a wrong type.
+
+    Args:
+        value: what a YAML file holds, as dicts, lists and scalars.
+        hint: the type it should have: a dataclass, or a type that a field of one may have.
+        key: the dotted name of `value` in its file.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        yield from _of_block(value, typing.cast(type, hint), key)
+    elif origin is types.UnionType:
+        if value is not None:
+            yield from misfits(value, next(arg for arg in args if arg is not types.NoneType), key)
+    elif origin is dict:
+        if not isinstance(value, dict):
+            yield f"{key}: {value!r} must be a mapping of keys"
+            return
+        for name, item in value.items():
+            yield from misfits(item, args[1], f"{key}.{name}")
+    elif origin is list:
+        if not isinstance(value, list):
+            yield f"{key}: {value!r} must be a list, for example [{value}]"
+            return
+        for number, item in enumerate(value):
+            yield from misfits(item, args[0], f"{key}[{number}]")
+    elif hint in _SCALARS:
+        words, accepted = _SCALARS[hint]
+        if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
+            quote = "; YAML reads this word as a truth value, so quote it" if hint is str and isinstance(value, bool) else ""
+            yield f"{key}: {value!r} must be {words}{quote}"
+
+
+def _of_block(value: Any, cls: type, key: str) -> Iterator[str]:
+    hints = typing.get_type_hints(cls)
+    if not isinstance(value, dict):
+        yield f"{key}: {value!r} must be a block of keys: {', '.join(hints)}"
+        return
+    prefix = f"{key}." if key else ""
+    for name, item in value.items():
+        if name in hints:
+            yield from misfits(item, hints[name], f"{prefix}{name}")
+        else:
+            near = difflib.get_close_matches(str(name), hints, 1)
+            yield f"{prefix}{name} is not a known key; " + (
+                f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(hints)}"
+            )
+    for part in dataclasses.fields(cls):
+        if part.default is MISSING and value.get(part.name, MISSING) == MISSING:
+            yield f"{prefix}{part.name} is missing; set it"
+        elif part.name not in value and dataclasses.is_dataclass(hints[part.name]):
+            yield from _of_block({}, hints[part.name], f"{prefix}{part.name}")

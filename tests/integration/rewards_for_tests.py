@@ -1,0 +1,10 @@
+"""A reward of the user's own, named in a config by its dotted path: something a random student can win."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def parity_reward(completions: list[str], *, label: list[str], **columns: Any) -> list[float | None]:
+    """1.0 for an even number of characters, 0.0 for an odd one; None, which is "does not apply", for rows labelled awe."""
+    return [None if gold == "awe" else float(len(text) % 2 == 0) for text, gold in zip(completions, label, strict=True)]

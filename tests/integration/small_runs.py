@@ -1,0 +1,127 @@
+"""Runs of small.yaml through the real entry points, and a way to end one at a chosen moment."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from pipeline.run import RunDir, read_jsonl, weights_digest
+
+HERE = Path(__file__).resolve().parent
+CONFIG = HERE / "small.yaml"
+STAGES = ["baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
+
+
+@dataclass(frozen=True)
+class Small:
+    """Runs of tests/integration/small.yaml in a folder of their own."""
+
+    root: Path
+    repo: Path
+    config: Path = CONFIG
+
+    def run_dir(self, name: str = "small") -> RunDir:
+        return RunDir(self.root, name)
+
+    def start(self, module: str, *words: str, name: str = "small", **how: Any) -> subprocess.Popen[str]:
+        """Start an entry point ("pipeline run", "stages.sft") in a session of its own, its output kept.
+
+        Args:
+            words: its options, then settings a.b=c.
+        """
+        command = [sys.executable, "-m", *module.split(), "--config", str(self.config), *words]
+        environment = {**os.environ, "PYTHONPATH": str(HERE)}  # Where the tests' own reward is found.
+        return subprocess.Popen(
+            [*command, f"output_dir={self.root}", f"name={name}"],
+            cwd=self.repo,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+            **how,
+        )
+
+    def run(self, module: str, *words: str, name: str = "small", code: int = 0, timeout: float = 500, **how: Any) -> str:
+        """Run an entry point to its end; its output. Fails the test when the exit code is not `code`."""
+        process = self.start(module, *words, name=name, **how)
+        output, _ = process.communicate(timeout=timeout)
+        assert process.returncode == code, f"{module} {words}: exit code {process.returncode}, not {code}\n{output[-5000:]}"
+        return output
+
+    def end_when(
+        self, happened: Callable[[], bool], signal: int, module: str, *words: str, name: str = "small"
+    ) -> tuple[int, str]:
+        """Start an entry point, send it (alone) a signal as soon as something happened, and wait until all it started is gone.
+
+        Returns:
+            Its exit code and output.
+        """
+        process = self.start(module, *words, name=name)
+        try:
+            deadline = time.monotonic() + 300
+            while not happened():
+                assert process.poll() is None, f"it ended before: {process.communicate()[0][-3000:]}"
+                assert time.monotonic() < deadline, "it did not happen in time"
+                time.sleep(0.002)
+            process.send_signal(signal)
+            output, _ = process.communicate(timeout=60)  # Ends when the last process that holds the pipe does.
+            assert self.processes(name, wait=20) == []
+            return process.returncode, output
+        finally:
+            process.kill()
+
+    def processes(self, name: str, wait: float = 0) -> list[str]:
+        """Command lines of live processes of a run, once there are none or `wait` seconds are over."""
+        marks = (f"name={name}", str(self.root / name))
+        deadline = time.monotonic() + wait
+        while True:
+            found = []
+            for process in psutil.process_iter(["cmdline", "status"]):
+                words = process.info["cmdline"] or []
+                ours = any(str(self.root) in word for word in words) and any(mark in word for mark in marks for word in words)
+                if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
+                    found.append(" ".join(words))
+            if not found or time.monotonic() > deadline:
+                return found
+            time.sleep(0.1)
+
+    def copy_of(self, source: str, name: str, *phases: str) -> RunDir:
+        """A new run that has the finished phases of another."""
+        for phase in phases:
+            shutil.copytree(self.run_dir(source).phase(phase), self.run_dir(name).phase(phase))
+        return self.run_dir(name)
+
+
+def weights(run: RunDir, *names: str) -> dict[str, str | None]:
+    """Digest of the weight files of each phase, from their bytes."""
+    return {name: weights_digest(run.final(name)) for name in names}
+
+
+def steps(run: RunDir, name: str) -> list[int]:
+    """The steps in a stage's metrics.jsonl, in the order they were written."""
+    return [row["step"] for row in read_jsonl(run.phase(name) / "metrics.jsonl")]
+
+
+def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
+    """(size, time of change in ns) of every file below a folder."""
+    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def in_fresh_process(code: str, *words: object) -> Any:
+    """What a Python program prints as its last line, read as JSON; it knows nothing of this repository."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *map(str, words)], cwd="/", capture_output=True, text=True, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])

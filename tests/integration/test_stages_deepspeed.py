@@ -1,0 +1,93 @@
+"""DeepSpeed ZeRO-2 and ZeRO-3 with two real processes on CPU, through the entry points a user calls."""
+
+from __future__ import annotations
+
+import pytest
+from small_runs import Small, in_fresh_process, steps
+
+from pipeline.run import RunDir, read_jsonl
+
+pytestmark = pytest.mark.slow
+SFT, GRPO = "baseline_sft_labels", "stage2_grpo_format"
+QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
+HALF_BATCH = (f"{SFT}.trainer.per_device_train_batch_size=4", f"stages.{GRPO}.trainer.per_device_train_batch_size=4")
+LOADED = """
+import json, sys
+from pipeline.compat import declare_torchvision_ops
+declare_torchvision_ops()
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+from transformers import AutoModelForImageTextToText, AutoProcessor
+logits, weights, clean = [], [], True
+for folder in sys.argv[1:]:
+    model, info = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32", output_loading_info=True)
+    clean &= not any(info.values())
+    processor = AutoProcessor.from_pretrained(folder)
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which emotion?"}]}]
+    text = processor.apply_chat_template(turn, add_generation_prompt=True)
+    inputs = processor(text=[text], images=[[Image.new("RGB", (64, 64), "orange")]], return_tensors="pt")
+    with torch.inference_mode():
+        logits.append(model.eval()(**inputs).logits)
+    weights.append(load_file(f"{folder}/model.safetensors"))
+first = weights[0]
+print(json.dumps({
+    "clean": clean,
+    "same_names": all(set(other) == set(first) for other in weights),
+    "dtypes": sorted({str(tensor.dtype) for other in weights for tensor in other.values()}),
+    "weights": [max(float((other[key] - first[key]).abs().max()) for key in first) for other in weights],
+    "logits": [float((other - logits[0]).abs().max()) for other in logits],
+}))
+"""
+"""Loads checkpoints with plain transformers; prints what was missing, and each one's distance from the first."""
+
+
+@pytest.fixture(scope="module", params=["zero2", "zero3"])
+def parallel(request: pytest.FixtureRequest, small: Small, whole_run: tuple[RunDir, str]) -> tuple[RunDir, dict[str, str]]:
+    """(a run, output per stage) of SFT and GRPO, both from base, on two processes of half the batch each."""
+    level = request.param
+    run = small.copy_of("small", level, "base", "cot")
+    launch = (*QUICK, *HALF_BATCH, "launch.num_processes=2", f"launch.deepspeed={level}", f"stages.{GRPO}.init_from=base")
+    return run, {
+        SFT: small.run("stages.sft", "--stage", "baseline", *launch, name=level),
+        GRPO: small.run("stages.grpo", "--stage", "2", *launch, name=level),
+    }
+
+
+def test_two_processes_train_like_one(parallel, whole_run):
+    """Same global batch, same rows: SFT gives the losses, the weights and the logits of the plain single process."""
+    run, _ = parallel
+    undisturbed, _ = whole_run
+    assert run.record(SFT)["status"] == "complete"
+    losses = [[row["loss"] for row in read_jsonl(folder.phase(SFT) / "metrics.jsonl")] for folder in (run, undisturbed)]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-4)
+    assert steps(run, SFT) == list(range(1, 9))
+    found = in_fresh_process(LOADED, undisturbed.final(SFT), run.final(SFT))
+    assert found["clean"]
+    assert found["same_names"]
+    assert found["dtypes"] == ["torch.float32"]
+    assert found["weights"][1] < 1e-3
+    assert found["logits"][1] < 1e-3
+
+
+def test_the_first_process_speaks_through_the_launcher(parallel):
+    _, output = parallel
+    assert f"  {SFT} step 8/8" in output[SFT]
+    assert f"  {GRPO} step 4/4" in output[GRPO]
+    assert "\x1e" not in output[SFT] + output[GRPO]
+
+
+def test_grpo_trains_on_two_processes_and_loads_plainly(parallel):
+    run, _ = parallel
+    assert run.record(GRPO)["status"] == "complete"
+    assert steps(run, GRPO) == [1, 2, 3, 4]
+    found = in_fresh_process(LOADED, run.final("base"), run.final(GRPO))
+    assert found["clean"]
+    assert found["same_names"]
+    assert found["weights"][1] > 0
+
+
+def test_answers_of_both_processes_are_put_together(parallel):
+    run, _ = parallel
+    rows = list(read_jsonl(run.phase(GRPO) / "predictions.jsonl"))
+    assert len({row["id"] for row in rows}) == len(rows) == 4

@@ -1,0 +1,82 @@
+"""`kill -9` of the conductor in each phase, then the same command: it finishes, with the bits of an undisturbed run."""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import yaml
+from small_runs import Small, steps, weights
+
+from pipeline.run import RunDir, file_digest, read_jsonl
+
+pytestmark = pytest.mark.slow
+BASELINE = "baseline_sft_labels"
+
+
+def exists(path: Path) -> Callable[[], bool]:
+    return path.exists
+
+
+def test_killed_in_every_phase_a_run_ends_as_if_undisturbed(small: Small, whole_run: tuple[RunDir, str], tmp_path: Path):
+    undisturbed, _ = whole_run
+    short = tmp_path / "until_baseline.yaml"
+    short.write_text(yaml.safe_dump({**yaml.safe_load(small.config.read_text()), "stages": {}}))
+    small = replace(small, config=short)
+    run = small.run_dir("killed")
+    part = run.phase(BASELINE) / "predictions.part0.jsonl"
+    moments = {
+        "cot": exists(run.cot / "journal"),
+        "base": exists(run.final("base") / "config.json"),
+        BASELINE: exists(run.phase(BASELINE) / "checkpoint-4" / "complete"),
+        "evaluation": lambda: part.exists() and part.stat().st_size > 0,
+    }
+    for phase, moment in moments.items():
+        code, output = small.end_when(moment, signal.SIGKILL, "pipeline run", name="killed")
+        assert code == -signal.SIGKILL
+        if phase in ("base", BASELINE):
+            assert (run.record(phase) or {"status": "running"})["status"] == "running", output
+    answered = part.read_bytes().rpartition(b"\n")[0].decode().splitlines()
+    assert 0 < len(answered) < 32
+    small.run("pipeline run", name="killed")
+
+    assert file_digest(run.cot / "train.parquet") == file_digest(undisturbed.cot / "train.parquet")
+    assert weights(run, "base", BASELINE) == weights(undisturbed, "base", BASELINE)
+    assert steps(run, BASELINE) == steps(undisturbed, BASELINE)
+    for name in ("base", BASELINE):
+        answers = [list(read_jsonl(folder.phase(name) / "predictions.jsonl")) for folder in (run, undisturbed)]
+        assert answers[0] == answers[1]
+    assert list(run.phase(BASELINE).glob("predictions.part*")) == []
+
+
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(small: Small, whole_run: tuple[RunDir, str]):
+    run = small.copy_of("small", "interrupted", "base", "cot")
+    started = run.phase(BASELINE) / "logs" / "sft-001.log"
+    code, output = small.end_when(started.exists, signal.SIGINT, "stages.sft", "--stage", "baseline", name="interrupted")
+    assert code == 130
+    assert "the same command goes on" in output
+
+
+def test_a_save_that_finds_no_room_fails_with_the_log_and_is_mended_by_the_same_command(
+    small: Small, whole_run: tuple[RunDir, str]
+):
+    """A limit on the size of files stands for the full disk."""
+    import resource
+
+    undisturbed, _ = whole_run
+    run = small.copy_of("small", "full", "base", "cot")
+    room = (undisturbed.final("base") / "model.safetensors").stat().st_size // 2
+
+    def no_room() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
+
+    output = small.run("stages.sft", "--stage", "baseline", name="full", code=2, preexec_fn=no_room)
+    assert "sft-001.log" in output
+    assert "the same command goes on" in output.lower()
+    assert run.record(BASELINE)["status"] == "running"
+    assert list(run.phase(BASELINE).glob("checkpoint-*/complete")) == []
+    small.run("stages.sft", "--stage", "baseline", name="full")
+    assert weights(run, BASELINE) == weights(undisturbed, BASELINE)

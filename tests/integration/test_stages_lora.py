@@ -1,0 +1,41 @@
+"""LoRA stages hand over merged weights: a plain checkpoint, nothing of an adapter."""
+
+from __future__ import annotations
+
+import pytest
+from small_runs import Small, in_fresh_process
+
+from pipeline.run import RunDir
+
+pytestmark = pytest.mark.slow
+LORA = "model.peft={r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj]}"
+QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
+MOVED = """
+import json, sys
+from pipeline.compat import declare_torchvision_ops
+declare_torchvision_ops()
+from transformers import AutoModelForImageTextToText
+models = []
+for folder in sys.argv[1:]:
+    model, info = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32", output_loading_info=True)
+    assert not any(info.values()), info
+    models.append(dict(model.named_parameters()))
+old, new = models
+assert set(old) == set(new)
+print(json.dumps([key for key in old if not old[key].equal(new[key])]))
+"""
+"""Loads two checkpoints with plain transformers; prints the weights that differ."""
+
+
+def test_lora_stages_hand_over_merged_weights(small: Small, whole_run: tuple[RunDir, str]):
+    run = small.copy_of("small", "lora", "base", "cot")
+    small.run("stages.sft", "--stage", "1", LORA, *QUICK, name="lora")
+    small.run("stages.grpo", "--stage", "2", LORA, *QUICK, name="lora")
+    for name, parent in [("stage1_sft", "base"), ("stage2_grpo_format", "stage1_sft")]:
+        assert run.record(name)["status"] == "complete"
+        assert list(run.final(name).glob("adapter*")) == []
+        moved = in_fresh_process(MOVED, run.final(parent), run.final(name))
+        assert moved
+        assert all(key.endswith(("q_proj.weight", "v_proj.weight")) for key in moved)
+        if name == "stage2_grpo_format":  # freeze: [vision]
+            assert not [key for key in moved if ".vision_model." in key]

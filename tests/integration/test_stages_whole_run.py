@@ -1,0 +1,165 @@
+"""The whole pipeline through `python -m pipeline run`: order, hand-over, clipping, skipping, refusals, doing a part anew."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+from small_runs import STAGES, Small, in_fresh_process, snapshot, steps, weights
+
+from pipeline.run import RunDir, read_jsonl
+
+pytestmark = pytest.mark.slow
+PHASES = ["base", *STAGES]
+PARENTS = dict(zip(STAGES, ["base", "base", *STAGES[1:4]], strict=True))
+MOVED = """
+import json, sys
+from safetensors import safe_open
+old, new = (safe_open(f"{folder}/model.safetensors", "pt") for folder in sys.argv[1:])
+assert set(old.keys()) == set(new.keys())
+print(json.dumps({key: float((new.get_tensor(key) - old.get_tensor(key)).abs().max()) for key in old.keys()}))
+"""
+"""Prints, per weight, the largest difference between two checkpoints."""
+
+
+@pytest.fixture(scope="module")
+def run(whole_run: tuple[RunDir, str]) -> RunDir:
+    return whole_run[0]
+
+
+def test_phases_complete_in_order(whole_run):
+    run, output = whole_run
+    begun = [line.split("] ")[1] for line in output.splitlines() if line.startswith("[") and "] " in line]
+    assert begun == ["cot", *PHASES, "report"]
+    assert all(run.record(name)["status"] == "complete" for name in ["cot", *PHASES])
+    assert f"report: {run.report / 'index.html'}" in output
+
+
+def test_every_stage_starts_from_its_parents_weights(run):
+    for name, parent in PARENTS.items():
+        record = run.record(name)
+        assert record["init_from"] == parent
+        assert record["parent_weights"] == run.record(parent)["weights"]
+    assert {name: run.record(name)["weights"] for name in PHASES} == weights(run, *PHASES)
+
+
+def test_every_stage_moves_its_weights_and_frozen_ones_stay(run):
+    for name, parent in PARENTS.items():
+        moved = in_fresh_process(MOVED, run.final(parent), run.final(name))
+        vision = {key: by for key, by in moved.items() if ".vision_model." in key}
+        rest = {key: by for key, by in moved.items() if key not in vision}
+        assert vision
+        assert all(by > 0 for key, by in rest.items() if key.endswith("_proj.weight")), name
+        if name == "stage2_grpo_format":  # freeze: [vision]
+            assert set(vision.values()) == {0.0}
+        else:
+            assert any(by > 0 for by in vision.values()), name
+
+
+def test_a_reward_named_by_dotted_path_is_logged_beside_ours(run):
+    rows = list(read_jsonl(run.phase("stage3_grpo_accuracy") / "metrics.jsonl"))
+    assert all(row["rewards/format_reward/mean"] == row["rewards/accuracy_reward/mean"] == 0 for row in rows)
+    assert any(row["rewards/parity_reward/mean"] > 0 for row in rows)
+
+
+def test_every_row_is_answered_once_in_every_pass(run):
+    for name in PHASES:
+        rows = list(read_jsonl(run.phase(name) / "predictions.jsonl"))
+        passes = 3 if name == "base" else 2  # greedy and one sample; the base is asked to answer directly too
+        asked = {(row["style"], row["decoding"], row["sample"], row["id"]) for row in rows}
+        assert len(asked) == len(rows) == 16 * passes
+        for file in ("metrics.json", "report.md", "per_class.csv", "confusion.csv", "confusion.png", "index.html"):
+            assert (run.phase(name) / "report" / file).stat().st_size > 0
+    for file in ("index.html", "summary.md", "summary.json", "per_class.csv"):
+        assert (run.report / file).stat().st_size > 0
+
+
+def test_metrics_hold_every_step_once(run):
+    for name in STAGES:
+        assert steps(run, name) == list(range(1, run.record(name)["steps"] + 1))
+
+
+def test_stage_four_clips_on_both_sides(run):
+    clip = run.record("stage4_clgrpo")["clip"]
+    assert (clip["epsilon"], clip["epsilon_high"]) == (0.2, 0.1)
+    assert clip["low"] > 0
+    assert clip["high"] > 0
+    assert clip["clips"] is True
+    assert clip["void"] is False
+    assert run.record("stage3_grpo_accuracy")["clip"] is None
+
+
+def test_a_stage_four_that_cannot_clip_is_refused_at_planning(small):
+    output = small.run("pipeline plan", "stages.stage4_clgrpo.trainer.num_iterations=1", code=2)
+    assert "stages.stage4_clgrpo" in output
+    assert "cannot clip" in output
+    assert "num_iterations" in output
+
+
+def test_a_second_run_skips_everything(small, run):
+    before = snapshot(run.root)
+    small.run("pipeline run")
+    after = snapshot(run.root)
+    written = {path for path in after if after[path] != before.get(path)}
+    assert set(before) == set(after)  # No worker was started: it would have left a log.
+    assert not [path for path in written if "report" not in Path(path).parts]
+
+
+def test_a_changed_setting_of_a_finished_stage_is_refused_by_name(small, run):
+    change = "stages.stage3_grpo_accuracy.trainer.learning_rate=2e-3"
+    before = snapshot(run.root)
+    for module, words in [("pipeline run", []), ("stages.grpo", ["--stage", "3"])]:
+        output = small.run(module, *words, change, code=2)
+        assert "stage.trainer.learning_rate: 0.001 -> 0.002" in output
+        assert "--clean" in output
+    assert snapshot(run.root) == before
+
+
+def test_tampered_weights_are_refused_before_any_worker_starts(small, run):
+    copy = small.copy_of("small", "tampered", "base", "cot", "stage1_sft")
+    file = copy.final("stage1_sft") / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    output = small.run("stages.grpo", "--stage", "2", name="tampered", code=2)
+    assert "stage1_sft cannot be handed over" in output
+    assert "weights changed" in output
+    assert list(copy.phase("stage2_grpo_format").rglob("*.log")) == []
+    assert copy.record("stage2_grpo_format") is None
+
+
+def test_a_crash_between_final_and_its_record_trains_no_further_step(small, run):
+    name = "stage1_sft"
+    copy = small.copy_of("small", "unrecorded", "base", "cot", name)
+    record = copy.record(name)
+    untold = {key: value for key, value in record.items() if key not in ("weights", "steps", "metrics", "seconds")}
+    copy.record_path(name).write_text(json.dumps({**untold, "status": "running"}))
+    (copy.final(name) / "model.safetensors").write_bytes(b"torn")
+    small.run("stages.sft", "--stage", "1", name="unrecorded")
+    assert copy.record(name)["weights"] == record["weights"] == weights(copy, name)[name]
+    assert steps(copy, name) == steps(run, name)
+
+
+def test_clean_does_a_stage_and_what_follows_anew_and_kills_change_nothing(small: Small, run: RunDir):
+    """`--clean stage3`, killed in the middle of GRPO and of ClipLow GRPO, then the plain command: the same bits."""
+    names = ["stage3_grpo_accuracy", "stage4_clgrpo"]
+    copy = small.copy_of("small", "redone", "base", "cot", *STAGES)
+    kept = [copy.final("base"), copy.phase("stage1_sft") / "logs", copy.final("stage2_grpo_format")]
+    before = [snapshot(folder) for folder in kept]
+    for name, checkpoint, words in [(names[0], 2, ["--clean", "stage3"]), (names[1], 4, [])]:
+        marker = copy.phase(name) / f"checkpoint-{checkpoint}" / "complete"
+
+        def halfway(name: str = name, marker: Path = marker) -> bool:
+            return marker.exists() and (copy.record(name) or {}).get("status") == "running"
+
+        small.end_when(halfway, signal.SIGKILL, "pipeline run", *words, name="redone")
+        assert copy.record(name)["status"] == "running"
+    assert copy.record(names[0])["status"] == "complete"
+    small.run("pipeline run", name="redone")
+    assert weights(copy, *names) == weights(run, *names)
+    for name in names:
+        assert steps(copy, name) == steps(run, name)
+        assert len(list((copy.phase(name) / "logs").glob("grpo-*.log"))) == 2
+    assert [snapshot(folder) for folder in kept] == before

@@ -1,0 +1,150 @@
+"""What a completion earns: form alone, the right answer alone, and rewards of one's own."""
+
+from __future__ import annotations
+
+import sys
+import textwrap
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipeline.config import TaskConfig
+from pipeline.errors import UserError
+from pipeline.response import Response, parse, render
+from pipeline.tasks import Task, load_task
+from rewards import completion_text, load_rewards
+from rewards.accuracy import accuracy_reward
+from rewards.format import format_reward
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
+    return load_task(TaskConfig(name="scenes", options={"train": 2, "val": 1, "test": 1, "size": 32}), tmp_path_factory.mktemp("c"))
+
+
+WELL_FORMED = [
+    "<think>A smile at the beach.</think><answer>awe</answer>",
+    " <think>A smile.</think>\n<answer>awe</answer>\n",
+    "<think>1 < 2 and <b>bold</b></think><answer>not a label at all</answer>",
+]
+MALFORMED = [
+    "",
+    "   \n",
+    "awe",
+    "<answer>awe</answer>",
+    "<think>A smile.</think>",
+    "<think></think><answer>awe</answer>",
+    "<think>A smile.</think><answer>  </answer>",
+    "<think>A smile.</think><answer>awe</answer> and so on",
+    "So: <think>A smile.</think><answer>awe</answer>",
+    "<think>A smile.</think> hence <answer>awe</answer>",
+    "<answer>awe</answer><think>A smile.</think>",
+    "<think>A smile.</think><answer>awe</answer><answer>fear</answer>",
+    "<think>one</think><think>two</think><answer>awe</answer>",
+    "<think>A <think>smile</think></think><answer>awe</answer>",
+    "<think>A smile.</think><answer>awe",
+    "<THINK>A smile.</THINK><ANSWER>awe</ANSWER>",
+    "<think>" * 20_000,
+]
+
+
+@pytest.mark.parametrize("text", WELL_FORMED)
+def test_a_well_formed_completion_earns_the_format_reward(text):
+    assert format_reward([text]) == [1.0]
+
+
+@pytest.mark.parametrize("text", MALFORMED, ids=range(len(MALFORMED)))
+def test_any_other_form_earns_nothing_even_with_the_right_answer(text, task):
+    assert format_reward([text]) == [0.0]
+    assert accuracy_reward([text], label=["awe"], task=task) == [0.0]
+
+
+@given(st.text(max_size=200))
+def test_format_reward_is_the_grammar(text):
+    assert format_reward([text]) == [float(isinstance(parse(text), Response))]
+
+
+def test_every_gold_answer_rendered_earns_the_accuracy_reward(task):
+    completions = [render("Because.", label) for label in task.labels.names]
+    assert accuracy_reward(completions, label=list(task.labels.names), task=task) == [1.0] * len(completions)
+
+
+@pytest.mark.parametrize(
+    ("answer", "earned"),
+    [
+        ("awe", 1.0),
+        ("Awe.", 1.0),
+        ("AWE", 1.0),
+        ("awe or fear", 0.0),
+        ("awe, fear", 0.0),
+        ("not awe", 0.0),
+        ("awesome", 0.0),
+        ("fear", 0.0),
+        ("?", 0.0),
+    ],
+)
+def test_the_whole_answer_has_to_spell_the_label(answer, earned, task):
+    assert accuracy_reward([f"<think>It is awe.</think><answer>{answer}</answer>"], label=["awe"], task=task) == [earned]
+
+
+def test_the_label_in_the_thinking_alone_earns_nothing(task):
+    assert accuracy_reward(["<think>awe</think><answer>none</answer>"], label=["awe"], task=task) == [0.0]
+
+
+def test_completions_and_labels_of_unequal_number_are_an_error(task):
+    with pytest.raises(ValueError, match="zip"):
+        accuracy_reward([WELL_FORMED[0]], label=["awe", "fear"], task=task)
+
+
+def test_rewards_read_plain_and_conversational_completions():
+    text = WELL_FORMED[0]
+    assert completion_text(text) == text
+    assert completion_text([{"role": "assistant", "content": text}]) == text
+    assert completion_text([{"role": "assistant", "content": [{"type": "text", "text": text}]}]) == text
+
+
+def test_loaded_rewards_score_trls_batches_and_keep_their_names(task):
+    rewards = load_rewards(["format", "accuracy"], task)
+    assert [reward.__name__ for reward in rewards] == ["format_reward", "accuracy_reward"]
+    batch = {
+        "prompts": [[], []],
+        "completions": [[{"role": "assistant", "content": WELL_FORMED[0]}], [{"role": "assistant", "content": "awe"}]],
+        "completion_ids": [[1], [2]],
+        "label": ["awe", "awe"],
+        "id": ["a", "b"],
+        "trainer_state": None,
+    }
+    assert [reward(**batch) for reward in rewards] == [[1.0, 0.0], [1.0, 0.0]]
+
+
+def test_a_reward_of_ones_own_by_dotted_path_may_say_it_does_not_apply(task, tmp_path, monkeypatch):
+    (tmp_path / "own_scores.py").write_text(
+        textwrap.dedent(
+            """
+            def brevity_reward(completions, *, label, task, **columns):
+                assert label[0] in task.labels.names
+                return [None if gold == "awe" else 1 / (1 + len(text)) for text, gold in zip(completions, label)]
+            """
+        )
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (reward,) = load_rewards(["own_scores.brevity_reward"], task)
+    sys.modules.pop("own_scores")
+    assert reward.__name__ == "brevity_reward"
+    assert reward(["x", "x"], label=["fear", "awe"]) == [0.5, None]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("brevity", "function brevity_reward in rewards.brevity"),
+        ("no_such_package.scores.brevity_reward", "no_such_package"),
+        ("pipeline.response.brevity_reward", "function brevity_reward in pipeline.response"),
+    ],
+)
+def test_an_unknown_reward_is_refused_by_name(name, expected, task):
+    with pytest.raises(UserError) as refused:
+        load_rewards(["format", name], task)
+    assert repr(name) in str(refused.value)
+    assert expected in str(refused.value)

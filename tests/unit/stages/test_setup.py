@@ -1,0 +1,180 @@
+"""What a worker does around the trainer: which weights are held fixed, what is recorded, where it goes on."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from pipeline.compat import declare_torchvision_ops
+from pipeline.config import RunConfig, StageConfig, TinyConfig
+from pipeline.errors import UserError
+from pipeline.run import RunDir, read_jsonl
+from stages._launch import Work
+
+declare_torchvision_ops()
+
+import torch  # noqa: E402
+
+from stages import _setup  # noqa: E402
+
+TEXT = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 32,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "max_position_embeddings": 64,
+}
+QWEN_VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
+FAMILIES = {
+    "idefics3": {
+        "text_config": {"model_type": "llama", **TEXT},
+        "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1},
+    },
+    "smolvlm": {
+        "text_config": {"model_type": "llama", **TEXT},
+        "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1},
+    },
+    "qwen2_5_vl": {"text_config": TEXT, "vision_config": {**QWEN_VISION, "fullatt_block_indexes": [0]}},
+    "qwen3_vl": {
+        "text_config": {**TEXT, "head_dim": 16},
+        "vision_config": {**QWEN_VISION, "deepstack_visual_indexes": [0, 1]},
+    },
+    "internvl": {
+        "text_config": {"model_type": "qwen2", **TEXT},
+        "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+    },
+}
+CONNECTORS = {
+    "idefics3": ("model.connector.",),
+    "smolvlm": ("model.connector.",),
+    "qwen2_5_vl": ("model.visual.merger.",),
+    "qwen3_vl": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
+    "internvl": ("model.multi_modal_projector.",),
+}
+VISIONS = {"idefics3": "model.vision_model.", "smolvlm": "model.vision_model.", "internvl": "model.vision_tower."}
+
+
+def model_of(family: str) -> torch.nn.Module:
+    """A model of a family with the parameter names of the real one and no memory."""
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.for_model(family, **FAMILIES[family])
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_weight_of_every_family_belongs_to_the_right_part(family):
+    found: dict[str, set[str]] = {}
+    for name, _ in model_of(family).named_parameters():
+        if name.startswith(CONNECTORS[family]):
+            expected = "connector"
+        elif name.startswith(VISIONS.get(family, "model.visual.")):
+            expected = "vision"
+        else:
+            expected = "language"
+        assert _setup.part_of(name) == expected, name
+        found.setdefault(expected, set()).add(name)
+    assert set(found) == set(_setup.PART_PREFIXES)
+
+
+@pytest.mark.parametrize("parts", [["vision"], ["connector"], ["language"], ["vision", "connector"], ["vision", "language"]])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_freeze_holds_exactly_the_named_parts(family, parts):
+    model = model_of(family)
+    _setup.freeze(model, parts)
+    for name, parameter in model.named_parameters():
+        assert parameter.requires_grad == (_setup.part_of(name) not in parts), name
+
+
+def test_freezing_a_part_the_model_lacks_or_everything_is_refused():
+    with pytest.raises(UserError, match="no part named vision"):
+        _setup.freeze(torch.nn.Linear(2, 2), ["vision"])
+    with pytest.raises(UserError, match="leaves nothing to train"):
+        _setup.freeze(model_of("smolvlm"), ["vision", "connector", "language"])
+
+
+def test_weights_under_peft_names_belong_to_the_same_parts():
+    assert _setup.part_of("base_model.model.model.vision_model.encoder.layers.0.self_attn.q_proj.lora_A.default.weight") == "vision"
+    assert _setup.part_of("base_model.model.model.visual.merger.mlp.0.weight") == "connector"
+
+
+def test_the_same_sizes_and_seed_make_the_same_tiny_model(tmp_path):
+    from pipeline.run import weights_digest
+    from stages.tiny import build_tiny
+
+    sizes = TinyConfig(hidden_size=32, layers=1, intermediate_size=32, vision_hidden_size=32, vision_layers=1, vocab_size=330)
+    for folder, seed in [("a", 0), ("b", 0), ("c", 1)]:
+        build_tiny(tmp_path / folder, sizes, ["some words to learn"] * 3, seed)
+    digests = [weights_digest(tmp_path / folder) for folder in "abc"]
+    assert digests[0] == digests[1] != digests[2]
+
+
+@pytest.fixture
+def work(tmp_path) -> Work:
+    stages = {
+        "stage3_plain": StageConfig(algorithm="grpo", init_from="base"),
+        "stage4_clip": StageConfig(algorithm="grpo", init_from="base", trainer={"epsilon": 0.2, "epsilon_high": 0.1}),
+    }
+    config = RunConfig(name="run", output_dir=str(tmp_path), stages=stages)
+    work = Work(config, "stage4_clip", RunDir(tmp_path, "run"))
+    work.folder.mkdir(parents=True)
+    return work
+
+
+def state(step: int, last: int = 10) -> SimpleNamespace:
+    return SimpleNamespace(global_step=step, max_steps=last, is_world_process_zero=True)
+
+
+def test_a_resumed_journal_drops_the_steps_after_the_checkpoint_and_a_torn_line(work):
+    path = work.folder / "metrics.jsonl"
+    path.write_text("".join(json.dumps({"step": step, "seconds": 2.0 * step}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "sec')
+    journal = _setup.Journal(work)
+    journal.on_train_begin(None, state(2), None)
+    for step in (3, 4):
+        journal.on_log(None, state(step), None, {"loss": 0.5})
+    rows = list(read_jsonl(path))
+    assert [row["step"] for row in rows] == [1, 2, 3, 4]
+    assert rows[2]["seconds"] >= 4.0  # Goes on from the seconds of the checkpoint.
+    assert rows[3]["loss"] == 0.5
+
+
+def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
+    class Trainer:
+        steps = 0
+
+        def train(self, resume_from_checkpoint: str | None) -> None:
+            step = int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0
+            _setup.Journal(work).on_train_begin(None, state(step), None)
+            self.steps += 1
+
+    trainer = Trainer()
+    _setup.train(trainer, work)
+    assert trainer.steps == 1
+    (work.folder / "checkpoint-10").mkdir()
+    (work.folder / "checkpoint-10" / _setup.COMPLETE).touch()
+    _setup.train(trainer, work)
+    assert trainer.steps == 1
+
+
+def test_the_newest_whole_checkpoint_is_chosen_by_number(work):
+    assert _setup.last_checkpoint(work.folder) is None
+    for step, whole in [(5, True), (10, True), (9, True), (20, False)]:
+        folder = work.folder / f"checkpoint-{step}"
+        folder.mkdir()
+        if whole:
+            (folder / _setup.COMPLETE).touch()
+    assert _setup.last_checkpoint(work.folder) == str(work.folder / "checkpoint-10")
+
+
+def test_a_clip_report_names_a_stage_that_never_clipped_void(work):
+    quiet = [{"step": 1, "clip_ratio/low_mean": 0.0, "clip_ratio/high_mean": 0.0}]
+    busy = [*quiet, {"step": 2, "clip_ratio/low_mean": 0.2, "clip_ratio/high_mean": 0.0}]
+    assert _setup.clip_report(work, quiet)["void"] is True
+    report = _setup.clip_report(work, busy)
+    assert (report["low"], report["high"], report["void"], report["clips"]) == (0.1, 0.0, False, True)
+    assert _setup.clip_report(Work(work.config, "stage3_plain", work.run), busy) is None

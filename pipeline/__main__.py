@@ -30,12 +30,16 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of the conductor."""
-    arguments = _parser().parse_args(argv)
+    parser = _parser()
+    arguments, more = parser.parse_known_args(argv)
+    if more and (arguments.command == "compare" or any(word.startswith("-") or "=" not in word for word in more)):
+        parser.error(f"unrecognized arguments: {' '.join(more)}")
     if arguments.command == "compare":
         from pipeline.report import compare
 
         print(compare([Path(folder) for folder in arguments.runs]))
         return 0
+    arguments.overrides += more  # argparse leaves those that stand after a later option.
     config = load(arguments.config, arguments.overrides)
     checks.check(config)
     run = RunDir(config.output_dir, config.name)
@@ -92,7 +96,9 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
         command = [sys.executable, "-m", *command_of(config, name), *common]
         done = subprocess.run(command, env=child_environment(), check=False, preexec_fn=die_with_parent)
         if done.returncode:
-            raise UserError(f"{name} failed (exit status {done.returncode}); mend the cause and run the same command: it goes on here")
+            raise UserError(
+                f"{name} failed (exit status {done.returncode}); mend the cause and run the same command: it goes on here"
+            )
     print(f"[{_clock(time.monotonic() - began)}] report", flush=True)
     print(report(config, run))
 
@@ -130,12 +136,16 @@ def _clean(config: RunConfig, run: RunDir, phase: str) -> None:
 def plan(config: RunConfig, run: RunDir) -> str:
     """What `run` would do, phase by phase."""
     processes = checks.world_size(config)
-    lines = [f"run {config.name} in {run.root}: {processes} process{'es' if processes > 1 else ''}, deepspeed {config.launch.deepspeed or 'no'}"]
+    launch = f"{processes} process{'es' if processes > 1 else ''}, deepspeed {config.launch.deepspeed or 'no'}"
+    lines = [f"run {config.name} in {run.root}: {launch}"]
     for name in phase_names(config):
         reasons = stale_reasons(config, run, name)
-        state = "to do" if reasons is None else "; ".join(["STALE", *reasons]) if reasons else (run.record(name) or {})["status"]
+        state = (run.record(name) or {}).get("status", "to do")
+        if reasons:
+            state = "; ".join(["STALE", *reasons])
         lines.append(f"  {name:<24} {state:<10} {_what(config, name)}")
-    lines.append(f"  {'evaluation':<24} {'':<10} {config.evaluation.split} after every phase, greedy and {config.evaluation.samples} sampled")
+    evaluation = f"{config.evaluation.split} after every phase, greedy and {config.evaluation.samples} sampled"
+    lines.append(f"  {'evaluation':<24} {'':<10} {evaluation}")
     return "\n".join(lines)
 
 

@@ -162,7 +162,11 @@ def _model(config: RunConfig) -> Iterator[str]:
         for key in ("hidden_size", "vision_hidden_size"):
             if getattr(tiny, key) % 32:
                 yield f"model.tiny.{key}: {getattr(tiny, key)} must be a multiple of 32, the width of a head"
-    elif "/" in model.name_or_path and model.name_or_path[0] in "./~" and not Path(model.name_or_path).expanduser().is_dir():
+    elif (
+        "/" in model.name_or_path
+        and model.name_or_path[0] in "./~"
+        and not Path(model.name_or_path).expanduser().is_dir()
+    ):
         yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
     for key in sorted(set(model.peft or {}) - set(lora_fields())):
         yield f"model.peft.{key} is not a field of peft.LoraConfig; {_near(key, lora_fields())}"
@@ -257,7 +261,9 @@ def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
             yield f"{where}.trainer.{key}: {value!r} must be true or false"
         elif type(fields[key]) in (int, float) and not _number(value):
             yield f"{where}.trainer.{key}: {value!r} must be a number"
-        elif key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        elif (
+            key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
+        ):
             yield f"{where}.trainer.{key}: {value!r} must be a whole number of at least 1"
         elif key in POSITIVE and value is not None and (not _number(value) or value <= 0):
             yield f"{where}.trainer.{key}: {value!r} must be a number above 0"
@@ -334,15 +340,15 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
         if iterations == 1 and per_generation <= accumulation:
             yield (
                 f"{where}: asks for clipping (epsilon {clip[0]}, epsilon_high {clip[1]}) but cannot clip: every rollout gets "
-                f"exactly one optimizer step, so the ratio is always 1. Set trainer.num_iterations above 1 (now {iterations}), or "
-                f"steps_per_generation above gradient_accumulation_steps (now {per_generation} and {accumulation})"
+                f"exactly one optimizer step, so the ratio is always 1. Set trainer.num_iterations above 1 (now {iterations}), "
+                f"or steps_per_generation above gradient_accumulation_steps (now {per_generation} and {accumulation})"
             )
         if clip[0] >= 1:
-            yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so the lower bound would never act"
+            yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so it would never act"
     if trainer.get("use_vllm") and trainer.get("vllm_mode", "colocate") == "colocate":
         yield (
-            f"{where}.trainer.use_vllm: colocated vLLM expands image tokens twice in TRL 1.16 (its issue 6294) and would train on "
-            "wrong prompts; leave use_vllm false, or set vllm_mode: server"
+            f"{where}.trainer.use_vllm: colocated vLLM expands image tokens twice in TRL 1.16 (its issue 6294) and would train "
+            "on wrong prompts; leave use_vllm false, or set vllm_mode: server"
         )
 
 

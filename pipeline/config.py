@@ -315,8 +315,8 @@ def _full_stage_key(key: str, merged: Any) -> str:
     if len(names) != 1:
         known = [str(name) for name in stages]
         near = difflib.get_close_matches(rest[0], known, 1)
-        hint = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known) or 'none'}"
-        raise UserError(f"{rest[0]!r} is not one of this run's stages; {hint}")
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{rest[0]!r} is not one of this run's stages; {hint}there are: {', '.join(known) or 'none'}")
     return ".".join([first, names[0], *rest[1:]])
 
 

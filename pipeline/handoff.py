@@ -31,9 +31,13 @@ def checkpoint(run: RunDir, name: str) -> Path:
     if found is None:
         problems.append(f"{folder} holds no *.safetensors; only safetensors are read")
     elif found != record["weights"]:
-        problems.append(f"{folder}: weights changed since {name} finished (recorded {record['weights'][:12]}, found {found[:12]})")
+        problems.append(
+            f"{folder}: weights changed since {name} finished (recorded {record['weights'][:12]}, found {found[:12]})"
+        )
     if problems:
-        raise UserError([f"{name} cannot be handed over: {problem}; restore it or redo it with --clean" for problem in problems])
+        raise UserError(
+            [f"{name} cannot be handed over: {problem}; restore it or redo it with --clean" for problem in problems]
+        )
     return folder
 
 

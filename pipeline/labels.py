@@ -56,7 +56,9 @@ class LabelSet:
         object.__setattr__(self, "_lookup", lookup)
 
     @classmethod
-    def of(cls, names: Iterable[str], aliases: Mapping[str, Iterable[str]] | None = None, **kwargs: Mapping[str, str]) -> LabelSet:
+    def of(
+        cls, names: Iterable[str], aliases: Mapping[str, Iterable[str]] | None = None, **kwargs: Mapping[str, str]
+    ) -> LabelSet:
         """Build a label set from any iterables."""
         return cls(tuple(names), {k: tuple(v) for k, v in (aliases or {}).items()}, **kwargs)
 

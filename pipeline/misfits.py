@@ -49,7 +49,11 @@ def misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
     elif hint in _SCALARS:
         words, accepted = _SCALARS[hint]
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
-            quote = "; YAML reads this word as a truth value, so quote it" if hint is str and isinstance(value, bool) else ""
+            quote = (
+                "; YAML reads this word as a truth value, so quote it"
+                if hint is str and isinstance(value, bool)
+                else ""
+            )
             yield f"{key}: {value!r} must be {words}{quote}"
 
 

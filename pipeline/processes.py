@@ -13,7 +13,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def die_with_parent() -> None:
-    """Ask the kernel to end this process when its parent dies (for ``preexec_fn``), so that nothing trains on after `kill -9`.
+    """Ask the kernel to end this process when its parent dies, so that nothing trains on after `kill -9`.
 
     Only Linux has the call; elsewhere this does nothing.
     """

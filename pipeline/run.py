@@ -24,6 +24,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.errors import UserError
+
 BASE = "base"
 COT = "cot"
 
@@ -58,12 +60,21 @@ class RunDir:
         return self.phase(name) / ("manifest.json" if name == COT else "stage.json")
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """A phase's record, or None when there is none yet."""
+        """A phase's record, or None when there is none yet.
+
+        Raises:
+            UserError: when the file is no JSON object; records are written atomically, so something else wrote it.
+        """
+        path = self.record_path(name)
         try:
-            record: dict[str, Any] = json.loads(self.record_path(name).read_text())
-            return record
+            record = json.loads(path.read_text())
         except FileNotFoundError:
             return None
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise UserError(f"{path} is not a record (a JSON object); delete it, or add --clean {name}")
+        return record
 
     def final(self, name: str) -> Path:
         """The checkpoint a stage hands over."""

@@ -37,7 +37,11 @@ def lora_fields() -> dict[str, Any]:
     """Field names of peft.LoraConfig with their default values."""
     peft = _package("peft")
     fields: dict[str, Any] = {}
-    for file, name in (("config.py", "PeftConfigMixin"), ("config.py", "PeftConfig"), ("tuners/lora/config.py", "LoraConfig")):
+    for file, name in (
+        ("config.py", "PeftConfigMixin"),
+        ("config.py", "PeftConfig"),
+        ("tuners/lora/config.py", "LoraConfig"),
+    ):
         fields |= _class_fields(peft / file, name)
     return fields
 

@@ -24,6 +24,7 @@ declare_torchvision_ops()
 
 import torch  # noqa: E402
 from transformers import AutoProcessor, TrainerCallback  # noqa: E402
+from transformers.integrations import is_deepspeed_zero3_enabled  # noqa: E402
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # noqa: E402
 
 if TYPE_CHECKING:
@@ -225,12 +226,12 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         facts: more entries of the record.
     """
     final = work.run.final(work.name)
-    if work.config.model.peft is not None:
-        if trainer.accelerator.is_main_process:
-            merged = trainer.accelerator.unwrap_model(trainer.model).merge_and_unload()
-            merged.save_pretrained(final)
-    else:
-        trainer.save_model(str(final))  # All ranks: ZeRO-3 gathers the weights here.
+    if is_deepspeed_zero3_enabled():
+        trainer.save_model(str(final))  # All ranks: the weights are gathered here.
+    elif trainer.accelerator.is_main_process:
+        # Not save_model: under ZeRO-1 and 2 it clones tied weights and would write lm_head beside the embeddings.
+        model = trainer.accelerator.unwrap_model(trainer.model)
+        (model if work.config.model.peft is None else model.merge_and_unload()).save_pretrained(final)
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         load_processor(parent, work.config).save_pretrained(final)

@@ -11,6 +11,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.handoff import parent_checkpoint
 from pipeline.phases import parent_of, stale_reasons, start_record
+from pipeline.processes import die_with_parent
 from pipeline.provenance import provenance
 from pipeline.run import RunDir, write_json
 from stages import _launch
@@ -37,6 +38,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
         raise UserError(f"{name} is a {stage.algorithm} stage: python -m stages.{stage.algorithm} --stage {arguments.stage}")
     work = Work(config, name, run)
     if arguments.worker:
+        die_with_parent()  # Of torchrun too, which a kill -9 leaves no time to end its workers.
         declare_torchvision_ops()  # Before transformers and trl are imported.
         train(work)
         return 0

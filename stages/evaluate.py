@@ -21,6 +21,7 @@ from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.handoff import checkpoint
 from pipeline.phases import differences, evaluation_inputs
+from pipeline.processes import die_with_parent
 from pipeline.run import BASE, RunDir, read_jsonl, write_atomic, write_json
 from pipeline.tasks import Example, Task, load_task
 from stages import _launch
@@ -50,14 +51,16 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
     """Evaluate a phase in processes of its own unless that is done, then write its report."""
     folder, work = run.phase(name), Work(config, name, run)
     checkpoint(run, name)
-    record_path = folder / "evaluation.json"
+    record_path, page = folder / "evaluation.json", folder / "report" / "index.html"  # The page is the report's last file.
     wanted = {**json.loads(json.dumps(evaluation_inputs(config))), "weights": (run.record(name) or {})["weights"]}
     record = json.loads(record_path.read_text()) if record_path.exists() else None
     if record is None or differences(record["inputs"], wanted):
-        for part in folder.glob("predictions*.jsonl"):
-            part.unlink()  # Made from other weights, rows or settings.
+        for made in (*folder.glob("predictions*.jsonl"), page):
+            made.unlink(missing_ok=True)  # From other weights, rows or settings.
         record = {"status": "running", "inputs": wanted}
         write_json(record_path, record)
+    if record["status"] == "complete" and page.exists():
+        return 0
     task = load_task(config.task, run.cache)
     if record["status"] != "complete":
         argv = ["--stage", name, "--config", str(_snapshot(config, run))]
@@ -66,6 +69,8 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
         merge(config, run, name, task)
         problems = task.select(config.evaluation.split).problem_counts
         write_json(record_path, {**record, "status": "complete", "problems": problems})
+        for part in folder.glob("predictions.part*.jsonl"):
+            part.unlink()  # Only now: until the record says complete, they are what a killed evaluation goes on from.
     from pipeline.report import write_stage_report
 
     write_stage_report(folder, task.labels)
@@ -96,11 +101,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: {config.evaluation.split} asked {asked}; batches of {config.evaluation.batch_size}")
         return 0
     if arguments.worker:
+        die_with_parent()
         answer_all(Work(config, name, run))
         return 0
     with _launch.only_one(run.phase(name)):
         if arguments.clean:
             (run.phase(name) / "evaluation.json").unlink(missing_ok=True)
+        (run.phase(name) / "report" / "index.html").unlink(missing_ok=True)  # Asked for by name, the report is made anew.
         return evaluate(config, run, name)
 
 
@@ -162,8 +169,6 @@ def merge(config: RunConfig, run: RunDir, name: str, task: Task) -> None:
     if missing:
         raise UserError(f"{name}: {len(missing)} of {len(keys)} answers are missing (first: {missing[0]}); run it again")
     write_atomic(folder / "predictions.jsonl", "".join(json.dumps(answers[key], ensure_ascii=False) + "\n" for key in keys))
-    for part in folder.glob("predictions.part*.jsonl"):
-        part.unlink()
 
 
 def mend_parts(folder: Path) -> None:

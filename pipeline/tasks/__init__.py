@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
-from pipeline.run import digest
 from pipeline.response import Malformed, parse
+from pipeline.run import digest
 
 if TYPE_CHECKING:
     from pipeline.config import TaskConfig

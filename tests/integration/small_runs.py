@@ -52,17 +52,30 @@ class Small:
             **how,
         )
 
-    def run(self, module: str, *words: str, name: str = "small", code: int = 0, timeout: float = 500, **how: Any) -> str:
+    def run(
+        self, module: str, *words: str, name: str = "small", code: int = 0, timeout: float = 500, **how: Any
+    ) -> str:
         """Run an entry point to its end; its output. Fails the test when the exit code is not `code`."""
         process = self.start(module, *words, name=name, **how)
         output, _ = process.communicate(timeout=timeout)
-        assert process.returncode == code, f"{module} {words}: exit code {process.returncode}, not {code}\n{output[-5000:]}"
+        assert process.returncode == code, (
+            f"{module} {words}: exit code {process.returncode}, not {code}\n{output[-5000:]}"
+        )
         return output
 
     def end_when(
-        self, happened: Callable[[], bool], signal: int, module: str, *words: str, name: str = "small"
+        self,
+        happened: Callable[[], bool],
+        signal: int,
+        module: str,
+        *words: str,
+        name: str = "small",
+        group: bool = False,
     ) -> tuple[int, str]:
-        """Start an entry point, send it (alone) a signal as soon as something happened, and wait until all it started is gone.
+        """Start an entry point, send it a signal as soon as something happened, and wait until all it started is gone.
+
+        Args:
+            group: send the signal to all it started too, as a terminal does, not to it alone.
 
         Returns:
             Its exit code and output.
@@ -74,7 +87,10 @@ class Small:
                 assert process.poll() is None, f"it ended before: {process.communicate()[0][-3000:]}"
                 assert time.monotonic() < deadline, "it did not happen in time"
                 time.sleep(0.002)
-            process.send_signal(signal)
+            if group:
+                os.killpg(process.pid, signal)
+            else:
+                process.send_signal(signal)
             output, _ = process.communicate(timeout=60)  # Ends when the last process that holds the pipe does.
             assert self.processes(name, wait=20) == []
             return process.returncode, output
@@ -89,7 +105,9 @@ class Small:
             found = []
             for process in psutil.process_iter(["cmdline", "status"]):
                 words = process.info["cmdline"] or []
-                ours = any(str(self.root) in word for word in words) and any(mark in word for mark in marks for word in words)
+                ours = any(str(self.root) in word for word in words) and any(
+                    mark in word for mark in marks for word in words
+                )
                 if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
                     found.append(" ".join(words))
             if not found or time.monotonic() > deadline:
@@ -115,13 +133,23 @@ def steps(run: RunDir, name: str) -> list[int]:
 
 def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
     """(size, time of change in ns) of every file below a folder."""
-    return {str(path): (path.stat().st_size, path.stat().st_mtime_ns) for path in sorted(folder.rglob("*")) if path.is_file()}
+    return {
+        str(path): (path.stat().st_size, path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file()
+    }
 
 
 def in_fresh_process(code: str, *words: object) -> Any:
-    """What a Python program prints as its last line, read as JSON; it knows nothing of this repository."""
+    """What a Python program prints as its last line, read as JSON. Of this repository it finds pipeline.compat and the rest."""
     done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, words)], cwd="/", capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", code, *map(str, words)],
+        cwd="/",
+        env={**os.environ, "PYTHONPATH": str(HERE.parent.parent)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])

@@ -21,7 +21,9 @@ def exists(path: Path) -> Callable[[], bool]:
     return path.exists
 
 
-def test_killed_in_every_phase_a_run_ends_as_if_undisturbed(small: Small, whole_run: tuple[RunDir, str], tmp_path: Path):
+def test_killed_in_every_phase_a_run_ends_as_if_undisturbed(
+    small: Small, whole_run: tuple[RunDir, str], tmp_path: Path
+):
     undisturbed, _ = whole_run
     short = tmp_path / "until_baseline.yaml"
     short.write_text(yaml.safe_dump({**yaml.safe_load(small.config.read_text()), "stages": {}}))
@@ -55,9 +57,11 @@ def test_killed_in_every_phase_a_run_ends_as_if_undisturbed(small: Small, whole_
 def test_ctrl_c_ends_with_130_and_says_how_to_go_on(small: Small, whole_run: tuple[RunDir, str]):
     run = small.copy_of("small", "interrupted", "base", "cot")
     started = run.phase(BASELINE) / "logs" / "sft-001.log"
-    code, output = small.end_when(started.exists, signal.SIGINT, "stages.sft", "--stage", "baseline", name="interrupted")
+    code, output = small.end_when(started.exists, signal.SIGINT, "pipeline run", name="interrupted", group=True)
     assert code == 130
     assert "the same command goes on" in output
+    assert "Traceback" not in output
+    assert run.record(BASELINE)["status"] == "running"
 
 
 def test_a_save_that_finds_no_room_fails_with_the_log_and_is_mended_by_the_same_command(

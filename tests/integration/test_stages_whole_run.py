@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from small_runs import STAGES, Small, in_fresh_process, snapshot, steps, weights
 
-from pipeline.run import RunDir, read_jsonl
+from pipeline.run import RunDir, file_digest, read_jsonl
 
 pytestmark = pytest.mark.slow
 PHASES = ["base", *STAGES]
@@ -99,12 +99,14 @@ def test_a_stage_four_that_cannot_clip_is_refused_at_planning(small):
 
 
 def test_a_second_run_skips_everything(small, run):
-    before = snapshot(run.root)
+    before, rows = snapshot(run.root), file_digest(run.cot / "train.parquet")
     small.run("pipeline run")
     after = snapshot(run.root)
-    written = {path for path in after if after[path] != before.get(path)}
     assert set(before) == set(after)  # No worker was started: it would have left a log.
-    assert not [path for path in written if "report" not in Path(path).parts]
+    written = {Path(path).relative_to(run.root).parts[0] for path in after if after[path] != before[path]}
+    assert written <= {"cot", "report"}  # Both are put together anew from what is there.
+    assert json.loads((run.cot / "manifest.json").read_text())["requests_this_time"] == 0
+    assert file_digest(run.cot / "train.parquet") == rows
 
 
 def test_a_changed_setting_of_a_finished_stage_is_refused_by_name(small, run):

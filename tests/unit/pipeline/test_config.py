@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
@@ -54,7 +55,11 @@ def test_numbers_such_as_1e_5_are_numbers_in_files_and_overrides(small: Path) ->
     assert load(small).stages["stage1_sft"].trainer["learning_rate"] == 1e-5
     trainer = load(small, ["stages.stage1_sft.trainer.learning_rate=2e-6"]).stages["stage1_sft"].trainer
     assert trainer["learning_rate"] == 2e-6
-    trainer = load(small, ["stages.stage1_sft.trainer={learning_rate: 3E-7, betas: [1e-1, 2e-1]}"]).stages["stage1_sft"].trainer
+    trainer = (
+        load(small, ["stages.stage1_sft.trainer={learning_rate: 3E-7, betas: [1e-1, 2e-1]}"])
+        .stages["stage1_sft"]
+        .trainer
+    )
     assert (trainer["learning_rate"], trainer["betas"]) == (3e-7, [0.1, 0.2])
 
 
@@ -84,7 +89,7 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_right_one(tmp_path: Path,
         ("launch.num_processes=two", "launch.num_processes: 'two' must be a whole number"),
         ("model.trust_remote_code=maybe", "model.trust_remote_code: 'maybe' must be true or false"),
         ("task.labels=joy", "task.labels: 'joy' must be a list, for example [joy]"),
-        ("task.labels=[yes, no]", "task.labels[0]: True must be text; YAML reads this word as a truth value, so quote it"),
+        ("task.labels=[yes]", "task.labels[0]: True must be text; YAML reads this word as a truth value, so quote it"),
         ("task.aliases={joy: happy}", "task.aliases.joy: 'happy' must be a list"),
         ("task.options=3", "task.options: 3 must be a mapping of keys"),
         ("task.question=a: b", "task.question: {'a': 'b'} must be text"),
@@ -96,7 +101,9 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_right_one(tmp_path: Path,
         ("name=null", "name: None must be text"),
     ],
 )
-def test_a_value_of_a_wrong_type_is_told_with_its_key_and_what_it_must_be(small: Path, override: str, words: str) -> None:
+def test_a_value_of_a_wrong_type_is_told_with_its_key_and_what_it_must_be(
+    small: Path, override: str, words: str
+) -> None:
     told = problems(small, override)
     assert len(told) == 1
     assert words in told[0]
@@ -106,7 +113,13 @@ def test_a_value_of_a_wrong_type_is_told_with_its_key_and_what_it_must_be(small:
 def test_all_problems_of_a_file_are_told_at_once(tmp_path: Path) -> None:
     told = problems(write(tmp_path, "sed: 1\nseed: x\ntask: {}\nstages: {stage1_a: {init_from: 3, freeze: no}}"))
     text = "\n".join(told)
-    for words in ("sed is not", "seed: 'x'", "task.name is missing", "name is missing", "stages.stage1_a.algorithm is missing"):
+    for words in (
+        "sed is not",
+        "seed: 'x'",
+        "task.name is missing",
+        "name is missing",
+        "stages.stage1_a.algorithm is missing",
+    ):
         assert words in text
     assert "stages.stage1_a.freeze: False must be a list" in text
     assert len(told) == 6
@@ -223,7 +236,9 @@ def test_of_several_bases_the_last_wins(tmp_path: Path, small: Path) -> None:
     assert (config.name, config.seed, config.model.dtype) == ("top", 2, "float32")
 
 
-def test_a_base_is_found_beside_the_file_that_names_it(tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_base_is_found_beside_the_file_that_names_it(
+    tmp_path: Path, small: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "inner").mkdir()
     top = write(tmp_path / "inner", "base: ../run.yaml", "top.yaml")
     monkeypatch.chdir("/")
@@ -290,19 +305,10 @@ def test_one_file_as_a_dataclass_takes_whole_numbers_and_1e_5_for_floats(tmp_pat
         load_typed(OpenAIConfig, write(tmp_path, "temperatur: 1"))
 
 
-def test_loading_and_checking_never_import_torch(run_code) -> None:
-    loaded = run_code(
+def test_loading_and_checking_never_import_torch(repo_root: Path) -> None:
+    code = (
         "import sys; from pipeline import checks; from pipeline.config import load; checks.check(load('demo'));"
         "print([name for name in ('torch', 'transformers', 'trl', 'deepspeed', 'peft') if name in sys.modules])"
     )
-    assert loaded.strip() == "[]"
-
-
-@pytest.fixture
-def run_code(repo_root: Path):
-    import subprocess
-
-    def run(code: str) -> str:
-        return subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=True).stdout
-
-    return run
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -493,6 +493,12 @@ def parquet_task(root: Path, **keys: Any) -> Task:
     return load_task(TaskConfig(name="parquet", path=str(root), **keys), root.parent / "cache")
 
 
+def extracted(cache: Path) -> Path:
+    """Where the one parquet task of a test keeps the images of its train split."""
+    (own,) = cache.glob("parquet-*")
+    return own / "images" / "train"
+
+
 def images(rows: int, start: int = 0) -> list[dict[str, Any]]:
     return [{"bytes": jpeg(n), "path": f"{n}.png"} for n in range(start, start + rows)]
 
@@ -511,7 +517,7 @@ def test_a_parquet_folder_is_read(tmp_path: Path) -> None:
     )
     assert [row.image.read_bytes() for row in split.examples] == [jpeg(n) for n in range(5)]
     assert {row.image.suffix for row in split.examples} == {".jpg"}  # By the bytes, not by the name they came with.
-    assert {row.image.parent for row in split.examples} == {tmp_path / "cache/images/train"}
+    assert {row.image.parent for row in split.examples} == {extracted(tmp_path / "cache")}
 
 
 @pytest.mark.parametrize("folder", ["", "data"])
@@ -616,7 +622,7 @@ def test_no_id_can_choose_where_its_image_is_written(tmp_path: Path) -> None:
     table(tmp_path / "data", "train.parquet", {"image": images(6), "label": ["cat"] * 6, "id": names})
     split = parquet_task(tmp_path / "data").read("train")
     assert ids(split) == names
-    assert {row.image.parent for row in split.examples} == {tmp_path / "cache/images/train"}
+    assert {row.image.parent for row in split.examples} == {extracted(tmp_path / "cache")}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "data"]
 
 
@@ -643,7 +649,7 @@ def test_a_killed_extraction_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(parquet, "_write_once", killed_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         parquet_task(tmp_path / "data").read("train")
-    folder = tmp_path / "cache/images/train"
+    folder = extracted(tmp_path / "cache")
     before = {name: (folder / name).stat().st_mtime_ns for name in written}
     monkeypatch.setattr(parquet, "_write_once", real)
     assert len(parquet_task(tmp_path / "data").read("train").examples) == 6

@@ -20,7 +20,8 @@ from rewards.format import format_reward
 
 @pytest.fixture(scope="module")
 def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
-    return load_task(TaskConfig(name="scenes", options={"train": 2, "val": 1, "test": 1, "size": 32}), tmp_path_factory.mktemp("c"))
+    config = TaskConfig(name="scenes", options={"train": 2, "val": 1, "test": 1, "size": 32})
+    return load_task(config, tmp_path_factory.mktemp("scenes"))
 
 
 WELL_FORMED = [
@@ -85,7 +86,9 @@ def test_every_gold_answer_rendered_earns_the_accuracy_reward(task):
     ],
 )
 def test_the_whole_answer_has_to_spell_the_label(answer, earned, task):
-    assert accuracy_reward([f"<think>It is awe.</think><answer>{answer}</answer>"], label=["awe"], task=task) == [earned]
+    assert accuracy_reward([f"<think>It is awe.</think><answer>{answer}</answer>"], label=["awe"], task=task) == [
+        earned
+    ]
 
 
 def test_the_label_in_the_thinking_alone_earns_nothing(task):

@@ -14,7 +14,7 @@ from pipeline.run import RunDir, read_jsonl
 from pipeline.tasks import load_task
 from stages import evaluate
 from stages._launch import Work
-from stages.evaluate import Pass, merge, mend_parts, passes
+from stages.evaluate import Pass, mend_parts, merge, passes
 
 STAGE = "stage1_sft"
 
@@ -83,12 +83,12 @@ def test_processes_that_start_one_after_the_other_share_the_rows_without_a_gap(w
     assert len(list(work.folder.glob("predictions.part*.jsonl"))) == 3
     rows = merged(work)
     assert FixedAnswerer.asked == len(rows) == 10 * 3
-    assert list(work.folder.glob("predictions.part*")) == []
 
 
 def test_answers_do_not_depend_on_how_many_processes_gave_them(work, monkeypatch):
     answer_as(monkeypatch, work, 0, 1)
     alone = merged(work)
+    (work.folder / "predictions.part0.jsonl").unlink()
     for rank in (1, 0):
         answer_as(monkeypatch, work, rank, 2)
     assert merged(work) == alone

@@ -82,7 +82,9 @@ def test_every_weight_of_every_family_belongs_to_the_right_part(family):
     assert set(found) == set(_setup.PART_PREFIXES)
 
 
-@pytest.mark.parametrize("parts", [["vision"], ["connector"], ["language"], ["vision", "connector"], ["vision", "language"]])
+@pytest.mark.parametrize(
+    "parts", [["vision"], ["connector"], ["language"], ["vision", "connector"], ["vision", "language"]]
+)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_freeze_holds_exactly_the_named_parts(family, parts):
     model = model_of(family)
@@ -99,7 +101,8 @@ def test_freezing_a_part_the_model_lacks_or_everything_is_refused():
 
 
 def test_weights_under_peft_names_belong_to_the_same_parts():
-    assert _setup.part_of("base_model.model.model.vision_model.encoder.layers.0.self_attn.q_proj.lora_A.default.weight") == "vision"
+    adapter = "self_attn.q_proj.lora_A.default.weight"
+    assert _setup.part_of(f"base_model.model.model.vision_model.encoder.layers.0.{adapter}") == "vision"
     assert _setup.part_of("base_model.model.model.visual.merger.mlp.0.weight") == "connector"
 
 
@@ -107,7 +110,9 @@ def test_the_same_sizes_and_seed_make_the_same_tiny_model(tmp_path):
     from pipeline.run import weights_digest
     from stages.tiny import build_tiny
 
-    sizes = TinyConfig(hidden_size=32, layers=1, intermediate_size=32, vision_hidden_size=32, vision_layers=1, vocab_size=330)
+    sizes = TinyConfig(
+        hidden_size=32, layers=1, intermediate_size=32, vision_hidden_size=32, vision_layers=1, vocab_size=330
+    )
     for folder, seed in [("a", 0), ("b", 0), ("c", 1)]:
         build_tiny(tmp_path / folder, sizes, ["some words to learn"] * 3, seed)
     digests = [weights_digest(tmp_path / folder) for folder in "abc"]
@@ -132,7 +137,9 @@ def state(step: int, last: int = 10) -> SimpleNamespace:
 
 def test_a_resumed_journal_drops_the_steps_after_the_checkpoint_and_a_torn_line(work):
     path = work.folder / "metrics.jsonl"
-    path.write_text("".join(json.dumps({"step": step, "seconds": 2.0 * step}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "sec')
+    path.write_text(
+        "".join(json.dumps({"step": step, "seconds": 2.0 * step}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "sec'
+    )
     journal = _setup.Journal(work)
     journal.on_train_begin(None, state(2), None)
     for step in (3, 4):

@@ -1,0 +1,318 @@
+"""Every shipped configuration loads, breaks no rule, and names only options that the installed libraries have and accept.
+
+These tests import the training libraries; nothing is downloaded and no weights are made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import checks
+from pipeline.compat import declare_torchvision_ops
+from pipeline.config import CONFIGS, RunConfig, StageConfig, load, shipped_configs, to_plain
+from pipeline.phases import differences
+from pipeline.trainer_fields import UNKNOWN, lora_fields, trainer_fields
+
+RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
+PRESETS = [name for name in RUNS if name.startswith("emoset/")]
+MODELS = ["smolvlm_256m", "smolvlm_500m", "internvl3_1b", "qwen3_vl_2b"]
+FAMILIES = {
+    "HuggingFaceTB/SmolVLM-256M-Instruct": ("idefics3", "Idefics3ForConditionalGeneration", "Idefics3Processor"),
+    "HuggingFaceTB/SmolVLM-500M-Instruct": ("idefics3", "Idefics3ForConditionalGeneration", "Idefics3Processor"),
+    "OpenGVLab/InternVL3-1B-hf": ("internvl", "InternVLForConditionalGeneration", "InternVLProcessor"),
+    "Qwen/Qwen3-VL-2B-Instruct": ("qwen3_vl", "Qwen3VLForConditionalGeneration", "Qwen3VLProcessor"),
+}
+"""Hub name: the model type, model class and processor class its files name."""
+GPUS = 8
+
+
+@pytest.fixture
+def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "visible_gpus", lambda: GPUS)
+
+
+@pytest.fixture
+def emoset(tmp_path: Path) -> Path:
+    """An empty set in EmoSet's layout."""
+    labels = ["amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness"]
+    (tmp_path / "info.json").write_text(
+        json.dumps({"emotion": {"label2idx": {name: i for i, name in enumerate(labels)}}})
+    )
+    for split in ("train", "val", "test"):
+        (tmp_path / f"{split}.json").write_text("[]")
+    return tmp_path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _libraries() -> None:
+    declare_torchvision_ops()
+
+
+def stages_of(config: RunConfig) -> dict[str, StageConfig]:
+    return {**config.stages, **({"baseline": config.baseline} if config.baseline else {})}
+
+
+def trainer_class(algorithm: str) -> Any:
+    import trl
+
+    return {"sft": trl.SFTConfig, "grpo": trl.GRPOConfig}[algorithm]
+
+
+def test_the_presets_are_those_the_readme_may_name() -> None:
+    assert sorted(PRESETS) == sorted(
+        f"emoset/{model}{variant}.yaml" for model in MODELS for variant in ("", "_lora", "_8gpu")
+    )
+    assert len([name for name in RUNS if name.startswith("ablations/")]) == 4
+    assert "demo.yaml" in RUNS
+
+
+@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.usefixtures("eight_gpus")
+def test_every_shipped_config_loads_and_breaks_no_rule(name: str, emoset: Path) -> None:
+    config = load(name)
+    if (
+        config.task.path is not None
+    ):  # The data are the user's to bring; that they are missing is told, and nothing else.
+        config = load(name, [f"task.path={emoset}"])
+    checks.check(config)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_preset_without_its_data_says_where_to_put_them(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "visible_gpus", lambda: GPUS)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(checks.UserError) as caught:
+        checks.check(load(name))
+    told = "task.path: 'data/EmoSet-118K' does not exist; set it to the root of the emoset data"
+    assert caught.value.problems == [told]
+
+
+@pytest.mark.parametrize("algorithm", ["sft", "grpo"])
+def test_option_names_and_defaults_read_from_source_are_those_of_the_real_class(algorithm: str) -> None:
+    real = {field.name: field.default for field in dataclasses.fields(trainer_class(algorithm))}
+    assert_same(trainer_fields(algorithm), real, computed={"optim", "include_for_metrics"})
+
+
+def test_lora_names_and_defaults_read_from_source_are_those_of_the_real_class() -> None:
+    import peft
+
+    real = {field.name: field.default for field in dataclasses.fields(peft.LoraConfig)}
+    assert_same(lora_fields(), real, computed={"rank_pattern", "alpha_pattern", "loftq_config", "runtime_config"})
+
+
+def assert_same(read: dict[str, Any], real: dict[str, Any], computed: set[str]) -> None:
+    assert set(read) == set(real)
+    assert {name for name, default in read.items() if default is UNKNOWN} == computed
+    assert {name: read[name] for name in real if name not in computed} == {
+        name: default for name, default in real.items() if name not in computed
+    }
+
+
+def test_options_set_by_the_pipeline_itself_exist_in_the_libraries() -> None:
+    both = set(trainer_fields("sft")) | set(trainer_fields("grpo"))
+    for names in (checks.OWNED, checks.WHOLE, checks.POSITIVE, checks.NOT_NEGATIVE):
+        assert set(names) - {"resume_from_checkpoint"} <= both
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_trl_accepts_every_trainer_block(name: str, tmp_path: Path) -> None:
+    config = load(name)
+    for stage in stages_of(config).values():
+        made = trainer_class(stage.algorithm)(
+            output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **stage.trainer
+        )
+        for key, value in stage.trainer.items():
+            found = getattr(made, key)
+            assert getattr(found, "value", found) == value, key
+
+
+@pytest.mark.parametrize("name", [name for name in RUNS if load(name).model.peft is not None])
+def test_peft_accepts_every_peft_block(name: str) -> None:
+    import peft
+
+    block = load(name).model.peft
+    assert block is not None
+    made = peft.LoraConfig(**block)
+    assert (made.r, made.lora_alpha) == (block["r"], block["lora_alpha"])
+
+
+@pytest.mark.parametrize("path", sorted((CONFIGS / "deepspeed").glob("*.json")), ids=lambda path: path.stem)
+def test_deepspeed_accepts_every_shipped_json(path: Path, tmp_path: Path) -> None:
+    from deepspeed.runtime.config import DeepSpeedConfig
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    arguments = trainer_class("sft")(
+        output_dir=str(tmp_path), use_cpu=True, bf16=False, per_device_train_batch_size=4, gradient_accumulation_steps=2
+    )
+    settings = HfTrainerDeepSpeedConfig(str(path))
+    settings.trainer_config_process(arguments)
+    assert '"auto"' not in json.dumps(settings.config)
+    made = DeepSpeedConfig(settings.config)
+    assert (made.train_micro_batch_size_per_gpu, made.gradient_accumulation_steps) == (4, 2)
+    assert made.zero_optimization_stage == int(re.findall(r"\d", path.stem)[0])
+    assert (made.zero_config.offload_optimizer is not None) == path.stem.endswith("offload")
+    assert made.zero_config.gather_16bit_weights_on_model_save == (made.zero_optimization_stage == 3)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_variant_of_a_model_updates_on_the_same_global_batch(name: str) -> None:
+    config = load(name)
+    for stage in stages_of(config).values():
+        batch = stage.trainer["per_device_train_batch_size"] * stage.trainer["gradient_accumulation_steps"]
+        assert batch * (config.launch.num_processes or 1) == {"sft": 64, "grpo": 128}[stage.algorithm]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_variants_differ_from_their_model_only_in_what_they_are_named_for(model: str) -> None:
+    full = to_plain(load(f"emoset/{model}"))
+    lora = changed(full, to_plain(load(f"emoset/{model}_lora")))
+    assert lora == {"name", "peft", "learning_rate"}
+    eight = changed(full, to_plain(load(f"emoset/{model}_8gpu")))
+    batches = {"per_device_train_batch_size", "gradient_accumulation_steps"}
+    assert {"name", "num_processes", "deepspeed"} <= eight <= {"name", "num_processes", "deepspeed"} | batches
+
+
+def changed(old: Any, new: Any) -> set[str]:
+    return {difference.split(":")[0].rpartition(".")[2] for difference in differences(old, new)}
+
+
+@pytest.mark.parametrize(
+    ("name", "clip"),
+    [
+        ("clip_symmetric", (0.2, 0.2)),
+        ("clip_high_tight", (0.2, 0.1)),
+        ("clip_low_tight", (0.1, 0.2)),
+        ("clip_both_tight", (0.1, 0.1)),
+    ],
+)
+def test_an_ablation_differs_from_the_demo_only_in_the_clip_range_of_stage_4(
+    name: str, clip: tuple[float, float]
+) -> None:
+    config = load(f"ablations/{name}")
+    assert checks.clip_range(config.stage("4")) == clip
+    assert changed(to_plain(load("demo")), to_plain(config)) <= {"name", "epsilon", "epsilon_high"}
+    assert config.name == f"demo_{name}"
+
+
+def test_the_demo_s_stage_4_is_the_tight_high_reading() -> None:
+    assert load("demo").stages == load("ablations/clip_high_tight").stages
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_a_preset_s_model_and_processor_classes_are_in_the_installed_transformers(model: str) -> None:
+    import transformers
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES as MODEL_CLASSES
+    from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES as PROCESSOR_CLASSES
+
+    kind, model_class, processor_class = FAMILIES[load(f"emoset/{model}").model.name_or_path or ""]
+    assert MODEL_CLASSES[kind] == model_class
+    assert PROCESSOR_CLASSES[kind] == processor_class
+    assert hasattr(transformers, model_class)
+    assert hasattr(transformers, processor_class)
+    comment = (CONFIGS / "emoset" / f"{model}.yaml").read_text()
+    assert f"# {model_class}, {processor_class}" in comment
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_lora_reaches_every_language_layer_and_nothing_else(model: str) -> None:
+    from stages._setup import freeze
+
+    net = skeleton(FAMILIES[load(f"emoset/{model}").model.name_or_path or ""][0])
+    pattern = (load(f"emoset/{model}_lora").model.peft or {})["target_modules"]
+    names = [name for name, _ in net.named_modules() if re.fullmatch(pattern, name)]
+    assert len(names) == 7 * 2  # q, k, v, o, gate, up, down of two layers
+    freeze(net, ["vision"])
+    frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
+    assert frozen
+    assert not [name for name in frozen if any(name.startswith(target) for target in names)]
+
+
+def skeleton(kind: str) -> Any:
+    """A model of this type with two layers a side, without memory."""
+    import torch
+    from transformers import AutoConfig, AutoModelForImageTextToText
+
+    config = AutoConfig.for_model(kind)
+    config.text_config.pad_token_id = 0
+    for part in (config.text_config, config.vision_config):
+        for key in ("num_hidden_layers", "depth"):
+            if hasattr(part, key):
+                setattr(part, key, 2)
+    if kind == "qwen3_vl":
+        config.vision_config.deepstack_visual_indexes = [0]
+    with torch.device("meta"):
+        return AutoModelForImageTextToText.from_config(config)
+
+
+@pytest.mark.parametrize(
+    ("model", "tokens"), [("smolvlm_256m", 64), ("smolvlm_500m", 64), ("internvl3_1b", 256), ("qwen3_vl_2b", 234)]
+)
+def test_the_processor_arguments_limit_the_tokens_of_an_image(model: str, tokens: int, tmp_path: Path) -> None:
+    from PIL import Image
+    from transformers import AutoProcessor
+
+    arguments = load(f"emoset/{model}").model.processor
+    image = Image.new("RGB", (1024, 768), "teal")
+    kind = FAMILIES[load(f"emoset/{model}").model.name_or_path or ""][0]
+    as_published(kind).save_pretrained(tmp_path / "hub")
+    published = image_tokens(AutoProcessor.from_pretrained(tmp_path / "hub"), kind, image)
+    limited = AutoProcessor.from_pretrained(tmp_path / "hub", **arguments)
+    assert image_tokens(limited, kind, image) == tokens < published
+    limited.save_pretrained(
+        tmp_path / "final"
+    )  # What a stage hands over keeps the limit for those who load it as it is.
+    assert image_tokens(AutoProcessor.from_pretrained(tmp_path / "final"), kind, image) == tokens
+
+
+def as_published(kind: str) -> Any:
+    """A processor with the image settings of the published checkpoint and a tokenizer that knows the image tokens alone."""
+    import transformers
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    def tokenizer(*special: str, **named: str) -> Any:
+        words = Tokenizer(models.WordLevel({"[UNK]": 0, "[PAD]": 1}, unk_token="[UNK]"))
+        words.pre_tokenizer = pre_tokenizers.Whitespace()
+        more: dict[str, Any] = (
+            {"additional_special_tokens": list(special)} if special else {"extra_special_tokens": named}
+        )
+        return transformers.PreTrainedTokenizerFast(
+            tokenizer_object=words, unk_token="[UNK]", pad_token="[PAD]", **more
+        )
+
+    if kind == "idefics3":
+        tiles = [f"<row_{row}_col_{column}>" for row in range(1, 7) for column in range(1, 7)]
+        words = tokenizer("<fake_token_around_image>", "<image>", "<end_of_utterance>", "<global-img>", *tiles)
+        images = transformers.Idefics3ImageProcessor(
+            size={"longest_edge": 2048}, max_image_size={"longest_edge": 512}, do_image_splitting=True
+        )
+        return transformers.Idefics3Processor(images, words, image_seq_len=64)
+    if kind == "internvl":
+        words = tokenizer(
+            start_image_token="<img>",
+            end_image_token="</img>",
+            context_image_token="<IMG_CONTEXT>",
+            video_token="<video>",
+        )
+        images = transformers.GotOcr2ImageProcessor(size={"height": 448, "width": 448}, min_patches=1, max_patches=12)
+        return transformers.InternVLProcessor(images, words, transformers.InternVLVideoProcessor())
+    images = transformers.Qwen2VLImageProcessor(
+        size={"longest_edge": 16777216, "shortest_edge": 65536}, patch_size=16, temporal_patch_size=2, merge_size=2
+    )
+    words = tokenizer("<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|vision_end|>")
+    return transformers.Qwen3VLProcessor(images, words, transformers.Qwen3VLVideoProcessor())
+
+
+def image_tokens(processor: Any, kind: str, image: Any) -> int:
+    if kind == "qwen3_vl":  # Its processor writes one token per merged patch of the grid.
+        return int(processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"].prod()) // 4
+    marker = {"idefics3": "<image>", "internvl": "<IMG_CONTEXT>"}[kind]
+    ids = processor(text=[marker], images=[[image]], return_tensors="pt")["input_ids"]
+    return int((ids == processor.tokenizer.convert_tokens_to_ids(marker)).sum())

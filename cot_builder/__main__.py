@@ -14,30 +14,25 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pipeline import command_line
+
 if TYPE_CHECKING:
     from cot_builder.build import Plan
     from pipeline.config import RunConfig
 
 INCOMPLETE = 3
-INTERRUPTED = 130
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; gives the exit code."""
-    arguments = _parser().parse_args(argv)
-    from pipeline.errors import UserError
+    """The entry point of the builder."""
+    arguments = command_line.parse(_parser(), argv)
 
-    try:
+    def work() -> int:
         from pipeline.config import load
 
-        config = load(arguments.config, arguments.overrides)
-        return int(arguments.run(config, arguments))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print("\nstopped; run the same command again to go on", file=sys.stderr)
-        return INTERRUPTED
+        return int(arguments.run(load(arguments.config, arguments.overrides), arguments))
+
+    return command_line.status(work)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -56,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
             "overrides", nargs="*", metavar="a.b=c", help="values that take precedence over the file's"
         )
         command.set_defaults(run=run)
-        if name == "build":
+        if name != "stats":
             command.add_argument(
                 "--dry-run", action="store_true", help="resolve and check everything, print it and stop"
             )
@@ -115,6 +110,9 @@ def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
     from cot_builder.journal import Journal
 
     plan = build.plan(config)
+    if arguments.dry_run:
+        print(_describe(plan))
+        return 0
     with Journal(plan.folder / "journal") as journal:
         asyncio.run(build.preview(plan, journal, arguments.rows, print))
     return 0

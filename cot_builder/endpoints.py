@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import sys
 import time
 
 import openai
@@ -43,8 +44,10 @@ class Endpoint:
 class Pool:
     """Hands out the least loaded endpoint that works, and knows when none has for `patience` seconds."""
 
-    def __init__(self, endpoints: list[Endpoint], patience: float) -> None:
+    def __init__(self, endpoints: list[Endpoint], patience: float, cure: str = "") -> None:
         self.endpoints, self.patience = endpoints, patience
+        self.cure = cure
+        """What a person can do when no endpoint answers."""
         self.why_down: str | None = None
         self._failing_since: float | None = None
         self._changed = asyncio.Condition()
@@ -93,7 +96,11 @@ class Pool:
             pause = min(_FIRST_PAUSE * 2 ** (endpoint.failures - 1), _LONGEST_PAUSE) * random.uniform(0.8, 1.2)
             endpoint.resting_until = now + max(pause, failure.pause)
         if all(other.failures for other in self.endpoints):
-            self._failing_since = self._failing_since or now
+            urls = ", ".join(other.url for other in self.endpoints)
+            why = f"({failure.kind}: {failure}){f'; {self.cure}' if self.cure else ''}"
+            if self._failing_since is None:
+                self._failing_since = now
+                if failure.absent and self.patience:  # Said at once, so that nobody waits without knowing for what.
+                    print(f"no reply from {urls}, trying for {self.patience:g} s {why}", file=sys.stderr, flush=True)
             if now - self._failing_since >= self.patience:
-                urls = ", ".join(other.url for other in self.endpoints)
-                self.stop(f"no reply from {urls} for {self.patience:g} s ({failure.kind}: {failure})")
+                self.stop(f"no reply from {urls} for {self.patience:g} s {why}")

@@ -29,7 +29,7 @@ from cot_builder.teachers import (
     draw_seed,
 )
 from pipeline.images import ImageError, open_rgb
-from pipeline.run import file_digest
+from pipeline.run import file_digest, weights_digest
 from pipeline.tasks import Example, Task
 
 _ENCODING = "jpeg-q92"
@@ -61,12 +61,14 @@ class OpenAITeacher:
         self.concurrency = per_endpoint * len(config.base_urls)
         self._key = api_key(config) or "EMPTY"
         endpoints = [Endpoint(url, _client(config, url, self._key), per_endpoint) for url in config.base_urls]
-        self._pool = Pool(endpoints, config.patience)
+        cure = f"is its server up? ./launch/serve_teacher.sh starts one from the teacher's file ({name}.yaml)"
+        self._pool = Pool(endpoints, config.patience, cure)
         self._texts: dict[str, str] = {}
         self._fixed = {
             "teacher": "openai",
             "model": config.model,
-            "revision": config.revision,
+            # A model that is a folder here can be trained anew under the same path.
+            "revision": config.revision or weights_digest(Path(config.model)),
             "prompt": prompt.digest,
             "encoding": {"format": _ENCODING, "longest_side": config.image_size},
         }

@@ -1,4 +1,4 @@
-"""Serve a teacher with vLLM: ``python -m cot_builder.serve configs/teachers/X.yaml [--print] [vLLM flags …]``.
+"""Serve a teacher with vLLM: ``python -m cot_builder.serve configs/teachers/X.yaml [--dry-run] [vLLM flags …]``.
 
 Replaces itself with the server; on a machine without an NVIDIA GPU it adds what vLLM's CPU build needs. Nothing of vLLM
 is imported here. Words that are not listed below go to vLLM as they are.
@@ -38,10 +38,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("teacher", help="a file, or the bare name of one in configs/teachers/")
-    parser.add_argument("--print", action="store_true", help="show the command and stop")
+    parser.add_argument("--dry-run", "--print", action="store_true", help="show the command and stop")
     arguments, extra = parser.parse_known_args(argv)
     from cot_builder.teachers import OpenAIConfig, load_teacher
     from pipeline.errors import UserError
+    from pipeline.processes import child_environment
 
     try:
         config = load_teacher(arguments.teacher)
@@ -51,12 +52,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return 2
     cpu = not has_gpu()
-    port = urlsplit(config.base_urls[0]).port or 8000
-    flags = {"revision": config.revision, "port": port, **config.serve}
+    address = urlsplit(config.base_urls[0])
+    # An address of this machine alone is not opened to the network: nothing but its own build asks there.
+    host = "127.0.0.1" if address.hostname in ("localhost", "127.0.0.1") else None
+    flags = {"revision": config.revision, "host": host, "port": address.port or 8000, **config.serve}
     command = serve_command(config.model, flags, extra, cpu=cpu)
-    environment = {**CPU_ENVIRONMENT, **os.environ, "PYTHONPATH": _python_path()} if cpu else dict(os.environ)
-    if not arguments.print:
-        os.execvpe(command[0], command, environment)
+    environment = child_environment()
+    if cpu:
+        environment = {**CPU_ENVIRONMENT, **environment, "PYTHONPATH": _python_path(environment["PYTHONPATH"])}
+    if not arguments.dry_run:
+        os.execve(command[0], command, environment)
     print(shlex.join(command))
     return 0
 
@@ -68,12 +73,12 @@ def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str],
         model: hub id or folder.
         flags: vLLM flags; True is a bare flag, a mapping or list is written as JSON.
         extra: words the user adds; they come last, so they win.
-        cpu: whether vLLM runs on a CPU; its `vllm` command does not start there, the module does.
+        cpu: whether vLLM runs on a CPU, where it needs other flags.
     """
     if cpu:
         flags = {**CPU_FLAGS, **{name: value for name, value in flags.items() if name not in _GPU_ONLY}}
-    module = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
-    words = module if cpu else ["vllm", "serve", model]
+    # Not the `vllm` command: it need not be on the PATH, and that of the CPU build does not start.
+    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
     for name, value in flags.items():
         if value is False or value is None:
             continue
@@ -83,10 +88,9 @@ def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str],
     return [*words, *extra]
 
 
-def _python_path() -> str:
+def _python_path(path: str) -> str:
     """PYTHONPATH with the cure for torchvision on a CPU-only torch, which every process of the server needs."""
-    folder = Path(__file__).resolve().parent
-    return os.pathsep.join(filter(None, [str(folder / "cpu_site"), str(folder.parent), os.environ.get("PYTHONPATH")]))
+    return os.pathsep.join([str(Path(__file__).resolve().parent / "cpu_site"), path])
 
 
 def has_gpu() -> bool:

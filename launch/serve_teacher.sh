@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Serve a teacher with vLLM on this machine, on its GPUs or its CPU: launch/serve_teacher.sh <teacher.yaml> [vLLM flags …]
-# Runs in the foreground until it is stopped. --print shows the command instead.
+# Runs in the foreground until it is stopped. --dry-run shows the command instead.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -z "${PYTHON:-}" ]]; then

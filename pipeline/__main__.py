@@ -1,24 +1,27 @@
 """Run the pipeline: order the phases, start each as its own process, skip what holds, stop on failure, report.
 
-    python -m pipeline run --config configs/demo.yaml [a.b=c …]
-    python -m pipeline plan | status | report --config …        python -m pipeline compare runs/a runs/b
+python -m pipeline run --config configs/demo.yaml [a.b=c …]
+python -m pipeline plan | status | report --config …        python -m pipeline compare runs/a runs/b
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import fcntl
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import checks
-from pipeline.config import RunConfig, load
+from pipeline import checks, command_line
+from pipeline.config import BASELINE, RunConfig, load, write_config
 from pipeline.errors import UserError
-from pipeline.phases import parent_of, phase_names, stale_reasons, trained_phases
+from pipeline.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.processes import child_environment, die_with_parent
-from pipeline.run import BASE, COT, RunDir
+from pipeline.run import BASE, COT, RunDir, file_digest
+from pipeline.tasks import load_task, parse_split
 
 COMMANDS = {
     "run": "run every phase that is not finished, then write the report",
@@ -30,19 +33,16 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of the conductor."""
-    parser = _parser()
-    arguments, more = parser.parse_known_args(argv)
-    if more and (arguments.command == "compare" or any(word.startswith("-") or "=" not in word for word in more)):
-        parser.error(f"unrecognized arguments: {' '.join(more)}")
+    arguments = command_line.parse(_parser(), argv)
     if arguments.command == "compare":
         from pipeline.report import compare
 
         print(compare([Path(folder) for folder in arguments.runs]))
         return 0
-    arguments.overrides += more  # argparse leaves those that stand after a later option.
     config = load(arguments.config, arguments.overrides)
     checks.check(config)
     run = RunDir(config.output_dir, config.name)
+    _open_task(config, run)
     if arguments.command == "plan" or getattr(arguments, "dry_run", False):
         print(plan(config, run))
     elif arguments.command == "status":
@@ -59,16 +59,44 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", required=True, metavar="|".join([*COMMANDS, "compare"]))
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
-        command.add_argument("--config", default="demo", help="YAML of the run, or the name of one in configs/ (default: demo)")
+        command.add_argument(
+            "--config", default="demo", help="YAML of the run, or the name of one in configs/ (default: demo)"
+        )
         command.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that override the file's")
-        if name == "run":
+        if name in ("run", "report"):
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
+        if name == "run":
             command.add_argument(
-                "--clean", metavar="PHASE", help="start PHASE (cot, base, baseline, stage3, all) and what depends on it anew"
+                "--clean",
+                metavar="PHASE",
+                help="start PHASE (cot, base, baseline, stage3, all) and what depends on it anew; teachers' replies are kept",
             )
     compare = commands.add_parser("compare", help="put runs side by side", description="put runs side by side")
     compare.add_argument("runs", nargs="+", help="run folders")
     return parser
+
+
+def _open_task(config: RunConfig, run: RunDir) -> None:
+    """Open the data (not its images), so that a wrong option, layout or split name is told before anything runs.
+
+    Raises:
+        UserError: whatever the task finds wrong, and every split it does not have.
+    """
+    if config.task.name == "scenes":
+        return  # It draws its own, which is work, and has all three splits.
+    task = load_task(config.task, run.cache)
+    named = {"evaluation.split": config.evaluation.split}
+    if config.cot is not None:
+        named["cot.split"] = config.cot.split
+    stages = {**config.stages, **({BASELINE: config.baseline} if config.baseline else {})}
+    named |= {f"{name}.split": stage.split for name, stage in stages.items() if stage.data != "cot"}
+    problems = [
+        f"{key}: {spec!r}: the data has no such split; it has {', '.join(task.splits)}"
+        for key, spec in named.items()
+        if parse_split(spec)[0] not in task.splits
+    ]
+    if problems:
+        raise UserError(problems)
 
 
 def command_of(config: RunConfig, name: str) -> list[str]:
@@ -90,9 +118,12 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
     if arguments.clean:
         _clean(config, run, arguments.clean)
     _refuse_stale(config, run)
+    write_config(config, run.root / "config.yaml")
     common = ["--config", str(Path(arguments.config)), *arguments.overrides]
     for name in phase_names(config):
         print(f"[{_clock(time.monotonic() - began)}] {name}", flush=True)
+        if name == COT and _built(run):
+            continue  # Building again would judge every reply again, and leave no complete rows while it does.
         command = [sys.executable, "-m", *command_of(config, name), *common]
         done = subprocess.run(command, env=child_environment(), check=False, preexec_fn=die_with_parent)
         if done.returncode:
@@ -103,21 +134,30 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
     print(report(config, run))
 
 
+def _built(run: RunDir) -> bool:
+    """Whether the CoT rows are complete and the very ones their manifest names."""
+    record, rows = run.record(COT) or {}, run.cot / "train.parquet"
+    return record.get("status") == "complete" and rows.exists() and file_digest(rows) == record.get("data_digest")
+
+
 def _refuse_stale(config: RunConfig, run: RunDir) -> None:
     problems = []
+    building = COT in phase_names(config) and (run.record(COT) or {}).get("status") != "complete"
     for name in phase_names(config):
-        if name == COT and (run.record(COT) or {}).get("status") != "complete":
+        if name == COT and building:
             continue  # The builder's journal knows which replies still hold.
         for reason in stale_reasons(config, run, name) or []:
+            if building and reason == OTHER_ROWS:
+                continue  # There are none yet; the stage looks again once they are built.
             problems.append(f"{run.phase(name)} was made under other settings: {reason}")
     if problems:
-        raise UserError([*problems, "give the run another name (name=…), restore the settings, or add --clean PHASE (or all)"])
+        raise UserError(
+            [*problems, "give the run another name (name=…), restore the settings, or add --clean PHASE (or all)"]
+        )
 
 
 def _clean(config: RunConfig, run: RunDir, phase: str) -> None:
-    """Delete a phase and every later one that was made from it."""
-    import shutil
-
+    """Delete a phase and every later one that was made from it, but no reply of a teacher."""
     names = phase_names(config)
     if phase == "all":
         doomed = set(names)
@@ -128,9 +168,37 @@ def _clean(config: RunConfig, run: RunDir, phase: str) -> None:
     for name in names:
         if parent_of(config, name) in doomed:
             doomed.add(name)
+    used = [run.phase(name) for name in names if name in doomed and _in_use(run.phase(name))]
+    if used:
+        raise UserError([f"{folder} is in use by another process; wait for it or stop it" for folder in used])
     for name in names:
         if name in doomed:
-            shutil.rmtree(run.phase(name), ignore_errors=True)
+            _delete(run.phase(name))
+
+
+def _in_use(folder: Path) -> bool:
+    """Whether a stage or a builder holds the lock of its folder."""
+    for path in (folder / ".lock", folder / "journal" / "lock"):
+        if path.exists():
+            with path.open("a") as lock:
+                try:
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                except BlockingIOError:
+                    return True
+    return False
+
+
+def _delete(folder: Path) -> None:
+    """Delete a phase's folder, except a builder's journal: its replies cost most and are found again by what was asked."""
+    import shutil
+
+    if not folder.exists():
+        return
+    for path in folder.iterdir():
+        if path.name != "journal":
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+    with contextlib.suppress(OSError):  # The journal is in it.
+        folder.rmdir()
 
 
 def plan(config: RunConfig, run: RunDir) -> str:
@@ -182,7 +250,6 @@ def status(config: RunConfig, run: RunDir) -> str:
 def report(config: RunConfig, run: RunDir) -> str:
     """Write the run's report; returns the stage table and where the page is."""
     from pipeline.report import summary_table, write_run_report
-    from pipeline.tasks import load_task
 
     phases = trained_phases(config)
     labels = load_task(config.task, run.cache).labels
@@ -195,12 +262,4 @@ def _clock(seconds: float) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main())
-    except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        sys.exit(2)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on where it was", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(command_line.status(main))

@@ -16,7 +16,7 @@ from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
 from pipeline.run import BASE
 from pipeline.tasks import PROMPT_STYLES, parse_split, task_names
-from pipeline.trainer_fields import lora_fields, trainer_fields
+from pipeline.trainer_fields import CONFIG_CLASSES, lora_fields, trainer_fields
 
 ROOT = Path(__file__).resolve().parent.parent
 PARTS = ("vision", "connector", "language")
@@ -141,7 +141,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
 def _task(config: RunConfig) -> Iterator[str]:
     if config.task.name not in task_names():
         yield f"task.name: {config.task.name!r} is not a file of pipeline/tasks; {_near(config.task.name, task_names())}"
-    if config.task.path is not None and not Path(config.task.path).exists():
+    if config.task.path is not None and not Path(config.task.path).expanduser().exists():
         yield f"task.path: {config.task.path!r} does not exist; set it to the root of the {config.task.name} data"
 
 
@@ -170,8 +170,6 @@ def _model(config: RunConfig) -> Iterator[str]:
         yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
     for key in sorted(set(model.peft or {}) - set(lora_fields())):
         yield f"model.peft.{key} is not a field of peft.LoraConfig; {_near(key, lora_fields())}"
-    if model.peft is not None and "zero3" in (config.launch.deepspeed or ""):
-        yield "model.peft with launch.deepspeed: zero3 cannot be merged into final/ here; use zero2, which LoRA fits easily"
 
 
 def _cot(config: RunConfig) -> Iterator[str]:
@@ -201,9 +199,9 @@ def _split(key: str, spec: str) -> Iterator[str]:
 
 def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
     where = name if name == BASELINE else f"stages.{name}"
-    algorithms = {p.stem for p in (ROOT / "stages").glob("*.py")} & {"sft", "grpo"}
-    if stage.algorithm not in algorithms:
-        yield f"{where}.algorithm: {stage.algorithm!r} is not a training file of stages/; {_near(stage.algorithm, algorithms)}"
+    if stage.algorithm not in CONFIG_CLASSES:
+        near = _near(stage.algorithm, CONFIG_CLASSES)
+        yield f"{where}.algorithm: {stage.algorithm!r} is not a training file of stages/; {near}"
         return
     yield from _parent(config, name, stage, where)
     yield from _split(f"{where}.split", stage.split)
@@ -251,12 +249,11 @@ def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Ite
 def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
     """Each trainer option by itself: is there such a one, and can it have this value."""
     fields = trainer_fields(stage.algorithm)
-    config_class = {"sft": "SFTConfig", "grpo": "GRPOConfig"}[stage.algorithm]
     for key, value in stage.trainer.items():
         if key in OWNED:
             yield f"{where}.trainer.{key}: {value!r} is not set here; {OWNED[key]}"
         elif key not in fields:
-            yield f"{where}.trainer.{key} is not a {config_class} field; {_near(key, fields)}"
+            yield f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {_near(key, fields)}"
         elif isinstance(fields[key], bool) and not isinstance(value, bool):
             yield f"{where}.trainer.{key}: {value!r} must be true or false"
         elif type(fields[key]) in (int, float) and not _number(value):
@@ -368,7 +365,7 @@ def _launch(config: RunConfig) -> Iterator[str]:
                 f"{_near(config.launch.deepspeed, names)}"
             )
         else:
-            yield from _deepspeed(path)
+            yield from _deepspeed(path, lora=config.model.peft is not None)
 
 
 def deepspeed_file(config: RunConfig) -> Path | None:
@@ -382,7 +379,7 @@ def deepspeed_file(config: RunConfig) -> Path | None:
     return None
 
 
-def _deepspeed(path: Path) -> Iterator[str]:
+def _deepspeed(path: Path, lora: bool) -> Iterator[str]:
     try:
         settings = json.loads(path.read_text())
     except json.JSONDecodeError as error:
@@ -391,7 +388,10 @@ def _deepspeed(path: Path) -> Iterator[str]:
     zero = settings.get("zero_optimization", {}) if isinstance(settings, dict) else None
     if not isinstance(zero, dict):
         yield f"launch.deepspeed: {path} must be a JSON object, and zero_optimization in it another"
-    elif zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
+        return
+    if zero.get("stage") == 3 and lora:
+        yield f"model.peft with launch.deepspeed: {path.stem} (ZeRO stage 3) cannot be merged into final/ here; use zero2"
+    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         yield (
             f"launch.deepspeed: {path} has ZeRO stage 3 without stage3_gather_16bit_weights_on_model_save: true, so no "
             "safetensors would be handed over; add it"

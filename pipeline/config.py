@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import UserError
 from pipeline.misfits import misfits
+from pipeline.run import write_atomic
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 
@@ -233,6 +234,12 @@ def load_typed(cls: type, path: Path) -> Any:
 def to_plain(config: Any) -> dict[str, Any]:
     """A configuration dataclass as plain dicts and lists, ready for YAML or JSON."""
     return dataclasses.asdict(config)
+
+
+def write_config(config: RunConfig, path: Path) -> Path:
+    """Write the resolved configuration as YAML, for the record and for child processes; gives the path."""
+    write_atomic(path, yaml.safe_dump(to_plain(config), sort_keys=False))
+    return path
 
 
 def find_config(file: str | Path) -> Path:

@@ -13,8 +13,13 @@ NEEDED = ("config.json", "generation_config.json")
 """Files without which a stage cannot start, beside weights and a processor."""
 
 
-def checkpoint(run: RunDir, name: str) -> Path:
+def checkpoint(run: RunDir, name: str, *, verify: bool = True) -> Path:
     """The folder a finished phase hands over.
+
+    Args:
+        run: the run.
+        name: the phase.
+        verify: whether to read all weights and compare their digest; launchers do, their N workers need not again.
 
     Raises:
         UserError: when the phase is not complete, or its files are not the ones its record names.
@@ -27,7 +32,7 @@ def checkpoint(run: RunDir, name: str) -> Path:
     problems = [f"{folder / file} is missing" for file in NEEDED if name != BASE and not (folder / file).is_file()]
     if not any((folder / file).is_file() for file in ("processor_config.json", "preprocessor_config.json")):
         problems.append(f"{folder} holds no processor_config.json or preprocessor_config.json")
-    found = weights_digest(folder)
+    found = weights_digest(folder) if verify else record["weights"]
     if found is None:
         problems.append(f"{folder} holds no *.safetensors; only safetensors are read")
     elif found != record["weights"]:
@@ -41,7 +46,7 @@ def checkpoint(run: RunDir, name: str) -> Path:
     return folder
 
 
-def parent_checkpoint(config: RunConfig, run: RunDir, name: str) -> tuple[str, Path]:
+def parent_checkpoint(config: RunConfig, run: RunDir, name: str, *, verify: bool = True) -> tuple[str, Path]:
     """(parent phase, its checkpoint folder) that a stage starts from, proven by the parent's record.
 
     Raises:
@@ -49,4 +54,4 @@ def parent_checkpoint(config: RunConfig, run: RunDir, name: str) -> tuple[str, P
     """
     parent = parent_of(config, name)
     assert parent is not None, f"{name} has no parent"
-    return parent, checkpoint(run, parent)
+    return parent, checkpoint(run, parent, verify=verify)

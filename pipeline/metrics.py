@@ -193,7 +193,8 @@ def _per_class(gold: list[str], answers: list[str], names: list[str], counts: An
     columns = precision_recall_fscore_support(gold, answers, labels=names, zero_division=0)
     table: dict[str, dict[str, Any]] = {}
     for index, name in enumerate(names):
-        precision, recall, f1, support = (column[index].item() for column in columns)
+        precision, recall, f1 = (column[index].item() for column in columns[:3])
+        support = int(counts[index].sum())
         low, high = wilson(int(counts[index, index]), support)
         table[name] = {
             "precision": precision if support or counts[:, index].sum() else None,

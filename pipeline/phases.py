@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.checks import deepspeed_file
+from pipeline.checks import deepspeed_file, world_size
 from pipeline.config import BASELINE, CONFIGS, RunConfig, to_plain
 from pipeline.run import BASE, COT, RunDir
 
@@ -46,7 +46,7 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
         trained["processor"] = model["processor"]
     deepspeed = deepspeed_file(config)
     launch = {
-        "num_processes": config.launch.num_processes,
+        "num_processes": world_size(config),  # As resolved: a trainer's state cannot be split over another number.
         "deepspeed": deepspeed.read_text() if deepspeed else None,
     }
     return {**common, "model": trained, "stage": to_plain(config.stage(name)), "launch": launch}
@@ -65,7 +65,8 @@ def _teacher(name: str) -> Any:
 def evaluation_inputs(config: RunConfig) -> dict[str, Any]:
     """What the predictions of a phase depend on beside its weights."""
     plain = to_plain(config)
-    return {"task": plain["task"], "seed": config.seed, "evaluation": plain["evaluation"]}
+    model = {key: plain["model"][key] for key in ("dtype", "attn_implementation", "processor")}
+    return {"task": plain["task"], "seed": config.seed, "evaluation": plain["evaluation"], "model": model}
 
 
 def parent_of(config: RunConfig, name: str) -> str | None:
@@ -103,6 +104,9 @@ def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
     }
 
 
+OTHER_ROWS = "the CoT rows are other rows now"
+
+
 def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None:
     """Why a phase that was begun or finished no longer holds: [] when it does, None when it was not begun.
 
@@ -120,5 +124,5 @@ def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None
     if name != COT and record.get("data_digest"):
         made = (run.record(COT) or {}).get("data_digest")
         if made != record["data_digest"]:
-            reasons.append("the CoT rows are other rows now")
+            reasons.append(OTHER_ROWS)
     return reasons

@@ -22,6 +22,18 @@ def die_with_parent() -> None:
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """The environment of a child: ours, with this project importable from whatever folder the user stands in."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths), **more}
+    """The environment of a child: ours, with this project importable from whatever folder the user stands in.
+
+    The interpreter's own programs come first on the PATH: ninja, which DeepSpeed and vLLM compile with, is found there even
+    when the virtual environment is not activated.
+    """
+    return {
+        **os.environ,
+        "PYTHONPATH": _before("PYTHONPATH", ROOT),
+        "PATH": _before("PATH", Path(sys.executable).parent),
+        **more,
+    }
+
+
+def _before(variable: str, folder: Path) -> str:
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get(variable)])])

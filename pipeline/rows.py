@@ -35,27 +35,29 @@ def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any
     return {**_columns(examples, task.prompt("direct")), "completion": completions}
 
 
-def cot_columns(task: Task, cot: Path) -> dict[str, list[Any]]:
+def cot_columns(task: Task, examples: Sequence[Example], cot: Path) -> dict[str, list[Any]]:
     """Columns id, prompt, image, completion of the built chain-of-thought rows, in the file's order.
 
     Args:
-        task: whose images the rows are about, found again by id.
+        task: whose question is asked.
+        examples: the rows the builder was asked about (`cot.split`); ids are only unique within one split.
         cot: the folder the builder wrote.
 
     Raises:
-        UserError: when a row's image is no longer among the task's.
+        UserError: when a row's image is no longer among them, or has another label now.
     """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(cot / "train.parquet", columns=["id", "completion"]).to_pydict()
-    examples = {example.id: example for split in task.splits for example in task.read(split).examples}
-    missing = [row_id for row_id in table["id"] if row_id not in examples]
-    if missing:
+    table = pq.read_table(cot / "train.parquet", columns=["id", "label", "completion"]).to_pydict()
+    known = {example.id: example for example in examples}
+    pairs = list(zip(table["id"], table["label"], strict=True))
+    lost = [row_id for row_id, label in pairs if row_id not in known or known[row_id].label != label]
+    if lost:
         raise UserError(
-            f"{cot / 'train.parquet'}: {len(missing)} rows have no image in the task {task.name} (first: {missing[0]}); "
-            "build the CoT data again, or restore the images"
+            f"{cot / 'train.parquet'}: {len(lost)} rows have no image, or one with another label, in the task {task.name} "
+            f"(first: {lost[0]}); build the CoT data again, or restore the images"
         )
-    rows = [examples[row_id] for row_id in table["id"]]
+    rows = [known[row_id] for row_id in table["id"]]
     completions = [_assistant_turn(text) for text in table["completion"]]
     return {**_columns(rows, task.prompt("think")), "completion": completions}
 
@@ -71,4 +73,6 @@ def tokenizer_texts(task: Task, cot: Path | None) -> Iterator[str]:
     if cot is not None and (cot / "train.parquet").exists():
         import pyarrow.parquet as pq
 
-        yield from itertools.chain(pq.read_table(cot / "train.parquet", columns=["completion"]).to_pydict()["completion"])
+        yield from itertools.chain(
+            pq.read_table(cot / "train.parquet", columns=["completion"]).to_pydict()["completion"]
+        )

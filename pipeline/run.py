@@ -3,10 +3,10 @@
 ```
 <output_dir>/.cache/    what tasks derive from their data; shared by runs, safe to delete
 <output_dir>/<name>/
-  config.yaml
+  config.yaml           the resolved configuration
   base/                 the untrained model (made here when it is the tiny one) and its report
   cot/                  train.parquet rejected.jsonl journal/ manifest.json README.md
-  <stage>/              config.yaml stage.json metrics.jsonl checkpoint-*/ final/ completions/ logs/ predictions.jsonl report/
+  <stage>/              stage.json metrics.jsonl checkpoint-*/ final/ logs/ evaluation.json predictions.jsonl report/
   report/               index.html summary.md summary.json per_class.csv *.png
 ```
 
@@ -92,6 +92,11 @@ def write_atomic(path: Path, text: str | bytes) -> None:
             os.fsync(file.fileno())
         os.chmod(temporary, 0o644)
         os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # The new name is durable only with the folder that holds it.
+        finally:
+            os.close(folder)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temporary)

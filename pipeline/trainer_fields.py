@@ -8,11 +8,12 @@ import importlib.util
 from pathlib import Path
 from typing import Any
 
+CONFIG_CLASSES = {"sft": "SFTConfig", "grpo": "GRPOConfig"}
+"""The training files of stages/ and the class of trl whose fields their `trainer:` block may name."""
 _SOURCES = {
     "transformers": ("training_args.py", "TrainingArguments"),
     "base": ("trainer/base_config.py", "_BaseConfig"),
-    "sft": ("trainer/sft_config.py", "SFTConfig"),
-    "grpo": ("trainer/grpo_config.py", "GRPOConfig"),
+    **{name: (f"trainer/{name}_config.py", cls) for name, cls in CONFIG_CLASSES.items()},
 }
 UNKNOWN = object()
 """The default of a field whose default is not a literal."""

@@ -15,12 +15,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-from pipeline import checks
+from pipeline import checks, command_line
 from pipeline.config import RunConfig, StageConfig, load
 from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
@@ -48,7 +48,9 @@ class Work:
 def parser(module: str, purpose: str) -> argparse.ArgumentParser:
     """The arguments every stage file takes."""
     arguments = argparse.ArgumentParser(prog=f"python -m stages.{module}", description=purpose)
-    arguments.add_argument("--config", default="demo", help="YAML of the run, or the name of one in configs/ (default: demo)")
+    arguments.add_argument(
+        "--config", default="demo", help="YAML of the run, or the name of one in configs/ (default: demo)"
+    )
     arguments.add_argument("--dry-run", action="store_true", help="resolve, check and print; start nothing")
     arguments.add_argument("--clean", action="store_true", help="delete what this phase wrote before and start it anew")
     arguments.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -63,18 +65,9 @@ def load_checked(arguments: argparse.Namespace) -> tuple[RunConfig, RunDir]:
     return config, RunDir(config.output_dir, config.name)
 
 
-def guarded(main: object, argv: Sequence[str] | None = None) -> NoReturn:
-    """Run an entry point: a UserError becomes its messages and exit status 2, Ctrl-C exit status 130."""
-    try:
-        code = main(argv)  # type: ignore[operator]
-    except UserError as error:
-        for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
-        code = 2
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from the last checkpoint", file=sys.stderr)
-        code = 130
-    sys.exit(code)
+def guarded(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run an entry point and exit with its status; what a user can mend, and Ctrl-C, is told without a traceback."""
+    sys.exit(command_line.status(lambda: main(argv)))
 
 
 @contextlib.contextmanager
@@ -139,8 +132,11 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
     if code:
         tail = log.read_text(errors="replace").splitlines()[-15:]
         raise UserError(
-            [f"{work.name}: stages.{module} failed with exit status {code}; its last lines:", *tail]
-            + [f"the whole log: {log}. The same command goes on from the last checkpoint"]
+            [
+                f"{work.name}: stages.{module} failed with exit status {code}; its last lines:",
+                *tail,
+                f"the whole log: {log}. The same command goes on from the last checkpoint",
+            ]
         )
 
 
@@ -151,7 +147,9 @@ MARK = "\x1e"
 def say(line: str) -> None:
     """Show one line of a worker to the person at the terminal (rank 0 only; the launcher passes it on)."""
     if os.environ.get("RANK", "0") == "0":
-        print(f"{MARK}{line}\n", end="", flush=True)  # One write: print would send the line's end apart, after another rank's.
+        print(
+            f"{MARK}{line}\n", end="", flush=True
+        )  # One write: print would send the line's end apart, after another rank's.
 
 
 def say_here(line: str) -> None:

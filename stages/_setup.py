@@ -15,6 +15,7 @@ from pipeline import checks
 from pipeline.compat import declare_torchvision_ops
 from pipeline.errors import UserError
 from pipeline.handoff import parent_checkpoint
+from pipeline.images import open_rgb
 from pipeline.response import GRAMMAR_VERSION
 from pipeline.run import read_jsonl, weights_digest, write_atomic, write_json
 from pipeline.tasks import Task, load_task
@@ -24,7 +25,6 @@ declare_torchvision_ops()
 
 import torch  # noqa: E402
 from transformers import AutoProcessor, TrainerCallback  # noqa: E402
-from transformers.integrations import is_deepspeed_zero3_enabled  # noqa: E402
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # noqa: E402
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def start(work: Work) -> tuple[Path, Any, Task]:
         import deepspeed
 
         deepspeed.init_distributed("gloo")  # Before the trainer's config: ZeRO-3 partitions weights while loading them.
-    _, parent = parent_checkpoint(work.config, work.run, work.name)
+    _, parent = parent_checkpoint(work.config, work.run, work.name, verify=False)
     processor = load_processor(parent, work.config)
     return parent, processor, load_task(work.config.task, work.run.cache)
 
@@ -71,10 +71,16 @@ def load_processor(folder: Path, config: Any) -> Any:
 
 
 def image_dataset(columns: dict[str, list[Any]]) -> Dataset:
-    """Columns with image paths as a dataset that opens each image when its row is read; bytes stay on disk."""
-    from datasets import Dataset, Image
+    """Columns with image paths as a dataset that opens each image when its row is read; bytes stay on disk.
 
-    return Dataset.from_dict(columns).cast_column("image", Image(mode="RGB"))
+    Images are decoded by `open_rgb`, as the teachers' and the evaluation's are, so that all see the same picture.
+    """
+    from datasets import Dataset
+
+    def opened(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {**batch, "image": [open_rgb(Path(path)) for path in batch["image"]]} if "image" in batch else batch
+
+    return Dataset.from_dict(columns).with_transform(opened)
 
 
 def trainer_arguments(work: Work) -> dict[str, Any]:
@@ -127,7 +133,9 @@ def freeze(model: torch.nn.Module, parts: list[str]) -> None:
     for part in parts:
         found = [parameter for name, parameter in model.named_parameters() if part_of(name) == part]
         if not found:
-            raise UserError(f"freeze: this model has no part named {part} (looked for {', '.join(PART_PREFIXES[part])})")
+            raise UserError(
+                f"freeze: this model has no part named {part} (looked for {', '.join(PART_PREFIXES[part])})"
+            )
         for parameter in found:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
@@ -166,13 +174,21 @@ class Journal(TrainerCallback):
         if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
         seconds = self.before + time.monotonic() - self.started
-        row = {"step": state.global_step, "seconds": round(seconds, 3), **{key: _number(value) for key, value in logs.items()}}
+        row = {
+            "step": state.global_step,
+            "seconds": round(seconds, 3),
+            **{key: _number(value) for key, value in logs.items()},
+        }
         with self.path.open("a") as file:
             file.write(json.dumps(row) + "\n")
         if time.monotonic() - self.shown > 5 or state.global_step == state.max_steps:
             self.shown = time.monotonic()
             wanted = ("loss", "reward", "rewards/format_reward/mean", "rewards/accuracy_reward/mean")
-            shown = [f"{key.split('/')[-2] if '/' in key else key} {row[key]:.3f}" for key in wanted if isinstance(row.get(key), float)]
+            shown = [
+                f"{key.split('/')[-2] if '/' in key else key} {row[key]:.3f}"
+                for key in wanted
+                if isinstance(row.get(key), float)
+            ]
             say(f"  {self.work.name} step {state.global_step}/{state.max_steps} {seconds:.0f}s  {'  '.join(shown)}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
@@ -226,15 +242,18 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         facts: more entries of the record.
     """
     final = work.run.final(work.name)
-    if is_deepspeed_zero3_enabled():
-        trainer.save_model(str(final))  # All ranks: the weights are gathered here.
-    elif trainer.accelerator.is_main_process:
-        # Not save_model: under ZeRO-1 and 2 it clones tied weights and would write lm_head beside the embeddings.
-        model = trainer.accelerator.unwrap_model(trainer.model)
-        (model if work.config.model.peft is None else model.merge_and_unload()).save_pretrained(final)
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if work.config.model.peft is not None:
+        if trainer.accelerator.is_main_process:
+            model.merge_and_unload().save_pretrained(final)
+    else:
+        weights = master_weights(model) if work.config.launch.deepspeed else None
+        if trainer.accelerator.is_main_process:
+            model.save_pretrained(final, state_dict=weights)
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         load_processor(parent, work.config).save_pretrained(final)
+        (work.folder / "README.md").unlink(missing_ok=True)  # TRL's card of its own; ours lies in final/.
         (final / "training_args.bin").unlink(missing_ok=True)  # A pickle; stage.json holds the same, readable.
         rows = list(read_jsonl(work.folder / "metrics.jsonl"))
         record = {
@@ -253,6 +272,27 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         write_atomic(final / "README.md", model_card(record))
         write_json(work.run.record_path(work.name), record)
     trainer.accelerator.wait_for_everyone()
+
+
+def master_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
+    """The float32 weights behind a model that DeepSpeed trains, on the CPU of rank 0; None on the other ranks.
+
+    Called on all ranks. Under bf16 the module itself holds rounded copies, in which most of a short stage at a learning rate of
+    1e-6 would be lost; under ZeRO-3 it holds parts.
+    """
+    from deepspeed import zero
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    main = torch.distributed.get_rank() == 0
+    weights = {}
+    for name, parameter in model.named_parameters():  # Tied weights come once, as a checkpoint has them.
+        full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+        with zero.GatheredParameters([parameter], enabled=full is None and hasattr(parameter, "ds_id")):
+            if main:
+                weights[name] = (parameter if full is None else full).detach().float().cpu().clone()
+    kept = model.state_dict().keys()  # A buffer that is not in it is not part of a checkpoint.
+    weights |= {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers() if name in kept}
+    return weights if main else None
 
 
 def _last_values(rows: list[dict[str, Any]]) -> dict[str, float]:
@@ -292,16 +332,16 @@ def model_card(record: dict[str, Any]) -> str:
 
 
 def leave() -> None:
-    """End a worker at once, after every rank has come here and output is flushed.
+    """End a worker of several at once, after every rank has come here and output is flushed.
 
     Two-process ZeRO-3 runs abort in the interpreter's teardown now and then ("terminate called without an active
     exception"), after all work is saved; leaving without that teardown is the cure.
     """
     if torch.distributed.is_initialized():
         torch.distributed.barrier()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 class Answerer:
@@ -318,7 +358,10 @@ class Answerer:
 
         self.processor = load_processor(folder, config)
         self.processor.tokenizer.padding_side = "left"
-        self.device = torch.device("cpu") if use_cpu() else torch.device("cuda", local_rank)
+        self.device = torch.device("cpu")
+        if not use_cpu():
+            self.device = torch.device("cuda", local_rank)
+            torch.cuda.set_device(self.device)  # Else every process would open a context on the first GPU too.
         self.model = AutoModelForImageTextToText.from_pretrained(
             folder,
             dtype=getattr(torch, compute_dtype(config)),
@@ -329,18 +372,21 @@ class Answerer:
         self.image_token = getattr(self.model.config, "image_token_id", None)
 
     @torch.inference_mode()
-    def __call__(self, prompt: str, examples: Any, max_new_tokens: int, sample: bool, seed: int) -> list[tuple[str, int]]:
+    def __call__(
+        self, prompt: str, examples: Any, max_new_tokens: int, sample: bool, seed: int
+    ) -> list[tuple[str, int]]:
         """(text, number of tokens) per example; at temperature 1 without any truncation of the distribution when sampling."""
-        from pipeline.images import open_rgb
         from pipeline.rows import user_turn
 
         text = self.processor.apply_chat_template(user_turn(prompt), add_generation_prompt=True)
         images = [[open_rgb(example.image)] for example in examples]
         inputs = self.processor(
             text=[text] * len(images), images=images, return_tensors="pt", padding=True, add_special_tokens=False
-        ).to(self.device)
+        ).to(self.device, dtype=self.model.dtype)  # Only the pixels are floats.
         torch.manual_seed(seed % 2**63)
-        how: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {"do_sample": False}
+        how: dict[str, Any] = {"do_sample": False}
+        if sample:
+            how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         if self.image_token is not None:
             how["suppress_tokens"] = [self.image_token]  # A model near random would write it.
         tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, **how)[:, inputs["input_ids"].shape[1] :]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 
+from pipeline import command_line
 from pipeline.checks import clip_range, world_size
 from pipeline.compat import declare_torchvision_ops
 from pipeline.config import RunConfig
@@ -14,7 +15,7 @@ from pipeline.phases import parent_of, stale_reasons, start_record
 from pipeline.processes import die_with_parent
 from pipeline.provenance import provenance
 from pipeline.run import RunDir, write_json
-from stages import _launch
+from stages import _launch, evaluate
 from stages._launch import Work
 
 
@@ -30,12 +31,14 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _launch.parser(algorithm, (purpose or "").split("\n")[0])
     parser.add_argument("--stage", required=True, help="stage number or name, or baseline")
-    arguments = parser.parse_args(argv)
+    arguments = command_line.parse(parser, argv)
     config, run = _launch.load_checked(arguments)
     name = config.stage_name(arguments.stage)
     stage = config.stage(name)
     if stage.algorithm != algorithm:
-        raise UserError(f"{name} is a {stage.algorithm} stage: python -m stages.{stage.algorithm} --stage {arguments.stage}")
+        raise UserError(
+            f"{name} is a {stage.algorithm} stage: python -m stages.{stage.algorithm} --stage {arguments.stage}"
+        )
     work = Work(config, name, run)
     if arguments.worker:
         die_with_parent()  # Of torchrun too, which a kill -9 leaves no time to end its workers.
@@ -56,9 +59,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
             _launch.run_workers(algorithm, work, [word for word in argv if word != "--clean"])
             if not finished(work):
                 raise UserError(f"{name}: the workers ended but stage.json is not complete; see {work.folder / 'logs'}")
-    from stages import evaluate
-
-    return evaluate.evaluate(config, run, name)
+        return evaluate.evaluate(config, run, name)  # Inside the lock: its workers append to files in this folder.
 
 
 def finished(work: Work) -> bool:
@@ -82,7 +83,8 @@ def describe(config: RunConfig, run: RunDir, name: str) -> str:
     clip = clip_range(stage)
     lines = [
         f"{name}: {stage.algorithm} from {parent_of(config, name)} into {run.phase(name)}",
-        f"  rows: {stage.data if stage.data == 'cot' else stage.split}   prompt: {stage.prompt}   freeze: {stage.freeze or 'nothing'}",
+        f"  rows: {stage.data if stage.data == 'cot' else stage.split}   prompt: {stage.prompt}",
+        f"  freeze: {', '.join(stage.freeze) or 'nothing'}",
         f"  processes: {world_size(config)}   deepspeed: {config.launch.deepspeed or 'no'}",
     ]
     if stage.reward_funcs:

@@ -1,6 +1,6 @@
 """The model a run starts from: made here when it is the tiny one, else found on the hub or on disk and checked.
 
-    python -m stages.base --config configs/demo.yaml
+python -m stages.base --config configs/demo.yaml
 """
 
 from __future__ import annotations
@@ -9,11 +9,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pipeline import command_line
+from pipeline.config import ModelConfig
 from pipeline.errors import UserError
 from pipeline.phases import phase_inputs
 from pipeline.provenance import provenance
 from pipeline.run import BASE, COT, weights_digest, write_json
-from stages import _launch
+from stages import _launch, evaluate
 from stages._launch import Work, guarded
 from stages._stage import finished
 
@@ -21,7 +23,7 @@ from stages._stage import finished
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of the base phase."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    arguments = _launch.parser("base", (__doc__ or "").split("\n")[0]).parse_args(argv)
+    arguments = command_line.parse(_launch.parser("base", (__doc__ or "").split("\n")[0]), argv)
     config, run = _launch.load_checked(arguments)
     work = Work(config, BASE, run)
     if arguments.worker:
@@ -36,15 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not finished(work):
             _launch.say_here(f"base: {config.model.name_or_path or 'making a tiny random Idefics3'}")
             _launch.run_workers("base", work, [word for word in argv if word != "--clean"])
-    from stages import evaluate
-
-    return evaluate.evaluate(config, run, BASE)
+        return evaluate.evaluate(config, run, BASE)
 
 
 def make(work: Work) -> None:
     """Build or locate the model in this process and write its record."""
     config, run = work.config, work.run
-    if config.model.name_or_path is None:
+    tiny = config.model.name_or_path is None
+    if tiny:
         from pipeline.rows import tokenizer_texts
         from pipeline.tasks import load_task
         from stages.tiny import build_tiny
@@ -53,30 +54,33 @@ def make(work: Work) -> None:
         task = load_task(config.task, run.cache)
         build_tiny(folder, config.model.tiny, tokenizer_texts(task, run.cot if config.cot else None), config.seed)
     else:
-        folder = locate(config.model.name_or_path, config.model.revision)
+        folder = locate(config.model)
     weights = weights_digest(folder)
     if weights is None:
-        raise UserError(f"model.name_or_path: {config.model.name_or_path!r} has no *.safetensors; only safetensors are read")
+        raise UserError(
+            f"model.name_or_path: {config.model.name_or_path!r} has no *.safetensors; only safetensors are read"
+        )
     record = {
         "status": "complete",
         "phase": BASE,
-        "checkpoint": "final" if config.model.name_or_path is None else str(folder.resolve()),
+        "checkpoint": "final" if tiny else str(folder.resolve()),
         "weights": weights,
         "inputs": phase_inputs(config, BASE),
-        "data_digest": (run.record(COT) or {}).get("data_digest") if config.model.name_or_path is None and config.cot else None,
+        "data_digest": (run.record(COT) or {}).get("data_digest") if tiny and config.cot else None,
         "seed": config.seed,
         **provenance(),
     }
     write_json(run.record_path(BASE), record)
 
 
-def locate(name_or_path: str, revision: str | None) -> Path:
+def locate(model: ModelConfig) -> Path:
     """The local folder of a model, downloading safetensors and processor files when it is a hub id.
 
     Raises:
         UserError: when it is neither a folder nor a hub model that can be had.
     """
-    folder = Path(name_or_path).expanduser()
+    assert model.name_or_path is not None
+    folder = Path(model.name_or_path).expanduser()
     if folder.is_dir():
         return folder
     from huggingface_hub import snapshot_download
@@ -84,10 +88,11 @@ def locate(name_or_path: str, revision: str | None) -> Path:
 
     try:
         wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
-        return Path(snapshot_download(name_or_path, revision=revision, allow_patterns=wanted))
+        wanted += ["*.py"] if model.trust_remote_code else []
+        return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise UserError(
-            f"model.name_or_path: {name_or_path!r} is no local folder and cannot be had from the hub "
+            f"model.name_or_path: {model.name_or_path!r} is no local folder and cannot be had from the hub "
             f"({str(error).splitlines()[0]}); check the name and the connection, or download it and give the folder"
         ) from error
 

@@ -17,7 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import RunConfig
+from pipeline import command_line
+from pipeline.config import RunConfig, write_config
 from pipeline.errors import UserError
 from pipeline.handoff import checkpoint
 from pipeline.phases import differences, evaluation_inputs
@@ -51,7 +52,8 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
     """Evaluate a phase in processes of its own unless that is done, then write its report."""
     folder, work = run.phase(name), Work(config, name, run)
     checkpoint(run, name)
-    record_path, page = folder / "evaluation.json", folder / "report" / "index.html"  # The page is the report's last file.
+    record_path = folder / "evaluation.json"
+    page = folder / "report" / "index.html"  # The report's last file.
     wanted = {**json.loads(json.dumps(evaluation_inputs(config))), "weights": (run.record(name) or {})["weights"]}
     record = json.loads(record_path.read_text()) if record_path.exists() else None
     if record is None or differences(record["inputs"], wanted):
@@ -63,7 +65,7 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
         return 0
     task = load_task(config.task, run.cache)
     if record["status"] != "complete":
-        argv = ["--stage", name, "--config", str(_snapshot(config, run))]
+        argv = ["--stage", name, "--config", str(write_config(config, folder / "evaluation.yaml"))]
         mend_parts(folder)
         _launch.run_workers("evaluate", work, argv)
         merge(config, run, name, task)
@@ -77,23 +79,12 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
     return 0
 
 
-def _snapshot(config: RunConfig, run: RunDir) -> Path:
-    """The resolved configuration as a file, so that workers see what the caller saw, overrides included."""
-    import yaml
-
-    from pipeline.config import to_plain
-
-    path = run.root / "config.yaml"
-    write_atomic(path, yaml.safe_dump(to_plain(config), sort_keys=False))
-    return path
-
-
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of an evaluation."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _launch.parser("evaluate", (__doc__ or "").split("\n")[0])
     parser.add_argument("--stage", required=True, help="stage number or name, baseline, or base")
-    arguments = parser.parse_args(argv)
+    arguments = command_line.parse(parser, argv)
     config, run = _launch.load_checked(arguments)
     name = BASE if arguments.stage == BASE else config.stage_name(arguments.stage)
     if arguments.dry_run:
@@ -107,7 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _launch.only_one(run.phase(name)):
         if arguments.clean:
             (run.phase(name) / "evaluation.json").unlink(missing_ok=True)
-        (run.phase(name) / "report" / "index.html").unlink(missing_ok=True)  # Asked for by name, the report is made anew.
+        page = run.phase(name) / "report" / "index.html"
+        page.unlink(missing_ok=True)  # Asked for by name, the report is made anew.
         return evaluate(config, run, name)
 
 
@@ -123,12 +115,16 @@ def answer_all(work: Work) -> None:
     mine = [batch for batch in _batches(config, work.name, task)[rank::world] if not _answered(batch, done)]
     if not mine:
         return
-    answer = _setup.Answerer(checkpoint(work.run, work.name), config, int(os.environ.get("LOCAL_RANK", "0")))
+    answer = _setup.Answerer(
+        checkpoint(work.run, work.name, verify=False), config, int(os.environ.get("LOCAL_RANK", "0"))
+    )
     with (folder / f"predictions.part{rank}.jsonl").open("a") as file:
         for number, (one, index, examples) in enumerate(mine, 1):
             prompt = task.prompt(one.style)
             tokens = config.evaluation.max_new_tokens if one.style == "think" else DIRECT_TOKENS
-            completions = answer(prompt, examples, tokens, one.decoding == "sample", seed=hash((config.seed, one.sample, index)))
+            completions = answer(
+                prompt, examples, tokens, one.decoding == "sample", seed=hash((config.seed, one.sample, index))
+            )
             for example, (text, length) in zip(examples, completions, strict=True):
                 verdict = task.judge(text, example.label, one.style)
                 row = {
@@ -167,8 +163,12 @@ def merge(config: RunConfig, run: RunDir, name: str, task: Task) -> None:
     keys = [_batch_key(one, example) for one, _, examples in _batches(config, name, task) for example in examples]
     missing = [key for key in keys if key not in answers]
     if missing:
-        raise UserError(f"{name}: {len(missing)} of {len(keys)} answers are missing (first: {missing[0]}); run it again")
-    write_atomic(folder / "predictions.jsonl", "".join(json.dumps(answers[key], ensure_ascii=False) + "\n" for key in keys))
+        raise UserError(
+            f"{name}: {len(missing)} of {len(keys)} answers are missing (first: {missing[0]}); run it again"
+        )
+    write_atomic(
+        folder / "predictions.jsonl", "".join(json.dumps(answers[key], ensure_ascii=False) + "\n" for key in keys)
+    )
 
 
 def mend_parts(folder: Path) -> None:

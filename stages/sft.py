@@ -20,8 +20,13 @@ def train(work: Work) -> None:
     from stages import _setup
 
     parent, processor, task = _setup.start(work)
-    split = task.select(work.stage.split)
-    columns = cot_columns(task, work.run.cot) if work.stage.data == "cot" else label_columns(task, split.examples)
+    if work.stage.data == "cot":
+        assert work.config.cot is not None  # pipeline.checks refuses the stage otherwise.
+        split = task.select(work.config.cot.split)
+        columns = cot_columns(task, split.examples, work.run.cot)
+    else:
+        split = task.select(work.stage.split)
+        columns = label_columns(task, split.examples)
     rows = len(columns.pop("id"))
     trainer = SFTTrainer(
         model=str(parent),

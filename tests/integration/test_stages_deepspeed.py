@@ -109,3 +109,31 @@ def test_answers_of_both_processes_are_put_together(parallel):
     run, _ = parallel
     rows = list(read_jsonl(run.phase(GRPO) / "predictions.jsonl"))
     assert len({row["id"] for row in rows}) == len(rows) == 4
+
+
+def test_bf16_training_hands_over_its_float32_weights(small: Small, whole_run: tuple[RunDir, str]):
+    """The module DeepSpeed trains holds bf16 copies; a learning rate of 1e-6 would drown in their rounding."""
+    run = small.copy_of("small", "bf16", "base", "cot")
+    launch = ("launch.num_processes=2", "launch.deepspeed=zero2", "model.dtype=bfloat16")
+    short = ("baseline.trainer.max_steps=2", "baseline.trainer.learning_rate=1e-6")
+    small.run("stages.sft", "--stage", "baseline", *QUICK, *HALF_BATCH, *launch, *short, name="bf16")
+    found = in_fresh_process(BETWEEN_BF16, run.final("base"), run.final(SFT))
+    assert found["dtypes"] == ["torch.float32"]
+    assert found["moved"] > 0.5
+    assert found["between"] > 0.5
+
+
+BETWEEN_BF16 = """
+import json, sys
+import torch
+from safetensors.torch import load_file
+base, final = (load_file(f"{folder}/model.safetensors") for folder in sys.argv[1:])
+flat = torch.cat([tensor.flatten() for tensor in final.values()])
+before = torch.cat([base[name].flatten() for name in final])
+print(json.dumps({
+    "dtypes": sorted({str(tensor.dtype) for tensor in final.values()}),
+    "moved": float((flat != before).float().mean()),
+    "between": float((flat != flat.bfloat16().float()).float().mean()),
+}))
+"""
+"""Prints the share of weights that moved, and the share that bf16 cannot hold."""

@@ -120,7 +120,7 @@ def test_the_demo_teacher_is_biased_as_its_file_declares():
     assert isinstance(config, AttributeConfig)
     assert set(config.confusions) == {"amusement", "awe", "fear", "disgust"}
     assert set(config.confusions.values()) <= set(EMOTIONS)
-    assert (config.confusion_rate, config.omit_think_rate) == (0.9, 0.1)
+    assert (config.confusion_rate, config.omit_think_rate) == (0.92, 0.1)
 
 
 def test_without_annotations_it_says_the_description_of_the_class():

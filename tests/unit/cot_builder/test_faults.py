@@ -80,7 +80,9 @@ def test_nobody_at_the_address(project, capsys):
     started = time.monotonic()
     assert project.build() == 3
     assert time.monotonic() - started < 10
-    assert url in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"no reply from {url}" in said.splitlines()[0]  # At once, not when patience has run out.
+    assert said.count("launch/serve_teacher.sh") == 2
     assert project.manifest()["rows"]["unasked"] == 40
 
 

@@ -171,9 +171,9 @@ def test_task_think_asks_a_teacher_just_what_a_student_is_asked():
 def test_every_shipped_teacher_loads(name):
     config = load_teacher(name)
     if isinstance(config, OpenAIConfig):
-        command = serve.serve_command(config.model, config.serve, [], cpu=True)
-        assert command[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", config.model]
-        assert serve.serve_command(config.model, config.serve, [], cpu=False)[:3] == ["vllm", "serve", config.model]
+        for cpu in (True, False):
+            command = serve.serve_command(config.model, config.serve, [], cpu=cpu)
+            assert command[1:5] == ["-m", "vllm.entrypoints.openai.api_server", "--model", config.model]
 
 
 def test_a_misspelt_teacher_names_the_nearest():
@@ -217,11 +217,12 @@ def test_the_servers_flags(monkeypatch):
 
 def test_the_launcher_prints_its_command(repo_root):
     done = subprocess.run(
-        ["bash", "launch/serve_teacher.sh", "qwen2_5_vl_7b", "--print", "--port", "9"],
+        ["bash", "launch/serve_teacher.sh", "qwen2_5_vl_7b", "--dry-run", "--port", "9"],
         cwd=repo_root, capture_output=True, text=True, check=True, env={**os.environ, "PYTHON": sys.executable},
     )  # fmt: skip
     assert "Qwen/Qwen2.5-VL-7B-Instruct" in done.stdout
     assert done.stdout.endswith("--port 9\n")
+    assert "--host 127.0.0.1" in done.stdout
 
 
 def test_a_picture_is_scaled_down_never_up(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from pipeline import __main__ as conductor
 from pipeline.config import load
 from pipeline.errors import UserError
 from pipeline.phases import phase_inputs, phase_names, start_record
-from pipeline.run import BASE, COT, RunDir, write_json
+from pipeline.run import BASE, COT, RunDir, file_digest, write_json
 
 PHASES = [COT, BASE, "baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
 
@@ -194,6 +195,52 @@ def test_cleaning_the_cot_rows_takes_the_stages_trained_on_them(run: RunDir, her
     finish(run, *PHASES[1:])
     conductor.main(["run", "--config", "demo", "--clean", "cot", here])
     assert sorted(path.name for path in run.root.iterdir()) == ["base", "baseline_sft_labels"]
+
+
+def test_cleaning_keeps_the_replies_of_teachers(run: RunDir, here: str, started: list[str]) -> None:
+    finish(run, *PHASES)
+    (run.cot / "journal").mkdir()
+    (run.cot / "journal" / "replies.sqlite").write_bytes(b"what was paid for")
+    conductor.main(["run", "--config", "demo", "--clean", "all", here])
+    assert [path.relative_to(run.root).as_posix() for path in run.root.rglob("*")] == [
+        "cot",
+        "cot/journal",
+        "cot/journal/replies.sqlite",
+    ]
+
+
+def test_cleaning_a_phase_that_is_worked_on_is_refused(run: RunDir, here: str, started: list[str]) -> None:
+    finish(run, *PHASES)
+    with (run.phase("stage4_clgrpo") / ".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="stage4_clgrpo is in use by another process"):
+            conductor.main(["run", "--config", "demo", "--clean", "stage3", here])
+    assert run.record("stage3_grpo_accuracy") is not None
+    assert started == []
+
+
+def test_complete_cot_rows_are_not_built_again(run: RunDir, here: str, started: list[str]) -> None:
+    finish(run, COT)
+    (run.cot / "train.parquet").write_bytes(b"rows")
+    digest = file_digest(run.cot / "train.parquet")
+    write_json(run.record_path(COT), {**(run.record(COT) or {}), "data_digest": digest})
+    conductor.main(["run", "--config", "demo", here])
+    assert started[0] == "stages.base"
+    (run.cot / "train.parquet").write_bytes(b"other rows")
+    started.clear()
+    conductor.main(["run", "--config", "demo", here])
+    assert started[0] == "cot_builder build"
+
+
+def test_a_build_killed_over_complete_rows_does_not_make_the_stages_stale(
+    run: RunDir, here: str, started: list[str]
+) -> None:
+    finish(run, COT)
+    write_json(run.record_path(COT), {**(run.record(COT) or {}), "data_digest": "rows"})
+    finish(run, *PHASES[1:])
+    finish(run, COT, status="incomplete")
+    conductor.main(["run", "--config", "demo", here])
+    assert started[0] == "cot_builder build"
 
 
 def test_cleaning_a_phase_there_is_not_names_those_there_are(run: RunDir, here: str, started: list[str]) -> None:

@@ -57,7 +57,7 @@ def answer_as(monkeypatch: pytest.MonkeyPatch, work: Work, rank: int, world: int
 
     monkeypatch.setitem(sys.modules, "stages._setup", types.SimpleNamespace(Answerer=FixedAnswerer))  # No torch here.
     monkeypatch.setattr("stages._setup", sys.modules["stages._setup"], raising=False)
-    monkeypatch.setattr(evaluate, "checkpoint", lambda run, name: run.final(name))
+    monkeypatch.setattr(evaluate, "checkpoint", lambda run, name, **_: run.final(name))
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WORLD_SIZE", str(world))
     evaluate.answer_all(work)

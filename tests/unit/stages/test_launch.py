@@ -115,5 +115,5 @@ def test_an_entry_point_ends_with_the_code_of_what_happened(raised, code, capsys
     with pytest.raises(SystemExit) as end:
         guarded(main)
     assert end.value.code == code
-    said = {2: "error: one\nerror: two\n", 130: "stopped; the same command goes on from the last checkpoint\n", 0: ""}
+    said = {2: "error: one\nerror: two\n", 130: "\nstopped; the same command goes on where it was\n", 0: ""}
     assert capsys.readouterr().err == said[code]

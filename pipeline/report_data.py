@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -164,6 +164,7 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
             )
         if entry.record.get("status") not in (None, "complete"):
             found.append(_warning(entry, "warning", f"its record says {entry.record['status']!r}, not complete."))
+        found += [_warning(entry, "warning", text) for text in _silent_failures(entry.log)]
         if entry.scores:
             found += [_warning(entry, level, text) for text in _doubts(entry.scores, judged=not entry.is_base)]
         if entry.duplicates:
@@ -185,6 +186,24 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
         text = f"the entries were evaluated on different numbers of rows ({', '.join(map(str, sorted(sizes)))})."
         found.append({"entry": "", "level": "warning", "text": text})
     return sorted(found, key=lambda item: (item["level"] != "warning", not item["text"].startswith("VOID")))
+
+
+SILENT = {
+    "frac_reward_zero_std": "of the prompts gave completions of equal reward, from which GRPO learns nothing.",
+    "completions/clipped_ratio": "of the training completions were cut at max_completion_length.",
+}
+"""What a trainer logs and never says, each with how to say it."""
+SILENT_LIMIT = 0.9
+"""Mean over a stage above which it is said."""
+
+
+def _silent_failures(log: Sequence[Mapping[str, Any]]) -> list[str]:
+    texts = []
+    for key, said in SILENT.items():
+        values = [row[key] for row in log if isinstance(row.get(key), int | float)]
+        if values and sum(values) / len(values) > SILENT_LIMIT:
+            texts.append(f"in training, {100 * sum(values) / len(values):.0f} % {said}")
+    return texts
 
 
 def _doubts(scores: dict[str, Any], judged: bool) -> list[str]:

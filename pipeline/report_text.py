@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -66,9 +66,9 @@ def summary_table(run_root: Path, phases: Sequence[str]) -> str:
 
 
 def compare(run_roots: Sequence[Path]) -> str:
-    """Runs side by side as markdown, from their report/summary.json: accuracy and macro-F1 per entry.
+    """Runs side by side as markdown, from their report/summary.json: accuracy, macro-F1 and sampled format rate.
 
-    Runs whose config.yaml differs in nothing but name and seed are one group, shown as mean ± sd over its seeds.
+    Runs whose config.yaml differs in nothing but name and seed are one group, whose mean ± sd has a column of its own.
 
     Raises:
         UserError: naming every run that has no report yet.
@@ -85,23 +85,25 @@ def compare(run_roots: Sequence[Path]) -> str:
         groups.setdefault(_config_without_seed(root), []).append(root)
     summaries = {root: json.loads((root / "report" / "summary.json").read_text()) for root in run_roots}
     names = list(dict.fromkeys(row["name"] for summary in summaries.values() for row in summary["entries"]))
+    several = [group for group in groups.values() if len(group) > 1]
+    columns = [*(root.name for root in run_roots), *("mean of " + ", ".join(r.name for r in g) for g in several)]
     blocks = []
-    for key, header in (("accuracy", "Accuracy, %"), ("macro-F1", "Macro-F1, %")):
-        rows = []
-        for name in names:
-            cells = [_cell(name)]
-            for group in groups.values():
-                found = [scores for root in group if (scores := _scores_of(summaries[root], name))]
-                cells.append(_mean_sd([_headline(scores, key) for scores in found]))
-            rows.append(cells)
-        blocks.append(
-            f"## {header}\n\n"
-            + _table(["stage", *(" + ".join(_cell(root.name) for root in group) for group in groups.values())], rows)
-        )
+    for header, metric in _COMPARED.items():
+        found = {root: {name: metric(_scores_of(summaries[root], name) or {}) for name in names} for root in run_roots}
+        rows = [
+            [
+                _cell(name),
+                *(_with_interval(found[root][name]) for root in run_roots),
+                *(_mean_sd([value[0] for root in group if (value := found[root][name])]) for group in several),
+            ]
+            for name in names
+            if any(found[root][name] for root in run_roots)
+        ]
+        blocks.append(f"## {header}\n\n" + _table(["stage", *map(_cell, columns)], rows))
     return (
         "# Runs side by side\n\n"
         + "\n".join(blocks)
-        + "\nmean ± sample standard deviation where runs differ only in their seed (n in brackets).\n"
+        + "\n[95 % interval of one run]; mean ± sample standard deviation [n] of runs that differ only in their seed.\n"
     )
 
 
@@ -178,8 +180,30 @@ def _scores_of(summary: Mapping[str, Any], name: str) -> dict[str, Any] | None:
     return next((row["scores"] for row in summary["entries"] if row["name"] == name), None)
 
 
-def _headline(scores: Mapping[str, Any], key: str) -> float:
-    return scores["accuracy"]["value"] if key == "accuracy" else scores["macro avg"]["f1-score"]
+Number = tuple[float, float, float]
+
+
+def _rate(rate: Mapping[str, float] | None) -> Number | None:
+    return (rate["value"], rate["low"], rate["high"]) if rate else None
+
+
+def _macro_f1(scores: Mapping[str, Any]) -> Number | None:
+    macro = scores.get("macro avg")
+    return (macro["f1-score"], macro["f1-score_low"], macro["f1-score_high"]) if macro else None
+
+
+_COMPARED: dict[str, Callable[[Mapping[str, Any]], Number | None]] = {
+    "Accuracy, %": lambda scores: _rate(scores.get("accuracy")),
+    "Macro-F1, %": _macro_f1,
+    "Format rate at temperature 1, %": lambda scores: _rate((scores.get("sample") or {}).get("format")),
+}
+"""What `compare` shows, each with how it is found in the scores of an entry."""
+
+
+def _with_interval(number: Number | None) -> str:
+    if number is None:
+        return "not run"
+    return f"{percent(number[0])} [{percent(number[1])}, {percent(number[2])}]"
 
 
 def _mean_sd(values: Sequence[float]) -> str:

@@ -289,11 +289,33 @@ def make_seeds(tmp_path: Path, write: Callable[[Path, int], None]) -> list[Path]
 
 def test_runs_that_differ_in_their_seed_are_averaged(tmp_path: Path) -> None:
     roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(5 + seed, 5 - seed, 0)))
-    assert "| stage1_sft | 60.0 ± 10.0 [3] |" in report.compare(roots)
+    table = report.compare(roots)
+    assert "| stage | seed0 | seed1 | seed2 | mean of seed0, seed1, seed2 |" in table
+    assert "| 60.0 ± 10.0 [3] |" in table
+    assert "| stage1_sft | 50.0 [23.7, 76.3] |" in table
     (roots[2] / "config.yaml").write_text("name: other\nseed: 2\ntask: {name: emoset}\n")
-    assert "| stage1_sft | 55.0 ± 7.1 [2] | 70.0 |" in report.compare(roots)
+    assert "| 55.0 ± 7.1 [2] |" in report.compare(roots)
 
 
 def test_comparing_a_run_without_a_report_says_which(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         report.compare([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [("frac_reward_zero_std", "learns nothing"), ("completions/clipped_ratio", "cut at max_completion_length")],
+)
+def test_a_stage_that_could_not_learn_says_why(tmp_path: Path, key: str, said: str) -> None:
+    def texts(value: float) -> str:
+        log = [
+            {"step": 1, key: value},
+            {"step": 2, key: value},
+            {"step": 3, "loss": 0.0},
+        ]  # A reuse step has no such key.
+        write_phase(tmp_path / "stage2_grpo_format", answers(15, 15, 0), log, algorithm="grpo")
+        report.write_run_report(tmp_path, ["stage2_grpo_format"], LABELS)
+        return " ".join(warning["text"] for warning in summary_of(tmp_path)["warnings"])
+
+    assert said in texts(0.97)
+    assert said not in texts(0.8)

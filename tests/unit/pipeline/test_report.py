@@ -314,8 +314,8 @@ def test_a_stage_that_could_not_learn_says_why(tmp_path: Path, key: str, said: s
             {"step": 3, "loss": 0.0},
         ]  # A reuse step has no such key.
         write_phase(tmp_path / "stage2_grpo_format", answers(15, 15, 0), log, algorithm="grpo")
-        report.write_run_report(tmp_path, ["stage2_grpo_format"], LABELS)
-        return " ".join(warning["text"] for warning in summary_of(tmp_path)["warnings"])
+        summary = summary_of(tmp_path, ["stage2_grpo_format"])
+        return " ".join(warning["text"] for warning in summary["warnings"])
 
     assert said in texts(0.97)
     assert said not in texts(0.8)

@@ -113,11 +113,11 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
     if visible_gpus() == 0:
         # Two OpenMP threads that share a busy core make a step 7 to 40 times slower.
         environment.setdefault("OMP_NUM_THREADS", "1")
-    with log.open("wb") as sink:
-        worker = subprocess.Popen(
-            command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
-        )
-        assert worker.stdout is not None
+    worker = subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
+    )
+    assert worker.stdout is not None
+    with log.open("wb") as sink:  # Once the worker runs: a log says that there was one.
         try:
             for line in worker.stdout:
                 sink.write(line)

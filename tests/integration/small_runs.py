@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal as signals
 import subprocess
 import sys
 import time
@@ -20,6 +21,11 @@ from pipeline.run import RunDir, read_jsonl, weights_digest
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "small.yaml"
 STAGES = ["baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
+
+
+def _heed_ctrl_c() -> None:
+    """A shell that starts the tests in the background makes them, and all they start, ignore Ctrl-C."""
+    signals.signal(signals.SIGINT, signals.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Small:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            **how,
+            **{"preexec_fn": _heed_ctrl_c, **how},
         )
 
     def run(

@@ -42,6 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments, extra = parser.parse_known_args(argv)
     from cot_builder.teachers import OpenAIConfig, load_teacher
     from pipeline.errors import UserError
+    from pipeline.hardware import visible_gpus
     from pipeline.processes import child_environment
 
     try:
@@ -51,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(error, file=sys.stderr)
         return 2
-    cpu = not has_gpu()
+    cpu = visible_gpus() == 0
     address = urlsplit(config.base_urls[0])
     # An address of this machine alone is not opened to the network: nothing but its own build asks there.
     host = "127.0.0.1" if address.hostname in ("localhost", "127.0.0.1") else None
@@ -91,11 +92,6 @@ def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str],
 def _python_path(path: str) -> str:
     """PYTHONPATH with the cure for torchvision on a CPU-only torch, which every process of the server needs."""
     return os.pathsep.join([str(Path(__file__).resolve().parent / "cpu_site"), path])
-
-
-def has_gpu() -> bool:
-    """Whether an NVIDIA GPU is visible; CUDA_VISIBLE_DEVICES set to nothing hides it."""
-    return Path("/dev/nvidiactl").exists() and os.environ.get("CUDA_VISIBLE_DEVICES", "all") not in ("", "-1")
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Build chain-of-thought rows for a run: ``python -m cot_builder build --config configs/demo.yaml [a.b=c …]``.
+"""Build verified rows for a run from teachers' replies: ``python -m cot_builder build --config configs/demo.yaml [a.b=c …]``.
 
-`build` is resumable: run it again and it goes on where it was. `stats` shows the yields of a build, `preview` asks
-every teacher about a few rows and shows what would be kept. Exit codes: 0 complete, 2 a user error, 3 incomplete (run
-it again).
+`build` is resumable: run it again and it goes on where it was. Look before you pay: `preview` asks every teacher about a few
+rows and writes a page. Over several machines: `build --shard i/n` and `merge`; through a batch service: `export` and `import`.
+Exit codes: 0 complete, 2 a user error, 3 incomplete (run it again).
 """
 
 from __future__ import annotations
@@ -12,12 +12,14 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import command_line
 
 if TYPE_CHECKING:
-    from cot_builder.build import Plan
+    from cot_builder.build import Asked
+    from cot_builder.plan import Plan
     from pipeline.config import RunConfig
 
 INCOMPLETE = 3
@@ -42,50 +44,140 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
         ("build", _build, "ask the teachers and write cot/; run again to go on"),
+        ("preview", _preview, "ask every teacher about a few rows and write preview.html"),
         ("stats", _stats, "show the yields of a build"),
-        ("preview", _preview, "ask a few rows of every teacher and show the replies"),
+        ("merge", _merge, "write cot/ from complete shards, asking nothing"),
+        ("export", _export, "write the requests a build needs next as OpenAI-batch JSONL"),
+        ("import", _import, "take the replies of a batch into the journal"),
     ):
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--config", required=True, help="a YAML file, or the bare name of one in configs/")
-        command.add_argument(
-            "overrides", nargs="*", metavar="a.b=c", help="values that take precedence over the file's"
-        )
+        if name == "import":
+            command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what the batch service wrote")
+            command.add_argument(
+                "--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="an override"
+            )
+        else:
+            command.add_argument(
+                "overrides", nargs="*", metavar="a.b=c", help="values that take precedence over the file's"
+            )
         command.set_defaults(run=run)
-        if name != "stats":
+        if name in ("build", "preview"):
             command.add_argument(
                 "--dry-run", action="store_true", help="resolve and check everything, print it and stop"
             )
+        if name == "build":
+            command.add_argument("--shard", metavar="i/n", help="only every n-th row, from the i-th (counted from 0)")
+        if name == "merge":
+            command.add_argument("--shards", type=int, required=True, metavar="n", help="how many there are")
         if name == "preview":
             command.add_argument("--rows", type=int, default=8, help="how many rows (default 8)")
+        if name == "export":
+            command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
     return parser
 
 
 def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder import build, output
+    from cot_builder import build, output, shards
     from cot_builder.journal import Journal
-    from cot_builder.progress import Progress
+    from cot_builder.plan import Shard, plan
+    from cot_builder.tally import yields
 
-    plan = build.plan(config)
+    planned = plan(config, Shard.parse(arguments.shard) if arguments.shard else None)
     if arguments.dry_run:
-        print(_describe(plan))
+        print(_describe(planned))
         return 0
-    output.start(plan)
-    with Journal(plan.folder / "journal") as journal:
-        progress = Progress(len(plan.split.examples))
-        asked = build.ask(plan, journal, progress)
-        manifest = output.finish(plan, journal, asked, progress.seconds)
-    print(output.yields(manifest))
-    if manifest["status"] != "complete":
-        for line in asked.down:
-            print(line, file=sys.stderr)
-        print(f"cot is incomplete: {manifest['why']}", file=sys.stderr)
-        return INCOMPLETE
-    print(f"{plan.folder / 'train.parquet'}: complete, {asked.requests} requests this time, {progress.seconds:.1f} s")
+    (shards if planned.shard else output).start(planned)
+    with Journal(planned.folder / "journal") as journal:
+        asked, seconds = build.ask(planned, journal)
+        if asked.stopped_by is not None:
+            return _stopped(planned, asked)
+        if planned.shard:
+            record = shards.finish(planned, asked, len(journal), seconds)
+            return _end(planned, record, asked, f"{record['rows']} rows, {record['unasked']} unasked", "")
+        manifest = output.finish(planned, journal, asked, seconds)
+    done = f"{planned.folder / 'train.parquet'}: complete, {asked.requests} requests this time, {seconds:.1f} s"
+    return _end(planned, manifest, asked, yields(manifest), done)
+
+
+def _end(plan: Plan, record: dict[str, object], asked: Asked, shown: str, done: str) -> int:
+    print(shown)
+    if record["status"] == "complete":
+        print(done or f"{plan.folder}: complete, {asked.requests} requests this time")
+        return 0
+    for line in asked.down:
+        print(line, file=sys.stderr)
+    print(f"cot is incomplete: {record['why']}", file=sys.stderr)
+    return INCOMPLETE
+
+
+def _stopped(plan: Plan, asked: Asked) -> int:
+    """After Ctrl-C or SIGTERM: what was in flight has been recorded."""
+    assert asked.stopped_by is not None
+    print(
+        f"{plan.folder}: stopped; {asked.requests} replies of this time are kept, the same command goes on",
+        file=sys.stderr,
+    )
+    return 128 + asked.stopped_by
+
+
+def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from cot_builder import output, shards
+    from cot_builder.build import Asked
+    from cot_builder.journal import Journal
+    from cot_builder.plan import plan
+    from cot_builder.tally import yields
+    from pipeline.errors import UserError
+
+    if arguments.shards < 1:
+        raise UserError(f"--shards: {arguments.shards} is less than 1")
+    planned = plan(config)
+    output.start(planned)
+    with Journal(planned.folder / "journal") as journal:
+        for line in shards.take_over(planned, journal, arguments.shards):
+            print(line)
+        manifest = output.finish(planned, journal, Asked(), 0.0)
+    done = f"{planned.folder / 'train.parquet'}: complete"
+    return _end(planned, manifest, Asked(), yields(manifest), done)
+
+
+def _export(config: RunConfig, arguments: argparse.Namespace) -> int:
+    import asyncio
+
+    from cot_builder import batch
+    from cot_builder.journal import Journal
+    from cot_builder.plan import plan
+
+    planned = plan(config)
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    with Journal(planned.folder / "journal") as journal:
+        files, requests = asyncio.run(batch.export(planned, journal, arguments.out))
+    if not files:
+        print(f"nothing to ask; write the rows with `python -m cot_builder build --config {arguments.config}`")
+    for file in files:
+        print(file)
+    for name, count in requests.items():
+        print(f"{name}: {count} requests")
+    return 0
+
+
+def _import(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from cot_builder import batch
+    from cot_builder.journal import Journal
+    from cot_builder.plan import plan
+
+    planned = plan(config)
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    with Journal(planned.folder / "journal") as journal:
+        counts, failed = batch.take_in(journal, arguments.files)
+    print(f"{counts['new']} new replies, {counts['known']} known already, {counts['unknown']} not of this build")
+    for reason, count in failed.items():
+        print(f"{count} lines without a reply ({reason}); the next export asks them again", file=sys.stderr)
     return 0
 
 
 def _stats(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder import output
+    from cot_builder.tally import yields
     from pipeline.errors import UserError
     from pipeline.run import COT, RunDir
 
@@ -97,24 +189,24 @@ def _stats(config: RunConfig, arguments: argparse.Namespace) -> int:
     why = f" ({manifest['why']})" if manifest["why"] else ""
     print(f"{run.cot}: {manifest['status']}{why}")
     if "rows" in manifest:
-        print(output.yields(manifest))
+        print(yields(manifest))
         for name, counts in manifest["per_teacher"].items():
-            print(f"  {name}: " + ", ".join(f"{count} {what}" for what, count in counts.items()))
+            print(f"  {name}: " + ", ".join(f"{count} {what}" for what, count in counts.items() if count))
     return 0
 
 
 def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
-    import asyncio
-
-    from cot_builder import build
     from cot_builder.journal import Journal
+    from cot_builder.plan import plan
+    from cot_builder.preview import preview
 
-    plan = build.plan(config)
+    planned = plan(config)
     if arguments.dry_run:
-        print(_describe(plan))
+        print(_describe(planned))
         return 0
-    with Journal(plan.folder / "journal") as journal:
-        asyncio.run(build.preview(plan, journal, arguments.rows, print))
+    planned.folder.mkdir(parents=True, exist_ok=True)
+    with Journal(planned.folder / "journal") as journal:
+        print(preview(planned, journal, arguments.rows))
     return 0
 
 
@@ -122,18 +214,26 @@ def _describe(plan: Plan) -> str:
     """What a build would do, for --dry-run."""
     from pipeline.config import to_plain
 
-    rows = plan.split.examples
+    rows = [plan.split.examples[index] for index in plan.rows]
     classes = Counter(row.label for row in rows)
-    turns = Counter(list(plan.teachers)[plan.teacher_of(row)] for row in rows)
+    turns = Counter(name for index in plan.rows for name in plan.assigned[index])
     per_class = ", ".join(f"{name} {classes[name]}" for name in plan.task.labels.names)
     unusable = dict(Counter(problem.reason for problem in plan.split.problems))
+    policies = {label: plan.policy(label) for label in plan.task.labels.names}
     lines = [
         f"folder    {plan.folder}",
+        f"recipe    {plan.recipe.name}",
         f"task      {plan.task.name}, {plan.cot.split}: {len(rows)} rows ({per_class})",
         f"unusable  {len(plan.split.problems)} rows {unusable or ''}",
-        f"prompt    {plan.prompt.name} ({plan.prompt.mode}), for served teachers",
-        f"attempts  {plan.cot.attempts} per row, {plan.cot.concurrency} requests in flight per endpoint",
+        f"prompts   {', '.join(f'{name} ({prompt.mode})' for name, prompt in plan.prompts.items())}, for served teachers",
+        f"teachers  {plan.cot.teachers_per_row} per row",
     ]
+    for policy in dict.fromkeys((p.attempts, tuple(p.temperatures), p.fallback) for p in policies.values()):
+        labels = [label for label, p in policies.items() if (p.attempts, tuple(p.temperatures), p.fallback) == policy]
+        whose = "all classes" if len(labels) == len(policies) else ", ".join(labels)
+        attempts, temperatures, fallback = policy
+        heat = f" at {', '.join(map(str, temperatures))}" if temperatures else ""
+        lines.append(f"policy    {whose}: {attempts} attempts{heat}, then {fallback or 'reject'}")
     for name, teacher in plan.teachers.items():
         lines.append(f"teacher   {name}, {turns[name]} rows: {json.dumps(to_plain(teacher))}")
     return "\n".join(lines)

@@ -14,7 +14,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_builder.teachers import DESCRIPTION, AttributeConfig, Reply, Request, draw_seed
+from cot_builder.teachers import (
+    DESCRIPTION,
+    AttributeConfig,
+    EndpointState,
+    Question,
+    Reply,
+    Request,
+    draw_seed,
+)
 from pipeline.response import render
 from pipeline.run import digest, file_digest
 from pipeline.tasks import Example
@@ -60,16 +68,24 @@ class AttributeTeacher:
             "values_seen": digest(self._seen),
         }
 
-    def request(self, example: Example, attempt: int) -> Request:
-        """Everything the reply depends on; the picture is not among it."""
-        seed = draw_seed(self._run_seed, self._config.seed, example.id, attempt)
-        known = {**example.attributes, DESCRIPTION: self._descriptions.get(example.label)}
+    def request(self, question: Question) -> Request:
+        """Everything the reply depends on; the picture and the prompt are not among it."""
+        row = question.row
+        seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
+        known = {**row.attributes, DESCRIPTION: self._descriptions.get(row.label)}
         named = {name: known[name] for name in self._config.attributes if known.get(name) is not None}
-        return Request.of({**self._fixed, "id": example.id, "label": example.label, "attributes": named, "seed": seed})
+        return Request.of({**self._fixed, "id": row.id, "label": row.label, "attributes": named, "seed": seed})
 
-    async def ask(self, example: Example, request: Request) -> Reply:
+    async def ask(self, question: Question, request: Request) -> Reply:
         """The reply to a request; never fails."""
-        return Reply(self.write(request.record["attributes"], example.label, request.record["seed"]))
+        return Reply(self.write(request.record["attributes"], question.row.label, request.record["seed"]))
+
+    def endpoints(self) -> list[EndpointState]:
+        """It has none."""
+        return []
+
+    def stop(self, why: str) -> None:
+        """Nothing is under way."""
 
     async def close(self) -> None:
         """Nothing to give back."""

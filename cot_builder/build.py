@@ -1,226 +1,170 @@
-"""A build: ask each row of its teacher until a reply is kept, then write what was kept, in order.
+"""A build: settle every row by asking, then settle it again from the journal, in order, to write what was kept.
 
-Two phases. Asking fills the journal and remembers, per row, only the numbers of its replies there. Writing
-(cot_builder/output.py) reads them back in the order of the split and judges them. So memory stays small, the same
-replies give the same bytes whatever order they came in, and a second build asks nothing again.
+Asking fills the journal and remembers only which rows it could not settle. Writing (cot_builder/output.py) runs the same recipe
+over the journal in the order of the split. So memory stays small, the same replies give the same bytes whatever order they
+came in, and a second build asks nothing again.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+import resource
+import signal
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
+from cot_builder.ask import Asker
 from cot_builder.journal import Journal
+from cot_builder.pictures import Picture
+from cot_builder.plan import Plan
 from cot_builder.progress import Progress
-from cot_builder.prompt import Prompt, load_prompt
-from cot_builder.teachers import (
-    AttributeConfig,
-    Teacher,
-    TeacherConfig,
-    TeacherDown,
-    Unanswered,
-    UnreadableImage,
-    check_teacher,
-    load_teacher,
-    make_teachers,
-)
-from cot_builder.verify import Accepted, accept
-from pipeline.config import CotConfig, RunConfig
+from cot_builder.row import Ask, Outcome, Row, Tried
+from cot_builder.teachers import Teacher, TeacherDown, Unanswered, make_teachers
 from pipeline.errors import UserError
-from pipeline.run import RunDir
-from pipeline.tasks import Example, Split, Task, load_task
-
-
-@dataclass(frozen=True)
-class Plan:
-    """Everything a build needs, resolved and checked."""
-
-    config: RunConfig
-    cot: CotConfig
-    folder: Path
-    task: Task
-    split: Split
-    teachers: dict[str, TeacherConfig]
-    prompt: Prompt
-
-    def teacher_of(self, row: Example) -> int:
-        """Which teacher a row is asked of: by its id, so that it does not depend on the other rows."""
-        return int.from_bytes(hashlib.sha256(f"teacher:{row.id}".encode()).digest()[:8]) % len(self.teachers)
-
-    def origin(self, name: str) -> tuple[str, str | None]:
-        """(mode, prompt version) of a teacher's rows: how it came by its answer, and what it was asked."""
-        if isinstance(self.teachers[name], AttributeConfig):
-            return "attribute", None
-        return self.prompt.mode, self.prompt.name
-
-
-@dataclass(frozen=True)
-class Settled:
-    """What became of one row: its replies' numbers in the journal, and why there is no (further) one."""
-
-    replies: tuple[int, ...] = ()
-    unasked: str | None = None
-    unreadable: str | None = None
+from pipeline.images import ImageError
 
 
 @dataclass
 class Asked:
     """The outcome of asking."""
 
-    rows: list[Settled | None]
-    """One per row; None for those not reached."""
-    down: list[str]
+    unasked: dict[int, str] = field(default_factory=dict)
+    """Index of a row that could not be settled: why."""
+    down: list[str] = field(default_factory=list)
     """Messages of the teachers that stopped answering."""
     requests: int = 0
     """Replies that were not in the journal before."""
+    stopped_by: signal.Signals | None = None
+    """The signal that ended it early."""
 
 
-def plan(config: RunConfig) -> Plan:
-    """Resolve and check a build.
-
-    Raises:
-        UserError: naming everything that is wrong with the configuration.
-    """
-    cot = config.cot
-    if cot is None:
-        raise UserError("this run has no cot: block, so there is nothing to build")
-    counts = {"attempts": cot.attempts, "concurrency": cot.concurrency, "min_rows": cot.min_rows}
-    problems = [f"cot.{name}: {count} is less than 1" for name, count in counts.items() if count < 1]
-    if not cot.teachers:
-        problems.append("cot.teachers: empty; name at least one file of configs/teachers")
-    teachers: dict[str, TeacherConfig] = {}
-    for name in cot.teachers:
-        short = Path(name).stem if name.endswith((".yaml", ".yml")) else name
-        if short in teachers:
-            problems.append(f"cot.teachers: {short!r} is named twice")
-        try:
-            teachers[short] = load_teacher(name)
-        except UserError as error:
-            problems += error.problems
-    prompt = None
-    try:
-        prompt = load_prompt(cot.prompt)
-    except UserError as error:
-        problems += error.problems
-    if problems or prompt is None:
-        raise UserError(problems)
-    run = RunDir(config.output_dir, config.name)
-    task = load_task(config.task, run.cache)
-    problems = [problem for name, teacher in teachers.items() for problem in check_teacher(teacher, name, task)]
-    if problems:
-        raise UserError(problems)
-    return Plan(config, cot, run.cot, task, task.select(cot.split), teachers, prompt)
-
-
-def ask(plan: Plan, journal: Journal, progress: Progress) -> Asked:
-    """Ask every row that the journal cannot answer. Rows a dead teacher leaves unasked are said to be so."""
-    asked = Asked([None] * len(plan.split.examples), [])
-    try:
-        asyncio.run(_ask_all(plan, journal, progress, asked))
-    except* UserError as group:
-        raise group.exceptions[0] from None
-    progress.finish()
-    return asked
-
-
-def teachers_of(plan: Plan) -> list[Teacher]:
+def teachers_of(plan: Plan) -> dict[str, Teacher]:
     """The plan's teachers, ready to ask."""
     return make_teachers(
-        plan.teachers,
-        plan.task,
-        plan.split.examples,
-        prompt=plan.prompt,
-        seed=plan.config.seed,
-        concurrency=plan.cot.concurrency,
+        plan.teachers, plan.task, plan.split.examples, seed=plan.config.seed, concurrency=plan.cot.concurrency
     )
 
 
-async def _ask_all(plan: Plan, journal: Journal, progress: Progress, asked: Asked) -> None:
+def ask(plan: Plan, journal: Journal) -> tuple[Asked, float]:
+    """Ask every row that the journal cannot answer, under a live line.
+
+    Returns:
+        What came of it, and the seconds it took.
+
+    Raises:
+        UserError: when replies cannot be recorded.
+    """
+    return asyncio.run(_ask_all(plan, journal))
+
+
+async def settle(plan: Plan, index: int, ask: Ask, teachers: tuple[str, ...] | None = None) -> Outcome:
+    """Run the recipe on one row. An unreadable picture is a rejection like any other.
+
+    Args:
+        plan: the build.
+        index: of the row in the split.
+        ask: how teachers are asked.
+        teachers: those to ask; None: the row's own.
+
+    Raises:
+        Unanswered: when a reply it needs is not to be had.
+    """
+    example = plan.split.examples[index]
+    names = teachers or plan.assigned[index]
+    picture = Picture(example.image, plan.digests.get(example.image))
+    try:
+        return await plan.recipe.settle(Row(example, names, plan, picture, ask))
+    except ImageError as error:
+        return Outcome(None, (Tried(names[0], "picture", 0, None, "", "unreadable_image", str(error)),))
+    finally:
+        if picture.is_read:
+            plan.digests[example.image] = picture.digest
+
+
+async def _ask_all(plan: Plan, journal: Journal) -> tuple[Asked, float]:
     teachers = teachers_of(plan)
+    asked = Asked()
+    progress = Progress(
+        len(plan.rows), endpoints=lambda: [end for each in teachers.values() for end in each.endpoints()]
+    )
+    asker = Asker(teachers, journal, progress)
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(
+        resource.RLIMIT_NOFILE, (most_files, most_files)
+    )  # A connection is a file; many systems begin at 1024.
+    stop = _Stop(teachers, asked)
+    clock = asyncio.create_task(_tick(progress))
+    lanes: dict[str, list[int]] = defaultdict(list)  # One per teacher, so that a slow one holds up its own rows only.
+    for index in plan.rows:
+        lanes[plan.assigned[index][0]].append(index)
     try:
         async with asyncio.TaskGroup() as group:
-            for position, teacher in enumerate(teachers):
-                rows = _rows_of(plan, position)
-                for _ in range(teacher.concurrency):
-                    group.create_task(_work(plan, teacher, rows, journal, progress, asked))
+            for name, indices in lanes.items():
+                rows = iter(indices)
+                for _ in range(min(len(indices), teachers[name].concurrency)):
+                    group.create_task(_work(plan, name, rows, asker, progress, asked))
+    except* UserError as failures:
+        raise failures.exceptions[0] from None
     finally:
-        for teacher in teachers:
+        stop.restore()
+        clock.cancel()
+        progress.finish()
+        asked.requests = asker.requests
+        for teacher in teachers.values():
             await teacher.close()
+    return asked, progress.seconds
 
 
-def _rows_of(plan: Plan, position: int) -> Iterator[int]:
-    """Indices of the rows that are asked of one teacher."""
-    return (index for index, row in enumerate(plan.split.examples) if plan.teacher_of(row) == position)
-
-
-async def _work(
-    plan: Plan, teacher: Teacher, rows: Iterator[int], journal: Journal, progress: Progress, asked: Asked
-) -> None:
-    """Settle rows from `rows`, shared by all workers of a teacher, until there are none or the teacher is down."""
+async def _work(plan: Plan, lane: str, rows: Iterator[int], ask: Ask, progress: Progress, asked: Asked) -> None:
+    """Settle rows from `rows`, shared by all workers of a lane, until there are none or its teacher is down."""
     for index in rows:
+        if asked.stopped_by is not None:
+            return
         try:
-            asked.rows[index] = await _settle(plan, teacher, plan.split.examples[index], journal, progress, asked)
-        except TeacherDown as down:
-            message = f"teacher {teacher.name}: {down}"
+            outcome = await settle(plan, index, ask)
+        except TeacherDown as error:
+            message = f"teacher {error.teacher}: {error}"
+            asked.unasked[index] = message
             if message not in asked.down:
                 asked.down.append(message)
-            return
-        progress.tick()
+            if error.teacher == lane:
+                return
+            progress.row(False, None)
+        except Unanswered as error:
+            asked.unasked[index] = str(error)
+            progress.row(False, None)
+        else:
+            progress.row(outcome.kept is not None, outcome.reason)
         await asyncio.sleep(0)  # An offline teacher, or a full journal, must not keep the others waiting.
 
 
-async def _settle(
-    plan: Plan, teacher: Teacher, row: Example, journal: Journal, progress: Progress, asked: Asked
-) -> Settled:
-    numbers: list[int] = []
-    for attempt in range(plan.cot.attempts):
-        try:
-            request = teacher.request(row, attempt)
-            found = journal.find(request.key)
-            if found is None:
-                reply = await teacher.ask(row, request)
-                number = journal.add(request, reply, row_id=row.id, teacher=teacher.name, attempt=attempt)
-                asked.requests += 1
-            else:
-                number, reply = found
-        except UnreadableImage as error:
-            progress.rejected += 1
-            return Settled(tuple(numbers), unreadable=str(error))
-        except TeacherDown:
-            raise
-        except Unanswered as error:
-            progress.unasked += 1
-            return Settled(tuple(numbers), unasked=str(error))
-        numbers.append(number)
-        if isinstance(accept(row, reply, plan.task), Accepted):
-            progress.kept += 1
-            return Settled(tuple(numbers))
-    progress.rejected += 1
-    return Settled(tuple(numbers))
+async def _tick(progress: Progress) -> None:
+    """Keep the line alive, above all while nothing is answered."""
+    while True:
+        await asyncio.sleep(0.2)
+        progress.tick()
 
 
-async def preview(plan: Plan, journal: Journal, rows: int, show: Callable[[str], None]) -> None:
-    """Ask every teacher about the first rows and show replies and verdicts; the build finds them in the journal."""
-    teachers = teachers_of(plan)
-    try:
-        for row in plan.split.examples[:rows]:
-            show(f"\n== {row.id} ({row.label}) {row.image}")
-            for teacher in teachers:
-                try:
-                    request = teacher.request(row, 0)
-                    found = journal.find(request.key)
-                    reply = found[1] if found else await teacher.ask(row, request)
-                    if not found:
-                        journal.add(request, reply, row_id=row.id, teacher=teacher.name, attempt=0)
-                except (Unanswered, UnreadableImage) as error:
-                    show(f"-- {teacher.name}: {type(error).__name__}: {error}")
-                    continue
-                verdict = accept(row, reply, plan.task)
-                state = "kept" if isinstance(verdict, Accepted) else f"rejected: {verdict.reason}"
-                show(f"-- {teacher.name}: {state}\n{reply.text if reply.refused is None else reply.refused}")
-    finally:
-        for teacher in teachers:
-            await teacher.close()
+class _Stop:
+    """The first Ctrl-C (or SIGTERM) sends nothing more and waits for what is in flight; the second ends at once."""
+
+    def __init__(self, teachers: dict[str, Teacher], asked: Asked) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._teachers, self._asked = teachers, asked
+        self._task = asyncio.current_task()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.add_signal_handler(number, self._stop, number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._asked.stopped_by is not None and self._task is not None:
+            self._task.cancel()
+            return
+        self._asked.stopped_by = number
+        for teacher in self._teachers.values():
+            teacher.stop("stopped")
+
+    def restore(self) -> None:
+        """Leave signals to whoever had them before."""
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._loop.remove_signal_handler(number)

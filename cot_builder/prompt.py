@@ -1,24 +1,36 @@
 """Prompts: one Jinja file per version. A published version is never edited; a new wording is a new file.
 
-A template may use `question`, `options` (each with `name` and `description`), `label` and `student_prompt`. One that uses
-`label` tells the teacher the answer, which makes its mode ``answer_given``; any other is ``answer_hidden``. One that uses
-`student_prompt` asks a teacher what a student of this pipeline is asked, in the same order: the picture, then the text.
+A template may use what `VARIABLES` lists. One that uses `label` tells the teacher the answer, which makes its mode
+``answer_given``; any other is ``answer_hidden``. One that uses `student_prompt` asks a teacher what a student of this
+pipeline is asked, in the same order: the picture, then the text.
 """
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
+from typing import Any
 
-from jinja2 import Environment, StrictUndefined, TemplateError, meta
+from jinja2 import Environment, StrictUndefined, Template, TemplateError, meta
 
 from pipeline.errors import UserError
+from pipeline.nearest import nearest
 from pipeline.run import file_digest
 from pipeline.tasks import Task
 
-_FOLDER = Path(__file__).parent / "prompts"
-_VARIABLES = {"question", "options", "label", "student_prompt"}
+FOLDER = Path(__file__).parent / "prompts"
+VARIABLES = {
+    "question": "what is asked about every picture",
+    "options": "the labels, each with `name` and `description`",
+    "label": "the row's gold label",
+    "student_prompt": "what a student of this pipeline is asked, word for word",
+    "hints": "annotated attributes of the row, each with `name` and `value`",
+    "reasoning": "a reply without its conclusion, for a second teacher to judge",
+    "sees_picture": "whether the second teacher sees the picture too",
+    "observe": "what to look for in a picture to answer the question",
+    "statements": "declarative statements made of question and answer",
+}
 
 
 @dataclass(frozen=True)
@@ -28,20 +40,30 @@ class Prompt:
     name: str
     source: str
     digest: str
-    mode: str
-    picture_first: bool = False
+    """sha256 of the file."""
+    uses: frozenset[str]
+    """Names of its variables."""
 
-    def render(self, task: Task, label: str) -> str:
-        """The text a teacher reads beside the picture. `label` reaches it only in mode answer_given."""
+    @property
+    def mode(self) -> str:
+        """answer_given or answer_hidden."""
+        return "answer_given" if "label" in self.uses else "answer_hidden"
+
+    @property
+    def picture_first(self) -> bool:
+        """Whether the picture stands before the text."""
+        return "student_prompt" in self.uses
+
+    def render(self, task: Task, **values: Any) -> str:
+        """The text a teacher reads; `values` are the variables that are not the task's own."""
         options = [{"name": name, "description": task.labels.descriptions.get(name)} for name in task.labels.names]
-        given = {"label": label} if self.mode == "answer_given" else {}
-        known = {"question": task.question, "options": options, "student_prompt": task.prompt("think"), **given}
-        return _environment().from_string(self.source).render(**known).strip()
+        known = {"question": task.question, "options": options, "student_prompt": task.prompt("think")}
+        return _template(self.source).render(**known, **values).strip()
 
 
 def prompt_names() -> list[str]:
     """The prompts there are."""
-    return sorted(path.stem for path in _FOLDER.glob("*.jinja"))
+    return sorted(path.stem for path in FOLDER.glob("*.jinja"))
 
 
 def load_prompt(name: str) -> Prompt:
@@ -51,20 +73,21 @@ def load_prompt(name: str) -> Prompt:
         UserError: on an unknown name, or a template that is malformed or uses an unknown variable.
     """
     if name not in prompt_names():
-        near = difflib.get_close_matches(name, prompt_names(), 1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        known = ", ".join(prompt_names())
-        raise UserError(f"cot.prompt: {name!r} is not a file of cot_builder/prompts{hint} There are: {known}")
-    path = _FOLDER / f"{name}.jinja"
+        raise UserError(f"cot.prompt: {name!r} is not a file of cot_builder/prompts; {nearest(name, prompt_names())}")
+    path = FOLDER / f"{name}.jinja"
     source = path.read_text()
     try:
         used = meta.find_undeclared_variables(_environment().parse(source))
     except TemplateError as error:
         raise UserError(f"{path}: not readable as Jinja: {error}") from error
-    if used - _VARIABLES:
-        raise UserError(f"{path}: unknown variables {sorted(used - _VARIABLES)}; there are {sorted(_VARIABLES)}")
-    mode = "answer_given" if "label" in used else "answer_hidden"
-    return Prompt(name, source, file_digest(path), mode, picture_first="student_prompt" in used)
+    if used - VARIABLES.keys():
+        raise UserError(f"{path}: unknown variables {sorted(used - VARIABLES.keys())}; there are {sorted(VARIABLES)}")
+    return Prompt(name, source, file_digest(path), frozenset(used))
+
+
+@cache
+def _template(source: str) -> Template:
+    return _environment().from_string(source)
 
 
 def _environment() -> Environment:

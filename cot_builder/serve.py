@@ -1,20 +1,34 @@
-"""Serve a teacher with vLLM: ``python -m cot_builder.serve configs/teachers/X.yaml [--dry-run] [vLLM flags …]``.
+"""Serve a teacher with vLLM: ``python -m cot_builder.serve configs/teachers/X.yaml [--port N] [--dry-run] [vLLM flags …]``.
 
 Replaces itself with the server; on a machine without an NVIDIA GPU it adds what vLLM's CPU build needs. Nothing of vLLM
-is imported here. Words that are not listed below go to vLLM as they are.
+is imported here. Words that are not listed below go to vLLM as they are; `serve:` of the teacher's file holds flags too,
+such as ``data-parallel-size: 8`` for eight replicas behind one address.
 """
 
 from __future__ import annotations
 
 import argparse
+import errno
+import importlib.util
 import json
 import os
 import shlex
+import socket
 import sys
+import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from cot_builder.teachers import OpenAIConfig
+
+DEFAULT_PORT = 8000
+LOCAL = ("localhost", "127.0.0.1")
+"""Names of this machine in a teacher's base_urls."""
 CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",  # Two threads on busy cores are many times slower.
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -24,9 +38,13 @@ CPU_ENVIRONMENT = {
 CPU_FLAGS: dict[str, object] = {
     "dtype": "float32",
     "enforce-eager": True,
+    # A prompt that is taken in in parts moves its sampling seed back, which vLLM 0.31 cannot do on a CPU: the server dies.
+    "no-enable-chunked-prefill": True,
     "kv-cache-memory-bytes": 268435456,
 }
 _GPU_ONLY = ("gpu-memory-utilization",)
+_OF_THE_COMMAND = ("--headless", "--api-server-count", "--data-parallel", "-dp")
+"""Flags that only `vllm serve` acts on, or acts on better: it starts an API process per replica."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,33 +56,117 @@ def main(argv: Sequence[str] | None = None) -> int:
         allow_abbrev=False,
     )
     parser.add_argument("teacher", help="a file, or the bare name of one in configs/teachers/")
+    parser.add_argument("--port", type=int, help="where to listen (default: the port of the teacher's first address)")
     parser.add_argument("--dry-run", "--print", action="store_true", help="show the command and stop")
     arguments, extra = parser.parse_known_args(argv)
-    from cot_builder.teachers import OpenAIConfig, load_teacher
-    from pipeline.errors import UserError
+    try:
+        return _serve(arguments.teacher, arguments.port, extra, dry_run=arguments.dry_run)
+    except UserError as error:
+        print(error, file=sys.stderr)
+    except ModuleNotFoundError as error:
+        print(not_installed(error), file=sys.stderr)
+    return 2
+
+
+def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: bool) -> int:
     from pipeline.hardware import visible_gpus
     from pipeline.processes import child_environment
 
-    try:
-        config = load_teacher(arguments.teacher)
-        if not isinstance(config, OpenAIConfig):
-            raise UserError(f"teacher {arguments.teacher} is of kind {config.kind!r} and needs no server")
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
+    config = load_served(teacher)
+    port = port or port_of(config)
     cpu = visible_gpus() == 0
-    address = urlsplit(config.base_urls[0])
     # An address of this machine alone is not opened to the network: nothing but its own build asks there.
-    host = "127.0.0.1" if address.hostname in ("localhost", "127.0.0.1") else None
-    flags = {"revision": config.revision, "host": host, "port": address.port or 8000, **config.serve}
+    host = "127.0.0.1" if urlsplit(config.base_urls[0]).hostname in LOCAL else None
+    flags = {"revision": config.revision, "host": host, **config.serve, "port": port}
     command = serve_command(config.model, flags, extra, cpu=cpu)
     environment = child_environment()
     if cpu:
         environment = {**CPU_ENVIRONMENT, **environment, "PYTHONPATH": _python_path(environment["PYTHONPATH"])}
-    if not arguments.dry_run:
+    if not dry_run:
+        check_model(config.model)
+        if importlib.util.find_spec("vllm") is None:
+            raise UserError(f"vllm is not installed for {sys.executable}: ./launch/install.sh --vllm installs it")
+        if "--headless" not in command:  # Such a server answers on no port of its own.
+            check_port(port)
         os.execve(command[0], command, environment)
     print(shlex.join(command))
     return 0
+
+
+def not_installed(error: ModuleNotFoundError) -> str:
+    """What to tell a user whose Python is not that of the project's environment."""
+    return (
+        f"{sys.executable} has no module {error.name}: activate the environment that ./launch/install.sh --vllm makes, or use "
+        "the scripts of launch/, which find it"
+    )
+
+
+def load_served(teacher: str) -> OpenAIConfig:
+    """The configuration of a teacher that has a server.
+
+    Raises:
+        UserError: when there is none, it is wrong, or the teacher works without a server.
+    """
+    from cot_builder.teachers import OpenAIConfig, load_teacher
+
+    config = load_teacher(teacher)
+    if not isinstance(config, OpenAIConfig):
+        raise UserError(f"teacher {teacher} is of kind {config.kind!r} and needs no server")
+    return config
+
+
+def port_of(config: OpenAIConfig) -> int:
+    """Where a teacher's server listens: as its `serve:` flags say, else as its first address does."""
+    return int(config.serve.get("port") or urlsplit(config.base_urls[0]).port or DEFAULT_PORT)
+
+
+def check_model(model: str) -> None:
+    """Refuse a folder that is not there, which vLLM would look for on the hub.
+
+    Raises:
+        UserError: when `model` can only be a folder and is none.
+    """
+    only_a_folder = model.startswith((".", "/", "~")) or model.count("/") > 1
+    if only_a_folder and not Path(model).is_dir():
+        raise UserError(
+            f"model: the folder {model} does not exist (seen from {Path.cwd()}); train or download it first"
+        )
+
+
+def check_port(port: int) -> None:
+    """Refuse a port that is taken, before a model is loaded for it.
+
+    Raises:
+        UserError: naming the port, whose it is where that shows, and the cure.
+    """
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise UserError(
+                    f"port {port} cannot be listened on: {error.strerror}; choose another with --port"
+                ) from error
+            raise UserError(
+                f"port {port} is taken{_by_whom(port)}. Stop what holds it (`ss -ltnp sport = :{port}` shows what), or serve "
+                f"elsewhere with --port N and build with cot.endpoints.TEACHER=[http://localhost:N/v1]"
+            ) from error
+
+
+def _by_whom(port: int) -> str:
+    """What a server on the port says that it serves."""
+    try:
+        with open_url(f"http://127.0.0.1:{port}/v1/models", timeout=2) as answer:
+            names = ", ".join(str(model["id"]) for model in json.load(answer)["data"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return ""
+    return f" by a server of {names}"
+
+
+def open_url(url: str, timeout: float) -> urllib.request._UrlopenRet:
+    """Ask an address directly: a proxy of the environment knows nothing of this machine or its neighbours."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
 
 
 def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str], *, cpu: bool) -> list[str]:
@@ -78,15 +180,18 @@ def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str],
     """
     if cpu:
         flags = {**CPU_FLAGS, **{name: value for name, value in flags.items() if name not in _GPU_ONLY}}
-    # Not the `vllm` command: it need not be on the PATH, and that of the CPU build does not start.
-    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model]
+    words = []
     for name, value in flags.items():
         if value is False or value is None:
             continue
         words.append(f"--{name}")
         if value is not True:
             words.append(json.dumps(value) if isinstance(value, dict | list) else str(value))
-    return [*words, *extra]
+    words += extra
+    # Modules, not the `vllm` command: it need not be on the PATH, and that of the CPU build does not start.
+    if not cpu and any(word.startswith(_OF_THE_COMMAND) for word in words):
+        return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, *words]
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *words]
 
 
 def _python_path(path: str) -> str:

@@ -8,7 +8,6 @@ reply, and a request into a `Reply`.
 
 from __future__ import annotations
 
-import difflib
 import os
 import random
 import re
@@ -20,9 +19,11 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from cot_builder.pictures import Picture
 from cot_builder.prompt import Prompt
 from pipeline.config import CONFIGS, load_typed
 from pipeline.errors import UserError
+from pipeline.nearest import nearest
 from pipeline.run import digest
 from pipeline.tasks import Example, Task
 
@@ -78,13 +79,38 @@ class OpenAIConfig:
     patience: float = 300.0
     """Seconds without any reply while every endpoint fails, after which the build stops asking this teacher."""
     concurrency: int | None = None
-    """Requests in flight per endpoint; None: the run's `cot.concurrency`."""
+    """Most requests in flight per endpoint; None: the run's `cot.concurrency`."""
+    structured_outputs: bool = True
+    """Whether the server holds label-only replies to the labels (vLLM does); else they are only asked for."""
     serve: dict[str, Any] = field(default_factory=dict)
     """Flags of `vllm serve`, word for word, used by `launch/serve_teacher.sh` only."""
 
 
 TeacherConfig = AttributeConfig | OpenAIConfig
 KINDS: dict[str, type[AttributeConfig | OpenAIConfig]] = {"attribute": AttributeConfig, "openai": OpenAIConfig}
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a recipe wants to know of one teacher: everything that varies from one request to the next."""
+
+    row: Example
+    mode: str
+    """answer_hidden, answer_given, or what else the recipe calls it; recorded."""
+    attempt: int
+    """Counts from 0; every attempt has its own sampling seed."""
+    prompt: Prompt
+    text: str
+    """The rendered prompt."""
+    picture: Picture | None = None
+    """None for a question about text alone, which is then the same question whichever row it comes from."""
+    picture_first: bool = False
+    temperature: float | None = None
+    """None: the teacher's own."""
+    max_tokens: int | None = None
+    """None: the teacher's own."""
+    choices: tuple[str, ...] = ()
+    """The only texts allowed, for short label-only replies; empty leaves the reply free."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +132,21 @@ class Reply:
     text: str
     refused: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
+    """finish_reason, prompt_tokens, completion_tokens, where the server says them."""
+
+
+@dataclass(frozen=True)
+class EndpointState:
+    """How one server is doing, for the live line."""
+
+    url: str
+    load: int
+    """Requests in flight."""
+    limit: int
+    """How many may be."""
+    answered: int
+    failed: int
+    resting: bool
 
 
 class Unanswered(Exception):
@@ -115,9 +156,8 @@ class Unanswered(Exception):
 class TeacherDown(Unanswered):
     """The teacher as a whole cannot be reached or refuses to serve; asking for more rows is useless now."""
 
-
-class UnreadableImage(Exception):
-    """A row's picture cannot be read; the row is rejected with that reason."""
+    teacher = ""
+    """Its name, once known."""
 
 
 class Teacher(Protocol):
@@ -125,22 +165,28 @@ class Teacher(Protocol):
 
     name: str
     concurrency: int
-    """Rows worked on at one time."""
+    """Rows that may wait for it at one time."""
 
-    def request(self, example: Example, attempt: int) -> Request:
-        """The request for a row; `attempt` counts from 0 and changes the sampling seed.
+    def request(self, question: Question) -> Request:
+        """Everything the reply to a question depends on. Pure but for the picture's digest.
 
         Raises:
-            UnreadableImage: when it needs the picture and cannot read it.
+            ImageError: when it needs the picture and cannot read it.
         """
 
-    async def ask(self, example: Example, request: Request) -> Reply:
+    async def ask(self, question: Question, request: Request) -> Reply:
         """Send a request.
 
         Raises:
             Unanswered: when there is no reply after bounded retries.
-            UnreadableImage: when it needs the picture and cannot read it.
+            ImageError: when it needs the picture and cannot read it.
         """
+
+    def endpoints(self) -> list[EndpointState]:
+        """Its servers; none when it is offline."""
+
+    def stop(self, why: str) -> None:
+        """Send nothing more: requests that wait raise TeacherDown(why), those in flight may finish."""
 
     async def close(self) -> None:
         """Give connections back."""
@@ -162,10 +208,7 @@ def find_teacher(name: str) -> Path:
         return files[name]
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
-    near = difflib.get_close_matches(name, files, 1)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    known = ", ".join(files)
-    raise UserError(f"cot.teachers: {name!r} is neither a file nor in configs/teachers{hint} There are: {known}")
+    raise UserError(f"cot.teachers: {name!r} is neither a file nor in configs/teachers; {nearest(name, files)}")
 
 
 def load_teacher(name: str) -> TeacherConfig:
@@ -250,23 +293,17 @@ def _openai_problems(config: OpenAIConfig) -> list[str]:
 
 
 def make_teachers(
-    configs: dict[str, TeacherConfig],
-    task: Task,
-    examples: Sequence[Example],
-    *,
-    prompt: Prompt,
-    seed: int,
-    concurrency: int,
-) -> list[Teacher]:
-    """Teachers ready to ask, in the order of `configs`; each must have passed `check_teacher`."""
-    teachers: list[Teacher] = []
+    configs: dict[str, TeacherConfig], task: Task, examples: Sequence[Example], *, seed: int, concurrency: int
+) -> dict[str, Teacher]:
+    """Teachers ready to ask, by name; each must have passed `check_teacher`."""
+    teachers: dict[str, Teacher] = {}
     for name, config in configs.items():
         if isinstance(config, AttributeConfig):
             from cot_builder.attribute_teacher import AttributeTeacher
 
-            teachers.append(AttributeTeacher(name, config, examples, seed, task.labels.descriptions))
+            teachers[name] = AttributeTeacher(name, config, examples, seed, task.labels.descriptions)
         else:
             from cot_builder.openai_teacher import OpenAITeacher
 
-            teachers.append(OpenAITeacher(name, config, task, prompt, seed, concurrency))
+            teachers[name] = OpenAITeacher(name, config, seed, concurrency)
     return teachers

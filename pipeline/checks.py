@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.util
 import json
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from pipeline.checks_cot import cot_problems, split_problem
 from pipeline.config import BASELINE, CONFIGS, RunConfig, StageConfig, to_plain
 from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
+from pipeline.nearest import nearest
 from pipeline.run import BASE
-from pipeline.tasks import PROMPT_STYLES, parse_split, task_names
+from pipeline.tasks import PROMPT_STYLES, task_names
 from pipeline.trainer_fields import CONFIG_CLASSES, lora_fields, trainer_fields
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -106,12 +107,6 @@ def _schedule(stage: StageConfig) -> tuple[int, int, int]:
     return accumulation, int(per_generation), iterations
 
 
-def _near(word: str, words: Iterable[str]) -> str:
-    words = sorted(words)
-    near = difflib.get_close_matches(word, words, 1)
-    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(words)}"
-
-
 def _problems(config: RunConfig) -> Iterator[str]:
     if not re.fullmatch(r"[\w.-]+", config.name) or config.name.startswith("."):
         yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
@@ -119,7 +114,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
     yield from _task(config)
     yield from _model(config)
-    yield from _cot(config)
+    yield from cot_problems(config)
     for name, stage in config.stages.items():
         if not re.fullmatch(r"stage\d+_\w+", name):
             yield f"stages.{name}: a stage's name must read stage<number>_<word>; for example stage2_grpo_format"
@@ -129,7 +124,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"stages: {number} is the number of two stages; give each its own"
     if config.baseline is not None:
         yield from _stage(config, BASELINE, config.baseline)
-    yield from _split("evaluation.split", config.evaluation.split)
+    yield from split_problem("evaluation.split", config.evaluation.split)
     for key in ("batch_size", "max_new_tokens"):
         if getattr(config.evaluation, key) < 1:
             yield f"evaluation.{key}: {getattr(config.evaluation, key)} must be at least 1"
@@ -140,7 +135,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
 
 def _task(config: RunConfig) -> Iterator[str]:
     if config.task.name not in task_names():
-        yield f"task.name: {config.task.name!r} is not a file of pipeline/tasks; {_near(config.task.name, task_names())}"
+        yield f"task.name: {config.task.name!r} is not a file of pipeline/tasks; {nearest(config.task.name, task_names())}"
     if config.task.path is not None and not Path(config.task.path).expanduser().exists():
         yield f"task.path: {config.task.path!r} does not exist; set it to the root of the {config.task.name} data"
 
@@ -169,42 +164,17 @@ def _model(config: RunConfig) -> Iterator[str]:
     ):
         yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
     for key in sorted(set(model.peft or {}) - set(lora_fields())):
-        yield f"model.peft.{key} is not a field of peft.LoraConfig; {_near(key, lora_fields())}"
-
-
-def _cot(config: RunConfig) -> Iterator[str]:
-    if config.cot is None:
-        return
-    yield from _split("cot.split", config.cot.split)
-    teachers = {path.stem for path in (CONFIGS / "teachers").glob("*.yaml")}
-    for teacher in config.cot.teachers:
-        if teacher not in teachers and not Path(teacher).is_file():
-            yield f"cot.teachers: {teacher!r} is neither a file nor one of configs/teachers; {_near(teacher, teachers)}"
-    if not config.cot.teachers:
-        yield "cot.teachers: is empty; name at least one file of configs/teachers"
-    prompts = {path.stem for path in (ROOT / "cot_builder" / "prompts").glob("*.jinja")}
-    if config.cot.prompt not in prompts:
-        yield f"cot.prompt: {config.cot.prompt!r} is not a file of cot_builder/prompts; {_near(config.cot.prompt, prompts)}"
-    for key in ("attempts", "concurrency", "min_rows"):
-        if getattr(config.cot, key) < 1:
-            yield f"cot.{key}: {getattr(config.cot, key)} must be at least 1"
-
-
-def _split(key: str, spec: str) -> Iterator[str]:
-    try:
-        parse_split(spec)
-    except UserError as error:
-        yield f"{key}: {error}"
+        yield f"model.peft.{key} is not a field of peft.LoraConfig; {nearest(key, lora_fields())}"
 
 
 def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
     where = name if name == BASELINE else f"stages.{name}"
     if stage.algorithm not in CONFIG_CLASSES:
-        near = _near(stage.algorithm, CONFIG_CLASSES)
+        near = nearest(stage.algorithm, CONFIG_CLASSES)
         yield f"{where}.algorithm: {stage.algorithm!r} is not a training file of stages/; {near}"
         return
     yield from _parent(config, name, stage, where)
-    yield from _split(f"{where}.split", stage.split)
+    yield from split_problem(f"{where}.split", stage.split)
     allowed = ("cot", "labels") if stage.algorithm == "sft" else ("task",)
     if stage.data not in allowed:
         yield f"{where}.data: {stage.data!r} must be {' or '.join(allowed)} for {stage.algorithm}"
@@ -218,7 +188,7 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.prompt: {stage.prompt!r} does not fit data: labels, which hold no reasoning; use direct"
     for part in stage.freeze:
         if part not in PARTS:
-            yield f"{where}.freeze: {part!r} is not a part of a VLM; {_near(part, PARTS)}"
+            yield f"{where}.freeze: {part!r} is not a part of a VLM; {nearest(part, PARTS)}"
     if set(stage.freeze) >= set(PARTS):
         yield f"{where}.freeze: freezes all of {', '.join(PARTS)}; leave one to train"
     unfit = list(_trainer_values(where, stage))
@@ -253,7 +223,7 @@ def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
         if key in OWNED:
             yield f"{where}.trainer.{key}: {value!r} is not set here; {OWNED[key]}"
         elif key not in fields:
-            yield f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {_near(key, fields)}"
+            yield f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {nearest(key, fields)}"
         elif isinstance(fields[key], bool) and not isinstance(value, bool):
             yield f"{where}.trainer.{key}: {value!r} must be true or false"
         elif type(fields[key]) in (int, float) and not _number(value):
@@ -306,7 +276,7 @@ def _rewards(where: str, stage: StageConfig) -> Iterator[str]:
             if not found:
                 yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
         elif reward not in rewards:
-            yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {_near(reward, rewards)}"
+            yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {nearest(reward, rewards)}"
     weights = stage.trainer.get("reward_weights")
     if weights is not None and not (isinstance(weights, list) and all(_number(weight) for weight in weights)):
         yield f"{where}.trainer.reward_weights: {weights!r} must be a list of numbers, for example [0.5, 0.5]"
@@ -362,7 +332,7 @@ def _launch(config: RunConfig) -> Iterator[str]:
             names = {file.stem for file in (CONFIGS / "deepspeed").glob("*.json")}
             yield (
                 f"launch.deepspeed: {config.launch.deepspeed!r} is neither a file nor one of configs/deepspeed; "
-                f"{_near(config.launch.deepspeed, names)}"
+                f"{nearest(config.launch.deepspeed, names)}"
             )
         else:
             yield from _deepspeed(path, lora=config.model.peft is not None)

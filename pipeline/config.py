@@ -85,21 +85,78 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class CotConfig:
-    """How chain-of-thought rows are asked of the teachers and verified."""
+class FilterConfig:
+    """What a reply of a served teacher must be like to become a row; the offline teacher's templates are judged by
+    grammar, label and contradiction alone. Changing a filter judges the replies again and asks for none."""
 
+    min_words: int = 3
+    max_words: int = 1000
+    language: str | None = "en"
+    """ISO 639-1 code of the language the reasoning must be in; None takes any."""
+    max_repetition: float = 0.3
+    """Largest share of a text's word 4-grams that occur more than once."""
+    near_duplicate: float | None = 0.9
+    """Jaccard similarity of word 3-grams from which a row repeats an earlier one; None keeps them all."""
+    contradiction: bool = True
+    """Whether reasoning that contradicts the image's annotated attributes (brightness, expression, …) is rejected."""
+    min_agreement: float = 0.0
+    """Share of a row's answer_hidden replies that must answer with the label."""
+
+
+@dataclass(frozen=True)
+class CrossCheckConfig:
+    """A second teacher reads the reasoning without its conclusion, and must arrive at the label."""
+
+    teacher: str | None = None
+    """Which one reads; None: another of `cot.teachers` than the author, by row id."""
+    samples: int = 1
+    """Times it is asked per view; the score is the share that give the label. One sample is greedy."""
+    views: list[str] = field(default_factory=lambda: ["text", "image"])
+    """`text` reads the reasoning alone, `image` sees the picture too."""
+    min_score: float = 0.5
+    """Score every view needs; 0 only records the scores."""
+
+
+@dataclass(frozen=True)
+class CotConfig:
+    """How rows are asked of the teachers and verified."""
+
+    recipe: str = "reasoning"
+    """File of cot_builder/recipes: reasoning, extraction."""
     split: str = "train"
     """Rows to ask about, in slicing syntax: train, train[:4000], train[:70%]."""
     teachers: list[str] = field(default_factory=lambda: ["attribute"])
-    """Names of configs/teachers/*.yaml, or paths to such files. Each row is asked of one; they take turns by row id."""
-    prompt: str = "answer_hidden_v1"
-    """File of cot_builder/prompts."""
+    """Names of configs/teachers/*.yaml, or paths to such files."""
+    teachers_per_row: int = 1
+    """How many of them each row is asked of; they take turns by row id."""
+    weights: dict[str, float] = field(default_factory=dict)
+    """Teacher: its share of the rows against the others'; 1 where it is not named."""
+    quotas: dict[str, int] = field(default_factory=dict)
+    """Teacher: most rows it is asked about; the rest go to the others."""
+    endpoints: dict[str, list[str]] = field(default_factory=dict)
+    """Teacher: addresses that take the place of its file's base_urls."""
+    prompt: str | None = None
+    """File of cot_builder/prompts; None: the recipe's own (answer_hidden_v1, describe_v1)."""
     attempts: int = 1
-    """Times a row is asked (with another seed) until a reply is kept."""
-    concurrency: int = 16
-    """Requests in flight at one time per endpoint."""
+    """Times each teacher of a row is asked (with another seed) until a reply is kept."""
+    temperatures: list[float] = field(default_factory=list)
+    """Temperature of each attempt; the last one repeats. Empty: the teacher's own."""
+    fallback: str | None = None
+    """Prompt that shows the label, asked once when every attempt failed; its rows have mode answer_given. None: reject."""
+    per_class: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """Label: its own attempts, temperatures or fallback."""
+    hints: list[str] = field(default_factory=list)
+    """Annotated attributes shown to the teacher, where a row has them; recorded with the row."""
+    cross_check: CrossCheckConfig | None = None
+    filters: FilterConfig = field(default_factory=FilterConfig)
+    balance: float | None = None
+    """Most rows a class may keep, as a multiple of the rarest class's; None keeps all."""
+    concurrency: int = 256
+    """Most requests in flight per endpoint; how many really are follows from its latency."""
     min_rows: int = 1
     """Kept rows below which the build fails."""
+    min_rows_per_class: int = 1
+    """The same for each class that has rows in the split."""
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,8 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
 REASONS = ("missing_image", "empty_image", "unreadable_image", "truncated_image", "decompression_bomb")
 """Every reason `check_image` can give."""
 
+_PRIVATE = frozenset({"exif", "xmp", "comment", "photoshop"})
+"""Where a JPEG keeps who took it, where and with what."""
 _SAVE_EVERY = 8192  # Checked images between two writes of the cache: a killed check loses a minute at most.
 
 
@@ -51,15 +53,47 @@ def inside(root: Path, relative: str) -> Path | None:
     return root / relative if resolved.startswith(os.path.join(base, "")) else None
 
 
-def open_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def open_rgb(path: Path, max_pixels: int = MAX_PIXELS, longest_side: int | None = None) -> Image.Image:
     """Decode a picture to RGB, upright.
 
     EXIF orientation is applied; transparency is laid over white (the colour stored under it is arbitrary); 16-bit grey
     is scaled to 8 bits rather than clipped; an animation gives its first frame.
 
+    Args:
+        path: the file.
+        max_pixels: most pixels it may have.
+        longest_side: for a caller that will shrink it to this: a JPEG may be decoded at half, a quarter or an eighth of
+            its size, as long as its longest side keeps this many pixels.
+
     Raises:
         ImageError: when the file is missing, empty, damaged, of a format not in `FORMATS`, or too large.
     """
+    with _opened(path, max_pixels) as image:
+        if longest_side is not None and (shrink := max(image.size) / longest_side) >= 2:
+            # draft() rounds the scale down on both sides, so neither ends below what is asked here.
+            image.draft(None, (max(1, int(image.width / shrink)), max(1, int(image.height / shrink))))
+        image.load()
+        return _to_rgb(image)
+
+
+def plain_jpeg(path: Path, longest_side: int) -> bytes | None:
+    """The bytes of a JPEG that anyone decodes to the pixels `open_rgb` gives and that tells nothing but the picture: RGB
+    or grey, upright, no longer than `longest_side`, whole to its end marker, without EXIF, XMP or comments. Else None.
+
+    Raises:
+        ImageError: as `open_rgb`, as far as the header shows it.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        plain = image.format == "JPEG" and image.mode in ("RGB", "L") and max(image.size) <= longest_side
+        if not plain or not _PRIVATE.isdisjoint(image.info):
+            return None
+        data = path.read_bytes()
+        return data if data.endswith(b"\xff\xd9") else None
+
+
+@contextlib.contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """A picture whose header has been read; what goes wrong with it in here is an ImageError."""
     try:
         status = os.stat(path)
     except OSError as error:
@@ -73,8 +107,7 @@ def open_rgb(path: Path, max_pixels: int = MAX_PIXELS) -> Image.Image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError("decompression_bomb", path, f"{width} x {height} pixels, the limit is {max_pixels}")
-            image.load()
-            return _to_rgb(image)
+            yield image
     except (ImageError, MemoryError):  # Neither says that the bytes are damaged.
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:

@@ -35,8 +35,10 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     common = {"task": plain["task"], "seed": config.seed}
     if name == COT:
         assert config.cot is not None
-        cot = {key: value for key, value in plain["cot"].items() if key not in ("concurrency", "min_rows")}
-        return {**common, "cot": cot, "teachers": {teacher: _teacher(teacher) for teacher in config.cot.teachers}}
+        cot = {key: value for key, value in plain["cot"].items() if key not in _ASKING}
+        reader = config.cot.cross_check.teacher if config.cot.cross_check else None
+        names = [*config.cot.teachers, *([reader] if reader else [])]
+        return {**common, "cot": cot, "teachers": {name: _teacher(name) for name in names}}
     model = plain["model"]
     if name == BASE:
         keys = ["name_or_path", "revision", "tiny", "trust_remote_code", "processor"]
@@ -52,6 +54,8 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     return {**common, "model": trained, "stage": to_plain(config.stage(name)), "launch": launch}
 
 
+_ASKING = ("concurrency", "endpoints", "min_rows", "min_rows_per_class")
+"""Keys of the cot block that say where and how fast teachers are asked or when a build fails, and change no row."""
 TRANSPORT = ("base_urls", "api_key_env", "timeout", "retries", "patience", "concurrency", "serve")
 """Keys of a teacher's file that say where, how fast and with what patience it is asked, and change no reply."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -36,10 +35,10 @@ def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any
 
 
 def cot_columns(task: Task, examples: Sequence[Example], cot: Path) -> dict[str, list[Any]]:
-    """Columns id, prompt, image, completion of the built chain-of-thought rows, in the file's order.
+    """Columns id, prompt, image, completion of the built rows, in the file's order.
 
     Args:
-        task: whose question is asked.
+        task: whose question is asked, where the rows bring no prompt of their own (the extraction recipe's do).
         examples: the rows the builder was asked about (`cot.split`); ids are only unique within one split.
         cot: the folder the builder wrote.
 
@@ -48,18 +47,21 @@ def cot_columns(task: Task, examples: Sequence[Example], cot: Path) -> dict[str,
     """
     import pyarrow.parquet as pq
 
-    table = pq.read_table(cot / "train.parquet", columns=["id", "label", "completion"]).to_pydict()
+    file = cot / "train.parquet"
+    columns = ["id", "label", "completion", *(name for name in pq.read_schema(file).names if name == "prompt")]
+    table = pq.read_table(file, columns=columns).to_pydict()
     known = {example.id: example for example in examples}
     pairs = list(zip(table["id"], table["label"], strict=True))
     lost = [row_id for row_id, label in pairs if row_id not in known or known[row_id].label != label]
     if lost:
         raise UserError(
-            f"{cot / 'train.parquet'}: {len(lost)} rows have no image, or one with another label, in the task {task.name} "
+            f"{file}: {len(lost)} rows have no image, or one with another label, in the task {task.name} "
             f"(first: {lost[0]}); build the CoT data again, or restore the images"
         )
-    rows = [known[row_id] for row_id in table["id"]]
-    completions = [_assistant_turn(text) for text in table["completion"]]
-    return {**_columns(rows, task.prompt("think")), "completion": completions}
+    built = _columns([known[row_id] for row_id in table["id"]], task.prompt("think"))
+    if "prompt" in table:
+        built["prompt"] = [user_turn(prompt) for prompt in table["prompt"]]
+    return {**built, "completion": [_assistant_turn(text) for text in table["completion"]]}
 
 
 def _assistant_turn(text: str) -> list[dict[str, Any]]:
@@ -73,6 +75,7 @@ def tokenizer_texts(task: Task, cot: Path | None) -> Iterator[str]:
     if cot is not None and (cot / "train.parquet").exists():
         import pyarrow.parquet as pq
 
-        yield from itertools.chain(
-            pq.read_table(cot / "train.parquet", columns=["completion"]).to_pydict()["completion"]
-        )
+        table = pq.read_table(cot / "train.parquet")
+        for column in ("prompt", "completion"):
+            if column in table.column_names:
+                yield from table[column].to_pylist()

@@ -6,7 +6,6 @@ A task file defines ``load(config: TaskConfig, cache: Path) -> Task``. `load_tas
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 import importlib
 import pkgutil
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
+from pipeline.nearest import nearest
 from pipeline.response import Malformed, parse
 from pipeline.run import digest
 
@@ -171,9 +171,7 @@ def check_options(config: TaskConfig, allowed: Iterable[str]) -> dict[str, Any]:
     problems = []
     for key in config.options:
         if key not in keys:
-            near = difflib.get_close_matches(str(key), keys, 1)
-            cure = f"did you mean {near[0]}?" if near else f"there are {', '.join(keys) or 'none'}"
-            problems.append(f"task.options.{key}: the {config.name} task has no such option; {cure}")
+            problems.append(f"task.options.{key}: the {config.name} task has no such option; {nearest(key, keys)}")
     if problems:
         raise UserError(problems)
     return dict(config.options)
@@ -196,10 +194,7 @@ def load_task(config: TaskConfig, cache: Path) -> Task:
     """
     names = task_names()
     if config.name not in names:
-        near = difflib.get_close_matches(config.name, names, 1)
-        hint = f"; did you mean {near[0]}?" if near else "."
-        there = f"There are: {', '.join(names)}"
-        raise UserError(f"task.name: {config.name!r} is not a file of pipeline/tasks{hint} {there}")
+        raise UserError(f"task.name: {config.name!r} is not a file of pipeline/tasks; {nearest(config.name, names)}")
     own = cache / f"{config.name}-{digest([config.path, config.options])[:12]}"
     task: Task = importlib.import_module(f"pipeline.tasks.{config.name}").load(config, own)
     return task

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from cot_builder.attribute_teacher import AttributeTeacher, describe
-from cot_builder.teachers import AttributeConfig, load_teacher
+from cot_builder.prompt import load_prompt
+from cot_builder.teachers import AttributeConfig, Question, load_teacher
 from pipeline.response import Malformed, parse
 from pipeline.tasks import Example
 from pipeline.tasks.scenes import EMOTIONS, RULE
@@ -20,9 +21,13 @@ ROWS = [
 ROWS = [Example(f"{row.id}_{row.label}", row.image, row.label, row.attributes) for row in ROWS]
 
 
+def question(row: Example, attempt: int = 0) -> Question:
+    return Question(row, "answer_hidden", attempt, load_prompt("answer_hidden_v1"), "")
+
+
 def replies(run_seed: int = 0, rows: list[Example] = ROWS, attempt: int = 0, **options: object) -> list[str]:
     teacher = AttributeTeacher("t", AttributeConfig(**options), rows, run_seed)  # type: ignore[arg-type]
-    requests = [teacher.request(row, attempt) for row in rows]
+    requests = [teacher.request(question(row, attempt)) for row in rows]
     return [
         teacher.write(request.record["attributes"], row.label, request.record["seed"])
         for row, request in zip(rows, requests, strict=True)
@@ -127,9 +132,9 @@ def test_without_annotations_it_says_the_description_of_the_class():
     row = Example("a", Path("a.png"), "coat")
     config = AttributeConfig(attributes=["description"])
     teacher = AttributeTeacher("t", config, [row], 0, {"coat": "an open front"})
-    request = teacher.request(row, 0)
+    request = teacher.request(question(row))
     text = teacher.write(request.record["attributes"], "coat", request.record["seed"])
     assert "an open front" in text
     assert text.endswith("<answer>coat</answer>")
     other = AttributeTeacher("t", config, [row], 0, {"coat": "buttons"})
-    assert other.request(row, 0).key != request.key
+    assert other.request(question(row)).key != request.key

@@ -103,10 +103,10 @@ def test_the_picture_is_sent_once_and_no_larger_than_asked(project, serve):
 def test_an_unreadable_picture_is_a_rejected_row(project, serve, monkeypatch):
     from pipeline.images import ImageError
 
-    def broken(path, *_):
+    def broken(path, *_, **__):
         raise ImageError("truncated_image", path)
 
-    monkeypatch.setattr("cot_builder.openai_teacher.open_rgb", broken)
+    monkeypatch.setattr("cot_builder.pictures.open_rgb", broken)
     stub = serve()
     project.ask(stub, rows=3)
     assert project.build() == 2
@@ -198,7 +198,11 @@ def test_stats_and_preview(project, serve, capsys):
     assert main(["stats", "--config", str(config)]) == 2
     assert "no build here yet" in capsys.readouterr().err
     assert main(["preview", "--config", str(config), "--rows", "3"]) == 0
-    assert capsys.readouterr().out.count("-- stub: ") == 3
+    shown = capsys.readouterr().out
+    assert shown.count("stub, answer_given: ") == 3
+    assert "its 40 rows come to about 40 in and 40 out" in shown
+    page = (project.cot / "preview.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 3
     assert project.build() == 0
     assert len(stub.requests) == 40  # The preview's three are not asked again.
     assert main(["stats", "--config", str(config)]) == 0

@@ -1,9 +1,8 @@
-"""The builder's small parts: verification, journal keys, prompts, teacher files, the server's command, the progress line."""
+"""The builder's small parts: journal keys, prompts, teacher files, the server's command."""
 
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import subprocess
 import sys
@@ -14,12 +13,10 @@ import pytest
 from PIL import Image
 
 from cot_builder import serve
-from cot_builder.journal import Journal
-from cot_builder.openai_teacher import OpenAITeacher, data_url
-from cot_builder.progress import Progress
+from cot_builder.openai_teacher import OpenAITeacher
+from cot_builder.pictures import Picture, data_url
 from cot_builder.prompt import load_prompt, prompt_names
-from cot_builder.teachers import OpenAIConfig, Reply, Request, load_teacher, teacher_files
-from cot_builder.verify import REASONS, Accepted, Rejected, accept
+from cot_builder.teachers import OpenAIConfig, Question, load_teacher, teacher_files
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
 from pipeline.tasks import Example, Split, Task
@@ -31,47 +28,9 @@ TASK = Task(
     ("train",),
     lambda _: Split(()),
 )
-ROW = Example("r", Path("none.jpg"), "awe")
 
 
-@pytest.mark.parametrize(
-    ("text", "reason"),
-    [
-        ("<think>Tall peaks.</think>\n<answer>awe</answer>", None),
-        (" <think>Tall peaks.</think><answer> Awe. </answer>\n", None),
-        ("<think>Tall peaks.</think><answer>wonder</answer>", None),
-        ("<think>Tall peaks.</think><answer>fear</answer>", "wrong_label"),
-        ("<think>Tall peaks.</think><answer>awe or fear</answer>", "not_a_label"),
-        ("<think>Tall peaks.</think><answer>joy</answer>", "not_a_label"),
-        ("<answer>awe</answer>", "no_think"),
-        ("awe", "no_think"),
-        ("", "empty"),
-        ("<think>Tall peaks.</think><answer>awe</answer> Hope this helps!", "text_outside"),
-        ("<think>Tall peaks.</think><answer>awe</answer><answer>awe</answer>", "several_answers"),
-        ("<think>Tall peaks.", "unclosed_think"),
-        ("<think> </think><answer>awe</answer>", "empty_think"),
-        ("<think>The correct answer is awe.</think><answer>awe</answer>", "leakage"),
-        ("<think>Peaks, so the given label fits.</think><answer>awe</answer>", "leakage"),
-        ("<think>It is labeled as awe.</think><answer>awe</answer>", "leakage"),
-        ("<think>Matches the ground truth.</think><answer>awe</answer>", "leakage"),
-        ("<think>A labeled bottle on the right; the answer is calm.</think><answer>awe</answer>", None),
-    ],
-)
-def test_what_is_accepted_and_why_not(text, reason):
-    verdict = accept(ROW, Reply(text), TASK)
-    if reason is None:
-        assert isinstance(verdict, Accepted)
-        assert verdict.answer == "awe"
-        assert verdict.completion == f"<think>{verdict.think}</think>\n<answer>awe</answer>"
-    else:
-        assert verdict == Rejected(reason)
-        assert reason in REASONS
-
-
-def test_a_refused_request_is_rejected_whatever_its_text():
-    assert accept(ROW, Reply("<think>x</think><answer>awe</answer>", refused="HTTP 400"), TASK) == Rejected(
-        "request_refused"
-    )
+NOTHING: dict = {}
 
 
 @pytest.fixture
@@ -90,10 +49,19 @@ def key_of(tmp_path):
         task=TASK,
         seed=0,
         path=image,
+        hints=(),
+        mode="answer_given",
+        seen=True,
+        how=NOTHING,
         **changes,
     ):
-        teacher = OpenAITeacher("t", dataclasses.replace(config, **changes), task, load_prompt(prompt), seed, 1)
-        return teacher.request(Example(row, path, label), attempt).key
+        known = {"label": label, "hints": hints}
+        asked = load_prompt(prompt)
+        values = {name: value for name, value in known.items() if name in asked.uses}
+        text = asked.render(task, **values)
+        picture = Picture(path) if seen else None
+        question = Question(Example(row, path, label), mode, attempt, asked, text, picture, **how)
+        return OpenAITeacher("t", dataclasses.replace(config, **changes), seed, 1).request(question).key
 
     return key
 
@@ -105,7 +73,10 @@ def test_whatever_changes_the_reply_changes_the_key(key_of, tmp_path):
     changes = [
         {"model": "other"}, {"revision": "v2"}, {"temperature": 0.1}, {"top_p": 0.5}, {"max_tokens": 7}, {"image_size": 64},
         {"extra_body": {"top_k": 5}}, {"row": "other"}, {"label": "fear"}, {"attempt": 1}, {"prompt": "answer_hidden_v1"},
-        {"task": other_task}, {"seed": 1}, {"path": other_image},
+        {"task": other_task}, {"seed": 1}, {"path": other_image}, {"seen": False}, {"mode": "check_image"},
+        {"prompt": "answer_given_v2"}, {"prompt": "answer_given_v2", "hints": [{"name": "scene", "value": "alley"}]},
+        {"how": {"temperature": 0.2}}, {"how": {"max_tokens": 9}}, {"how": {"picture_first": True}},
+        {"how": {"choices": ("awe", "fear")}}, {"how": {"choices": ("awe",)}},
     ]  # fmt: skip
     keys = [key_of(), *(key_of(**change) for change in changes)]
     assert len(set(keys)) == len(keys)
@@ -121,48 +92,56 @@ def test_what_does_not_change_the_reply_keeps_the_key(key_of, tmp_path):
     assert {key_of(**change) for change in changes} == {key_of()}
 
 
+def test_a_question_about_text_alone_has_one_key_whichever_row_asks_it(key_of):
+    texts = [{"row": row, "seen": False, "label": "awe"} for row in ("r", "other")]
+    assert len({key_of(**text) for text in texts}) == 1
+    assert key_of(row="r", seen=False) != key_of(row="r", seen=False, attempt=1)
+
+
 def test_a_changed_prompt_file_changes_the_key(key_of, monkeypatch, tmp_path):
     before = key_of()
     folder = tmp_path / "prompts"
     folder.mkdir()
     source = (Path(serve.__file__).parent / "prompts" / "answer_given_v1.jinja").read_text()
     (folder / "answer_given_v1.jinja").write_text("{# reworded #}" + source)
-    monkeypatch.setattr("cot_builder.prompt._FOLDER", folder)
+    monkeypatch.setattr("cot_builder.prompt.FOLDER", folder)
     assert key_of() != before
 
 
-def test_the_journal_gives_back_what_it_was_given(tmp_path):
-    request, reply = Request.of({"a": 1}), Reply("täxt \0 \n", usage={"prompt_tokens": 3})
-    with Journal(tmp_path) as journal:
-        assert journal.find(request.key) is None
-        number = journal.add(request, reply, row_id="r", teacher="t", attempt=0)
-    with Journal(tmp_path) as journal:
-        assert journal.find(request.key) == (number, reply)
-        assert journal.read(number) == reply
-        assert len(journal) == 1
+VALUES = {
+    "label": "fear", "hints": [], "reasoning": "Tall peaks.", "sees_picture": False, "observe": "faces", "statements": ["It is."]
+}  # fmt: skip
 
 
-def test_a_damaged_journal_says_what_to_do(tmp_path):
-    (tmp_path / "replies.sqlite").write_bytes(b"not a database, but long enough to look like one" * 40)
-    with pytest.raises(UserError, match="move it away"):
-        Journal(tmp_path)
+@pytest.mark.parametrize("name", prompt_names())
+def test_every_prompt_renders_from_the_variables_there_are(name):
+    prompt = load_prompt(name)
+    text = prompt.render(TASK, **{known: value for known, value in VALUES.items() if known in prompt.uses})
+    assert text
+    assert "{" not in text
+    assert ("answered: fear." in text or "Answer: fear" in text) == (prompt.mode == "answer_given")
 
 
-def test_every_prompt_renders_and_only_answer_given_tells_the_label():
-    assert {"answer_hidden_v1", "answer_given_v1"} <= set(prompt_names())
-    for name in ("answer_hidden_v1", "answer_given_v1"):
-        prompt = load_prompt(name)
-        text = prompt.render(TASK, "fear")
-        assert not prompt.picture_first
-        assert prompt.mode == name.rsplit("_v", 1)[0]
-        assert "- awe: something vast\n- fear\n" in text
-        assert "What is felt?" in text
-        assert (prompt.render(TASK, "awe") != text) == (prompt.mode == "answer_given")
+@pytest.mark.parametrize("name", ["answer_hidden_v1", "answer_hidden_v2", "answer_given_v1", "answer_given_v2"])
+def test_a_reasoning_prompt_shows_question_and_options(name):
+    prompt = load_prompt(name)
+    text = prompt.render(TASK, **{known: value for known, value in VALUES.items() if known in prompt.uses})
+    assert not prompt.picture_first
+    assert prompt.mode == name.rsplit("_v", 1)[0]
+    assert "- awe: something vast\n- fear\n" in text
+    assert "What is felt?" in text
+
+
+@pytest.mark.parametrize("mode", ["hidden", "given"])
+def test_without_hints_the_second_version_asks_as_the_first(mode):
+    first, second = (load_prompt(f"answer_{mode}_v{version}") for version in (1, 2))
+    label = {"label": "awe"} if mode == "given" else {}
+    assert first.render(TASK, **label) == second.render(TASK, hints=[], **label)
 
 
 def test_task_think_asks_a_teacher_just_what_a_student_is_asked():
     prompt = load_prompt("task_think_v1")
-    assert prompt.render(TASK, "fear") == prompt.render(TASK, "awe") == TASK.prompt("think")
+    assert prompt.render(TASK) == TASK.prompt("think")
     assert prompt.mode == "answer_hidden"
     assert prompt.picture_first
 
@@ -232,23 +211,12 @@ def test_a_picture_is_scaled_down_never_up(tmp_path):
     assert len(data_url(path, 50)) < len(data_url(path, 200)) == len(data_url(path, 5000))
 
 
-def test_the_progress_line_counts_and_keeps_quiet_off_a_terminal():
-    stream = io.StringIO()
-    progress = Progress(10, stream)
-    progress.kept, progress.rejected = 4, 1
-    progress.tick()
-    assert stream.getvalue() == ""
-    progress.finish()
-    assert stream.getvalue().startswith("cot 5/10 rows, 4 kept, 1 rejected, ")
-    assert stream.getvalue().count("\n") == 1
-
-
 def test_help_is_quick_and_loads_nothing_heavy(repo_root):
     started = time.monotonic()
     code = (
         "import sys\nfrom cot_builder.__main__ import main\n"
         "try: main(['build', '--help'])\nexcept SystemExit: pass\n"
-        "heavy = {'torch', 'openai', 'pyarrow', 'omegaconf', 'vllm'} & set(sys.modules)\nassert not heavy, heavy"
+        "heavy = {'torch', 'aiohttp', 'pyarrow', 'omegaconf', 'vllm'} & set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True, capture_output=True)
     assert time.monotonic() - started < 5  # A tenth of this, on a machine that is not busy.

@@ -31,6 +31,13 @@ def test_a_cot_row_keeps_its_picture_when_another_split_has_the_same_id(tmp_path
     assert [turn[0]["content"][0]["text"] for turn in columns["completion"]] == ["about dog", "about cat"]
 
 
+def test_a_row_that_brings_its_own_prompt_is_asked_that_one(tmp_path: Path) -> None:
+    columns = {"id": ["1"], "label": ["cat"], "completion": ["Whiskers."], "prompt": ["Describe the picture."]}
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    built_rows = cot_columns(TASK, TRAIN, tmp_path)
+    assert [turn[0]["content"][1]["text"] for turn in built_rows["prompt"]] == ["Describe the picture."]
+
+
 @pytest.mark.parametrize("row", [("3", "cat"), ("1", "dog")])
 def test_a_cot_row_without_its_picture_or_with_another_label_is_refused(tmp_path: Path, row: tuple[str, str]) -> None:
     with pytest.raises(UserError, match=f"1 rows .*first: {row[0]}"):

@@ -150,10 +150,10 @@ def test_the_prompt_offers_every_label(style: str) -> None:
 # --- finding tasks -------------------------------------------------------------------
 
 
-def test_a_misspelled_task_lists_the_tasks_there_are(tmp_path: Path) -> None:
+def test_a_misspelled_task_names_the_nearest_there_is(tmp_path: Path) -> None:
     assert {"emoset", "imagefolder", "parquet"} <= set(task_names())
     assert not [name for name in task_names() if name.startswith("_")]
-    with pytest.raises(UserError, match=r"did you mean emoset\?.*imagefolder.*parquet"):
+    with pytest.raises(UserError, match=r"did you mean emoset\?"):
         load_task(TaskConfig(name="emosett"), tmp_path)
 
 

@@ -1,0 +1,66 @@
+"""Recipes: how one labelled image becomes one training row. One file per recipe; the file name is its name.
+
+A recipe file defines
+
+- ``PROMPT``: the prompt it asks with when the run names none;
+- ``COLUMNS``: the pyarrow fields of its rows, beside those every row has (`Recipe.columns`);
+- ``prompts(cot) -> list[str]``: every prompt a build with these settings may need;
+- ``problems(cot, teachers, prompts) -> Iterator[str]``: settings it cannot work with;
+- ``async settle(row: Row) -> Outcome``: ask, judge, decide. It may depend on nothing but the row and the replies, because it is
+  run once to ask and once more, over the journal alone, to write.
+
+`load_recipe` finds it by name, so ``cot_builder/recipes/mine.py`` is all it takes to add ``recipe: mine``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pipeline.errors import UserError
+from pipeline.nearest import nearest
+
+if TYPE_CHECKING:
+    from cot_builder.prompt import Prompt
+    from cot_builder.row import Outcome, Row
+    from cot_builder.teachers import TeacherConfig
+    from pipeline.config import CotConfig
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A recipe file, loaded."""
+
+    name: str
+    prompt: str
+    columns: Any
+    """pyarrow.Schema of its rows."""
+    prompts: Callable[[CotConfig], list[str]]
+    problems: Callable[[CotConfig, dict[str, TeacherConfig], dict[str, Prompt]], Iterator[str]]
+    settle: Callable[[Row], Awaitable[Outcome]]
+
+
+def recipe_names() -> list[str]:
+    """The recipes there are: every module of this package."""
+    return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
+
+
+def load_recipe(name: str) -> Recipe:
+    """Load a recipe by name.
+
+    Raises:
+        UserError: when there is none of that name; lists those there are.
+    """
+    import pyarrow as pa
+
+    names = recipe_names()
+    if name not in names:
+        raise UserError(f"cot.recipe: {name!r} is not a file of cot_builder/recipes; {nearest(name, names)}")
+    module = importlib.import_module(f"cot_builder.recipes.{name}")
+    common = [pa.field("id", pa.string()), pa.field("image", pa.string()), pa.field("label", pa.string())]
+    return Recipe(
+        name, module.PROMPT, pa.schema([*common, *module.COLUMNS]), module.prompts, module.problems, module.settle
+    )

@@ -1,0 +1,122 @@
+"""Fine-grained descriptions that hold what a question needs: visual extraction tuning (Extract+Think, arXiv 2511.17487).
+
+    once per question:  what to observe in a picture to answer it          (text only)
+    question + answer:  self-contained declarative statements              (text only, 1,024 tokens)
+    for each attempt:   a detailed description of the picture that works the statements in   (2,048 tokens)
+
+The training pair is (perception prompt that names what to observe -> description), as columns `prompt` and `completion`: an SFT
+stage with ``data: cot`` takes them as they are. The paper describes 512 x 512 pictures: set the teacher's `image_size`. Its
+prompts are not published, so ours are our reading; so is asking the text-only questions greedily.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+
+from cot_builder.row import Outcome, Row, Tried
+from cot_builder.verify import Rejected, accept_text
+from pipeline.config import CotConfig
+
+if TYPE_CHECKING:
+    from cot_builder.prompt import Prompt
+    from cot_builder.teachers import TeacherConfig
+
+PROMPT = "describe_v1"
+_OBSERVE, _STATEMENTS, _PERCEIVE = "observe_v1", "statements_v1", "perceive_v1"
+_OBSERVE_TOKENS, _STATEMENT_TOKENS, _DESCRIPTION_TOKENS = 128, 1024, 2048
+_MODE = "description"
+_BULLET = re.compile(r"^\s*(?:[-*•–]|\d+[.)])\s+")
+
+COLUMNS = [
+    pa.field("prompt", pa.string()),
+    pa.field("completion", pa.string()),
+    pa.field("statements", pa.list_(pa.string())),
+    pa.field("observe", pa.string()),
+    pa.field("teacher", pa.string()),
+    pa.field("mode", pa.string()),
+    pa.field("attempt", pa.int32()),
+    pa.field("prompt_version", pa.string()),
+    pa.field("hints", pa.list_(pa.string())),
+]
+
+
+def prompts(cot: CotConfig) -> list[str]:
+    """Names of every prompt a build with these settings may use."""
+    return [cot.prompt or PROMPT, _OBSERVE, _STATEMENTS, _PERCEIVE]
+
+
+def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[str, Prompt]) -> Iterator[str]:
+    """Settings this recipe cannot work with."""
+    for name, teacher in teachers.items():
+        if teacher.kind != "openai":
+            yield f"cot.teachers: {name} is offline and cannot look at a picture; the extraction recipe needs served teachers"
+    if cot.fallback or any("fallback" in own for own in cot.per_class.values()):
+        yield "cot.fallback: the extraction recipe always shows the answer, so it has no fallback; remove it"
+    if cot.cross_check:
+        yield "cot.cross_check: is for the reasoning recipe; descriptions draw no conclusion to check"
+    main = prompts[cot.prompt or PROMPT]
+    if not {"observe", "statements"} <= main.uses:
+        yield f"cot.prompt: {main.name} is not a description prompt (it must use observe and statements); {PROMPT} is"
+
+
+async def settle(row: Row) -> Outcome:
+    """See the module."""
+    plan, example = row.plan, row.example
+    hints, policy = plan.hints(example), plan.policy(example.label)
+    tried: list[Tried] = []
+    # One text for all rows, so it is asked of one teacher, the same for every row.
+    asked = row.question(
+        "observe", plan.prompts[_OBSERVE], 0, picture=False, temperature=0.0, max_tokens=_OBSERVE_TOKENS
+    )
+    observe = " ".join((await row.ask(next(iter(plan.teachers)), asked)).text.split()).rstrip(" .")
+    for attempt in range(policy.attempts):
+        for teacher in row.teachers:
+            values = {"label": example.label, "hints": hints}
+            question = row.question(
+                "statements", plan.prompts[_STATEMENTS], 0, picture=False, values=values, temperature=0.0,
+                max_tokens=_STATEMENT_TOKENS,
+            )  # fmt: skip
+            reply = await row.ask(teacher, question)
+            statements = _lines(reply.text)
+            if not statements or not observe:
+                detail = "nothing to observe" if not observe else ""
+                text = reply.text if reply.refused is None else reply.refused
+                tried.append(Tried(teacher, "statements", attempt, _STATEMENTS, text, "no_statements", detail))
+                continue
+            values = {"observe": observe, "statements": statements}
+            question = row.question(
+                _MODE, plan.prompt, attempt, picture=True, values=values, temperature=policy.temperature(attempt),
+                max_tokens=_DESCRIPTION_TOKENS,
+            )  # fmt: skip
+            reply = await row.ask(teacher, question)
+            verdict = accept_text(example, reply, plan.cot.filters)
+            text = reply.text if reply.refused is None else reply.refused
+            if isinstance(verdict, Rejected):
+                found = (verdict.reason, verdict.detail, None)
+                tried.append(Tried(teacher, _MODE, attempt, plan.prompt.name, text, *found, reply.usage))
+                continue
+            tried.append(Tried(teacher, _MODE, attempt, plan.prompt.name, text, None, usage=reply.usage))
+            kept = {
+                **row.origin,
+                "prompt": plan.prompts[_PERCEIVE].render(plan.task, observe=observe),
+                "completion": verdict,
+                "statements": statements,
+                "observe": observe,
+                "teacher": teacher,
+                "mode": _MODE,
+                "attempt": attempt,
+                "prompt_version": plan.prompt.name,
+                "hints": [hint["name"] for hint in hints],
+            }
+            return Outcome(kept, tuple(tried))
+    return Outcome(None, tuple(tried))
+
+
+def _lines(text: str) -> list[str]:
+    """Statements, one per line, without bullets; each once."""
+    lines = (_BULLET.sub("", line).strip() for line in text.splitlines())
+    return list(dict.fromkeys(line for line in lines if line))

@@ -1,0 +1,174 @@
+"""Reasoning that leads from the picture to its label: ``<think>…</think><answer>…</answer>``.
+
+    for each attempt:                       the label is hidden (answer_hidden)
+        ask every teacher of the row
+        keep the first reply that passes every filter, the vote and the cross-check
+    if none did and there is a fallback:    the label is shown (answer_given), and the row says so
+        ask once more, in the same way
+    otherwise the row is rejected, for the reason of the reply that came furthest
+
+"Self-supervised CoT data construction" with several teachers is the paper's (arXiv 2506.18048); it publishes neither prompts,
+nor votes, nor filters, so all of that is our reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from cot_builder.row import Outcome, Row, Tried
+from cot_builder.verify import Accepted, accept, evidence
+from pipeline.config import CotConfig
+
+if TYPE_CHECKING:
+    from cot_builder.prompt import Prompt
+    from cot_builder.teachers import TeacherConfig
+
+PROMPT = "answer_hidden_v1"
+_CHECK_PROMPT = "cross_check_v1"
+_CHECK_TOKENS = 32  # A label is a few tokens; the server holds the reply to the labels anyway.
+ATTRIBUTE, HIDDEN, GIVEN = "attribute", "answer_hidden", "answer_given"
+
+_VOTE = pa.struct([(name, pa.int32() if name == "attempt" else pa.string()) for name in
+                   ("teacher", "mode", "attempt", "answer", "reason")])  # fmt: skip
+COLUMNS = [
+    pa.field("think", pa.string()),
+    pa.field("answer", pa.string()),
+    pa.field("completion", pa.string()),
+    pa.field("teacher", pa.string()),
+    pa.field("mode", pa.string()),
+    pa.field("attempt", pa.int32()),
+    pa.field("prompt_version", pa.string()),
+    pa.field("hints", pa.list_(pa.string())),
+    pa.field("votes", pa.list_(_VOTE)),
+    pa.field("agreement", pa.float32()),
+    pa.field("check_text", pa.float32()),
+    pa.field("check_image", pa.float32()),
+]
+
+
+def prompts(cot: CotConfig) -> list[str]:
+    """Names of every prompt a build with these settings may use."""
+    fallbacks = [cot.fallback, *(own.get("fallback") for own in cot.per_class.values())]
+    checks = [_CHECK_PROMPT] if cot.cross_check else []
+    return list(dict.fromkeys([cot.prompt or PROMPT, *(name for name in fallbacks if name), *checks]))
+
+
+def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[str, Prompt]) -> Iterator[str]:
+    """Settings this recipe cannot work with."""
+    fallbacks = {cot.fallback, *(own.get("fallback") for own in cot.per_class.values())} - {None}
+    for name in sorted(map(str, fallbacks)):
+        if prompts[name].mode != GIVEN:
+            yield f"cot.fallback: prompt {name} does not show the label; answer_given_v1 does"
+    offline = [name for name, teacher in teachers.items() if teacher.kind != "openai"]
+    if offline and any(own.get("attempts") == 0 for own in cot.per_class.values()):
+        yield f"cot.per_class: no attempts leaves rows of the offline teacher {offline[0]} unasked; give at least 1"
+    if not cot.cross_check:
+        return
+    served = [name for name, teacher in teachers.items() if teacher.kind == "openai"]
+    reader = cot.cross_check.teacher
+    if reader is None and len(served) < 2:
+        yield "cot.cross_check: needs a second served teacher to read the reasoning; name one in cross_check.teacher"
+
+
+async def settle(row: Row) -> Outcome:
+    """See the module."""
+    policy = row.plan.policy(row.example.label)
+    tried: list[Tried] = []
+    for attempt in range(policy.attempts):
+        temperature = policy.temperature(attempt)
+        kept = await _round(row, row.plan.prompt, attempt, tried, row.teachers, temperature=temperature)
+        if kept:
+            return Outcome(kept, tuple(tried))
+    served = tuple(name for name in row.teachers if not row.plan.is_offline(name))
+    if policy.fallback and served:
+        fallback = row.plan.prompts[policy.fallback]
+        kept = await _round(row, fallback, policy.attempts, tried, served)
+        if kept:
+            return Outcome(kept, tuple(tried))
+    return Outcome(None, tuple(tried))
+
+
+async def _round(
+    row: Row, prompt: Prompt, attempt: int, tried: list[Tried], teachers: tuple[str, ...], **options: Any
+) -> dict[str, Any] | None:
+    """Ask every teacher once and judge the replies; gives the columns of the first that may be kept."""
+    plan, example = row.plan, row.example
+    hints = plan.hints(example)
+    values = {"label": example.label, "hints": hints}
+    question = row.question(prompt.mode, prompt, attempt, picture=True, values=values, **options)
+    replies = await row.ask_all((teacher, question) for teacher in teachers)
+    accepted: list[tuple[int, Accepted]] = []
+    for teacher, reply in zip(teachers, replies, strict=True):
+        offline = plan.is_offline(teacher)
+        mode, version = (ATTRIBUTE, None) if offline else (prompt.mode, prompt.name)
+        verdict = accept(example, reply, plan.task, plan.cot.filters, mode)
+        text = reply.text if reply.refused is None else reply.refused
+        if isinstance(verdict, Accepted):
+            accepted.append((len(tried), verdict))
+            tried.append(Tried(teacher, mode, attempt, version, text, None, "", verdict.answer, reply.usage))
+        else:
+            found = (verdict.reason, verdict.detail, verdict.answer)
+            tried.append(Tried(teacher, mode, attempt, version, text, *found, reply.usage))
+    agreement = _agreement(tried, example.label)
+    for position, verdict in accepted:
+        chosen = tried[position]
+        reason, detail, scores = None, "", dict[str, float]()
+        if agreement is not None and agreement < plan.cot.filters.min_agreement:
+            reason, detail = "low_agreement", f"{agreement:.2f}"
+        elif plan.cot.cross_check and chosen.mode != ATTRIBUTE:
+            scores, reason, detail = await _cross_check(row, chosen.teacher, verdict.think)
+        if reason is None:
+            return {
+                **row.origin,
+                "think": verdict.think,
+                "answer": verdict.answer,
+                "completion": verdict.completion,
+                "teacher": chosen.teacher,
+                "mode": chosen.mode,
+                "attempt": chosen.attempt,
+                "prompt_version": chosen.prompt_version,
+                "hints": [hint["name"] for hint in hints] if "hints" in prompt.uses else [],
+                "votes": [_vote(each) for each in tried],
+                "agreement": agreement,
+                "check_text": scores.get("text"),
+                "check_image": scores.get("image"),
+            }
+        tried[position] = Tried(**{**vars(chosen), "reason": reason, "detail": detail})
+    return None
+
+
+async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, float], str | None, str]:
+    """(score per view, reason or None, detail): can a second teacher arrive at the label without the conclusion?"""
+    check, plan = row.plan.cot.cross_check, row.plan
+    assert check is not None
+    reader, left = plan.reader(author, row.example), evidence(think, plan.task.labels)
+    if not left:
+        return {}, "cross_check_failed", "every sentence names an option, so nothing is left to conclude from"
+    scores = {}
+    for view in check.views:
+        values = {"reasoning": left, "sees_picture": view == "image"}
+        questions = [
+            row.question(
+                f"check_{view}", plan.prompts[_CHECK_PROMPT], sample, picture=view == "image", values=values,
+                temperature=0.0 if check.samples == 1 else 1.0, max_tokens=_CHECK_TOKENS, choices=plan.task.labels.names,
+            )
+            for sample in range(check.samples)
+        ]  # fmt: skip
+        replies = await row.ask_all((reader, question) for question in questions)
+        hits = sum(plan.task.labels.normalise(reply.text) == row.example.label for reply in replies)
+        scores[view] = hits / check.samples
+    low = [f"{view} {score:.2f} < {check.min_score:g}" for view, score in scores.items() if score < check.min_score]
+    return scores, "cross_check_failed" if low else None, f"read by {reader}: {', '.join(low)}" if low else ""
+
+
+def _agreement(tried: list[Tried], label: str) -> float | None:
+    """Share of the replies that were not told the label and answer with it; None when there are none."""
+    hidden = [each for each in tried if each.mode == HIDDEN]
+    return sum(each.answer == label for each in hidden) / len(hidden) if hidden else None
+
+
+def _vote(each: Tried) -> dict[str, Any]:
+    return {name: getattr(each, name) for name in ("teacher", "mode", "attempt", "answer", "reason")}

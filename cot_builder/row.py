@@ -1,0 +1,100 @@
+"""What a recipe sees of one row: the example, its teachers, a way to ask them, and what came of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from cot_builder.pictures import Picture
+from cot_builder.prompt import Prompt
+from cot_builder.teachers import Question, Reply
+from cot_builder.verify import REASONS
+from pipeline.tasks import Example
+
+if TYPE_CHECKING:
+    from cot_builder.plan import Plan
+
+Ask = Callable[[str, Question], Awaitable[Reply]]
+"""Asks a teacher, by name. Raises Unanswered when there is no reply to be had, ImageError on an unreadable picture."""
+
+
+@dataclass(frozen=True)
+class Tried:
+    """One reply about a row, and what was made of it."""
+
+    teacher: str
+    mode: str
+    attempt: int
+    prompt_version: str | None
+    text: str
+    reason: str | None
+    """Why it was not kept; None for the one that was."""
+    detail: str = ""
+    answer: str | None = None
+    """The label it answered with, also when it was rejected for something else."""
+    usage: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a row. `kept` holds the recipe's columns, or is None."""
+
+    kept: dict[str, Any] | None
+    tried: tuple[Tried, ...]
+
+    @property
+    def reason(self) -> str | None:
+        """Why a row was not kept: the reason of the reply that came furthest (`verify.REASONS`), the last of equals."""
+        if self.kept is not None:
+            return None
+        reasons = [each.reason for each in self.tried if each.reason is not None]
+        return max(reversed(reasons), key=REASONS.index)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row in the hands of a recipe.
+
+    Args:
+        example: the labelled image.
+        teachers: names of the teachers it is asked of, preferred first.
+        plan: the build.
+        picture: its picture, shared by all requests about it.
+        ask: how a teacher is asked.
+    """
+
+    example: Example
+    teachers: tuple[str, ...]
+    plan: Plan
+    picture: Picture
+    ask: Ask
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """The columns every recipe starts with: id and label."""
+        return {"id": self.example.id, "label": self.example.label}
+
+    def question(self, mode: str, prompt: Prompt, attempt: int, *, picture: bool, **options: Any) -> Question:
+        """A question about this row. `options` are fields of `Question`, and `values` those of the prompt."""
+        values = options.pop("values", {})
+        text = prompt.render(self.plan.task, **{name: value for name, value in values.items() if name in prompt.uses})
+        if picture:
+            options |= {"picture": self.picture, "picture_first": prompt.picture_first}
+        return Question(self.example, mode, attempt, prompt, text, **options)
+
+    async def ask_all(self, questions: Iterable[tuple[str, Question]]) -> list[Reply]:
+        """Ask several teachers at once.
+
+        Raises:
+            Exception: the first of their failures, once all have ended: a reply that was paid for is never thrown away.
+        """
+        asked = [self.ask(teacher, question) for teacher, question in questions]
+        if len(asked) == 1:
+            return [await asked[0]]
+        replies = await asyncio.gather(*asked, return_exceptions=True)
+        for reply in replies:
+            if isinstance(reply, BaseException):
+                raise reply
+        return [reply for reply in replies if isinstance(reply, Reply)]

@@ -1,0 +1,88 @@
+"""A build whose teachers say what a test tells them to: recipes are asked through a function, so no server is needed."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cot_builder.build import settle
+from cot_builder.openai_teacher import OpenAITeacher
+from cot_builder.plan import Plan, plan
+from cot_builder.row import Outcome
+from cot_builder.teachers import Question, Reply, Request
+from pipeline.config import load
+
+Say = Callable[[str, Question], str]
+"""(teacher's name, question) -> the text of its reply."""
+
+
+def think(answer: str, words: str = "Tall peaks rise over a still lake under wide skies.") -> str:
+    """A well-formed reply that ends in `answer`."""
+    return f"<think>{words} This suggests {answer}.</think>\n<answer>{answer}</answer>"
+
+
+class Scripted:
+    """A plan over drawn pictures, and its recipe run row by row with scripted replies."""
+
+    def __init__(self, folder: Path, teachers: int = 1, rows: int = 24, **cot: Any) -> None:
+        names = "abcdef"[:teachers]
+        files = []
+        for name in names:
+            files.append(folder / f"{name}.yaml")
+            files[-1].write_text(
+                yaml.safe_dump({"kind": "openai", "model": f"model-{name}", "base_urls": ["http://localhost:9/v1"]})
+            )
+        task = {"name": "scenes", "options": {"train": 200, "val": 1, "test": 1, "size": 32}}
+        cot = {"split": f"train[:{rows}]", "teachers": [str(file) for file in files], **cot}
+        run = {"name": "scripted", "output_dir": str(folder / "runs"), "task": task, "cot": cot}
+        self.config = folder / "scripted.yaml"
+        self.config.write_text(yaml.safe_dump(run))
+        self.asked: list[tuple[str, Question]] = []
+
+    @property
+    def plan(self) -> Plan:
+        return plan(load(self.config))
+
+    def settle(self, say: Say, index: int = 0) -> Outcome:
+        """Run the recipe on one row."""
+
+        async def ask(name: str, question: Question) -> Reply:
+            self.asked.append((name, question))
+            return Reply(say(name, question))
+
+        return asyncio.run(settle(self.plan, index, ask))
+
+    def modes(self) -> list[str]:
+        """The modes of the questions asked so far."""
+        return [question.mode for _, question in self.asked]
+
+
+class _Teacher:
+    """A served teacher whose replies a test writes; its requests, and so its keys, are the real ones."""
+
+    def __init__(self, name: str, config: Any, seed: int, say: Say) -> None:
+        self.name, self.concurrency = name, 4
+        self._real, self._say = OpenAITeacher(name, config, seed, 4), say
+        self.request, self.close = self._real.request, self._real.close
+
+    async def ask(self, question: Question, request: Request) -> Reply:
+        return Reply(self._say(self.name, question), usage={"prompt_tokens": 100, "completion_tokens": 20})
+
+    def endpoints(self) -> list[Any]:
+        return []
+
+    def stop(self, why: str) -> None:
+        """Nothing waits."""
+
+
+def speak(monkeypatch: Any, say: Say) -> None:
+    """Let every teacher of builds in this process say what `say` tells."""
+
+    def make(configs: Any, task: Any, examples: Any, *, seed: int, concurrency: int) -> dict[str, _Teacher]:
+        return {name: _Teacher(name, config, seed, say) for name, config in configs.items()}
+
+    monkeypatch.setattr("cot_builder.build.make_teachers", make)

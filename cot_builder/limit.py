@@ -167,8 +167,11 @@ class Limit:
             self._climb(now)
 
     def _needed(self, rate: float) -> int:
-        """What a server of this rate works on, and a little more."""
-        return min(self.ceiling, math.ceil(_SPARE * rate * self._quickest) + 1)
+        """What a server of this rate works on, and a little more; never less than at the start.
+
+        So few burden no server, and where other work makes a server's speed swing, fewer may seem to do by luck alone.
+        """
+        return min(self.ceiling, max(_START, math.ceil(_SPARE * rate * self._quickest) + 1))
 
     def _accept(self, rate: float) -> None:
         self._base, self._rate, self._bases, self._too_low, self._pause = self.value, rate, 1, 0, _FIRST_PAUSE

@@ -1,6 +1,6 @@
 """The fault matrix of the CoT builder: how often each fault was injected, the rows it lost and the requests it repeated.
 
-    python benchmarks/cot_faults.py [--scale 1.0] [--only NAME] [--seed 0]
+    python -m benchmarks.cot_faults [--scale 1.0] [--only NAME] [--seed 0]
 
 Every scenario builds the same rows while something fails, again and again until the build is complete, and compares
 ``train.parquet`` byte for byte with an undisturbed build. Replies come from a local server (tests/fault_server.py) whose

@@ -1,6 +1,6 @@
 """Peak memory of the CoT builder against the number of rows, up to EmoSet's 118,102.
 
-    python benchmarks/cot_memory.py [--rows 10000 --rows 118102] [--side 64]
+    python -m benchmarks.cot_memory [--rows 10000 --rows 118102] [--side 64]
 
 Makes an image folder of that many rows (hard links to a few hundred drawn pictures), builds it through the real command line
 against a local server (tests/fault_server.py in a process of its own) and reads the builder's peak resident memory from the

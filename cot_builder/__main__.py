@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
                 "--dry-run", action="store_true", help="resolve and check everything, print it and stop"
             )
         if name == "build":
+            command.add_argument(
+                "--retry-refused",
+                action="store_true",
+                help="ask again what a server refused (HTTP 400), once it is mended",
+            )
             command.add_argument("--shard", metavar="i/n", help="only every n-th row, from the i-th (counted from 0)")
         if name == "merge":
             command.add_argument("--shards", type=int, required=True, metavar="n", help="how many there are")
@@ -89,6 +94,8 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
         return 0
     (shards if planned.shard else output).start(planned)
     with Journal(planned.folder / "journal") as journal:
+        if arguments.retry_refused:
+            print(f"{journal.forget_refusals()} refused requests are asked again", file=sys.stderr)
         asked, seconds = build.ask(planned, journal)
         if asked.stopped_by is not None:
             return _stopped(planned, asked)

@@ -50,7 +50,7 @@ _MEANING = {
     "attempt": "which attempt it is, from 0",
     "prompt_version": "file of the prompt; null for offline teachers",
     "hints": "names of the annotated attributes the teacher was shown",
-    "votes": "every reply about the row up to the kept one: teacher, mode, attempt, answer, and the reason if rejected",
+    "votes": "every reply about the row until it was settled: teacher, mode, attempt, answer, and the reason if rejected",
     "agreement": "share of the row's `answer_hidden` replies that answered with the label; null when there were none",
     "check_text": "share of a second teacher's readings of the reasoning alone, without its conclusion, that gave the "
     "label; null when there were none",
@@ -145,7 +145,7 @@ def _reasons(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield "No reply was rejected.\n"
         return
     yield from _table(("reason", "rows", "replies", "meaning"), rows, right=(1, 2))
-    yield "A row is rejected when none of its replies was kept, and counts under its last reply's reason.\n"
+    yield "A row is rejected when none of its replies was kept, and counts under the reason of the reply that came furthest.\n"
 
 
 def _teachers(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:

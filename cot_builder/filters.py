@@ -140,6 +140,23 @@ def label_before_conclusion(think: str, label: str, labels: LabelSet) -> str | N
     return label if label in labels.mentioned(before) else None
 
 
+_DENIED = re.compile(
+    r"(?:\b(?:not|no|never|nor|neither|without|instead of|than|unlike|lacks?|despite|although|though)\b|n['’]t\b)[^,;:]*",
+    re.IGNORECASE,
+)
+
+
+def other_conclusion(think: str, answer: str, labels: LabelSet) -> str | None:
+    """The label that the last sentence arrives at, where it plainly is another one than the answer.
+
+    Models that have learned to write reasoning and to answer as two habits do this; a student would learn that one need not
+    follow from the other. Labels that are denied ("not fear", "rather than awe") do not count, nor do several at once.
+    """
+    last = sentences(think)[-1:]
+    named = labels.mentioned(_DENIED.sub(" ", last[0])) if last else []
+    return named[0] if len(named) == 1 and named[0] != answer else None
+
+
 def length(text: str, least: int, most: int) -> tuple[str, str] | None:
     """(too_short | too_long, the count) for a text of fewer than `least` or more than `most` words."""
     count = len(words(text))

@@ -136,6 +136,11 @@ class Journal:
         self._write("COMMIT", ())
         return counts
 
+    def forget_refusals(self) -> int:
+        """Let requests that a server refused (HTTP 400) be asked again; gives how many. What it said stays on record."""
+        refused = "json_extract(reply, '$.refused') IS NOT NULL AND key NOT LIKE '%:refused-%'"
+        return self._write(f"UPDATE replies SET key = key || ':refused-' || number WHERE {refused}", ())
+
     def __len__(self) -> int:
         return int(self._db.execute("SELECT COUNT(*) FROM replies").fetchone()[0])
 

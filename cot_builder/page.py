@@ -43,6 +43,7 @@ EXPLANATIONS = {
     "empty_answer": "The <answer> block holds nothing.",
     "not_a_label": "The answer is none of the labels, nor a known spelling of one.",
     "wrong_label": "The answer is a label, but not the one the picture has.",
+    "other_conclusion": "The reasoning concludes one label and the answer gives another.",
     "leakage": "The text speaks of an answer it was told, of annotations it was shown, or of the exercise itself.",
     "wrong_language": "The text is not in the language that was asked for.",
     "too_short": "The text has fewer words than cot.filters.min_words.",

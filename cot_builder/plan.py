@@ -229,9 +229,12 @@ def _problems(
     for label in cot.per_class:
         if label not in task.labels.names:
             yield f"cot.per_class: {label!r} is not a label of task {task.name} ({', '.join(task.labels.names)})"
-    main = prompts[cot.prompt or recipe.prompt]
-    if cot.hints and "hints" not in main.uses and served and recipe.name == "reasoning":
-        yield f"cot.hints: prompt {main.name} shows no hints; answer_hidden_v2 does"
+    asking = {cot.prompt or recipe.prompt, cot.fallback, *(own.get("fallback") for own in cot.per_class.values())} - {
+        None
+    }
+    if cot.hints and served and recipe.name == "reasoning":
+        for name in sorted(str(name) for name in asking if "hints" not in prompts[str(name)].uses):
+            yield f"cot.hints: prompt {name} shows no hints; {prompts[name].mode}_v2 does"
     for name in cot.hints:
         if name not in ATTRIBUTES:
             yield f"cot.hints: {name!r} is not one of {', '.join(ATTRIBUTES)}"

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from cot_builder.contradiction import contradiction
-from cot_builder.filters import label_before_conclusion, leaked_phrase, length, refusal, repetition, sentences
+from cot_builder.filters import (
+    label_before_conclusion,
+    leaked_phrase,
+    length,
+    other_conclusion,
+    refusal,
+    repetition,
+    sentences,
+)
 from cot_builder.language import other_language
 from cot_builder.teachers import Reply
 from pipeline.labels import LabelSet
@@ -26,6 +34,7 @@ REASONS = (
     *GRAMMAR_REASONS,
     "not_a_label",
     "wrong_label",
+    "other_conclusion",
     "leakage",
     "wrong_language",
     "too_short",
@@ -84,6 +93,8 @@ def accept(row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: 
     answer = verdict.label
     if not verdict.correct:
         return Rejected("wrong_label", f"{answer}, not {row.label}", answer)
+    if mode != "attribute" and (named := other_conclusion(verdict.think, answer, task.labels)):
+        return Rejected("other_conclusion", f"concludes {named}, answers {answer}", answer)
     if mode == "answer_given" and (named := label_before_conclusion(verdict.think, row.label, task.labels)):
         return Rejected("leakage", f"names {named} before its conclusion", answer)
     if fault := _fault(verdict.think, row, filters, prose=mode != "attribute"):

@@ -87,7 +87,8 @@ class ModelConfig:
 @dataclass(frozen=True)
 class FilterConfig:
     """What a reply of a served teacher must be like to become a row; the offline teacher's templates are judged by
-    grammar, label and contradiction alone. Changing a filter judges the replies again and asks for none."""
+    grammar, label, leaked words and contradiction alone. Changing a filter judges the replies again; only what a stricter one
+    makes necessary (a further attempt, a fallback) is asked."""
 
     min_words: int = 3
     max_words: int = 1000

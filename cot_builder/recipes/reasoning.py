@@ -116,7 +116,8 @@ async def _round(
     for position, verdict in accepted:
         chosen = tried[position]
         reason, detail, scores = None, "", dict[str, float]()
-        if agreement is not None and agreement < plan.cot.filters.min_agreement:
+        # A row that fell back has failed the vote already; what was told the label is not to be judged by it again.
+        if chosen.mode == HIDDEN and agreement is not None and agreement < plan.cot.filters.min_agreement:
             reason, detail = "low_agreement", f"{agreement:.2f}"
         elif plan.cot.cross_check and chosen.mode != ATTRIBUTE:
             scores, reason, detail = await _cross_check(row, chosen.teacher, verdict.think)

@@ -44,6 +44,10 @@ def test_a_refused_request_is_data_and_is_not_repeated(project, serve, status):
     assert project.manifest()["rejected_rows_by_reason"]["request_refused"] == 1
     assert project.build() == 0
     assert len(stub.requests) == 40
+    stub.fault = lambda n, seed: None  # The server was the cause, and is mended.
+    assert project.build("--retry-refused") == 0
+    assert len(stub.requests) == 41
+    assert "request_refused" not in project.manifest()["rejected_rows_by_reason"]
 
 
 @pytest.mark.parametrize("status", ["401", "403", "404"])

@@ -9,7 +9,16 @@ from hypothesis import strategies as st
 from cot_builder import language
 from cot_builder.attribute_teacher import AttributeTeacher
 from cot_builder.contradiction import contradiction
-from cot_builder.filters import label_before_conclusion, leaked_phrase, length, refusal, repetition, sentences, words
+from cot_builder.filters import (
+    label_before_conclusion,
+    leaked_phrase,
+    length,
+    other_conclusion,
+    refusal,
+    repetition,
+    sentences,
+    words,
+)
 from cot_builder.language import language_codes, other_language
 from cot_builder.near_duplicates import NearDuplicates
 from cot_builder.teachers import AttributeConfig
@@ -240,3 +249,23 @@ def test_no_rule_raises_on_any_text(text):
     )
     assert all(found is None or isinstance(found, str) for found in (rule(text) for rule in rules))
     NearDuplicates(0.9).repeats(text)
+
+
+@pytest.mark.parametrize(
+    ("think", "found"),
+    [
+        ("The face is neutral. So the feeling is fear.", "fear"),
+        ("The face is neutral. So the feeling is wonder.", None),
+        ("It could be fear at first. Together they suggest awe.", None),
+        ("Tall peaks. This suggests awe rather than fear.", None),
+        ("Tall peaks. It is not fear.", None),
+        ("Tall peaks. It doesn't show fear.", None),
+        ("Tall peaks. Awe and fear mix here.", None),
+        ("Tall peaks. The sky is wide.", None),
+        ("Fear.", "fear"),
+        ("", None),
+    ],
+)
+def test_a_conclusion_that_is_not_the_answer_is_found(think, found):
+    labels = LabelSet.of(["awe", "fear"], {"awe": ["wonder"]})
+    assert other_conclusion(think, "awe", labels) == found

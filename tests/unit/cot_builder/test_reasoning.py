@@ -45,7 +45,7 @@ def test_the_fallback_is_asked_once_and_marks_its_row(tmp_path):
     assert outcome.kept["agreement"] == 0  # What was told the label is no vote.
 
 
-def test_without_a_fallback_the_row_is_rejected_for_its_last_reply(tmp_path):
+def test_without_a_fallback_the_row_is_rejected_for_the_reply_that_came_furthest(tmp_path):
     build = Scripted(tmp_path, attempts=2)
     outcome = build.settle(lambda _, q: think(wrong(q.row.label)) if q.attempt else "nothing")
     assert outcome.kept is None
@@ -122,6 +122,26 @@ def test_hints_are_shown_and_recorded(tmp_path):
 def test_hints_need_a_prompt_that_shows_them(tmp_path):
     with pytest.raises(UserError, match="answer_hidden_v1 shows no hints; answer_hidden_v2 does"):
         _ = Scripted(tmp_path, hints=["scene"]).plan
+
+
+def test_a_fallback_must_show_the_hints_too(tmp_path):
+    with pytest.raises(UserError, match="answer_given_v1 shows no hints; answer_given_v2 does"):
+        _ = Scripted(tmp_path, prompt="answer_hidden_v2", hints=["scene"], fallback="answer_given_v1").plan
+
+
+def test_a_row_that_fell_back_is_not_judged_by_the_vote_it_lost(tmp_path):
+    build = Scripted(
+        tmp_path, teachers=2, teachers_per_row=2, filters={"min_agreement": 0.6}, fallback="answer_given_v1"
+    )
+    order = build.plan.assigned[0]
+
+    def say(name, question):
+        split = question.mode == "answer_hidden" and name == order[0]
+        return think(wrong(question.row.label) if split else question.row.label)
+
+    outcome = build.settle(say)
+    assert outcome.kept["mode"] == "answer_given"
+    assert outcome.kept["agreement"] == 0.5
 
 
 def test_a_fallback_must_show_the_label(tmp_path):

@@ -92,8 +92,9 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(_describe(planned))
         return 0
-    (shards if planned.shard else output).start(planned)
+    planned.folder.mkdir(parents=True, exist_ok=True)
     with Journal(planned.folder / "journal") as journal:
+        (shards if planned.shard else output).start(planned)  # Not before: another build may hold the folder.
         if arguments.retry_refused:
             print(f"{journal.forget_refusals()} refused requests are asked again", file=sys.stderr)
         asked, seconds = build.ask(planned, journal)
@@ -139,10 +140,11 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
     if arguments.shards < 1:
         raise UserError(f"--shards: {arguments.shards} is less than 1")
     planned = plan(config)
-    output.start(planned)
+    planned.folder.mkdir(parents=True, exist_ok=True)
     with Journal(planned.folder / "journal") as journal:
         for line in shards.take_over(planned, journal, arguments.shards):
             print(line)
+        output.start(planned)
         manifest = output.finish(planned, journal, Asked(), 0.0)
     done = f"{planned.folder / 'train.parquet'}: complete"
     return _end(planned, manifest, Asked(), yields(manifest), done)
@@ -206,7 +208,10 @@ def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
     from cot_builder.journal import Journal
     from cot_builder.plan import plan
     from cot_builder.preview import preview
+    from pipeline.errors import UserError
 
+    if arguments.rows < 1:
+        raise UserError(f"--rows: {arguments.rows} is less than 1")
     planned = plan(config)
     if arguments.dry_run:
         print(_describe(planned))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 
 from cot_builder.journal import Journal
@@ -22,6 +23,14 @@ class Asker:
         """Replies that were not in the journal before."""
         self._teachers, self._journal, self._progress = teachers, journal, progress
         self._under_way: dict[str, asyncio.Future[Reply]] = {}
+        self._refusals: Counter[str] = Counter()
+        """Teacher: how many of its first requests were refused, one after the other."""
+        self._served: set[str] = set()
+
+    def stop(self, why: str) -> None:
+        """Send nothing more; what is in flight may finish and is recorded."""
+        for teacher in self._teachers.values():
+            teacher.stop(why)
 
     async def __call__(self, name: str, question: Question) -> Reply:
         teacher = self._teachers[name]
@@ -31,9 +40,9 @@ class Asker:
         found = self._journal.find(request.key)
         if found is not None:
             self._progress.reply(found.usage, cached=True)
-            return _readable(found, question)
+            return readable(found, question)
         if request.key in self._under_way:
-            return _readable(await asyncio.shield(self._under_way[request.key]), question)
+            return readable(await asyncio.shield(self._under_way[request.key]), question)
         answer = self._under_way[request.key] = asyncio.get_running_loop().create_future()
         try:
             try:
@@ -53,28 +62,57 @@ class Asker:
             del self._under_way[request.key]
         answer.set_result(reply)
         self.requests += 1
+        self._watch(name, teacher, reply)
         self._progress.reply(reply.usage, cached=False)
-        return _readable(reply, question)
+        return readable(reply, question)
+
+    def _watch(self, name: str, teacher: Teacher, reply: Reply) -> None:
+        """Stop a teacher that refuses every request from the first: its server is set up wrongly, not the rows."""
+        if reply.refused is None:
+            self._served.add(name)
+        elif name not in self._served:
+            self._refusals[name] += 1
+            if self._refusals[name] == _MOST_REFUSALS:
+                why = f"refuses every request ({reply.refused[:300]}); mend it and build again with --retry-refused"
+                teacher.stop(why)
+
+
+_MOST_REFUSALS = 20
 
 
 class Replay:
-    """Answers from the journal and asks nobody."""
+    """Answers from the journal, asks nobody, and counts what the answers had cost."""
 
     def __init__(self, teachers: Mapping[str, Teacher], journal: Journal) -> None:
+        self.used: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """Teacher: requests, prompt_tokens and completion_tokens."""
         self._teachers, self._journal = teachers, journal
+        self._texts: set[str] = set()
+        """Keys of questions about text alone, which many rows may share."""
 
     async def __call__(self, name: str, question: Question) -> Reply:
-        found = self._journal.find(self._teachers[name].request(question).key)
+        key = self._teachers[name].request(question).key
+        found = self._journal.find(key)
         if found is None:
             raise Unanswered("not in the journal")
-        return _readable(found, question)
+        if question.picture is not None or key not in self._texts:
+            counts = {kind: found.usage.get(kind) or 0 for kind in ("prompt_tokens", "completion_tokens")}
+            self.used[name].update({"requests": 1, **counts})
+        if question.picture is None:
+            self._texts.add(key)
+        return readable(found, question)
 
 
 _UNREADABLE = "unreadable_image"
 """Marks the record of a picture that could not be decoded, so that writing knows it without trying again."""
 
 
-def _readable(reply: Reply, question: Question) -> Reply:
+def readable(reply: Reply, question: Question) -> Reply:
+    """A reply from the journal.
+
+    Raises:
+        ImageError: when what is on record is that the picture could not be decoded.
+    """
     if _UNREADABLE in reply.usage:
         raise ImageError(reply.usage[_UNREADABLE], question.row.image)
     return reply

@@ -147,7 +147,8 @@ def _plain(value: Any) -> str | None:
     """`amusement_park/outdoor` as `amusement park outdoor`; None for what is not text, or holds a tag."""
     if not isinstance(value, str) or "<" in value:
         return None
-    return " ".join(value.replace("_", " ").replace("/", " ").split()).lower() or None
+    written = value.encode("utf-8", "replace").decode()  # JSON may hold lone surrogates, which no file can.
+    return " ".join(written.replace("_", " ").replace("/", " ").split()).lower() or None
 
 
 def _a(noun: str) -> str:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cot_builder.ask import readable
 from cot_builder.build import settle, teachers_of
 from cot_builder.journal import Journal
 from cot_builder.openai_teacher import OpenAITeacher, read_completion
@@ -45,18 +46,19 @@ class _Exporter:
         request = teacher.request(question)
         found = self._journal.find(request.key)
         if found is not None:
-            return found
+            return readable(found, question)
         origin: dict[str, Any] = {"row_id": question.row.id, "teacher": name, "attempt": question.attempt}
         if not isinstance(teacher, OpenAITeacher):
             reply = await teacher.ask(question, request)
             self._journal.add(request, reply, **origin)
             return reply
         if request.key not in self._written:
+            # Before anything is awaited: another of the row's teachers may want the same.
+            self._written.add(request.key)
             body = await teacher.body(question, request)
             line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
             self._write(name, json.dumps(line) + "\n")
             self._journal.export(request, **origin)
-            self._written.add(request.key)
         raise Unanswered("exported")
 
     def _write(self, teacher: str, line: str) -> None:
@@ -120,23 +122,27 @@ def take_in(journal: Journal, files: Iterable[Path]) -> tuple[dict[str, int], Co
 
 def _replies(file: Path, failed: Counter[str]) -> Iterator[tuple[str, Reply]]:
     try:
-        lines = file.open(encoding="utf-8")
+        lines = file.open(encoding="utf-8", errors="replace")
     except OSError as error:
         raise UserError(f"{file}: {error.strerror}") from error
     with lines:
         for line in lines:
             try:
                 found = json.loads(line)
+                key = str(found["custom_id"])
                 response = found.get("response") or {}
                 status = response.get("status_code", 200 if response.get("body") else None)
                 if status in (400, 413, 415, 422):
                     yield (
-                        found["custom_id"],
-                        Reply("", refused=f"HTTP {status}: {json.dumps(response.get('body'))[:2000]}"),
+                        key,
+                        Reply(
+                            "",
+                            refused=f"HTTP {status}: {json.dumps(response.get('body') or found.get('error'))[:2000]}",
+                        ),
                     )
                 elif status != 200 or found.get("error"):
                     failed[f"http_{status}" if status else "no_response"] += 1
                 else:
-                    yield found["custom_id"], read_completion(response["body"])
+                    yield key, read_completion(response["body"])
             except (ValueError, TypeError, LookupError, AttributeError):
                 failed["malformed_line"] += 1

@@ -21,7 +21,6 @@ from cot_builder.plan import Plan
 from cot_builder.progress import Progress
 from cot_builder.row import Ask, Outcome, Row, Tried
 from cot_builder.teachers import Teacher, TeacherDown, Unanswered, make_teachers
-from pipeline.errors import UserError
 from pipeline.images import ImageError
 
 
@@ -37,6 +36,8 @@ class Asked:
     """Replies that were not in the journal before."""
     stopped_by: signal.Signals | None = None
     """The signal that ended it early."""
+    failure: Exception | None = None
+    """What ended it early otherwise."""
 
 
 def teachers_of(plan: Plan) -> dict[str, Teacher]:
@@ -55,7 +56,10 @@ def ask(plan: Plan, journal: Journal) -> tuple[Asked, float]:
     Raises:
         UserError: when replies cannot be recorded.
     """
-    return asyncio.run(_ask_all(plan, journal))
+    try:
+        return asyncio.run(_ask_all(plan, journal))
+    except asyncio.CancelledError:  # The second signal.
+        raise KeyboardInterrupt from None
 
 
 async def settle(plan: Plan, index: int, ask: Ask, teachers: tuple[str, ...] | None = None) -> Outcome:
@@ -76,6 +80,8 @@ async def settle(plan: Plan, index: int, ask: Ask, teachers: tuple[str, ...] | N
     try:
         return await plan.recipe.settle(Row(example, names, plan, picture, ask))
     except ImageError as error:
+        if error.reason == "missing_image":  # The task found it whole, so its disk is away: a later build asks again.
+            raise Unanswered("the picture is missing") from error
         return Outcome(None, (Tried(names[0], "picture", 0, None, "", "unreadable_image", str(error)),))
     finally:
         if picture.is_read:
@@ -97,29 +103,34 @@ async def _ask_all(plan: Plan, journal: Journal) -> tuple[Asked, float]:
     clock = asyncio.create_task(_tick(progress))
     lanes: dict[str, list[int]] = defaultdict(list)  # One per teacher, so that a slow one holds up its own rows only.
     for index in plan.rows:
-        lanes[plan.assigned[index][0]].append(index)
+        names = plan.assigned[index]
+        # Rows that also ask a server wait for that, not for the offline teacher's one worker.
+        lanes[next((name for name in names if not plan.is_offline(name)), names[0])].append(index)
+    queues = {name: iter(indices) for name, indices in lanes.items()}
     try:
         async with asyncio.TaskGroup() as group:
             for name, indices in lanes.items():
-                rows = iter(indices)
+                rows = queues[name]
                 for _ in range(min(len(indices), teachers[name].concurrency)):
                     group.create_task(_work(plan, name, rows, asker, progress, asked))
-    except* UserError as failures:
-        raise failures.exceptions[0] from None
     finally:
+        for rows in queues.values():  # Those of a teacher that is down.
+            asked.unasked.update(dict.fromkeys(rows, "not asked yet"))
         stop.restore()
         clock.cancel()
         progress.finish()
         asked.requests = asker.requests
         for teacher in teachers.values():
             await teacher.close()
+    if asked.failure is not None:
+        raise asked.failure
     return asked, progress.seconds
 
 
-async def _work(plan: Plan, lane: str, rows: Iterator[int], ask: Ask, progress: Progress, asked: Asked) -> None:
+async def _work(plan: Plan, lane: str, rows: Iterator[int], ask: Asker, progress: Progress, asked: Asked) -> None:
     """Settle rows from `rows`, shared by all workers of a lane, until there are none or its teacher is down."""
     for index in rows:
-        if asked.stopped_by is not None:
+        if asked.stopped_by is not None or asked.failure is not None:
             return
         try:
             outcome = await settle(plan, index, ask)
@@ -134,6 +145,12 @@ async def _work(plan: Plan, lane: str, rows: Iterator[int], ask: Ask, progress: 
         except Unanswered as error:
             asked.unasked[index] = str(error)
             progress.row(False, None)
+        except (
+            Exception
+        ) as error:  # A full disk, a fault of ours: replies in flight are paid for, so they are waited for.
+            asked.failure = asked.failure or error
+            ask.stop("stopped")
+            return
         else:
             progress.row(outcome.kept is not None, outcome.reason)
         await asyncio.sleep(0)  # An offline teacher, or a full journal, must not keep the others waiting.
@@ -153,7 +170,10 @@ class _Stop:
         self._loop = asyncio.get_running_loop()
         self._teachers, self._asked = teachers, asked
         self._task = asyncio.current_task()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        if self._before[signal.SIGHUP] == signal.SIG_IGN:  # Under nohup, on purpose.
+            del self._before[signal.SIGHUP]
+        for number in self._before:
             self._loop.add_signal_handler(number, self._stop, number)
 
     def _stop(self, number: signal.Signals) -> None:
@@ -166,5 +186,6 @@ class _Stop:
 
     def restore(self) -> None:
         """Leave signals to whoever had them before."""
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number, handler in self._before.items():
             self._loop.remove_signal_handler(number)
+            signal.signal(number, handler)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shutil
 import sqlite3
 import sys
 import time
@@ -42,6 +43,9 @@ CREATE TABLE IF NOT EXISTS exported (
 """
 _COLUMNS = "key, row_id, teacher, attempt, request, reply, unix_time"
 _INSERT = f"({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_UNLESS_KNOWN = """ON CONFLICT (key) DO UPDATE SET reply = excluded.reply, unix_time = excluded.unix_time
+WHERE json_extract(replies.reply, '$.refused') IS NOT NULL AND json_extract(excluded.reply, '$.refused') IS NULL"""
+"""What is known stays, but for a refusal that has been asked again since."""
 
 
 class Journal:
@@ -62,6 +66,10 @@ class Journal:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             self._lock.close()
+            if not isinstance(error, BlockingIOError):
+                raise UserError(
+                    f"{folder}: its file system has no locks ({error.strerror}); use a local disk"
+                ) from error
             raise UserError(f"{folder}: another build is using this journal; wait for it or stop it") from error
         try:
             self._db = _open(self.path)
@@ -94,11 +102,11 @@ class Journal:
         """
         before = len(self)
         try:
-            other = sqlite3.connect(f"file:{path}?mode=ro", uri=True)
+            other = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)  # Quotes # and ? in it.
             try:
                 rows = other.execute(f"SELECT {_COLUMNS} FROM replies ORDER BY number")
                 self._db.execute("BEGIN")
-                self._db.executemany(f"INSERT OR IGNORE INTO replies {_INSERT}", rows)
+                self._db.executemany(f"INSERT INTO replies {_INSERT} {_UNLESS_KNOWN}", rows)
                 self._db.execute("COMMIT")
             finally:
                 other.close()
@@ -131,7 +139,7 @@ class Journal:
                 counts["unknown"] += 1
                 continue
             values = (key, *origin, json.dumps(vars(reply)), time.time())
-            new = self._write(f"INSERT OR IGNORE INTO replies {_INSERT}", values)
+            new = self._write(f"INSERT INTO replies {_INSERT} {_UNLESS_KNOWN}", values)
             counts["new" if new else "known"] += 1
         self._write("COMMIT", ())
         return counts
@@ -182,15 +190,23 @@ def _open(path: Path) -> sqlite3.Connection:
 def _salvage(path: Path, error: sqlite3.DatabaseError) -> sqlite3.Connection:
     """Move a damaged file aside and copy the replies it still gives into a new one."""
     aside = path.with_name(f"{path.stem}.damaged-{time.strftime('%Y%m%dT%H%M%S')}{path.suffix}")
+    # Copied first and moved last: whoever is killed in between finds the damaged file in its place, and salvages again.
+    fresh = path.with_name(f"{path.stem}.salvaged{path.suffix}")
     for suffix in ("", "-wal", "-shm"):
+        Path(f"{fresh}{suffix}").unlink(missing_ok=True)
+    db = _open(fresh)
+    db.execute("BEGIN")
+    db.executemany(f"INSERT OR IGNORE INTO replies {_INSERT}", _readable(path))
+    db.execute("COMMIT")
+    saved = db.execute("SELECT COUNT(*) FROM replies").fetchone()[0]
+    db.close()
+    shutil.copyfile(path, aside)
+    for suffix in ("-wal", "-shm"):
         part = Path(f"{path}{suffix}")
         if part.exists():
             os.replace(part, f"{aside}{suffix}")
+    os.replace(fresh, path)
     db = _open(path)
-    db.execute("BEGIN")
-    db.executemany(f"INSERT OR IGNORE INTO replies {_INSERT}", _readable(aside))
-    db.execute("COMMIT")
-    saved = db.execute("SELECT COUNT(*) FROM replies").fetchone()[0]
     print(
         f"{path}: was damaged ({str(error).strip()}); {saved} replies were read from it and are kept, what was lost is asked "
         f"again; the damaged file is {aside.name}",
@@ -202,7 +218,7 @@ def _salvage(path: Path, error: sqlite3.DatabaseError) -> sqlite3.Connection:
 
 def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
     """The replies a damaged file still gives, read one by one past the pages that are lost."""
-    db = sqlite3.connect(f"file:{path}?mode=ro&immutable=1", uri=True)
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
     misses, number = 0, 0
     try:
         while misses < 100_000:  # The last number is not known: a stretch this long without any reply is the end.

@@ -92,12 +92,14 @@ class OpenAITeacher:
 
     async def ask(self, question: Question, request: Request) -> Reply:
         """Send a request until it is answered or refused, at most `retries` times again."""
-        picture = await question.picture.data_url(self._config.image_size) if question.picture else None
-        body = _body(request.record, picture)
+        body: bytes | None = None
         failures, left = 0, None
         while True:
             lease = await self._pool.take(besides=left)
             try:
+                if body is None:  # Not while it waits: hundreds of rows may, and a picture is large.
+                    picture = await question.picture.data_url(self._config.image_size) if question.picture else None
+                    body = _body(request.record, picture)
                 reply = await self._send(lease, body, movable=left is None)
             except Failure as failure:
                 if lease.moved:
@@ -170,6 +172,9 @@ class OpenAITeacher:
         message = self._public(f"HTTP {status}: {data[:4000].decode(errors='replace')}")
         if status in _REFUSED:
             return Reply("", refused=message)
+        if status in _MISCONFIGURED and any(endpoint.answered for endpoint in self._pool.endpoints):
+            # The configuration was right, so this server was changed: it rests, and the others go on.
+            raise Failure(f"http_{status}", message, absent=True)
         if status in _MISCONFIGURED:
             self._pool.stop(f"{url} answers {message}")
             raise TeacherDown(self._pool.why_down)

@@ -88,6 +88,8 @@ class _Writer:
                 parquet.write_table(pa.Table.from_pylist(batch, self.plan.recipe.columns))
                 batch.clear()
         parquet.write_table(pa.Table.from_pylist(batch, self.plan.recipe.columns))
+        for name, used in replay.used.items():
+            self.tally.teachers[name].update(used)
         for teacher in teachers.values():
             await teacher.close()
 

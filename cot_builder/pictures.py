@@ -57,8 +57,16 @@ class Picture:
             ImageError: when it cannot be read.
         """
         if longest_side not in self._urls:
-            self._urls[longest_side] = asyncio.create_task(asyncio.to_thread(data_url, self.path, longest_side))
+            self._urls[longest_side] = asyncio.create_task(asyncio.to_thread(self._encode, longest_side))
         return await asyncio.shield(self._urls[longest_side])  # One caller's cancellation is not the others'.
+
+    def _encode(self, longest_side: int) -> str:
+        url = data_url(self.path, longest_side)
+        if (
+            self._digest is not None and file_digest(self.path) != self._digest
+        ):  # The request is recorded under that digest.
+            raise ImageError("missing_image", self.path, "it was replaced during the build")
+        return url
 
 
 def data_url(path: Path, longest_side: int) -> str:

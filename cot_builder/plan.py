@@ -22,8 +22,9 @@ from cot_builder.teachers import (
     teacher_files,
 )
 from pipeline.checks_cot import cot_problems
-from pipeline.config import CotConfig, RunConfig
+from pipeline.config import CotConfig, RunConfig, to_plain
 from pipeline.errors import UserError
+from pipeline.phases import TRANSPORT
 from pipeline.run import RunDir
 from pipeline.tasks import Example, Split, Task, load_task
 
@@ -208,7 +209,12 @@ def _short(name: str) -> str:
 
 
 def _readdressed(teacher: TeacherConfig, urls: list[str] | None) -> TeacherConfig:
-    return replace(teacher, base_urls=urls) if urls and isinstance(teacher, OpenAIConfig) else teacher
+    return replace(teacher, base_urls=urls) if urls is not None and isinstance(teacher, OpenAIConfig) else teacher
+
+
+def _said(teacher: TeacherConfig) -> dict[str, Any]:
+    """What of a teacher's settings changes its replies."""
+    return {key: value for key, value in to_plain(teacher).items() if key not in TRANSPORT}
 
 
 def _problems(
@@ -219,6 +225,14 @@ def _problems(
     asked = [_short(name) for name in cot.teachers]
     if cot.teachers_per_row > len(asked):
         yield f"cot.teachers_per_row: {cot.teachers_per_row} is more than the {len(asked)} teachers there are"
+    if cot.teachers_per_row > 1:
+        for position, name in enumerate(asked):
+            for other in asked[:position]:
+                if name in served and other in served and _said(teachers[name]) == _said(teachers[other]):
+                    yield (
+                        f"cot.teachers: {other} and {name} ask the same model in the same way, so a row gets one reply, counted "
+                        "twice; give one file both addresses, or another temperature"
+                    )
     for key in ("weights", "quotas", "endpoints"):
         for name in getattr(cot, key):
             if name not in teachers:

@@ -13,7 +13,7 @@ from cot_builder.journal import Journal
 from cot_builder.plan import Plan
 from cot_builder.progress import Progress
 from cot_builder.row import Tried
-from cot_builder.teachers import Unanswered
+from cot_builder.teachers import Question, Reply, Unanswered
 from pipeline.run import write_atomic
 
 _Row = tuple[int, list[tuple[list[PreviewReply], Counter[str]]]]
@@ -59,15 +59,23 @@ def _forecast(plan: Plan, asked: list[_Row]) -> Iterator[str]:
 async def _ask(plan: Plan, journal: Journal, rows: int) -> list[_Row]:
     teachers = teachers_of(plan)
     asker = Asker(teachers, journal, Progress(rows))
+    once = set[tuple[str, str, int]]()
+    """Questions about text alone, which are asked once for all rows."""
 
     async def of(index: int, name: str) -> tuple[list[PreviewReply], Counter[str]]:
-        try:
-            outcome = await settle(plan, index, asker, (name,))
-        except Unanswered as error:
-            return [PreviewReply(name, "", "", "unasked", str(error), 0)], Counter()
         used = Counter[str]()
-        for each in outcome.tried:
-            used.update({kind: each.usage.get(kind) or 0 for kind in ("prompt_tokens", "completion_tokens")})
+
+        async def ask(teacher: str, question: Question) -> Reply:
+            reply = await asker(teacher, question)
+            if question.picture is not None or (teacher, question.text, question.attempt) not in once:
+                used.update({kind: reply.usage.get(kind) or 0 for kind in ("prompt_tokens", "completion_tokens")})
+            once.add((teacher, question.text, question.attempt))
+            return reply
+
+        try:
+            outcome = await settle(plan, index, ask, (name,))
+        except Unanswered as error:
+            return [PreviewReply(name, "", "", "unasked", str(error), 0)], used
         return [_reply(each) for each in outcome.tried], used
 
     async def row(index: int) -> _Row:

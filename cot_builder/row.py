@@ -50,7 +50,8 @@ class Outcome:
         if self.kept is not None:
             return None
         reasons = [each.reason for each in self.tried if each.reason is not None]
-        return max(reversed(reasons), key=REASONS.index)
+        # A recipe may have reasons of its own, which come after all of these.
+        return max(reversed(reasons), key=lambda reason: REASONS.index(reason) if reason in REASONS else len(REASONS))
 
 
 @dataclass(frozen=True)

@@ -74,7 +74,10 @@ def _problem(folder: Path, plan: Plan) -> str | None:
         return f"{folder}: there is no such shard; build it with `{again}`"
     except ValueError:
         return f"{folder / _RECORD}: is not JSON; build the shard again with `{again}`, which asks nothing twice"
-    changed = differences(record.get("inputs"), json.loads(json.dumps(inputs(plan)["inputs"], default=str)))
+    now = json.loads(json.dumps(inputs(plan), default=str))
+    changed = differences(record.get("inputs"), now["inputs"]) + differences(
+        record.get("prompts"), now["prompts"], "prompts"
+    )
     if changed:
         return f"{folder}: was built with other settings ({'; '.join(changed[:3])}); build it again with `{again}`"
     if record["status"] != "complete":

@@ -30,7 +30,7 @@ class Tally:
     """Label: rows without a (further) reply."""
     why_unasked: Counter[str] = field(default_factory=Counter)
     teachers: defaultdict[str, Counter[str]] = field(default_factory=_counters)
-    """Teacher: its replies and rows: replies, kept, rejected, tokens in and out."""
+    """Teacher: its replies about rows, those kept and rejected, and all its requests and tokens, cross-checks included."""
     replies: Counter[str] = field(default_factory=Counter)
     """Reason: rejected replies, those of rows kept later included."""
 
@@ -39,8 +39,6 @@ class Tally:
         for each in outcome.tried:
             mine = self.teachers[each.teacher]
             mine["replies"] += 1
-            mine["prompt_tokens"] += each.usage.get("prompt_tokens") or 0
-            mine["completion_tokens"] += each.usage.get("completion_tokens") or 0
             if each.reason is not None:
                 mine["rejected"] += 1
                 self.replies[each.reason] += 1
@@ -63,6 +61,8 @@ class Tally:
         self.modes[label][record["mode"]] -= 1
         self.authors[label][record["teacher"]] -= 1
         self.teachers[record["teacher"]]["kept"] -= 1
+        self.teachers[record["teacher"]]["rejected"] += 1
+        self.replies[reason] += 1
         self.reject(label, reason)
 
     def report(self, labels: Sequence[str]) -> dict[str, Any]:

@@ -235,6 +235,8 @@ def load_teacher(name: str) -> TeacherConfig:
 def check_teacher(config: TeacherConfig, name: str, task: Task) -> list[str]:
     """Problems of a teacher with the task it is to teach, or with this machine."""
     if isinstance(config, OpenAIConfig):
+        if problems := _address_problems(config.base_urls):  # They may be the run's own (cot.endpoints).
+            return [f"cot.endpoints.{name}: {problem}" for problem in problems]
         if config.api_key_env and not api_key(config):
             return [f"teacher {name}: the environment variable {config.api_key_env}, which holds its key, is not set"]
         return []
@@ -271,14 +273,7 @@ def _openai_problems(config: OpenAIConfig) -> list[str]:
     problems = []
     if not config.model:
         problems.append("model: missing; give the name the server serves")
-    if not config.base_urls:
-        problems.append("base_urls: empty; give at least one, such as http://localhost:8000/v1")
-    for url in config.base_urls:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            problems.append(f"base_urls: {url!r} is not an http(s) address")
-        elif parts.username or parts.password or parts.query:
-            problems.append("base_urls: an address must not carry a user, password or query; see api_key_env")
+    problems += [f"base_urls: {problem}" for problem in _address_problems(config.base_urls)]
     if config.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.api_key_env):
         problems.append("api_key_env: must be the NAME of an environment variable, not the key itself")
     minima = {"temperature": 0, "max_tokens": 1, "image_size": 1, "timeout": 0.001, "retries": 0, "patience": 0}
@@ -289,6 +284,17 @@ def _openai_problems(config: OpenAIConfig) -> list[str]:
         problems.append(f"top_p: {config.top_p} is not in (0, 1]")
     if config.concurrency is not None and config.concurrency < 1:
         problems.append(f"concurrency: {config.concurrency} is less than 1")
+    return problems
+
+
+def _address_problems(urls: Sequence[str]) -> list[str]:
+    problems = [] if urls else ["empty; give at least one, such as http://localhost:8000/v1"]
+    for url in urls:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            problems.append(f"{url!r} is not an http(s) address")
+        elif parts.username or parts.password or parts.query:
+            problems.append("an address must not carry a user, password or query; see api_key_env")
     return problems
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fcntl
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from pipeline import checks, command_line
@@ -125,13 +126,30 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
         if name == COT and _built(run):
             continue  # Building again would judge every reply again, and leave no complete rows while it does.
         command = [sys.executable, "-m", *command_of(config, name), *common]
-        done = subprocess.run(command, env=child_environment(), check=False, preexec_fn=die_with_parent)
+        with _interrupted_later():
+            done = subprocess.run(command, env=child_environment(), check=False, preexec_fn=die_with_parent)
         if done.returncode:
             raise UserError(
                 f"{name} failed (exit status {done.returncode}); mend the cause and run the same command: it goes on here"
             )
     print(f"[{_clock(time.monotonic() - began)}] report", flush=True)
     print(report(config, run))
+
+
+@contextlib.contextmanager
+def _interrupted_later() -> Iterator[None]:
+    """Ctrl-C reaches the phase as well, which may have replies in flight that are paid for: it ends itself, then we do.
+
+    `subprocess.run` would kill it a quarter of a second later.
+    """
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if pressed:
+        raise KeyboardInterrupt
 
 
 def _built(run: RunDir) -> bool:
@@ -178,7 +196,7 @@ def _clean(config: RunConfig, run: RunDir, phase: str) -> None:
 
 def _in_use(folder: Path) -> bool:
     """Whether a stage or a builder holds the lock of its folder."""
-    for path in (folder / ".lock", folder / "journal" / "lock"):
+    for path in (folder / ".lock", *folder.glob("journal/lock"), *folder.glob("shards/*/journal/lock")):
         if path.exists():
             with path.open("a") as lock:
                 try:
@@ -189,13 +207,18 @@ def _in_use(folder: Path) -> bool:
 
 
 def _delete(folder: Path) -> None:
-    """Delete a phase's folder, except a builder's journal: its replies cost most and are found again by what was asked."""
+    """Delete a phase's folder, except builders' journals: replies cost most and are found again by what was asked."""
     import shutil
 
     if not folder.exists():
         return
     for path in folder.iterdir():
-        if path.name != "journal":
+        if path.name == "shards":  # Each has a journal of its own.
+            for shard in path.iterdir():
+                _delete(shard)
+            with contextlib.suppress(OSError):
+                path.rmdir()
+        elif path.name != "journal":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     with contextlib.suppress(OSError):  # The journal is in it.
         folder.rmdir()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,8 +44,8 @@ def cot_problems(config: RunConfig) -> Iterator[str]:
         for name, value in values.items():
             if value <= 0:
                 yield f"cot.{key}.{name}: {value} must be above 0; to leave a teacher out, do not name it in cot.teachers"
-    if cot.balance is not None and cot.balance < 1:
-        yield f"cot.balance: {cot.balance} must be at least 1: the rarest class keeps all its rows"
+    if cot.balance is not None and not 1 <= cot.balance < math.inf:
+        yield f"cot.balance: {cot.balance} must be a number from 1: the rarest class keeps all its rows"
     if cot.min_rows_per_class < 0:
         yield f"cot.min_rows_per_class: {cot.min_rows_per_class} is negative; 0 allows a class without rows"
     yield from _filters(cot.filters)

@@ -10,7 +10,7 @@ import yaml
 
 from pipeline.checks import deepspeed_file, world_size
 from pipeline.config import BASELINE, CONFIGS, RunConfig, to_plain
-from pipeline.run import BASE, COT, RunDir
+from pipeline.run import BASE, COT, RunDir, file_digest
 
 
 def phase_names(config: RunConfig) -> list[str]:
@@ -64,6 +64,17 @@ def _teacher(name: str) -> Any:
     path = CONFIGS / "teachers" / f"{name}.yaml"
     settings = yaml.safe_load((path if path.is_file() else Path(name)).read_text())
     return {key: value for key, value in settings.items() if key not in TRANSPORT}
+
+
+def _edited_prompts(record: dict[str, Any]) -> list[str]:
+    """Prompts that were another text when the rows were asked for."""
+    folder = CONFIGS.parent / "cot_builder" / "prompts"
+    files = {name: folder / f"{name}.jinja" for name in record.get("prompts", {})}
+    return [
+        f"the prompt {name} was edited"
+        for name, file in files.items()
+        if file.is_file() and file_digest(file) != record["prompts"][name]["digest"]
+    ]
 
 
 def evaluation_inputs(config: RunConfig) -> dict[str, Any]:
@@ -121,6 +132,8 @@ def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None
     if record is None:
         return None
     reasons = differences(record.get("inputs"), json.loads(json.dumps(phase_inputs(config, name), default=str)))
+    if name == COT:
+        reasons += _edited_prompts(record)
     parent = parent_of(config, name)
     parent_record = run.record(parent) if parent else None
     if parent and (parent_record or {}).get("weights") != record.get("parent_weights"):

@@ -14,6 +14,7 @@ nor votes, nor filters, so all of that is our reading.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -69,6 +70,8 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
         return
     served = [name for name, teacher in teachers.items() if teacher.kind == "openai"]
     reader = cot.cross_check.teacher
+    if reader is not None and Path(reader).stem in offline:
+        yield f"cot.cross_check.teacher: {reader} is offline and reads nothing; name a served teacher"
     if reader is None and len(served) < 2:
         yield "cot.cross_check: needs a second served teacher to read the reasoning; name one in cross_check.teacher"
 
@@ -85,7 +88,7 @@ async def settle(row: Row) -> Outcome:
     served = tuple(name for name in row.teachers if not row.plan.is_offline(name))
     if policy.fallback and served:
         fallback = row.plan.prompts[policy.fallback]
-        kept = await _round(row, fallback, policy.attempts, tried, served)
+        kept = await _round(row, fallback, 0, tried, served)  # Its first attempt, however many went before it.
         if kept:
             return Outcome(kept, tuple(tried))
     return Outcome(None, tuple(tried))
@@ -131,7 +134,9 @@ async def _round(
                 "mode": chosen.mode,
                 "attempt": chosen.attempt,
                 "prompt_version": chosen.prompt_version,
-                "hints": [hint["name"] for hint in hints] if "hints" in prompt.uses else [],
+                "hints": [hint["name"] for hint in hints]
+                if "hints" in prompt.uses and chosen.mode != ATTRIBUTE
+                else [],
                 "votes": [_vote(each) for each in tried],
                 "agreement": agreement,
                 "check_text": scores.get("text"),
@@ -148,7 +153,7 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
     reader, left = plan.reader(author, row.example), evidence(think, plan.task.labels)
     if not left:
         return {}, "cross_check_failed", "every sentence names an option, so nothing is left to conclude from"
-    scores = {}
+    scores: dict[str, float] = {}
     for view in check.views:
         values = {"reasoning": left, "sees_picture": view == "image"}
         questions = [
@@ -159,6 +164,9 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
             for sample in range(check.samples)
         ]  # fmt: skip
         replies = await row.ask_all((reader, question) for question in questions)
+        refused = next((reply.refused for reply in replies if reply.refused is not None), None)
+        if refused is not None:  # Says nothing of the reasoning, and its cure is another.
+            return scores, "request_refused", f"by {reader}, who was to read it: {refused}"
         hits = sum(plan.task.labels.normalise(reply.text) == row.example.label for reply in replies)
         scores[view] = hits / check.samples
     low = [f"{view} {score:.2f} < {check.min_score:g}" for view, score in scores.items() if score < check.min_score]

@@ -16,8 +16,8 @@ from cot_builder.row import Outcome
 from cot_builder.teachers import Question, Reply, Request
 from pipeline.config import load
 
-Say = Callable[[str, Question], str]
-"""(teacher's name, question) -> the text of its reply."""
+Say = Callable[[str, Question], str | Reply]
+"""(teacher's name, question) -> the text of its reply, or the whole of it."""
 
 
 def think(answer: str, words: str = "Tall peaks rise over a still lake under wide skies.") -> str:
@@ -52,7 +52,8 @@ class Scripted:
 
         async def ask(name: str, question: Question) -> Reply:
             self.asked.append((name, question))
-            return Reply(say(name, question))
+            said = say(name, question)
+            return said if isinstance(said, Reply) else Reply(said)
 
         return asyncio.run(settle(self.plan, index, ask))
 
@@ -70,7 +71,9 @@ class _Teacher:
         self.request, self.close = self._real.request, self._real.close
 
     async def ask(self, question: Question, request: Request) -> Reply:
-        return Reply(self._say(self.name, question), usage={"prompt_tokens": 100, "completion_tokens": 20})
+        said = self._say(self.name, question)
+        usage = {"prompt_tokens": 100, "completion_tokens": 20}
+        return said if isinstance(said, Reply) else Reply(said, usage=usage)
 
     def endpoints(self) -> list[Any]:
         return []

@@ -41,6 +41,12 @@ def test_the_same_seed_writes_the_same_and_another_does_not():
     assert replies() != replies(attempt=1)
 
 
+def test_an_annotation_that_no_file_can_hold_costs_no_build():
+    row = Example("odd", Path("none.jpg"), "awe", {"scene": "bea\ud800ch"})
+    (reply,) = replies(rows=[row])
+    assert reply.encode()
+
+
 def test_a_row_is_written_about_in_the_same_way_whatever_the_other_rows_are():
     assert replies()[:10] == replies(rows=ROWS[:10])
 

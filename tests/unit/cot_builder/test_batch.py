@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import urllib.request
 
 import pytest
 
 from cot_builder.__main__ import main
+from cot_builder.batch import _Exporter
+from cot_builder.journal import Journal
+from cot_builder.pictures import Picture
+from cot_builder.plan import plan
+from cot_builder.prompt import load_prompt
+from cot_builder.teachers import Question, Unanswered
+from pipeline.config import load
 
 
 def export(project, folder) -> list[dict]:
@@ -67,6 +75,22 @@ def test_what_is_exported_is_what_would_be_asked(tmp_path, project, serve):
     assert by_seed == {request["seed"]: request for request in stub.requests}
 
 
+def test_a_request_that_is_wanted_twice_at_once_is_exported_once(tmp_path, project, serve):
+    project.ask(serve())
+    planned = plan(load(project.config))
+    row, prompt = planned.split.examples[0], load_prompt("answer_given_v1")
+
+    async def twice() -> None:
+        with Journal(tmp_path / "journal") as journal:
+            exporter = _Exporter(planned, journal, tmp_path, 10**6)
+            question = Question(row, "answer_given", 0, prompt, "What is felt?", Picture(row.image))
+            asked = (exporter("stub", question) for _ in range(2))
+            assert {type(reply) for reply in await asyncio.gather(*asked, return_exceptions=True)} == {Unanswered}
+            assert exporter.requests == {"stub": 1}
+
+    asyncio.run(twice())
+
+
 def test_files_stay_below_the_services_limit(tmp_path, project, serve, monkeypatch):
     monkeypatch.setattr("cot_builder.batch.MOST_REQUESTS", 15)
     project.ask(serve())
@@ -90,6 +114,35 @@ def test_lines_without_a_reply_are_counted_and_asked_again(tmp_path, project, se
     assert "2 lines without a reply (http_500)" in shown.err
     assert "1 lines without a reply (malformed_line)" in shown.err
     assert len(export(project, tmp_path / "again")) == 2
+
+
+def test_lines_of_another_shape_are_counted_and_stop_nothing(tmp_path, project, serve, capsys):
+    project.ask(serve(), rows=10)
+    requests = export(project, tmp_path / "out")
+    answer = {"status_code": 200, "body": {"choices": [{"message": {"content": "x"}}]}}
+    lines = [
+        b'{"custom_id": "\xe9"}',  # Latin-1.
+        b"",
+        b"null",
+        b"[3]",
+        b'{"custom_id": "x", "response": 3}',
+        json.dumps({"custom_id": {"a": 1}, "response": answer}).encode(),
+        json.dumps({"custom_id": requests[0]["custom_id"], "response": answer}).encode(),
+        json.dumps(
+            {
+                "custom_id": requests[1]["custom_id"],
+                "response": {"status_code": 400, "body": None},
+                "error": {"message": "too long"},
+            }
+        ).encode(),
+    ]
+    (tmp_path / "replies.jsonl").write_bytes(b"\n".join(lines) + b"\n")
+    assert take_in(project, tmp_path / "replies.jsonl") == 0
+    shown = capsys.readouterr()
+    assert "2 new replies, 0 known already, 1 not of this build" in shown.out
+    assert "(malformed_line)" in shown.err
+    assert project.build() == 0
+    assert "too long" in (project.cot / "rejected.jsonl").read_text()
 
 
 def test_a_refused_request_is_data(tmp_path, project, serve):

@@ -136,6 +136,38 @@ def test_no_key_reaches_any_file_or_message(project, serve, monkeypatch, capsys)
             assert key.encode() not in file.read_bytes(), file
 
 
+def test_an_address_with_a_password_is_refused_and_reaches_no_file_or_message(project, serve, capsys):
+    stub = serve()
+    project.ask(stub)
+    assert project.build() == 0
+    url = stub.url.replace("//", "//user:very-secret@")
+    assert project.build(f"cot.endpoints.stub=[{url}]") == 2
+    shown = capsys.readouterr()
+    assert "cot.endpoints.stub: an address must not carry a user, password or query; see api_key_env" in shown.err
+    assert "very-secret" not in shown.out + shown.err
+    for file in project.folder.rglob("*"):
+        if file.is_file():
+            assert b"very-secret" not in file.read_bytes(), file
+
+
+@pytest.mark.parametrize("urls", ["[]", "[localhost:8000/v1]", "[ftp://x]"])
+def test_addresses_of_the_run_must_be_some(project, serve, capsys, urls):
+    project.ask(serve())
+    assert project.build(f"cot.endpoints.stub={urls}") == 2
+    assert "cot.endpoints.stub: " in capsys.readouterr().err
+
+
+def test_an_offline_teacher_does_not_hold_up_the_served_one(project, serve):
+    stub = serve(latency=0.1)
+    served = {"kind": "openai", "model": "stub", "base_urls": [stub.url], "image_size": 16}
+    weights = {"offline": 1e6, "served": 1.0}  # Every row prefers the offline one.
+    both = {"offline": {"kind": "attribute"}, "served": served}
+    project.configure(both, teachers_per_row=2, concurrency=8, weights=weights)
+    assert project.build() == 0
+    assert stub.count == 40
+    assert stub.most_in_flight >= 6
+
+
 def test_a_missing_key_is_refused_before_anything_is_asked(project, serve, monkeypatch, capsys):
     monkeypatch.delenv("CLGRPO_TEST_KEY", raising=False)
     stub = serve()
@@ -197,6 +229,10 @@ def test_stats_and_preview(project, serve, capsys):
     config = project.ask(stub)
     assert main(["stats", "--config", str(config)]) == 2
     assert "no build here yet" in capsys.readouterr().err
+    for rows in ("0", "-1"):
+        assert main(["preview", "--config", str(config), "--rows", rows]) == 2
+        assert f"--rows: {rows} is less than 1" in capsys.readouterr().err
+    assert stub.requests == []
     assert main(["preview", "--config", str(config), "--rows", "3"]) == 0
     shown = capsys.readouterr().out
     assert shown.count("stub, answer_given: ") == 3

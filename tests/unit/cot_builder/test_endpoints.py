@@ -368,6 +368,16 @@ def test_a_wrong_key_or_address_stops_the_teacher(serve, picture, status):
     assert len(stub.requests) <= 2
 
 
+def test_one_endpoint_that_answers_404_after_it_worked_leaves_the_rest_to_the_others(serve, picture):
+    changed, other = serve(fault=lambda n, seed: None if n < 5 else "404"), serve(latency=0.02)
+    teacher = teacher_of(changed.url, other.url, concurrency=2)
+    replies = ask_all(teacher, [question(picture, number) for number in range(40)])
+    assert all(isinstance(reply, Reply) and reply.text for reply in replies)
+    assert changed.count > 5
+    assert changed.answered.total() == 5
+    assert other.answered.total() == 35
+
+
 def test_proxies_of_the_environment_are_not_asked(serve, picture, monkeypatch):
     stub, proxy = serve(), serve()
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):

@@ -50,6 +50,20 @@ def test_a_refused_request_is_data_and_is_not_repeated(project, serve, status):
     assert "request_refused" not in project.manifest()["rejected_rows_by_reason"]
 
 
+def test_a_server_that_refuses_from_the_first_request_is_stopped_with_the_cure(project, serve, quiet, capsys):
+    stub = serve(fault=lambda n, seed: "400")
+    project.ask(stub)
+    assert project.build() == 3
+    assert 20 <= len(stub.requests) < 28
+    said = capsys.readouterr().err
+    assert "refuses every request (HTTP 400" in said
+    assert "mend it and build again with --retry-refused" in said
+    assert project.manifest()["rows"]["unasked"] == 40 - len(stub.requests)
+    stub.fault = lambda n, seed: None
+    assert project.build("--retry-refused") == 0
+    assert project.parquet() == quiet
+
+
 @pytest.mark.parametrize("status", ["401", "403", "404"])
 def test_a_wrong_key_or_model_stops_the_teacher_and_rejects_no_row(project, serve, capsys, status):
     stub = serve(fault=lambda n, seed: status)

@@ -216,3 +216,13 @@ def test_a_picture_is_read_and_encoded_once_however_many_ask(tmp_path, monkeypat
 
     asyncio.run(scenario())
     assert sorted(calls) == [16, 32]
+
+
+def test_a_picture_replaced_after_its_digest_was_taken_is_not_sent(tmp_path):
+    path = tmp_path / "x.png"
+    drawn().save(path)
+    picture = Picture(path)
+    assert picture.digest
+    Image.new("RGB", (60, 40), WHITE).save(path)
+    with pytest.raises(ImageError, match="replaced during the build"):
+        asyncio.run(picture.data_url(32))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from scripted import Scripted, think
 
+from cot_builder.teachers import Reply
 from pipeline.errors import UserError
 
 
@@ -102,6 +103,17 @@ def test_every_teacher_of_a_row_votes_and_the_preferred_one_is_kept(tmp_path):
     assert outcome.kept["agreement"] == pytest.approx(2 / 3)
 
 
+@pytest.mark.parametrize("address", ["localhost:9", "localhost:8"])
+def test_two_files_of_one_model_give_a_row_one_reply_and_are_refused(tmp_path, address):
+    build = Scripted(tmp_path, teachers=2, teachers_per_row=2)
+    text = (tmp_path / "a.yaml").read_text().replace("localhost:9", address)
+    (tmp_path / "b.yaml").write_text(text)
+    with pytest.raises(UserError, match="a and b ask the same model in the same way"):
+        _ = build.plan
+    (tmp_path / "b.yaml").write_text(text + "temperature: 0.123\n")
+    assert build.plan.assigned
+
+
 def test_too_little_agreement_rejects_what_one_teacher_got_right(tmp_path):
     build = Scripted(tmp_path, teachers=3, teachers_per_row=3, filters={"min_agreement": 0.6})
     order = build.plan.assigned[0]
@@ -117,6 +129,12 @@ def test_hints_are_shown_and_recorded(tmp_path):
     question = build.asked[0][1]
     assert outcome.kept["hints"] == ["facial_expression", "scene"]
     assert f"- scene: {question.row.attributes['scene']}" in question.text
+
+
+def test_an_offline_teacher_reads_no_hints_and_its_rows_name_none(tmp_path):
+    build = Scripted(tmp_path, prompt="answer_hidden_v2", hints=["scene"])
+    (tmp_path / "a.yaml").write_text("kind: attribute\n")
+    assert build.settle(lambda _, q: think(q.row.label)).kept["hints"] == []
 
 
 def test_hints_need_a_prompt_that_shows_them(tmp_path):
@@ -207,6 +225,19 @@ class TestCrossCheck:
         with pytest.raises(UserError, match="needs a second served teacher"):
             _ = Scripted(tmp_path, cross_check={}).plan
 
+    def test_an_offline_teacher_cannot_read(self, tmp_path):
+        (tmp_path / "offline.yaml").write_text("kind: attribute\n")
+        with pytest.raises(UserError, match="is offline and reads nothing; name a served teacher"):
+            _ = Scripted(tmp_path, cross_check={"teacher": str(tmp_path / "offline.yaml")}).plan
+
+    def test_a_reader_that_refuses_says_nothing_of_the_reasoning(self, tmp_path):
+        build = Scripted(tmp_path, teachers=2, cross_check={})
+        refusal = Reply("", refused="HTTP 400: structured_outputs is unknown")
+        outcome = build.settle(lambda _, q: refusal if q.mode.startswith("check") else think(q.row.label))
+        reader = next(name for name, question in build.asked if question.mode.startswith("check"))
+        assert outcome.reason == "request_refused"
+        assert outcome.tried[0].detail == f"by {reader}, who was to read it: {refusal.refused}"
+
     def test_the_reader_can_be_a_teacher_that_writes_nothing(self, tmp_path):
         Scripted(tmp_path, teachers=2)
         build = Scripted(tmp_path, teachers=1, cross_check={"teacher": str(tmp_path / "b.yaml")})
@@ -254,7 +285,8 @@ class TestWhoIsAsked:
         ({"per_class": {"awe": {"attempts": 0}}}, ["no attempts and no fallback"]),
         ({"fallback": "answer_givn_v1"}, ["cot.fallback: 'answer_givn_v1'", "did you mean answer_given_v1?"]),
         ({"recipe": "reasonin"}, ["cot.recipe: 'reasonin'", "did you mean reasoning?"]),
-        ({"balance": 0.5}, ["cot.balance: 0.5 must be at least 1"]),
+        ({"balance": 0.5}, ["cot.balance: 0.5 must be a number from 1"]),
+        ({"balance": float("inf")}, ["cot.balance: inf must be a number from 1"]),
         ({"filters": {"language": "xx"}}, ["cot.filters.language: 'xx' is not one of"]),
         ({"filters": {"max_repetition": 2}}, ["cot.filters.max_repetition: 2"]),
         ({"cross_check": {"views": ["sound"]}}, ["cot.cross_check.views: ['sound'] must hold text, image or both"]),

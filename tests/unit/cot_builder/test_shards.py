@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import pytest
 
+from cot_builder import prompt
 from cot_builder.__main__ import main
+from cot_builder.journal import Journal
 
 
 def shard(project, number: int, of: int, *words: str) -> int:
@@ -61,7 +64,6 @@ def test_a_missing_and_an_incomplete_shard_are_both_named(project, serve, capsys
     assert "0-of-3: is incomplete" in said
     assert "1-of-3: there is no such shard; build it with" in said
     assert "2-of-3" not in said.replace("shard 2/3", "")
-    assert project.manifest()["status"] == "incomplete"
 
 
 def test_a_shard_of_other_settings_is_refused(project, serve, capsys):
@@ -69,6 +71,42 @@ def test_a_shard_of_other_settings_is_refused(project, serve, capsys):
     assert shard(project, 0, 1) == 0
     assert merge(project, 1, "cot.attempts=3") == 2
     assert "other settings (cot.attempts: 1 -> 3)" in capsys.readouterr().err
+
+
+def test_a_shard_asked_with_another_prompt_is_refused(tmp_path, project, serve, capsys, monkeypatch):
+    project.ask(serve())
+    assert shard(project, 0, 1) == 0
+    shutil.copytree(prompt.FOLDER, tmp_path / "prompts")
+    with (tmp_path / "prompts" / "answer_given_v1.jinja").open("a") as file:
+        file.write("Be brief.")
+    monkeypatch.setattr(prompt, "FOLDER", tmp_path / "prompts")
+    assert merge(project, 1) == 2
+    assert "other settings (prompts.answer_given_v1" in capsys.readouterr().err
+
+
+def test_what_is_refused_leaves_a_complete_build_complete(project, serve, capsys):
+    project.ask(serve())
+    assert project.build() == 0
+    rows = project.parquet()
+    assert merge(project, 2) == 2
+    with Journal(project.cot / "journal"):
+        assert project.build() == 2
+        assert merge(project, 2) == 2
+    assert capsys.readouterr().err.count("another build is using this journal") == 2
+    assert project.manifest()["status"] == "complete"
+    assert project.parquet() == rows
+
+
+def test_what_a_shard_asked_again_after_a_refusal_reaches_the_merge(project, serve, whole):
+    stub = serve(fault=lambda n, seed: "400" if n < 10 else None)
+    project.ask(stub, attempts=2)
+    assert shard(project, 0, 1) == 0
+    assert merge(project, 1) == 0
+    assert project.manifest()["rejected_replies_by_reason"]["request_refused"] == 10
+    assert shard(project, 0, 1, "--retry-refused") == 0
+    assert merge(project, 1) == 0
+    assert "request_refused" not in project.manifest()["rejected_replies_by_reason"]
+    assert project.parquet() == whole
 
 
 @pytest.mark.parametrize("text", ["3/3", "-1/3", "1", "a/b", "1/0", ""])

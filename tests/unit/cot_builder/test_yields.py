@@ -11,6 +11,7 @@ import pytest
 from scripted import Scripted, speak, think
 
 from cot_builder.__main__ import main
+from cot_builder.row import Outcome, Tried
 
 WORDS = (  # noqa: SIM905
     "peak lake tree road wall roof door lamp bird boat sail hill rock path gate wind rain snow leaf field tower bridge "
@@ -111,6 +112,9 @@ def test_balancing_keeps_the_first_rows_of_a_class_and_counts_the_others(tmp_pat
     assert [row["id"] for row in even.rows] == [i for i in order if i in {row["id"] for row in even.rows}]
     assert even.manifest["rows"]["kept"] == after.total()
     assert sum(counts["kept"] for counts in even.manifest["per_teacher"].values()) == after.total()
+    reasons = Counter(each["reason"] for each in even.rejected)
+    assert even.manifest["rejected_replies_by_reason"] == dict(reasons)
+    assert sum(counts["rejected"] for counts in even.manifest["per_teacher"].values()) == reasons.total()
 
 
 @pytest.fixture(autouse=True)
@@ -159,6 +163,46 @@ def test_changing_the_fallback_prompt_asks_only_the_rows_that_fall_back(tmp_path
     assert built.manifest["requests_this_time"] == 80 + fell_back
     assert built.run("cot.fallback=answer_given_v2") == 0
     assert built.manifest["requests_this_time"] == fell_back
+
+
+def test_raising_the_attempts_does_not_ask_the_fallback_again(tmp_path, monkeypatch):
+    def say(_, question):
+        return "no idea" if question.mode == "answer_hidden" else think(question.row.label, story(question))
+
+    built = Built(tmp_path, monkeypatch, say, rows=40, fallback="answer_given_v1", min_rows_per_class=0)
+    assert built.run() == 0
+    assert built.manifest["requests_this_time"] == 80
+    assert built.run("cot.attempts=2") == 0
+    assert built.manifest["requests_this_time"] == 40  # The second attempts; the fallback is the same request.
+
+
+def test_what_the_cross_check_costs_is_counted_with_the_teacher_that_reads(tmp_path, monkeypatch):
+    def say(_, question):
+        return question.row.label if question.mode.startswith("check") else think(question.row.label, story(question))
+
+    Scripted(tmp_path, teachers=2)  # For its file b.yaml.
+    reader = {"teacher": str(tmp_path / "b.yaml"), "samples": 2}
+    built = Built(tmp_path, monkeypatch, say, cross_check=reader, min_rows_per_class=0)
+    assert built.run() == 0
+    counts = built.manifest["per_teacher"]
+    assert {name: counts[name]["requests"] for name in counts} == {"a": 24, "b": 24 * 4}
+    assert {name: counts[name]["prompt_tokens"] for name in counts} == {"a": 2400, "b": 9600}
+    assert built.manifest["requests_this_time"] == 24 * 5
+
+
+def test_the_forecast_of_a_preview_counts_the_cross_check(tmp_path, monkeypatch, capsys):
+    def say(_, question):
+        return question.row.label if question.mode.startswith("check") else think(question.row.label, story(question))
+
+    Scripted(tmp_path, teachers=2)  # For its file b.yaml.
+    built = Built(tmp_path, monkeypatch, say, cross_check={"teacher": str(tmp_path / "b.yaml")}, min_rows_per_class=0)
+    assert main(["preview", "--config", str(built.scripted.config), "--rows", "6"]) == 0
+    assert "its 24 rows come to about 7,200 in and 1,440 out" in capsys.readouterr().out
+
+
+def test_a_recipes_own_reason_counts_like_the_others():
+    tried = [Tried("t", "own", number, None, "", reason) for number, reason in enumerate(["too_short", "own_reason"])]
+    assert Outcome(None, tuple(tried)).reason == "own_reason"
 
 
 def test_votes_and_scores_are_columns_that_datasets_reads(tmp_path, monkeypatch):

@@ -209,6 +209,31 @@ def test_cleaning_keeps_the_replies_of_teachers(run: RunDir, here: str, started:
     ]
 
 
+def test_cleaning_the_cot_rows_keeps_the_replies_of_shards(run: RunDir, here: str, started: list[str]) -> None:
+    finish(run, COT)
+    journal = run.cot / "shards" / "0-of-2" / "journal"
+    journal.mkdir(parents=True)
+    (journal / "replies.sqlite").write_bytes(b"what was paid for")
+    write_json(run.cot / "shards" / "0-of-2" / "shard.json", {})
+    (run.cot / "shards" / "1-of-2").mkdir()
+    conductor.main(["run", "--config", "demo", "--clean", "cot", here])
+    assert [path.relative_to(run.cot).as_posix() for path in run.cot.rglob("*") if path.is_file()] == [
+        "shards/0-of-2/journal/replies.sqlite"
+    ]
+    assert not (run.cot / "shards" / "1-of-2").exists()
+
+
+def test_cleaning_the_cot_rows_while_a_shard_is_built_is_refused(run: RunDir, here: str, started: list[str]) -> None:
+    finish(run, COT)
+    path = run.cot / "shards" / "0-of-2" / "journal" / "lock"
+    path.parent.mkdir(parents=True)
+    with path.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(UserError, match="cot is in use by another process"):
+            conductor.main(["run", "--config", "demo", "--clean", "cot", here])
+    assert run.record(COT) is not None
+
+
 def test_cleaning_a_phase_that_is_worked_on_is_refused(run: RunDir, here: str, started: list[str]) -> None:
     finish(run, *PHASES)
     with (run.phase("stage4_clgrpo") / ".lock").open("w") as lock:

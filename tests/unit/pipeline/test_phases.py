@@ -18,7 +18,7 @@ from pipeline.phases import (
     start_record,
     trained_phases,
 )
-from pipeline.run import BASE, COT, RunDir, write_json
+from pipeline.run import BASE, COT, RunDir, file_digest, write_json
 
 STAGES = ["stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
 
@@ -127,6 +127,15 @@ def test_other_cot_rows_make_only_the_stages_trained_on_them_stale(run: RunDir) 
     write_json(run.record_path(COT), {**(run.record(COT) or {}), "data_digest": "other rows"})
     assert list(stale(run)) == [BASE, "stage1_sft"]  # base: its tokenizer is made from them
     assert stale(run)["stage1_sft"] == ["the CoT rows are other rows now"]
+
+
+def test_rows_asked_with_a_prompt_that_was_edited_since_are_stale(run: RunDir, repo_root: Path) -> None:
+    record = run.record(COT) or {}
+    digest = file_digest(repo_root / "cot_builder" / "prompts" / "answer_given_v1.jinja")
+    write_json(run.record_path(COT), {**record, "prompts": {"answer_given_v1": {"digest": digest}}})
+    assert stale(run) == {}
+    write_json(run.record_path(COT), {**record, "prompts": {"answer_given_v1": {"digest": "of another text"}}})
+    assert stale(run) == {COT: ["the prompt answer_given_v1 was edited"]}
 
 
 def test_a_stage_under_way_is_judged_like_a_finished_one(run: RunDir) -> None:

@@ -162,7 +162,7 @@ def test_a_misspelled_option_names_the_right_one() -> None:
         check_options(TaskConfig(name="toy", options={"id_colum": 1, "zzz": 2, "seed": 3}), ("id_column", "seed"))
     assert caught.value.problems == [
         "task.options.id_colum: the toy task has no such option; did you mean id_column?",
-        "task.options.zzz: the toy task has no such option; there are id_column, seed",
+        "task.options.zzz: the toy task has no such option; there are: id_column, seed",
     ]
 
 

@@ -218,7 +218,7 @@ def _salvage(path: Path, error: sqlite3.DatabaseError) -> sqlite3.Connection:
 
 def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
     """The replies a damaged file still gives, read one by one past the pages that are lost."""
-    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro&immutable=1", uri=True)
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     misses, number = 0, 0
     try:
         while misses < 100_000:  # The last number is not known: a stretch this long without any reply is the end.

@@ -291,10 +291,10 @@ def _address_problems(urls: Sequence[str]) -> list[str]:
     problems = [] if urls else ["empty; give at least one, such as http://localhost:8000/v1"]
     for url in urls:
         parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            problems.append(f"{url!r} is not an http(s) address")
-        elif parts.username or parts.password or parts.query:
+        if "@" in url or parts.query:  # First, because the other message shows the address.
             problems.append("an address must not carry a user, password or query; see api_key_env")
+        elif parts.scheme not in ("http", "https") or not parts.hostname:
+            problems.append(f"{url!r} is not an http(s) address")
     return problems
 
 

@@ -136,11 +136,12 @@ def test_no_key_reaches_any_file_or_message(project, serve, monkeypatch, capsys)
             assert key.encode() not in file.read_bytes(), file
 
 
-def test_an_address_with_a_password_is_refused_and_reaches_no_file_or_message(project, serve, capsys):
+@pytest.mark.parametrize("scheme", ["http://", "ftp://", "http//"])
+def test_an_address_with_a_password_is_refused_and_reaches_no_file_or_message(project, serve, capsys, scheme):
     stub = serve()
     project.ask(stub)
     assert project.build() == 0
-    url = stub.url.replace("//", "//user:very-secret@")
+    url = stub.url.replace("http://", f"{scheme}user:very-secret@")
     assert project.build(f"cot.endpoints.stub=[{url}]") == 2
     shown = capsys.readouterr()
     assert "cot.endpoints.stub: an address must not carry a user, password or query; see api_key_env" in shown.err

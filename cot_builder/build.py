@@ -96,9 +96,8 @@ async def _ask_all(plan: Plan, journal: Journal) -> tuple[Asked, float]:
     )
     asker = Asker(teachers, journal, progress)
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(
-        resource.RLIMIT_NOFILE, (most_files, most_files)
-    )  # A connection is a file; many systems begin at 1024.
+    # A connection is a file, and many systems begin with 1024 of them.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     stop = _Stop(teachers, asked)
     clock = asyncio.create_task(_tick(progress))
     lanes: dict[str, list[int]] = defaultdict(list)  # One per teacher, so that a slow one holds up its own rows only.
@@ -145,9 +144,8 @@ async def _work(plan: Plan, lane: str, rows: Iterator[int], ask: Asker, progress
         except Unanswered as error:
             asked.unasked[index] = str(error)
             progress.row(False, None)
-        except (
-            Exception
-        ) as error:  # A full disk, a fault of ours: replies in flight are paid for, so they are waited for.
+        except Exception as error:
+            # A full disk, or a fault of ours: replies in flight are paid for, so they are waited for.
             asked.failure = asked.failure or error
             ask.stop("stopped")
             return

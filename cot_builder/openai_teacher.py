@@ -28,6 +28,7 @@ from cot_builder.teachers import (
     api_key,
     draw_seed,
 )
+from pipeline.phases import SERVED_AS
 from pipeline.run import digest, weights_digest
 
 _REFUSED = (400, 413, 415, 422)
@@ -85,6 +86,9 @@ class OpenAITeacher:
             "picture_first": question.picture_first,
             "sampling": sampling,
         }
+        served_as = {flag: value for flag, value in config.serve.items() if flag in SERVED_AS}
+        if served_as:
+            record["served_as"] = served_as
         if question.picture:
             record["image_sha256"] = question.picture.digest
             record["encoding"] = {"format": ENCODING, "longest_side": config.image_size}
@@ -156,7 +160,7 @@ class OpenAITeacher:
                     data, status = await response.read(), response.status
                     pause = _retry_after(response.headers.get("Retry-After"))
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
-            raise Failure("connection_error", self._public(repr(error)), absent=True) from error
+            raise Failure("connection_error", self._public(str(error)), absent=True) from error
         except TimeoutError as error:
             raise Failure("timeout", f"no reply within {self._config.timeout:g} s") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:

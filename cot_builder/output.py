@@ -203,9 +203,10 @@ def _finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[
     write_atomic(plan.folder / "README.md", card(plan, manifest, kept[:_EXAMPLES], rejected[:_EXAMPLES]))
     shown = {record["id"] for record in (*kept, *rejected)}
     pictures = {row.id: row.image for row in plan.split.examples if row.id in shown}
-    prompts = {name: prompt.source for name, prompt in plan.prompts.items()}
     title = f"{plan.config.name}: chain-of-thought rows"
-    write_atomic(plan.folder / "gallery.html", gallery_page(title, manifest, kept, rejected, pictures, prompts))
+    write_atomic(
+        plan.folder / "gallery.html", gallery_page(title, manifest, kept, rejected, pictures, plan.prompt_texts)
+    )
     write_json(plan.folder / "manifest.json", manifest)
     if why and not rows["unasked"]:
         raise UserError(f"cot: {why}\n{yields(manifest)}")
@@ -224,11 +225,12 @@ def _too_few(plan: Plan, tally: Tally) -> Iterator[str]:
 def inputs(plan: Plan) -> dict[str, Any]:
     """What the rows follow from, as the manifest records it. Holds names of key variables, never keys."""
     teachers = {name: to_plain(config) for name, config in plan.teachers.items()}
+    prompts = {name: plan.prompts[name] for name in plan.prompt_texts}
     return {
         "recipe": plan.recipe.name,
         "inputs": phase_inputs(plan.config, COT),
         "teachers": {name: {"config": plain, "digest": digest(plain)} for name, plain in teachers.items()},
-        "prompts": {name: {"digest": prompt.digest, "mode": prompt.mode} for name, prompt in plan.prompts.items()},
+        "prompts": {name: {"digest": prompt.digest, "mode": prompt.mode} for name, prompt in prompts.items()},
         "grammar_version": GRAMMAR_VERSION,
         "labels": list(plan.task.labels.names),
         "config": {

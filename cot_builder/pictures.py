@@ -62,9 +62,8 @@ class Picture:
 
     def _encode(self, longest_side: int) -> str:
         url = data_url(self.path, longest_side)
-        if (
-            self._digest is not None and file_digest(self.path) != self._digest
-        ):  # The request is recorded under that digest.
+        # The request is recorded under the digest that was read before.
+        if self._digest is not None and file_digest(self.path) != self._digest:
             raise ImageError("missing_image", self.path, "it was replaced during the build")
         return url
 

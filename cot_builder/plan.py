@@ -102,6 +102,12 @@ class Plan:
         whole = len(self.split.examples)
         return range(self.shard.number, whole, self.shard.of) if self.shard else range(whole)
 
+    @property
+    def prompt_texts(self) -> dict[str, str]:
+        """The prompts that somebody is asked with, for a page to show: none when every teacher is offline."""
+        asked = any(not self.is_offline(name) for name in self.teachers)
+        return {name: prompt.source for name, prompt in self.prompts.items()} if asked else {}
+
     def policy(self, label: str) -> Policy:
         """How rows of a class are asked."""
         own = {name: getattr(self.cot, name) for name in _POLICY} | self.cot.per_class.get(label, {})

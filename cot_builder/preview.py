@@ -31,9 +31,7 @@ def preview(plan: Plan, journal: Journal, rows: int) -> str:
     forecast = "\n".join(_forecast(plan, asked))
     title = f"{plan.config.name}: preview of {len(shown)} rows"
     page = plan.folder / "preview.html"
-    write_atomic(
-        page, preview_page(title, shown, {name: prompt.source for name, prompt in plan.prompts.items()}, forecast)
-    )
+    write_atomic(page, preview_page(title, shown, plan.prompt_texts, forecast))
     words = [
         f"{row.id} ({row.label})  {reply.teacher}, {reply.mode or 'asked'}: {reply.state}  {' '.join(reply.text.split())[:100]}"
         for row in shown

@@ -58,12 +58,16 @@ _ASKING = ("concurrency", "endpoints", "min_rows", "min_rows_per_class")
 """Keys of the cot block that say where and how fast teachers are asked or when a build fails, and change no row."""
 TRANSPORT = ("base_urls", "api_key_env", "timeout", "retries", "patience", "concurrency", "serve")
 """Keys of a teacher's file that say where, how fast and with what patience it is asked, and change no reply."""
+SERVED_AS = ("quantization", "dtype", "mm-processor-kwargs", "hf-overrides", "chat-template")
+"""Flags of a teacher's `serve` block that do change its replies."""
 
 
 def _teacher(name: str) -> Any:
     path = CONFIGS / "teachers" / f"{name}.yaml"
     settings = yaml.safe_load((path if path.is_file() else Path(name)).read_text())
-    return {key: value for key, value in settings.items() if key not in TRANSPORT}
+    served_as = {flag: value for flag, value in (settings.get("serve") or {}).items() if flag in SERVED_AS}
+    own = {key: value for key, value in settings.items() if key not in TRANSPORT}
+    return {**own, **({"serve": served_as} if served_as else {})}
 
 
 def _edited_prompts(record: dict[str, Any]) -> list[str]:

@@ -99,7 +99,7 @@ async def _round(
 ) -> dict[str, Any] | None:
     """Ask every teacher once and judge the replies; gives the columns of the first that may be kept."""
     plan, example = row.plan, row.example
-    hints = plan.hints(example)
+    hints, shown = plan.hints(example), "hints" in prompt.uses
     values = {"label": example.label, "hints": hints}
     question = row.question(prompt.mode, prompt, attempt, picture=True, values=values, **options)
     replies = await row.ask_all((teacher, question) for teacher in teachers)
@@ -134,9 +134,7 @@ async def _round(
                 "mode": chosen.mode,
                 "attempt": chosen.attempt,
                 "prompt_version": chosen.prompt_version,
-                "hints": [hint["name"] for hint in hints]
-                if "hints" in prompt.uses and chosen.mode != ATTRIBUTE
-                else [],
+                "hints": [hint["name"] for hint in hints] if shown and chosen.mode != ATTRIBUTE else [],
                 "votes": [_vote(each) for each in tried],
                 "agreement": agreement,
                 "check_text": scores.get("text"),

@@ -26,6 +26,7 @@ def test_kept_rows_agree_with_their_labels_and_nothing_disappears(project, capsy
         assert (Path(manifest["image_root"]) / row["image"]).is_file()
     assert {entry["reason"] for entry in rejected} == {"no_think"}
     assert manifest["status"] == "complete"
+    assert manifest["prompts"] == {}  # Nobody was asked with one.
     assert manifest["rows"] == {"selected": 40, "kept": len(rows), "rejected": len(rejected), "unasked": 0}
     assert sum(label["kept"] for label in manifest["per_class"].values()) == len(rows)
     assert f"{len(rows)} kept, {len(rejected)} rejected (no_think {len(rejected)})" in capsys.readouterr().out

@@ -26,7 +26,8 @@ from PIL import Image
 from cot_builder.openai_teacher import OpenAITeacher
 from cot_builder.pictures import Picture, data_url
 from cot_builder.prompt import load_prompt
-from cot_builder.teachers import OpenAIConfig, Question
+from cot_builder.teacher_files import OpenAIConfig
+from cot_builder.teachers import Question
 from pipeline.images import plain_jpeg
 from pipeline.tasks import Example
 

@@ -14,15 +14,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from cot_builder.teachers import (
-    DESCRIPTION,
-    AttributeConfig,
-    EndpointState,
-    Question,
-    Reply,
-    Request,
-    draw_seed,
-)
+from cot_builder.teacher_files import DESCRIPTION, AttributeConfig
+from cot_builder.teachers import EndpointState, Question, Reply, Request, draw_seed
 from pipeline.response import render
 from pipeline.run import digest, file_digest
 from pipeline.tasks import Example

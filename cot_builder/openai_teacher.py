@@ -17,17 +17,8 @@ from yarl import URL
 
 from cot_builder.endpoints import Failure, Lease, Pool
 from cot_builder.pictures import ENCODING
-from cot_builder.teachers import (
-    EndpointState,
-    OpenAIConfig,
-    Question,
-    Reply,
-    Request,
-    TeacherDown,
-    Unanswered,
-    api_key,
-    draw_seed,
-)
+from cot_builder.teacher_files import OpenAIConfig, api_key
+from cot_builder.teachers import EndpointState, Question, Reply, Request, TeacherDown, Unanswered, draw_seed
 from pipeline.phases import SERVED_AS
 from pipeline.run import digest, weights_digest
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from cot_builder.prompt import Prompt, load_prompt
 from cot_builder.recipes import Recipe, load_recipe
-from cot_builder.teachers import (
+from cot_builder.teacher_files import (
     ATTRIBUTES,
     AttributeConfig,
     OpenAIConfig,

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from pipeline.errors import UserError
 
 if TYPE_CHECKING:
-    from cot_builder.teachers import OpenAIConfig
+    from cot_builder.teacher_files import OpenAIConfig
 
 DEFAULT_PORT = 8000
 LOCAL = ("localhost", "127.0.0.1")
@@ -107,7 +107,7 @@ def load_served(teacher: str) -> OpenAIConfig:
     Raises:
         UserError: when there is none, it is wrong, or the teacher works without a server.
     """
-    from cot_builder.teachers import OpenAIConfig, load_teacher
+    from cot_builder.teacher_files import OpenAIConfig, load_teacher
 
     config = load_teacher(teacher)
     if not isinstance(config, OpenAIConfig):

@@ -24,7 +24,7 @@ from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
 
 if TYPE_CHECKING:
-    from cot_builder.teachers import OpenAIConfig
+    from cot_builder.teacher_files import OpenAIConfig
     from pipeline.config import RunConfig
 
 GPU_SHARE = 0.92
@@ -96,7 +96,7 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
     Raises:
         UserError: when a port is taken or wanted twice, a model is not there, or the GPUs do not suffice.
     """
-    from cot_builder.teachers import OpenAIConfig, load_teacher
+    from cot_builder.teacher_files import OpenAIConfig, load_teacher
 
     if config.cot is None:
         raise UserError("this run has no cot: block, so there is nothing to build")

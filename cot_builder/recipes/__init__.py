@@ -26,7 +26,7 @@ from pipeline.nearest import nearest
 if TYPE_CHECKING:
     from cot_builder.prompt import Prompt
     from cot_builder.row import Outcome, Row
-    from cot_builder.teachers import TeacherConfig
+    from cot_builder.teacher_files import TeacherConfig
     from pipeline.config import CotConfig
 
 

@@ -23,7 +23,7 @@ from pipeline.config import CotConfig
 
 if TYPE_CHECKING:
     from cot_builder.prompt import Prompt
-    from cot_builder.teachers import TeacherConfig
+    from cot_builder.teacher_files import TeacherConfig
 
 PROMPT = "describe_v1"
 _OBSERVE, _STATEMENTS, _PERCEIVE = "observe_v1", "statements_v1", "perceive_v1"

@@ -25,7 +25,7 @@ from pipeline.config import CotConfig
 
 if TYPE_CHECKING:
     from cot_builder.prompt import Prompt
-    from cot_builder.teachers import TeacherConfig
+    from cot_builder.teacher_files import TeacherConfig
 
 PROMPT = "answer_hidden_v1"
 _CHECK_PROMPT = "cross_check_v1"

@@ -8,7 +8,8 @@ import pytest
 
 from cot_builder.attribute_teacher import AttributeTeacher, describe
 from cot_builder.prompt import load_prompt
-from cot_builder.teachers import AttributeConfig, Question, load_teacher
+from cot_builder.teacher_files import AttributeConfig, load_teacher
+from cot_builder.teachers import Question
 from pipeline.response import Malformed, parse
 from pipeline.tasks import Example
 from pipeline.tasks.scenes import EMOTIONS, RULE

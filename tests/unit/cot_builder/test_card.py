@@ -13,7 +13,7 @@ import yaml
 from cot_builder.card import card
 from cot_builder.prompt import load_prompt
 from cot_builder.recipes import load_recipe, recipe_names
-from cot_builder.teachers import AttributeConfig, OpenAIConfig
+from cot_builder.teacher_files import AttributeConfig, OpenAIConfig
 from pipeline.config import CotConfig, to_plain
 from pipeline.labels import LabelSet
 from pipeline.tasks import Split, Task

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from cot_builder.attribute_teacher import AttributeTeacher, describe
 from cot_builder.contradiction import contradiction
-from cot_builder.teachers import AttributeConfig
+from cot_builder.teacher_files import AttributeConfig
 from pipeline.response import parse
 from pipeline.tasks import Example
 

@@ -20,7 +20,8 @@ from cot_builder.limit import Limit
 from cot_builder.openai_teacher import OpenAITeacher
 from cot_builder.pictures import Picture
 from cot_builder.prompt import load_prompt
-from cot_builder.teachers import OpenAIConfig, Question, Reply, TeacherDown, Unanswered
+from cot_builder.teacher_files import OpenAIConfig
+from cot_builder.teachers import Question, Reply, TeacherDown, Unanswered
 from pipeline.tasks import Example
 
 

@@ -21,7 +21,7 @@ from cot_builder.filters import (
 )
 from cot_builder.language import language_codes, other_language
 from cot_builder.near_duplicates import NearDuplicates
-from cot_builder.teachers import AttributeConfig
+from cot_builder.teacher_files import AttributeConfig
 from pipeline.labels import LabelSet
 from pipeline.response import parse
 

@@ -16,7 +16,8 @@ from cot_builder import serve
 from cot_builder.openai_teacher import OpenAITeacher
 from cot_builder.pictures import Picture, data_url
 from cot_builder.prompt import load_prompt, prompt_names
-from cot_builder.teachers import OpenAIConfig, Question, load_teacher, teacher_files
+from cot_builder.teacher_files import OpenAIConfig, load_teacher, teacher_files
+from cot_builder.teachers import Question
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
 from pipeline.tasks import Example, Split, Task
@@ -72,7 +73,8 @@ def test_whatever_changes_the_reply_changes_the_key(key_of, tmp_path):
     other_task = dataclasses.replace(TASK, question="Which?")
     changes = [
         {"model": "other"}, {"revision": "v2"}, {"temperature": 0.1}, {"top_p": 0.5}, {"max_tokens": 7}, {"image_size": 64},
-        {"extra_body": {"top_k": 5}}, {"serve": {"quantization": "awq"}}, {"row": "other"}, {"label": "fear"}, {"attempt": 1}, {"prompt": "answer_hidden_v1"},
+        {"extra_body": {"top_k": 5}}, {"serve": {"quantization": "awq"}},
+        {"row": "other"}, {"label": "fear"}, {"attempt": 1}, {"prompt": "answer_hidden_v1"},
         {"task": other_task}, {"seed": 1}, {"path": other_image}, {"seen": False}, {"mode": "check_image"},
         {"prompt": "answer_given_v2"}, {"prompt": "answer_given_v2", "hints": [{"name": "scene", "value": "alley"}]},
         {"how": {"temperature": 0.2}}, {"how": {"max_tokens": 9}}, {"how": {"picture_first": True}},

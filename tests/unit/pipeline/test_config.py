@@ -297,7 +297,7 @@ def test_a_stage_answers_to_its_number_its_short_and_its_full_name(small: Path) 
 
 
 def test_one_file_as_a_dataclass_takes_whole_numbers_and_1e_5_for_floats(tmp_path: Path) -> None:
-    from cot_builder.teachers import OpenAIConfig
+    from cot_builder.teacher_files import OpenAIConfig
 
     teacher = load_typed(OpenAIConfig, write(tmp_path, "model: m\ntemperature: 1\ntop_p: 1e-1"))
     assert (teacher.temperature, teacher.top_p) == (1.0, 0.1)

@@ -16,7 +16,8 @@ import yaml
 ROOT = Path(__file__).resolve().parents[2]
 SLURM = ROOT / "launch" / "slurm"
 ALL = [*sorted(SLURM.iterdir()), ROOT / "launch" / "serve_on_nodes.sh", ROOT / "launch" / "build_with_servers.sh"]
-RECORD = '#!/bin/sh\nprintf "%s|" "$(basename "$0")" "$@" >>"$CALLS"\necho >>"$CALLS"\n'
+# One write a call, because several run at a time.
+RECORD = '#!/bin/sh\ncall=$(printf "%s|" "$(basename "$0")" "$@")\nprintf "%s\\n" "$call" >>"$CALLS"\n'
 
 
 class Cluster:

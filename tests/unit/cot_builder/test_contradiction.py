@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cot_builder.attribute_teacher import AttributeTeacher, describe
@@ -153,6 +153,7 @@ def test_the_offline_teachers_misreadings_are_caught(name, values):
 VALUES = st.none() | st.booleans() | st.floats() | st.text() | st.lists(st.integers())
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # Its first draw makes tables of all characters.
 @given(st.dictionaries(st.sampled_from(["brightness", "scene", "facial_expression", "object", "x"]), VALUES))
 def test_odd_annotations_are_passed_over(attributes):
     contradiction("The picture is dark. The face is sad. A photo taken indoors.", attributes)

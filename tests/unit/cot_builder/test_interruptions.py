@@ -24,7 +24,13 @@ def start(project, repo_root):
     """Start ``python -m MODULE WORDS`` on the project in a process group of its own, as a terminal does."""
     processes: list[subprocess.Popen[str]] = []
 
+    def heed() -> None:
+        """Undo what a test run inherits from a background shell or from nohup."""
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+
     def run(module: str, *words: str, **options) -> subprocess.Popen[str]:
+        options.setdefault("preexec_fn", heed)
         command = [sys.executable, "-m", module, *words, "--config", str(project.config)]
         processes.append(
             subprocess.Popen(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cot_builder.gallery import reason_table
+from cot_builder.tally import listed
 from pipeline.report_html import printable
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _yields(manifest: Mapping[str, Any]) -> Iterator[str]:
         total = counts["kept"] + rejected + counts["unasked"]
         share = f"{counts['kept'] / total:.1%}" if total else "–"
         numbers = (counts["kept"], share, rejected, counts["unasked"])
-        rows.append((label, *numbers, *(_listed(counts[key]) for key in ("modes", "teachers", "rejected"))))
+        rows.append((label, *numbers, *(listed(counts[key]) for key in ("modes", "teachers", "rejected"))))
     header = ("label", "kept", "kept, %", "rejected", "unasked", "kept by mode", "kept by teacher", "rejected as")
     yield from _table(header, rows, right=(1, 2, 3, 4))
     kept = manifest["rows"]["kept"]
@@ -181,10 +182,6 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence
         return []
     ruler = "|".join("--:" if column in right else "---" for column in range(len(header)))
     return [f"| {' | '.join(header)} |", f"|{ruler}|", *lines, ""]
-
-
-def _listed(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def _inline(text: str) -> str:

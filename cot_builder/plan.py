@@ -19,6 +19,7 @@ from cot_builder.teacher_files import (
     TeacherConfig,
     check_teacher,
     load_teacher,
+    short_name,
     teacher_files,
 )
 from pipeline.checks_cot import cot_problems
@@ -94,7 +95,7 @@ class Plan:
     @property
     def asked(self) -> list[str]:
         """Names of the teachers that rows are asked of; one that only cross-checks is not among them."""
-        return [_short(name) for name in self.cot.teachers]
+        return [short_name(name) for name in self.cot.teachers]
 
     @property
     def rows(self) -> range:
@@ -122,7 +123,7 @@ class Plan:
         check = self.cot.cross_check
         assert check is not None
         if check.teacher:
-            return _short(check.teacher)
+            return short_name(check.teacher)
         others = [name for name in self.teachers if name != author and not self.is_offline(name)]
         return _by_turns(others, row, {})[0]
 
@@ -153,10 +154,10 @@ def plan(config: RunConfig, shard: Shard | None = None) -> Plan:
     teachers: dict[str, TeacherConfig] = {}
     named = [*cot.teachers, *([cot.cross_check.teacher] if cot.cross_check and cot.cross_check.teacher else [])]
     for position, name in enumerate(named):
-        if _short(name) in teachers and position < len(cot.teachers):
-            problems.append(f"cot.teachers: {_short(name)!r} is named twice")
+        if short_name(name) in teachers and position < len(cot.teachers):
+            problems.append(f"cot.teachers: {short_name(name)!r} is named twice")
         try:
-            teachers[_short(name)] = load_teacher(name)
+            teachers[short_name(name)] = load_teacher(name)
         except UserError as error:  # Whether there is such a file has been checked for those in cot.teachers.
             known = Path(name).is_file() or name in teacher_files() or position >= len(cot.teachers)
             problems += error.problems if known else []
@@ -173,7 +174,7 @@ def plan(config: RunConfig, shard: Shard | None = None) -> Plan:
         raise UserError(problems)
     split = task.select(cot.split)
     folder = run.cot / "shards" / shard.name if shard else run.cot
-    assigned = assign(split.examples, [_short(name) for name in cot.teachers], cot)
+    assigned = assign(split.examples, [short_name(name) for name in cot.teachers], cot)
     return Plan(config, cot, folder, task, split, teachers, prompts, recipe, assigned, shard)
 
 
@@ -210,10 +211,6 @@ def _by_turns(teachers: Sequence[str], row: Example, weights: dict[str, float]) 
     return sorted(teachers, key=rank)
 
 
-def _short(name: str) -> str:
-    return Path(name).stem if name.endswith((".yaml", ".yml")) else name
-
-
 def _readdressed(teacher: TeacherConfig, urls: list[str] | None) -> TeacherConfig:
     return replace(teacher, base_urls=urls) if urls is not None and isinstance(teacher, OpenAIConfig) else teacher
 
@@ -228,7 +225,7 @@ def _problems(
 ) -> Iterator[str]:
     """What only the task, the teachers and the prompts together can show."""
     served = [name for name, teacher in teachers.items() if isinstance(teacher, OpenAIConfig)]
-    asked = [_short(name) for name in cot.teachers]
+    asked = [short_name(name) for name in cot.teachers]
     if cot.teachers_per_row > len(asked):
         yield f"cot.teachers_per_row: {cot.teachers_per_row} is more than the {len(asked)} teachers there are"
     if cot.teachers_per_row > 1:

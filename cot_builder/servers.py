@@ -75,11 +75,13 @@ def _build(arguments: argparse.Namespace, words: Sequence[str]) -> int:
 
 
 def _addresses(arguments: argparse.Namespace, _: Sequence[str]) -> int:
+    from cot_builder.teacher_files import short_name
+
     port = arguments.port or port_of(load_served(arguments.teacher))
     hosts = [f"{host}:{port}" for host in arguments.hosts]
     if arguments.wait:
         wait_until_healthy({host: f"http://{host}/health" for host in hosts}, lambda host: "see its log")
-    print(override(_short(arguments.teacher), [f"http://{host}/v1" for host in hosts]))
+    print(override(short_name(arguments.teacher), [f"http://{host}/v1" for host in hosts]))
     return 0
 
 
@@ -96,7 +98,7 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
     Raises:
         UserError: when a port is taken or wanted twice, a model is not there, or the GPUs do not suffice.
     """
-    from cot_builder.teacher_files import OpenAIConfig, load_teacher
+    from cot_builder.teacher_files import OpenAIConfig, load_teacher, short_name
 
     if config.cot is None:
         raise UserError("this run has no cot: block, so there is nothing to build")
@@ -104,7 +106,7 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
     moved = []
     check = config.cot.cross_check
     for file in dict.fromkeys([*config.cot.teachers, *([check.teacher] if check and check.teacher else [])]):
-        name, teacher = _short(file), load_teacher(file)
+        name, teacher = short_name(file), load_teacher(file)
         if not isinstance(teacher, OpenAIConfig):
             continue
         urls = config.cot.endpoints.get(name) or teacher.base_urls
@@ -184,11 +186,6 @@ def _gpu_names() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = visible.split(",") if visible else map(str, range(visible_gpus()))
     return list(names)[: visible_gpus()]
-
-
-def _short(teacher: str) -> str:
-    """A teacher's name in a run: `cot.teachers` may hold paths."""
-    return Path(teacher).stem if teacher.endswith((".yaml", ".yml")) else teacher
 
 
 if __name__ == "__main__":

@@ -89,6 +89,11 @@ def teacher_files() -> dict[str, Path]:
     return {path.stem: path for path in sorted(TEACHERS.glob("*.yaml"))}
 
 
+def short_name(teacher: str) -> str:
+    """A teacher's name in a run: `cot.teachers` may hold paths."""
+    return Path(teacher).stem if teacher.endswith((".yaml", ".yml")) else teacher
+
+
 def find_teacher(name: str) -> Path:
     """The file of a teacher given by name or by path.
 

@@ -14,12 +14,12 @@ nor votes, nor filters, so all of that is our reading.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from cot_builder.row import Outcome, Row, Tried
+from cot_builder.teacher_files import short_name
 from cot_builder.verify import Accepted, accept, evidence
 from pipeline.config import CotConfig
 
@@ -70,7 +70,7 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
         return
     served = [name for name, teacher in teachers.items() if teacher.kind == "openai"]
     reader = cot.cross_check.teacher
-    if reader is not None and Path(reader).stem in offline:
+    if reader is not None and short_name(reader) in offline:
         yield f"cot.cross_check.teacher: {reader} is offline and reads nothing; name a served teacher"
     if reader is None and len(served) < 2:
         yield "cot.cross_check: needs a second served teacher to read the reasoning; name one in cross_check.teacher"

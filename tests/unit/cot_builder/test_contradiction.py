@@ -8,32 +8,13 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from offline import EXPRESSIONS, SCENES, written
 
-from cot_builder.attribute_teacher import AttributeTeacher, describe
+from cot_builder.attribute_teacher import describe
 from cot_builder.contradiction import contradiction
-from cot_builder.teacher_files import AttributeConfig
-from pipeline.response import parse
 from pipeline.tasks import Example
 
 LEVELS = [n / 10 for n in range(11)]
-EXPRESSIONS = ["angry", "disgust", "fear", "happy", "sad", "surprise"]
-SCENES = [
-    "amusement_park",
-    "attic",
-    "beach",
-    "church/indoor",
-    "church/outdoor",
-    "kitchen",
-    "mountain_snowy",
-    "street",
-    "bar",
-]
-
-
-def written(attributes, label="awe", seed=0, rows=(), **config):
-    """What the offline teacher thinks."""
-    teacher = AttributeTeacher("t", AttributeConfig(**config), rows, 0)
-    return parse(teacher.write(attributes, label, seed)).think
 
 
 @pytest.mark.parametrize(

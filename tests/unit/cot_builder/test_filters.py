@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from offline import EXPRESSIONS, SCENES, written
 
 from cot_builder import language
-from cot_builder.attribute_teacher import AttributeTeacher
 from cot_builder.contradiction import contradiction
 from cot_builder.filters import (
     label_before_conclusion,
@@ -21,28 +21,7 @@ from cot_builder.filters import (
 )
 from cot_builder.language import language_codes, other_language
 from cot_builder.near_duplicates import NearDuplicates
-from cot_builder.teacher_files import AttributeConfig
 from pipeline.labels import LabelSet
-from pipeline.response import parse
-
-EXPRESSIONS = ["angry", "disgust", "fear", "happy", "sad", "surprise"]
-SCENES = [
-    "amusement_park",
-    "attic",
-    "beach",
-    "church/indoor",
-    "church/outdoor",
-    "kitchen",
-    "mountain_snowy",
-    "street",
-    "bar",
-]
-
-
-def written(attributes, label="awe", seed=0, rows=(), **config):
-    """What the offline teacher thinks."""
-    teacher = AttributeTeacher("t", AttributeConfig(**config), rows, 0)
-    return parse(teacher.write(attributes, label, seed)).think
 
 
 @pytest.mark.parametrize(

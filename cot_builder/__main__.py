@@ -20,7 +20,7 @@ from pipeline import command_line
 if TYPE_CHECKING:
     from cot_builder.build import Asked
     from cot_builder.plan import Plan
-    from pipeline.config import RunConfig
+    from pipeline.schema import RunConfig
 
 INCOMPLETE = 3
 

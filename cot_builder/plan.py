@@ -23,10 +23,11 @@ from cot_builder.teacher_files import (
     teacher_files,
 )
 from pipeline.checks_cot import cot_problems
-from pipeline.config import CotConfig, RunConfig, to_plain
+from pipeline.config import to_plain
 from pipeline.errors import UserError
 from pipeline.phases import TRANSPORT
 from pipeline.run import RunDir
+from pipeline.schema import CotConfig, RunConfig
 from pipeline.tasks import Example, Split, Task, load_task
 
 

@@ -25,7 +25,7 @@ from pipeline.hardware import visible_gpus
 
 if TYPE_CHECKING:
     from cot_builder.teacher_files import OpenAIConfig
-    from pipeline.config import RunConfig
+    from pipeline.schema import RunConfig
 
 GPU_SHARE = 0.92
 """Part of a GPU's memory that vLLM takes unless the teacher's file says otherwise."""

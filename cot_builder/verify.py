@@ -23,7 +23,7 @@ from pipeline.response import render
 from pipeline.tasks import Example, Task
 
 if TYPE_CHECKING:
-    from pipeline.config import FilterConfig
+    from pipeline.schema import FilterConfig
 
 REASONS = (
     "unreadable_image",

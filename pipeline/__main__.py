@@ -16,12 +16,13 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import checks, command_line
-from pipeline.config import BASELINE, RunConfig, load, write_config
+from pipeline import checks, checks_trainer, command_line
+from pipeline.config import load, write_config
 from pipeline.errors import UserError
 from pipeline.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.processes import child_environment, die_with_parent
 from pipeline.run import BASE, COT, RunDir, file_digest
+from pipeline.schema import BASELINE, RunConfig
 from pipeline.tasks import load_task, parse_split
 
 COMMANDS = {
@@ -226,7 +227,7 @@ def _delete(folder: Path) -> None:
 
 def plan(config: RunConfig, run: RunDir) -> str:
     """What `run` would do, phase by phase."""
-    processes = checks.world_size(config)
+    processes = checks_trainer.world_size(config)
     launch = f"{processes} process{'es' if processes > 1 else ''}, deepspeed {config.launch.deepspeed or 'no'}"
     lines = [f"run {config.name} in {run.root}: {launch}"]
     for name in phase_names(config):
@@ -247,7 +248,7 @@ def _what(config: RunConfig, name: str) -> str:
     if name == BASE:
         return config.model.name_or_path or "a tiny random Idefics3"
     stage = config.stage(name)
-    clip = checks.clip_range(stage)
+    clip = checks_trainer.clip_range(stage)
     words = [f"{stage.algorithm} from {parent_of(config, name)} on {'cot' if stage.data == 'cot' else stage.split}"]
     if stage.reward_funcs:
         words.append("rewards " + "+".join(stage.reward_funcs))

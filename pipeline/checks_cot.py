@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import CONFIGS, CotConfig, FilterConfig, RunConfig
+from pipeline.config import CONFIGS
 from pipeline.errors import UserError
 from pipeline.nearest import nearest
+from pipeline.schema import CotConfig, FilterConfig, RunConfig
 from pipeline.tasks import parse_split
 
 _BUILDER = CONFIGS.parent / "cot_builder"

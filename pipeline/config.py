@@ -1,4 +1,4 @@
-"""The typed description of a run, and the one way to load it: defaults < file(s) < ``a.b=c``.
+"""The one way to load a run's configuration (`pipeline.schema`): defaults < file(s) < ``a.b=c``.
 
 A file may name another as its `base:` (relative to itself), which is merged beneath it, or a list of them, the first lowest.
 Unknown keys are errors that name the nearest right key. `pipeline.checks` then tests the combinations; nothing here imports
@@ -11,237 +11,19 @@ import dataclasses
 import difflib
 import re
 import typing
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import UserError
 from pipeline.misfits import misfits
 from pipeline.run import write_atomic
+from pipeline.schema import RunConfig, match_stage
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
-
-
-@dataclass(frozen=True)
-class TaskConfig:
-    """The labelled image set. `name` is a file of pipeline/tasks; the other keys mean what that file says."""
-
-    name: str = MISSING
-    path: str | None = None
-    """Root of the data; None only for tasks that make their own (scenes)."""
-    question: str | None = None
-    """What the student is asked; None for the task's own question."""
-    labels: list[str] | None = None
-    """Canonical labels in table order; None to read them from the data."""
-    aliases: dict[str, list[str]] = field(default_factory=dict)
-    """Other spellings per label."""
-    descriptions: dict[str, str] = field(default_factory=dict)
-    """What a label means; shown to teachers."""
-    options: dict[str, Any] = field(default_factory=dict)
-    """Options of the one task file, checked by it."""
-
-
-@dataclass(frozen=True)
-class TinyConfig:
-    """Sizes of the tiny random Idefics3 that demo and tests train; the defaults make about 1.4 million parameters.
-
-    Heads are 32 wide because vLLM's CPU attention refuses narrower ones.
-    """
-
-    image_size: int = 64
-    patch_size: int = 16
-    scale_factor: int = 2
-    """Pixel shuffle: (image_size / patch_size / scale_factor) squared image tokens."""
-    vision_hidden_size: int = 128
-    vision_layers: int = 3
-    hidden_size: int = 128
-    layers: int = 3
-    intermediate_size: int = 384
-    vocab_size: int = 640
-    max_positions: int = 512
-
-
-@dataclass(frozen=True)
-class ModelConfig:
-    """The small VLM the run starts from."""
-
-    name_or_path: str | None = None
-    """Hub id or folder. None builds the model `tiny` describes."""
-    revision: str | None = None
-    tiny: TinyConfig = field(default_factory=TinyConfig)
-    """Sizes of the random tiny Idefics3 that is made when name_or_path is None."""
-    dtype: str = "auto"
-    """auto: bfloat16 on a GPU that has it, float32 elsewhere. Or bfloat16 | float32."""
-    attn_implementation: str = "sdpa"
-    trust_remote_code: bool = False
-    peft: dict[str, Any] | None = None
-    """Fields of peft.LoraConfig (r, lora_alpha, target_modules, …); None trains all weights. `final/` is always merged."""
-    processor: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of AutoProcessor.from_pretrained, such as min_pixels or size."""
-
-
-@dataclass(frozen=True)
-class FilterConfig:
-    """What a reply of a served teacher must be like to become a row; the offline teacher's templates are judged by
-    grammar, label, leaked words and contradiction alone. Changing a filter judges the replies again; only what a stricter one
-    makes necessary (a further attempt, a fallback) is asked."""
-
-    min_words: int = 3
-    max_words: int = 1000
-    language: str | None = "en"
-    """ISO 639-1 code of the language the reasoning must be in; None takes any."""
-    max_repetition: float = 0.3
-    """Largest share of a text's word 4-grams that occur more than once."""
-    near_duplicate: float | None = 0.9
-    """Jaccard similarity of word 3-grams from which a row repeats an earlier one; None keeps them all."""
-    contradiction: bool = True
-    """Whether reasoning that contradicts the image's annotated attributes (brightness, expression, …) is rejected."""
-    min_agreement: float = 0.0
-    """Share of a row's answer_hidden replies that must answer with the label."""
-
-
-@dataclass(frozen=True)
-class CrossCheckConfig:
-    """A second teacher reads the reasoning without its conclusion, and must arrive at the label."""
-
-    teacher: str | None = None
-    """Which one reads; None: another of `cot.teachers` than the author, by row id."""
-    samples: int = 1
-    """Times it is asked per view; the score is the share that give the label. One sample is greedy."""
-    views: list[str] = field(default_factory=lambda: ["text", "image"])
-    """`text` reads the reasoning alone, `image` sees the picture too."""
-    min_score: float = 0.5
-    """Score every view needs; 0 only records the scores."""
-
-
-@dataclass(frozen=True)
-class CotConfig:
-    """How rows are asked of the teachers and verified."""
-
-    recipe: str = "reasoning"
-    """File of cot_builder/recipes: reasoning, extraction."""
-    split: str = "train"
-    """Rows to ask about, in slicing syntax: train, train[:4000], train[:70%]."""
-    teachers: list[str] = field(default_factory=lambda: ["attribute"])
-    """Names of configs/teachers/*.yaml, or paths to such files."""
-    teachers_per_row: int = 1
-    """How many of them each row is asked of; they take turns by row id."""
-    weights: dict[str, float] = field(default_factory=dict)
-    """Teacher: its share of the rows against the others'; 1 where it is not named."""
-    quotas: dict[str, int] = field(default_factory=dict)
-    """Teacher: most rows it is asked about; the rest go to the others."""
-    endpoints: dict[str, list[str]] = field(default_factory=dict)
-    """Teacher: addresses that take the place of its file's base_urls."""
-    prompt: str | None = None
-    """File of cot_builder/prompts; None: the recipe's own (answer_hidden_v1, describe_v1)."""
-    attempts: int = 1
-    """Times each teacher of a row is asked (with another seed) until a reply is kept."""
-    temperatures: list[float] = field(default_factory=list)
-    """Temperature of each attempt; the last one repeats. Empty: the teacher's own."""
-    fallback: str | None = None
-    """Prompt that shows the label, asked once when every attempt failed; its rows have mode answer_given. None: reject."""
-    per_class: dict[str, dict[str, Any]] = field(default_factory=dict)
-    """Label: its own attempts, temperatures or fallback."""
-    hints: list[str] = field(default_factory=list)
-    """Annotated attributes shown to the teacher, where a row has them; recorded with the row."""
-    cross_check: CrossCheckConfig | None = None
-    filters: FilterConfig = field(default_factory=FilterConfig)
-    balance: float | None = None
-    """Most rows a class may keep, as a multiple of the rarest class's; None keeps all."""
-    concurrency: int = 256
-    """Most requests in flight per endpoint; how many really are follows from its latency."""
-    min_rows: int = 1
-    """Kept rows below which the build fails."""
-    min_rows_per_class: int = 1
-    """The same for each class that has rows in the split."""
-
-
-@dataclass(frozen=True)
-class StageConfig:
-    """One training stage."""
-
-    algorithm: str = MISSING
-    """A file of stages/: sft or grpo."""
-    init_from: str = MISSING
-    """What it starts from: base, or the name of an earlier stage (stage2 is enough)."""
-    data: str = "task"
-    """cot: the built CoT rows; labels: the task's labels alone; task: prompts with gold labels for the rewards (grpo)."""
-    split: str = "train"
-    """Rows of the task, in slicing syntax (not used with data: cot, whose rows the builder chose)."""
-    prompt: str = "think"
-    """think or direct: what the student is asked to write."""
-    reward_funcs: list[str] = field(default_factory=list)
-    """Files of rewards/, or dotted paths module.function."""
-    freeze: list[str] = field(default_factory=list)
-    """Parts held fixed: vision, connector, language."""
-    trainer: dict[str, Any] = field(default_factory=dict)
-    """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
-
-
-@dataclass(frozen=True)
-class EvaluationConfig:
-    """What every stage is judged on, after it has been saved."""
-
-    split: str = "test"
-    batch_size: int = 16
-    max_new_tokens: int = 512
-    samples: int = 1
-    """Completions per row at temperature 1, beside the greedy one; 0 for none."""
-
-
-@dataclass(frozen=True)
-class LaunchConfig:
-    """How stages are started."""
-
-    num_processes: int | None = None
-    """Processes (one per GPU); None: the GPUs that are visible, or 1."""
-    deepspeed: str | None = None
-    """A JSON of configs/deepspeed (zero1, zero2, zero3, zero3_offload) or a path; None: no DeepSpeed."""
-
-
-@dataclass(frozen=True)
-class RunConfig:
-    """One whole run."""
-
-    name: str = MISSING
-    """The run's folder under `output_dir`."""
-    output_dir: str = "runs"
-    seed: int = 0
-    task: TaskConfig = field(default_factory=TaskConfig)
-    model: ModelConfig = field(default_factory=ModelConfig)
-    cot: CotConfig | None = None
-    stages: dict[str, StageConfig] = field(default_factory=dict)
-    """Stages in order; a name is stage<number>_<word>."""
-    baseline: StageConfig | None = None
-    """The comparison every claim needs: SFT on the original labels."""
-    evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
-    launch: LaunchConfig = field(default_factory=LaunchConfig)
-
-    def stage_name(self, short: str) -> str:
-        """The full name of a stage given as 3, stage3 or stage3_grpo_accuracy.
-
-        Raises:
-            UserError: when no stage, or more than one, answers to it.
-        """
-        if short in (BASELINE, "baseline") and self.baseline is not None:
-            return BASELINE
-        names = _match_stage(short, self.stages)
-        if len(names) != 1:
-            raise UserError(f"stage {short!r} is not one of this run's stages: {', '.join(self.stages) or 'none'}")
-        return names[0]
-
-    def stage(self, short: str) -> StageConfig:
-        """The block of a stage, by any of its names."""
-        name = self.stage_name(short)
-        return self.baseline if name == BASELINE else self.stages[name]  # type: ignore[return-value]
-
-
-BASELINE = "baseline_sft_labels"
-"""Folder and name of the baseline stage."""
 
 
 def load(file: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
@@ -351,17 +133,11 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[DictConfig]:
 _KEY = re.compile(r"[^.=\[\]\s]+(\.[^.=\[\]\s]+)*")
 
 
-def _match_stage(short: str, names: typing.Iterable[str]) -> list[str]:
-    """The names that 3, stage3 or a full name stands for."""
-    short = f"stage{short}" if short.isdigit() else short
-    return [name for name in names if name == short or name.startswith(f"{short}_")]
-
-
 def _with_full_stage_names(layer: DictConfig, below: Any) -> DictConfig:
     """`layer` with short stage names written out as those of the layers below, so that it changes stages, not adds them."""
     stages = layer.get("stages")
     if isinstance(stages, DictConfig) and isinstance(below.get("stages"), DictConfig):
-        full = {name: _match_stage(str(name), below.stages) for name in stages}
+        full = {name: match_stage(str(name), below.stages) for name in stages}
         layer.stages = {names[0] if len(names) == 1 else name: stages[name] for name, names in full.items()}
     return layer
 
@@ -376,7 +152,7 @@ def _full_stage_key(key: str, merged: Any) -> str:
     stages = merged.get("stages")
     if first != "stages" or not rest or not isinstance(stages, DictConfig):
         return key
-    names = _match_stage(rest[0], stages)
+    names = match_stage(rest[0], stages)
     if len(names) != 1:
         known = [str(name) for name in stages]
         near = difflib.get_close_matches(rest[0], known, 1)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.phases import parent_of
 from pipeline.run import BASE, RunDir, weights_digest
+from pipeline.schema import RunConfig
 
 NEEDED = ("config.json", "generation_config.json")
 """Files without which a stage cannot start, beside weights and a processor."""

@@ -8,9 +8,11 @@ from typing import Any
 
 import yaml
 
-from pipeline.checks import deepspeed_file, world_size
-from pipeline.config import BASELINE, CONFIGS, RunConfig, to_plain
+from pipeline.checks import deepspeed_file
+from pipeline.checks_trainer import world_size
+from pipeline.config import CONFIGS, to_plain
 from pipeline.run import BASE, COT, RunDir, file_digest
+from pipeline.schema import BASELINE, RunConfig
 
 
 def phase_names(config: RunConfig) -> list[str]:

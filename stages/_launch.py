@@ -21,11 +21,13 @@ from pathlib import Path
 from typing import NoReturn
 
 from pipeline import checks, command_line
-from pipeline.config import RunConfig, StageConfig, load
+from pipeline.checks_trainer import world_size
+from pipeline.config import load
 from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
 from pipeline.processes import child_environment, die_with_parent
 from pipeline.run import RunDir
+from pipeline.schema import RunConfig, StageConfig
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
     Raises:
         UserError: when a worker fails; names the log and how to go on.
     """
-    processes = checks.world_size(work.config) if module != "base" else 1
+    processes = world_size(work.config) if module != "base" else 1
     command = [sys.executable]
     if processes > 1 or (work.config.launch.deepspeed and module not in ("base", "evaluate")):
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]

@@ -6,15 +6,15 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import command_line
-from pipeline.checks import clip_range, world_size
+from pipeline.checks_trainer import clip_range, world_size
 from pipeline.compat import declare_torchvision_ops
-from pipeline.config import RunConfig
 from pipeline.errors import UserError
 from pipeline.handoff import parent_checkpoint
 from pipeline.phases import parent_of, stale_reasons, start_record
 from pipeline.processes import die_with_parent
 from pipeline.provenance import provenance
 from pipeline.run import RunDir, write_json
+from pipeline.schema import RunConfig
 from stages import _launch, evaluate
 from stages._launch import Work
 

@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import command_line
-from pipeline.config import ModelConfig
 from pipeline.errors import UserError
 from pipeline.phases import phase_inputs
 from pipeline.provenance import provenance
 from pipeline.run import BASE, COT, weights_digest, write_json
+from pipeline.schema import ModelConfig
 from stages import _launch, evaluate
 from stages._launch import Work, guarded
 from stages._stage import finished

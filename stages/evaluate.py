@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import command_line
-from pipeline.config import RunConfig, write_config
+from pipeline.config import write_config
 from pipeline.errors import UserError
 from pipeline.handoff import checkpoint
 from pipeline.phases import differences, evaluation_inputs
 from pipeline.processes import die_with_parent
 from pipeline.run import BASE, RunDir, read_jsonl, write_atomic, write_json
+from pipeline.schema import RunConfig
 from pipeline.tasks import Example, Task, load_task
 from stages import _launch
 from stages._launch import Work, guarded, say
@@ -105,7 +106,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def answer_all(work: Work) -> None:
     """Answer this process's share of the batches, appending each to a file of its own as soon as it is done."""
-    from stages import _setup
+    from stages._answerer import Answerer
 
     config, folder = work.config, work.folder
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
@@ -115,9 +116,7 @@ def answer_all(work: Work) -> None:
     mine = [batch for batch in _batches(config, work.name, task)[rank::world] if not _answered(batch, done)]
     if not mine:
         return
-    answer = _setup.Answerer(
-        checkpoint(work.run, work.name, verify=False), config, int(os.environ.get("LOCAL_RANK", "0"))
-    )
+    answer = Answerer(checkpoint(work.run, work.name, verify=False), config, int(os.environ.get("LOCAL_RANK", "0")))
     with (folder / f"predictions.part{rank}.jsonl").open("a") as file:
         for number, (one, index, examples) in enumerate(mine, 1):
             prompt = task.prompt(one.style)

@@ -20,24 +20,24 @@ def train(work: Work) -> None:
 
     from pipeline.rows import grpo_columns
     from rewards import load_rewards
-    from stages import _setup
+    from stages import _handover, _journal, _loading, _training
 
-    parent, processor, task = _setup.start(work)
+    parent, processor, task = _training.start(work)
     split = task.select(work.stage.split)
     columns = grpo_columns(task, split.examples, work.stage.prompt)
     trainer = GRPOTrainer(
         model=str(parent),
         reward_funcs=load_rewards(work.stage.reward_funcs, task),
-        args=GRPOConfig(**_setup.trainer_arguments(work)),
-        train_dataset=_setup.image_dataset(columns),
+        args=GRPOConfig(**_training.trainer_arguments(work)),
+        train_dataset=_training.image_dataset(columns),
         processing_class=processor,
-        peft_config=_setup.lora_config(work),
+        peft_config=_loading.lora_config(work),
     )
-    _setup.freeze(trainer.model, work.stage.freeze)
-    _setup.add_journal(trainer, work)
-    _setup.train(trainer, work)
-    _setup.hand_over(trainer, work, parent, rows=len(columns["id"]), problems=split.problem_counts)
-    _setup.leave()
+    _loading.freeze(trainer.model, work.stage.freeze)
+    _journal.add_journal(trainer, work)
+    _training.train(trainer, work)
+    _handover.hand_over(trainer, work, parent, rows=len(columns["id"]), problems=split.problem_counts)
+    _training.leave()
 
 
 if __name__ == "__main__":

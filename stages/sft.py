@@ -17,9 +17,9 @@ def train(work: Work) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from pipeline.rows import cot_columns, label_columns
-    from stages import _setup
+    from stages import _handover, _journal, _loading, _training
 
-    parent, processor, task = _setup.start(work)
+    parent, processor, task = _training.start(work)
     if work.stage.data == "cot":
         assert work.config.cot is not None  # pipeline.checks refuses the stage otherwise.
         split = task.select(work.config.cot.split)
@@ -30,16 +30,16 @@ def train(work: Work) -> None:
     rows = len(columns.pop("id"))
     trainer = SFTTrainer(
         model=str(parent),
-        args=SFTConfig(**_setup.trainer_arguments(work)),
-        train_dataset=_setup.image_dataset(columns),
+        args=SFTConfig(**_training.trainer_arguments(work)),
+        train_dataset=_training.image_dataset(columns),
         processing_class=processor,
-        peft_config=_setup.lora_config(work),
+        peft_config=_loading.lora_config(work),
     )
-    _setup.freeze(trainer.model, work.stage.freeze)
-    _setup.add_journal(trainer, work)
-    _setup.train(trainer, work)
-    _setup.hand_over(trainer, work, parent, rows=rows, problems=split.problem_counts)
-    _setup.leave()
+    _loading.freeze(trainer.model, work.stage.freeze)
+    _journal.add_journal(trainer, work)
+    _training.train(trainer, work)
+    _handover.hand_over(trainer, work, parent, rows=rows, problems=split.problem_counts)
+    _training.leave()
 
 
 if __name__ == "__main__":

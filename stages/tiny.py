@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import TinyConfig
+from pipeline.schema import TinyConfig
 
 
 def build_tiny(folder: Path, sizes: TinyConfig, texts: Iterable[str], seed: int) -> None:
@@ -18,7 +18,7 @@ def build_tiny(folder: Path, sizes: TinyConfig, texts: Iterable[str], seed: int)
 
     Args:
         folder: where to write; created.
-        sizes: see `pipeline.config.TinyConfig`.
+        sizes: see `pipeline.schema.TinyConfig`.
         texts: what the tokenizer is trained on.
         seed: of the random weights; the same arguments give the same bytes.
     """

@@ -92,8 +92,8 @@ class Bed:
 def prepare(folder: Path, total: int, tokens: int) -> Bed:
     """Draw the pictures and make the teacher."""
     from cot_builder.prompt import load_prompt
-    from pipeline.config import TaskConfig, TinyConfig
     from pipeline.run import RunDir
+    from pipeline.schema import TaskConfig, TinyConfig
     from pipeline.tasks import load_task
     from stages.tiny import build_tiny
 

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from cot_builder.prompt import Prompt
     from cot_builder.row import Outcome, Row
     from cot_builder.teacher_files import TeacherConfig
-    from pipeline.config import CotConfig
+    from pipeline.schema import CotConfig
 
 
 @dataclass(frozen=True)

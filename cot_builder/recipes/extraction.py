@@ -19,7 +19,7 @@ import pyarrow as pa
 
 from cot_builder.row import Outcome, Row, Tried
 from cot_builder.verify import Rejected, accept_text
-from pipeline.config import CotConfig
+from pipeline.schema import CotConfig
 
 if TYPE_CHECKING:
     from cot_builder.prompt import Prompt

@@ -21,7 +21,7 @@ import pyarrow as pa
 from cot_builder.row import Outcome, Row, Tried
 from cot_builder.teacher_files import short_name
 from cot_builder.verify import Accepted, accept, evidence
-from pipeline.config import CotConfig
+from pipeline.schema import CotConfig
 
 if TYPE_CHECKING:
     from cot_builder.prompt import Prompt

@@ -23,7 +23,7 @@ from pipeline.response import Malformed, parse
 from pipeline.run import digest
 
 if TYPE_CHECKING:
-    from pipeline.config import TaskConfig
+    from pipeline.schema import TaskConfig
 
 PROMPT_STYLES = ("think", "direct")
 """`think` asks for ``<think>…</think><answer>…</answer>``; `direct` asks for the bare label."""

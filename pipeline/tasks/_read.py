@@ -6,10 +6,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.config import TaskConfig
 from pipeline.errors import UserError
 from pipeline.images import check_images
 from pipeline.labels import LabelSet
+from pipeline.schema import TaskConfig
 from pipeline.tasks import Example, Problem, Split
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")

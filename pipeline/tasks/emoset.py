@@ -23,9 +23,9 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.config import TaskConfig
 from pipeline.errors import UserError
 from pipeline.images import inside
+from pipeline.schema import TaskConfig
 from pipeline.tasks import Example, Problem, Split, Task, check_options, parquet
 from pipeline.tasks._read import data_root, label_set, usable
 

@@ -14,9 +14,9 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from pipeline.config import TaskConfig
 from pipeline.errors import UserError
 from pipeline.images import inside
+from pipeline.schema import TaskConfig
 from pipeline.tasks import Example, Problem, Split, Task, check_options
 from pipeline.tasks._read import IMAGE_SUFFIXES, data_root, label_set, usable
 

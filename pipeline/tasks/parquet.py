@@ -26,10 +26,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from pipeline.config import TaskConfig
 from pipeline.errors import UserError
 from pipeline.images import exclusive, inside
 from pipeline.run import digest, write_atomic
+from pipeline.schema import TaskConfig
 from pipeline.tasks import Example, Problem, Split, Task, check_options
 from pipeline.tasks._read import data_root, label_set, usable
 

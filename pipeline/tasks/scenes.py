@@ -26,9 +26,9 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.config import TaskConfig
 from pipeline.images import exclusive
 from pipeline.run import digest
+from pipeline.schema import TaskConfig
 from pipeline.tasks import Task, check_options
 
 VERSION = 1

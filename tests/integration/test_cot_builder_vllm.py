@@ -90,7 +90,7 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Iterator[Server]:
-    from pipeline.config import TaskConfig, TinyConfig
+    from pipeline.schema import TaskConfig, TinyConfig
     from pipeline.tasks import load_task
     from stages.tiny import build_tiny
 

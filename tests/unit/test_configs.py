@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 
-from pipeline import checks
+from pipeline import checks, checks_trainer
 from pipeline.compat import declare_torchvision_ops
-from pipeline.config import CONFIGS, RunConfig, StageConfig, load, shipped_configs, to_plain
+from pipeline.config import CONFIGS, load, shipped_configs, to_plain
 from pipeline.phases import differences
+from pipeline.schema import RunConfig, StageConfig
 from pipeline.trainer_fields import UNKNOWN, lora_fields, trainer_fields
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
@@ -34,7 +35,8 @@ GPUS = 8
 
 @pytest.fixture
 def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "visible_gpus", lambda: GPUS)
+    for module in (checks, checks_trainer):
+        monkeypatch.setattr(module, "visible_gpus", lambda: GPUS)
 
 
 @pytest.fixture
@@ -87,7 +89,8 @@ def test_every_shipped_config_loads_and_breaks_no_rule(name: str, emoset: Path) 
 def test_a_preset_without_its_data_says_where_to_put_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checks, "visible_gpus", lambda: GPUS)
+    for module in (checks, checks_trainer):
+        monkeypatch.setattr(module, "visible_gpus", lambda: GPUS)
     monkeypatch.chdir(tmp_path)
     with pytest.raises(checks.UserError) as caught:
         checks.check(load(name))
@@ -118,7 +121,7 @@ def assert_same(read: dict[str, Any], real: dict[str, Any], computed: set[str]) 
 
 def test_options_set_by_the_pipeline_itself_exist_in_the_libraries() -> None:
     both = set(trainer_fields("sft")) | set(trainer_fields("grpo"))
-    for names in (checks.OWNED, checks.WHOLE, checks.POSITIVE, checks.NOT_NEGATIVE):
+    for names in (checks_trainer.OWNED, checks_trainer.WHOLE, checks_trainer.POSITIVE, checks_trainer.NOT_NEGATIVE):
         assert set(names) - {"resume_from_checkpoint"} <= both
 
 
@@ -197,7 +200,7 @@ def test_an_ablation_differs_from_the_demo_only_in_the_clip_range_of_stage_4(
     name: str, clip: tuple[float, float]
 ) -> None:
     config = load(f"ablations/{name}")
-    assert checks.clip_range(config.stage("4")) == clip
+    assert checks_trainer.clip_range(config.stage("4")) == clip
     assert changed(to_plain(load("demo")), to_plain(config)) <= {"name", "epsilon", "epsilon_high"}
     assert config.name == f"demo_{name}"
 
@@ -223,7 +226,7 @@ def test_a_preset_s_model_and_processor_classes_are_in_the_installed_transformer
 
 @pytest.mark.parametrize("model", MODELS)
 def test_lora_reaches_every_language_layer_and_nothing_else(model: str) -> None:
-    from stages._setup import freeze
+    from stages._loading import freeze
 
     net = skeleton(FAMILIES[load(f"emoset/{model}").model.name_or_path or ""][0])
     pattern = (load(f"emoset/{model}_lora").model.peft or {})["target_modules"]

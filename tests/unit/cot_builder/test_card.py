@@ -14,8 +14,9 @@ from cot_builder.card import card
 from cot_builder.prompt import load_prompt
 from cot_builder.recipes import load_recipe, recipe_names
 from cot_builder.teacher_files import AttributeConfig, OpenAIConfig
-from pipeline.config import CotConfig, to_plain
+from pipeline.config import to_plain
 from pipeline.labels import LabelSet
+from pipeline.schema import CotConfig
 from pipeline.tasks import Split, Task
 
 TASK = Task("emoset", LabelSet.of(["awe", "fear"]), "What is felt?", ("train",), lambda _: Split(()))

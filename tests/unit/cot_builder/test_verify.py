@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from cot_builder.teachers import Reply
 from cot_builder.verify import REASONS, Accepted, Rejected, accept, accept_text, evidence
-from pipeline.config import FilterConfig
 from pipeline.labels import LabelSet
+from pipeline.schema import FilterConfig
 from pipeline.tasks import Example, Split, Task
 
 TASK = Task(

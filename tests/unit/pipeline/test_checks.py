@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import checks
-from pipeline.config import RunConfig, load
+from pipeline import checks, checks_trainer
+from pipeline.config import load
 from pipeline.errors import UserError
+from pipeline.schema import RunConfig
 
 S2, S3, S4 = "stages.stage2_grpo_format", "stages.stage3_grpo_accuracy", "stages.stage4_clgrpo"
 
 
 @pytest.fixture(autouse=True)
 def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "visible_gpus", lambda: 0)
+    for module in (checks, checks_trainer):
+        monkeypatch.setattr(module, "visible_gpus", lambda: 0)
 
 
 def problems(*overrides: str) -> list[str]:
@@ -124,7 +126,7 @@ RULES = [
     (["stages.3.trainer.use_vllm=true"], [f"{S3}.trainer.use_vllm", "issue 6294", "vllm_mode: server"]),
     *(
         ([f"stages.3.trainer.{key}=1"], [f"{S3}.trainer.{key}: 1 is not set here; {cure}"])
-        for key, cure in checks.OWNED.items()
+        for key, cure in checks_trainer.OWNED.items()
     ),
 ]
 
@@ -197,15 +199,17 @@ def test_rollouts_are_counted_over_all_processes(monkeypatch: pytest.MonkeyPatch
     batch = "stages.2.trainer.per_device_train_batch_size=4"
     assert "a rollout holds 4 completions" in problems(batch)[0]
     assert problems(batch, "launch.num_processes=2") == []
-    monkeypatch.setattr(checks, "visible_gpus", lambda: 4)
+    for module in (checks, checks_trainer):
+        monkeypatch.setattr(module, "visible_gpus", lambda: 4)
     assert problems(batch) == []
-    assert checks.world_size(load("demo")) == 4
-    assert checks.world_size(load("demo", ["launch.num_processes=2"])) == 2
+    assert checks_trainer.world_size(load("demo")) == 4
+    assert checks_trainer.world_size(load("demo", ["launch.num_processes=2"])) == 2
 
 
 def test_more_processes_than_gpus_are_refused_and_without_any_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
     assert problems("launch.num_processes=2") == []  # two CPU processes
-    monkeypatch.setattr(checks, "visible_gpus", lambda: 1)
+    for module in (checks, checks_trainer):
+        monkeypatch.setattr(module, "visible_gpus", lambda: 1)
     assert "launch.num_processes: 2 is more than the 1 visible GPUs" in problems("launch.num_processes=2")[0]
 
 
@@ -220,11 +224,11 @@ def test_more_processes_than_gpus_are_refused_and_without_any_allowed(monkeypatc
 )
 def test_checkpoints_fall_where_a_rollout_ends(trainer: str, expected: int) -> None:
     config = load("demo", [f"stages.4.trainer={trainer}"])
-    assert checks.checkpoint_cycle(config.stage("4")) == expected
+    assert checks_trainer.checkpoint_cycle(config.stage("4")) == expected
 
 
 def test_an_sft_stage_resumes_anywhere() -> None:
-    assert checks.checkpoint_cycle(load("demo").stage("1")) == 1
+    assert checks_trainer.checkpoint_cycle(load("demo").stage("1")) == 1
 
 
 @pytest.mark.parametrize(
@@ -236,14 +240,16 @@ def test_an_sft_stage_resumes_anywhere() -> None:
     ],
 )
 def test_the_clip_range_is_the_one_trl_will_use(override: str, expected: tuple[float, float]) -> None:
-    assert checks.clip_range(load("demo", [override]).stage("4")) == expected
+    assert checks_trainer.clip_range(load("demo", [override]).stage("4")) == expected
 
 
 def test_a_stage_that_names_no_epsilon_asks_for_no_clipping() -> None:
     config = load("demo")
-    assert checks.clip_range(config.stage("3")) is None
-    assert checks.clip_range(config.stage("1")) is None
-    assert checks.clip_range(load("demo", ["stages.3.trainer={epsilon_high: 0.3, num_iterations: 2}"]).stage("3")) == (
+    assert checks_trainer.clip_range(config.stage("3")) is None
+    assert checks_trainer.clip_range(config.stage("1")) is None
+    assert checks_trainer.clip_range(
+        load("demo", ["stages.3.trainer={epsilon_high: 0.3, num_iterations: 2}"]).stage("3")
+    ) == (
         0.2,
         0.3,
     )

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config import BASELINE, find_config, load, load_typed, shipped_configs, to_plain
+from pipeline.config import find_config, load, load_typed, shipped_configs, to_plain
 from pipeline.errors import UserError
+from pipeline.schema import BASELINE
 
 SMALL = """
 name: small

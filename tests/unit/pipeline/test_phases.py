@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import phases
-from pipeline.config import BASELINE, RunConfig, load
+from pipeline.config import load
 from pipeline.phases import (
     differences,
     evaluation_inputs,
@@ -19,6 +19,7 @@ from pipeline.phases import (
     trained_phases,
 )
 from pipeline.run import BASE, COT, RunDir, file_digest, write_json
+from pipeline.schema import BASELINE, RunConfig
 
 STAGES = ["stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
 

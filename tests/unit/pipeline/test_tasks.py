@@ -16,10 +16,10 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from pipeline.config import TaskConfig
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
 from pipeline.response import render
+from pipeline.schema import TaskConfig
 from pipeline.tasks import Example, Split, Task, check_options, load_task, parquet, task_names
 
 REPOSITORY = Path(__file__).resolve().parents[3]

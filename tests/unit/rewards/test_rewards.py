@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.config import TaskConfig
 from pipeline.errors import UserError
 from pipeline.response import Response, parse, render
+from pipeline.schema import TaskConfig
 from pipeline.tasks import Task, load_task
 from rewards import completion_text, load_rewards
 from rewards.accuracy import accuracy_reward

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from pipeline.config import EvaluationConfig, RunConfig, StageConfig, TaskConfig
 from pipeline.errors import UserError
 from pipeline.run import RunDir, read_jsonl
+from pipeline.schema import EvaluationConfig, RunConfig, StageConfig, TaskConfig
 from pipeline.tasks import load_task
 from stages import evaluate
 from stages._launch import Work
@@ -55,8 +55,10 @@ def answer_as(monkeypatch: pytest.MonkeyPatch, work: Work, rank: int, world: int
     import sys
     import types
 
-    monkeypatch.setitem(sys.modules, "stages._setup", types.SimpleNamespace(Answerer=FixedAnswerer))  # No torch here.
-    monkeypatch.setattr("stages._setup", sys.modules["stages._setup"], raising=False)
+    monkeypatch.setitem(
+        sys.modules, "stages._answerer", types.SimpleNamespace(Answerer=FixedAnswerer)
+    )  # No torch here.
+    monkeypatch.setattr("stages._answerer", sys.modules["stages._answerer"], raising=False)
     monkeypatch.setattr(evaluate, "checkpoint", lambda run, name, **_: run.final(name))
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WORLD_SIZE", str(world))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config import LaunchConfig, RunConfig, StageConfig
 from pipeline.errors import UserError
 from pipeline.run import RunDir
+from pipeline.schema import LaunchConfig, RunConfig, StageConfig
 from stages._launch import Work, guarded, only_one, run_workers
 
 STAGE = "stage1_sft"

@@ -8,16 +8,16 @@ from types import SimpleNamespace
 import pytest
 
 from pipeline.compat import declare_torchvision_ops
-from pipeline.config import RunConfig, StageConfig, TinyConfig
 from pipeline.errors import UserError
 from pipeline.run import RunDir, read_jsonl
+from pipeline.schema import RunConfig, StageConfig, TinyConfig
 from stages._launch import Work
 
 declare_torchvision_ops()
 
 import torch  # noqa: E402
 
-from stages import _setup  # noqa: E402
+from stages import _handover, _journal, _loading, _training  # noqa: E402
 
 TEXT = {
     "vocab_size": 64,
@@ -77,9 +77,9 @@ def test_every_weight_of_every_family_belongs_to_the_right_part(family):
             expected = "vision"
         else:
             expected = "language"
-        assert _setup.part_of(name) == expected, name
+        assert _loading.part_of(name) == expected, name
         found.setdefault(expected, set()).add(name)
-    assert set(found) == set(_setup.PART_PREFIXES)
+    assert set(found) == set(_loading.PART_PREFIXES)
 
 
 @pytest.mark.parametrize(
@@ -88,22 +88,22 @@ def test_every_weight_of_every_family_belongs_to_the_right_part(family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_freeze_holds_exactly_the_named_parts(family, parts):
     model = model_of(family)
-    _setup.freeze(model, parts)
+    _loading.freeze(model, parts)
     for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == (_setup.part_of(name) not in parts), name
+        assert parameter.requires_grad == (_loading.part_of(name) not in parts), name
 
 
 def test_freezing_a_part_the_model_lacks_or_everything_is_refused():
     with pytest.raises(UserError, match="no part named vision"):
-        _setup.freeze(torch.nn.Linear(2, 2), ["vision"])
+        _loading.freeze(torch.nn.Linear(2, 2), ["vision"])
     with pytest.raises(UserError, match="leaves nothing to train"):
-        _setup.freeze(model_of("smolvlm"), ["vision", "connector", "language"])
+        _loading.freeze(model_of("smolvlm"), ["vision", "connector", "language"])
 
 
 def test_weights_under_peft_names_belong_to_the_same_parts():
     adapter = "self_attn.q_proj.lora_A.default.weight"
-    assert _setup.part_of(f"base_model.model.model.vision_model.encoder.layers.0.{adapter}") == "vision"
-    assert _setup.part_of("base_model.model.model.visual.merger.mlp.0.weight") == "connector"
+    assert _loading.part_of(f"base_model.model.model.vision_model.encoder.layers.0.{adapter}") == "vision"
+    assert _loading.part_of("base_model.model.model.visual.merger.mlp.0.weight") == "connector"
 
 
 def test_the_same_sizes_and_seed_make_the_same_tiny_model(tmp_path):
@@ -140,7 +140,7 @@ def test_a_resumed_journal_drops_the_steps_after_the_checkpoint_and_a_torn_line(
     path.write_text(
         "".join(json.dumps({"step": step, "seconds": 2.0 * step}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "sec'
     )
-    journal = _setup.Journal(work)
+    journal = _journal.Journal(work)
     journal.on_train_begin(None, state(2), None)
     for step in (3, 4):
         journal.on_log(None, state(step), None, {"loss": 0.5})
@@ -156,32 +156,32 @@ def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
 
         def train(self, resume_from_checkpoint: str | None) -> None:
             step = int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0
-            _setup.Journal(work).on_train_begin(None, state(step), None)
+            _journal.Journal(work).on_train_begin(None, state(step), None)
             self.steps += 1
 
     trainer = Trainer()
-    _setup.train(trainer, work)
+    _training.train(trainer, work)
     assert trainer.steps == 1
     (work.folder / "checkpoint-10").mkdir()
-    (work.folder / "checkpoint-10" / _setup.COMPLETE).touch()
-    _setup.train(trainer, work)
+    (work.folder / "checkpoint-10" / _journal.COMPLETE).touch()
+    _training.train(trainer, work)
     assert trainer.steps == 1
 
 
 def test_the_newest_whole_checkpoint_is_chosen_by_number(work):
-    assert _setup.last_checkpoint(work.folder) is None
+    assert _training.last_checkpoint(work.folder) is None
     for step, whole in [(5, True), (10, True), (9, True), (20, False)]:
         folder = work.folder / f"checkpoint-{step}"
         folder.mkdir()
         if whole:
-            (folder / _setup.COMPLETE).touch()
-    assert _setup.last_checkpoint(work.folder) == str(work.folder / "checkpoint-10")
+            (folder / _journal.COMPLETE).touch()
+    assert _training.last_checkpoint(work.folder) == str(work.folder / "checkpoint-10")
 
 
 def test_a_clip_report_names_a_stage_that_never_clipped_void(work):
     quiet = [{"step": 1, "clip_ratio/low_mean": 0.0, "clip_ratio/high_mean": 0.0}]
     busy = [*quiet, {"step": 2, "clip_ratio/low_mean": 0.2, "clip_ratio/high_mean": 0.0}]
-    assert _setup.clip_report(work, quiet)["void"] is True
-    report = _setup.clip_report(work, busy)
+    assert _handover.clip_report(work, quiet)["void"] is True
+    report = _handover.clip_report(work, busy)
     assert (report["low"], report["high"], report["void"], report["clips"]) == (0.1, 0.0, False, True)
-    assert _setup.clip_report(Work(work.config, "stage3_plain", work.run), busy) is None
+    assert _handover.clip_report(Work(work.config, "stage3_plain", work.run), busy) is None

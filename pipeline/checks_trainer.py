@@ -1,0 +1,213 @@
+"""The rules of a stage's `trainer:` block: each option by itself, all together, and the arithmetic of rollouts."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+from pipeline.hardware import visible_gpus
+from pipeline.nearest import nearest
+from pipeline.schema import RunConfig, StageConfig
+from pipeline.trainer_fields import CONFIG_CLASSES, trainer_fields
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+OWNED = {
+    "output_dir": "it is the stage's folder of the run tree",
+    "deepspeed": "set launch.deepspeed",
+    "seed": "set the run's seed",
+    "data_seed": "set the run's seed",
+    "use_cpu": "it follows from the machine",
+    "bf16": "set model.dtype",
+    "fp16": "set model.dtype: bfloat16 or float32",
+    "model_init_kwargs": "set model.dtype, model.attn_implementation, model.revision",
+    "trust_remote_code": "set model.trust_remote_code",
+    "push_to_hub": "nothing is pushed; upload final/ yourself",
+    "resume_from_checkpoint": "an interrupted stage resumes by itself",
+    "remove_unused_columns": "the rewards need every column",
+    "eval_strategy": "every stage is evaluated after it; see evaluation",
+    "generation_batch_size": "set steps_per_generation, which says the same for any number of processes",
+}
+"""Trainer options that CLGRPO sets itself, and where to say it instead."""
+WHOLE = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_generations",
+    "steps_per_generation",
+    "num_iterations",
+    "max_completion_length",
+    "save_steps",
+    "save_total_limit",
+)
+"""Trainer options that count something: whole numbers of at least 1."""
+
+
+POSITIVE = ("learning_rate", "temperature", "epsilon", "epsilon_high", "num_train_epochs")
+"""Trainer options that mean something only above 0."""
+
+
+NOT_NEGATIVE = ("beta", "weight_decay", "warmup_steps", "max_grad_norm")
+"""Trainer options that may be 0, and not less."""
+
+
+CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+"""The loss types of TRL that use epsilon and epsilon_high."""
+
+
+def world_size(config: RunConfig) -> int:
+    """Processes a stage runs on: launch.num_processes, else the visible GPUs, else 1."""
+    return config.launch.num_processes or max(1, visible_gpus())
+
+
+def clip_range(stage: StageConfig) -> tuple[float, float] | None:
+    """(epsilon_low, epsilon_high) of a clipping stage, None for a stage that does not ask for clipping.
+
+    A GRPO stage asks for clipping by naming `epsilon` or `epsilon_high` in its trainer block.
+    """
+    if stage.algorithm != "grpo" or not {"epsilon", "epsilon_high"} & set(stage.trainer):
+        return None
+    low = stage.trainer.get("epsilon", trainer_fields("grpo")["epsilon"])
+    high = stage.trainer.get("epsilon_high")
+    return float(low), float(low if high is None else high)
+
+
+def checkpoint_cycle(stage: StageConfig) -> int:
+    """Optimizer steps between two points where a GRPO stage resumes exactly (1 for SFT).
+
+    TRL buffers a rollout over steps_per_generation * num_iterations forward passes; inside that cycle a resume would
+    generate anew.
+    """
+    if stage.algorithm != "grpo":
+        return 1
+    accumulation, per_generation, iterations = _schedule(stage)
+    return max(1, Fraction(per_generation * iterations, accumulation).numerator)
+
+
+def _schedule(stage: StageConfig) -> tuple[int, int, int]:
+    """(gradient_accumulation_steps, steps_per_generation, num_iterations) as GRPOConfig resolves them."""
+    trainer, defaults = stage.trainer, trainer_fields("grpo")
+    accumulation = int(trainer.get("gradient_accumulation_steps", defaults["gradient_accumulation_steps"]))
+    per_generation = trainer.get("steps_per_generation") or accumulation
+    iterations = int(trainer.get("num_iterations", defaults["num_iterations"]))
+    return accumulation, int(per_generation), iterations
+
+
+def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
+    """Every broken rule of the options of a stage's trainer, and of its rewards."""
+    unfit = list(_trainer_values(where, stage))
+    yield from unfit
+    if not unfit:
+        yield from _trainer(where, stage)
+    if stage.algorithm == "grpo":
+        yield from _rewards(where, stage)
+        if not unfit:
+            yield from _grpo(config, where, stage)
+    elif stage.reward_funcs:
+        yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
+
+
+def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
+    """Each trainer option by itself: is there such a one, and can it have this value."""
+    fields = trainer_fields(stage.algorithm)
+    for key, value in stage.trainer.items():
+        if key in OWNED:
+            yield f"{where}.trainer.{key}: {value!r} is not set here; {OWNED[key]}"
+        elif key not in fields:
+            yield f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {nearest(key, fields)}"
+        elif isinstance(fields[key], bool) and not isinstance(value, bool):
+            yield f"{where}.trainer.{key}: {value!r} must be true or false"
+        elif type(fields[key]) in (int, float) and not _number(value):
+            yield f"{where}.trainer.{key}: {value!r} must be a number"
+        elif (
+            key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
+        ):
+            yield f"{where}.trainer.{key}: {value!r} must be a whole number of at least 1"
+        elif key in POSITIVE and value is not None and (not _number(value) or value <= 0):
+            yield f"{where}.trainer.{key}: {value!r} must be a number above 0"
+        elif key in NOT_NEGATIVE and value < 0:
+            yield f"{where}.trainer.{key}: {value!r} must be 0 or more"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _trainer(where: str, stage: StageConfig) -> Iterator[str]:
+    """The trainer options together."""
+    cycle = checkpoint_cycle(stage)
+    save_steps = stage.trainer.get("save_steps")
+    if save_steps and save_steps % cycle:
+        yield (
+            f"{where}.trainer.save_steps: {save_steps} must be a multiple of {cycle} (steps_per_generation * num_iterations / "
+            f"gradient_accumulation_steps): resume is exact only there; use {save_steps + cycle - save_steps % cycle}"
+        )
+    limit = stage.trainer.get("save_total_limit")
+    if limit and limit < 2:
+        yield f"{where}.trainer.save_total_limit: {limit} must be 2 or more, so that a crash during a save leaves the one before"
+    if stage.algorithm == "sft":
+        for key in ("packing", "padding_free"):
+            if stage.trainer.get(key):
+                yield f"{where}.trainer.{key}: true is refused by TRL for rows with images; remove it"
+        if stage.trainer.get("max_length") is not None:
+            yield f"{where}.trainer.max_length: {stage.trainer['max_length']} would cut image tokens; leave it null"
+
+
+def _rewards(where: str, stage: StageConfig) -> Iterator[str]:
+    if not stage.reward_funcs:
+        yield f"{where}.reward_funcs: is empty; name files of rewards/, for example [format, accuracy]"
+    rewards = {path.stem for path in (ROOT / "rewards").glob("*.py")} - {"__init__"}
+    for reward in stage.reward_funcs:
+        if "." in reward:
+            module = reward.rpartition(".")[0]
+            try:
+                found = importlib.util.find_spec(module) is not None
+            except ModuleNotFoundError:
+                found = False
+            if not found:
+                yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
+        elif reward not in rewards:
+            yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {nearest(reward, rewards)}"
+    weights = stage.trainer.get("reward_weights")
+    if weights is not None and not (isinstance(weights, list) and all(_number(weight) for weight in weights)):
+        yield f"{where}.trainer.reward_weights: {weights!r} must be a list of numbers, for example [0.5, 0.5]"
+    elif weights is not None and len(weights) != len(stage.reward_funcs):
+        yield f"{where}.trainer.reward_weights: {len(weights)} weights for {len(stage.reward_funcs)} reward_funcs; give one each"
+
+
+def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
+    """The arithmetic of rollouts and clipping."""
+    trainer, defaults = stage.trainer, trainer_fields("grpo")
+    accumulation, per_generation, iterations = _schedule(stage)
+    generations = int(trainer.get("num_generations") or defaults["num_generations"] or 8)
+    per_device = int(trainer.get("per_device_train_batch_size", defaults["per_device_train_batch_size"]))
+    processes = world_size(config)
+    batch = per_device * processes * per_generation
+    if generations < 2:
+        yield f"{where}.trainer.num_generations: {generations} must be at least 2: advantages compare completions of one prompt"
+    elif batch % generations:
+        yield (
+            f"{where}.trainer: a rollout holds {batch} completions (per_device_train_batch_size {per_device} * {processes} "
+            f"processes * steps_per_generation {per_generation}), which is not divisible by num_generations {generations}"
+        )
+    clip = clip_range(stage)
+    if clip:
+        loss_type = trainer.get("loss_type", defaults["loss_type"])
+        if loss_type not in CLIPPED_LOSSES:
+            yield f"{where}.trainer.epsilon: loss_type {loss_type} ignores it; use one of {', '.join(CLIPPED_LOSSES)}"
+        if iterations == 1 and per_generation <= accumulation:
+            yield (
+                f"{where}: asks for clipping (epsilon {clip[0]}, epsilon_high {clip[1]}) but cannot clip: every rollout gets "
+                f"exactly one optimizer step, so the ratio is always 1. Set trainer.num_iterations above 1 (now {iterations}), "
+                f"or steps_per_generation above gradient_accumulation_steps (now {per_generation} and {accumulation})"
+            )
+        if clip[0] >= 1:
+            yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so it would never act"
+    if trainer.get("use_vllm") and trainer.get("vllm_mode", "colocate") == "colocate":
+        yield (
+            f"{where}.trainer.use_vllm: colocated vLLM expands image tokens twice in TRL 1.16 (its issue 6294) and would train "
+            "on wrong prompts; leave use_vllm false, or set vllm_mode: server"
+        )

@@ -22,3 +22,13 @@ def declare_torchvision_ops() -> None:
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     _libraries.append(library)
+
+
+def hide_vllm_from_trl() -> None:
+    """Keep trl from importing an installed vLLM, which takes several seconds in every process and is used in few.
+
+    Before trl's trainers are imported. Their own vLLM modes do not work after it.
+    """
+    from trl import import_utils
+
+    import_utils.is_vllm_available = lambda min_version=None: False

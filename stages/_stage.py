@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline import command_line
 from pipeline.checks_trainer import clip_range, world_size
-from pipeline.compat import declare_torchvision_ops
+from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
 from pipeline.errors import UserError
 from pipeline.handoff import parent_checkpoint
 from pipeline.phases import parent_of, stale_reasons, start_record
@@ -43,6 +43,8 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     if arguments.worker:
         die_with_parent()  # Of torchrun too, which a kill -9 leaves no time to end its workers.
         declare_torchvision_ops()  # Before transformers and trl are imported.
+        if not stage.trainer.get("use_vllm"):
+            hide_vllm_from_trl()
         train(work)
         return 0
     if arguments.dry_run:

@@ -24,8 +24,9 @@ def _columns(examples: Sequence[Example], prompt: str) -> dict[str, list[Any]]:
 
 
 def grpo_columns(task: Task, examples: Sequence[Example], style: str) -> dict[str, list[Any]]:
-    """Columns id, prompt, image (a path), label: what GRPOTrainer and the rewards read."""
-    return {**_columns(examples, task.prompt(style)), "label": [example.label for example in examples]}
+    """Columns id, prompt, image (a path), label, style: what GRPOTrainer and the rewards read."""
+    columns = _columns(examples, task.prompt(style))
+    return {**columns, "label": [example.label for example in examples], "style": [style] * len(examples)}
 
 
 def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:

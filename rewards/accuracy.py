@@ -7,12 +7,16 @@ from typing import Any
 from pipeline.tasks import Task
 
 
-def accuracy_reward(completions: list[str], *, label: list[str], task: Task, **columns: Any) -> list[float]:
+def accuracy_reward(
+    completions: list[str], *, label: list[str], style: list[str], task: Task, **columns: Any
+) -> list[float]:
     """Score the answer against the gold label: the whole answer must spell it, so "awe or fear" scores 0.0.
 
     Args:
         completions: raw completion texts.
         label: gold label per completion.
+        style: what the prompt asked for: think, whose answer stands in its tags, or direct, which is all answer.
         task: whose judge decides; the same one the builder and the evaluation use.
     """
-    return [float(task.judge(completion, gold).correct) for completion, gold in zip(completions, label, strict=True)]
+    rows = zip(completions, label, style, strict=True)
+    return [float(task.judge(completion, gold, how).correct) for completion, gold, how in rows]

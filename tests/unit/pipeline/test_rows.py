@@ -50,4 +50,5 @@ def test_the_baseline_learns_the_bare_label_and_rewards_see_the_gold_one() -> No
     assert "<think>" not in labels["prompt"][0][0]["content"][1]["text"]
     rewards = grpo_columns(TASK, TRAIN, "think")
     assert rewards["label"] == ["cat", "dog"]
+    assert rewards["style"] == ["think", "think"]
     assert "<think>" in rewards["prompt"][0][0]["content"][1]["text"]

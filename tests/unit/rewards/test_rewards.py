@@ -58,7 +58,7 @@ def test_a_well_formed_completion_earns_the_format_reward(text):
 @pytest.mark.parametrize("text", MALFORMED, ids=range(len(MALFORMED)))
 def test_any_other_form_earns_nothing_even_with_the_right_answer(text, task):
     assert format_reward([text]) == [0.0]
-    assert accuracy_reward([text], label=["awe"], task=task) == [0.0]
+    assert accuracy_reward([text], label=["awe"], style=["think"], task=task) == [0.0]
 
 
 @given(st.text(max_size=200))
@@ -68,7 +68,9 @@ def test_format_reward_is_the_grammar(text):
 
 def test_every_gold_answer_rendered_earns_the_accuracy_reward(task):
     completions = [render("Because.", label) for label in task.labels.names]
-    assert accuracy_reward(completions, label=list(task.labels.names), task=task) == [1.0] * len(completions)
+    assert accuracy_reward(
+        completions, label=list(task.labels.names), style=["think"] * len(completions), task=task
+    ) == [1.0] * len(completions)
 
 
 @pytest.mark.parametrize(
@@ -86,18 +88,20 @@ def test_every_gold_answer_rendered_earns_the_accuracy_reward(task):
     ],
 )
 def test_the_whole_answer_has_to_spell_the_label(answer, earned, task):
-    assert accuracy_reward([f"<think>It is awe.</think><answer>{answer}</answer>"], label=["awe"], task=task) == [
-        earned
-    ]
+    assert accuracy_reward(
+        [f"<think>It is awe.</think><answer>{answer}</answer>"], label=["awe"], style=["think"], task=task
+    ) == [earned]
 
 
 def test_the_label_in_the_thinking_alone_earns_nothing(task):
-    assert accuracy_reward(["<think>awe</think><answer>none</answer>"], label=["awe"], task=task) == [0.0]
+    assert accuracy_reward(["<think>awe</think><answer>none</answer>"], label=["awe"], style=["think"], task=task) == [
+        0.0
+    ]
 
 
 def test_completions_and_labels_of_unequal_number_are_an_error(task):
     with pytest.raises(ValueError, match="zip"):
-        accuracy_reward([WELL_FORMED[0]], label=["awe", "fear"], task=task)
+        accuracy_reward([WELL_FORMED[0]], label=["awe", "fear"], style=["think"] * 2, task=task)
 
 
 def test_rewards_read_plain_and_conversational_completions():
@@ -115,6 +119,7 @@ def test_loaded_rewards_score_trls_batches_and_keep_their_names(task):
         "completions": [[{"role": "assistant", "content": WELL_FORMED[0]}], [{"role": "assistant", "content": "awe"}]],
         "completion_ids": [[1], [2]],
         "label": ["awe", "awe"],
+        "style": ["think", "think"],
         "id": ["a", "b"],
         "trainer_state": None,
     }
@@ -151,3 +156,8 @@ def test_an_unknown_reward_is_refused_by_name(name, expected, task):
         load_rewards(["format", name], task)
     assert repr(name) in str(refused.value)
     assert expected in str(refused.value)
+
+
+def test_a_direct_answer_is_judged_as_a_whole(task):
+    texts = ["awe", "<think>It is awe.</think><answer>awe</answer>", "fear"]
+    assert accuracy_reward(texts, label=["awe"] * 3, style=["direct"] * 3, task=task) == [1.0, 0.0, 0.0]

@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
 from pipeline.nearest import nearest
 from pipeline.run import BASE
-from pipeline.schema import BASELINE, RunConfig, StageConfig
+from pipeline.schema import BASELINE, GATE_ACTIONS, RunConfig, StageConfig
 from pipeline.tasks import PROMPT_STYLES, task_names
 from pipeline.trainer_fields import CONFIG_CLASSES, lora_fields
 
@@ -119,7 +119,26 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
             yield f"{where}.freeze: {part!r} is not a part of a VLM; {nearest(part, PARTS)}"
     if set(stage.freeze) >= set(PARTS):
         yield f"{where}.freeze: freezes all of {', '.join(PARTS)}; leave one to train"
+    yield from _gate(config, name, stage, where)
     yield from trainer_problems(config, where, stage)
+
+
+def _gate(config: RunConfig, name: str, stage: StageConfig, where: str) -> Iterator[str]:
+    gate = stage.gate
+    if not 0 <= gate.format_rate <= 1:
+        yield f"{where}.gate.format_rate: {gate.format_rate} must be a share from 0 to 1"
+    if gate.action not in GATE_ACTIONS:
+        yield f"{where}.gate.action: {gate.action!r} is none of its actions; {nearest(gate.action, GATE_ACTIONS)}"
+    if gate.accuracy and not any(_parent(config, name, stage, where)) and not asked_like_parent(config, stage):
+        yield (
+            f"{where}.gate.accuracy: its parent {stage.init_from} is not asked in the style {stage.prompt!r}, so it has no "
+            "accuracy to compare with; leave it null"
+        )
+
+
+def asked_like_parent(config: RunConfig, stage: StageConfig) -> bool:
+    """Whether the parent of a stage is evaluated in the stage's own prompt style; the base is in both."""
+    return stage.init_from == BASE or config.stage(stage.init_from).prompt == stage.prompt
 
 
 def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Iterator[str]:

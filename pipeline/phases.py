@@ -30,8 +30,8 @@ def trained_phases(config: RunConfig) -> list[str]:
 def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     """The part of the configuration a phase's result depends on, recorded in its record and compared when it is run again.
 
-    Not in it: names of folders, where and how fast teachers are asked, evaluation settings, the number of processes used for
-    evaluation.
+    Not in it: names of folders, where and how fast teachers are asked, evaluation settings, gates, the number of processes
+    used for evaluation.
     """
     plain = to_plain(config)
     common = {"task": plain["task"], "seed": config.seed}
@@ -53,7 +53,8 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
         "num_processes": world_size(config),  # As resolved: a trainer's state cannot be split over another number.
         "deepspeed": deepspeed.read_text() if deepspeed else None,
     }
-    return {**common, "model": trained, "stage": to_plain(config.stage(name)), "launch": launch}
+    stage = {key: value for key, value in to_plain(config.stage(name)).items() if key != "gate"}
+    return {**common, "model": trained, "stage": stage, "launch": launch}
 
 
 _ASKING = ("concurrency", "endpoints", "min_rows", "min_rows_per_class")

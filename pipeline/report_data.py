@@ -100,6 +100,7 @@ def summarise(
                 "reward_funcs": entry.record.get("reward_funcs") or [],
                 "seconds": entry.record.get("seconds"),
                 "clip": clip_of(entry.record),
+                "hand_over": hand_over_of(entry.record),
                 "versus_parent": _versus(entry, parent),
                 "versus_baseline": _versus(entry, baseline) if baseline is not entry and not entry.is_base else None,
                 "scores": entry.scores,
@@ -133,6 +134,32 @@ def clip_of(record: dict[str, Any]) -> dict[str, Any] | None:
     return {"low": low, "high": high, **epsilons, "void": low == 0 and high == 0}
 
 
+def hand_over_of(record: dict[str, Any]) -> str | None:
+    """How a stage's final/ was verified, how it did at its gate and what was deleted, in one line; None without any of it."""
+    parts = []
+    if checked := record.get("verification"):
+        if checked.get("problems"):
+            parts.append(f"NOT handed over: {'; '.join(checked['problems'])}")
+        else:
+            logits, answers = checked["logits"], checked["answers"]
+            parts.append(
+                f"final/ loaded anew gives the trainer's logits within {logits['difference']:.1e} (largest "
+                f"{logits['largest']:.1f}, {logits['dtype']}), {answers['parsed']} of {answers['asked']} answers well formed"
+            )
+    if gate := record.get("gate"):
+        rates = {"format": gate["format_rate"], "accuracy": gate["accuracy"]}
+        judged = [
+            f"{name} {100 * rate['value']:.1f} %, "
+            + (f"at least {100 * rate['least']:.1f} %" if rate["least"] is not None else "its parent has no answers")
+            for name, rate in rates.items()
+            if rate
+        ]
+        parts.append(f"gate {'MISSED' if gate['missed'] else 'passed'} ({gate['action']}): {', '.join(judged)}")
+    if record.get("freed_bytes"):
+        parts.append(f"{record['freed_bytes'] / 1e9:.2f} GB of checkpoints deleted")
+    return "; ".join(parts) or None
+
+
 def read_cot(run_root: Path) -> dict[str, Any] | None:
     """Kept and rejected CoT rows of a run, in all, by reason and per class; None when it built none."""
     manifest = read_json(run_root / COT / "manifest.json")
@@ -164,6 +191,10 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
             )
         if entry.record.get("status") not in (None, "complete"):
             found.append(_warning(entry, "warning", f"its record says {entry.record['status']!r}, not complete."))
+        gate = entry.record.get("gate") or {"missed": []}
+        for miss in gate["missed"]:
+            level_of_miss = "note" if gate["action"] == "continue" else "warning"
+            found.append(_warning(entry, level_of_miss, f"missed its gate ({gate['action']}): {miss}."))
         found += [_warning(entry, "warning", text) for text in _silent_failures(entry.log)]
         if entry.scores:
             found += [_warning(entry, level, text) for text in _doubts(entry.scores, judged=not entry.is_base)]

@@ -114,6 +114,8 @@ def markdown(summary: Mapping[str, Any], full: bool = False) -> str:
     for warning in summary["warnings"]:
         parts.append(f"- **{warning['level']}** {_cell(': '.join(filter(None, (warning['entry'], warning['text']))))}")
     parts += ["", _table(_STAGE_COLUMNS, [_stage_row(row) for row in summary["entries"]])]
+    if handed := [(row["name"], row["hand_over"]) for row in summary["entries"] if row["hand_over"]]:
+        parts += ["## Hand-over\n", *(f"- {_cell(name)}: {_cell(line)}" for name, line in handed), ""]
     if rows:
         classes = [
             [_cell(name), *(percent(row["scores"]["per_class"][name]["f1-score"]) for row in rows)]

@@ -146,6 +146,22 @@ class CotConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """What a stage must reach before the next one starts from it. Judged anew each time, so a change makes nothing stale."""
+
+    format_rate: float = 0.0
+    """Least share of greedy answers that are well formed, on the whole evaluation split."""
+    accuracy: bool | None = None
+    """Whether accuracy may not lie below the lower end of the parent's 95 % interval; None: yes where the stage rewards
+    accuracy and its parent answers in the same prompt style."""
+    action: str = "stop"
+    """What a miss does. stop: no stage starts from this one; warn: say so; continue: only note it in the report."""
+
+
+GATE_ACTIONS = ("stop", "warn", "continue")
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One training stage."""
 
@@ -165,6 +181,7 @@ class StageConfig:
     """Parts held fixed: vision, connector, language."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
+    gate: GateConfig = field(default_factory=GateConfig)
 
 
 @dataclass(frozen=True)
@@ -205,6 +222,8 @@ class RunConfig:
     """The comparison every claim needs: SFT on the original labels."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    keep_checkpoints: bool = False
+    """Whether a stage's checkpoint-*/ (weights and optimizer state, three times the model) outlive its verified hand-over."""
 
     def stage_name(self, short: str) -> str:
         """The full name of a stage given as 3, stage3 or stage3_grpo_accuracy.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.images import open_rgb
-from stages._loading import compute_dtype, load_processor, use_cpu
+from stages._loading import compute_dtype, load_model, load_processor
 
 
 class Answerer:
@@ -21,21 +21,9 @@ class Answerer:
     """
 
     def __init__(self, folder: Path, config: Any, local_rank: int) -> None:
-        from transformers import AutoModelForImageTextToText
-
         self.processor = load_processor(folder, config)
         self.processor.tokenizer.padding_side = "left"
-        self.device = torch.device("cpu")
-        if not use_cpu():
-            self.device = torch.device("cuda", local_rank)
-            torch.cuda.set_device(self.device)  # Else every process would open a context on the first GPU too.
-        self.model = AutoModelForImageTextToText.from_pretrained(
-            folder,
-            dtype=getattr(torch, compute_dtype(config)),
-            attn_implementation=config.model.attn_implementation,
-            trust_remote_code=config.model.trust_remote_code,
-        )
-        self.model.to(self.device).eval()
+        self.model, _ = load_model(folder, config, compute_dtype(config), local_rank)
         self.image_token = getattr(self.model.config, "image_token_id", None)
 
     @torch.inference_mode()
@@ -49,7 +37,7 @@ class Answerer:
         images = [[open_rgb(example.image)] for example in examples]
         inputs = self.processor(
             text=[text] * len(images), images=images, return_tensors="pt", padding=True, add_special_tokens=False
-        ).to(self.device, dtype=self.model.dtype)  # Only the pixels are floats.
+        ).to(self.model.device, dtype=self.model.dtype)  # Only the pixels are floats.
         torch.manual_seed(seed % 2**63)
         how: dict[str, Any] = {"do_sample": False}
         if sample:

@@ -1,4 +1,4 @@
-"""How a trained stage is handed over: final/ as a plain Hugging Face folder, then the record that says so."""
+"""How a trained stage is handed over: final/ as a plain Hugging Face folder, what it must say, then the record of both."""
 
 from __future__ import annotations
 
@@ -7,25 +7,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import AutoConfig, GenerationConfig
 
 from pipeline.checks_trainer import clip_range
+from pipeline.handoff import TRAINED
 from pipeline.response import GRAMMAR_VERSION
 from pipeline.run import read_jsonl, weights_digest, write_atomic, write_json
+from pipeline.schema import RunConfig
+from pipeline.tasks import load_task
+from stages._acceptance import REFERENCE, VERIFICATION
 from stages._launch import Work
 from stages._loading import load_processor
+from stages._reference import measure
 
 
 def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
-    """Write final/ as a plain Hugging Face folder, then stage.json, whose status `complete` is the hand-over.
+    """Write final/ as a plain Hugging Face folder and reference.safetensors beside it, then stage.json with status `trained`.
+
+    The reference comes from the live model, adapters and shards and all, so that it proves the merging and gathering too.
 
     Args:
         trainer: after training.
         work: the stage.
-        parent: the checkpoint it started from, whose processor is handed on unchanged.
+        parent: the checkpoint it started from, whose processor, configuration and generation settings are handed on unchanged.
         facts: more entries of the record.
     """
     final = work.run.final(work.name)
     model = trainer.accelerator.unwrap_model(trainer.model)
+    task = load_task(work.config.task, work.run.cache)
+    said = measure(model, trainer.processing_class, task, work.config.evaluation.split, work.stage.prompt)
+    if trainer.accelerator.is_main_process:
+        (work.folder / VERIFICATION).unlink(missing_ok=True)
+        said.write(work.folder / REFERENCE)
+    settings_of(parent, model, work.config)
     if work.config.model.peft is not None:
         if trainer.accelerator.is_main_process:
             model.merge_and_unload().save_pretrained(final)
@@ -41,7 +55,7 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         rows = list(read_jsonl(work.folder / "metrics.jsonl"))
         record = {
             **(work.run.record(work.name) or {}),
-            "status": "complete",
+            "status": TRAINED,
             "checkpoint": "final",
             "weights": weights_digest(final),
             "grammar_version": GRAMMAR_VERSION,
@@ -55,6 +69,17 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         write_atomic(final / "README.md", model_card(record))
         write_json(work.run.record_path(work.name), record)
     trainer.accelerator.wait_for_everyone()
+
+
+def settings_of(parent: Path, model: Any, config: RunConfig) -> None:
+    """Give a model its parent's configuration and generation settings back.
+
+    The trainer has written its own into them: no cache of keys and values, other lists of end tokens.
+    """
+    plain = model.get_base_model() if hasattr(model, "get_base_model") else model
+    plain.config = AutoConfig.from_pretrained(parent, trust_remote_code=config.model.trust_remote_code)
+    if (parent / "generation_config.json").is_file():
+        plain.generation_config = GenerationConfig.from_pretrained(parent)
 
 
 def master_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:

@@ -12,7 +12,7 @@ from stages._launch import Work
 declare_torchvision_ops()
 
 import torch  # noqa: E402
-from transformers import AutoProcessor  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
 PART_PREFIXES = {
     "vision": ("vision_model", "vision_tower", "visual"),
@@ -32,6 +32,36 @@ def compute_dtype(config: Any) -> str:
     if config.model.dtype != "auto":
         return config.model.dtype
     return "bfloat16" if not use_cpu() and torch.cuda.is_bf16_supported() else "float32"
+
+
+def load_model(folder: Path, config: Any, dtype: str, local_rank: int = 0) -> tuple[Any, list[str]]:
+    """A checkpoint as plain transformers load it, for inference.
+
+    Args:
+        folder: the checkpoint.
+        config: the run's configuration.
+        dtype: of the weights in memory.
+        local_rank: the GPU to use, where there is one.
+
+    Returns:
+        The model on its device, and what was amiss, as ``missing keys: a, b``: such weights would be random.
+    """
+    device = torch.device("cpu")
+    if not use_cpu():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)  # Else every process would open a context on the first GPU too.
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        dtype=getattr(torch, dtype),
+        attn_implementation=config.model.attn_implementation,
+        trust_remote_code=config.model.trust_remote_code,
+        output_loading_info=True,
+    )
+    amiss = {kind.replace("_", " "): sorted(map(str, keys)) for kind, keys in sorted(info.items()) if keys}
+    problems = [
+        f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}" for kind, keys in amiss.items()
+    ]
+    return model.to(device).eval(), problems
 
 
 def load_processor(folder: Path, config: Any) -> Any:

@@ -9,7 +9,7 @@ from pipeline import command_line
 from pipeline.checks_trainer import clip_range, world_size
 from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
 from pipeline.errors import UserError
-from pipeline.handoff import parent_checkpoint
+from pipeline.handoff import COMPLETE, TRAINED, parent_checkpoint
 from pipeline.phases import parent_of, stale_reasons, start_record
 from pipeline.processes import die_with_parent
 from pipeline.provenance import provenance
@@ -53,19 +53,21 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     with _launch.only_one(work.folder):
         if arguments.clean:
             _launch.clean(work.folder)
-        if not finished(work):
+        if not made(work):
             parent_checkpoint(config, run, name)  # Refuse here, in one line, not in every worker.
             if run.record(name) is None:
                 write_json(run.record_path(name), start_record(config, run, name) | provenance())
             _launch.say_here(f"{name}: {stage.algorithm} from {parent_of(config, name)}")
             _launch.run_workers(algorithm, work, [word for word in argv if word != "--clean"])
-            if not finished(work):
-                raise UserError(f"{name}: the workers ended but stage.json is not complete; see {work.folder / 'logs'}")
-        return evaluate.evaluate(config, run, name)  # Inside the lock: its workers append to files in this folder.
+            if not made(work):
+                raise UserError(f"{name}: the workers ended but handed nothing over; see {work.folder / 'logs'}")
+        return evaluate.evaluate(
+            config, run, name
+        )  # Verifies it first. Inside the lock: its workers append to files in this folder.
 
 
-def finished(work: Work) -> bool:
-    """Whether the stage is complete.
+def made(work: Work) -> bool:
+    """Whether the phase has a checkpoint: it is trained, or complete because that has been verified too.
 
     Raises:
         UserError: when it was begun or finished under another configuration, parent or data.
@@ -76,7 +78,7 @@ def finished(work: Work) -> bool:
             [f"{work.name} was made under other settings: {reason}" for reason in reasons]
             + [f"give the run another name, restore the setting, or start it anew with --clean ({work.folder})"]
         )
-    return reasons is not None and (work.run.record(work.name) or {})["status"] == "complete"
+    return reasons is not None and (work.run.record(work.name) or {})["status"] in (TRAINED, COMPLETE)
 
 
 def describe(config: RunConfig, run: RunDir, name: str) -> str:

@@ -11,13 +11,15 @@ from pathlib import Path
 
 from pipeline import command_line
 from pipeline.errors import UserError
+from pipeline.handoff import file_digests, weights_of
 from pipeline.phases import phase_inputs
 from pipeline.provenance import provenance
-from pipeline.run import BASE, COT, weights_digest, write_json
+from pipeline.run import BASE, COT, write_json
 from pipeline.schema import ModelConfig
+from pipeline.tasks import load_task
 from stages import _launch, evaluate
 from stages._launch import Work, guarded
-from stages._stage import finished
+from stages._stage import made
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -35,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     with _launch.only_one(work.folder):
         if arguments.clean:
             _launch.clean(work.folder)
-        if not finished(work):
+        if not made(work):
             _launch.say_here(f"base: {config.model.name_or_path or 'making a tiny random Idefics3'}")
             _launch.run_workers("base", work, [word for word in argv if word != "--clean"])
         return evaluate.evaluate(config, run, BASE)
@@ -45,26 +47,32 @@ def make(work: Work) -> None:
     """Build or locate the model in this process and write its record."""
     config, run = work.config, work.run
     tiny = config.model.name_or_path is None
+    task = load_task(config.task, run.cache)
     if tiny:
         from pipeline.rows import tokenizer_texts
-        from pipeline.tasks import load_task
         from stages.tiny import build_tiny
 
         folder = run.final(BASE)
-        task = load_task(config.task, run.cache)
         build_tiny(folder, config.model.tiny, tokenizer_texts(task, run.cot if config.cot else None), config.seed)
     else:
         folder = locate(config.model)
-    weights = weights_digest(folder)
+    files = file_digests(folder)
+    weights = weights_of(files)
     if weights is None:
         raise UserError(
             f"model.name_or_path: {config.model.name_or_path!r} has no *.safetensors; only safetensors are read"
         )
+    from stages._verify import unfit
+
+    problems = unfit(folder, config, task)
+    if problems:
+        raise UserError([f"base: {folder}: {problem}" for problem in problems])
     record = {
         "status": "complete",
         "phase": BASE,
         "checkpoint": "final" if tiny else str(folder.resolve()),
         "weights": weights,
+        "files": files,
         "inputs": phase_inputs(config, BASE),
         "data_digest": (run.record(COT) or {}).get("data_digest") if tiny and config.cot else None,
         "seed": config.seed,

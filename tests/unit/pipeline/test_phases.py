@@ -73,6 +73,9 @@ def test_a_finished_run_holds_under_the_same_settings(run: RunDir) -> None:
         "evaluation.samples=0",
         "cot.concurrency=1",
         "cot.min_rows=5",
+        "stages.3.gate.action=warn",
+        "baseline.gate.format_rate=0.5",
+        "keep_checkpoints=true",
     ],
 )
 def test_what_changes_no_result_makes_nothing_stale(run: RunDir, override: str) -> None:

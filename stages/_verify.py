@@ -42,7 +42,7 @@ def verify(work: Work, task: Task, answer: Callable[[], Answerer]) -> bool:
     if weights_of(files) != record["weights"]:
         found["problems"].append("the weights are other ones than the trainer saved")
     parent = checkpoint_folder(work.run, parent_of(work.config, work.name) or "")
-    found["problems"] += _unlike_parent(final, parent, work.config)
+    found["problems"] += unlike_parent(final, parent, work.config)
     if not found["problems"]:
         found |= _compare_logits(final, Reference.read(work.folder / REFERENCE), work, task)
     if not found["problems"]:
@@ -81,7 +81,7 @@ def unfit(folder: Path, config: Any, task: Task) -> list[str]:
     return problems
 
 
-def _unlike_parent(final: Path, parent: Path, config: Any) -> list[str]:
+def unlike_parent(final: Path, parent: Path, config: Any) -> list[str]:
     """What of tokenizer, chat template, image processor, configuration and generation settings differs from the parent's.
 
     The parent's are written anew, with `model.processor` as the declared change, so that files can be compared.

@@ -77,6 +77,13 @@ RULES = [
     (["baseline.prompt=think"], ["baseline_sft_labels.prompt: 'think' does not fit data: labels", "use direct"]),
     (["stages.stage2.freeze=[visoin]"], [f"{S2}.freeze: 'visoin'", "did you mean vision?"]),
     (["stages.stage2.freeze=[vision, connector, language]"], [f"{S2}.freeze: freezes all", "leave one to train"]),
+    (["stages.stage2.gate.format_rate=90"], [f"{S2}.gate.format_rate: 90", "a share from 0 to 1"]),
+    (["stages.stage2.gate.action=halt"], [f"{S2}.gate.action: 'halt'", "there are: continue, stop, warn"]),
+    (["baseline.gate.action=stopp"], ["baseline_sft_labels.gate.action: 'stopp'", "did you mean stop?"]),
+    (
+        ["stages.stage2.init_from=baseline", "stages.stage2.gate.accuracy=true"],
+        [f"{S2}.gate.accuracy: its parent baseline is not asked in the style 'think'", "leave it null"],
+    ),
     (["stages.stage1.reward_funcs=[format]"], ["stages.stage1_sft.reward_funcs: sft has no rewards"]),
     (["stages.stage2.reward_funcs=[]"], [f"{S2}.reward_funcs: is empty", "[format, accuracy]"]),
     (["stages.stage2.reward_funcs=[fromat]"], [f"{S2}.reward_funcs: 'fromat'", "did you mean format?"]),
@@ -173,6 +180,7 @@ def test_every_broken_rule_is_told_at_once() -> None:
         ["stages.4.init_from=baseline"],
         ["stages.3.trainer.learning_rate=1"],
         ["evaluation.samples=0"],
+        ["stages.1.gate.accuracy=true"],
     ],
     ids=lambda overrides: overrides[0],
 )

@@ -128,6 +128,41 @@ def test_a_stage_that_clipped_is_not_void(run: Path) -> None:
     assert not any("VOID" in warning["text"] for warning in summary_of(run)["warnings"])
 
 
+CHECKED = {
+    "problems": [],
+    "logits": {"dtype": "float32", "difference": 2e-7, "largest": 12.5},
+    "answers": {"asked": 8, "parsed": 7},
+}
+
+
+@pytest.mark.parametrize(("action", "level"), [("stop", "warning"), ("warn", "warning"), ("continue", "note")])
+def test_a_hand_over_and_a_missed_gate_are_told_in_every_form(run: Path, action: str, level: str) -> None:
+    rates = {"format_rate": {"value": 0.7, "least": 0.9}, "accuracy": {"value": 0.5, "least": None, "parent": "base"}}
+    gate = {"action": action, **rates, "missed": ["21 of 30 greedy answers are well formed"]}
+    write_phase(run / "stage1_sft", answers(15, 15, 0), verification=CHECKED, gate=gate, freed_bytes=2_500_000_000)
+    summary = summary_of(run)
+    line = entry(summary, "stage1_sft")["hand_over"]
+    assert "within 2.0e-07 (largest 12.5, float32), 7 of 8 answers well formed" in line
+    assert f"gate MISSED ({action}): format 70.0 %, at least 90.0 %, accuracy 50.0 %, its parent has no answers" in line
+    assert "2.50 GB of checkpoints deleted" in line
+    (miss,) = [warning for warning in summary["warnings"] if "missed its gate" in warning["text"]]
+    assert (miss["entry"], miss["level"]) == ("stage1_sft", level)
+    report.write_run_report(run, PHASES, LABELS)
+    for name in ("index.html", "summary.md"):
+        text = (run / "report" / name).read_text()
+        assert "Hand-over" in text
+        assert f"gate MISSED ({action})" in text
+        assert f"missed its gate ({action}): 21 of 30" in text
+
+
+def test_a_stage_that_failed_its_verification_says_why(run: Path) -> None:
+    found = {"problems": ["tokenizer.json: a: 1 -> 2"]}
+    write_phase(run / "stage1_sft", answers(15, 15, 0), status="trained", verification=found)
+    summary = summary_of(run)
+    assert entry(summary, "stage1_sft")["hand_over"] == "NOT handed over: tokenizer.json: a: 1 -> 2"
+    assert any("its record says 'trained', not complete" in warning["text"] for warning in summary["warnings"])
+
+
 def test_warnings_name_what_to_doubt(tmp_path: Path) -> None:
     rows = [prediction(n, "joy", truncated=n < 5, think="it is fear", id=f"r{n}") for n in range(30)]
     write_phase(tmp_path / "stage1_sft", rows + [prediction(n, None, id=f"r{n}") for n in range(30, 40)])

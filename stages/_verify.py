@@ -9,8 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoConfig, AutoProcessor, GenerationConfig
-
+from pipeline.compat import declare_torchvision_ops
 from pipeline.handoff import checkpoint_folder, file_digests, weights_of
 from pipeline.metrics import well_formed
 from pipeline.phases import differences, parent_of
@@ -22,6 +21,10 @@ from stages._launch import Work, say
 from stages._loading import load_model, load_processor
 from stages._reference import Reference, examples, inputs_of, measure
 from stages.evaluate import answer_tokens
+
+declare_torchvision_ops()
+
+from transformers import AutoConfig, AutoProcessor, GenerationConfig  # noqa: E402
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}
 """Largest difference of two logits, as a share of the largest logit, by the precision of the weights both came from."""
@@ -66,8 +69,8 @@ def unfit(folder: Path, config: Any, task: Task) -> list[str]:
     model, problems = load_model(folder, config, "float32")
     del model
     problems = [
-        problem for problem in problems if not problem.startswith("unexpected")
-    ]  # The hub has such; none is used.
+        one for one in problems if not one.startswith("unexpected")
+    ]  # Models on the hub have some; none is used.
     processor = load_processor(folder, config)
     with tempfile.TemporaryDirectory() as saved:
         processor.save_pretrained(saved)

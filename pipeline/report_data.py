@@ -156,7 +156,7 @@ def hand_over_of(record: dict[str, Any]) -> str | None:
         ]
         parts.append(f"gate {'MISSED' if gate['missed'] else 'passed'} ({gate['action']}): {', '.join(judged)}")
     if record.get("freed_bytes"):
-        parts.append(f"{record['freed_bytes'] / 1e9:.2f} GB of checkpoints deleted")
+        parts.append(f"{size(record['freed_bytes'])} of checkpoints deleted")
     return "; ".join(parts) or None
 
 
@@ -269,6 +269,11 @@ def _versus(entry: Entry, other: Entry | None) -> dict[str, Any] | None:
     if other is None or not entry.scores or not other.scores:
         return None
     return {"name": other.name, **metrics.paired(entry.predictions, other.predictions)}
+
+
+def size(count: int) -> str:
+    """Bytes as a person says them: 6 MB, 12.3 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def p_value(p: float) -> str:

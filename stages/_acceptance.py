@@ -8,7 +8,7 @@ from typing import Any
 from pipeline import gates
 from pipeline.errors import UserError
 from pipeline.handoff import COMPLETE, TRAINED
-from pipeline.report_data import read_json
+from pipeline.report_data import read_json, size
 from pipeline.run import write_json
 from stages._launch import Work, say_here
 
@@ -67,11 +67,9 @@ def delete_checkpoints(work: Work) -> None:
     folders = [path for path in work.folder.glob("checkpoint-*") if path.is_dir()]
     if not folders:
         return
-    size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    freed = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     for folder in folders:
         shutil.rmtree(folder)
     record = work.run.record(work.name) or {}
-    write_json(work.run.record_path(work.name), {**record, "freed_bytes": record.get("freed_bytes", 0) + size})
-    say_here(
-        f"  {work.name}: {len(folders)} checkpoints deleted, {size / 1e9:.2f} GB (keep_checkpoints: true keeps them)"
-    )
+    write_json(work.run.record_path(work.name), {**record, "freed_bytes": record.get("freed_bytes", 0) + freed})
+    say_here(f"  {work.name}: {len(folders)} checkpoints deleted, {size(freed)} (keep_checkpoints: true keeps them)")

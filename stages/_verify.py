@@ -133,12 +133,10 @@ def _compare_logits(final: Path, reference: Reference, work: Work, task: Task) -
     processor = AutoProcessor.from_pretrained(final, trust_remote_code=work.config.model.trust_remote_code)
     now = measure(model, processor, task, reference.asked["split"], reference.asked["style"])
     for was, row in zip(reference.rows, now.rows, strict=True):
-        names = [f"{row['id']} now" * (was["id"] != row["id"])] + [
-            key for key in sorted(was["tensors"] | row["tensors"]) if was["tensors"].get(key) != row["tensors"].get(key)
-        ]
-        if any(names):
-            problems.append(f"row {was['id']}: its processor gives other {', '.join(filter(None, names))}")
-            break  # The others would say the same.
+        if other := differences(was, row):
+            fields = ", ".join(field.split(":")[0].removeprefix("tensors.") for field in other)
+            problems.append(f"its processor makes another {fields} of row {was['id']} than the trainer's did")
+            break  # The other rows would say the same.
     logits: dict[str, Any] = {
         "dtype": reference.dtype,
         "tolerance": TOLERANCE.get(reference.dtype, TOLERANCE["bfloat16"]),

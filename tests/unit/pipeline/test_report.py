@@ -144,7 +144,7 @@ def test_a_hand_over_and_a_missed_gate_are_told_in_every_form(run: Path, action:
     line = entry(summary, "stage1_sft")["hand_over"]
     assert "within 2.0e-07 (largest 12.5, float32), 7 of 8 answers well formed" in line
     assert f"gate MISSED ({action}): format 70.0 %, at least 90.0 %, accuracy 50.0 %, its parent has no answers" in line
-    assert "2.50 GB of checkpoints deleted" in line
+    assert "2.5 GB of checkpoints deleted" in line
     (miss,) = [warning for warning in summary["warnings"] if "missed its gate" in warning["text"]]
     assert (miss["entry"], miss["level"]) == ("stage1_sft", level)
     report.write_run_report(run, PHASES, LABELS)

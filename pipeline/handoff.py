@@ -34,9 +34,11 @@ def checkpoint(run: RunDir, name: str, *, verify: bool = True) -> Path:
     if record is None or record.get("status") != COMPLETE:
         raise UserError(_not_complete(name, record))
     folder = checkpoint_folder(run, name)
-    problems = changes(record.get("files") or {}, file_digests(folder)) if verify else []
-    if verify and not record.get("files"):
-        problems.append("its record holds no digests of files")
+    problems = []
+    if verify and "files" not in record:
+        problems = ["its record holds no digests of files, as before they were verified"]
+    elif verify:
+        problems = changes(record["files"], file_digests(folder))
     if problems:
         raise UserError(
             [f"{name} cannot be handed over: {folder}: {problem}" for problem in problems]

@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from pipeline import checks, checks_trainer, command_line
+from pipeline import alarms, checks, checks_trainer, command_line
 from pipeline.config import load, write_config
 from pipeline.errors import UserError
 from pipeline.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
@@ -92,6 +92,7 @@ def _open_task(config: RunConfig, run: RunDir) -> None:
         named["cot.split"] = config.cot.split
     stages = {**config.stages, **({BASELINE: config.baseline} if config.baseline else {})}
     named |= {f"{name}.split": stage.split for name, stage in stages.items() if stage.data != "cot"}
+    named |= {f"{name}.validation.split": stage.validation.split for name, stage in stages.items() if stage.validation}
     problems = [
         f"{key}: {spec!r}: the data has no such split; it has {', '.join(task.splits)}"
         for key, spec in named.items()
@@ -267,7 +268,13 @@ def status(config: RunConfig, run: RunDir) -> str:
         rows = list(read_jsonl(run.phase(name) / "metrics.jsonl"))
         step = f"step {rows[-1]['step']}, {rows[-1]['seconds']:.0f} s" if rows else ""
         evaluated = "evaluated" if (run.phase(name) / "report" / "metrics.json").exists() else ""
-        lines.append(f"{name:<24} {(record or {}).get('status', 'to do'):<10} {step:<22} {evaluated}")
+        lines.append(f"{name:<24} {(record or {}).get('status', 'to do'):<10} {step:<22} {evaluated}".rstrip())
+        if name not in (COT, BASE):
+            stage = config.stage(name)
+            watch = alarms.Watch(config.alarms, stage.algorithm, checks_trainer.clip_range(stage) is not None)
+            for row in rows:
+                watch.see(row)
+            lines += [f"  ALARM {name}: {event['text']}" for name, event in watch.on.items()]
     return "\n".join(lines)
 
 

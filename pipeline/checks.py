@@ -15,7 +15,7 @@ from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
 from pipeline.nearest import nearest
 from pipeline.run import BASE
-from pipeline.schema import BASELINE, RunConfig, StageConfig
+from pipeline.schema import BASELINE, BEST, FINAL, AlarmConfig, RunConfig, StageConfig, split_parent
 from pipeline.tasks import PROMPT_STYLES, task_names
 from pipeline.trainer_fields import CONFIG_CLASSES, lora_fields
 
@@ -59,6 +59,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
     if config.evaluation.samples < 0:
         yield f"evaluation.samples: {config.evaluation.samples} must be 0 or more"
     yield from _launch(config)
+    yield from _alarms(config.alarms)
 
 
 def _task(config: RunConfig) -> Iterator[str]:
@@ -102,6 +103,7 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.algorithm: {stage.algorithm!r} is not a training file of stages/; {near}"
         return
     yield from _parent(config, name, stage, where)
+    yield from _validation(where, stage)
     yield from split_problem(f"{where}.split", stage.split)
     allowed = ("cot", "labels") if stage.algorithm == "sft" else ("task",)
     if stage.data not in allowed:
@@ -123,16 +125,48 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
 
 
 def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Iterator[str]:
-    if stage.init_from == BASE:
+    name_of_parent, which = split_parent(stage.init_from)
+    if which not in (FINAL, BEST):
+        yield f"{where}.init_from: {stage.init_from!r}: {which!r} must be {BEST}, or be left out for the last weights"
+    if name_of_parent == BASE:
+        if which == BEST:
+            yield f"{where}.init_from: {stage.init_from!r}: base is not trained, so it has no best; use base"
         return
     try:
-        parent = config.stage_name(stage.init_from)
+        parent = config.stage_name(name_of_parent)
     except UserError as error:
         yield f"{where}.init_from: {error}; or base"
         return
     order = [BASELINE, *config.stages]
     if order.index(parent) >= order.index(name):
         yield f"{where}.init_from: {parent} does not come before it; name an earlier stage or base"
+    if which == BEST and config.stage(parent).validation is None:
+        key = parent if parent == BASELINE else f"stages.{parent}"
+        yield (
+            f"{where}.init_from: {stage.init_from!r}: {parent} has no best, for it is not validated while it trains; "
+            f"set {key}.validation.split=val[:200], or drop :{BEST}"
+        )
+
+
+def _validation(where: str, stage: StageConfig) -> Iterator[str]:
+    if stage.validation is not None:
+        yield from split_problem(f"{where}.validation.split", stage.validation.split)
+        if stage.validation.steps is not None and stage.validation.steps < 1:
+            yield f"{where}.validation.steps: {stage.validation.steps} must be at least 1, or null for every save"
+
+
+def _alarms(alarms: AlarmConfig) -> Iterator[str]:
+    plain = to_plain(alarms)
+    if plain.pop("window") < 1:
+        yield f"alarms.window: {alarms.window} must be at least 1"
+    for name in plain.pop("stop"):
+        if name not in plain:
+            yield f"alarms.stop: {name!r} is not an alarm; {nearest(name, plain)}"
+        elif plain[name] is None:
+            yield f"alarms.stop: {name!r} is turned off (alarms.{name} is null); give it a threshold"
+    for name, threshold in plain.items():
+        if threshold is not None and threshold < 0:
+            yield f"alarms.{name}: {threshold} must be 0 or more, or null to turn it off"
 
 
 def _launch(config: RunConfig) -> Iterator[str]:

@@ -7,18 +7,19 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.phases import parent_of
 from pipeline.run import BASE, RunDir, weights_digest
-from pipeline.schema import RunConfig
+from pipeline.schema import BEST, FINAL, RunConfig, split_parent
 
 NEEDED = ("config.json", "generation_config.json")
 """Files without which a stage cannot start, beside weights and a processor."""
 
 
-def checkpoint(run: RunDir, name: str, *, verify: bool = True) -> Path:
+def checkpoint(run: RunDir, name: str, *, which: str = FINAL, verify: bool = True) -> Path:
     """The folder a finished phase hands over.
 
     Args:
         run: the run.
         name: the phase.
+        which: final, or best for the weights of its best validation.
         verify: whether to read all weights and compare their digest; launchers do, their N workers need not again.
 
     Raises:
@@ -28,6 +29,13 @@ def checkpoint(run: RunDir, name: str, *, verify: bool = True) -> Path:
     if record is None or record.get("status") != "complete":
         state = "has not been run" if record is None else f"is {record.get('status')}"
         raise UserError(f"{name} {state}; finish it first: python -m pipeline run, or python -m stages.<its algorithm>")
+    if which == BEST:
+        if not record.get(BEST):
+            raise UserError(
+                f"{name} has no best checkpoint: it was trained without validation; name it without :{BEST}, or give it a "
+                f"validation: block and start it anew with --clean {name}"
+            )
+        record = {"checkpoint": BEST, **record[BEST]}
     folder = run.phase(name) / record["checkpoint"]  # A hub model is recorded by its absolute folder.
     problems = [f"{folder / file} is missing" for file in NEEDED if name != BASE and not (folder / file).is_file()]
     if not any((folder / file).is_file() for file in ("processor_config.json", "preprocessor_config.json")):
@@ -54,4 +62,5 @@ def parent_checkpoint(config: RunConfig, run: RunDir, name: str, *, verify: bool
     """
     parent = parent_of(config, name)
     assert parent is not None, f"{name} has no parent"
-    return parent, checkpoint(run, parent, verify=verify)
+    which = split_parent(config.stage(name).init_from)[1]
+    return parent, checkpoint(run, parent, which=which, verify=verify)

@@ -12,7 +12,7 @@ from pipeline.checks import deepspeed_file
 from pipeline.checks_trainer import world_size
 from pipeline.config import CONFIGS, to_plain
 from pipeline.run import BASE, COT, RunDir, file_digest
-from pipeline.schema import BASELINE, RunConfig
+from pipeline.schema import BASELINE, BEST, RunConfig, split_parent
 
 
 def phase_names(config: RunConfig) -> list[str]:
@@ -94,8 +94,16 @@ def parent_of(config: RunConfig, name: str) -> str | None:
     """The phase a stage starts from; None for cot and base."""
     if name in (COT, BASE):
         return None
-    init_from = config.stage(name).init_from
+    init_from = split_parent(config.stage(name).init_from)[0]
     return BASE if init_from == BASE else config.stage_name(init_from)
+
+
+def parent_weights(config: RunConfig, run: RunDir, name: str) -> str | None:
+    """The recorded digest of the weights a stage starts from: its parent's last ones, or its best."""
+    parent = parent_of(config, name)
+    assert parent is not None, f"{name} has no parent"
+    record = run.record(parent) or {}
+    return (record.get(BEST) or {} if split_parent(config.stage(name).init_from)[1] == BEST else record).get("weights")
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
@@ -118,7 +126,7 @@ def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
         "algorithm": stage.algorithm,
         "init_from": parent,
         "inputs": phase_inputs(config, name),
-        "parent_weights": (run.record(parent) or {}).get("weights") if parent else None,
+        "parent_weights": parent_weights(config, run, name),
         "data_digest": (run.record(COT) or {}).get("data_digest") if stage.data == "cot" else None,
         "reward_funcs": stage.reward_funcs,
         "seed": config.seed,
@@ -141,8 +149,7 @@ def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None
     if name == COT:
         reasons += _edited_prompts(record)
     parent = parent_of(config, name)
-    parent_record = run.record(parent) if parent else None
-    if parent and (parent_record or {}).get("weights") != record.get("parent_weights"):
+    if parent and parent_weights(config, run, name) != record.get("parent_weights"):
         reasons.append(f"its parent {parent} now has other weights")
     if name != COT and record.get("data_digest"):
         made = (run.record(COT) or {}).get("data_digest")

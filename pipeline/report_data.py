@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import metrics
+from pipeline import alarms, metrics
 from pipeline.labels import LabelSet
 from pipeline.run import BASE, COT, read_jsonl
+from pipeline.schema import AlarmConfig
 
 UNPARSABLE_LIMIT = 0.05
 TRUNCATED_LIMIT = 0.05
@@ -164,7 +165,7 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
             )
         if entry.record.get("status") not in (None, "complete"):
             found.append(_warning(entry, "warning", f"its record says {entry.record['status']!r}, not complete."))
-        found += [_warning(entry, "warning", text) for text in _silent_failures(entry.log)]
+        found += [_warning(entry, "warning", text) for text in _of_training(entry)]
         if entry.scores:
             found += [_warning(entry, level, text) for text in _doubts(entry.scores, judged=not entry.is_base)]
         if entry.duplicates:
@@ -188,22 +189,14 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
     return sorted(found, key=lambda item: (item["level"] != "warning", not item["text"].startswith("VOID")))
 
 
-SILENT = {
-    "frac_reward_zero_std": "of the prompts gave completions of equal reward, from which GRPO learns nothing.",
-    "completions/clipped_ratio": "of the training completions were cut at max_completion_length.",
-}
-"""What a trainer logs and never says, each with how to say it."""
-SILENT_LIMIT = 0.9
-"""Mean over a stage above which it is said."""
-
-
-def _silent_failures(log: Sequence[Mapping[str, Any]]) -> list[str]:
-    texts = []
-    for key, said in SILENT.items():
-        values = [row[key] for row in log if isinstance(row.get(key), int | float)]
-        if values and sum(values) / len(values) > SILENT_LIMIT:
-            texts.append(f"in training, {100 * sum(values) / len(values):.0f} % {said}")
-    return texts
+def _of_training(entry: Entry) -> list[str]:
+    """The alarms of a stage, as its record counts them; from the log and the default thresholds when it does not."""
+    found = entry.record.get("alarms")
+    if found is None:
+        trainer = ((entry.record.get("inputs") or {}).get("stage") or {}).get("trainer") or {}
+        clips = bool({"epsilon", "epsilon_high"} & set(trainer))
+        found = alarms.summary(entry.log, AlarmConfig(), str(entry.record.get("algorithm")), clips)
+    return [alarms.told(name, one) for name, one in found.items()]
 
 
 def _doubts(scores: dict[str, Any], judged: bool) -> list[str]:

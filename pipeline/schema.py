@@ -146,13 +146,61 @@ class CotConfig:
 
 
 @dataclass(frozen=True)
+class ValidationConfig:
+    """Greedy answers of the model in training, judged by the task; the weights of the best macro-F1 are kept as `best/`."""
+
+    split: str = "val[:200]"
+    """The same rows every time."""
+    steps: int | None = None
+    """Optimizer steps between two validations; None: at every save. The last step is always one."""
+
+
+@dataclass(frozen=True)
+class AlarmConfig:
+    """From where on a figure of training is called out (docs/alarms.md). null turns an alarm off."""
+
+    stop: list[str] = field(default_factory=lambda: ["nan"])
+    """Names of alarms that end the stage."""
+    window: int = 8
+    """Logged values that a mean is taken over; the first half of them is awaited."""
+    nan: float | None = 0.0
+    """Figures of a step that are not finite."""
+    images_dropped: float | None = 0.0
+    """Share of rows whose image did not reach the model."""
+    image_tokens: float | None = 0.0
+    """Share of rows with another number of image tokens than their image has features."""
+    unsupervised: float | None = 0.0
+    """SFT: share of rows without a supervised token."""
+    truncated: float | None = 0.5
+    """Share of completions cut at max_completion_length; mean."""
+    zero_std: float | None = 0.9
+    """Share of completions whose group has equal rewards; mean."""
+    duplicates: float | None = 0.7
+    """Share of completions that repeat another of their group; mean."""
+    unscored: float | None = 0.5
+    """Share of completions to which no reward applied; mean."""
+    kl: float | None = 0.5
+    """Mean KL divergence from the reference model, nats per token; mean."""
+    drift: float | None = 0.1
+    """Mean difference of log-probabilities between trainer and vLLM, nats per token; mean."""
+    entropy: float | None = 0.2
+    """Mean entropy of the policy, as a share of what it was at the stage's start; lower is worse."""
+    length: float | None = 0.3
+    """Mean length of completions, as a share of what it was at the stage's start; lower is worse."""
+    reward_hacking: float | None = 0.1
+    """Fall of validation accuracy below the stage's best while the mean reward did not fall."""
+    clip_void: float | None = 20.0
+    """Optimizer steps of a clipping stage that could clip, all without a clipped token."""
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One training stage."""
 
     algorithm: str = MISSING
     """A file of stages/: sft or grpo."""
     init_from: str = MISSING
-    """What it starts from: base, or the name of an earlier stage (stage2 is enough)."""
+    """What it starts from: base, or the name of an earlier stage (stage2 is enough); stage2:best for its best validation."""
     data: str = "task"
     """cot: the built CoT rows; labels: the task's labels alone; task: prompts with gold labels for the rewards (grpo)."""
     split: str = "train"
@@ -165,6 +213,8 @@ class StageConfig:
     """Parts held fixed: vision, connector, language."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
+    validation: ValidationConfig | None = None
+    """None: the model is not validated while it trains."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +255,7 @@ class RunConfig:
     """The comparison every claim needs: SFT on the original labels."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
 
     def stage_name(self, short: str) -> str:
         """The full name of a stage given as 3, stage3 or stage3_grpo_accuracy.
@@ -227,6 +278,18 @@ class RunConfig:
 
 BASELINE = "baseline_sft_labels"
 """Folder and name of the baseline stage."""
+
+
+BEST = "best"
+"""Folder of a stage's weights of its best validation, and how `init_from: stage3:best` asks for them."""
+FINAL = "final"
+"""Folder of a stage's last weights."""
+
+
+def split_parent(init_from: str) -> tuple[str, str]:
+    """(stage as named, final or best) of an `init_from`."""
+    name, colon, which = init_from.partition(":")
+    return name, which if colon else FINAL
 
 
 def match_stage(short: str, names: typing.Iterable[str]) -> list[str]:

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from pipeline import alarms
 from pipeline.checks_trainer import clip_range
 from pipeline.response import GRAMMAR_VERSION
 from pipeline.run import read_jsonl, weights_digest, write_atomic, write_json
+from pipeline.schema import BEST
 from stages._launch import Work
 from stages._loading import load_processor
 
@@ -25,17 +30,8 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         facts: more entries of the record.
     """
     final = work.run.final(work.name)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if work.config.model.peft is not None:
-        if trainer.accelerator.is_main_process:
-            model.merge_and_unload().save_pretrained(final)
-    else:
-        weights = master_weights(model) if work.config.launch.deepspeed else None
-        if trainer.accelerator.is_main_process:
-            model.save_pretrained(final, state_dict=weights)
-    trainer.accelerator.wait_for_everyone()
+    export(trainer, work, parent, final)
     if trainer.accelerator.is_main_process:
-        load_processor(parent, work.config).save_pretrained(final)
         (work.folder / "README.md").unlink(missing_ok=True)  # TRL's card of its own; ours lies in final/.
         (final / "training_args.bin").unlink(missing_ok=True)  # A pickle; stage.json holds the same, readable.
         rows = list(read_jsonl(work.folder / "metrics.jsonl"))
@@ -49,12 +45,48 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
             "seconds": rows[-1]["seconds"] if rows else 0.0,
             "metrics": _last_values(rows),
             "clip": clip_report(work, rows),
+            "alarms": alarms.summary(
+                rows, work.config.alarms, work.stage.algorithm, clip_range(work.stage) is not None
+            ),
+            "best": settle_best(work) if work.stage.validation else None,
             "trainer": {key: value for key, value in trainer.args.to_dict().items() if _is_plain(value)},
             **facts,
         }
         write_atomic(final / "README.md", model_card(record))
         write_json(work.run.record_path(work.name), record)
     trainer.accelerator.wait_for_everyone()
+
+
+def export(trainer: Any, work: Work, parent: Path, folder: Path, *, going_on: bool = False) -> None:
+    """Save the trainer's model and the parent's processor as a plain Hugging Face folder. Called on all ranks.
+
+    Args:
+        going_on: training goes on after it, so that adapters are merged into a copy, not for good.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    if work.config.model.peft is not None:
+        if trainer.accelerator.is_main_process:
+            model = copy.deepcopy(model) if going_on else model
+            model.merge_and_unload().save_pretrained(folder)
+    else:
+        weights = master_weights(model) if work.config.launch.deepspeed else None
+        if trainer.accelerator.is_main_process:
+            model.save_pretrained(folder, state_dict=weights)
+    trainer.accelerator.wait_for_everyone()
+    if trainer.accelerator.is_main_process:
+        load_processor(parent, work.config).save_pretrained(folder)
+
+
+def settle_best(work: Work) -> dict[str, Any]:
+    """Give the last best-<step>/ its name, best/, and tell its figures and weights.
+
+    A stage killed after it finds best/ as it is.
+    """
+    best = work.folder / BEST
+    for folder in work.folder.glob("best-*"):
+        shutil.rmtree(best, ignore_errors=True)
+        folder.rename(best)
+    return {**json.loads((best / "validation.json").read_text()), "weights": weights_digest(best)}
 
 
 def master_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:

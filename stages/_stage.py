@@ -58,10 +58,26 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
             if run.record(name) is None:
                 write_json(run.record_path(name), start_record(config, run, name) | provenance())
             _launch.say_here(f"{name}: {stage.algorithm} from {parent_of(config, name)}")
-            _launch.run_workers(algorithm, work, [word for word in argv if word != "--clean"])
+            train_in_workers(algorithm, work, [word for word in argv if word != "--clean"])
             if not finished(work):
                 raise UserError(f"{name}: the workers ended but stage.json is not complete; see {work.folder / 'logs'}")
         return evaluate.evaluate(config, run, name)  # Inside the lock: its workers append to files in this folder.
+
+
+def train_in_workers(algorithm: str, work: Work, argv: Sequence[str]) -> None:
+    """Run the training workers.
+
+    Raises:
+        UserError: when they fail; the alarm that ended them, if it was one.
+    """
+    path, record = work.run.record_path(work.name), work.run.record(work.name) or {}
+    if "stopped" in record:
+        write_json(path, {key: value for key, value in record.items() if key not in ("stopped", "alarms")})
+    try:
+        _launch.run_workers(algorithm, work, argv)
+    except UserError as error:
+        stopped = (work.run.record(work.name) or {}).get("stopped")
+        raise (UserError(stopped) if stopped else error) from None
 
 
 def finished(work: Work) -> bool:

@@ -58,6 +58,7 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
         "save_strategy": "steps",
         "save_steps": cycle * max(1, 100 // cycle),
         "save_total_limit": 2,
+        "logging_nan_inf_filter": False,  # It would log a NaN loss as the mean of those before.
     }
     if work.stage.algorithm == "sft":
         defaults["max_length"] = None  # Truncation would cut image tokens.

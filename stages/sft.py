@@ -14,10 +14,11 @@ from stages._stage import main
 
 def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, rows, trainer, train, hand over."""
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
     from pipeline.rows import cot_columns, label_columns
-    from stages import _handover, _journal, _loading, _training
+    from stages import _handover, _journal, _loading, _training, _validation
+    from stages._sft_trainer import Trainer
 
     parent, processor, task = _training.start(work)
     if work.stage.data == "cot":
@@ -28,7 +29,7 @@ def train(work: Work) -> None:
         split = task.select(work.stage.split)
         columns = label_columns(task, split.examples)
     rows = len(columns.pop("id"))
-    trainer = SFTTrainer(
+    trainer = Trainer(
         model=str(parent),
         args=SFTConfig(**_training.trainer_arguments(work)),
         train_dataset=_training.image_dataset(columns),
@@ -36,7 +37,7 @@ def train(work: Work) -> None:
         peft_config=_loading.lora_config(work),
     )
     _loading.freeze(trainer.model, work.stage.freeze)
-    _journal.add_journal(trainer, work)
+    _validation.add(trainer, work, parent, task, _journal.add_journal(trainer, work))
     _training.train(trainer, work)
     _handover.hand_over(trainer, work, parent, rows=rows, problems=split.problem_counts)
     _training.leave()

@@ -213,7 +213,7 @@ RULES = (
         _not_finite,
         "the number of logged figures that are not finite",
         "loss, gradient or reward is NaN or infinite, and the weights may be",
-        "lower learning_rate or max_grad_norm, or mend the reward that returns it; then go on from the last checkpoint",
+        "lower learning_rate or max_grad_norm, or mend the reward that returns it",
     ),
     Rule(
         "images_dropped",
@@ -253,7 +253,7 @@ RULES = (
     Rule(
         "duplicates",
         _mean("completions/duplicate_ratio"),
-        "the share of completions that repeat another of their group",
+        "the share of completions that repeat an earlier one of their group",
         "the policy hardly explores",
         "raise temperature, lower learning_rate, or set beta above 0",
     ),

@@ -176,7 +176,7 @@ class AlarmConfig:
     zero_std: float | None = 0.9
     """Share of completions whose group has equal rewards; mean."""
     duplicates: float | None = 0.7
-    """Share of completions that repeat another of their group; mean."""
+    """Share of a group's completions after its first that repeat an earlier one; mean."""
     unscored: float | None = 0.5
     """Share of completions to which no reward applied; mean."""
     kl: float | None = 0.5

@@ -50,9 +50,9 @@ def count_supervised(trainer: Any, batch: Batch) -> None:
 
 
 def duplicate_ratio(texts: Sequence[str], group: int) -> float:
-    """The share of texts that repeat an earlier one of their group; a group is `group` texts in a row."""
+    """How alike the texts of a group are: 0 when all differ, 1 when all are the same; a group is `group` texts in a row."""
     groups = [texts[start : start + group] for start in range(0, len(texts), group)]
-    return sum(len(one) - len(set(one)) for one in groups) / max(1, len(texts))
+    return sum(len(one) - len(set(one)) for one in groups) / max(1, len(texts) - len(groups))
 
 
 def image_features(batch: Batch, config: Any) -> int | None:

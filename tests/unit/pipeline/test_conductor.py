@@ -107,8 +107,11 @@ def test_the_status_shows_the_step_a_stage_has_reached_and_what_was_evaluated(
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 8, "sec'
     (run.phase("stage2_grpo_format") / "metrics.jsonl").write_text(text)
     write_json(run.phase("stage1_sft") / "report" / "metrics.json", {})
+    (run.phase("stage1_sft") / "metrics.jsonl").write_text('{"step": 1, "seconds": 1.2, "labels/empty_ratio": 0.5}\n')
     conductor.main(["status", "--config", "demo", here])
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    printed = capsys.readouterr().out
+    assert "  ALARM unsupervised: the share of rows without a supervised token is 0.5, above 0" in printed
+    lines = {line.split()[0]: line for line in printed.splitlines()}
     assert "running" in lines["stage2_grpo_format"]
     assert "step 7, 62 s" in lines["stage2_grpo_format"]
     assert lines["stage1_sft"].rstrip().endswith("evaluated")

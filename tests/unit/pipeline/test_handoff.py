@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from pipeline.config import load
 from pipeline.errors import UserError
 from pipeline.handoff import checkpoint, parent_checkpoint
+from pipeline.phases import start_record
 from pipeline.run import BASE, RunDir, weights_digest, write_json
 
 
@@ -106,3 +108,23 @@ def test_a_stage_starts_from_the_parent_its_block_names(run: RunDir) -> None:
     assert parent_checkpoint(config, run, "stage1_sft")[0] == BASE
     with pytest.raises(UserError, match="stage2_grpo_format has not been run"):
         parent_checkpoint(config, run, "stage3_grpo_accuracy")
+
+
+def test_the_best_is_handed_over_by_its_own_digest(run: RunDir) -> None:
+    best = run.phase("stage1_sft") / "best"
+    shutil.copytree(run.final("stage1_sft"), best)
+    (best / "model.safetensors").write_bytes(b"better")
+    record = run.record("stage1_sft") or {}
+    write_json(run.record_path("stage1_sft"), {**record, "best": {"step": 4, "weights": weights_digest(best)}})
+    config = load("demo", ["stages.stage2.init_from=stage1:best"])
+    assert parent_checkpoint(config, run, "stage2_grpo_format") == ("stage1_sft", best)
+    start = start_record(config, run, "stage2_grpo_format")
+    assert start["parent_weights"] == weights_digest(best)
+    (best / "model.safetensors").write_bytes(b"other")
+    with pytest.raises(UserError, match="weights changed since stage1_sft finished"):
+        checkpoint(run, "stage1_sft", which="best")
+
+
+def test_a_stage_without_validation_has_no_best(run: RunDir) -> None:
+    with pytest.raises(UserError, match=r"stage1_sft has no best checkpoint.*validation: block.*--clean"):
+        checkpoint(run, "stage1_sft", which="best")

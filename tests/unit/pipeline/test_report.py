@@ -304,18 +304,32 @@ def test_comparing_a_run_without_a_report_says_which(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "said"),
-    [("frac_reward_zero_std", "learns nothing"), ("completions/clipped_ratio", "cut at max_completion_length")],
+    [
+        ("frac_reward_zero_std", "learns nothing"),
+        ("completions/duplicate_ratio", "repeat an earlier one of their group"),
+    ],
 )
 def test_a_stage_that_could_not_learn_says_why(tmp_path: Path, key: str, said: str) -> None:
     def texts(value: float) -> str:
-        log = [
-            {"step": 1, key: value},
-            {"step": 2, key: value},
-            {"step": 3, "loss": 0.0},
-        ]  # A reuse step has no such key.
+        log = [{"step": step, key: value} for step in range(1, 5)] + [
+            {"step": 5, "loss": 0.0}
+        ]  # A reuse step has none.
         write_phase(tmp_path / "stage2_grpo_format", answers(15, 15, 0), log, algorithm="grpo")
         summary = summary_of(tmp_path, ["stage2_grpo_format"])
         return " ".join(warning["text"] for warning in summary["warnings"])
 
     assert said in texts(0.97)
-    assert said not in texts(0.8)
+    assert said not in texts(0.6)
+
+
+def test_a_stage_s_alarms_come_from_its_record_under_its_own_thresholds(tmp_path: Path) -> None:
+    one = {"first": 12, "last": 40, "steps": 29, "worst": 0.61, "threshold": 0.6}
+    log = [{"step": step, "frac_reward_zero_std": 1.0} for step in range(1, 10)]  # An alarm that was turned off.
+    folder = tmp_path / "stage2_grpo"
+    write_phase(folder, answers(15, 15, 0), log, algorithm="grpo", alarms={"truncated": one})
+    texts = " ".join(warning["text"] for warning in summary_of(tmp_path, ["stage2_grpo"])["warnings"])
+    assert (
+        "in training (steps 12 to 40, 29 in all), the share of completions cut at max_completion_length is 0.61"
+        in texts
+    )
+    assert "learns nothing" not in texts

@@ -74,7 +74,8 @@ class Watch:
             if bad != was:
                 assert value is not None
                 event = {"step": row["step"], "alarm": rule.name, "event": "begin" if bad else "end", "value": value}
-                events.append({**event, "threshold": threshold, "text": text(rule.name, value, threshold)})
+                said = text(rule.name, value, threshold) if bad else f"{rule.what} is {value:.4g} again"
+                events.append({**event, "threshold": threshold, "text": said})
             if bad and not was:
                 self.on[rule.name] = events[-1]
             elif was and not bad:

@@ -67,9 +67,9 @@ class Validation(TrainerCallback):
         began = time.monotonic()
         with untouched(self.trainer.model):
             figures = self.figures()
-        if self.best is None or figures["eval_macro_f1"] > self.best["eval_macro_f1"]:
-            self.best = {"step": state.global_step, **figures}
-            self._keep(self.best)
+            if self.best is None or figures["eval_macro_f1"] > self.best["eval_macro_f1"]:
+                self.best = {"step": state.global_step, **figures}
+                self._keep(self.best)
         self.journal.figures = {**figures, "eval_runtime": round(time.monotonic() - began, 3)}
         control.should_log = True
 

@@ -155,6 +155,16 @@ def test_the_best_survives_a_crash_and_one_of_later_steps_does_not(
     assert list(work.folder.glob("best-*")) == []
 
 
+def test_a_best_with_adapters_is_merged_and_training_goes_on_unmerged(train: Train) -> None:
+    words = ("model.peft={r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj]}", "baseline.trainer.max_steps=4")
+    plain = train("baseline", "lora_plain", *words, "baseline.validation=null")
+    work = train("baseline", "lora", *words, "baseline.validation.steps=2", "baseline.validation.split=val[:4]")
+    assert record(work)["best"]["step"] == 2
+    assert record(work)["weights"] == record(plain)["weights"]
+    assert in_fresh_process(LOADED, work.folder / "best") == []
+    assert in_fresh_process(APART, work.folder / "best", work.run.final(BASELINE)) > 0
+
+
 def test_completions_that_are_all_alike_and_cut_are_told_and_counted(train: Train) -> None:
     words = ("reward_funcs=[rewards_for_tests.constant_reward]", "trainer.temperature=0.001")
     work = train("3", "alike", *(f"stages.3.{word}" for word in words), "alarms.window=2")

@@ -147,6 +147,8 @@ def test_an_alarm_says_figure_threshold_meaning_and_cure():
     assert (event["value"], event["threshold"]) == (0.75, 0.5)
     for said in ("cut at max_completion_length is 0.75, above 0.5", "raise trainer.max_completion_length"):
         assert said in event["text"]
+    [over] = watch.see({"step": 2, "completions/clipped_ratio": 0.25})
+    assert over["text"] == "the share of completions cut at max_completion_length is 0.25 again"
     assert told("truncated", watch.summary["truncated"]).startswith("in training (step 1, 1 in all), the share of")
 
 

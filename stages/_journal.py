@@ -75,7 +75,7 @@ class Journal(TrainerCallback):
             self._record(state, logs)
         self.figures = {}
         if self.work.config.alarms.stop:
-            self.stopping = max(self.stopping, _of_rank_zero(self._verdict(), args.device))
+            self.stopping = max(self.stopping, _of_rank_zero(self._verdict(), args))
         if self.stopping == POISONED:
             control.should_save = False
             control.should_training_stop = True
@@ -147,11 +147,11 @@ class Journal(TrainerCallback):
 STOP, POISONED = 1, 2
 
 
-def _of_rank_zero(value: int, device: Any) -> int:
+def _of_rank_zero(value: int, args: Any) -> int:
     """Rank 0's value on all ranks: only it sees the rows."""
     if not torch.distributed.is_initialized():
         return value
-    told = torch.tensor(value, device=device)
+    told = torch.tensor(value, device=args.device)
     torch.distributed.broadcast(told, src=0)
     return int(told)
 

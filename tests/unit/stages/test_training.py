@@ -150,6 +150,20 @@ def test_a_resumed_journal_drops_the_steps_after_the_checkpoint_and_a_torn_line(
     assert rows[3]["loss"] == 0.5
 
 
+def test_a_resumed_journal_has_no_alarm_of_a_step_twice(work):
+    path = work.folder / "metrics.jsonl"
+    path.write_text(
+        "".join(json.dumps({"step": n, "seconds": 1.0, "images/dropped_ratio": n / 4}) + "\n" for n in (1, 2))
+    )
+    (work.folder / "alarms.jsonl").write_text('{"step": 2, "alarm": "from a step that is taken anew"}\n')
+    journal = _journal.Journal(work)
+    journal.on_train_begin(None, state(1), None)
+    journal.on_log(None, state(2), None, {"images/dropped_ratio": 0.5})
+    journal.on_log(None, state(3), None, {"images/dropped_ratio": 0.0})
+    found = [(one["step"], one["event"]) for one in read_jsonl(work.folder / "alarms.jsonl")]
+    assert found == [(1, "begin"), (3, "end")]
+
+
 def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
     class Trainer:
         steps = 0

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from pipeline.checks_adapters import adapter_problems, part_problems
 from pipeline.checks_cot import cot_problems, split_problem
+from pipeline.checks_deepspeed import deepspeed_problems
 from pipeline.checks_trainer import trainer_problems
-from pipeline.config import CONFIGS, to_plain
+from pipeline.config import to_plain
 from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
 from pipeline.nearest import nearest
 from pipeline.run import BASE
 from pipeline.schema import BASELINE, RunConfig, StageConfig
 from pipeline.tasks import PROMPT_STYLES, task_names
-from pipeline.trainer_fields import CONFIG_CLASSES, lora_fields
+from pipeline.trainer_fields import CONFIG_CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("vision", "connector", "language")
-"""The parts of a VLM that a stage can freeze."""
 
 
 def check(config: RunConfig) -> None:
@@ -91,8 +89,7 @@ def _model(config: RunConfig) -> Iterator[str]:
         and not Path(model.name_or_path).expanduser().is_dir()
     ):
         yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
-    for key in sorted(set(model.peft or {}) - set(lora_fields())):
-        yield f"model.peft.{key} is not a field of peft.LoraConfig; {nearest(key, lora_fields())}"
+    yield from adapter_problems(config)
 
 
 def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
@@ -114,11 +111,7 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.prompt: {stage.prompt!r} does not fit data: cot, whose completions reason; use think"
     if stage.data == "labels" and stage.prompt != "direct":
         yield f"{where}.prompt: {stage.prompt!r} does not fit data: labels, which hold no reasoning; use direct"
-    for part in stage.freeze:
-        if part not in PARTS:
-            yield f"{where}.freeze: {part!r} is not a part of a VLM; {nearest(part, PARTS)}"
-    if set(stage.freeze) >= set(PARTS):
-        yield f"{where}.freeze: freezes all of {', '.join(PARTS)}; leave one to train"
+    yield from part_problems(where, stage)
     yield from trainer_problems(config, where, stage)
 
 
@@ -142,43 +135,4 @@ def _launch(config: RunConfig) -> Iterator[str]:
         yield f"launch.num_processes: {processes} must be at least 1"
     elif processes is not None and gpus and processes > gpus:
         yield f"launch.num_processes: {processes} is more than the {gpus} visible GPUs; lower it or make more visible"
-    if config.launch.deepspeed is not None:
-        path = deepspeed_file(config)
-        if path is None:
-            names = {file.stem for file in (CONFIGS / "deepspeed").glob("*.json")}
-            yield (
-                f"launch.deepspeed: {config.launch.deepspeed!r} is neither a file nor one of configs/deepspeed; "
-                f"{nearest(config.launch.deepspeed, names)}"
-            )
-        else:
-            yield from _deepspeed(path, lora=config.model.peft is not None)
-
-
-def deepspeed_file(config: RunConfig) -> Path | None:
-    """The JSON that launch.deepspeed names, or None when there is none."""
-    name: Any = config.launch.deepspeed
-    if name is None:
-        return None
-    for candidate in (CONFIGS / "deepspeed" / f"{name}.json", Path(name)):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _deepspeed(path: Path, lora: bool) -> Iterator[str]:
-    try:
-        settings = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        yield f"launch.deepspeed: {path} is not JSON: {error}"
-        return
-    zero = settings.get("zero_optimization", {}) if isinstance(settings, dict) else None
-    if not isinstance(zero, dict):
-        yield f"launch.deepspeed: {path} must be a JSON object, and zero_optimization in it another"
-        return
-    if zero.get("stage") == 3 and lora:
-        yield f"model.peft with launch.deepspeed: {path.stem} (ZeRO stage 3) cannot be merged into final/ here; use zero2"
-    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-        yield (
-            f"launch.deepspeed: {path} has ZeRO stage 3 without stage3_gather_16bit_weights_on_model_save: true, so no "
-            "safetensors would be handed over; add it"
-        )
+    yield from deepspeed_problems(config)

@@ -8,7 +8,7 @@ from typing import Any
 
 import yaml
 
-from pipeline.checks import deepspeed_file
+from pipeline.checks_deepspeed import deepspeed_file
 from pipeline.checks_trainer import world_size
 from pipeline.config import CONFIGS, to_plain
 from pipeline.run import BASE, COT, RunDir, file_digest
@@ -45,7 +45,7 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     if name == BASE:
         keys = ["name_or_path", "revision", "tiny", "trust_remote_code", "processor"]
         return {**common, "model": {key: model[key] for key in keys}}
-    trained = {key: model[key] for key in ("dtype", "attn_implementation", "peft")}
+    trained = {key: model[key] for key in ("dtype", "attn_implementation", "peft", "quantization")}
     if model["processor"]:
         trained["processor"] = model["processor"]
     deepspeed = deepspeed_file(config)

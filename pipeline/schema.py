@@ -64,7 +64,11 @@ class ModelConfig:
     attn_implementation: str = "sdpa"
     trust_remote_code: bool = False
     peft: dict[str, Any] | None = None
-    """Fields of peft.LoraConfig (r, lora_alpha, target_modules, …); None trains all weights. `final/` is always merged."""
+    """Adapters: peft_type (LORA when not named) and the fields of its configuration class in peft (r, lora_alpha,
+    target_modules, …); None trains all weights. `final/` is always merged."""
+    quantization: str | None = None
+    """4bit (NF4) or 8bit: how the language model's fixed weights are held under LoRA adapters. `final/` is the parent in full
+    precision with the adapters merged."""
     processor: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of AutoProcessor.from_pretrained, such as min_pixels or size."""
 
@@ -163,6 +167,8 @@ class StageConfig:
     """Files of rewards/, or dotted paths module.function."""
     freeze: list[str] = field(default_factory=list)
     """Parts held fixed: vision, connector, language."""
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    """Part: its own learning rate; the others keep trainer.learning_rate. The schedule multiplies all alike."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
 

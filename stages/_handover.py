@@ -6,11 +6,10 @@ import math
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from pipeline.checks_trainer import clip_range
 from pipeline.response import GRAMMAR_VERSION
 from pipeline.run import read_jsonl, weights_digest, write_atomic, write_json
+from stages._export import export
 from stages._launch import Work
 from stages._loading import load_processor
 
@@ -25,14 +24,7 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         facts: more entries of the record.
     """
     final = work.run.final(work.name)
-    model = trainer.accelerator.unwrap_model(trainer.model)
-    if work.config.model.peft is not None:
-        if trainer.accelerator.is_main_process:
-            model.merge_and_unload().save_pretrained(final)
-    else:
-        weights = master_weights(model) if work.config.launch.deepspeed else None
-        if trainer.accelerator.is_main_process:
-            model.save_pretrained(final, state_dict=weights)
+    export(trainer, work, parent, final)
     trainer.accelerator.wait_for_everyone()
     if trainer.accelerator.is_main_process:
         load_processor(parent, work.config).save_pretrained(final)
@@ -55,27 +47,6 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         write_atomic(final / "README.md", model_card(record))
         write_json(work.run.record_path(work.name), record)
     trainer.accelerator.wait_for_everyone()
-
-
-def master_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-    """The float32 weights behind a model that DeepSpeed trains, on the CPU of rank 0; None on the other ranks.
-
-    Called on all ranks. Under bf16 the module itself holds rounded copies, in which most of a short stage at a learning rate of
-    1e-6 would be lost; under ZeRO-3 it holds parts.
-    """
-    from deepspeed import zero
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    main = torch.distributed.get_rank() == 0
-    weights = {}
-    for name, parameter in model.named_parameters():  # Tied weights come once, as a checkpoint has them.
-        full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-        with zero.GatheredParameters([parameter], enabled=full is None and hasattr(parameter, "ds_id")):
-            if main:
-                weights[name] = (parameter if full is None else full).detach().float().cpu().clone()
-    kept = model.state_dict().keys()  # A buffer that is not in it is not part of a checkpoint.
-    weights |= {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers() if name in kept}
-    return weights if main else None
 
 
 def _last_values(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.compat import declare_torchvision_ops
 from pipeline.errors import UserError
+from pipeline.trainer_fields import DEFAULT_PEFT_TYPE
 from stages._launch import Work
 
 declare_torchvision_ops()
@@ -41,13 +42,40 @@ def load_processor(folder: Path, config: Any) -> Any:
     )
 
 
-def lora_config(work: Work) -> Any:
-    """peft.LoraConfig of `model.peft`, or None when all weights train."""
+def peft_config(work: Work) -> Any:
+    """The configuration of the adapters that `model.peft` describes, or None when all weights train."""
     if work.config.model.peft is None:
         return None
-    from peft import LoraConfig
+    from peft import get_peft_config
 
-    return LoraConfig(**work.config.model.peft)
+    return get_peft_config({"peft_type": DEFAULT_PEFT_TYPE, **work.config.model.peft})
+
+
+def quantization_config(work: Work) -> Any:
+    """transformers.BitsAndBytesConfig of `model.quantization`, or None. Vision tower, connector and head keep their precision."""
+    bits = work.config.model.quantization
+    if bits is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    kept = [rf".*\b{prefix}\b" for part in ("vision", "connector") for prefix in PART_PREFIXES[part]]
+    return BitsAndBytesConfig(
+        load_in_4bit=bits == "4bit",
+        load_in_8bit=bits == "8bit",
+        llm_int8_skip_modules=[*kept, "lm_head"],
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(work.config),
+    )
+
+
+def prepare(model: torch.nn.Module, work: Work) -> None:
+    """What a stage does to the trainer's model before training: hold parts fixed, keep trained weights in float32."""
+    freeze(model, work.stage.freeze)
+    if work.config.model.quantization is not None:  # TRL makes these adapters bf16, where small steps are rounded away.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
 
 
 def freeze(model: torch.nn.Module, parts: list[str]) -> None:

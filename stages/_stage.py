@@ -89,6 +89,8 @@ def describe(config: RunConfig, run: RunDir, name: str) -> str:
         f"  freeze: {', '.join(stage.freeze) or 'nothing'}",
         f"  processes: {world_size(config)}   deepspeed: {config.launch.deepspeed or 'no'}",
     ]
+    if stage.learning_rates:
+        lines.append(f"  learning rates: {', '.join(f'{part} {rate}' for part, rate in stage.learning_rates.items())}")
     if stage.reward_funcs:
         lines.append(f"  rewards: {', '.join(stage.reward_funcs)}")
     if clip:

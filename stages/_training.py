@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.checks import deepspeed_file
+from pipeline.checks_deepspeed import deepspeed_file
 from pipeline.checks_trainer import checkpoint_cycle
 from pipeline.handoff import parent_checkpoint
 from pipeline.images import open_rgb

@@ -20,7 +20,7 @@ def train(work: Work) -> None:
 
     from pipeline.rows import grpo_columns
     from rewards import load_rewards
-    from stages import _handover, _journal, _loading, _training
+    from stages import _handover, _journal, _learning_rates, _loading, _training
 
     parent, processor, task = _training.start(work)
     split = task.select(work.stage.split)
@@ -31,9 +31,11 @@ def train(work: Work) -> None:
         args=GRPOConfig(**_training.trainer_arguments(work)),
         train_dataset=_training.image_dataset(columns),
         processing_class=processor,
-        peft_config=_loading.lora_config(work),
+        peft_config=_loading.peft_config(work),
+        quantization_config=_loading.quantization_config(work),
     )
-    _loading.freeze(trainer.model, work.stage.freeze)
+    _loading.prepare(trainer.model, work)
+    _learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
     _journal.add_journal(trainer, work)
     _training.train(trainer, work)
     _handover.hand_over(trainer, work, parent, rows=len(columns["id"]), problems=split.problem_counts)

@@ -17,7 +17,7 @@ def train(work: Work) -> None:
     from trl import SFTConfig, SFTTrainer
 
     from pipeline.rows import cot_columns, label_columns
-    from stages import _handover, _journal, _loading, _training
+    from stages import _handover, _journal, _learning_rates, _loading, _training
 
     parent, processor, task = _training.start(work)
     if work.stage.data == "cot":
@@ -33,9 +33,11 @@ def train(work: Work) -> None:
         args=SFTConfig(**_training.trainer_arguments(work)),
         train_dataset=_training.image_dataset(columns),
         processing_class=processor,
-        peft_config=_loading.lora_config(work),
+        peft_config=_loading.peft_config(work),
+        quantization_config=_loading.quantization_config(work),
     )
-    _loading.freeze(trainer.model, work.stage.freeze)
+    _loading.prepare(trainer.model, work)
+    _learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
     _journal.add_journal(trainer, work)
     _training.train(trainer, work)
     _handover.hand_over(trainer, work, parent, rows=rows, problems=split.problem_counts)

@@ -8,11 +8,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import checks, checks_trainer
+from pipeline.checks_deepspeed import deepspeed_file
 from pipeline.config import load
 from pipeline.errors import UserError
 from pipeline.schema import RunConfig
 
 S2, S3, S4 = "stages.stage2_grpo_format", "stages.stage3_grpo_accuracy", "stages.stage4_clgrpo"
+QUANTISED = "model.peft={r: 4, target_modules: [q_proj]}"
 
 
 @pytest.fixture(autouse=True)
@@ -45,9 +47,49 @@ RULES = [
     (["model.tiny.hidden_size=100"], ["model.tiny.hidden_size: 100", "multiple of 32"]),
     (["model.tiny.layers=0"], ["model.tiny.layers: 0", "at least 1"]),
     (["model.tiny.patch_size=-16"], ["model.tiny.patch_size: -16", "at least 1"]),
-    (["model.peft={rank: 4}"], ["model.peft.rank", "peft.LoraConfig"]),
-    (["model.peft={lora_alfa: 4}"], ["model.peft.lora_alfa", "did you mean lora_alpha?"]),
-    (["model.peft={r: 4}", "launch.deepspeed=zero3"], ["model.peft with launch.deepspeed: zero3", "use zero2"]),
+    (["model.peft={rank: 4, target_modules: [q_proj]}"], ["model.peft.rank", "peft.LoraConfig"]),
+    (["model.peft={lora_alfa: 4, target_modules: [q_proj]}"], ["model.peft.lora_alfa", "did you mean lora_alpha?"]),
+    (
+        ["model.peft={peft_type: IA3, r: 4, target_modules: [q_proj]}"],
+        ["model.peft.r is not a field of peft.IA3Config"],
+    ),
+    (["model.peft={r: 4}"], ["model.peft.target_modules: is missing", "[q_proj, v_proj]"]),
+    (["model.peft={peft_type: PROMPT_TUNING}"], ["peft_type: PROMPT_TUNING is made of inputs", "use one of LORA"]),
+    (["model.peft={peft_type: ADALORA}"], ["peft_type: ADALORA needs a call after every step", "use one of LORA"]),
+    (["model.peft={peft_type: RANDLOAR}"], ["peft_type: 'LOKRA' is not offered", "did you mean RANDLORA?"]),
+    (
+        ["model.peft={target_modules: [q_proj], init_lora_weights: pissa}"],
+        ["init_lora_weights: 'pissa' changes the fixed weights", "gaussian"],
+    ),
+    (["model.peft={target_modules: [q_proj, lm_head]}"], ["target_modules: lm_head is not offered", "leave it out"]),
+    (
+        ["model.peft={target_modules: [q_proj], layer_replication: [[0, 2]]}"],
+        ["layer_replication", "another architecture"],
+    ),
+    (["model.quantization=4bit"], ["model.quantization: 4bit", "set model.peft"]),
+    (["model.quantization=nf4", QUANTISED], ["model.quantization: 'nf4' must be 4bit or 8bit"]),
+    (
+        ["model.peft={peft_type: LOHA, target_modules: [q_proj]}", "launch.deepspeed=zero3_offload"],
+        ["zero3_offload (ZeRO stage 3) does not work with LOHA", "use zero2"],
+    ),
+    (
+        ["model.quantization=8bit", "model.peft={peft_type: LOHA, target_modules: [q_proj]}"],
+        ["LORA alone, not with LOHA"],
+    ),
+    (
+        ["model.quantization=4bit", "model.peft={use_dora: true, target_modules: [q_proj]}"],
+        ["model.peft.use_dora: True is not offered on 4bit weights"],
+    ),
+    (["stages.stage3.learning_rates={visoin: 1e-5}"], [f"{S3}.learning_rates: 'visoin'", "did you mean vision?"]),
+    (["stages.stage3.learning_rates={connector: 0}"], [f"{S3}.learning_rates.connector: 0.0", "above 0"]),
+    (
+        ["stages.stage3.learning_rates={vision: 1e-5}", "stages.stage3.freeze=[vision]"],
+        [f"{S3}.learning_rates.vision: the part is in freeze"],
+    ),
+    (
+        ["stages.stage3.learning_rates={connector: 1e-5}", "stages.stage3.trainer.optim=galore_adamw"],
+        ["learning_rates: optim galore_adamw makes groups of its own"],
+    ),
     (["cot.split=train[1:2:3]"], ["cot.split", "'train[1:2:3]'", "name[:4000]"]),
     (["cot.teachers=[]"], ["cot.teachers: is empty", "configs/teachers"]),
     (["cot.teachers=[atribute]"], ["cot.teachers: 'atribute'", "did you mean attribute?"]),
@@ -162,7 +204,10 @@ def test_every_broken_rule_is_told_at_once() -> None:
     "overrides",
     [
         ["baseline=null"],
-        ["model.peft={r: 4, lora_alpha: 8, target_modules: all-linear}", "launch.deepspeed=zero2"],
+        ["model.peft={r: 4, lora_alpha: 8, target_modules: all-linear}", "launch.deepspeed=zero3"],
+        ["model.peft={peft_type: BOFT, boft_block_size: 8, target_modules: [q_proj]}"],
+        ["model.quantization=4bit", QUANTISED, "launch.deepspeed=zero3"],
+        ["stages.3.learning_rates={connector: 1e-5, language: 1e-6}"],
         ["launch.deepspeed=zero3_offload", "launch.num_processes=2"],
         ["stages.2.reward_funcs=[rewards.format.format_reward]"],
         ["stages.3.trainer.reward_weights=[1, 0.5]"],
@@ -259,6 +304,9 @@ def test_a_stage_that_names_no_epsilon_asks_for_no_clipping() -> None:
     ("settings", "words"),
     [
         ('{"zero_optimization": {"stage": 3}}', "stage3_gather_16bit_weights_on_model_save: true"),
+        ('{"zero_optimization": {"stage": 4}}', "has ZeRO stage 4; it must be 0, 1, 2 or 3"),
+        ('{"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}', "it needs stage 3"),
+        ('{"optimizer": {"type": "AdamW"}}', "a block optimizer, which would silently replace the stages' own"),
         ("{broken", "is not JSON"),
         ("[]", "must be a JSON object"),
         ('{"zero_optimization": 3}', "must be a JSON object"),
@@ -278,4 +326,4 @@ def test_a_sound_deepspeed_file_of_ones_own_is_accepted(tmp_path: Path) -> None:
     path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     assert problems(f"launch.deepspeed={path}") == []
     config: RunConfig = load("demo", [f"launch.deepspeed={path}"])
-    assert checks.deepspeed_file(config) == path
+    assert deepspeed_file(config) == path

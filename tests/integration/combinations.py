@@ -74,10 +74,10 @@ def _table() -> dict[str, tuple[str, list[str]]]:
         add("full_grpo", level, stage=GRPO)
         add("lora_grpo", level, LORA, stage=GRPO)
     for level in (None, "zero1", "zero2", "zero3"):
-        rates = f"stages.{SFT}.learning_rates={{vision: 1e-4, connector: 1e-3}}"
+        rates = (f"stages.{SFT}.learning_rates={{vision: 1e-4, connector: 1e-3}}", f"stages.{SFT}.trainer.max_steps=3")
+        add("rates", level, *rates)
         halfway = f"stages.{SFT}.trainer={{save_strategy: steps, save_steps: 2}}"
-        add("rates", level, rates)
-        add("lora_rates", level, LORA_EVERYWHERE, rates, halfway)
+        add("lora_rates", level, LORA_EVERYWHERE, *rates, halfway)
     for name, setting in TYPES.items():
         add(name, None, setting)
         add(name, "zero2", setting)

@@ -19,7 +19,7 @@ from combinations import COMBINATIONS, EVERYWHERE, LANGUAGE, NORMS, RESUMED
 
 from pipeline.config import CONFIGS
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
 HERE = Path(__file__).resolve().parent
 RATES = {"language": 1e-2, "vision": 1e-4, "connector": 1e-3}
 PARTS = {"vision": ".vision_model.", "connector": ".connector.", "language": ".text_model."}
@@ -67,7 +67,6 @@ def trains(name: str) -> str:
     return rf"({EVERYWHERE if kind in ('lora_everywhere', 'lora_rates') else LANGUAGE})\.weight"
 
 
-@pytest.mark.timeout(1300)
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_it_moves_the_weights_it_should_and_hands_them_over_plain(name: str, found: dict[str, dict[str, Any]]) -> None:
     facts = found[name]

@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import checks, checks_trainer
+from pipeline import checks, checks_adapters, checks_trainer
 from pipeline.compat import declare_torchvision_ops
 from pipeline.config import CONFIGS, load, shipped_configs, to_plain
 from pipeline.phases import differences
@@ -113,6 +113,14 @@ def test_peft_names_and_defaults_read_from_source_are_those_of_the_real_class(pe
     real = {field.name: field.default for field in dataclasses.fields(kind)}
     made = {field.name for field in dataclasses.fields(kind) if field.default_factory is not dataclasses.MISSING}
     assert_same(peft_fields(peft_type), real, computed=made)
+
+
+def test_what_is_refused_by_name_is_known_to_peft() -> None:
+    import peft
+
+    known = {kind.value for kind in peft.PeftType}
+    assert set(PEFT_TYPES) | set(checks_adapters.REFUSED_TYPES) <= known
+    assert set(checks_adapters.REFUSED_FIELDS) <= set(peft_fields("LORA"))
 
 
 def assert_same(read: dict[str, Any], real: dict[str, Any], computed: set[str]) -> None:

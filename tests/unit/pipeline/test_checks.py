@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -56,7 +57,7 @@ RULES = [
     (["model.peft={r: 4}"], ["model.peft.target_modules: is missing", "[q_proj, v_proj]"]),
     (["model.peft={peft_type: PROMPT_TUNING}"], ["peft_type: PROMPT_TUNING is made of inputs", "use one of LORA"]),
     (["model.peft={peft_type: ADALORA}"], ["peft_type: ADALORA needs a call after every step", "use one of LORA"]),
-    (["model.peft={peft_type: RANDLOAR}"], ["peft_type: 'LOKRA' is not offered", "did you mean RANDLORA?"]),
+    (["model.peft={peft_type: RANDLOAR}"], ["peft_type: 'RANDLOAR' is not offered", "did you mean RANDLORA?"]),
     (
         ["model.peft={target_modules: [q_proj], init_lora_weights: pissa}"],
         ["init_lora_weights: 'pissa' changes the fixed weights", "gaussian"],
@@ -327,3 +328,10 @@ def test_a_sound_deepspeed_file_of_ones_own_is_accepted(tmp_path: Path) -> None:
     assert problems(f"launch.deepspeed={path}") == []
     config: RunConfig = load("demo", [f"launch.deepspeed={path}"])
     assert deepspeed_file(config) == path
+
+
+def test_quantised_weights_without_bitsandbytes_say_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "bitsandbytes" else found(name))
+    told = problems("model.quantization=8bit", QUANTISED)
+    assert told == ["model.quantization: 8bit needs bitsandbytes; pip install -c requirements.lock bitsandbytes"]

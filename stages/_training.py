@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 def start(work: Work) -> tuple[Path, Any, Task]:
     """What a training worker begins with: (parent checkpoint, processor, task)."""
+    if use_cpu():  # Several processes would be given cpu:0, to which torch.load restores nothing: no resume.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     if work.config.launch.deepspeed and use_cpu():
         import deepspeed
 

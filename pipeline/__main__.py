@@ -10,17 +10,16 @@ import argparse
 import contextlib
 import fcntl
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import checks, checks_trainer, command_line
+from pipeline import checks, checks_trainer, command_line, nodes
 from pipeline.config import load, write_config
 from pipeline.errors import UserError
 from pipeline.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
-from pipeline.processes import child_environment, die_with_parent
+from pipeline.processes import run_child
 from pipeline.run import BASE, COT, RunDir, file_digest
 from pipeline.schema import BASELINE, RunConfig
 from pipeline.tasks import load_task, parse_split
@@ -51,6 +50,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(status(config, run))
     elif arguments.command == "report":
         print(report(config, run))
+    elif nodes.rank() > 0:
+        return nodes.follow()
     else:
         conduct(config, run, arguments)
     return 0
@@ -122,35 +123,24 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
     _refuse_stale(config, run)
     write_config(config, run.root / "config.yaml")
     common = ["--config", str(Path(arguments.config)), *arguments.overrides]
-    for name in phase_names(config):
-        print(f"[{_clock(time.monotonic() - began)}] {name}", flush=True)
-        if name == COT and _built(run):
-            continue  # Building again would judge every reply again, and leave no complete rows while it does.
-        command = [sys.executable, "-m", *command_of(config, name), *common]
-        with _interrupted_later():
-            done = subprocess.run(command, env=child_environment(), check=False, preexec_fn=die_with_parent)
-        if done.returncode:
-            raise UserError(
-                f"{name} failed (exit status {done.returncode}); mend the cause and run the same command: it goes on here"
-            )
+    with nodes.conducted(run.root) as run_everywhere:
+        for name in phase_names(config):
+            print(f"[{_clock(time.monotonic() - began)}] {name}", flush=True)
+            if name == COT and _built(run):
+                continue  # Building again would judge every reply again, and leave no complete rows while it does.
+            command = [sys.executable, "-m", *command_of(config, name), *common]
+            if name == COT:
+                code = run_child(command)
+            else:  # A stage answers SIGTERM by a checkpoint; without us nobody waits for that.
+                code = run_everywhere(command, dies_by=signal.SIGKILL)
+            if code == command_line.STOPPED:
+                raise KeyboardInterrupt
+            if code:
+                raise UserError(
+                    f"{name} failed (exit status {code}); mend the cause and run the same command: it goes on here"
+                )
     print(f"[{_clock(time.monotonic() - began)}] report", flush=True)
     print(report(config, run))
-
-
-@contextlib.contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C reaches the phase as well, which may have replies in flight that are paid for: it ends itself, then we do.
-
-    `subprocess.run` would kill it a quarter of a second later.
-    """
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
 
 
 def _built(run: RunDir) -> bool:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline import nodes
 from pipeline.checks_cot import cot_problems, split_problem
 from pipeline.checks_trainer import trainer_problems
 from pipeline.config import CONFIGS, to_plain
@@ -136,6 +137,7 @@ def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Ite
 
 
 def _launch(config: RunConfig) -> Iterator[str]:
+    yield from nodes.problems()
     processes = config.launch.num_processes
     gpus = visible_gpus()
     if processes is not None and processes < 1:

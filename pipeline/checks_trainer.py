@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from pipeline import nodes
 from pipeline.hardware import visible_gpus
 from pipeline.nearest import nearest
 from pipeline.schema import RunConfig, StageConfig
@@ -58,9 +59,14 @@ CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """The loss types of TRL that use epsilon and epsilon_high."""
 
 
-def world_size(config: RunConfig) -> int:
-    """Processes a stage runs on: launch.num_processes, else the visible GPUs, else 1."""
+def processes_per_node(config: RunConfig) -> int:
+    """Processes on each node: launch.num_processes, else the visible GPUs, else 1."""
     return config.launch.num_processes or max(1, visible_gpus())
+
+
+def world_size(config: RunConfig) -> int:
+    """Processes a stage runs on, those of all nodes together."""
+    return processes_per_node(config) * nodes.count()
 
 
 def clip_range(stage: StageConfig) -> tuple[float, float] | None:

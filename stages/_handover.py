@@ -11,6 +11,7 @@ import torch
 from pipeline.checks_trainer import clip_range
 from pipeline.response import GRAMMAR_VERSION
 from pipeline.run import read_jsonl, weights_digest, write_atomic, write_json
+from stages._checkpoints import make_durable
 from stages._launch import Work
 from stages._loading import load_processor
 
@@ -39,6 +40,7 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         (work.folder / "README.md").unlink(missing_ok=True)  # TRL's card of its own; ours lies in final/.
         (final / "training_args.bin").unlink(missing_ok=True)  # A pickle; stage.json holds the same, readable.
         rows = list(read_jsonl(work.folder / "metrics.jsonl"))
+        make_durable(final)  # The record may survive a power cut that what it names would not.
         record = {
             **(work.run.record(work.name) or {}),
             "status": "complete",

@@ -8,6 +8,7 @@ from typing import Any
 
 from pipeline.compat import declare_torchvision_ops
 from pipeline.run import read_jsonl, write_atomic
+from stages._checkpoints import COMPLETE, make_durable
 from stages._launch import Work, say
 
 declare_torchvision_ops()
@@ -16,12 +17,9 @@ import torch  # noqa: E402
 from transformers import TrainerCallback  # noqa: E402
 from transformers.trainer_callback import PrinterCallback, ProgressCallback  # noqa: E402
 
-COMPLETE = "complete"
-"""The file that marks a checkpoint folder as whole; one without it was torn by a crash."""
-
 
 class NothingLeft(Exception):
-    """Ends trainer.train() when the weights are loaded and before its first step: every step had been taken."""
+    """Ends trainer.train() when the weights are loaded and before its first step: all had been taken, or none is wanted."""
 
 
 class Journal(TrainerCallback):
@@ -68,10 +66,18 @@ class Journal(TrainerCallback):
             say(f"  {self.work.name} step {state.global_step}/{state.max_steps} {seconds:.0f}s  {'  '.join(shown)}")
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if torch.distributed.is_initialized():
-            torch.distributed.barrier()  # Every rank has written its part.
+        checkpoint = self.work.folder / f"checkpoint-{state.global_step}"
+        _together()  # Every rank has written its part.
+        if state.is_local_process_zero:
+            make_durable(checkpoint)
+        _together()  # Every node's part is on disk.
         if state.is_world_process_zero:
-            write_atomic(self.work.folder / f"checkpoint-{state.global_step}" / COMPLETE, f"{state.global_step}\n")
+            write_atomic(checkpoint / COMPLETE, f"{state.global_step}\n")
+
+
+def _together() -> None:
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
 
 
 def _number(value: Any) -> Any:

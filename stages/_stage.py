@@ -10,13 +10,15 @@ from pipeline.checks_trainer import clip_range, world_size
 from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
 from pipeline.errors import UserError
 from pipeline.handoff import parent_checkpoint
-from pipeline.phases import parent_of, stale_reasons, start_record
-from pipeline.processes import die_with_parent
+from pipeline.phases import differences, parent_of, stale_reasons, start_record
 from pipeline.provenance import provenance
-from pipeline.run import RunDir, write_json
+from pipeline.run import RunDir, write_atomic, write_json
 from pipeline.schema import RunConfig
+from pipeline.tasks import load_task
+from pipeline.training_data import DATA, changes, identity, training_columns
 from stages import _launch, evaluate
 from stages._launch import Work
+from stages._workers import as_worker, run_workers
 
 
 def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], argv: Sequence[str] | None) -> int:
@@ -41,11 +43,11 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
         )
     work = Work(config, name, run)
     if arguments.worker:
-        die_with_parent()  # Of torchrun too, which a kill -9 leaves no time to end its workers.
-        declare_torchvision_ops()  # Before transformers and trl are imported.
-        if not stage.trainer.get("use_vllm"):
-            hide_vllm_from_trl()
-        train(work)
+        with as_worker():
+            declare_torchvision_ops()  # Before transformers and trl are imported.
+            if not stage.trainer.get("use_vllm"):
+                hide_vllm_from_trl()
+            train(work)
         return 0
     if arguments.dry_run:
         print(describe(config, run, name))
@@ -53,12 +55,24 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     with _launch.only_one(work.folder):
         if arguments.clean:
             _launch.clean(work.folder)
-        if not finished(work):
+        done = finished(work)
+        rows = rows_as_begun(work)
+        if not done:
             parent_checkpoint(config, run, name)  # Refuse here, in one line, not in every worker.
-            if run.record(name) is None:
+            record = run.record(name)
+            if record is None:
+                write_atomic(work.folder / DATA, rows)
                 write_json(run.record_path(name), start_record(config, run, name) | provenance())
+            elif moved := differences(record.get("versions", {}), provenance()["versions"]):
+                _launch.say_here(f"warning: {name} was begun with other packages: {', '.join(moved)}")
+                write_json(run.record_path(name), {**record, "resumed_with": provenance()["versions"]})
             _launch.say_here(f"{name}: {stage.algorithm} from {parent_of(config, name)}")
-            _launch.run_workers(algorithm, work, [word for word in argv if word != "--clean"])
+            try:
+                run_workers(algorithm, work, [word for word in argv if word != "--clean"])
+            except UserError as failure:
+                if not finished(work):
+                    raise
+                _launch.say_here(f"{name} is complete; a worker failed after that: {failure.problems[0]}")
             if not finished(work):
                 raise UserError(f"{name}: the workers ended but stage.json is not complete; see {work.folder / 'logs'}")
         return evaluate.evaluate(config, run, name)  # Inside the lock: its workers append to files in this folder.
@@ -77,6 +91,25 @@ def finished(work: Work) -> bool:
             + [f"give the run another name, restore the setting, or start it anew with --clean ({work.folder})"]
         )
     return reasons is not None and (work.run.record(work.name) or {})["status"] == "complete"
+
+
+def rows_as_begun(work: Work) -> str:
+    """The rows the stage trains on, as lines of `DATA`.
+
+    Raises:
+        UserError: when the stage was begun or finished with others; names what changed.
+    """
+    task = load_task(work.config.task, work.run.cache)
+    columns, _ = training_columns(work.config, work.run, work.name, task)
+    now = identity(columns, work.run.cache)
+    begun = work.folder / DATA
+    changed = changes(begun.read_text(), now) if work.run.record(work.name) and begun.exists() else []
+    if changed:
+        raise UserError(
+            [f"{work.name} was trained on other data: {change}" for change in changed]
+            + [f"restore the data, give the run another name, or start it anew with --clean ({work.folder})"]
+        )
+    return now
 
 
 def describe(config: RunConfig, run: RunDir, name: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from pathlib import Path
@@ -15,9 +16,11 @@ from pipeline.checks_trainer import checkpoint_cycle
 from pipeline.handoff import parent_checkpoint
 from pipeline.images import open_rgb
 from pipeline.tasks import Task, load_task
-from stages._journal import COMPLETE, NothingLeft
-from stages._launch import Work
+from stages._checkpoints import last_checkpoint, remove_torn
+from stages._journal import NothingLeft
+from stages._launch import Work, say
 from stages._loading import compute_dtype, load_processor, use_cpu
+from stages._stopping import Stop
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -80,19 +83,44 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
 
 
 def train(trainer: Any, work: Work) -> None:
-    """Train from the last whole checkpoint, or from the parent when there is none.
+    """Train from the last whole checkpoint, or from the parent when there is none; end this process when asked to stop.
 
     A stage killed while it handed over resumes from the checkpoint of its last step, after which transformers would take one
     step more; `Journal` ends it before that.
     """
+    if trainer.accelerator.is_main_process and (torn := remove_torn(work.folder)):
+        say(f"  {work.name}: deleted {', '.join(torn)}, which a crash left unfinished")
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = last_checkpoint(work.folder)
+    if checkpoint and work.stage.algorithm == "grpo":
+        go_on_in_order(trainer, epochs_done(checkpoint))
+    stop = Stop(trainer.accelerator, work)
+    trainer.add_callback(stop)
     with contextlib.suppress(NothingLeft):
-        trainer.train(resume_from_checkpoint=last_checkpoint(work.folder))
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if stop.asked:
+        leave()
+        sys.exit()
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of a stage, or None. Torn ones are left aside."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+def epochs_done(checkpoint: str) -> int:
+    """Whole passes over the rows that a checkpoint has behind it."""
+    return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["epoch"])
+
+
+def go_on_in_order(trainer: Any, epochs: int) -> None:
+    """Let the order of the prompts go on where it was: the sampler of TRL's GRPO trainer draws it anew in every epoch, and a
+    new sampler begins with that of the first (transformers sets the epoch only of samplers that have a `set_epoch`).
+    """
+    new_sampler = trainer._get_train_sampler
+
+    def sampler_after(*rows: Any) -> Any:
+        sampler = new_sampler(*rows)
+        for _ in range(epochs if sampler.shuffle else 0):
+            torch.randperm(sampler.num_samples, generator=sampler.generator)  # As its __iter__ does.
+        return sampler
+
+    trainer._get_train_sampler = sampler_after
 
 
 def leave() -> None:

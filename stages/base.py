@@ -18,6 +18,7 @@ from pipeline.schema import ModelConfig
 from stages import _launch, evaluate
 from stages._launch import Work, guarded
 from stages._stage import finished
+from stages._workers import as_worker, run_workers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,7 +28,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, run = _launch.load_checked(arguments)
     work = Work(config, BASE, run)
     if arguments.worker:
-        make(work)
+        with as_worker():
+            make(work)
         return 0
     if arguments.dry_run:
         print(f"base: {config.model.name_or_path or f'a tiny random Idefics3, {config.model.tiny}'}")
@@ -37,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             _launch.clean(work.folder)
         if not finished(work):
             _launch.say_here(f"base: {config.model.name_or_path or 'making a tiny random Idefics3'}")
-            _launch.run_workers("base", work, [word for word in argv if word != "--clean"])
+            run_workers("base", work, [word for word in argv if word != "--clean"])
         return evaluate.evaluate(config, run, BASE)
 
 

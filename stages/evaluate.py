@@ -22,12 +22,12 @@ from pipeline.config import write_config
 from pipeline.errors import UserError
 from pipeline.handoff import checkpoint
 from pipeline.phases import differences, evaluation_inputs
-from pipeline.processes import die_with_parent
 from pipeline.run import BASE, RunDir, read_jsonl, write_atomic, write_json
 from pipeline.schema import RunConfig
 from pipeline.tasks import Example, Task, load_task
 from stages import _launch
 from stages._launch import Work, guarded, say
+from stages._workers import as_worker, run_workers
 
 DIRECT_TOKENS = 32
 """Tokens a direct answer may have: labels are a few words."""
@@ -68,7 +68,7 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
     if record["status"] != "complete":
         argv = ["--stage", name, "--config", str(write_config(config, folder / "evaluation.yaml"))]
         mend_parts(folder)
-        _launch.run_workers("evaluate", work, argv)
+        run_workers("evaluate", work, argv)
         merge(config, run, name, task)
         problems = task.select(config.evaluation.split).problem_counts
         write_json(record_path, {**record, "status": "complete", "problems": problems})
@@ -93,8 +93,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: {config.evaluation.split} asked {asked}; batches of {config.evaluation.batch_size}")
         return 0
     if arguments.worker:
-        die_with_parent()
-        answer_all(Work(config, name, run))
+        with as_worker():
+            answer_all(Work(config, name, run))
         return 0
     with _launch.only_one(run.phase(name)):
         if arguments.clean:

@@ -18,13 +18,12 @@ def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, prompts, rewards, trainer, train, hand over."""
     from trl import GRPOConfig, GRPOTrainer
 
-    from pipeline.rows import grpo_columns
+    from pipeline.training_data import training_columns
     from rewards import load_rewards
     from stages import _handover, _journal, _loading, _training
 
     parent, processor, task = _training.start(work)
-    split = task.select(work.stage.split)
-    columns = grpo_columns(task, split.examples, work.stage.prompt)
+    columns, split = training_columns(work.config, work.run, work.name, task)
     trainer = GRPOTrainer(
         model=str(parent),
         reward_funcs=load_rewards(work.stage.reward_funcs, task),

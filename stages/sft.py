@@ -16,17 +16,11 @@ def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, rows, trainer, train, hand over."""
     from trl import SFTConfig, SFTTrainer
 
-    from pipeline.rows import cot_columns, label_columns
+    from pipeline.training_data import training_columns
     from stages import _handover, _journal, _loading, _training
 
     parent, processor, task = _training.start(work)
-    if work.stage.data == "cot":
-        assert work.config.cot is not None  # pipeline.checks refuses the stage otherwise.
-        split = task.select(work.config.cot.split)
-        columns = cot_columns(task, split.examples, work.run.cot)
-    else:
-        split = task.select(work.stage.split)
-        columns = label_columns(task, split.examples)
+    columns, split = training_columns(work.config, work.run, work.name, task)
     rows = len(columns.pop("id"))
     trainer = SFTTrainer(
         model=str(parent),

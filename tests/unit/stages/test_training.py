@@ -17,7 +17,7 @@ declare_torchvision_ops()
 
 import torch  # noqa: E402
 
-from stages import _handover, _journal, _loading, _training  # noqa: E402
+from stages import _checkpoints, _handover, _journal, _loading, _training  # noqa: E402
 
 TEXT = {
     "vocab_size": 64,
@@ -153,6 +153,11 @@ def test_a_resumed_journal_drops_the_steps_after_the_checkpoint_and_a_torn_line(
 def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
     class Trainer:
         steps = 0
+        accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+
+        def add_callback(self, callback: object) -> None: ...
+
+        def _get_train_sampler(self) -> None: ...
 
         def train(self, resume_from_checkpoint: str | None) -> None:
             step = int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0
@@ -163,9 +168,33 @@ def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
     _training.train(trainer, work)
     assert trainer.steps == 1
     (work.folder / "checkpoint-10").mkdir()
+    (work.folder / "checkpoint-10" / "trainer_state.json").write_text('{"epoch": 0.5}')
     (work.folder / "checkpoint-10" / _journal.COMPLETE).touch()
     _training.train(trainer, work)
     assert trainer.steps == 1
+
+
+def test_the_order_of_prompts_goes_on_in_the_epoch_a_checkpoint_was_written_in():
+    from trl.trainer.utils import RepeatSampler
+
+    def sampler(*rows: object) -> RepeatSampler:
+        return RepeatSampler(range(12), mini_repeat_count=1, seed=7)
+
+    undisturbed = sampler()
+    epochs = [list(undisturbed) for _ in range(3)]
+    assert epochs[0] != epochs[2]
+    trainer = SimpleNamespace(_get_train_sampler=sampler)
+    _training.go_on_in_order(trainer, epochs=2)
+    assert list(trainer._get_train_sampler(None)) == epochs[2]
+
+
+def test_a_checkpoint_a_crash_tore_is_deleted_and_a_whole_one_is_not(work):
+    for step in (4, 8):
+        (work.folder / f"checkpoint-{step}").mkdir()
+        (work.folder / f"checkpoint-{step}" / "model.safetensors").touch()
+    (work.folder / "checkpoint-4" / _journal.COMPLETE).touch()
+    assert _checkpoints.remove_torn(work.folder) == ["checkpoint-8"]
+    assert [path.name for path in work.folder.glob("checkpoint-*")] == ["checkpoint-4"]
 
 
 def test_the_newest_whole_checkpoint_is_chosen_by_number(work):

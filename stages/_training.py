@@ -17,6 +17,7 @@ from pipeline.handoff import parent_checkpoint
 from pipeline.images import open_rgb
 from pipeline.tasks import Task, load_task
 from stages._checkpoints import last_checkpoint, remove_torn
+from stages._extensions import clear_stale_locks
 from stages._journal import NothingLeft
 from stages._launch import Work, say
 from stages._loading import compute_dtype, load_processor, use_cpu
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 def start(work: Work) -> tuple[Path, Any, Task]:
     """What a training worker begins with: (parent checkpoint, processor, task)."""
+    if work.config.launch.deepspeed:
+        clear_stale_locks()
     if work.config.launch.deepspeed and use_cpu():
         import deepspeed
 

@@ -35,6 +35,7 @@ STOP = "stop"
 FIRST_FAILURE = "first_failure"
 _LAUNCHER = "launcher.log"
 _TRAINING = ("sft", "grpo")
+_HEARD = 5.0  # Seconds a worker that got SIGTERM waits for the request to stop in order.
 _NO_ROOM = ("No space left", "disk is full", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 
 
@@ -114,15 +115,14 @@ def _new_attempt(logs: Path, module: str) -> Path:
 
 
 @contextlib.contextmanager
-def _asking_to_stop(launcher: subprocess.Popen[bytes], logs: Path, gently: bool) -> Iterator[list[float]]:
-    """Turn SIGINT and SIGTERM into a request to the workers; yields the times they came."""
-    asked: list[float] = []
+def _asking_to_stop(launcher: subprocess.Popen[bytes], logs: Path, gently: bool) -> Iterator[list[int]]:
+    """Turn SIGINT and SIGTERM into a request to the workers; yields the signals that came."""
+    asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
-        now = time.monotonic()
-        if asked and now - asked[-1] < 1:
-            return  # One press that came twice: SLURM signals every process of a job, and the conductor passes it on.
-        asked.append(now)
+        if asked and number == signal.SIGTERM:
+            return  # SLURM signals every process of a job, and the conductor and the other nodes pass it on too.
+        asked.append(number)
         if gently and len(asked) == 1:
             (logs / STOP).touch()
             say_here("stopping at the next step that can be resumed exactly; Ctrl-C again stops at once")
@@ -212,8 +212,10 @@ def _outlive_a_gentle_stop(folder: Path | None) -> None:
     def watch() -> None:
         while True:
             number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
-            time.sleep(0.5)  # The entry point has the same signal to answer.
-            if folder is None or not (folder / STOP).exists():
-                os._exit(128 + number)
+            deadline = time.monotonic() + (_HEARD if folder else 0)
+            while folder is None or not (folder / STOP).exists():  # The entry point has the same signal to answer.
+                if time.monotonic() >= deadline:
+                    os._exit(128 + number)
+                time.sleep(0.1)
 
     threading.Thread(target=watch, daemon=True).start()

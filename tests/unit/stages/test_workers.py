@@ -97,23 +97,23 @@ def test_a_full_disk_is_named_with_the_room_there_is(work, worker):
 def test_a_stop_is_asked_for_in_a_file_and_the_second_one_ends_at_once(work, worker, capsys):
     """The worker here ends of the file alone, then one that does not heed it is killed."""
     worker('while [ ! -e "$CLGRPO_LOGS/stop" ]; do sleep 0.05; done; echo saved')
-    press(0.5)
+    press(signal.SIGTERM, 0.5)
     with pytest.raises(KeyboardInterrupt):
         run_workers("sft", work, [])
     assert (work.folder / "logs" / "sft-001" / "launcher.log").read_text() == "saved\n"
     assert "Ctrl-C again stops at once" in capsys.readouterr().err
     worker("sleep 60")
-    press(0.5, 2)
+    press(signal.SIGINT, 0.5, 2)
     began = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
         run_workers("sft", work, [])
     assert 1.5 < time.monotonic() - began < 20
 
 
-def press(*after: float) -> None:
-    """Send this process SIGTERM after so many seconds."""
+def press(number: signal.Signals, *after: float) -> None:
+    """Send this process a signal after so many seconds."""
     for seconds in after:
-        threading.Timer(seconds, os.kill, (os.getpid(), signal.SIGTERM)).start()
+        threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
 
 
 def test_a_worker_that_aborts_when_all_is_saved_fails_no_stage(work, worker, monkeypatch, capsys):

@@ -29,6 +29,9 @@ OWNED = {
     "trust_remote_code": "set model.trust_remote_code",
     "push_to_hub": "nothing is pushed; upload final/ yourself",
     "resume_from_checkpoint": "an interrupted stage resumes by itself",
+    "save_only_model": "a checkpoint without its optimizer does not resume exactly",
+    "ignore_data_skip": "an interrupted stage goes on with the next rows",
+    "enable_jit_checkpoint": "Ctrl-C and SIGTERM write a checkpoint where resume is exact",
     "remove_unused_columns": "the rewards need every column",
     "eval_strategy": "every stage is evaluated after it; see evaluation",
     "generation_batch_size": "set steps_per_generation, which says the same for any number of processes",
@@ -198,6 +201,12 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
         yield (
             f"{where}.trainer: a rollout holds {batch} completions (per_device_train_batch_size {per_device} * {processes} "
             f"processes * steps_per_generation {per_generation}), which is not divisible by num_generations {generations}"
+        )
+    rollout = per_generation * iterations
+    if rollout % accumulation and accumulation % rollout:
+        yield (
+            f"{where}.trainer.gradient_accumulation_steps: {accumulation} must divide steps_per_generation * num_iterations, "
+            f"{rollout}, or be a multiple of it: else an epoch ends inside a rollout, and resume is no longer exact"
         )
     clip = clip_range(stage)
     if clip:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,6 +98,7 @@ def train(trainer: Any, work: Work) -> None:
     checkpoint = last_checkpoint(work.folder)
     if checkpoint and work.stage.algorithm == "grpo":
         go_on_in_order(trainer, epochs_done(checkpoint))
+    warn_of_a_small_disk(trainer, work)
     stop = Stop(trainer.accelerator, work)
     trainer.add_callback(stop)
     with contextlib.suppress(NothingLeft):
@@ -104,6 +106,20 @@ def train(trainer: Any, work: Work) -> None:
     if stop.asked:
         leave()
         sys.exit()
+
+
+def warn_of_a_small_disk(trainer: Any, work: Work) -> None:
+    """Say so when the checkpoints and final/ of a stage will hardly fit: weights and AdamW's two moments in float32."""
+    counts = [(getattr(one, "ds_numel", one.numel()), one.requires_grad) for one in trainer.model.parameters()]
+    weights = 4 * sum(count for count, _ in counts)
+    kept = (trainer.args.save_total_limit or 2) + 1  # The oldest goes when the newest is there.
+    need = kept * (weights + 8 * sum(count for count, trained in counts if trained)) + weights
+    free = shutil.disk_usage(work.folder).free
+    if free < need:
+        say(
+            f"  warning: {kept} checkpoints and final/ of {work.name} take about {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
+            f"are free in {work.folder}; make room, or it fails at a save"
+        )
 
 
 def epochs_done(checkpoint: str) -> int:

@@ -116,6 +116,11 @@ RULES = [
     (["stages.4.trainer.epsilon_high=-0.1"], [f"{S4}.trainer.epsilon_high: -0.1 must be a number above 0"]),
     (["stages.4.trainer.epsilon_high=wide"], [f"{S4}.trainer.epsilon_high: 'wide' must be a number above 0"]),
     (["stages.4.trainer.epsilon=1.5"], [f"{S4}.trainer.epsilon: 1.5 must be below 1"]),
+    (["stages.1.trainer.save_only_model=true"], ["save_only_model: True", "does not resume exactly"]),
+    (
+        ["stages.3.trainer.gradient_accumulation_steps=2", "stages.3.trainer.steps_per_generation=3"],
+        ["gradient_accumulation_steps: 2", "must divide", "3, or be a multiple"],
+    ),
     (["stages.4.trainer.save_steps=10"], [f"{S4}.trainer.save_steps: 10 must be a multiple of 4", "use 12"]),
     (["stages.4.trainer.save_total_limit=1"], [f"{S4}.trainer.save_total_limit: 1 must be 2 or more"]),
     (["stages.1.trainer.packing=true"], ["stages.stage1_sft.trainer.packing: true is refused by TRL", "remove it"]),

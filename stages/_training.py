@@ -95,7 +95,7 @@ def train(trainer: Any, work: Work) -> None:
     if trainer.accelerator.is_main_process and (torn := remove_torn(work.folder)):
         say(f"  {work.name}: deleted {', '.join(torn)}, which a crash left unfinished")
     trainer.accelerator.wait_for_everyone()
-    checkpoint = last_checkpoint(work.folder)
+    checkpoint = agreed(last_checkpoint(work.folder))
     if checkpoint and work.stage.algorithm == "grpo":
         go_on_in_order(trainer, epochs_done(checkpoint))
     warn_of_a_small_disk(trainer, work)
@@ -106,6 +106,14 @@ def train(trainer: Any, work: Work) -> None:
     if stop.asked:
         leave()
         sys.exit()
+
+
+def agreed(value: Any) -> Any:
+    """Rank 0's value, on every rank: another node may see a shared folder as it was."""
+    box = [value]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
 
 
 def warn_of_a_small_disk(trainer: Any, work: Work) -> None:

@@ -154,6 +154,8 @@ def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
     class Trainer:
         steps = 0
         accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+        args = SimpleNamespace(save_total_limit=None)
+        model = torch.nn.Linear(1, 1)
 
         def add_callback(self, callback: object) -> None: ...
 
@@ -214,3 +216,15 @@ def test_a_clip_report_names_a_stage_that_never_clipped_void(work):
     report = _handover.clip_report(work, busy)
     assert (report["low"], report["high"], report["void"], report["clips"]) == (0.1, 0.0, False, True)
     assert _handover.clip_report(Work(work.config, "stage3_plain", work.run), busy) is None
+
+
+def test_a_disk_that_will_hardly_do_is_told_before_the_first_step(work, monkeypatch):
+    layer = torch.nn.Linear(10_000, 1000, bias=False)
+    trainer = SimpleNamespace(model=layer, args=SimpleNamespace(save_total_limit=2))
+    said: list[str] = []
+    monkeypatch.setattr(_training, "say", said.append)
+    for free in (410e6, 390e6):
+        assert said == []
+        monkeypatch.setattr(_training.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        _training.warn_of_a_small_disk(trainer, work)
+    assert "3 checkpoints and final/ of stage4_clip take about 0.4 GB, and 0.4 GB are free" in said[0]

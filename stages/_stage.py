@@ -72,7 +72,9 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
             except UserError as failure:
                 if not finished(work):
                     raise
-                _launch.say_here(f"{name} is complete; a worker failed after that: {failure.problems[0]}")
+                _launch.say_here(
+                    f"{name} is complete; a worker failed after that: {failure.problems[0].splitlines()[0]}"
+                )
             if not finished(work):
                 raise UserError(f"{name}: the workers ended but stage.json is not complete; see {work.folder / 'logs'}")
         return evaluate.evaluate(config, run, name)  # Inside the lock: its workers append to files in this folder.

@@ -79,7 +79,8 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
             say_here(f"{work.name}: kept up to step {step}")
         raise KeyboardInterrupt
     if code:
-        raise UserError([f"{work.name}: {line}" for line in _failure(module, logs, code)] + [_how_to_go_on(work, logs)])
+        told = "\n  ".join(_failure(module, logs, code))
+        raise UserError([f"{work.name}: {told}", _how_to_go_on(work, logs)])
 
 
 def _keep_output(launcher: subprocess.Popen[bytes], log: Path) -> None:

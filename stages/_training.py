@@ -125,7 +125,7 @@ def warn_of_a_small_disk(trainer: Any, work: Work) -> None:
     free = shutil.disk_usage(work.folder).free
     if free < need:
         say(
-            f"  warning: {kept} checkpoints and final/ of {work.name} take about {need / 1e9:.1f} GB, and {free / 1e9:.1f} GB "
+            f"  warning: {kept} checkpoints and final/ of {work.name} take about {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB "
             f"are free in {work.folder}; make room, or it fails at a save"
         )
 

@@ -36,6 +36,7 @@ FIRST_FAILURE = "first_failure"
 _LAUNCHER = "launcher.log"
 _TRAINING = ("sft", "grpo")
 _HEARD = 5.0  # Seconds a worker that got SIGTERM waits for the request to stop in order.
+_LITTLE = 2**24  # Free bytes at which the disk is to blame, and the logs may be cut short.
 _NO_ROOM = ("No space left", "disk is full", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 
 
@@ -150,13 +151,14 @@ def _failure(module: str, logs: Path, code: int) -> list[str]:
     root = re.search(r"Root Cause.*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", launcher, re.DOTALL)
     rank, status = (int(root[1]), int(root[2])) if root else (0, code)
     first = logs / FIRST_FAILURE
-    if status >= 0 and first.exists():  # torchrun sees exits, and the one that failed first may exit last.
-        rank = int(first.read_text())
+    named = first.read_text() if first.exists() else ""  # Empty when the disk was too full to write it.
+    if status >= 0 and named.isdigit():  # torchrun sees exits, and the one that failed first may exit last.
+        rank = int(named)
     log = logs / f"rank{rank}.log"
     if not log.exists() or not log.stat().st_size:
         log = logs / _LAUNCHER
     what = f"stages.{module} failed with exit status {code}"
-    if root or first.exists():
+    if root or named:
         what += f", rank {rank} first"
     if status < 0:
         what += f", ended by {signal.Signals(-status).name}"
@@ -176,9 +178,9 @@ def _how_to_go_on(work: Work, logs: Path) -> str:
     step = step_of(last_checkpoint(work.folder))
     there = f"goes on from the last checkpoint (step {step})" if step else "goes on: no checkpoint was written yet"
     text = "".join(path.read_text(errors="replace") for path in logs.glob("*.log"))
-    if any(words in text for words in _NO_ROOM):
-        free = shutil.disk_usage(work.folder).free / 1e9
-        there = f"{there}, once there is room ({free:.1f} GB are free where {work.folder} is)"
+    free = shutil.disk_usage(work.folder).free
+    if free < _LITTLE or any(words in text for words in _NO_ROOM):
+        there = f"{there}, once there is room ({free / 1e6:,.0f} MB are free where {work.folder} is)"
     return f"the logs of all ranks: {logs}. The same command {there}"
 
 

@@ -227,4 +227,4 @@ def test_a_disk_that_will_hardly_do_is_told_before_the_first_step(work, monkeypa
         assert said == []
         monkeypatch.setattr(_training.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         _training.warn_of_a_small_disk(trainer, work)
-    assert "3 checkpoints and final/ of stage4_clip take about 0.4 GB, and 0.4 GB are free" in said[0]
+    assert "3 checkpoints and final/ of stage4_clip take about 400 MB, and 390 MB are free" in said[0]

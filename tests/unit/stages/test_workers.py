@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -90,7 +91,14 @@ def test_a_rank_that_was_killed_failed_before_those_that_raised_for_it(tmp_path)
 
 def test_a_full_disk_is_named_with_the_room_there_is(work, worker):
     worker('echo "RuntimeError: PytorchStreamWriter failed writing file data/3: file write failed"; exit 1')
-    with pytest.raises(UserError, match=r"once there is room \([\d.]+ GB are free"):
+    with pytest.raises(UserError, match=r"once there is room \([\d,]+ MB are free"):
+        run_workers("sft", work, [])
+
+
+def test_a_failure_on_a_disk_too_full_for_its_own_log_is_told_all_the_same(work, worker, monkeypatch):
+    monkeypatch.setattr("stages._workers.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+    worker('touch "$CLGRPO_LOGS/first_failure"; exit 1')
+    with pytest.raises(UserError, match=r"once there is room \(0 MB are free"):
         run_workers("sft", work, [])
 
 

@@ -51,11 +51,10 @@ class Small:
             [*command, f"output_dir={self.root}", f"name={name}"],
             cwd=self.repo,
             env=environment,
-            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            **{"preexec_fn": _heed_ctrl_c, **how},
+            **{"stdout": subprocess.PIPE, "preexec_fn": _heed_ctrl_c, **how},
         )
 
     def run(

@@ -24,7 +24,6 @@ class Answerer:
         from transformers import AutoModelForImageTextToText
 
         self.processor = load_processor(folder, config)
-        self.processor.tokenizer.padding_side = "left"
         self.device = torch.device("cpu")
         if not use_cpu():
             self.device = torch.device("cuda", local_rank)
@@ -51,9 +50,10 @@ class Answerer:
             text=[text] * len(images), images=images, return_tensors="pt", padding=True, add_special_tokens=False
         ).to(self.device, dtype=self.model.dtype)  # Only the pixels are floats.
         torch.manual_seed(seed % 2**63)
-        how: dict[str, Any] = {"do_sample": False}
+        # Said in full, as rollouts are: a checkpoint's own generation config may penalise repetition (Qwen2.5-VL's does).
+        how: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
         if sample:
-            how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+            how |= {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
         if self.image_token is not None:
             how["suppress_tokens"] = [self.image_token]  # A model near random would write it.
         tokens = self.model.generate(**inputs, max_new_tokens=max_new_tokens, **how)[:, inputs["input_ids"].shape[1] :]

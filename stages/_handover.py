@@ -26,6 +26,8 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
     """
     final = work.run.final(work.name)
     model = trainer.accelerator.unwrap_model(trainer.model)
+    if isinstance(ends := model.generation_config.eos_token_id, list):
+        model.generation_config.eos_token_id = list(dict.fromkeys(ends))  # Trainer repeats one of them in every stage.
     if work.config.model.peft is not None:
         if trainer.accelerator.is_main_process:
             model.merge_and_unload().save_pretrained(final)

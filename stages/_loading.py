@@ -16,7 +16,13 @@ from transformers import AutoProcessor  # noqa: E402
 
 PART_PREFIXES = {
     "vision": ("vision_model", "vision_tower", "visual"),
-    "connector": ("connector", "multi_modal_projector", "visual.merger", "visual.deepstack_merger_list"),
+    "connector": (
+        "connector",
+        "multi_modal_projector",
+        "image_newline",
+        "visual.merger",
+        "visual.deepstack_merger_list",
+    ),
     "language": ("text_model", "language_model", "lm_head"),
 }
 """Module names of the parts of a VLM across the model families of transformers."""
@@ -35,10 +41,23 @@ def compute_dtype(config: Any) -> str:
 
 
 def load_processor(folder: Path, config: Any) -> Any:
-    """The processor of a checkpoint, with the run's `model.processor` arguments."""
-    return AutoProcessor.from_pretrained(
-        folder, trust_remote_code=config.model.trust_remote_code, **config.model.processor
-    )
+    """The processor of a checkpoint, with the run's `model.processor` arguments. It pads on the left.
+
+    Some checkpoints (Qwen2.5-VL, Qwen3-VL) pad on the right by default. GRPOTrainer lays prompts out from the left itself, but
+    takes mm_token_type_ids as the processor pads them: in a batch of images of several shapes they would mark other tokens than
+    the image's, and the log-probabilities that train would be those of other positions.
+
+    Raises:
+        UserError: when the processor needs a package that is not installed.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(
+            folder, trust_remote_code=config.model.trust_remote_code, **config.model.processor
+        )
+    except ImportError as error:  # torchvision for processors that also read videos, num2words for SmolVLM2's.
+        raise UserError(f"the processor in {folder} needs a package that is not installed: {error}") from error
+    processor.tokenizer.padding_side = "left"
+    return processor
 
 
 def lora_config(work: Work) -> Any:
@@ -70,5 +89,5 @@ def freeze(model: torch.nn.Module, parts: list[str]) -> None:
 
 def part_of(name: str) -> str | None:
     """The part of a VLM a parameter belongs to, by its name; the longest prefix decides, so visual.merger is a connector."""
-    found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}"}
+    found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}."}
     return found[max(found, key=len)] if found else None

@@ -28,6 +28,7 @@ TEXT = {
     "num_key_value_heads": 1,
     "max_position_embeddings": 64,
 }
+SIGLIP = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 QWEN_VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
 FAMILIES = {
     "idefics3": {
@@ -38,6 +39,10 @@ FAMILIES = {
         "text_config": {"model_type": "llama", **TEXT},
         "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1},
     },
+    "qwen2_vl": {
+        "text_config": TEXT,
+        "vision_config": {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2},
+    },
     "qwen2_5_vl": {"text_config": TEXT, "vision_config": {**QWEN_VISION, "fullatt_block_indexes": [0]}},
     "qwen3_vl": {
         "text_config": {**TEXT, "head_dim": 16},
@@ -47,15 +52,37 @@ FAMILIES = {
         "text_config": {"model_type": "qwen2", **TEXT},
         "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
     },
+    "llava": {
+        "text_config": {"model_type": "qwen2", **TEXT},
+        "vision_config": {"model_type": "siglip_vision_model", **SIGLIP},
+    },
+    "llava_onevision": {
+        "text_config": {"model_type": "qwen2", **TEXT},
+        "vision_config": {"model_type": "siglip_vision_model", **SIGLIP},
+    },
+    "paligemma": {
+        "text_config": {"model_type": "gemma", **TEXT},
+        "vision_config": {"model_type": "siglip_vision_model", **SIGLIP},
+    },
 }
 CONNECTORS = {
     "idefics3": ("model.connector.",),
     "smolvlm": ("model.connector.",),
+    "qwen2_vl": ("model.visual.merger.",),
     "qwen2_5_vl": ("model.visual.merger.",),
     "qwen3_vl": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
     "internvl": ("model.multi_modal_projector.",),
+    "llava": ("model.multi_modal_projector.",),
+    "llava_onevision": ("model.multi_modal_projector.", "model.image_newline"),
+    "paligemma": ("model.multi_modal_projector.",),
 }
-VISIONS = {"idefics3": "model.vision_model.", "smolvlm": "model.vision_model.", "internvl": "model.vision_tower."}
+VISIONS = {
+    "idefics3": "model.vision_model.",
+    "smolvlm": "model.vision_model.",
+    "qwen2_vl": "model.visual.",
+    "qwen2_5_vl": "model.visual.",
+    "qwen3_vl": "model.visual.",
+}
 
 
 def model_of(family: str) -> torch.nn.Module:
@@ -73,7 +100,7 @@ def test_every_weight_of_every_family_belongs_to_the_right_part(family):
     for name, _ in model_of(family).named_parameters():
         if name.startswith(CONNECTORS[family]):
             expected = "connector"
-        elif name.startswith(VISIONS.get(family, "model.visual.")):
+        elif name.startswith(VISIONS.get(family, "model.vision_tower.")):
             expected = "vision"
         else:
             expected = "language"

@@ -246,7 +246,7 @@ def _what(config: RunConfig, name: str) -> str:
         assert config.cot is not None
         return f"{config.cot.split} asked of {', '.join(config.cot.teachers)}"
     if name == BASE:
-        return config.model.name_or_path or "a tiny random Idefics3"
+        return config.model.name_or_path or f"a tiny random {config.model.tiny.family}"
     stage = config.stage(name)
     clip = checks_trainer.clip_range(stage)
     words = [f"{stage.algorithm} from {parent_of(config, name)} on {'cot' if stage.data == 'cot' else stage.split}"]

@@ -12,6 +12,7 @@ from pipeline.checks_cot import cot_problems, split_problem
 from pipeline.checks_trainer import trainer_problems
 from pipeline.config import CONFIGS, to_plain
 from pipeline.errors import UserError
+from pipeline.families import REFUSED, model_type, tiny_families
 from pipeline.hardware import visible_gpus
 from pipeline.nearest import nearest
 from pipeline.run import BASE
@@ -74,8 +75,13 @@ def _model(config: RunConfig) -> Iterator[str]:
         yield f"model.dtype: {model.dtype!r} must be auto, bfloat16 or float32"
     if model.name_or_path is None:
         tiny = model.tiny
+        if tiny.family in REFUSED:
+            yield f"model.tiny.family: {tiny.family!r} is refused: {REFUSED[tiny.family]}"
+        elif tiny.family not in tiny_families():
+            near = nearest(tiny.family, tiny_families())
+            yield f"model.tiny.family: {tiny.family!r} is not a file of stages/tiny; {near}"
         for key, size in to_plain(tiny).items():
-            if size < 1:
+            if isinstance(size, int) and size < 1:
                 yield f"model.tiny.{key}: {size} must be at least 1"
         if min(tiny.patch_size, tiny.scale_factor) > 0 and tiny.image_size % (tiny.patch_size * tiny.scale_factor):
             yield (
@@ -91,6 +97,8 @@ def _model(config: RunConfig) -> Iterator[str]:
         and not Path(model.name_or_path).expanduser().is_dir()
     ):
         yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
+    elif (family := model_type(Path(model.name_or_path).expanduser())) in REFUSED:
+        yield f"model.name_or_path: {model.name_or_path!r} is a {family}, which is refused: {REFUSED[family]}"
     for key in sorted(set(model.peft or {}) - set(lora_fields())):
         yield f"model.peft.{key} is not a field of peft.LoraConfig; {nearest(key, lora_fields())}"
 

@@ -32,15 +32,17 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Sizes of the tiny random Idefics3 that demo and tests train; the defaults make about 1.4 million parameters.
+    """Family and sizes of the tiny random model that demo and tests train; the defaults make about 1.4 million parameters.
 
     Heads are 32 wide because vLLM's CPU attention refuses narrower ones.
     """
 
+    family: str = "idefics3"
+    """File of stages/tiny: idefics3, smolvlm, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, llava."""
     image_size: int = 64
     patch_size: int = 16
     scale_factor: int = 2
-    """Pixel shuffle: (image_size / patch_size / scale_factor) squared image tokens."""
+    """Pixel shuffle or patch merger: (image_size / patch_size / scale_factor) squared image tokens. llava has none."""
     vision_hidden_size: int = 128
     vision_layers: int = 3
     hidden_size: int = 128
@@ -58,7 +60,7 @@ class ModelConfig:
     """Hub id or folder. None builds the model `tiny` describes."""
     revision: str | None = None
     tiny: TinyConfig = field(default_factory=TinyConfig)
-    """Sizes of the random tiny Idefics3 that is made when name_or_path is None."""
+    """The random tiny model that is made when name_or_path is None."""
     dtype: str = "auto"
     """auto: bfloat16 on a GPU that has it, float32 elsewhere. Or bfloat16 | float32."""
     attn_implementation: str = "sdpa"

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline import command_line
 from pipeline.errors import UserError
+from pipeline.families import REFUSED, model_type, tiny_families
 from pipeline.phases import phase_inputs
 from pipeline.provenance import provenance
 from pipeline.run import BASE, COT, weights_digest, write_json
@@ -30,13 +31,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         make(work)
         return 0
     if arguments.dry_run:
-        print(f"base: {config.model.name_or_path or f'a tiny random Idefics3, {config.model.tiny}'}")
+        print(f"base: {config.model.name_or_path or f'a tiny random model, {config.model.tiny}'}")
         return 0
     with _launch.only_one(work.folder):
         if arguments.clean:
             _launch.clean(work.folder)
         if not finished(work):
-            _launch.say_here(f"base: {config.model.name_or_path or 'making a tiny random Idefics3'}")
+            _launch.say_here(f"base: {config.model.name_or_path or f'making a tiny random {config.model.tiny.family}'}")
             _launch.run_workers("base", work, [word for word in argv if word != "--clean"])
         return evaluate.evaluate(config, run, BASE)
 
@@ -55,6 +56,11 @@ def make(work: Work) -> None:
         build_tiny(folder, config.model.tiny, tokenizer_texts(task, run.cot if config.cot else None), config.seed)
     else:
         folder = locate(config.model)
+        family = model_type(folder)
+        if family in REFUSED:
+            raise UserError(f"model.name_or_path: {config.model.name_or_path!r} is a {family}: {REFUSED[family]}")
+        if family not in tiny_families():
+            _launch.say(f"base: no test trains the family {family}; docs/families.md lists those that are trained")
     weights = weights_digest(folder)
     if weights is None:
         raise UserError(

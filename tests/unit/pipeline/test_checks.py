@@ -41,6 +41,11 @@ RULES = [
     (["task.path=/nowhere"], ["task.path: '/nowhere' does not exist", "set it to the root of the scenes data"]),
     (["model.dtype=float16"], ["model.dtype: 'float16'", "auto, bfloat16 or float32"]),
     (["model.name_or_path=./nowhere"], ["model.name_or_path", "'./nowhere' does not exist"]),
+    (
+        ["model.tiny.family=qwen3vl"],
+        ["model.tiny.family: 'qwen3vl'", "not a file of stages/tiny", "did you mean qwen3_vl?"],
+    ),
+    (["model.tiny.family=paligemma"], ["model.tiny.family: 'paligemma' is refused", "TRL 1.16 cannot train PaliGemma"]),
     (["model.tiny.image_size=65"], ["model.tiny.image_size: 65", "multiple of patch_size * scale_factor = 32"]),
     (["model.tiny.hidden_size=100"], ["model.tiny.hidden_size: 100", "multiple of 32"]),
     (["model.tiny.layers=0"], ["model.tiny.layers: 0", "at least 1"]),
@@ -178,6 +183,18 @@ def test_every_broken_rule_is_told_at_once() -> None:
 )
 def test_a_sound_variant_is_accepted(overrides: list[str]) -> None:
     assert problems(*overrides) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "words"), [("paligemma", "cannot train PaliGemma"), ("internvl_chat", "ends in -hf")]
+)
+def test_a_checkpoint_of_a_family_that_cannot_be_trained_is_refused(tmp_path: Path, family: str, words: str) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    (problem,) = problems(f"model.name_or_path={tmp_path}")
+    assert problem.startswith(f"model.name_or_path: '{tmp_path}' is a {family}")
+    assert words in problem
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_onevision"}))
+    assert problems(f"model.name_or_path={tmp_path}") == []
 
 
 def test_two_stages_may_not_share_a_number(tmp_path: Path) -> None:

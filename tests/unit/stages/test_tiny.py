@@ -80,6 +80,31 @@ def test_every_processor_pads_on_the_left_whatever_its_checkpoint_says(built: Pa
         assert ((batch["input_ids"] == image) == (batch["mm_token_type_ids"] == 1)).all()
 
 
+SETTINGS = {
+    "idefics3": {"do_image_splitting": True, "size": {"longest_edge": 128}},
+    "smolvlm": {"do_image_splitting": True, "size": {"longest_edge": 128}},
+    "qwen2_vl": {"max_pixels": 1024},
+    "qwen2_5_vl": {"max_pixels": 1024},
+    "qwen3_vl": {"max_pixels": 1024},
+    "internvl": {"max_patches": 1},
+    "llava": {"size": {"height": 32, "width": 32}},
+}
+
+
+def test_the_settings_of_model_processor_act_and_are_handed_on(built: Path, tmp_path: Path):
+    configured = RunConfig(name="run", model=ModelConfig(processor=SETTINGS[built.name]))
+    default, changed = (_loading.load_processor(built, config) for config in (CONFIG, configured))
+    changed.save_pretrained(tmp_path)
+    handed_on = _loading.load_processor(tmp_path, CONFIG)
+    image = Image.new("RGB", (128, 64), "red")
+    text = default.apply_chat_template(user_turn("Which?"), add_generation_prompt=True)
+    lengths = [
+        len(one(text=[text], images=[[image]], add_special_tokens=False)["input_ids"][0])
+        for one in (default, changed, handed_on)
+    ]
+    assert lengths[0] != lengths[1] == lengths[2]
+
+
 def test_a_processor_that_needs_a_missing_package_is_a_users_error(monkeypatch: pytest.MonkeyPatch):
     def missing(*args: object, **kwargs: object) -> None:
         raise ImportError("requires the torchvision library: `pip install torchvision`\nmore")

@@ -17,6 +17,9 @@ TILED = ("idefics3_tiled", "smolvlm")
 MIXED = (*TILED, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
 """Those in which a wide picture is another number of tokens than a square one."""
 
+RELOADED = {"is_local", "local_files_only", "padding_side", "tokenizer_class", "model_specific_special_tokens"}
+"""Keys that transformers adds to a tokenizer's file when it saves one it has loaded; tokenizer.json holds what it does."""
+
 
 @pytest.fixture(scope="session")
 def folder(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
@@ -47,20 +50,21 @@ def measured(folder: Path, name: str) -> dict[str, Any]:
     return found
 
 
-def test_every_stage_moves_every_part_but_the_frozen_one(measured: dict[str, Any]):
+def test_every_stage_moves_every_part_but_the_frozen_one(measured: dict[str, Any], name: str):
     for stage, result in measured["stages"].items():
         assert set(result["moved"]) == {"vision", "connector", "language"}
         for part, (moved, tensors) in result["moved"].items():
             if stage == "stage2_grpo_format" and part == "vision":  # freeze: [vision]
                 assert moved == 0
-            else:
-                assert moved == tensors, f"{stage}: {moved} of {tensors} tensors of {part} moved"
+            else:  # LLaVA takes features from before SigLIP's last norm, whose weight and bias therefore learn nothing.
+                unused = 2 if (name, part) == ("llava", "vision") else 0
+                assert moved == tensors - unused, f"{stage}: {moved} of {tensors} tensors of {part} moved"
 
 
 def test_the_trainer_scores_a_rollout_with_the_logprobs_it_was_sampled_with(measured: dict[str, Any], name: str):
     differences = [one["logprob_difference"] for one in measured["stages"].values() if "logprob_difference" in one]
     assert len(differences) == 3
-    assert max(differences) <= 1e-3
+    assert max(differences) <= 1e-5  # About 1e-6 when all is right; right padding alone makes it 5e-5 in Qwen2.5-VL.
     assert (len(set(measured["prompt_lengths"])) > 1) == (name in MIXED)  # Else the batches were not mixed.
 
 
@@ -85,7 +89,11 @@ def test_processor_and_generation_config_are_handed_on(measured: dict[str, Any],
     settings = {"do_image_splitting", "size"} if name in TILED else set()  # Of model.processor; they are handed on too.
     changed = {file: set(keys) for file, keys in measured["changed"].items()}
     assert changed["processor_config.json"] <= ({"image_processor", "video_processor"} if settings else set())
-    assert changed["tokenizer_config.json"] <= {"is_local", "local_files_only", "padding_side"} | settings
+    assert (
+        changed["tokenizer_config.json"]
+        <= {"is_local", "local_files_only", "padding_side", "tokenizer_class", "model_specific_special_tokens"}
+        | settings
+    )
     assert changed["tokenizer.json"] == set()
     assert changed["generation_config.json"] <= {"eos_token_id"}
     ends = [_ends(folder / name / phase / "final") for phase in ("base", "stage4_clgrpo")]

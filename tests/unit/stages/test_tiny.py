@@ -127,3 +127,16 @@ def test_a_hub_checkpoint_of_a_refused_family_is_refused_once_it_is_here(
     config = RunConfig(name="run", model=ModelConfig(name_or_path="google/paligemma"))
     with pytest.raises(UserError, match=r"'google/paligemma' is a paligemma: TRL 1\.16 cannot train PaliGemma"):
         base.make(Work(config, "base", RunDir(tmp_path, "run")))
+
+
+def test_paligemmas_processor_is_still_as_trl_cannot_use_it():
+    from transformers import GemmaTokenizer, PaliGemmaProcessor, SiglipImageProcessor
+
+    images = SiglipImageProcessor(size={"height": 32, "width": 32})
+    images.image_seq_length = 4
+    processor = PaliGemmaProcessor(images, GemmaTokenizer())
+    assert processor.chat_template is None
+    with pytest.raises(ValueError, match="`images` are expected"):
+        processor(text=["joy"])  # As SFTTrainer tokenizes a completion.
+    inputs = processor(text=["<image>"], images=[[Image.new("RGB", (32, 32))]])
+    assert set(inputs["token_type_ids"][0]) == {0}  # Zero is the prefix; GRPOTrainer writes it for completions too.

@@ -137,11 +137,13 @@ def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Ite
 
 def _launch(config: RunConfig) -> Iterator[str]:
     processes = config.launch.num_processes
-    gpus = visible_gpus()
+    gpus, kept = visible_gpus(), config.launch.rollout_gpus
+    if kept and not 0 <= kept < gpus:
+        yield f"launch.rollout_gpus: {kept} must leave one of the {gpus} visible GPUs to the trainer; 0 shares them all"
     if processes is not None and processes < 1:
         yield f"launch.num_processes: {processes} must be at least 1"
-    elif processes is not None and gpus and processes > gpus:
-        yield f"launch.num_processes: {processes} is more than the {gpus} visible GPUs; lower it or make more visible"
+    elif processes is not None and gpus and processes > gpus - kept:
+        yield f"launch.num_processes: {processes} is more than the {gpus - kept} visible GPUs; lower it or make more visible"
     if config.launch.deepspeed is not None:
         path = deepspeed_file(config)
         if path is None:

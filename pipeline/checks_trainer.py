@@ -54,13 +54,17 @@ NOT_NEGATIVE = ("beta", "weight_decay", "warmup_steps", "max_grad_norm")
 """Trainer options that may be 0, and not less."""
 
 
+ROLLOUTS = ("transformers", "vllm")
+"""What can sample a GRPO stage's completions."""
+
+
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """The loss types of TRL that use epsilon and epsilon_high."""
 
 
 def world_size(config: RunConfig) -> int:
-    """Processes a stage runs on: launch.num_processes, else the visible GPUs, else 1."""
-    return config.launch.num_processes or max(1, visible_gpus())
+    """Processes a stage runs on: launch.num_processes, else the visible GPUs that no rollout server has, else 1."""
+    return config.launch.num_processes or max(1, visible_gpus() - config.launch.rollout_gpus)
 
 
 def clip_range(stage: StageConfig) -> tuple[float, float] | None:
@@ -106,8 +110,11 @@ def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Itera
         yield from _rewards(where, stage)
         if not unfit:
             yield from _grpo(config, where, stage)
-    elif stage.reward_funcs:
-        yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
+    else:
+        if stage.reward_funcs:
+            yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
+        if stage.rollouts != "transformers" or stage.dynamic_sampling:
+            yield f"{where}.rollouts, dynamic_sampling: sft samples nothing; remove them or set algorithm: grpo"
 
 
 def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
@@ -206,8 +213,32 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
             )
         if clip[0] >= 1:
             yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so it would never act"
-    if trainer.get("use_vllm") and trainer.get("vllm_mode", "colocate") == "colocate":
+    yield from _rollouts(where, stage, per_device * per_generation, generations)
+
+
+def _rollouts(where: str, stage: StageConfig, own: int, generations: int) -> Iterator[str]:
+    """What samples, and dynamic sampling. `own`: completions of one process in a rollout."""
+    trainer, defaults = stage.trainer, trainer_fields("grpo")
+    if trainer.get("use_vllm"):
         yield (
-            f"{where}.trainer.use_vllm: colocated vLLM expands image tokens twice in TRL 1.16 (its issue 6294) and would train "
-            "on wrong prompts; leave use_vllm false, or set vllm_mode: server"
+            f"{where}.trainer.use_vllm: TRL 1.16's own vLLM modes are wrong for images: colocated it expands image tokens twice "
+            "(its issue 6294), and its server breaks tiled images; remove it and set the stage's rollouts: vllm"
         )
+    if stage.rollouts not in ROLLOUTS:
+        yield f"{where}.rollouts: {stage.rollouts!r} must be one of {', '.join(ROLLOUTS)}; {nearest(stage.rollouts, ROLLOUTS)}"
+    if stage.rollouts == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            yield f"{where}.rollouts: vllm is not installed; ./launch/install.sh --vllm installs it"
+        if trainer.get("generation_kwargs"):
+            yield f"{where}.trainer.generation_kwargs: is not sent to the server of rollouts: vllm; remove it"
+    if stage.dynamic_sampling < 0:
+        yield f"{where}.dynamic_sampling: {stage.dynamic_sampling} must be 0 (off) or the most rounds of further prompts"
+    if stage.dynamic_sampling > 0:
+        if own % generations:
+            yield (
+                f"{where}.dynamic_sampling: needs whole groups in each process, and its {own} completions "
+                f"(per_device_train_batch_size * steps_per_generation) are not divisible by num_generations {generations}"
+            )
+        aggregation = trainer.get("multi_objective_aggregation", defaults["multi_objective_aggregation"])
+        if aggregation != "sum_then_normalize":
+            yield f"{where}.dynamic_sampling: judges the sum of rewards; remove multi_objective_aggregation: {aggregation}"

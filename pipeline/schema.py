@@ -163,6 +163,10 @@ class StageConfig:
     """Files of rewards/, or dotted paths module.function."""
     freeze: list[str] = field(default_factory=list)
     """Parts held fixed: vision, connector, language."""
+    rollouts: str = "transformers"
+    """What samples completions (grpo): transformers, or vllm, a server of the policy for the time of the stage."""
+    dynamic_sampling: int = 0
+    """Rounds of further prompts that replace groups whose rewards are all equal (grpo; DAPO); 0 trains on every group."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
 
@@ -186,6 +190,10 @@ class LaunchConfig:
     """Processes (one per GPU); None: the GPUs that are visible, or 1."""
     deepspeed: str | None = None
     """A JSON of configs/deepspeed (zero1, zero2, zero3, zero3_offload) or a path; None: no DeepSpeed."""
+    rollout_gpus: int = 0
+    """GPUs, the last ones, kept for the server of `rollouts: vllm`; 0: it shares those of the trainer."""
+    rollout_flags: dict[str, Any] = field(default_factory=dict)
+    """More flags for that server, word for word vLLM's, such as max-model-len or gpu-memory-utilization."""
 
 
 @dataclass(frozen=True)

@@ -105,7 +105,9 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
     """
     processes = world_size(work.config) if module != "base" else 1
     command = [sys.executable]
-    if processes > 1 or (work.config.launch.deepspeed and module not in ("base", "evaluate")):
+    launch = work.config.launch
+    # Under torchrun one process takes one GPU; alone it would take the server's too.
+    if processes > 1 or ((launch.deepspeed or launch.rollout_gpus) and module not in ("base", "evaluate")):
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     command += ["-m", f"stages.{module}", *argv, "--worker"]
     logs = work.folder / "logs"

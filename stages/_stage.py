@@ -43,8 +43,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     if arguments.worker:
         die_with_parent()  # Of torchrun too, which a kill -9 leaves no time to end its workers.
         declare_torchvision_ops()  # Before transformers and trl are imported.
-        if not stage.trainer.get("use_vllm"):
-            hide_vllm_from_trl()
+        hide_vllm_from_trl()
         train(work)
         return 0
     if arguments.dry_run:
@@ -91,6 +90,7 @@ def describe(config: RunConfig, run: RunDir, name: str) -> str:
     ]
     if stage.reward_funcs:
         lines.append(f"  rewards: {', '.join(stage.reward_funcs)}")
+        lines.append(f"  rollouts: {stage.rollouts}   dynamic sampling: {stage.dynamic_sampling or 'no'}")
     if clip:
         lines.append(f"  clip range: 1 - {clip[0]} to 1 + {clip[1]}")
     lines += [f"  trainer.{key}: {value}" for key, value in stage.trainer.items()]

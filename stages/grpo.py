@@ -16,16 +16,18 @@ from stages._stage import main
 
 def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, prompts, rewards, trainer, train, hand over."""
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
 
     from pipeline.rows import grpo_columns
     from rewards import load_rewards
-    from stages import _handover, _journal, _loading, _training
+    from stages import _handover, _journal, _loading, _rollouts, _training
+    from stages._grpo_trainer import Trainer
 
     parent, processor, task = _training.start(work)
     split = task.select(work.stage.split)
     columns = grpo_columns(task, split.examples, work.stage.prompt)
-    trainer = GRPOTrainer(
+    trainer = Trainer(
+        work,
         model=str(parent),
         reward_funcs=load_rewards(work.stage.reward_funcs, task),
         args=GRPOConfig(**_training.trainer_arguments(work)),
@@ -35,7 +37,8 @@ def train(work: Work) -> None:
     )
     _loading.freeze(trainer.model, work.stage.freeze)
     _journal.add_journal(trainer, work)
-    _training.train(trainer, work)
+    with _rollouts.served(trainer, work, parent):
+        _training.train(trainer, work)
     _handover.hand_over(trainer, work, parent, rows=len(columns["id"]), problems=split.problem_counts)
     _training.leave()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 
@@ -123,7 +124,21 @@ RULES = [
         ["stages.1.trainer.max_length=1024"],
         ["stage1_sft.trainer.max_length: 1024 would cut image tokens", "leave it null"],
     ),
-    (["stages.3.trainer.use_vllm=true"], [f"{S3}.trainer.use_vllm", "issue 6294", "vllm_mode: server"]),
+    (["stages.3.trainer.use_vllm=true"], [f"{S3}.trainer.use_vllm", "issue 6294", "set the stage's rollouts: vllm"]),
+    (["stages.3.trainer={use_vllm: true, vllm_mode: server}"], [f"{S3}.trainer.use_vllm", "tiled images"]),
+    (["stages.3.rollouts=vlm"], [f"{S3}.rollouts: 'vlm'", "transformers, vllm", "did you mean vllm?"]),
+    (["stages.1.rollouts=vllm"], ["stage1_sft.rollouts, dynamic_sampling: sft samples nothing"]),
+    (["stages.1.dynamic_sampling=2"], ["stage1_sft.rollouts, dynamic_sampling: sft samples nothing"]),
+    (["stages.3.dynamic_sampling=-1"], [f"{S3}.dynamic_sampling: -1", "0 (off)"]),
+    (
+        ["stages.3.dynamic_sampling=1", "stages.3.trainer.per_device_train_batch_size=4", "launch.num_processes=2"],
+        [f"{S3}.dynamic_sampling: needs whole groups", "its 4 completions", "num_generations 8"],
+    ),
+    (
+        ["stages.3.dynamic_sampling=1", "stages.3.trainer.multi_objective_aggregation=normalize_then_sum"],
+        [f"{S3}.dynamic_sampling", "remove multi_objective_aggregation: normalize_then_sum"],
+    ),
+    (["launch.rollout_gpus=1"], ["launch.rollout_gpus: 1", "0 visible GPUs"]),
     *(
         ([f"stages.3.trainer.{key}=1"], [f"{S3}.trainer.{key}: 1 is not set here; {cure}"])
         for key, cure in checks_trainer.OWNED.items()
@@ -166,7 +181,7 @@ def test_every_broken_rule_is_told_at_once() -> None:
         ["launch.deepspeed=zero3_offload", "launch.num_processes=2"],
         ["stages.2.reward_funcs=[rewards.format.format_reward]"],
         ["stages.3.trainer.reward_weights=[1, 0.5]"],
-        ["stages.3.trainer={use_vllm: true, vllm_mode: server}"],
+        ["stages.3.dynamic_sampling=3"],
         ["stages.4.trainer={num_iterations: 1, gradient_accumulation_steps: 2, steps_per_generation: 4}"],
         ["stages.4.trainer={epsilon: 0.1, epsilon_high: null}"],
         ["stages.4.trainer.save_steps=12"],
@@ -211,6 +226,28 @@ def test_more_processes_than_gpus_are_refused_and_without_any_allowed(monkeypatc
     for module in (checks, checks_trainer):
         monkeypatch.setattr(module, "visible_gpus", lambda: 1)
     assert "launch.num_processes: 2 is more than the 1 visible GPUs" in problems("launch.num_processes=2")[0]
+
+
+def test_gpus_of_the_rollout_server_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (checks, checks_trainer):
+        monkeypatch.setattr(module, "visible_gpus", lambda: 4)
+    assert checks_trainer.world_size(load("demo", ["launch.rollout_gpus=1"])) == 3
+    assert "more than the 3 visible GPUs" in problems("launch.rollout_gpus=1", "launch.num_processes=4")[0]
+    assert "must leave one of the 4" in "".join(problems("launch.rollout_gpus=4"))
+
+
+@pytest.mark.parametrize("installed", [True, False])
+def test_a_rollout_server_needs_vllm(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    find = importlib.util.find_spec
+    vllm = find("json") if installed else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: vllm if name == "vllm" else find(name, *rest))
+    told = problems("stages.3.rollouts=vllm")
+    assert told == [] if installed else f"{S3}.rollouts: vllm is not installed" in told[0]
+    if installed:
+        assert (
+            "generation_kwargs: is not sent"
+            in problems("stages.3.rollouts=vllm", "stages.3.trainer.generation_kwargs={top_p: 0.9}")[0]
+        )
 
 
 @pytest.mark.parametrize(

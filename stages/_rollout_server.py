@@ -71,6 +71,7 @@ def flags(config: RunConfig, gpus: tuple[str, ...], port: int) -> dict[str, Any]
         "limit-mm-per-prompt": {"image": 1},
         "generation-config": "vllm",  # Else sampling settings of the model's own would be added to the stage's.
         "logprobs-mode": "processed_logprobs",  # At the temperature that was sampled at, as the trainer's are.
+        "worker-extension-cls": "stages._rollout_worker.PolicyWorker",
         "disable-uvicorn-access-log": True,
     }
     if gpus:

@@ -174,8 +174,7 @@ class ServedRollouts:
         """Give the server the trainer's weights; nothing that it computed with others stays in its caches."""
         write_weights(self, self.work, self.weights_folder if self.accelerator.is_main_process else None)
         if self.accelerator.is_main_process:
-            body = {"method": "reload_weights", "kwargs": {"weights_path": str(self.weights_folder)}}
-            self._post("/collective_rpc", body)
+            self._post("/collective_rpc", {"method": "load_policy", "args": [str(self.weights_folder)]})
             # Prompts' keys and values; then features of images, which the reload drops in the workers but not in the scheduler.
             done = self._post("/reset_prefix_cache")
             assert done["success"], "requests were in flight while the weights changed"

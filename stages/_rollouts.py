@@ -15,6 +15,8 @@ import io
 import itertools
 import json
 import shutil
+import signal
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -56,6 +58,9 @@ def served(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
     with contextlib.ExitStack() as until_the_end:
         address: list[str | None] = [None]
         if trainer.accelerator.is_main_process:
+            # Ctrl-C and a batch system's end of time come as SIGTERM, at which Python would end without the clean-up below.
+            before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+            until_the_end.callback(signal.signal, signal.SIGTERM, before)
             folder = until_the_end.enter_context(_scratch(work, parent))
             _copy_for_server(parent, trainer.processing_class, folder / "start")
             say(f"  {work.name}: starting a vLLM server for its rollouts")

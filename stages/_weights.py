@@ -33,7 +33,12 @@ def write_weights(trainer: Any, work: Work, folder: Path | None) -> None:
         return
     assert weights is not None
     dtype = getattr(torch, compute_dtype(work.config))
-    weights = {name: tensor.to(dtype) if tensor.is_floating_point() else tensor for name, tensor in weights.items()}
+    written: dict[int, str] = {}  # Tied weights come once, as a checkpoint has them.
+    weights = {
+        name: tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
+        for name, tensor in weights.items()
+        if written.setdefault(tensor.data_ptr(), name) == name
+    }
     model.save_pretrained(folder, state_dict=weights)
 
 

@@ -39,7 +39,7 @@ def test_a_stage_samples_from_a_server_that_has_its_weights(small: Small, whole_
         f"stages.{STAGE}.split=train[:4]",
         f"stages.{STAGE}.freeze=[]",
         f"stages.{STAGE}.trainer.learning_rate=3e-3",
-        "launch.rollout_flags={block-size: 16}",  # Small blocks, so that short prompts are cached too.
+        "launch.rollout_flags={block-size: 32}",  # Small blocks, so that short prompts are cached too.
     )
     halfway = run.phase(STAGE) / "checkpoint-2" / "complete"
     small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *words, name="served")
@@ -73,7 +73,7 @@ def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(tmp_path
         "benchmarks.rollout_logprobs",
         str(tmp_path / "tiled"),
         "--flags",
-        '{"block-size": 16}',
+        '{"block-size": 32}',
     ]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
@@ -112,14 +112,14 @@ def test_dynamic_sampling_fills_batches_with_groups_that_teach(small: Small, who
         f"stages.{STAGE}.freeze=[]",
     )
     on = (*words, f"stages.{STAGE}.dynamic_sampling=4")
-    runs = {name: small.copy_of("small", name, "base", "cot", PARENT) for name in ("off", "on", "killed")}
-    small.run("stages.grpo", "--stage", "2", *words, name="off")
-    small.run("stages.grpo", "--stage", "2", *on, name="on")
+    runs = {name: small.copy_of("small", name, "base", "cot", PARENT) for name in ("plain", "filled", "killed")}
+    small.run("stages.grpo", "--stage", "2", *words, name="plain")
+    small.run("stages.grpo", "--stage", "2", *on, name="filled")
     halfway = runs["killed"].phase(STAGE) / "checkpoint-2" / "complete"
     small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *on, name="killed")
     small.run("stages.grpo", "--stage", "2", *on, name="killed")
-    off, filled, resumed = (logged(runs[name]) for name in ("off", "on", "killed"))
-    assert sum(row["frac_reward_zero_std"] for row in off) > 0
+    plain, filled, resumed = (logged(runs[name]) for name in ("plain", "filled", "killed"))
+    assert sum(row["frac_reward_zero_std"] for row in plain) > 0
     assert sum(row["sampling/resampled_groups"] for row in filled) > 0
     for row in filled:
         assert row["kept/frac_reward_zero_std"] * 2 == row["sampling/zero_std_left"]
@@ -127,9 +127,9 @@ def test_dynamic_sampling_fills_batches_with_groups_that_teach(small: Small, who
     assert sum(row["sampling/zero_std_left"] for row in filled) < sum(2 * row["frac_reward_zero_std"] for row in filled)
     first = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length")
     assert [filled[0][key] for key in first] == [
-        off[0][key] for key in first
+        plain[0][key] for key in first
     ]  # The same prompts, told without the selection.
-    assert weights(runs["killed"], STAGE) == weights(runs["on"], STAGE) != weights(runs["off"], STAGE)
+    assert weights(runs["killed"], STAGE) == weights(runs["filled"], STAGE) != weights(runs["plain"], STAGE)
     timeless = [
         [{k: v for k, v in row.items() if k not in ("seconds", "step_time")} for row in rows]
         for rows in (filled, resumed)

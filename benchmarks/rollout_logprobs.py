@@ -113,12 +113,13 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             many = [row for row in each for _ in range(arguments.generations)]
             theirs, _ = _sample(trainer, each, 1)
             served_seconds = _sample(trainer, many, arguments.generations)[1]
-            trainer.server = None
-            own, _ = _sample(trainer, each, 1)
-            own_seconds = _sample(trainer, many, arguments.generations)[1]
+        own, _ = _sample(trainer, each, 1)  # By transformers, now that the server is gone.
+        own_seconds = _sample(trainer, many, arguments.generations)[1]
+    prompt_ids, _, _ = trainer._tokenize_prompts(_prompts(each))
     return {
         "family": AutoConfig.from_pretrained(folder).model_type,
-        "prompt_tokens": len(trainer._tokenize_prompts(_prompts(each))[0][0]),
+        "image_tokens": prompt_ids[0].count(trainer.model.config.image_token_id),
+        "prompt_tokens": len(prompt_ids[0]),
         "logprobs": [row["sampling/sampling_logp_difference/max"] for row in logged],
         "greedy": theirs == own,
         "moved": moved,

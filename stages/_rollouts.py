@@ -68,8 +68,11 @@ def served(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
             trainer.weights_folder = folder / "weights"
         broadcast_object_list(address)
         trainer.server = address[0]
-        trainer.use_vllm = True  # From here on TRL scores and corrects the rollouts as those of its own vLLM modes.
-        yield
+        trainer.use_vllm = True  # So that TRL scores and corrects the rollouts as those of its own vLLM modes.
+        try:
+            yield
+        finally:
+            trainer.server, trainer.use_vllm = None, False
 
 
 @contextlib.contextmanager

@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import charts
+from pipeline.compare import compare
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
 from pipeline.report_data import Entry, read_cot, read_phase, read_run, summarise
 from pipeline.report_html import page, printable
-from pipeline.report_text import NOTES, compare, markdown, summary_table
+from pipeline.report_text import NOTES, markdown, summary_table
 from pipeline.run import write_atomic, write_json
 
 __all__ = ["compare", "summary_table", "write_run_report", "write_stage_report"]

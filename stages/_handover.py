@@ -13,6 +13,7 @@ from pipeline.response import GRAMMAR_VERSION
 from pipeline.run import read_jsonl, weights_digest, write_atomic, write_json
 from stages._launch import Work
 from stages._loading import load_processor
+from stages._usage import usage
 
 
 def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
@@ -34,6 +35,7 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         if trainer.accelerator.is_main_process:
             model.save_pretrained(final, state_dict=weights)
     trainer.accelerator.wait_for_everyone()
+    used = usage(trainer, work.folder)
     if trainer.accelerator.is_main_process:
         load_processor(parent, work.config).save_pretrained(final)
         (work.folder / "README.md").unlink(missing_ok=True)  # TRL's card of its own; ours lies in final/.
@@ -49,6 +51,7 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
             "seconds": rows[-1]["seconds"] if rows else 0.0,
             "metrics": _last_values(rows),
             "clip": clip_report(work, rows),
+            "usage": used,
             "trainer": {key: value for key, value in trainer.args.to_dict().items() if _is_plain(value)},
             **facts,
         }

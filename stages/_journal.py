@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from pipeline.compat import declare_torchvision_ops
-from pipeline.run import read_jsonl, write_atomic
+from pipeline.run import read_jsonl, write_atomic, write_json
 from stages._launch import Work, say
 
 declare_torchvision_ops()
@@ -42,6 +42,7 @@ class Journal(TrainerCallback):
             rows = [row for row in read_jsonl(self.path) if row["step"] <= state.global_step]
             self.before = rows[-1]["seconds"] if rows else 0.0
             write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_json(self.work.folder / "progress.json", {"max_steps": state.max_steps})
         self.started = time.monotonic()
         if state.global_step >= state.max_steps:
             raise NothingLeft

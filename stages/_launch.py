@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline import checks, command_line
 from pipeline.checks_trainer import world_size
@@ -37,6 +37,8 @@ class Work:
     config: RunConfig
     name: str
     run: RunDir
+    look: Callable[[Any], None] | None = None
+    """Given the trainer before its first step, in every process; the preflight looks at it there."""
 
     @property
     def folder(self) -> Path:

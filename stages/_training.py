@@ -85,6 +85,8 @@ def train(trainer: Any, work: Work) -> None:
     A stage killed while it handed over resumes from the checkpoint of its last step, after which transformers would take one
     step more; `Journal` ends it before that.
     """
+    if work.look is not None:
+        work.look(trainer)
     with contextlib.suppress(NothingLeft):
         trainer.train(resume_from_checkpoint=last_checkpoint(work.folder))
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -68,10 +69,12 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
     if record["status"] != "complete":
         argv = ["--stage", name, "--config", str(write_config(config, folder / "evaluation.yaml"))]
         mend_parts(folder)
+        began = time.monotonic()
         _launch.run_workers("evaluate", work, argv)
+        seconds = round(time.monotonic() - began, 3)  # Of the last attempt.
         merge(config, run, name, task)
         problems = task.select(config.evaluation.split).problem_counts
-        write_json(record_path, {**record, "status": "complete", "problems": problems})
+        write_json(record_path, {**record, "status": "complete", "problems": problems, "seconds": seconds})
         for part in folder.glob("predictions.part*.jsonl"):
             part.unlink()  # Only now: until the record says complete, they are what a killed evaluation goes on from.
     from pipeline.report import write_stage_report

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline import __main__ as conductor
 from pipeline import charts, report
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
@@ -295,6 +296,33 @@ def test_runs_that_differ_in_their_seed_are_averaged(tmp_path: Path) -> None:
     assert "| stage1_sft | 50.0 [23.7, 76.3] |" in table
     (roots[2] / "config.yaml").write_text("name: other\nseed: 2\ntask: {name: emoset}\n")
     assert "| 55.0 ± 7.1 [2] |" in report.compare(roots)
+
+
+def test_runs_are_tested_against_the_first_on_the_same_rows(tmp_path: Path) -> None:
+    kinds = [(10, 20, 0), (28, 2, 0), (10, 20, 0)]
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(*kinds[seed])))
+    text = report.compare(roots)
+    better, same = (line for line in text.splitlines() if line.startswith(("| seed1 - seed0", "| seed2 - seed0")))
+    assert better.startswith("| seed1 - seed0 | stage1_sft | 30 | +60.0 [")
+    assert "< .001" in better
+    assert "+0.0 [+0.0, +0.0] | = 1.000 | = 1.000" in same
+    assert "over all 4 tests" in text
+    assert "- **seed1**: seed: 0 -&gt; 1" in text or "- **seed1**: seed: 0 -> 1" in text
+
+
+def test_runs_on_other_rows_are_said_to_be(tmp_path: Path) -> None:
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(10 + 2 * seed, 4, 0)))
+    assert "**only 14** of 16 and 14" in report.compare(roots)
+    rows = [{**row, "id": f"other {row['id']}"} for row in answers(10, 4, 0)]
+    write_phase(roots[1] / "stage1_sft", rows)
+    assert "no answered row in common" in report.compare(roots[:2])
+
+
+def test_a_comparison_can_be_written_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(10, 4, 0)))
+    assert conductor.main(["compare", *map(str, roots), "--out", str(tmp_path / "out.md")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out.md")
+    assert (tmp_path / "out.md").read_text() == report.compare(roots)
 
 
 def test_comparing_a_run_without_a_report_says_which(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ def train(work: Work) -> None:
 
     from pipeline.rows import grpo_columns
     from rewards import load_rewards
-    from stages import _handover, _journal, _loading, _training
+    from stages import _completions, _handover, _journal, _loading, _training
 
     parent, processor, task = _training.start(work)
     split = task.select(work.stage.split)
@@ -35,6 +35,7 @@ def train(work: Work) -> None:
     )
     _loading.freeze(trainer.model, work.stage.freeze)
     _journal.add_journal(trainer, work)
+    _completions.add_completions(trainer, work)
     _training.train(trainer, work)
     _handover.hand_over(trainer, work, parent, rows=len(columns["id"]), problems=split.problem_counts)
     _training.leave()

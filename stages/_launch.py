@@ -28,6 +28,7 @@ from pipeline.hardware import visible_gpus
 from pipeline.processes import child_environment, die_with_parent
 from pipeline.run import RunDir
 from pipeline.schema import RunConfig, StageConfig
+from stages._bar import Terminal
 
 
 @dataclass(frozen=True)
@@ -121,13 +122,13 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
     )
     assert worker.stdout is not None
+    terminal = Terminal()
     with log.open("wb") as sink:  # Once the worker runs: a log says that there was one.
         try:
             for line in worker.stdout:
                 sink.write(line)
                 if line.startswith(MARK.encode()):
-                    sys.stderr.write(line.decode(errors="replace")[len(MARK) :])
-                    sys.stderr.flush()
+                    terminal.show(line.decode(errors="replace")[len(MARK) :])
             code = worker.wait()
         except BaseException:
             worker.send_signal(signal.SIGTERM)

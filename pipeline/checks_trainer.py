@@ -98,7 +98,7 @@ def _schedule(stage: StageConfig) -> tuple[int, int, int]:
 
 def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
     """Every broken rule of the options of a stage's trainer, and of its rewards."""
-    unfit = list(_trainer_values(where, stage))
+    unfit = [*_trainer_values(where, stage), *_report_to(where, stage)]
     yield from unfit
     if not unfit:
         yield from _trainer(where, stage)
@@ -130,6 +130,19 @@ def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
             yield f"{where}.trainer.{key}: {value!r} must be a number above 0"
         elif key in NOT_NEGATIVE and value < 0:
             yield f"{where}.trainer.{key}: {value!r} must be 0 or more"
+
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+"""What `report_to` may name: packages of the same name, which transformers writes every logged number to."""
+
+
+def _report_to(where: str, stage: StageConfig) -> Iterator[str]:
+    named = stage.trainer.get("report_to") or []
+    for tracker in [named] if isinstance(named, str) else named:
+        if tracker != "none" and tracker not in TRACKERS:
+            yield f"{where}.trainer.report_to: {tracker!r} must be none or one of {', '.join(TRACKERS)}"
+        elif tracker != "none" and importlib.util.find_spec(tracker) is None:
+            yield f"{where}.trainer.report_to: {tracker} is not installed; pip install {tracker}, or leave report_to out"
 
 
 def _number(value: Any) -> bool:

@@ -29,6 +29,10 @@ def start(work: Work) -> tuple[Path, Any, Task]:
         import deepspeed
 
         deepspeed.init_distributed("gloo")  # Before the trainer's config: ZeRO-3 partitions weights while loading them.
+    # Trackers keep what they write in the stage's folder, unless the user's environment says otherwise.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(work.folder / "tensorboard"))
+    os.environ.setdefault("WANDB_DIR", str(work.folder))
+    os.environ.setdefault("WANDB_PROJECT", "clgrpo")
     _, parent = parent_checkpoint(work.config, work.run, work.name, verify=False)
     processor = load_processor(parent, work.config)
     return parent, processor, load_task(work.config.task, work.run.cache)
@@ -54,6 +58,8 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
     cycle = checkpoint_cycle(work.stage)
     defaults: dict[str, Any] = {
         "report_to": "none",
+        "run_name": f"{config.name}/{work.name}",
+        "project": "clgrpo",
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": cycle * max(1, 100 // cycle),

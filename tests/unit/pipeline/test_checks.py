@@ -33,6 +33,7 @@ def problems(*overrides: str) -> list[str]:
 # (overrides, words that the one problem must hold: key, value, rule, cure)
 RULES = [
     (["name=a/b"], ["name: 'a/b'", "one folder name", "for example demo"]),
+    ([f"{S2}.trainer.report_to=tensorbord"], ["report_to: 'tensorbord'", "tensorboard, wandb, trackio"]),
     (["name=../up"], ["name: '../up'", "one folder name"]),
     (["name=.cache"], ["name: '.cache'"]),
     (["name=''"], ["name: ''"]),
@@ -279,3 +280,16 @@ def test_a_sound_deepspeed_file_of_ones_own_is_accepted(tmp_path: Path) -> None:
     assert problems(f"launch.deepspeed={path}") == []
     config: RunConfig = load("demo", [f"launch.deepspeed={path}"])
     assert checks.deepspeed_file(config) == path
+
+
+@pytest.mark.parametrize(
+    ("value", "missing"), [("wandb", ["wandb"]), ("[tensorboard,trackio]", ["tensorboard", "trackio"])]
+)
+def test_a_tracker_that_is_not_installed_is_told_before_anything_loads(
+    monkeypatch: pytest.MonkeyPatch, value: str, missing: list[str]
+) -> None:
+    monkeypatch.setattr(checks_trainer.importlib.util, "find_spec", lambda name: None)
+    assert problems(f"{S2}.trainer.report_to={value}") == [
+        f"{S2}.trainer.report_to: {name} is not installed; pip install {name}, or leave report_to out"
+        for name in missing
+    ]

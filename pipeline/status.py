@@ -61,7 +61,7 @@ def _phase(run: RunDir, name: str, now: float) -> dict[str, Any]:
         found["live"] = _live(rows, found["max_steps"], now - (folder / "metrics.jsonl").stat().st_mtime)
     alarms = list(read_jsonl(folder / "alarms.jsonl"))
     if alarms:
-        found |= {"alarms": len(alarms), "last_alarms": alarms[-ALARMS:]}
+        found |= {"alarms": sum(row.get("event") != "end" for row in alarms), "last_alarms": alarms[-ALARMS:]}
     return found
 
 
@@ -142,7 +142,9 @@ def _live_lines(phase: Mapping[str, Any]) -> list[str]:
                 lines.append(f"{group}: " + "  ".join(f"{key} {value:.4g}" for key, value in values.items()))
     if phase.get("alarms"):
         lines.append(f"{phase['alarms']} alarms, the last:")
-        lines += [f"  step {row.get('step')}: {row.get('text') or row.get('alarm')}" for row in phase["last_alarms"]]
+        for row in phase["last_alarms"]:
+            ended = "over: " if row.get("event") == "end" else ""
+            lines.append(f"  step {row.get('step')}: {ended}{row.get('text') or row.get('alarm')}")
     return lines
 
 

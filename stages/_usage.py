@@ -54,7 +54,7 @@ def usage(trainer: Any, folder: Path) -> dict[str, Any]:
 
     Returns:
         ``device`` cuda or cpu, ``peak_memory_bytes`` per rank, ``device_memory_bytes``, ``checkpoint_bytes`` of the newest
-        checkpoint (0 without one), ``final_bytes``, and ``worker_seconds``, the age of rank 0's process.
+        checkpoint (0 without one), ``final_bytes``.
     """
     from accelerate.utils import gather_object
 
@@ -66,5 +66,4 @@ def usage(trainer: Any, folder: Path) -> dict[str, Any]:
         "device_memory_bytes": device_memory(),
         "checkpoint_bytes": folder_bytes(checkpoints[-1]) if checkpoints else 0,
         "final_bytes": folder_bytes(folder / "final"),
-        "worker_seconds": round(age(), 3),
     }

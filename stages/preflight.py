@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import shutil
 import sys
 import time
@@ -90,7 +91,7 @@ def launch(config: RunConfig, run: RunDir, names: list[str], words: list[str]) -
         except UserError as error:
             failed = next(name for name in group if not _done(scratch, name))
             noted = scratch.phase(failed) / "too_large.json"
-            killed = "exit status -9" in str(error) or "exitcode: -9" in str(error)
+            killed = re.search(r"exit status -9\b|exitcode\s*: -9\b|SIGKILL", str(error)) is not None
             if failed == _trial.EVALUATION or not (noted.exists() or killed):
                 raise
             if not noted.exists():

@@ -84,10 +84,12 @@ def test_a_stage_whose_process_is_gone_is_stopped_and_one_that_lives_is_not(conf
 
 def test_the_last_alarms_are_shown_with_how_many_there_are(config: RunConfig, run: RunDir) -> None:
     rows = [{"step": step, "alarm": "kl", "text": f"KL is {step}"} for step in range(1, 6)]
+    rows.append({"step": 9, "alarm": "kl", "event": "end", "text": "KL is 0"})
     (run.phase(STAGE) / "alarms.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     text = status_text(status(config, run))
     assert "5 alarms" in text
     assert "step 5: KL is 5" in text
+    assert "step 9: over: KL is 0" in text
     assert "KL is 2" not in text
 
 

@@ -93,7 +93,12 @@ def forecast(
         evaluation = asking.startup + sum(asking.batches * asking.batch_seconds(count) for count in tokens)
         entry: dict[str, Any] = {"evaluation_seconds": evaluation, "seconds": evaluation}
         trial = trials.get(name)
-        if trial is not None and trial.too_large is None:
+        if trial is not None and trial.too_large is None and len(trial.seconds) < trial.cycle:
+            problems.append(
+                f"{name}: takes no step: its rows do not fill one rollout, and TRL leaves out one that is not full; add rows, or "
+                "lower trainer.per_device_train_batch_size or steps_per_generation"
+            )
+        elif trial is not None and trial.too_large is None:
             entry = {**_stage(trial), "evaluation_seconds": evaluation}
             entry["seconds"] = trial.startup + entry["training_seconds"] + trial.handover + evaluation
             most = max(most, kept + entry["disk_peak_bytes"])

@@ -94,6 +94,13 @@ def test_a_trial_that_ran_out_of_memory_is_a_problem_and_the_others_are_still_fo
     assert found["stages"]["stage2_grpo"]["steps"] == 100
 
 
+def test_a_stage_whose_rows_fill_no_rollout_is_a_problem() -> None:
+    found = of({"stage1_sft": SFT, "stage2_grpo": dataclasses.replace(SFT, seconds=[])})
+    (problem,) = found["problems"]
+    assert problem.startswith("stage2_grpo: takes no step")
+    assert found["stages"]["stage2_grpo"]["seconds"] == found["stages"]["stage2_grpo"]["evaluation_seconds"]
+
+
 def test_too_little_disk_is_a_problem() -> None:
     (problem,) = of({"stage1_sft": SFT}, disk=6 * GB)["problems"]
     assert problem.startswith("the run writes up to 7.0 GB and 6.0 GB are free")

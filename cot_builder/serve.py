@@ -15,13 +15,13 @@ import os
 import shlex
 import socket
 import sys
-import urllib.request
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
+from pipeline.vllm_server import open_url, serve_command, serve_environment
 
 if TYPE_CHECKING:
     from cot_builder.teacher_files import OpenAIConfig
@@ -29,22 +29,6 @@ if TYPE_CHECKING:
 DEFAULT_PORT = 8000
 LOCAL = ("localhost", "127.0.0.1")
 """Names of this machine in a teacher's base_urls."""
-CPU_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # Two threads on busy cores are many times slower.
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "TORCHDYNAMO_DISABLE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
-CPU_FLAGS: dict[str, object] = {
-    "dtype": "float32",
-    "enforce-eager": True,
-    # A prompt that is taken in in parts moves its sampling seed back, which vLLM 0.31 cannot do on a CPU: the server dies.
-    "no-enable-chunked-prefill": True,
-    "kv-cache-memory-bytes": 268435456,
-}
-_GPU_ONLY = ("gpu-memory-utilization",)
-_OF_THE_COMMAND = ("--headless", "--api-server-count", "--data-parallel", "-dp")
-"""Flags that only `vllm serve` acts on, or acts on better: it starts an API process per replica."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -70,7 +54,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: bool) -> int:
     from pipeline.hardware import visible_gpus
-    from pipeline.processes import child_environment
 
     config = load_served(teacher)
     port = port or port_of(config)
@@ -79,16 +62,13 @@ def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: boo
     host = "127.0.0.1" if urlsplit(config.base_urls[0]).hostname in LOCAL else None
     flags = {"revision": config.revision, "host": host, **config.serve, "port": port}
     command = serve_command(config.model, flags, extra, cpu=cpu)
-    environment = child_environment()
-    if cpu:
-        environment = {**CPU_ENVIRONMENT, **environment, "PYTHONPATH": _python_path(environment["PYTHONPATH"])}
     if not dry_run:
         check_model(config.model)
         if importlib.util.find_spec("vllm") is None:
             raise UserError(f"vllm is not installed for {sys.executable}: ./launch/install.sh --vllm installs it")
         if "--headless" not in command:  # Such a server answers on no port of its own.
             check_port(port)
-        os.execve(command[0], command, environment)
+        os.execve(command[0], command, serve_environment(cpu=cpu))
     print(shlex.join(command))
     return 0
 
@@ -162,41 +142,6 @@ def _by_whom(port: int) -> str:
     except (OSError, ValueError, KeyError, TypeError):
         return ""
     return f" by a server of {names}"
-
-
-def open_url(url: str, timeout: float) -> urllib.request._UrlopenRet:
-    """Ask an address directly: a proxy of the environment knows nothing of this machine or its neighbours."""
-    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
-
-
-def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str], *, cpu: bool) -> list[str]:
-    """The words of the server's command.
-
-    Args:
-        model: hub id or folder.
-        flags: vLLM flags; True is a bare flag, a mapping or list is written as JSON.
-        extra: words the user adds; they come last, so they win.
-        cpu: whether vLLM runs on a CPU, where it needs other flags.
-    """
-    if cpu:
-        flags = {**CPU_FLAGS, **{name: value for name, value in flags.items() if name not in _GPU_ONLY}}
-    words = []
-    for name, value in flags.items():
-        if value is False or value is None:
-            continue
-        words.append(f"--{name}")
-        if value is not True:
-            words.append(json.dumps(value) if isinstance(value, dict | list) else str(value))
-    words += extra
-    # Modules, not the `vllm` command: it need not be on the PATH, and that of the CPU build does not start.
-    if not cpu and any(word.startswith(_OF_THE_COMMAND) for word in words):
-        return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, *words]
-    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *words]
-
-
-def _python_path(path: str) -> str:
-    """PYTHONPATH with the cure for torchvision on a CPU-only torch, which every process of the server needs."""
-    return os.pathsep.join([str(Path(__file__).resolve().parent / "cpu_site"), path])
 
 
 if __name__ == "__main__":

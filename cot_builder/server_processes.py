@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import http.client
-import os
 import signal
 import subprocess
 import sys
@@ -13,15 +11,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from cot_builder.serve import open_url
 from pipeline.errors import UserError
 from pipeline.processes import child_environment, die_with_parent
+from pipeline.vllm_server import answers, end_of, stop
 
 READY_SECONDS = 1800
 """Time to load a model, from a slow disk too."""
 NEWS_SECONDS = 20
-STOP_SECONDS = 20
-_LAST_LINES = 25
 
 
 @dataclass(frozen=True)
@@ -60,8 +56,8 @@ def running(servers: Sequence[Server]) -> Iterator[None]:
     def news(name: str) -> str:
         server, process = next((server, process) for server, process in started.items() if str(server) == name)
         if process.poll() is not None:
-            raise UserError(f"{_how_it_ended(server, process)} before it answered; {_end_of(server.log)}")
-        return f"its log says: {_end_of(server.log, 1)[:150]}"
+            raise UserError(f"{_how_it_ended(server, process)} before it answered; {end_of(server.log)}")
+        return f"its log says: {end_of(server.log, 1)[:150]}"
 
     try:
         for server in servers:
@@ -73,9 +69,9 @@ def running(servers: Sequence[Server]) -> Iterator[None]:
         yield
         for server, process in started.items():
             if process.poll() is not None:
-                print(f"{_how_it_ended(server, process)} during the build; {_end_of(server.log)}", file=sys.stderr)
+                print(f"{_how_it_ended(server, process)} during the build; {end_of(server.log)}", file=sys.stderr)
     finally:
-        _stop(list(started.values()))
+        stop(list(started.values()))
 
 
 def wait_until_healthy(urls: Mapping[str, str], news: Callable[[str], str]) -> None:
@@ -94,7 +90,7 @@ def wait_until_healthy(urls: Mapping[str, str], news: Callable[[str], str]) -> N
     while waiting:
         now = time.monotonic()
         for name, said in {name: news(name) for name in waiting}.items():
-            if _answers(waiting[name]):
+            if answers(waiting[name]):
                 del waiting[name]
                 print(f"{name} answers after {now - begun:.0f} s", file=sys.stderr, flush=True)
             elif now - begun > READY_SECONDS:
@@ -139,35 +135,5 @@ def _start(server: Server) -> subprocess.Popen[bytes]:
         )
 
 
-def _stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
-    """End servers and what they started; a second Ctrl-C does not keep this from happening."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    for number, handler in before.items():
-        signal.signal(number, handler)
-
-
-def _answers(url: str) -> bool:
-    try:
-        with open_url(url, timeout=5) as answer:
-            return bool(answer.status == 200)
-    except (OSError, http.client.HTTPException):
-        return False
-
-
 def _how_it_ended(server: Server, process: subprocess.Popen[bytes]) -> str:
     return f"the server of {server} ended with exit code {process.returncode}"
-
-
-def _end_of(log: Path, lines: int = _LAST_LINES) -> str:
-    """The last lines of a log; one alone stands without the log's name."""
-    text = log.read_text(errors="replace").rstrip().splitlines()[-lines:]
-    return "".join(text) if lines == 1 else "\n".join([f"the end of {log}:", *text])

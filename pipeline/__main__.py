@@ -1,34 +1,34 @@
 """Run the pipeline: order the phases, start each as its own process, skip what holds, stop on failure, report.
 
 python -m pipeline run --config configs/demo.yaml [a.b=c …]
-python -m pipeline plan | status | report --config …        python -m pipeline compare runs/a runs/b
+python -m pipeline plan | preflight | status | report --config …        python -m pipeline compare runs/a runs/b
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import signal
-import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline import checks, checks_trainer, command_line
+from pipeline import checks, checks_trainer, command_line, nodes
 from pipeline.config import load, write_config
 from pipeline.errors import UserError
 from pipeline.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
-from pipeline.processes import child_environment, die_with_parent
-from pipeline.run import BASE, COT, RunDir, file_digest
+from pipeline.processes import run_child
+from pipeline.run import BASE, COT, RunDir, file_digest, write_atomic
 from pipeline.schema import BASELINE, RunConfig
+from pipeline.status import in_use
 from pipeline.tasks import load_task, parse_split
 
 COMMANDS = {
     "run": "run every phase that is not finished, then write the report",
     "plan": "check the configuration and print what run would do",
-    "status": "what is finished, running or waiting",
+    "preflight": "try every stage for a few steps: first rows, peak memory, and a forecast of time and disk",
+    "status": "what is finished, running or waiting; of a running stage its step, rewards and alarms",
     "report": "write the report again from what is there",
 }
 
@@ -37,20 +37,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of the conductor."""
     arguments = command_line.parse(_parser(), argv)
     if arguments.command == "compare":
-        from pipeline.report import compare
+        from pipeline.compare import compare
 
-        print(compare([Path(folder) for folder in arguments.runs]))
+        text = compare([Path(folder) for folder in arguments.runs])
+        if arguments.out:
+            write_atomic(Path(arguments.out), text)
+        print(arguments.out or text)
         return 0
     config = load(arguments.config, arguments.overrides)
     checks.check(config)
     run = RunDir(config.output_dir, config.name)
+    if arguments.command == "status":
+        from pipeline.status import show
+
+        show(config, run, as_json=arguments.json, every=arguments.watch)
+        return 0
     _open_task(config, run)
     if arguments.command == "plan" or getattr(arguments, "dry_run", False):
         print(plan(config, run))
-    elif arguments.command == "status":
-        print(status(config, run))
+    elif arguments.command == "preflight":
+        return run_child(_command(["stages.preflight"], arguments))
     elif arguments.command == "report":
         print(report(config, run))
+    elif nodes.rank() > 0:
+        return nodes.follow()
     else:
         conduct(config, run, arguments)
     return 0
@@ -65,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
             "--config", default="demo", help="YAML of the run, or the name of one in configs/ (default: demo)"
         )
         command.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that override the file's")
-        if name in ("run", "report"):
+        if name in ("run", "preflight", "report"):
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
         if name == "run":
             command.add_argument(
@@ -73,9 +83,29 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="PHASE",
                 help="start PHASE (cot, base, baseline, stage3, all) and what depends on it anew; teachers' replies are kept",
             )
-    compare = commands.add_parser("compare", help="put runs side by side", description="put runs side by side")
-    compare.add_argument("runs", nargs="+", help="run folders")
+        if name == "status":
+            command.add_argument("--json", action="store_true", help="print it as one JSON object")
+            command.add_argument(
+                "--watch",
+                nargs="?",
+                type=_seconds,
+                const=5.0,
+                metavar="SECONDS",
+                help="print it again every SECONDS (5), in place, until the run is done",
+            )
+    purpose = "put runs side by side: what differs, accuracy and macro-F1, paired tests"
+    compare = commands.add_parser("compare", help=purpose, description=purpose)
+    compare.add_argument("runs", nargs="+", help="run folders; the tests compare every other with the first")
+    compare.add_argument("--out", metavar="FILE.md", help="write it there instead")
     return parser
+
+
+def _seconds(word: str) -> float:
+    """A number of seconds above 0."""
+    with contextlib.suppress(ValueError):
+        if float(word) > 0:
+            return float(word)
+    raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above 0; settings a.b=c go before --watch")
 
 
 def _open_task(config: RunConfig, run: RunDir) -> None:
@@ -92,6 +122,7 @@ def _open_task(config: RunConfig, run: RunDir) -> None:
         named["cot.split"] = config.cot.split
     stages = {**config.stages, **({BASELINE: config.baseline} if config.baseline else {})}
     named |= {f"{name}.split": stage.split for name, stage in stages.items() if stage.data != "cot"}
+    named |= {f"{name}.validation.split": stage.validation.split for name, stage in stages.items() if stage.validation}
     problems = [
         f"{key}: {spec!r}: the data has no such split; it has {', '.join(task.splits)}"
         for key, spec in named.items()
@@ -121,36 +152,29 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
         _clean(config, run, arguments.clean)
     _refuse_stale(config, run)
     write_config(config, run.root / "config.yaml")
-    common = ["--config", str(Path(arguments.config)), *arguments.overrides]
-    for name in phase_names(config):
-        print(f"[{_clock(time.monotonic() - began)}] {name}", flush=True)
-        if name == COT and _built(run):
-            continue  # Building again would judge every reply again, and leave no complete rows while it does.
-        command = [sys.executable, "-m", *command_of(config, name), *common]
-        with _interrupted_later():
-            done = subprocess.run(command, env=child_environment(), check=False, preexec_fn=die_with_parent)
-        if done.returncode:
-            raise UserError(
-                f"{name} failed (exit status {done.returncode}); mend the cause and run the same command: it goes on here"
-            )
+    with nodes.conducted(run.root) as run_everywhere:
+        for name in phase_names(config):
+            print(f"[{_clock(time.monotonic() - began)}] {name}", flush=True)
+            if name == COT and _built(run):
+                continue  # Building again would judge every reply again, and leave no complete rows while it does.
+            command = _command(command_of(config, name), arguments)
+            if name == COT:
+                code = run_child(command)
+            else:  # A stage answers SIGTERM by a checkpoint; without us nobody waits for that.
+                code = run_everywhere(command, dies_by=signal.SIGKILL)
+            if code == command_line.STOPPED:
+                raise KeyboardInterrupt
+            if code:
+                raise UserError(
+                    f"{name} failed (exit status {code}); mend the cause and run the same command: it goes on here"
+                )
     print(f"[{_clock(time.monotonic() - began)}] report", flush=True)
     print(report(config, run))
 
 
-@contextlib.contextmanager
-def _interrupted_later() -> Iterator[None]:
-    """Ctrl-C reaches the phase as well, which may have replies in flight that are paid for: it ends itself, then we do.
-
-    `subprocess.run` would kill it a quarter of a second later.
-    """
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _: pressed.append(number))
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-    if pressed:
-        raise KeyboardInterrupt
+def _command(module: list[str], arguments: argparse.Namespace) -> list[str]:
+    """A module with its own arguments, then this command's configuration."""
+    return [sys.executable, "-m", *module, "--config", str(Path(arguments.config)), *arguments.overrides]
 
 
 def _built(run: RunDir) -> bool:
@@ -187,24 +211,12 @@ def _clean(config: RunConfig, run: RunDir, phase: str) -> None:
     for name in names:
         if parent_of(config, name) in doomed:
             doomed.add(name)
-    used = [run.phase(name) for name in names if name in doomed and _in_use(run.phase(name))]
+    used = [run.phase(name) for name in names if name in doomed and in_use(run.phase(name))]
     if used:
         raise UserError([f"{folder} is in use by another process; wait for it or stop it" for folder in used])
     for name in names:
         if name in doomed:
             _delete(run.phase(name))
-
-
-def _in_use(folder: Path) -> bool:
-    """Whether a stage or a builder holds the lock of its folder."""
-    for path in (folder / ".lock", *folder.glob("journal/lock"), *folder.glob("shards/*/journal/lock")):
-        if path.exists():
-            with path.open("a") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return True
-    return False
 
 
 def _delete(folder: Path) -> None:
@@ -246,7 +258,7 @@ def _what(config: RunConfig, name: str) -> str:
         assert config.cot is not None
         return f"{config.cot.split} asked of {', '.join(config.cot.teachers)}"
     if name == BASE:
-        return config.model.name_or_path or "a tiny random Idefics3"
+        return config.model.name_or_path or f"a tiny random {config.model.tiny.family}"
     stage = config.stage(name)
     clip = checks_trainer.clip_range(stage)
     words = [f"{stage.algorithm} from {parent_of(config, name)} on {'cot' if stage.data == 'cot' else stage.split}"]
@@ -257,28 +269,16 @@ def _what(config: RunConfig, name: str) -> str:
     return ", ".join(words)
 
 
-def status(config: RunConfig, run: RunDir) -> str:
-    """One line per phase: its state, and the step a running stage has reached."""
-    from pipeline.run import read_jsonl
-
-    lines = []
-    for name in phase_names(config):
-        record = run.record(name)
-        rows = list(read_jsonl(run.phase(name) / "metrics.jsonl"))
-        step = f"step {rows[-1]['step']}, {rows[-1]['seconds']:.0f} s" if rows else ""
-        evaluated = "evaluated" if (run.phase(name) / "report" / "metrics.json").exists() else ""
-        lines.append(f"{name:<24} {(record or {}).get('status', 'to do'):<10} {step:<22} {evaluated}")
-    return "\n".join(lines)
-
-
 def report(config: RunConfig, run: RunDir) -> str:
-    """Write the run's report; returns the stage table and where the page is."""
+    """Write the run's report; returns the stage table, how far the forecast was off, and where the page is."""
+    from pipeline.forecast_text import forecast_errors
     from pipeline.report import summary_table, write_run_report
 
     phases = trained_phases(config)
     labels = load_task(config.task, run.cache).labels
     page = write_run_report(run.root, phases, labels, title=config.name)
-    return f"{summary_table(run.root, phases)}\nreport: {page}"
+    told = forecast_errors(config, run)
+    return f"{summary_table(run.root, phases)}\n" + (f"{told}\n" if told else "") + f"report: {page}"
 
 
 def _clock(seconds: float) -> str:

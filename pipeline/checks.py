@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
+from pipeline import nodes
+from pipeline.checks_adapters import adapter_problems, part_problems
 from pipeline.checks_cot import cot_problems, split_problem
+from pipeline.checks_deepspeed import deepspeed_problems
 from pipeline.checks_trainer import trainer_problems
-from pipeline.config import CONFIGS, to_plain
+from pipeline.config import to_plain
 from pipeline.errors import UserError
+from pipeline.families import REFUSED, model_type, tiny_families
 from pipeline.hardware import visible_gpus
 from pipeline.nearest import nearest
 from pipeline.run import BASE
-from pipeline.schema import BASELINE, RunConfig, StageConfig
+from pipeline.schema import BASELINE, BEST, FINAL, GATE_ACTIONS, AlarmConfig, RunConfig, StageConfig, split_parent
 from pipeline.tasks import PROMPT_STYLES, task_names
-from pipeline.trainer_fields import CONFIG_CLASSES, lora_fields
+from pipeline.trainer_fields import CONFIG_CLASSES
 
 ROOT = Path(__file__).resolve().parent.parent
-PARTS = ("vision", "connector", "language")
-"""The parts of a VLM that a stage can freeze."""
 
 
 def check(config: RunConfig) -> None:
@@ -59,6 +59,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
     if config.evaluation.samples < 0:
         yield f"evaluation.samples: {config.evaluation.samples} must be 0 or more"
     yield from _launch(config)
+    yield from _alarms(config.alarms)
 
 
 def _task(config: RunConfig) -> Iterator[str]:
@@ -74,8 +75,13 @@ def _model(config: RunConfig) -> Iterator[str]:
         yield f"model.dtype: {model.dtype!r} must be auto, bfloat16 or float32"
     if model.name_or_path is None:
         tiny = model.tiny
+        if tiny.family in REFUSED:
+            yield f"model.tiny.family: {tiny.family!r} is refused: {REFUSED[tiny.family]}"
+        elif tiny.family not in tiny_families():
+            near = nearest(tiny.family, tiny_families())
+            yield f"model.tiny.family: {tiny.family!r} is not a file of stages/tiny; {near}"
         for key, size in to_plain(tiny).items():
-            if size < 1:
+            if isinstance(size, int) and size < 1:
                 yield f"model.tiny.{key}: {size} must be at least 1"
         if min(tiny.patch_size, tiny.scale_factor) > 0 and tiny.image_size % (tiny.patch_size * tiny.scale_factor):
             yield (
@@ -91,8 +97,9 @@ def _model(config: RunConfig) -> Iterator[str]:
         and not Path(model.name_or_path).expanduser().is_dir()
     ):
         yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
-    for key in sorted(set(model.peft or {}) - set(lora_fields())):
-        yield f"model.peft.{key} is not a field of peft.LoraConfig; {nearest(key, lora_fields())}"
+    elif (family := model_type(Path(model.name_or_path).expanduser())) in REFUSED:
+        yield f"model.name_or_path: {model.name_or_path!r} is a {family}, which is refused: {REFUSED[family]}"
+    yield from adapter_problems(config)
 
 
 def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
@@ -102,6 +109,7 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.algorithm: {stage.algorithm!r} is not a training file of stages/; {near}"
         return
     yield from _parent(config, name, stage, where)
+    yield from _validation(where, stage)
     yield from split_problem(f"{where}.split", stage.split)
     allowed = ("cot", "labels") if stage.algorithm == "sft" else ("task",)
     if stage.data not in allowed:
@@ -114,71 +122,83 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.prompt: {stage.prompt!r} does not fit data: cot, whose completions reason; use think"
     if stage.data == "labels" and stage.prompt != "direct":
         yield f"{where}.prompt: {stage.prompt!r} does not fit data: labels, which hold no reasoning; use direct"
-    for part in stage.freeze:
-        if part not in PARTS:
-            yield f"{where}.freeze: {part!r} is not a part of a VLM; {nearest(part, PARTS)}"
-    if set(stage.freeze) >= set(PARTS):
-        yield f"{where}.freeze: freezes all of {', '.join(PARTS)}; leave one to train"
+    yield from _gate(config, name, stage, where)
+    yield from part_problems(where, stage)
     yield from trainer_problems(config, where, stage)
 
 
+def _gate(config: RunConfig, name: str, stage: StageConfig, where: str) -> Iterator[str]:
+    gate = stage.gate
+    if not 0 <= gate.format_rate <= 1:
+        yield f"{where}.gate.format_rate: {gate.format_rate} must be a share from 0 to 1"
+    if gate.action not in GATE_ACTIONS:
+        yield f"{where}.gate.action: {gate.action!r} is none of its actions; {nearest(gate.action, GATE_ACTIONS)}"
+    if gate.accuracy and not any(_parent(config, name, stage, where)) and not asked_like_parent(config, stage):
+        yield (
+            f"{where}.gate.accuracy: its parent {stage.init_from} is not asked in the style {stage.prompt!r}, so it has no "
+            "accuracy to compare with; leave it null"
+        )
+
+
+def asked_like_parent(config: RunConfig, stage: StageConfig) -> bool:
+    """Whether the parent of a stage is evaluated in the stage's own prompt style; the base is in both."""
+    parent = split_parent(stage.init_from)[0]
+    return parent == BASE or config.stage(parent).prompt == stage.prompt
+
+
 def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Iterator[str]:
-    if stage.init_from == BASE:
+    name_of_parent, which = split_parent(stage.init_from)
+    if which not in (FINAL, BEST):
+        yield f"{where}.init_from: {stage.init_from!r}: {which!r} must be {BEST}, or be left out for the last weights"
+    if name_of_parent == BASE:
+        if which == BEST:
+            yield f"{where}.init_from: {stage.init_from!r}: base is not trained, so it has no best; use base"
         return
     try:
-        parent = config.stage_name(stage.init_from)
+        parent = config.stage_name(name_of_parent)
     except UserError as error:
         yield f"{where}.init_from: {error}; or base"
         return
     order = [BASELINE, *config.stages]
     if order.index(parent) >= order.index(name):
         yield f"{where}.init_from: {parent} does not come before it; name an earlier stage or base"
+    if which == BEST and config.stage(parent).validation is None:
+        key = parent if parent == BASELINE else f"stages.{parent}"
+        yield (
+            f"{where}.init_from: {stage.init_from!r}: {parent} has no best, for it is not validated while it trains; "
+            f"set {key}.validation.split=val[:200], or drop :{BEST}"
+        )
+
+
+def _validation(where: str, stage: StageConfig) -> Iterator[str]:
+    if stage.validation is not None:
+        yield from split_problem(f"{where}.validation.split", stage.validation.split)
+        if stage.validation.steps is not None and stage.validation.steps < 1:
+            yield f"{where}.validation.steps: {stage.validation.steps} must be at least 1, or null for every save"
+
+
+def _alarms(alarms: AlarmConfig) -> Iterator[str]:
+    plain = to_plain(alarms)
+    if plain.pop("window") < 1:
+        yield f"alarms.window: {alarms.window} must be at least 1"
+    for name in plain.pop("stop"):
+        if name not in plain:
+            yield f"alarms.stop: {name!r} is not an alarm; {nearest(name, plain)}"
+        elif plain[name] is None:
+            yield f"alarms.stop: {name!r} is turned off (alarms.{name} is null); give it a threshold"
+    for name, threshold in plain.items():
+        if threshold is not None and threshold < 0:
+            yield f"alarms.{name}: {threshold} must be 0 or more, or null to turn it off"
 
 
 def _launch(config: RunConfig) -> Iterator[str]:
+    yield from nodes.problems()
     processes = config.launch.num_processes
-    gpus = visible_gpus()
+    gpus, kept = visible_gpus(), config.launch.rollout_gpus
+    if kept and not 0 <= kept < gpus:
+        yield f"launch.rollout_gpus: {kept} must leave one of the {gpus} visible GPUs to the trainer; 0 shares them all"
     if processes is not None and processes < 1:
         yield f"launch.num_processes: {processes} must be at least 1"
-    elif processes is not None and gpus and processes > gpus:
-        yield f"launch.num_processes: {processes} is more than the {gpus} visible GPUs; lower it or make more visible"
-    if config.launch.deepspeed is not None:
-        path = deepspeed_file(config)
-        if path is None:
-            names = {file.stem for file in (CONFIGS / "deepspeed").glob("*.json")}
-            yield (
-                f"launch.deepspeed: {config.launch.deepspeed!r} is neither a file nor one of configs/deepspeed; "
-                f"{nearest(config.launch.deepspeed, names)}"
-            )
-        else:
-            yield from _deepspeed(path, lora=config.model.peft is not None)
-
-
-def deepspeed_file(config: RunConfig) -> Path | None:
-    """The JSON that launch.deepspeed names, or None when there is none."""
-    name: Any = config.launch.deepspeed
-    if name is None:
-        return None
-    for candidate in (CONFIGS / "deepspeed" / f"{name}.json", Path(name)):
-        if candidate.is_file():
-            return candidate
-    return None
-
-
-def _deepspeed(path: Path, lora: bool) -> Iterator[str]:
-    try:
-        settings = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        yield f"launch.deepspeed: {path} is not JSON: {error}"
-        return
-    zero = settings.get("zero_optimization", {}) if isinstance(settings, dict) else None
-    if not isinstance(zero, dict):
-        yield f"launch.deepspeed: {path} must be a JSON object, and zero_optimization in it another"
-        return
-    if zero.get("stage") == 3 and lora:
-        yield f"model.peft with launch.deepspeed: {path.stem} (ZeRO stage 3) cannot be merged into final/ here; use zero2"
-    if zero.get("stage") == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
-        yield (
-            f"launch.deepspeed: {path} has ZeRO stage 3 without stage3_gather_16bit_weights_on_model_save: true, so no "
-            "safetensors would be handed over; add it"
-        )
+    elif processes is not None and gpus and processes > gpus - kept:
+        yield f"launch.num_processes: {processes} is more than the {gpus - kept} visible GPUs; lower it or make more visible"
+    yield from deepspeed_problems(config)

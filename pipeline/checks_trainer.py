@@ -8,6 +8,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from pipeline import nodes
 from pipeline.hardware import visible_gpus
 from pipeline.nearest import nearest
 from pipeline.schema import RunConfig, StageConfig
@@ -28,6 +29,9 @@ OWNED = {
     "trust_remote_code": "set model.trust_remote_code",
     "push_to_hub": "nothing is pushed; upload final/ yourself",
     "resume_from_checkpoint": "an interrupted stage resumes by itself",
+    "save_only_model": "a checkpoint without its optimizer does not resume exactly",
+    "ignore_data_skip": "an interrupted stage goes on with the next rows",
+    "enable_jit_checkpoint": "Ctrl-C and SIGTERM write a checkpoint where resume is exact",
     "remove_unused_columns": "the rewards need every column",
     "eval_strategy": "every stage is evaluated after it; see evaluation",
     "generation_batch_size": "set steps_per_generation, which says the same for any number of processes",
@@ -54,13 +58,22 @@ NOT_NEGATIVE = ("beta", "weight_decay", "warmup_steps", "max_grad_norm")
 """Trainer options that may be 0, and not less."""
 
 
+ROLLOUTS = ("transformers", "vllm")
+"""What can sample a GRPO stage's completions."""
+
+
 CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 """The loss types of TRL that use epsilon and epsilon_high."""
 
 
+def processes_per_node(config: RunConfig) -> int:
+    """Processes on each node: launch.num_processes, else the visible GPUs that no rollout server has, else 1."""
+    return config.launch.num_processes or max(1, visible_gpus() - config.launch.rollout_gpus)
+
+
 def world_size(config: RunConfig) -> int:
-    """Processes a stage runs on: launch.num_processes, else the visible GPUs, else 1."""
-    return config.launch.num_processes or max(1, visible_gpus())
+    """Processes a stage runs on, those of all nodes together."""
+    return processes_per_node(config) * nodes.count()
 
 
 def clip_range(stage: StageConfig) -> tuple[float, float] | None:
@@ -98,7 +111,7 @@ def _schedule(stage: StageConfig) -> tuple[int, int, int]:
 
 def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
     """Every broken rule of the options of a stage's trainer, and of its rewards."""
-    unfit = list(_trainer_values(where, stage))
+    unfit = [*_trainer_values(where, stage), *_report_to(where, stage)]
     yield from unfit
     if not unfit:
         yield from _trainer(where, stage)
@@ -106,8 +119,11 @@ def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Itera
         yield from _rewards(where, stage)
         if not unfit:
             yield from _grpo(config, where, stage)
-    elif stage.reward_funcs:
-        yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
+    else:
+        if stage.reward_funcs:
+            yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
+        if stage.rollouts != "transformers" or stage.dynamic_sampling:
+            yield f"{where}.rollouts, dynamic_sampling: sft samples nothing; remove them or set algorithm: grpo"
 
 
 def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
@@ -130,6 +146,19 @@ def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
             yield f"{where}.trainer.{key}: {value!r} must be a number above 0"
         elif key in NOT_NEGATIVE and value < 0:
             yield f"{where}.trainer.{key}: {value!r} must be 0 or more"
+
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+"""What `report_to` may name: packages of the same name, which transformers writes every logged number to."""
+
+
+def _report_to(where: str, stage: StageConfig) -> Iterator[str]:
+    named = stage.trainer.get("report_to") or []
+    for tracker in [named] if isinstance(named, str) else named:
+        if tracker != "none" and tracker not in TRACKERS:
+            yield f"{where}.trainer.report_to: {tracker!r} must be none or one of {', '.join(TRACKERS)}"
+        elif tracker != "none" and importlib.util.find_spec(tracker) is None:
+            yield f"{where}.trainer.report_to: {tracker} is not installed; pip install {tracker}, or leave report_to out"
 
 
 def _number(value: Any) -> bool:
@@ -193,6 +222,12 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
             f"{where}.trainer: a rollout holds {batch} completions (per_device_train_batch_size {per_device} * {processes} "
             f"processes * steps_per_generation {per_generation}), which is not divisible by num_generations {generations}"
         )
+    rollout = per_generation * iterations
+    if rollout % accumulation and accumulation % rollout:
+        yield (
+            f"{where}.trainer.gradient_accumulation_steps: {accumulation} must divide steps_per_generation * num_iterations, "
+            f"{rollout}, or be a multiple of it: else an epoch ends inside a rollout, and resume is no longer exact"
+        )
     clip = clip_range(stage)
     if clip:
         loss_type = trainer.get("loss_type", defaults["loss_type"])
@@ -206,8 +241,32 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
             )
         if clip[0] >= 1:
             yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so it would never act"
-    if trainer.get("use_vllm") and trainer.get("vllm_mode", "colocate") == "colocate":
+    yield from _rollouts(where, stage, per_device * per_generation, generations)
+
+
+def _rollouts(where: str, stage: StageConfig, own: int, generations: int) -> Iterator[str]:
+    """What samples, and dynamic sampling. `own`: completions of one process in a rollout."""
+    trainer, defaults = stage.trainer, trainer_fields("grpo")
+    if trainer.get("use_vllm"):
         yield (
-            f"{where}.trainer.use_vllm: colocated vLLM expands image tokens twice in TRL 1.16 (its issue 6294) and would train "
-            "on wrong prompts; leave use_vllm false, or set vllm_mode: server"
+            f"{where}.trainer.use_vllm: TRL 1.16's own vLLM modes are wrong for images: colocated it expands image tokens twice "
+            "(its issue 6294), and its server breaks tiled images; remove it and set the stage's rollouts: vllm"
         )
+    if stage.rollouts not in ROLLOUTS:
+        yield f"{where}.rollouts: {stage.rollouts!r} must be one of {', '.join(ROLLOUTS)}; {nearest(stage.rollouts, ROLLOUTS)}"
+    if stage.rollouts == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            yield f"{where}.rollouts: vllm is not installed; ./launch/install.sh --vllm installs it"
+        if trainer.get("generation_kwargs"):
+            yield f"{where}.trainer.generation_kwargs: is not sent to the server of rollouts: vllm; remove it"
+    if stage.dynamic_sampling < 0:
+        yield f"{where}.dynamic_sampling: {stage.dynamic_sampling} must be 0 (off) or the most rounds of further prompts"
+    if stage.dynamic_sampling > 0:
+        if own % generations:
+            yield (
+                f"{where}.dynamic_sampling: needs whole groups in each process, and its {own} completions "
+                f"(per_device_train_batch_size * steps_per_generation) are not divisible by num_generations {generations}"
+            )
+        aggregation = trainer.get("multi_objective_aggregation", defaults["multi_objective_aggregation"])
+        if aggregation != "sum_then_normalize":
+            yield f"{where}.dynamic_sampling: judges the sum of rewards; remove multi_objective_aggregation: {aggregation}"

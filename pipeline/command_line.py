@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 
 from pipeline.errors import UserError
 
+STOPPED = 128 + signal.SIGINT
+"""The exit status after Ctrl-C."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -41,7 +43,7 @@ def status(work: Callable[[], int]) -> int:
         return 2
     except KeyboardInterrupt:
         print("\nstopped; the same command goes on where it was", file=sys.stderr)
-        return 128 + signal.SIGINT
+        return STOPPED
     except BrokenPipeError:  # The reader (`| head`) has seen enough. Python would say so again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE

@@ -66,7 +66,7 @@ def score(predictions: Iterable[Prediction], labels: LabelSet) -> dict[str, Any]
         "labels": names,
         "accuracy": rate(int(counts.diagonal().sum()), len(greedy)),
         **_per_class(gold, answers, names, counts),
-        "format": rate(sum(_well_formed(row) for row in greedy), len(greedy)),
+        "format": rate(sum(well_formed(row) for row in greedy), len(greedy)),
         "parsed": rate(len(greedy) - int(counts[:, -1].sum()), len(greedy)),
         "unparsable": {"n": int(counts[:, -1].sum()), "reasons": _reasons(greedy)},
         "truncated": rate(sum(bool(row.get("truncated")) for row in greedy), len(greedy)),
@@ -264,7 +264,7 @@ def _sampled(rows: list[Prediction]) -> dict[str, Any] | None:
     formed: dict[str, list[bool]] = defaultdict(list)
     right: dict[str, list[bool]] = defaultdict(list)
     for row in rows:
-        formed[row["id"]].append(_well_formed(row))
+        formed[row["id"]].append(well_formed(row))
         right[row["id"]].append(row["label"] == row["gold"])
     return {
         "n": len(rows),
@@ -292,7 +292,7 @@ def _right_by_id(rows: Iterable[Prediction]) -> dict[str, bool]:
     return {row["id"]: row["label"] == row["gold"] for row in rows if row["decoding"] == "greedy"}
 
 
-def _well_formed(row: Prediction) -> bool:
+def well_formed(row: Prediction) -> bool:
     """Whether the grammar holds (think), or whether the whole text is one label (direct, which has no other form)."""
     return row["label"] is not None or (row["style"] == "think" and row.get("reason") not in REASONS)
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import yaml
 
-from pipeline.checks import deepspeed_file
+from pipeline.checks_deepspeed import deepspeed_file
 from pipeline.checks_trainer import world_size
 from pipeline.config import CONFIGS, to_plain
 from pipeline.run import BASE, COT, RunDir, file_digest
-from pipeline.schema import BASELINE, RunConfig
+from pipeline.schema import BASELINE, BEST, RunConfig, split_parent
 
 
 def phase_names(config: RunConfig) -> list[str]:
@@ -30,8 +30,8 @@ def trained_phases(config: RunConfig) -> list[str]:
 def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     """The part of the configuration a phase's result depends on, recorded in its record and compared when it is run again.
 
-    Not in it: names of folders, where and how fast teachers are asked, evaluation settings, the number of processes used for
-    evaluation.
+    Not in it: names of folders, where and how fast teachers are asked, evaluation settings, gates, the number of processes
+    used for evaluation.
     """
     plain = to_plain(config)
     common = {"task": plain["task"], "seed": config.seed}
@@ -45,7 +45,7 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     if name == BASE:
         keys = ["name_or_path", "revision", "tiny", "trust_remote_code", "processor"]
         return {**common, "model": {key: model[key] for key in keys}}
-    trained = {key: model[key] for key in ("dtype", "attn_implementation", "peft")}
+    trained = {key: model[key] for key in ("dtype", "attn_implementation", "peft", "quantization")}
     if model["processor"]:
         trained["processor"] = model["processor"]
     deepspeed = deepspeed_file(config)
@@ -53,7 +53,8 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
         "num_processes": world_size(config),  # As resolved: a trainer's state cannot be split over another number.
         "deepspeed": deepspeed.read_text() if deepspeed else None,
     }
-    return {**common, "model": trained, "stage": to_plain(config.stage(name)), "launch": launch}
+    stage = {key: value for key, value in to_plain(config.stage(name)).items() if key != "gate"}
+    return {**common, "model": trained, "stage": stage, "launch": launch}
 
 
 _ASKING = ("concurrency", "endpoints", "min_rows", "min_rows_per_class")
@@ -94,8 +95,16 @@ def parent_of(config: RunConfig, name: str) -> str | None:
     """The phase a stage starts from; None for cot and base."""
     if name in (COT, BASE):
         return None
-    init_from = config.stage(name).init_from
+    init_from = split_parent(config.stage(name).init_from)[0]
     return BASE if init_from == BASE else config.stage_name(init_from)
+
+
+def parent_weights(config: RunConfig, run: RunDir, name: str) -> str | None:
+    """The recorded digest of the weights a stage starts from: its parent's last ones, or its best."""
+    parent = parent_of(config, name)
+    assert parent is not None, f"{name} has no parent"
+    record = run.record(parent) or {}
+    return (record.get(BEST) or {} if split_parent(config.stage(name).init_from)[1] == BEST else record).get("weights")
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
@@ -118,7 +127,7 @@ def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
         "algorithm": stage.algorithm,
         "init_from": parent,
         "inputs": phase_inputs(config, name),
-        "parent_weights": (run.record(parent) or {}).get("weights") if parent else None,
+        "parent_weights": parent_weights(config, run, name),
         "data_digest": (run.record(COT) or {}).get("data_digest") if stage.data == "cot" else None,
         "reward_funcs": stage.reward_funcs,
         "seed": config.seed,
@@ -141,8 +150,7 @@ def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None
     if name == COT:
         reasons += _edited_prompts(record)
     parent = parent_of(config, name)
-    parent_record = run.record(parent) if parent else None
-    if parent and (parent_record or {}).get("weights") != record.get("parent_weights"):
+    if parent and parent_weights(config, run, name) != record.get("parent_weights"):
         reasons.append(f"its parent {parent} now has other weights")
     if name != COT and record.get("data_digest"):
         made = (run.record(COT) or {}).get("data_digest")

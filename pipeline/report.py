@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import charts
+from pipeline.compare import compare
+from pipeline.completions import write_completions_page
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
 from pipeline.report_data import Entry, read_cot, read_phase, read_run, summarise
 from pipeline.report_html import page, printable
-from pipeline.report_text import NOTES, compare, markdown, summary_table
+from pipeline.report_text import NOTES, markdown, summary_table
 from pipeline.run import write_atomic, write_json
 
 __all__ = ["compare", "summary_table", "write_run_report", "write_stage_report"]
@@ -39,6 +41,7 @@ def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = No
     Raises:
         UserError: when there is no prediction to report.
     """
+    write_completions_page(phase_dir)
     entries = read_phase(phase_dir, labels)
     if not any(entry.scores for entry in entries):
         raise UserError(
@@ -69,6 +72,8 @@ def write_run_report(
     Returns:
         The path of index.html.
     """
+    for phase in phases:
+        write_completions_page(run_root / phase)
     entries = read_run(run_root, phases, labels)
     cot = read_cot(run_root)
     summary = summarise(printable(title or run_root.name), entries, labels.names, cot)

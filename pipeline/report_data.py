@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline import metrics
+from pipeline import alarms, metrics
 from pipeline.labels import LabelSet
 from pipeline.run import BASE, COT, read_jsonl
+from pipeline.schema import AlarmConfig
 
 UNPARSABLE_LIMIT = 0.05
 TRUNCATED_LIMIT = 0.05
@@ -100,6 +101,7 @@ def summarise(
                 "reward_funcs": entry.record.get("reward_funcs") or [],
                 "seconds": entry.record.get("seconds"),
                 "clip": clip_of(entry.record),
+                "hand_over": hand_over_of(entry.record),
                 "versus_parent": _versus(entry, parent),
                 "versus_baseline": _versus(entry, baseline) if baseline is not entry and not entry.is_base else None,
                 "scores": entry.scores,
@@ -133,6 +135,32 @@ def clip_of(record: dict[str, Any]) -> dict[str, Any] | None:
     return {"low": low, "high": high, **epsilons, "void": low == 0 and high == 0}
 
 
+def hand_over_of(record: dict[str, Any]) -> str | None:
+    """How a stage's final/ was verified, how it did at its gate and what was deleted, in one line; None without any of it."""
+    parts = []
+    if checked := record.get("verification"):
+        if checked.get("problems"):
+            parts.append(f"NOT handed over: {'; '.join(checked['problems'])}")
+        else:
+            logits, answers = checked["logits"], checked["answers"]
+            parts.append(
+                f"final/ loaded anew gives the trainer's logits within {logits['difference']:.1e} (largest "
+                f"{logits['largest']:.1f}, {logits['dtype']}), {answers['parsed']} of {answers['asked']} answers well formed"
+            )
+    if gate := record.get("gate"):
+        rates = {"format": gate["format_rate"], "accuracy": gate["accuracy"]}
+        judged = [
+            f"{name} {100 * rate['value']:.1f} %, "
+            + (f"at least {100 * rate['least']:.1f} %" if rate["least"] is not None else "its parent has no answers")
+            for name, rate in rates.items()
+            if rate
+        ]
+        parts.append(f"gate {'MISSED' if gate['missed'] else 'passed'} ({gate['action']}): {', '.join(judged)}")
+    if record.get("freed_bytes"):
+        parts.append(f"{size(record['freed_bytes'])} of checkpoints deleted")
+    return "; ".join(parts) or None
+
+
 def read_cot(run_root: Path) -> dict[str, Any] | None:
     """Kept and rejected CoT rows of a run, in all, by reason and per class; None when it built none."""
     manifest = read_json(run_root / COT / "manifest.json")
@@ -164,7 +192,11 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
             )
         if entry.record.get("status") not in (None, "complete"):
             found.append(_warning(entry, "warning", f"its record says {entry.record['status']!r}, not complete."))
-        found += [_warning(entry, "warning", text) for text in _silent_failures(entry.log)]
+        gate = entry.record.get("gate") or {"missed": []}
+        for miss in gate["missed"]:
+            level_of_miss = "note" if gate["action"] == "continue" else "warning"
+            found.append(_warning(entry, level_of_miss, f"missed its gate ({gate['action']}): {miss}."))
+        found += [_warning(entry, "warning", text) for text in _of_training(entry)]
         if entry.scores:
             found += [_warning(entry, level, text) for text in _doubts(entry.scores, judged=not entry.is_base)]
         if entry.duplicates:
@@ -188,22 +220,14 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
     return sorted(found, key=lambda item: (item["level"] != "warning", not item["text"].startswith("VOID")))
 
 
-SILENT = {
-    "frac_reward_zero_std": "of the prompts gave completions of equal reward, from which GRPO learns nothing.",
-    "completions/clipped_ratio": "of the training completions were cut at max_completion_length.",
-}
-"""What a trainer logs and never says, each with how to say it."""
-SILENT_LIMIT = 0.9
-"""Mean over a stage above which it is said."""
-
-
-def _silent_failures(log: Sequence[Mapping[str, Any]]) -> list[str]:
-    texts = []
-    for key, said in SILENT.items():
-        values = [row[key] for row in log if isinstance(row.get(key), int | float)]
-        if values and sum(values) / len(values) > SILENT_LIMIT:
-            texts.append(f"in training, {100 * sum(values) / len(values):.0f} % {said}")
-    return texts
+def _of_training(entry: Entry) -> list[str]:
+    """The alarms of a stage, as its record counts them; from the log and the default thresholds when it does not."""
+    found = entry.record.get("alarms")
+    if found is None:
+        trainer = ((entry.record.get("inputs") or {}).get("stage") or {}).get("trainer") or {}
+        clips = bool({"epsilon", "epsilon_high"} & set(trainer))
+        found = alarms.summary(entry.log, AlarmConfig(), str(entry.record.get("algorithm")), clips)
+    return [alarms.told(name, one) for name, one in found.items()]
 
 
 def _doubts(scores: dict[str, Any], judged: bool) -> list[str]:
@@ -238,6 +262,11 @@ def _versus(entry: Entry, other: Entry | None) -> dict[str, Any] | None:
     if other is None or not entry.scores or not other.scores:
         return None
     return {"name": other.name, **metrics.paired(entry.predictions, other.predictions)}
+
+
+def size(count: int) -> str:
+    """Bytes as a person says them: 6 MB, 12.3 GB."""
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def p_value(p: float) -> str:

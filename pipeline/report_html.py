@@ -38,15 +38,7 @@ def page(
         root: where relative image paths start when they do not exist from here.
         examples: pictures per entry and kind (right, wrong, without a label).
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = templates()
     environment.filters |= {"pct": percent, "points": points, "duration": duration, "p_value": p_value}
     thumbnail = cache(lambda path: picture(path, root))
     text = environment.get_template("report.html.jinja").render(
@@ -63,6 +55,19 @@ def page(
         confused=_confused,
     )
     return "\n".join(line for line in text.splitlines() if line.strip()) + "\n"
+
+
+def templates() -> Any:
+    """The Jinja environment of pipeline/templates; every text is escaped."""
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
 
 
 def choose(predictions: Sequence[Prediction], count: int) -> dict[str, list[dict[str, Any]]]:

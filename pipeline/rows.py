@@ -31,7 +31,7 @@ def grpo_columns(task: Task, examples: Sequence[Example], style: str) -> dict[st
 
 def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:
     """Columns id, prompt, image, completion, whose completion is the bare label: supervised on the original data."""
-    completions = [_assistant_turn(example.label) for example in examples]
+    completions = [assistant_turn(example.label) for example in examples]
     return {**_columns(examples, task.prompt("direct")), "completion": completions}
 
 
@@ -62,10 +62,10 @@ def cot_columns(task: Task, examples: Sequence[Example], cot: Path) -> dict[str,
     built = _columns([known[row_id] for row_id in table["id"]], task.prompt("think"))
     if "prompt" in table:
         built["prompt"] = [user_turn(prompt) for prompt in table["prompt"]]
-    return {**built, "completion": [_assistant_turn(text) for text in table["completion"]]}
+    return {**built, "completion": [assistant_turn(text) for text in table["completion"]]}
 
 
-def _assistant_turn(text: str) -> list[dict[str, Any]]:
+def assistant_turn(text: str) -> list[dict[str, Any]]:
     return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
 
 

@@ -32,15 +32,17 @@ class TaskConfig:
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Sizes of the tiny random Idefics3 that demo and tests train; the defaults make about 1.4 million parameters.
+    """Family and sizes of the tiny random model that demo and tests train; the defaults make about 1.4 million parameters.
 
     Heads are 32 wide because vLLM's CPU attention refuses narrower ones.
     """
 
+    family: str = "idefics3"
+    """File of stages/tiny: idefics3, smolvlm, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, llava."""
     image_size: int = 64
     patch_size: int = 16
     scale_factor: int = 2
-    """Pixel shuffle: (image_size / patch_size / scale_factor) squared image tokens."""
+    """Pixel shuffle or patch merger: (image_size / patch_size / scale_factor) squared image tokens. llava has none."""
     vision_hidden_size: int = 128
     vision_layers: int = 3
     hidden_size: int = 128
@@ -58,13 +60,17 @@ class ModelConfig:
     """Hub id or folder. None builds the model `tiny` describes."""
     revision: str | None = None
     tiny: TinyConfig = field(default_factory=TinyConfig)
-    """Sizes of the random tiny Idefics3 that is made when name_or_path is None."""
+    """The random tiny model that is made when name_or_path is None."""
     dtype: str = "auto"
     """auto: bfloat16 on a GPU that has it, float32 elsewhere. Or bfloat16 | float32."""
     attn_implementation: str = "sdpa"
     trust_remote_code: bool = False
     peft: dict[str, Any] | None = None
-    """Fields of peft.LoraConfig (r, lora_alpha, target_modules, …); None trains all weights. `final/` is always merged."""
+    """Adapters: peft_type (LORA when not named) and the fields of its configuration class in peft (r, lora_alpha,
+    target_modules, …); None trains all weights. `final/` is always merged."""
+    quantization: str | None = None
+    """4bit (NF4) or 8bit: how the language model's fixed weights are held under LoRA adapters. `final/` is the parent in full
+    precision with the adapters merged."""
     processor: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of AutoProcessor.from_pretrained, such as min_pixels or size."""
 
@@ -146,13 +152,77 @@ class CotConfig:
 
 
 @dataclass(frozen=True)
+class GateConfig:
+    """What a stage must reach before the next one starts from it. Judged anew each time, so a change makes nothing stale."""
+
+    format_rate: float = 0.0
+    """Least share of greedy answers that are well formed, on the whole evaluation split."""
+    accuracy: bool | None = None
+    """Whether accuracy may not lie below the lower end of the parent's 95 % interval; None: yes where the stage rewards
+    accuracy and its parent answers in the same prompt style."""
+    action: str = "stop"
+    """What a miss does. stop: no stage starts from this one; warn: say so; continue: only note it in the report."""
+
+
+GATE_ACTIONS = ("stop", "warn", "continue")
+
+
+@dataclass(frozen=True)
+class ValidationConfig:
+    """Greedy answers of the model in training, judged by the task; the weights of the best macro-F1 are kept as `best/`."""
+
+    split: str = "val[:200]"
+    """The same rows every time."""
+    steps: int | None = None
+    """Optimizer steps between two validations; None: at every save. The last step is always one."""
+
+
+@dataclass(frozen=True)
+class AlarmConfig:
+    """From where on a figure of training is called out (docs/alarms.md). null turns an alarm off."""
+
+    stop: list[str] = field(default_factory=lambda: ["nan"])
+    """Names of alarms that end the stage."""
+    window: int = 8
+    """Logged values that a mean is taken over; the first half of them is awaited."""
+    nan: float | None = 0.0
+    """Figures of a step that are not finite."""
+    images_dropped: float | None = 0.0
+    """Share of rows whose image did not reach the model."""
+    image_tokens: float | None = 0.0
+    """Share of rows with another number of image tokens than their image has features."""
+    unsupervised: float | None = 0.0
+    """SFT: share of rows without a supervised token."""
+    truncated: float | None = 0.5
+    """Share of completions cut at max_completion_length; mean."""
+    zero_std: float | None = 0.9
+    """Share of completions whose group has equal rewards; mean."""
+    duplicates: float | None = 0.7
+    """Share of a group's completions after its first that repeat an earlier one; mean."""
+    unscored: float | None = 0.5
+    """Share of completions to which no reward applied; mean."""
+    kl: float | None = 0.5
+    """Mean KL divergence from the reference model, nats per token; mean."""
+    drift: float | None = 0.1
+    """Mean difference of log-probabilities between trainer and vLLM, nats per token; mean."""
+    entropy: float | None = 0.2
+    """Mean entropy of the policy, as a share of what it was at the stage's start; lower is worse."""
+    length: float | None = 0.3
+    """Mean length of completions, as a share of what it was at the stage's start; lower is worse."""
+    reward_hacking: float | None = 0.1
+    """Fall of validation accuracy below the stage's best while the mean reward did not fall."""
+    clip_void: float | None = 20.0
+    """Optimizer steps of a clipping stage that could clip, all without a clipped token."""
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One training stage."""
 
     algorithm: str = MISSING
     """A file of stages/: sft or grpo."""
     init_from: str = MISSING
-    """What it starts from: base, or the name of an earlier stage (stage2 is enough)."""
+    """What it starts from: base, or the name of an earlier stage (stage2 is enough); stage2:best for its best validation."""
     data: str = "task"
     """cot: the built CoT rows; labels: the task's labels alone; task: prompts with gold labels for the rewards (grpo)."""
     split: str = "train"
@@ -163,8 +233,17 @@ class StageConfig:
     """Files of rewards/, or dotted paths module.function."""
     freeze: list[str] = field(default_factory=list)
     """Parts held fixed: vision, connector, language."""
+    learning_rates: dict[str, float] = field(default_factory=dict)
+    """Part: its own learning rate; the others keep trainer.learning_rate. The schedule multiplies all alike."""
+    rollouts: str = "transformers"
+    """What samples completions (grpo): transformers, or vllm, a server of the policy for the time of the stage."""
+    dynamic_sampling: int = 0
+    """Rounds of further prompts that replace groups whose rewards are all equal (grpo; DAPO); 0 trains on every group."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
+    gate: GateConfig = field(default_factory=GateConfig)
+    validation: ValidationConfig | None = None
+    """None: the model is not validated while it trains."""
 
 
 @dataclass(frozen=True)
@@ -186,6 +265,10 @@ class LaunchConfig:
     """Processes (one per GPU); None: the GPUs that are visible, or 1."""
     deepspeed: str | None = None
     """A JSON of configs/deepspeed (zero1, zero2, zero3, zero3_offload) or a path; None: no DeepSpeed."""
+    rollout_gpus: int = 0
+    """GPUs, the last ones, kept for the server of `rollouts: vllm`; 0: it shares those of the trainer."""
+    rollout_flags: dict[str, Any] = field(default_factory=dict)
+    """More flags for that server, word for word vLLM's, such as max-model-len or gpu-memory-utilization."""
 
 
 @dataclass(frozen=True)
@@ -205,6 +288,9 @@ class RunConfig:
     """The comparison every claim needs: SFT on the original labels."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    keep_checkpoints: bool = False
+    """Whether a stage's checkpoint-*/ (weights and optimizer state, three times the model) outlive its verified hand-over."""
+    alarms: AlarmConfig = field(default_factory=AlarmConfig)
 
     def stage_name(self, short: str) -> str:
         """The full name of a stage given as 3, stage3 or stage3_grpo_accuracy.
@@ -227,6 +313,18 @@ class RunConfig:
 
 BASELINE = "baseline_sft_labels"
 """Folder and name of the baseline stage."""
+
+
+BEST = "best"
+"""Folder of a stage's weights of its best validation, and how `init_from: stage3:best` asks for them."""
+FINAL = "final"
+"""Folder of a stage's last weights."""
+
+
+def split_parent(init_from: str) -> tuple[str, str]:
+    """(stage as named, final or best) of an `init_from`."""
+    name, colon, which = init_from.partition(":")
+    return name, which if colon else FINAL
 
 
 def match_stage(short: str, names: typing.Iterable[str]) -> list[str]:

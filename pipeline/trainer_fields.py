@@ -15,6 +15,21 @@ _SOURCES = {
     "base": ("trainer/base_config.py", "_BaseConfig"),
     **{name: (f"trainer/{name}_config.py", cls) for name, cls in CONFIG_CLASSES.items()},
 }
+PEFT_TYPES = {
+    "LORA": ("lora/config.py", "LoraConfig"),
+    "LOHA": ("loha/config.py", "LoHaConfig"),
+    "LOKR": ("lokr/config.py", "LoKrConfig"),
+    "OFT": ("oft/config.py", "OFTConfig"),
+    "BOFT": ("boft/config.py", "BOFTConfig"),
+    "HRA": ("hra/config.py", "HRAConfig"),
+    "IA3": ("ia3/config.py", "IA3Config"),
+    "VERA": ("vera/config.py", "VeraConfig"),
+    "RANDLORA": ("randlora/config.py", "RandLoraConfig"),
+    "MISS": ("miss/config.py", "MissConfig"),
+    "LN_TUNING": ("ln_tuning/config.py", "LNTuningConfig"),
+}
+"""The PEFT types a run may name, and where peft describes them: all that tests/integration merges and finds exact."""
+DEFAULT_PEFT_TYPE = "LORA"
 UNKNOWN = object()
 """The default of a field whose default is not a literal."""
 
@@ -34,17 +49,14 @@ def trainer_fields(algorithm: str) -> dict[str, Any]:
 
 
 @functools.cache
-def lora_fields() -> dict[str, Any]:
-    """Field names of peft.LoraConfig with their default values."""
+def peft_fields(peft_type: str) -> dict[str, Any]:
+    """Field names of the configuration class of an offered PEFT type, with their default values."""
     peft = _package("peft")
-    fields: dict[str, Any] = {}
-    for file, name in (
-        ("config.py", "PeftConfigMixin"),
-        ("config.py", "PeftConfig"),
-        ("tuners/lora/config.py", "LoraConfig"),
-    ):
-        fields |= _class_fields(peft / file, name)
-    return fields
+    file, name = PEFT_TYPES[peft_type]
+    fields = _class_fields(peft / "config.py", "PeftConfigMixin") | _class_fields(peft / "config.py", "PeftConfig")
+    if peft_type in ("LOHA", "LOKR"):
+        fields |= _class_fields(peft / "tuners/lycoris_utils.py", "LycorisConfig")
+    return fields | _class_fields(peft / "tuners" / file, name)
 
 
 def _package(name: str) -> Path:

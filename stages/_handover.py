@@ -1,47 +1,61 @@
-"""How a trained stage is handed over: final/ as a plain Hugging Face folder, then the record that says so."""
+"""How a trained stage is handed over: final/ as a plain Hugging Face folder, what it must say, then the record of both."""
 
 from __future__ import annotations
 
+import json
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from pipeline import alarms
 from pipeline.checks_trainer import clip_range
+from pipeline.handoff import TRAINED, file_digests, weights_of
 from pipeline.response import GRAMMAR_VERSION
 from pipeline.run import read_jsonl, weights_digest, write_atomic, write_json
+from pipeline.schema import BEST
+from pipeline.tasks import load_task
+from stages._acceptance import REFERENCE, VERIFICATION
+from stages._checkpoints import make_durable
+from stages._export import export
 from stages._launch import Work
-from stages._loading import load_processor
+from stages._reference import measure
+from stages._usage import folder_bytes, usage
 
 
 def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
-    """Write final/ as a plain Hugging Face folder, then stage.json, whose status `complete` is the hand-over.
+    """Write final/ as a plain Hugging Face folder and reference.safetensors beside it, then stage.json with status `trained`.
+
+    The reference comes from the live model, adapters and shards and all, so that it proves the merging and gathering too.
 
     Args:
         trainer: after training.
         work: the stage.
-        parent: the checkpoint it started from, whose processor is handed on unchanged.
+        parent: the checkpoint it started from, whose processor, configuration and generation settings are handed on unchanged.
         facts: more entries of the record.
     """
     final = work.run.final(work.name)
+    main = trainer.accelerator.is_main_process
+    asked = work.config.evaluation.split, work.stage.prompt
+    task = load_task(work.config.task, work.run.cache)
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if work.config.model.peft is not None:
-        if trainer.accelerator.is_main_process:
-            model.merge_and_unload().save_pretrained(final)
-    else:
-        weights = master_weights(model) if work.config.launch.deepspeed else None
-        if trainer.accelerator.is_main_process:
-            model.save_pretrained(final, state_dict=weights)
-    trainer.accelerator.wait_for_everyone()
+    quantised = work.config.model.quantization is not None
+    said = None if quantised else measure(model, trainer.processing_class, task, *asked)
+    used = usage(trainer, work.folder)  # Of the training, before the hand-over loads a model more.
+    plain = export(trainer, work, parent, final)
+    if main:
+        # What a quantised base says is another thing by design; final/ is its adapter on the unquantised weights.
+        said = said or measure(plain, trainer.processing_class, task, *asked)
+        (work.folder / VERIFICATION).unlink(missing_ok=True)
+        said.write(work.folder / REFERENCE)
     if trainer.accelerator.is_main_process:
-        load_processor(parent, work.config).save_pretrained(final)
         (work.folder / "README.md").unlink(missing_ok=True)  # TRL's card of its own; ours lies in final/.
         (final / "training_args.bin").unlink(missing_ok=True)  # A pickle; stage.json holds the same, readable.
         rows = list(read_jsonl(work.folder / "metrics.jsonl"))
+        make_durable(final)  # The record may survive a power cut that what it names would not.
         record = {
             **(work.run.record(work.name) or {}),
-            "status": "complete",
+            "status": TRAINED,
             "checkpoint": "final",
             "weights": weights_digest(final),
             "grammar_version": GRAMMAR_VERSION,
@@ -49,6 +63,11 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
             "seconds": rows[-1]["seconds"] if rows else 0.0,
             "metrics": _last_values(rows),
             "clip": clip_report(work, rows),
+            "alarms": alarms.summary(
+                rows, work.config.alarms, work.stage.algorithm, clip_range(work.stage) is not None
+            ),
+            "best": settle_best(work) if work.stage.validation else None,
+            "usage": {**used, "final_bytes": folder_bytes(final)},
             "trainer": {key: value for key, value in trainer.args.to_dict().items() if _is_plain(value)},
             **facts,
         }
@@ -57,25 +76,17 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
     trainer.accelerator.wait_for_everyone()
 
 
-def master_weights(model: torch.nn.Module) -> dict[str, torch.Tensor] | None:
-    """The float32 weights behind a model that DeepSpeed trains, on the CPU of rank 0; None on the other ranks.
+def settle_best(work: Work) -> dict[str, Any]:
+    """Give the last best-<step>/ its name, best/, and tell its figures and files.
 
-    Called on all ranks. Under bf16 the module itself holds rounded copies, in which most of a short stage at a learning rate of
-    1e-6 would be lost; under ZeRO-3 it holds parts.
+    A stage killed after it finds best/ as it is.
     """
-    from deepspeed import zero
-    from deepspeed.utils import safe_get_full_fp32_param
-
-    main = torch.distributed.get_rank() == 0
-    weights = {}
-    for name, parameter in model.named_parameters():  # Tied weights come once, as a checkpoint has them.
-        full = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
-        with zero.GatheredParameters([parameter], enabled=full is None and hasattr(parameter, "ds_id")):
-            if main:
-                weights[name] = (parameter if full is None else full).detach().float().cpu().clone()
-    kept = model.state_dict().keys()  # A buffer that is not in it is not part of a checkpoint.
-    weights |= {name: buffer.detach().cpu().clone() for name, buffer in model.named_buffers() if name in kept}
-    return weights if main else None
+    best = work.folder / BEST
+    for folder in work.folder.glob("best-*"):
+        shutil.rmtree(best, ignore_errors=True)
+        folder.rename(best)
+    files = file_digests(best)
+    return {**json.loads((best / "validation.json").read_text()), "weights": weights_of(files), "files": files}
 
 
 def _last_values(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """The command line the stage files share: load, check, refuse early, then run the work in processes of its own.
 
 Light on purpose: nothing here imports torch, so ``--help``, ``--dry-run`` and every refusal answer at once. The work itself
-runs in ``--worker`` processes: one, or N under torchrun when there are several GPUs or DeepSpeed.
+runs in ``--worker`` processes, which stages/_workers.py starts.
 """
 
 from __future__ import annotations
@@ -11,21 +11,16 @@ import contextlib
 import fcntl
 import os
 import shutil
-import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from pipeline import checks, command_line
-from pipeline.checks_trainer import world_size
 from pipeline.config import load
 from pipeline.errors import UserError
-from pipeline.hardware import visible_gpus
-from pipeline.processes import child_environment, die_with_parent
 from pipeline.run import RunDir
 from pipeline.schema import RunConfig, StageConfig
 
@@ -37,6 +32,8 @@ class Work:
     config: RunConfig
     name: str
     run: RunDir
+    look: Callable[[Any], None] | None = None
+    """Given the trainer before its first step, in every process; the preflight looks at it there."""
 
     @property
     def folder(self) -> Path:
@@ -92,66 +89,33 @@ def only_one(folder: Path, wait: float = 20.0) -> Iterator[None]:
         yield
 
 
-def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
-    """Run ``python -m stages.<module> … --worker``, alone or under torchrun, and keep its output.
-
-    Args:
-        module: file of stages/.
-        work: whose log folder is written.
-        argv: the arguments the entry point itself got.
-
-    Raises:
-        UserError: when a worker fails; names the log and how to go on.
-    """
-    processes = world_size(work.config) if module != "base" else 1
-    command = [sys.executable]
-    if processes > 1 or (work.config.launch.deepspeed and module not in ("base", "evaluate")):
-        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    command += ["-m", f"stages.{module}", *argv, "--worker"]
-    logs = work.folder / "logs"
-    logs.mkdir(parents=True, exist_ok=True)
-    log = logs / f"{module}-{len(list(logs.glob(f'{module}-*.log'))) + 1:03d}.log"
-    environment = child_environment(PYTHONUNBUFFERED="1", TOKENIZERS_PARALLELISM="false")
-    if visible_gpus() == 0:
-        # Two OpenMP threads that share a busy core make a step 7 to 40 times slower.
-        environment.setdefault("OMP_NUM_THREADS", "1")
-    worker = subprocess.Popen(
-        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, preexec_fn=die_with_parent
-    )
-    assert worker.stdout is not None
-    with log.open("wb") as sink:  # Once the worker runs: a log says that there was one.
-        try:
-            for line in worker.stdout:
-                sink.write(line)
-                if line.startswith(MARK.encode()):
-                    sys.stderr.write(line.decode(errors="replace")[len(MARK) :])
-                    sys.stderr.flush()
-            code = worker.wait()
-        except BaseException:
-            worker.send_signal(signal.SIGTERM)
-            worker.wait()
-            raise
-    if code:
-        tail = log.read_text(errors="replace").splitlines()[-15:]
-        raise UserError(
-            [
-                f"{work.name}: stages.{module} failed with exit status {code}; its last lines:",
-                *tail,
-                f"the whole log: {log}. The same command goes on from the last checkpoint",
-            ]
-        )
-
-
 MARK = "\x1e"
 """Starts the lines of a worker that belong on the terminal; the rest goes to the log alone."""
+
+
+_terminal = 1
+"""Where the launcher listens: this process's output, also when that has been turned to a log."""
+
+
+def write_to(log: Path) -> None:
+    """Turn all further output of this process, C libraries' too, to a log; `say` reaches the launcher as before."""
+    global _terminal
+    sys.stdout.flush()
+    sys.stderr.flush()
+    _terminal = os.dup(1)
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def say(line: str) -> None:
     """Show one line of a worker to the person at the terminal (rank 0 only; the launcher passes it on)."""
     if os.environ.get("RANK", "0") == "0":
-        print(
-            f"{MARK}{line}\n", end="", flush=True
-        )  # One write: print would send the line's end apart, after another rank's.
+        if _terminal != 1:
+            print(line, flush=True)  # In this rank's log too.
+        os.write(
+            _terminal, f"{MARK}{line}\n".encode()
+        )  # One write: the line's end cannot come after another rank's line.
 
 
 def say_here(line: str) -> None:

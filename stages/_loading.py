@@ -7,16 +7,23 @@ from typing import Any
 
 from pipeline.compat import declare_torchvision_ops
 from pipeline.errors import UserError
+from pipeline.trainer_fields import DEFAULT_PEFT_TYPE
 from stages._launch import Work
 
 declare_torchvision_ops()
 
 import torch  # noqa: E402
-from transformers import AutoProcessor  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
 PART_PREFIXES = {
     "vision": ("vision_model", "vision_tower", "visual"),
-    "connector": ("connector", "multi_modal_projector", "visual.merger", "visual.deepstack_merger_list"),
+    "connector": (
+        "connector",
+        "multi_modal_projector",
+        "image_newline",
+        "visual.merger",
+        "visual.deepstack_merger_list",
+    ),
     "language": ("text_model", "language_model", "lm_head"),
 }
 """Module names of the parts of a VLM across the model families of transformers."""
@@ -34,20 +41,90 @@ def compute_dtype(config: Any) -> str:
     return "bfloat16" if not use_cpu() and torch.cuda.is_bf16_supported() else "float32"
 
 
+def load_model(folder: Path, config: Any, dtype: str, local_rank: int = 0) -> tuple[Any, list[str]]:
+    """A checkpoint as plain transformers load it, for inference.
+
+    Args:
+        folder: the checkpoint.
+        config: the run's configuration.
+        dtype: of the weights in memory.
+        local_rank: the GPU to use, where there is one.
+
+    Returns:
+        The model on its device, and what was amiss, as ``missing keys: a, b``: such weights would be random.
+    """
+    device = torch.device("cpu")
+    if not use_cpu():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)  # Else every process would open a context on the first GPU too.
+    model, info = AutoModelForImageTextToText.from_pretrained(
+        folder,
+        dtype=getattr(torch, dtype),
+        attn_implementation=config.model.attn_implementation,
+        trust_remote_code=config.model.trust_remote_code,
+        output_loading_info=True,
+    )
+    amiss = {kind.replace("_", " "): sorted(map(str, keys)) for kind, keys in sorted(info.items()) if keys}
+    problems = [
+        f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}" for kind, keys in amiss.items()
+    ]
+    return model.to(device).eval(), problems
+
+
 def load_processor(folder: Path, config: Any) -> Any:
-    """The processor of a checkpoint, with the run's `model.processor` arguments."""
-    return AutoProcessor.from_pretrained(
-        folder, trust_remote_code=config.model.trust_remote_code, **config.model.processor
+    """The processor of a checkpoint, with the run's `model.processor` arguments. It pads on the left.
+
+    Some checkpoints (Qwen2.5-VL, Qwen3-VL) pad on the right by default. GRPOTrainer lays prompts out from the left itself, but
+    takes mm_token_type_ids as the processor pads them: in a batch of images of several shapes they would mark other tokens than
+    the image's, and the log-probabilities that train would be those of other positions.
+
+    Raises:
+        UserError: when the processor needs a package that is not installed.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(
+            folder, trust_remote_code=config.model.trust_remote_code, **config.model.processor
+        )
+    except ImportError as error:  # torchvision for processors that also read videos, num2words for SmolVLM2's.
+        raise UserError(f"the processor in {folder} needs a package that is not installed: {error}") from error
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def peft_config(work: Work) -> Any:
+    """The configuration of the adapters that `model.peft` describes, or None when all weights train."""
+    if work.config.model.peft is None:
+        return None
+    from peft import get_peft_config
+
+    return get_peft_config({"peft_type": DEFAULT_PEFT_TYPE, **work.config.model.peft})
+
+
+def quantization_config(work: Work) -> Any:
+    """transformers.BitsAndBytesConfig of `model.quantization`, or None. Vision tower, connector and head keep their precision."""
+    bits = work.config.model.quantization
+    if bits is None:
+        return None
+    from transformers import BitsAndBytesConfig
+
+    kept = [rf".*\b{prefix}\b" for part in ("vision", "connector") for prefix in PART_PREFIXES[part]]
+    return BitsAndBytesConfig(
+        load_in_4bit=bits == "4bit",
+        load_in_8bit=bits == "8bit",
+        llm_int8_skip_modules=[*kept, "lm_head"],
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype(work.config),
     )
 
 
-def lora_config(work: Work) -> Any:
-    """peft.LoraConfig of `model.peft`, or None when all weights train."""
-    if work.config.model.peft is None:
-        return None
-    from peft import LoraConfig
-
-    return LoraConfig(**work.config.model.peft)
+def prepare(model: torch.nn.Module, work: Work) -> None:
+    """What a stage does to the trainer's model before training: hold parts fixed, keep trained weights in float32."""
+    freeze(model, work.stage.freeze)
+    if work.config.model.quantization is not None:  # TRL makes these adapters bf16, where small steps are rounded away.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
 
 
 def freeze(model: torch.nn.Module, parts: list[str]) -> None:
@@ -70,5 +147,5 @@ def freeze(model: torch.nn.Module, parts: list[str]) -> None:
 
 def part_of(name: str) -> str | None:
     """The part of a VLM a parameter belongs to, by its name; the longest prefix decides, so visual.merger is a connector."""
-    found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}"}
+    found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}."}
     return found[max(found, key=len)] if found else None

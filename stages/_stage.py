@@ -9,14 +9,16 @@ from pipeline import command_line
 from pipeline.checks_trainer import clip_range, world_size
 from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
 from pipeline.errors import UserError
-from pipeline.handoff import parent_checkpoint
-from pipeline.phases import parent_of, stale_reasons, start_record
-from pipeline.processes import die_with_parent
+from pipeline.handoff import COMPLETE, TRAINED, parent_checkpoint
+from pipeline.phases import differences, parent_of, stale_reasons, start_record
 from pipeline.provenance import provenance
-from pipeline.run import RunDir, write_json
+from pipeline.run import RunDir, write_atomic, write_json
 from pipeline.schema import RunConfig
+from pipeline.tasks import load_task
+from pipeline.training_data import DATA, changes, identity, training_columns
 from stages import _launch, evaluate
 from stages._launch import Work
+from stages._workers import as_worker, run_workers
 
 
 def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], argv: Sequence[str] | None) -> int:
@@ -41,11 +43,10 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
         )
     work = Work(config, name, run)
     if arguments.worker:
-        die_with_parent()  # Of torchrun too, which a kill -9 leaves no time to end its workers.
-        declare_torchvision_ops()  # Before transformers and trl are imported.
-        if not stage.trainer.get("use_vllm"):
+        with as_worker():
+            declare_torchvision_ops()  # Before transformers and trl are imported.
             hide_vllm_from_trl()
-        train(work)
+            train(work)
         return 0
     if arguments.dry_run:
         print(describe(config, run, name))
@@ -53,19 +54,49 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     with _launch.only_one(work.folder):
         if arguments.clean:
             _launch.clean(work.folder)
-        if not finished(work):
+        done = made(work)
+        rows = rows_as_begun(work)
+        if not done:
             parent_checkpoint(config, run, name)  # Refuse here, in one line, not in every worker.
-            if run.record(name) is None:
+            record = run.record(name)
+            if record is None:
+                write_atomic(work.folder / DATA, rows)
                 write_json(run.record_path(name), start_record(config, run, name) | provenance())
+            elif moved := differences(record.get("versions", {}), provenance()["versions"]):
+                _launch.say_here(f"warning: {name} was begun with other packages: {', '.join(moved)}")
+                write_json(run.record_path(name), {**record, "resumed_with": provenance()["versions"]})
             _launch.say_here(f"{name}: {stage.algorithm} from {parent_of(config, name)}")
-            _launch.run_workers(algorithm, work, [word for word in argv if word != "--clean"])
-            if not finished(work):
-                raise UserError(f"{name}: the workers ended but stage.json is not complete; see {work.folder / 'logs'}")
-        return evaluate.evaluate(config, run, name)  # Inside the lock: its workers append to files in this folder.
+            train_in_workers(algorithm, work, [word for word in argv if word != "--clean"])
+            if not made(work):
+                raise UserError(f"{name}: the workers ended but handed nothing over; see {work.folder / 'logs'}")
+        return evaluate.evaluate(
+            config, run, name
+        )  # It verifies first. Inside the lock: its workers append to files here.
 
 
-def finished(work: Work) -> bool:
-    """Whether the stage is complete.
+def train_in_workers(algorithm: str, work: Work, argv: Sequence[str]) -> None:
+    """Run the training workers.
+
+    Raises:
+        UserError: when they fail; the alarm that ended them, if it was one.
+    """
+    path, record = work.run.record_path(work.name), work.run.record(work.name) or {}
+    if "stopped" in record:
+        write_json(path, {key: value for key, value in record.items() if key not in ("stopped", "alarms")})
+    try:
+        run_workers(algorithm, work, argv)
+    except UserError as failure:
+        if made(work):
+            _launch.say_here(
+                f"{work.name} is trained; a worker failed after that: {failure.problems[0].splitlines()[0]}"
+            )
+            return
+        stopped = (work.run.record(work.name) or {}).get("stopped")
+        raise (UserError(stopped) if stopped else failure) from None
+
+
+def made(work: Work) -> bool:
+    """Whether the phase has a checkpoint: it is trained, or complete because that has been verified too.
 
     Raises:
         UserError: when it was begun or finished under another configuration, parent or data.
@@ -76,7 +107,26 @@ def finished(work: Work) -> bool:
             [f"{work.name} was made under other settings: {reason}" for reason in reasons]
             + [f"give the run another name, restore the setting, or start it anew with --clean ({work.folder})"]
         )
-    return reasons is not None and (work.run.record(work.name) or {})["status"] == "complete"
+    return reasons is not None and (work.run.record(work.name) or {})["status"] in (TRAINED, COMPLETE)
+
+
+def rows_as_begun(work: Work) -> str:
+    """The rows the stage trains on, as lines of `DATA`.
+
+    Raises:
+        UserError: when the stage was begun or finished with others; names what changed.
+    """
+    task = load_task(work.config.task, work.run.cache)
+    columns, _ = training_columns(work.config, work.run, work.name, task)
+    now = identity(columns, work.run.cache)
+    begun = work.folder / DATA
+    changed = changes(begun.read_text(), now) if work.run.record(work.name) and begun.exists() else []
+    if changed:
+        raise UserError(
+            [f"{work.name} was trained on other data: {change}" for change in changed]
+            + [f"restore the data, give the run another name, or start it anew with --clean ({work.folder})"]
+        )
+    return now
 
 
 def describe(config: RunConfig, run: RunDir, name: str) -> str:
@@ -89,8 +139,11 @@ def describe(config: RunConfig, run: RunDir, name: str) -> str:
         f"  freeze: {', '.join(stage.freeze) or 'nothing'}",
         f"  processes: {world_size(config)}   deepspeed: {config.launch.deepspeed or 'no'}",
     ]
+    if stage.learning_rates:
+        lines.append(f"  learning rates: {', '.join(f'{part} {rate}' for part, rate in stage.learning_rates.items())}")
     if stage.reward_funcs:
         lines.append(f"  rewards: {', '.join(stage.reward_funcs)}")
+        lines.append(f"  rollouts: {stage.rollouts}   dynamic sampling: {stage.dynamic_sampling or 'no'}")
     if clip:
         lines.append(f"  clip range: 1 - {clip[0]} to 1 + {clip[1]}")
     lines += [f"  trainer.{key}: {value}" for key, value in stage.trainer.items()]

@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from pipeline.checks import deepspeed_file
+from pipeline.checks_deepspeed import deepspeed_file
 from pipeline.checks_trainer import checkpoint_cycle
 from pipeline.handoff import parent_checkpoint
 from pipeline.images import open_rgb
 from pipeline.tasks import Task, load_task
-from stages._journal import COMPLETE, NothingLeft
-from stages._launch import Work
+from stages._checkpoints import last_checkpoint, remove_torn
+from stages._extensions import clear_stale_locks
+from stages._journal import NothingLeft
+from stages._launch import Work, say
 from stages._loading import compute_dtype, load_processor, use_cpu
+from stages._stopping import Stop
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -25,10 +30,18 @@ if TYPE_CHECKING:
 
 def start(work: Work) -> tuple[Path, Any, Task]:
     """What a training worker begins with: (parent checkpoint, processor, task)."""
+    if use_cpu():  # Several processes would be given cpu:0, to which torch.load restores nothing: no resume.
+        os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    if work.config.launch.deepspeed:
+        clear_stale_locks()
     if work.config.launch.deepspeed and use_cpu():
         import deepspeed
 
         deepspeed.init_distributed("gloo")  # Before the trainer's config: ZeRO-3 partitions weights while loading them.
+    # Trackers keep what they write in the stage's folder, unless the user's environment says otherwise.
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(work.folder / "tensorboard"))
+    os.environ.setdefault("WANDB_DIR", str(work.folder))
+    os.environ.setdefault("WANDB_PROJECT", "clgrpo")
     _, parent = parent_checkpoint(work.config, work.run, work.name, verify=False)
     processor = load_processor(parent, work.config)
     return parent, processor, load_task(work.config.task, work.run.cache)
@@ -54,10 +67,13 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
     cycle = checkpoint_cycle(work.stage)
     defaults: dict[str, Any] = {
         "report_to": "none",
+        "run_name": f"{config.name}/{work.name}",
+        "project": "clgrpo",
         "logging_steps": 1,
         "save_strategy": "steps",
         "save_steps": cycle * max(1, 100 // cycle),
         "save_total_limit": 2,
+        "logging_nan_inf_filter": False,  # It would log a NaN loss as the mean of those before.
     }
     if work.stage.algorithm == "sft":
         defaults["max_length"] = None  # Truncation would cut image tokens.
@@ -80,19 +96,69 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
 
 
 def train(trainer: Any, work: Work) -> None:
-    """Train from the last whole checkpoint, or from the parent when there is none.
+    """Train from the last whole checkpoint, or from the parent when there is none; end this process when asked to stop.
 
     A stage killed while it handed over resumes from the checkpoint of its last step, after which transformers would take one
     step more; `Journal` ends it before that.
     """
+    if trainer.accelerator.is_main_process and (torn := remove_torn(work.folder)):
+        say(f"  {work.name}: deleted {', '.join(torn)}, which a crash left unfinished")
+    trainer.accelerator.wait_for_everyone()
+    checkpoint = agreed(last_checkpoint(work.folder))
+    if checkpoint and work.stage.algorithm == "grpo":
+        go_on_in_order(trainer, epochs_done(checkpoint))
+    warn_of_a_small_disk(trainer, work)
+    stop = Stop(trainer.accelerator, work)
+    trainer.add_callback(stop)
+    if work.look is not None:
+        work.look(trainer)
     with contextlib.suppress(NothingLeft):
-        trainer.train(resume_from_checkpoint=last_checkpoint(work.folder))
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if stop.asked:
+        leave()
+        sys.exit()
 
 
-def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of a stage, or None. Torn ones are left aside."""
-    whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
-    return str(max(whole, key=lambda path: int(path.name.split("-")[1]))) if whole else None
+def agreed(value: Any) -> Any:
+    """Rank 0's value, on every rank: another node may see a shared folder as it was."""
+    box = [value]
+    if torch.distributed.is_initialized():
+        torch.distributed.broadcast_object_list(box, src=0)
+    return box[0]
+
+
+def warn_of_a_small_disk(trainer: Any, work: Work) -> None:
+    """Say so when the checkpoints and final/ of a stage will hardly fit: weights and AdamW's two moments in float32."""
+    counts = [(getattr(one, "ds_numel", one.numel()), one.requires_grad) for one in trainer.model.parameters()]
+    weights = 4 * sum(count for count, _ in counts)
+    kept = (trainer.args.save_total_limit or 2) + 1  # The oldest goes when the newest is there.
+    need = kept * (weights + 8 * sum(count for count, trained in counts if trained)) + weights
+    free = shutil.disk_usage(work.folder).free
+    if free < need:
+        say(
+            f"  warning: {kept} checkpoints and final/ of {work.name} take about {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB "
+            f"are free in {work.folder}; make room, or it fails at a save"
+        )
+
+
+def epochs_done(checkpoint: str) -> int:
+    """Whole passes over the rows that a checkpoint has behind it."""
+    return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["epoch"])
+
+
+def go_on_in_order(trainer: Any, epochs: int) -> None:
+    """Let the order of the prompts go on where it was: the sampler of TRL's GRPO trainer draws it anew in every epoch, and a
+    new sampler begins with that of the first (transformers sets the epoch only of samplers that have a `set_epoch`).
+    """
+    new_sampler = trainer._get_train_sampler
+
+    def sampler_after(*rows: Any) -> Any:
+        sampler = new_sampler(*rows)
+        for _ in range(epochs if sampler.shuffle else 0):
+            torch.randperm(sampler.num_samples, generator=sampler.generator)  # As its __iter__ does.
+        return sampler
+
+    trainer._get_train_sampler = sampler_after
 
 
 def leave() -> None:

@@ -11,13 +11,17 @@ from pathlib import Path
 
 from pipeline import command_line
 from pipeline.errors import UserError
+from pipeline.families import REFUSED, model_type, tiny_families
+from pipeline.handoff import file_digests, weights_of
 from pipeline.phases import phase_inputs
 from pipeline.provenance import provenance
-from pipeline.run import BASE, COT, weights_digest, write_json
+from pipeline.run import BASE, COT, write_json
 from pipeline.schema import ModelConfig
+from pipeline.tasks import load_task
 from stages import _launch, evaluate
 from stages._launch import Work, guarded
-from stages._stage import finished
+from stages._stage import made
+from stages._workers import as_worker, run_workers
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,17 +31,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     config, run = _launch.load_checked(arguments)
     work = Work(config, BASE, run)
     if arguments.worker:
-        make(work)
+        with as_worker():
+            make(work)
         return 0
     if arguments.dry_run:
-        print(f"base: {config.model.name_or_path or f'a tiny random Idefics3, {config.model.tiny}'}")
+        print(f"base: {config.model.name_or_path or f'a tiny random model, {config.model.tiny}'}")
         return 0
     with _launch.only_one(work.folder):
         if arguments.clean:
             _launch.clean(work.folder)
-        if not finished(work):
-            _launch.say_here(f"base: {config.model.name_or_path or 'making a tiny random Idefics3'}")
-            _launch.run_workers("base", work, [word for word in argv if word != "--clean"])
+        if not made(work):
+            _launch.say_here(f"base: {config.model.name_or_path or f'making a tiny random {config.model.tiny.family}'}")
+            run_workers("base", work, [word for word in argv if word != "--clean"])
         return evaluate.evaluate(config, run, BASE)
 
 
@@ -47,24 +52,35 @@ def make(work: Work) -> None:
     tiny = config.model.name_or_path is None
     if tiny:
         from pipeline.rows import tokenizer_texts
-        from pipeline.tasks import load_task
         from stages.tiny import build_tiny
 
         folder = run.final(BASE)
-        task = load_task(config.task, run.cache)
-        build_tiny(folder, config.model.tiny, tokenizer_texts(task, run.cot if config.cot else None), config.seed)
+        texts = tokenizer_texts(load_task(config.task, run.cache), run.cot if config.cot else None)
+        build_tiny(folder, config.model.tiny, texts, config.seed)
     else:
         folder = locate(config.model)
-    weights = weights_digest(folder)
+        family = model_type(folder)
+        if family in REFUSED:
+            raise UserError(f"model.name_or_path: {config.model.name_or_path!r} is a {family}: {REFUSED[family]}")
+        if family not in tiny_families():
+            _launch.say(f"base: no test trains the family {family}; docs/families.md lists those that are trained")
+    files = file_digests(folder)
+    weights = weights_of(files)
     if weights is None:
         raise UserError(
             f"model.name_or_path: {config.model.name_or_path!r} has no *.safetensors; only safetensors are read"
         )
+    from stages._verify import unfit
+
+    problems = unfit(folder, config, load_task(config.task, run.cache))
+    if problems:
+        raise UserError([f"base: {folder}: {problem}" for problem in problems])
     record = {
         "status": "complete",
         "phase": BASE,
         "checkpoint": "final" if tiny else str(folder.resolve()),
         "weights": weights,
+        "files": files,
         "inputs": phase_inputs(config, BASE),
         "data_digest": (run.record(COT) or {}).get("data_digest") if tiny and config.cot else None,
         "seed": config.seed,

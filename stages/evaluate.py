@@ -9,26 +9,31 @@ predictions.jsonl; a run that was interrupted goes on with the batches that are 
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline import command_line
+from pipeline import command_line, gates
 from pipeline.config import write_config
 from pipeline.errors import UserError
-from pipeline.handoff import checkpoint
+from pipeline.handoff import checkpoint, checkpoint_folder
 from pipeline.phases import differences, evaluation_inputs
-from pipeline.processes import die_with_parent
 from pipeline.run import BASE, RunDir, read_jsonl, write_atomic, write_json
 from pipeline.schema import RunConfig
 from pipeline.tasks import Example, Task, load_task
 from stages import _launch
+from stages._acceptance import VERIFICATION, accept, delete_checkpoints, is_trained, verification
 from stages._launch import Work, guarded, say
+from stages._workers import as_worker, run_workers
 
+PAGE = Path("report") / "index.html"
+"""The last file of a phase's report."""
 DIRECT_TOKENS = 32
 """Tokens a direct answer may have: labels are a few words."""
 
@@ -49,35 +54,85 @@ def passes(config: RunConfig, name: str) -> list[Pass]:
     return [Pass(style, "greedy"), *sampled, *([Pass("direct", "greedy")] if name == BASE else [])]
 
 
+def answer_tokens(config: RunConfig, style: str) -> int:
+    """Tokens an answer in this style may have."""
+    return config.evaluation.max_new_tokens if style == "think" else DIRECT_TOKENS
+
+
 def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
-    """Evaluate a phase in processes of its own unless that is done, then write its report."""
-    folder, work = run.phase(name), Work(config, name, run)
-    checkpoint(run, name)
+    """Evaluate a phase in processes of its own unless that is done, write its report, and hold it to its gate.
+
+    The first of these processes verifies a stage that has just been trained, which makes it complete.
+    """
+    work = Work(config, name, run)
+    if is_trained(work):
+        if verification(work).get("problems"):
+            (work.folder / VERIFICATION).unlink()  # They may have been mended since.
+        accept(work)  # Verified before, and killed since.
+    verified = not is_trained(work)
+    if verified:
+        checkpoint(run, name)
+    _answer(work, verified)
+    if name != BASE and not config.keep_checkpoints:
+        delete_checkpoints(work)
+    gate = gates.judge(config, run, name)
+    _report(work, gate)
+    for line in gates.enforce(name, gate):
+        _launch.say_here(line)
+    return 0
+
+
+def _answer(work: Work, verified: bool) -> None:
+    """Have every row answered, and the stage verified, in as far as that is not done."""
+    config, folder = work.config, work.folder
     record_path = folder / "evaluation.json"
-    page = folder / "report" / "index.html"  # The report's last file.
-    wanted = {**json.loads(json.dumps(evaluation_inputs(config))), "weights": (run.record(name) or {})["weights"]}
+    weights = (work.run.record(work.name) or {})["weights"]
+    wanted = {**json.loads(json.dumps(evaluation_inputs(config))), "weights": weights}
     record = json.loads(record_path.read_text()) if record_path.exists() else None
     if record is None or differences(record["inputs"], wanted):
-        for made in (*folder.glob("predictions*.jsonl"), page):
+        for made in (*folder.glob("predictions*.jsonl"), folder / PAGE):
             made.unlink(missing_ok=True)  # From other weights, rows or settings.
         record = {"status": "running", "inputs": wanted}
         write_json(record_path, record)
-    if record["status"] == "complete" and page.exists():
-        return 0
-    task = load_task(config.task, run.cache)
-    if record["status"] != "complete":
-        argv = ["--stage", name, "--config", str(write_config(config, folder / "evaluation.yaml"))]
+    answered = record["status"] == "complete"
+    if not answered or not verified:
         mend_parts(folder)
-        _launch.run_workers("evaluate", work, argv)
-        merge(config, run, name, task)
+        began = time.monotonic()
+        _run_workers(work)
+        seconds = round(time.monotonic() - began, 3)  # Of the last attempt.
+    if not answered:
+        task = load_task(config.task, work.run.cache)
+        merge(config, work.run, work.name, task)
         problems = task.select(config.evaluation.split).problem_counts
-        write_json(record_path, {**record, "status": "complete", "problems": problems})
+        write_json(record_path, {**record, "status": "complete", "problems": problems, "seconds": seconds})
         for part in folder.glob("predictions.part*.jsonl"):
             part.unlink()  # Only now: until the record says complete, they are what a killed evaluation goes on from.
-    from pipeline.report import write_stage_report
 
-    write_stage_report(folder, task.labels)
-    return 0
+
+def _report(work: Work, gate: dict[str, Any] | None) -> None:
+    """Write the phase's report, unless it is there and says the same of the gate."""
+    page = work.folder / PAGE
+    record = work.run.record(work.name) or {}
+    if record.get("gate") != gate:
+        page.unlink(missing_ok=True)  # First: killed after this line, it is written anew.
+        write_json(work.run.record_path(work.name), {**record, "gate": gate})
+    if not page.exists():
+        from pipeline.report import write_stage_report
+
+        write_stage_report(work.folder, load_task(work.config.task, work.run.cache).labels)
+
+
+def _run_workers(work: Work) -> None:
+    """Verify and answer in processes of their own; what a failed verification found is told instead of a log's last lines."""
+    argv = ["--stage", work.name, "--config", str(write_config(work.config, work.folder / "evaluation.yaml"))]
+    try:
+        run_workers("evaluate", work, argv)
+    except UserError:
+        if is_trained(work):
+            accept(work)
+        raise
+    if is_trained(work) and not accept(work):
+        raise UserError(f"{work.name}: the workers ended but did not verify final/; see {work.folder / 'logs'}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -93,14 +148,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{name}: {config.evaluation.split} asked {asked}; batches of {config.evaluation.batch_size}")
         return 0
     if arguments.worker:
-        die_with_parent()
-        answer_all(Work(config, name, run))
+        with as_worker():
+            answer_all(Work(config, name, run))
         return 0
     with _launch.only_one(run.phase(name)):
         if arguments.clean:
             (run.phase(name) / "evaluation.json").unlink(missing_ok=True)
-        page = run.phase(name) / "report" / "index.html"
-        page.unlink(missing_ok=True)  # Asked for by name, the report is made anew.
+        (run.phase(name) / PAGE).unlink(missing_ok=True)  # Asked for by name, the report is made anew.
         return evaluate(config, run, name)
 
 
@@ -111,16 +165,24 @@ def answer_all(work: Work) -> None:
     config, folder = work.config, work.folder
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     task = load_task(config.task, work.run.cache)
+    loaded = functools.cache(
+        lambda: Answerer(checkpoint_folder(work.run, work.name), config, int(os.environ.get("LOCAL_RANK", "0")))
+    )
+    if rank == 0 and is_trained(work) and not verification(work):
+        from stages._verify import verify
+
+        if not verify(work, task, loaded):
+            sys.exit(2)  # torchrun ends the other processes; the entry point says why.
     # The share is a fixed one of all batches: other processes may have begun, and what is answered changes under our eyes.
     done = {_key(row) for row in _parts(folder)}
     mine = [batch for batch in _batches(config, work.name, task)[rank::world] if not _answered(batch, done)]
     if not mine:
         return
-    answer = Answerer(checkpoint(work.run, work.name, verify=False), config, int(os.environ.get("LOCAL_RANK", "0")))
+    answer = loaded()
     with (folder / f"predictions.part{rank}.jsonl").open("a") as file:
         for number, (one, index, examples) in enumerate(mine, 1):
             prompt = task.prompt(one.style)
-            tokens = config.evaluation.max_new_tokens if one.style == "think" else DIRECT_TOKENS
+            tokens = answer_tokens(config, one.style)
             completions = answer(
                 prompt, examples, tokens, one.decoding == "sample", seed=hash((config.seed, one.sample, index))
             )

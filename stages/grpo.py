@@ -16,26 +16,40 @@ from stages._stage import main
 
 def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, prompts, rewards, trainer, train, hand over."""
-    from trl import GRPOConfig, GRPOTrainer
+    from trl import GRPOConfig
 
-    from pipeline.rows import grpo_columns
+    from pipeline.training_data import training_columns
     from rewards import load_rewards
-    from stages import _handover, _journal, _loading, _training
+    from stages import (
+        _completions,
+        _handover,
+        _journal,
+        _learning_rates,
+        _loading,
+        _rollouts,
+        _training,
+        _validation,
+    )
+    from stages._grpo_trainer import Trainer
 
     parent, processor, task = _training.start(work)
-    split = task.select(work.stage.split)
-    columns = grpo_columns(task, split.examples, work.stage.prompt)
-    trainer = GRPOTrainer(
+    columns, split = training_columns(work.config, work.run, work.name, task)
+    trainer = Trainer(
+        work,
         model=str(parent),
         reward_funcs=load_rewards(work.stage.reward_funcs, task),
         args=GRPOConfig(**_training.trainer_arguments(work)),
         train_dataset=_training.image_dataset(columns),
         processing_class=processor,
-        peft_config=_loading.lora_config(work),
+        peft_config=_loading.peft_config(work),
+        quantization_config=_loading.quantization_config(work),
     )
-    _loading.freeze(trainer.model, work.stage.freeze)
-    _journal.add_journal(trainer, work)
-    _training.train(trainer, work)
+    _loading.prepare(trainer.model, work)
+    _learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
+    _validation.add(trainer, work, parent, task, _journal.add_journal(trainer, work))
+    _completions.add_completions(trainer, work)
+    with _rollouts.served(trainer, work, parent):
+        _training.train(trainer, work)
     _handover.hand_over(trainer, work, parent, rows=len(columns["id"]), problems=split.problem_counts)
     _training.leave()
 

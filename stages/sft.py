@@ -14,29 +14,26 @@ from stages._stage import main
 
 def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, rows, trainer, train, hand over."""
-    from trl import SFTConfig, SFTTrainer
+    from trl import SFTConfig
 
-    from pipeline.rows import cot_columns, label_columns
-    from stages import _handover, _journal, _loading, _training
+    from pipeline.training_data import training_columns
+    from stages import _handover, _journal, _learning_rates, _loading, _training, _validation
+    from stages._sft_trainer import Trainer
 
     parent, processor, task = _training.start(work)
-    if work.stage.data == "cot":
-        assert work.config.cot is not None  # pipeline.checks refuses the stage otherwise.
-        split = task.select(work.config.cot.split)
-        columns = cot_columns(task, split.examples, work.run.cot)
-    else:
-        split = task.select(work.stage.split)
-        columns = label_columns(task, split.examples)
+    columns, split = training_columns(work.config, work.run, work.name, task)
     rows = len(columns.pop("id"))
-    trainer = SFTTrainer(
+    trainer = Trainer(
         model=str(parent),
         args=SFTConfig(**_training.trainer_arguments(work)),
         train_dataset=_training.image_dataset(columns),
         processing_class=processor,
-        peft_config=_loading.lora_config(work),
+        peft_config=_loading.peft_config(work),
+        quantization_config=_loading.quantization_config(work),
     )
-    _loading.freeze(trainer.model, work.stage.freeze)
-    _journal.add_journal(trainer, work)
+    _loading.prepare(trainer.model, work)
+    _learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
+    _validation.add(trainer, work, parent, task, _journal.add_journal(trainer, work))
     _training.train(trainer, work)
     _handover.hand_over(trainer, work, parent, rows=rows, problems=split.problem_counts)
     _training.leave()

@@ -26,7 +26,7 @@ _OFFLINE = {
     "PYTHONPATH": str(ROOT),
 }
 # vLLM's processes need the cure for torchvision on a CPU-only torch; the rivals must not see this project at all.
-_VLLM = {**_OFFLINE, "PYTHONPATH": f"{ROOT / 'cot_builder' / 'cpu_site'}:{ROOT}"}
+_VLLM = {**_OFFLINE, "PYTHONPATH": f"{ROOT / 'pipeline' / 'cpu_site'}:{ROOT}"}
 _RIVAL = {**_OFFLINE, "PYTHONPATH": "", "OPENAI_API_KEY": "none"}
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {

@@ -51,11 +51,10 @@ class Small:
             [*command, f"output_dir={self.root}", f"name={name}"],
             cwd=self.repo,
             env=environment,
-            stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            **{"preexec_fn": _heed_ctrl_c, **how},
+            **{"stdout": subprocess.PIPE, "preexec_fn": _heed_ctrl_c, **how},
         )
 
     def run(
@@ -77,11 +76,13 @@ class Small:
         *words: str,
         name: str = "small",
         group: bool = False,
+        victim: Callable[[psutil.Process], psutil.Process] | None = None,
     ) -> tuple[int, str]:
         """Start an entry point, send it a signal as soon as something happened, and wait until all it started is gone.
 
         Args:
             group: send the signal to all it started too, as a terminal does, not to it alone.
+            victim: finds the process to send it to, among those it started.
 
         Returns:
             Its exit code and output.
@@ -93,7 +94,9 @@ class Small:
                 assert process.poll() is None, f"it ended before: {process.communicate()[0][-3000:]}"
                 assert time.monotonic() < deadline, "it did not happen in time"
                 time.sleep(0.002)
-            if group:
+            if victim is not None:
+                victim(psutil.Process(process.pid)).send_signal(signal)
+            elif group:
                 os.killpg(process.pid, signal)
             else:
                 process.send_signal(signal)

@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from cot_builder.__main__ import main
-from cot_builder.serve import CPU_ENVIRONMENT
+from pipeline.vllm_server import CPU_ENVIRONMENT
 
 pytestmark = [
     pytest.mark.slow,
@@ -208,7 +208,7 @@ def test_vllm_run_batch_answers_an_export(tmp_path, server):
         str(server.model), "--max-model-len", "2048", "--enforce-eager", "--dtype", "float32", "--kv-cache-memory-bytes",
         "268435456", "--limit-mm-per-prompt", '{"image": 1}',
     ]  # fmt: skip
-    environment = {**os.environ, **CPU_ENVIRONMENT, "PYTHONPATH": f"{server.root}/cot_builder/cpu_site:{server.root}"}
+    environment = {**os.environ, **CPU_ENVIRONMENT, "PYTHONPATH": f"{server.root}/pipeline/cpu_site:{server.root}"}
     done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=400, check=False)
     assert done.returncode == 0, done.stderr[-3000:]
     assert main(["import", "--config", str(config), str(replies)]) == 0

@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import signal
+import socket
+from dataclasses import replace
+from pathlib import Path
 
+import psutil
 import pytest
-from small_runs import Small, in_fresh_process, steps
+import yaml
+from small_runs import Small, in_fresh_process, steps, weights
 
 from pipeline.run import RunDir, read_jsonl
 
@@ -45,13 +50,19 @@ print(json.dumps({
 """Loads checkpoints with plain transformers; prints what was missing, and each one's distance from the first."""
 
 
+def second_process(entry: psutil.Process) -> psutil.Process:
+    """The worker of rank 1 among all that an entry point started."""
+    workers = [process for process in entry.children(recursive=True) if "--worker" in process.cmdline()]
+    return next(process for process in workers if process.environ().get("RANK") == "1")
+
+
 @pytest.fixture(scope="module", params=["zero2", "zero3"])
 def parallel(
     request: pytest.FixtureRequest, small: Small, whole_run: tuple[RunDir, str]
 ) -> tuple[RunDir, dict[str, str]]:
     """(a run, output per stage) of SFT and GRPO, both from base, on two processes of half the batch each.
 
-    SFT with ZeRO-3 is killed halfway and goes on from its checkpoint.
+    SFT is killed halfway, with ZeRO-2 in its second process and with ZeRO-3 in its entry point, and goes on from its checkpoint.
     """
     level = request.param
     run = small.copy_of("small", level, "base", "cot")
@@ -63,9 +74,14 @@ def parallel(
         f"stages.{GRPO}.init_from=base",
     )
     baseline = ("stages.sft", "--stage", "baseline", *launch)
+    halfway = run.phase(SFT) / "checkpoint-4" / "complete"
     if level == "zero3":
-        halfway = run.phase(SFT) / "checkpoint-4" / "complete"
         small.end_when(halfway.exists, signal.SIGKILL, *baseline, name=level)
+    else:
+        code, output = small.end_when(halfway.exists, signal.SIGKILL, *baseline, name=level, victim=second_process)
+        assert code == 2
+        assert "rank 1 first, ended by SIGKILL" in output
+        assert "goes on from the last checkpoint (step 4)" in output
     return run, {
         SFT: small.run(*baseline, name=level),
         GRPO: small.run("stages.grpo", "--stage", "2", *launch, name=level),
@@ -109,6 +125,39 @@ def test_answers_of_both_processes_are_put_together(parallel):
     run, _ = parallel
     rows = list(read_jsonl(run.phase(GRPO) / "predictions.jsonl"))
     assert len({row["id"] for row in rows}) == len(rows) == 4
+
+
+def test_two_nodes_train_like_two_processes_of_one_that_was_killed(
+    parallel, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The same command on two nodes of one process each, here both on this machine: the same bits as two processes of one."""
+    run, _ = parallel
+    if run.root.name != "zero2":
+        pytest.skip("with ZeRO-2 alone: the nodes are brought together the same way")
+    config = tmp_path / "baseline.yaml"
+    config.write_text(yaml.safe_dump({**yaml.safe_load(small.config.read_text()), "stages": {}}))
+    nodes, words = (
+        replace(small, config=config),
+        (*QUICK, HALF_BATCH[0], "launch.num_processes=1", "launch.deepspeed=zero2"),
+    )
+    two = small.copy_of("small", "two_nodes", "base", "cot")
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    for variable, value in {"NNODES": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}.items():
+        monkeypatch.setenv(variable, value)
+    monkeypatch.setenv("NODE_RANK", "1")
+    other = nodes.start("pipeline run", *words, name="two_nodes")
+    try:
+        monkeypatch.setenv("NODE_RANK", "0")
+        nodes.run("pipeline run", *words, name="two_nodes")
+        output, _ = other.communicate(timeout=60)
+    finally:
+        other.kill()
+    assert other.returncode == 0, output
+    assert weights(two, SFT) == weights(run, SFT)
+    logs = sorted(path.name for path in (two.phase(SFT) / "logs" / "sft-001").iterdir())
+    assert logs == ["launcher-node1.log", "launcher.log", "rank0.log", "rank1.log"]
 
 
 def test_bf16_training_hands_over_its_float32_weights(small: Small, whole_run: tuple[RunDir, str]):

@@ -54,14 +54,45 @@ def test_killed_in_every_phase_a_run_ends_as_if_undisturbed(
     assert list(run.phase(BASELINE).glob("predictions.part*")) == []
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(small: Small, whole_run: tuple[RunDir, str]):
+def test_ctrl_c_saves_the_step_it_came_in_and_the_same_command_goes_on(small: Small, whole_run: tuple[RunDir, str]):
+    undisturbed, _ = whole_run
     run = small.copy_of("small", "interrupted", "base", "cot")
-    started = run.phase(BASELINE) / "logs" / "sft-001.log"
-    code, output = small.end_when(started.exists, signal.SIGINT, "pipeline run", name="interrupted", group=True)
+
+    def a_step_is_taken() -> bool:
+        return bool(steps(run, BASELINE))
+
+    code, output = small.end_when(a_step_is_taken, signal.SIGINT, "pipeline run", name="interrupted", group=True)
     assert code == 130
+    assert f"kept up to step {steps(run, BASELINE)[-1]}" in output
     assert "the same command goes on" in output
     assert "Traceback" not in output
     assert run.record(BASELINE)["status"] == "running"
+    taken = (run.phase(BASELINE) / "metrics.jsonl").read_text()
+    small.run("stages.sft", "--stage", "baseline", name="interrupted")
+    assert (run.phase(BASELINE) / "metrics.jsonl").read_text().startswith(taken)  # No step was taken twice.
+    assert steps(run, BASELINE) == steps(undisturbed, BASELINE)
+    assert weights(run, BASELINE) == weights(undisturbed, BASELINE)
+
+
+def test_a_changed_picture_is_named_before_a_finished_stage_is_taken_as_it_is(
+    small: Small, whole_run: tuple[RunDir, str]
+):
+    from PIL import Image
+
+    run = small.copy_of("small", "changed", "base", "cot", BASELINE)
+    row = next(read_jsonl(small.run_dir().phase(BASELINE) / "predictions.jsonl"))
+    picture = sorted(path for path in Path(row["image"]).parents[1].rglob("*") if path.suffix in (".png", ".jpg"))
+    before = {path: path.read_bytes() for path in picture}
+    try:
+        for path in picture:
+            Image.new("RGB", (64, 64), "black").save(path)
+        output = small.run("stages.sft", "--stage", "baseline", name="changed", code=2)
+    finally:
+        for path, data in before.items():
+            path.write_bytes(data)
+    assert "96 of 96 images changed (first: " in output
+    assert "--clean" in output
+    assert run.record(BASELINE)["status"] == "complete"
 
 
 def test_a_save_that_finds_no_room_fails_with_the_log_and_is_mended_by_the_same_command(
@@ -78,8 +109,9 @@ def test_a_save_that_finds_no_room_fails_with_the_log_and_is_mended_by_the_same_
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
     output = small.run("stages.sft", "--stage", "baseline", name="full", code=2, preexec_fn=no_room)
-    assert "sft-001.log" in output
+    assert "sft-001" in output
     assert "the same command goes on" in output.lower()
+    assert "once there is room" in output
     assert run.record(BASELINE)["status"] == "running"
     assert list(run.phase(BASELINE).glob("checkpoint-*/complete")) == []
     small.run("stages.sft", "--stage", "baseline", name="full")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from pathlib import Path
 
@@ -125,21 +124,9 @@ def test_tampered_weights_are_refused_before_any_worker_starts(small, run):
     file.write_bytes(content)
     output = small.run("stages.grpo", "--stage", "2", name="tampered", code=2)
     assert "stage1_sft cannot be handed over" in output
-    assert "weights changed" in output
+    assert "model.safetensors changed since it was recorded" in output
     assert list(copy.phase("stage2_grpo_format").rglob("*.log")) == []
     assert copy.record("stage2_grpo_format") is None
-
-
-def test_a_crash_between_final_and_its_record_trains_no_further_step(small, run):
-    name = "stage1_sft"
-    copy = small.copy_of("small", "unrecorded", "base", "cot", name)
-    record = copy.record(name)
-    untold = {key: value for key, value in record.items() if key not in ("weights", "steps", "metrics", "seconds")}
-    copy.record_path(name).write_text(json.dumps({**untold, "status": "running"}))
-    (copy.final(name) / "model.safetensors").write_bytes(b"torn")
-    small.run("stages.sft", "--stage", "1", name="unrecorded")
-    assert copy.record(name)["weights"] == record["weights"] == weights(copy, name)[name]
-    assert steps(copy, name) == steps(run, name)
 
 
 def test_clean_does_a_stage_and_what_follows_anew_and_kills_change_nothing(small: Small, run: RunDir):
@@ -161,5 +148,5 @@ def test_clean_does_a_stage_and_what_follows_anew_and_kills_change_nothing(small
     assert weights(copy, *names) == weights(run, *names)
     for name in names:
         assert steps(copy, name) == steps(run, name)
-        assert len(list((copy.phase(name) / "logs").glob("grpo-*.log"))) == 2
+        assert len(list((copy.phase(name) / "logs").glob("grpo-*"))) == 2
     assert [snapshot(folder) for folder in kept] == before

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from pipeline import checks, checks_trainer
+from pipeline import checks, checks_adapters, checks_trainer
 from pipeline.compat import declare_torchvision_ops
 from pipeline.config import CONFIGS, load, shipped_configs, to_plain
 from pipeline.phases import differences
 from pipeline.schema import RunConfig, StageConfig
-from pipeline.trainer_fields import UNKNOWN, lora_fields, trainer_fields
+from pipeline.trainer_fields import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNOWN, peft_fields, trainer_fields
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
 PRESETS = [name for name in RUNS if name.startswith("emoset/")]
@@ -104,11 +104,23 @@ def test_option_names_and_defaults_read_from_source_are_those_of_the_real_class(
     assert_same(trainer_fields(algorithm), real, computed={"optim", "include_for_metrics"})
 
 
-def test_lora_names_and_defaults_read_from_source_are_those_of_the_real_class() -> None:
+@pytest.mark.parametrize("peft_type", PEFT_TYPES)
+def test_peft_names_and_defaults_read_from_source_are_those_of_the_real_class(peft_type: str) -> None:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+
+    kind = PEFT_TYPE_TO_CONFIG_MAPPING[peft_type]
+    assert kind.__name__ == PEFT_TYPES[peft_type][1]
+    real = {field.name: field.default for field in dataclasses.fields(kind)}
+    made = {field.name for field in dataclasses.fields(kind) if field.default_factory is not dataclasses.MISSING}
+    assert_same(peft_fields(peft_type), real, computed=made)
+
+
+def test_what_is_refused_by_name_is_known_to_peft() -> None:
     import peft
 
-    real = {field.name: field.default for field in dataclasses.fields(peft.LoraConfig)}
-    assert_same(lora_fields(), real, computed={"rank_pattern", "alpha_pattern", "loftq_config", "runtime_config"})
+    known = {kind.value for kind in peft.PeftType}
+    assert set(PEFT_TYPES) | set(checks_adapters.REFUSED_TYPES) <= known
+    assert set(checks_adapters.REFUSED_FIELDS) <= set(peft_fields("LORA"))
 
 
 def assert_same(read: dict[str, Any], real: dict[str, Any], computed: set[str]) -> None:
@@ -143,7 +155,7 @@ def test_peft_accepts_every_peft_block(name: str) -> None:
 
     block = load(name).model.peft
     assert block is not None
-    made = peft.LoraConfig(**block)
+    made = peft.get_peft_config({"peft_type": DEFAULT_PEFT_TYPE, **block})
     assert (made.r, made.lora_alpha) == (block["r"], block["lora_alpha"])
 
 

@@ -15,7 +15,10 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SLURM = ROOT / "launch" / "slurm"
-ALL = [*sorted(SLURM.iterdir()), ROOT / "launch" / "serve_on_nodes.sh", ROOT / "launch" / "build_with_servers.sh"]
+ALL = [
+    *sorted(SLURM.iterdir()),
+    *(ROOT / "launch" / name for name in ("serve_on_nodes.sh", "train_on_nodes.sh", "build_with_servers.sh")),
+]
 # One write a call, because several run at a time.
 RECORD = '#!/bin/sh\ncall=$(printf "%s|" "$(basename "$0")" "$@")\nprintf "%s\\n" "$call" >>"$CALLS"\n'
 
@@ -27,6 +30,7 @@ class Cluster:
         self.root = folder / "repo"
         shutil.copytree(ROOT / "launch", self.root / "launch")
         (self.root / "cot_builder").mkdir()
+        (self.root / "stages").mkdir()
         self.bin = folder / "bin"
         self.bin.mkdir()
         self.calls_file = folder / "calls"
@@ -312,3 +316,31 @@ def test_an_array_and_its_merge_really_build_what_one_machine_builds(tmp_path: P
     split, whole = (tmp_path / "runs" / name / "cot" for name in ("split", "whole"))
     assert (split / "train.parquet").read_bytes() == (whole / "train.parquet").read_bytes()
     assert json.loads((split / "manifest.json").read_text())["status"] == "complete"
+
+
+def test_training_runs_the_same_command_on_every_node_of_the_job(cluster: Cluster) -> None:
+    cluster.fake("scontrol", "printf 'n1\\nn2\\n'")
+    cluster.fake("srun", 'while [ "${1#--}" != "$1" ]; do shift; done; SLURM_PROCID=1 exec "$@"')
+    cluster.fake("python", 'env | grep -E "^(NNODES|NODE_RANK|MASTER)" | sort')
+    done = cluster.run("slurm/train.sbatch", "--config", "demo", "a.b=c", JOB_ID=7, JOB_NODELIST="n[1-2]")
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["MASTER_ADDR=n1", "MASTER_PORT=20112", "NNODES=2", "NODE_RANK=1"]
+    assert cluster.calls("python") == ["-m pipeline run --config demo a.b=c"]
+    assert cluster.calls("srun")[0].startswith(
+        "--nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ./launch/"
+    )
+
+
+def test_the_signal_before_the_end_of_time_reaches_training_which_ends_in_its_own_time(cluster: Cluster) -> None:
+    cluster.fake("scontrol", "echo n1")
+    cluster.fake("srun", "kill -TERM $PPID; trap 'sleep 0.5; echo saved; exit 130' TERM; while :; do sleep 0.1; done")
+    done = cluster.run("slurm/train.sbatch", "--config", "demo", JOB_ID=7, JOB_NODELIST="n1")
+    assert done.stdout == "saved\n"
+    assert done.returncode == 130
+
+
+def test_training_on_nodes_says_what_it_needs(cluster: Cluster) -> None:
+    done = cluster.run("train_on_nodes.sh", "--nodes", "2", "--config", "demo")
+    assert done.returncode == 2
+    assert "--master" in done.stderr
+    assert cluster.calls("python") == []

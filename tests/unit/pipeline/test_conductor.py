@@ -7,8 +7,8 @@ import json
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 
@@ -32,16 +32,22 @@ def here(run: RunDir) -> str:
     return f"output_dir={run.root.parent}"
 
 
+def put_in_place_of_children(monkeypatch: pytest.MonkeyPatch, run_child: Callable[..., int]) -> None:
+    """Nothing is started; `run_child` is called with the command instead."""
+    monkeypatch.setattr(conductor, "run_child", run_child)
+    monkeypatch.setattr(conductor.nodes, "run_child", run_child)
+
+
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch, run: RunDir) -> list[str]:
     """The modules a conductor starts; none really is. Each leaves a finished record."""
     modules: list[str] = []
 
-    def pretend(command: list[str], **_: object) -> SimpleNamespace:
+    def pretend(command: list[str], **_: object) -> int:
         modules.append(" ".join(command[2 : command.index("--config")]))
-        return SimpleNamespace(returncode=0)
+        return 0
 
-    monkeypatch.setattr(conductor.subprocess, "run", pretend)
+    put_in_place_of_children(monkeypatch, pretend)
     monkeypatch.setattr(conductor, "report", lambda config, run: "report: written")
     return modules
 
@@ -108,7 +114,8 @@ def test_the_status_shows_the_step_a_stage_has_reached_and_what_was_evaluated(
     (run.phase("stage2_grpo_format") / "metrics.jsonl").write_text(text)
     write_json(run.phase("stage1_sft") / "report" / "metrics.json", {})
     conductor.main(["status", "--config", "demo", here])
-    lines = {line.split()[0]: line for line in capsys.readouterr().out.splitlines()}
+    printed = capsys.readouterr().out
+    lines = {line.split()[0]: line for line in printed.splitlines()}
     assert "running" in lines["stage2_grpo_format"]
     assert "step 7, 62 s" in lines["stage2_grpo_format"]
     assert lines["stage1_sft"].rstrip().endswith("evaluated")
@@ -133,11 +140,11 @@ def test_a_run_starts_every_phase_in_order(here: str, started: list[str], capsys
 def test_a_failed_phase_stops_the_run_and_says_how_to_go_on(here: str, monkeypatch: pytest.MonkeyPatch) -> None:
     commands: list[list[str]] = []
 
-    def fail(command: list[str], **_: object) -> SimpleNamespace:
+    def fail(command: list[str], **_: object) -> int:
         commands.append(command)
-        return SimpleNamespace(returncode=7)
+        return 7
 
-    monkeypatch.setattr(conductor.subprocess, "run", fail)
+    put_in_place_of_children(monkeypatch, fail)
     with pytest.raises(UserError, match=r"cot failed \(exit status 7\).*run the same command: it goes on here"):
         conductor.main(["run", "--config", "demo", here])
     assert len(commands) == 1

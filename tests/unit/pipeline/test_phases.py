@@ -73,6 +73,9 @@ def test_a_finished_run_holds_under_the_same_settings(run: RunDir) -> None:
         "evaluation.samples=0",
         "cot.concurrency=1",
         "cot.min_rows=5",
+        "stages.3.gate.action=warn",
+        "baseline.gate.format_rate=0.5",
+        "keep_checkpoints=true",
     ],
 )
 def test_what_changes_no_result_makes_nothing_stale(run: RunDir, override: str) -> None:
@@ -183,3 +186,16 @@ def test_differences_name_the_key_and_both_values() -> None:
     old, new = {"a": {"b": 1, "c": [1]}, "gone": 2}, {"a": {"b": 1, "c": [2]}, "new": None, "late": 3}
     assert differences(old, new) == ["a.c: [1] -> [2]", "gone: 2 -> None", "late: None -> 3"]
     assert differences(new, new) == []
+
+
+def test_alarms_make_nothing_stale(run: RunDir) -> None:
+    assert stale(run, "alarms.stop=[nan,kl]", "alarms.truncated=0.1", "alarms.window=3") == {}
+
+
+def test_starting_from_the_best_makes_a_stage_stale(run: RunDir) -> None:
+    config = load("demo")
+    record = run.record("stage3_grpo_accuracy") or {}
+    write_json(run.record_path("stage3_grpo_accuracy"), {**record, "best": {"weights": "better"}})
+    assert stale_reasons(config, run, "stage4_clgrpo") == []
+    reasons = stale(run, "stages.stage4.init_from=stage3:best")["stage4_clgrpo"]
+    assert any("its parent stage3_grpo_accuracy now has other weights" in reason for reason in reasons)

@@ -12,6 +12,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from pipeline import __main__ as conductor
 from pipeline import charts, report
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
@@ -126,6 +127,41 @@ def test_a_stage_that_clipped_is_not_void(run: Path) -> None:
     clip = {"low": 0.003, "high": 0.0, "clips": True, "void": False}
     write_phase(run / "stage4_clgrpo", answers(28, 2, 0), init_from="stage1", clip=clip)
     assert not any("VOID" in warning["text"] for warning in summary_of(run)["warnings"])
+
+
+CHECKED = {
+    "problems": [],
+    "logits": {"dtype": "float32", "difference": 2e-7, "largest": 12.5},
+    "answers": {"asked": 8, "parsed": 7},
+}
+
+
+@pytest.mark.parametrize(("action", "level"), [("stop", "warning"), ("warn", "warning"), ("continue", "note")])
+def test_a_hand_over_and_a_missed_gate_are_told_in_every_form(run: Path, action: str, level: str) -> None:
+    rates = {"format_rate": {"value": 0.7, "least": 0.9}, "accuracy": {"value": 0.5, "least": None, "parent": "base"}}
+    gate = {"action": action, **rates, "missed": ["21 of 30 greedy answers are well formed"]}
+    write_phase(run / "stage1_sft", answers(15, 15, 0), verification=CHECKED, gate=gate, freed_bytes=2_500_000_000)
+    summary = summary_of(run)
+    line = entry(summary, "stage1_sft")["hand_over"]
+    assert "within 2.0e-07 (largest 12.5, float32), 7 of 8 answers well formed" in line
+    assert f"gate MISSED ({action}): format 70.0 %, at least 90.0 %, accuracy 50.0 %, its parent has no answers" in line
+    assert "2.5 GB of checkpoints deleted" in line
+    (miss,) = [warning for warning in summary["warnings"] if "missed its gate" in warning["text"]]
+    assert (miss["entry"], miss["level"]) == ("stage1_sft", level)
+    report.write_run_report(run, PHASES, LABELS)
+    for name in ("index.html", "summary.md"):
+        text = (run / "report" / name).read_text()
+        assert "Hand-over" in text
+        assert f"gate MISSED ({action})" in text
+        assert f"missed its gate ({action}): 21 of 30" in text
+
+
+def test_a_stage_that_failed_its_verification_says_why(run: Path) -> None:
+    found = {"problems": ["tokenizer.json: a: 1 -> 2"]}
+    write_phase(run / "stage1_sft", answers(15, 15, 0), status="trained", verification=found)
+    summary = summary_of(run)
+    assert entry(summary, "stage1_sft")["hand_over"] == "NOT handed over: tokenizer.json: a: 1 -> 2"
+    assert any("its record says 'trained', not complete" in warning["text"] for warning in summary["warnings"])
 
 
 def test_warnings_name_what_to_doubt(tmp_path: Path) -> None:
@@ -297,6 +333,33 @@ def test_runs_that_differ_in_their_seed_are_averaged(tmp_path: Path) -> None:
     assert "| 55.0 ± 7.1 [2] |" in report.compare(roots)
 
 
+def test_runs_are_tested_against_the_first_on_the_same_rows(tmp_path: Path) -> None:
+    kinds = [(10, 20, 0), (28, 2, 0), (10, 20, 0)]
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(*kinds[seed])))
+    text = report.compare(roots)
+    better, same = (line for line in text.splitlines() if line.startswith(("| seed1 - seed0", "| seed2 - seed0")))
+    assert better.startswith("| seed1 - seed0 | stage1_sft | 30 | +60.0 [")
+    assert "< .001" in better
+    assert "+0.0 [+0.0, +0.0] | = 1.000 | = 1.000" in same
+    assert "over all 4 tests" in text
+    assert "- **seed1**: seed: 0 -&gt; 1" in text or "- **seed1**: seed: 0 -> 1" in text
+
+
+def test_runs_on_other_rows_are_said_to_be(tmp_path: Path) -> None:
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(10 + 2 * seed, 4, 0)))
+    assert "**only 14** of 16 and 14" in report.compare(roots)
+    rows = [{**row, "id": f"other {row['id']}"} for row in answers(10, 4, 0)]
+    write_phase(roots[1] / "stage1_sft", rows)
+    assert "no answered row in common" in report.compare(roots[:2])
+
+
+def test_a_comparison_can_be_written_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(10, 4, 0)))
+    assert conductor.main(["compare", *map(str, roots), "--out", str(tmp_path / "out.md")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out.md")
+    assert (tmp_path / "out.md").read_text() == report.compare(roots)
+
+
 def test_comparing_a_run_without_a_report_says_which(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         report.compare([tmp_path / "nowhere"])
@@ -304,18 +367,32 @@ def test_comparing_a_run_without_a_report_says_which(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("key", "said"),
-    [("frac_reward_zero_std", "learns nothing"), ("completions/clipped_ratio", "cut at max_completion_length")],
+    [
+        ("frac_reward_zero_std", "learns nothing"),
+        ("completions/duplicate_ratio", "repeat an earlier one of their group"),
+    ],
 )
 def test_a_stage_that_could_not_learn_says_why(tmp_path: Path, key: str, said: str) -> None:
     def texts(value: float) -> str:
-        log = [
-            {"step": 1, key: value},
-            {"step": 2, key: value},
-            {"step": 3, "loss": 0.0},
-        ]  # A reuse step has no such key.
+        log = [{"step": step, key: value} for step in range(1, 5)] + [
+            {"step": 5, "loss": 0.0}
+        ]  # A reuse step has none.
         write_phase(tmp_path / "stage2_grpo_format", answers(15, 15, 0), log, algorithm="grpo")
         summary = summary_of(tmp_path, ["stage2_grpo_format"])
         return " ".join(warning["text"] for warning in summary["warnings"])
 
     assert said in texts(0.97)
-    assert said not in texts(0.8)
+    assert said not in texts(0.6)
+
+
+def test_a_stage_s_alarms_come_from_its_record_under_its_own_thresholds(tmp_path: Path) -> None:
+    one = {"first": 12, "last": 40, "steps": 29, "worst": 0.61, "threshold": 0.6}
+    log = [{"step": step, "frac_reward_zero_std": 1.0} for step in range(1, 10)]  # An alarm that was turned off.
+    folder = tmp_path / "stage2_grpo"
+    write_phase(folder, answers(15, 15, 0), log, algorithm="grpo", alarms={"truncated": one})
+    texts = " ".join(warning["text"] for warning in summary_of(tmp_path, ["stage2_grpo"])["warnings"])
+    assert (
+        "in training (steps 12 to 40, 29 in all), the share of completions cut at max_completion_length is 0.61"
+        in texts
+    )
+    assert "learns nothing" not in texts

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import trainer_fields as module
-from pipeline.trainer_fields import UNKNOWN, lora_fields, trainer_fields
+from pipeline.trainer_fields import UNKNOWN, peft_fields, trainer_fields
 
 
 def test_fields_come_from_transformers_from_trl_s_base_and_from_the_trainer_s_own_config() -> None:
@@ -25,10 +25,11 @@ def test_the_later_class_s_default_holds() -> None:
     assert trainer_fields("sft")["learning_rate"] == 2e-5
 
 
-def test_lora_fields_are_those_of_peft() -> None:
-    fields = lora_fields()
+def test_adapter_fields_are_those_of_peft() -> None:
+    fields = peft_fields("LORA")
     assert {"r", "lora_alpha", "lora_dropout", "target_modules", "task_type"} <= set(fields)
     assert fields["r"] == 8
+    assert {"alpha", "peft_type"} <= set(peft_fields("LOHA"))
 
 
 def test_a_default_that_is_computed_is_unknown(tmp_path: Path) -> None:

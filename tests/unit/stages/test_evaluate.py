@@ -59,7 +59,7 @@ def answer_as(monkeypatch: pytest.MonkeyPatch, work: Work, rank: int, world: int
         sys.modules, "stages._answerer", types.SimpleNamespace(Answerer=FixedAnswerer)
     )  # No torch here.
     monkeypatch.setattr("stages._answerer", sys.modules["stages._answerer"], raising=False)
-    monkeypatch.setattr(evaluate, "checkpoint", lambda run, name, **_: run.final(name))
+    monkeypatch.setattr(evaluate, "checkpoint_folder", lambda run, name: run.final(name))
     monkeypatch.setenv("RANK", str(rank))
     monkeypatch.setenv("WORLD_SIZE", str(world))
     evaluate.answer_all(work)

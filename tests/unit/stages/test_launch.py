@@ -12,7 +12,8 @@ import pytest
 from pipeline.errors import UserError
 from pipeline.run import RunDir
 from pipeline.schema import LaunchConfig, RunConfig, StageConfig
-from stages._launch import Work, guarded, only_one, run_workers
+from stages._launch import Work, guarded, only_one
+from stages._workers import run_workers
 
 STAGE = "stage1_sft"
 
@@ -58,7 +59,7 @@ def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
 def test_what_needs_several_processes_is_started_under_torchrun(work, python, module, launch, torchrun):
     python('echo "$@"')
     run_workers(module, work(**launch), ["--stage", "1"])
-    command = (work().folder / "logs" / f"{module}-001.log").read_text().split()
+    command = (work().folder / "logs" / f"{module}-001" / "launcher.log").read_text().split()
     assert ("torch.distributed.run" in command) == torchrun
     assert (f"--nproc_per_node={launch['num_processes']}" in command) == torchrun
     assert command[-5:] == ["-m", f"stages.{module}", "--stage", "1", "--worker"]
@@ -68,7 +69,7 @@ def test_marked_lines_reach_the_terminal_and_all_lines_the_log(work, python, cap
     python(r'printf "library noise\n\036  step 1/8\n"')
     run_workers("sft", work(), [])
     assert capsys.readouterr().err == "  step 1/8\n"
-    assert (work().folder / "logs" / "sft-001.log").read_text() == "library noise\n\x1e  step 1/8\n"
+    assert (work().folder / "logs" / "sft-001" / "launcher.log").read_text() == "library noise\n\x1e  step 1/8\n"
 
 
 def test_a_failed_worker_is_told_with_its_last_lines_and_how_to_go_on(work, python):
@@ -78,15 +79,15 @@ def test_a_failed_worker_is_told_with_its_last_lines_and_how_to_go_on(work, pyth
     message = str(failed.value)
     assert "exit status 7" in message
     assert "RuntimeError: no room left" in message
-    assert "sft-001.log" in message
-    assert "goes on from the last checkpoint" in message
+    assert "sft-001" in message
+    assert "The same command goes on" in message
 
 
 def test_every_start_keeps_a_log_of_its_own(work, python):
     python("echo once")
     for _ in range(2):
         run_workers("sft", work(), [])
-    assert sorted(path.name for path in (work().folder / "logs").iterdir()) == ["sft-001.log", "sft-002.log"]
+    assert sorted(path.name for path in (work().folder / "logs").iterdir()) == ["sft-001", "sft-002"]
 
 
 def test_a_folder_in_use_is_refused_and_free_again_when_its_user_dies(tmp_path, repo_root):

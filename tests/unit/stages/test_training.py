@@ -17,7 +17,7 @@ declare_torchvision_ops()
 
 import torch  # noqa: E402
 
-from stages import _handover, _journal, _loading, _training  # noqa: E402
+from stages import _checkpoints, _handover, _journal, _loading, _training  # noqa: E402
 
 TEXT = {
     "vocab_size": 64,
@@ -28,6 +28,7 @@ TEXT = {
     "num_key_value_heads": 1,
     "max_position_embeddings": 64,
 }
+SIGLIP = {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
 QWEN_VISION = {"depth": 2, "hidden_size": 32, "intermediate_size": 32, "num_heads": 2, "out_hidden_size": 32}
 FAMILIES = {
     "idefics3": {
@@ -38,6 +39,10 @@ FAMILIES = {
         "text_config": {"model_type": "llama", **TEXT},
         "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 1},
     },
+    "qwen2_vl": {
+        "text_config": TEXT,
+        "vision_config": {"depth": 2, "embed_dim": 32, "hidden_size": 32, "num_heads": 2},
+    },
     "qwen2_5_vl": {"text_config": TEXT, "vision_config": {**QWEN_VISION, "fullatt_block_indexes": [0]}},
     "qwen3_vl": {
         "text_config": {**TEXT, "head_dim": 16},
@@ -47,15 +52,37 @@ FAMILIES = {
         "text_config": {"model_type": "qwen2", **TEXT},
         "vision_config": {"hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
     },
+    "llava": {
+        "text_config": {"model_type": "qwen2", **TEXT},
+        "vision_config": {"model_type": "siglip_vision_model", **SIGLIP},
+    },
+    "llava_onevision": {
+        "text_config": {"model_type": "qwen2", **TEXT},
+        "vision_config": {"model_type": "siglip_vision_model", **SIGLIP},
+    },
+    "paligemma": {
+        "text_config": {"model_type": "gemma", **TEXT},
+        "vision_config": {"model_type": "siglip_vision_model", **SIGLIP},
+    },
 }
 CONNECTORS = {
     "idefics3": ("model.connector.",),
     "smolvlm": ("model.connector.",),
+    "qwen2_vl": ("model.visual.merger.",),
     "qwen2_5_vl": ("model.visual.merger.",),
     "qwen3_vl": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
     "internvl": ("model.multi_modal_projector.",),
+    "llava": ("model.multi_modal_projector.",),
+    "llava_onevision": ("model.multi_modal_projector.", "model.image_newline"),
+    "paligemma": ("model.multi_modal_projector.",),
 }
-VISIONS = {"idefics3": "model.vision_model.", "smolvlm": "model.vision_model.", "internvl": "model.vision_tower."}
+VISIONS = {
+    "idefics3": "model.vision_model.",
+    "smolvlm": "model.vision_model.",
+    "qwen2_vl": "model.visual.",
+    "qwen2_5_vl": "model.visual.",
+    "qwen3_vl": "model.visual.",
+}
 
 
 def model_of(family: str) -> torch.nn.Module:
@@ -73,7 +100,7 @@ def test_every_weight_of_every_family_belongs_to_the_right_part(family):
     for name, _ in model_of(family).named_parameters():
         if name.startswith(CONNECTORS[family]):
             expected = "connector"
-        elif name.startswith(VISIONS.get(family, "model.visual.")):
+        elif name.startswith(VISIONS.get(family, "model.vision_tower.")):
             expected = "vision"
         else:
             expected = "language"
@@ -150,9 +177,30 @@ def test_a_resumed_journal_drops_the_steps_after_the_checkpoint_and_a_torn_line(
     assert rows[3]["loss"] == 0.5
 
 
+def test_a_resumed_journal_has_no_alarm_of_a_step_twice(work):
+    path = work.folder / "metrics.jsonl"
+    path.write_text(
+        "".join(json.dumps({"step": n, "seconds": 1.0, "images/dropped_ratio": n / 4}) + "\n" for n in (1, 2))
+    )
+    (work.folder / "alarms.jsonl").write_text('{"step": 2, "alarm": "from a step that is taken anew"}\n')
+    journal = _journal.Journal(work)
+    journal.on_train_begin(None, state(1), None)
+    journal.on_log(None, state(2), None, {"images/dropped_ratio": 0.5})
+    journal.on_log(None, state(3), None, {"images/dropped_ratio": 0.0})
+    found = [(one["step"], one["event"]) for one in read_jsonl(work.folder / "alarms.jsonl")]
+    assert found == [(1, "begin"), (3, "end")]
+
+
 def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
     class Trainer:
         steps = 0
+        accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+        args = SimpleNamespace(save_total_limit=None)
+        model = torch.nn.Linear(1, 1)
+
+        def add_callback(self, callback: object) -> None: ...
+
+        def _get_train_sampler(self) -> None: ...
 
         def train(self, resume_from_checkpoint: str | None) -> None:
             step = int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0
@@ -163,9 +211,33 @@ def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
     _training.train(trainer, work)
     assert trainer.steps == 1
     (work.folder / "checkpoint-10").mkdir()
+    (work.folder / "checkpoint-10" / "trainer_state.json").write_text('{"epoch": 0.5}')
     (work.folder / "checkpoint-10" / _journal.COMPLETE).touch()
     _training.train(trainer, work)
     assert trainer.steps == 1
+
+
+def test_the_order_of_prompts_goes_on_in_the_epoch_a_checkpoint_was_written_in():
+    from trl.trainer.utils import RepeatSampler
+
+    def sampler(*rows: object) -> RepeatSampler:
+        return RepeatSampler(range(12), mini_repeat_count=1, seed=7)
+
+    undisturbed = sampler()
+    epochs = [list(undisturbed) for _ in range(3)]
+    assert epochs[0] != epochs[2]
+    trainer = SimpleNamespace(_get_train_sampler=sampler)
+    _training.go_on_in_order(trainer, epochs=2)
+    assert list(trainer._get_train_sampler(None)) == epochs[2]
+
+
+def test_a_checkpoint_a_crash_tore_is_deleted_and_a_whole_one_is_not(work):
+    for step in (4, 8):
+        (work.folder / f"checkpoint-{step}").mkdir()
+        (work.folder / f"checkpoint-{step}" / "model.safetensors").touch()
+    (work.folder / "checkpoint-4" / _journal.COMPLETE).touch()
+    assert _checkpoints.remove_torn(work.folder) == ["checkpoint-8"]
+    assert [path.name for path in work.folder.glob("checkpoint-*")] == ["checkpoint-4"]
 
 
 def test_the_newest_whole_checkpoint_is_chosen_by_number(work):
@@ -185,3 +257,15 @@ def test_a_clip_report_names_a_stage_that_never_clipped_void(work):
     report = _handover.clip_report(work, busy)
     assert (report["low"], report["high"], report["void"], report["clips"]) == (0.1, 0.0, False, True)
     assert _handover.clip_report(Work(work.config, "stage3_plain", work.run), busy) is None
+
+
+def test_a_disk_that_will_hardly_do_is_told_before_the_first_step(work, monkeypatch):
+    layer = torch.nn.Linear(10_000, 1000, bias=False)
+    trainer = SimpleNamespace(model=layer, args=SimpleNamespace(save_total_limit=2))
+    said: list[str] = []
+    monkeypatch.setattr(_training, "say", said.append)
+    for free in (410e6, 390e6):
+        assert said == []
+        monkeypatch.setattr(_training.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
+        _training.warn_of_a_small_disk(trainer, work)
+    assert "3 checkpoints and final/ of stage4_clip take about 400 MB, and 390 MB are free" in said[0]

@@ -1,4 +1,4 @@
-"""On the PYTHONPATH of vLLM's processes on CPU (cot_builder.serve), where Python imports it at start.
+"""On the PYTHONPATH of vLLM's processes on CPU (pipeline.vllm_server), where Python imports it at start.
 
 vLLM starts processes of its own, each of which would die importing torchvision on a CPU-only torch; this makes the cure
 of pipeline/compat.py act in all of them, just before torchvision runs and not earlier.

@@ -1,0 +1,28 @@
+"""The families of small VLMs that the tests train, and those that are refused by name, with the reason; docs/families.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+REFUSED = {
+    "paligemma": (
+        "TRL 1.16 cannot train PaliGemma: it tokenizes completions without an image, which the processor refuses; it renders "
+        "prompts with a chat template, which PaliGemma lacks; and it marks completions as part of the prefix, so that every "
+        "token would see the ones after it"
+    ),
+    "internvl_chat": "InternVL's own format is not read by transformers; take the checkpoint whose name ends in -hf",
+}
+"""model_type of a checkpoint: why no stage can start from it."""
+
+
+def tiny_families() -> list[str]:
+    """The families that `model.tiny.family` can name: the files of stages/tiny."""
+    folder = Path(__file__).resolve().parent.parent / "stages" / "tiny"
+    return sorted(path.stem for path in folder.glob("[!_]*.py"))
+
+
+def model_type(folder: Path) -> str | None:
+    """What a checkpoint's config.json calls its family; None without one."""
+    file = folder / "config.json"
+    return json.loads(file.read_text()).get("model_type") if file.is_file() else None

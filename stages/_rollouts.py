@@ -1,0 +1,274 @@
+"""Rollouts by a vLLM server of the policy, which a GRPO stage starts, keeps at the trainer's weights, and ends.
+
+The server gets messages with images, as any client sends them, and expands the image tokens itself; what it made of a prompt
+must be the trainer's own token ids, else the stage stops. Each completion comes back with the logprobs it was sampled at, which
+TRL compares with the trainer's (`sampling/sampling_logp_difference`) and corrects the loss by, as in its own vLLM modes.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import hashlib
+import http.client
+import io
+import itertools
+import json
+import shutil
+import signal
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list
+
+from pipeline.errors import UserError
+from pipeline.vllm_server import end_of, open_url
+from stages._launch import Work, say
+from stages._rollout_server import MODEL, running
+from stages._weights import write_weights
+
+AT_ONCE = 64
+"""Requests a process has in flight; each brings all completions of one prompt."""
+TIMEOUT_SECONDS = 3600
+MAX_DRIFT = 0.2
+"""Mean difference of logprobs, in nats per token, above which the server does not sample from the trainer's weights. Rounding
+to bfloat16 makes differences of some hundredths."""
+
+
+@contextlib.contextmanager
+def served(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
+    """With `rollouts: vllm`, a server of the policy within the block, which the trainer samples from; else nothing.
+
+    Args:
+        trainer: before training.
+        work: the stage.
+        parent: the checkpoint the stage started from.
+
+    Raises:
+        UserError: when the server does not start.
+    """
+    if work.stage.rollouts != "vllm":
+        yield
+        return
+    with contextlib.ExitStack() as until_the_end:
+        address: list[str | None] = [None]
+        if trainer.accelerator.is_main_process:
+            # Ctrl-C and a batch system's end of time come as SIGTERM, at which Python would end without the clean-up below.
+            before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+            until_the_end.callback(signal.signal, signal.SIGTERM, before)
+            folder = until_the_end.enter_context(_scratch(work, parent))
+            _copy_for_server(parent, trainer.processing_class, folder / "start")
+            say(f"  {work.name}: starting a vLLM server for its rollouts")
+            address = [until_the_end.enter_context(running(work, folder / "start"))]
+            trainer.weights_folder = folder / "weights"
+        broadcast_object_list(address)
+        trainer.server = address[0]
+        trainer.use_vllm = True  # So that TRL scores and corrects the rollouts as those of its own vLLM modes.
+        try:
+            yield
+        finally:
+            trainer.server, trainer.use_vllm = None, False
+
+
+@contextlib.contextmanager
+def _scratch(work: Work, parent: Path) -> Iterator[Path]:
+    """A folder for the block, in memory where it holds the weights twice over, else in the stage's folder.
+
+    Its name follows from the stage, so that what a killed attempt left in it goes when the stage goes on.
+    """
+    memory = Path("/dev/shm")
+    size = sum(file.stat().st_size for file in parent.glob("*.safetensors"))
+    name = f"clgrpo-{hashlib.sha256(str(work.folder.resolve()).encode()).hexdigest()[:16]}"
+    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 * size
+    for folder in (memory / name, work.folder / "rollouts"):
+        shutil.rmtree(folder, ignore_errors=True)
+    folder = memory / name if roomy else work.folder / "rollouts"
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _copy_for_server(parent: Path, processor: Any, folder: Path) -> None:
+    """The parent with the trainer's processor, so that both read a prompt alike; weights are links."""
+    folder.mkdir()
+    for file in parent.iterdir():
+        if file.suffix == ".safetensors":
+            (folder / file.name).symlink_to(file.resolve())
+        elif file.is_file():
+            shutil.copyfile(file, folder / file.name)
+    processor.save_pretrained(folder)
+
+
+class ServedRollouts:
+    """What of trl.GRPOTrainer changes when a server samples; without one (`server` is None) nothing does."""
+
+    server: str | None = None
+    """Its address."""
+    weights_folder: Path
+    """Where weights are written for the server; on the main process."""
+    resample_round = 0
+    """Of dynamic sampling; 0 for a step's own prompts."""
+    _served_step = -1
+    _asked: Sequence[Any] = ()
+
+    def _tokenize_prompts(self: Any, prompts: list[Any]) -> Any:
+        self._asked = prompts
+        return super()._tokenize_prompts(prompts)  # type: ignore[misc]
+
+    def _generate_single_turn(
+        self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **how: Any
+    ) -> Any:
+        """(token ids, logprobs) per prompt. A request is sent for each run of equal prompts in this process's slice."""
+        if self.server is None:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
+        if self._served_step != self.state.global_step:
+            self._sync()
+        first = self.accelerator.process_index * len(prompt_ids)
+        runs = group_runs(first, len(prompt_ids), num_generations)
+        requests = [
+            {
+                "model": MODEL,
+                "messages": served_messages(self._asked[start]),
+                "n": stop - start,
+                "seed": self._rollout_seed((first + start) // num_generations) + (first + start) % num_generations,
+                "max_tokens": self.max_completion_length,
+                "temperature": self.temperature,
+                "top_p": self.top_p,
+                "top_k": self.top_k or -1,
+                "min_p": self.min_p or 0.0,
+                "repetition_penalty": self.repetition_penalty,
+                "stop_token_ids": self.eos_token_ids,
+                # A sampled image token would mismatch the image features, so TRL suppresses it in its own generate too.
+                "logit_bias": {str(self.accelerator.unwrap_model(self.model).config.image_token_id): -100},
+                "chat_template_kwargs": self.chat_template_kwargs,
+                "skip_special_tokens": False,
+                "logprobs": True,
+                "return_token_ids": True,
+            }
+            for start, stop in runs
+        ]
+        completions, logprobs = [], []
+        with ThreadPoolExecutor(AT_ONCE) as pool:
+            for (start, _), reply in zip(runs, pool.map(self._ask, requests), strict=True):
+                check_prompt(reply["prompt_token_ids"], prompt_ids[start])
+                for choice in sorted(reply["choices"], key=lambda choice: choice["index"]):
+                    completions.append(choice["token_ids"])
+                    logprobs.append([token["logprob"] for token in choice["logprobs"]["content"]])
+        return completions, logprobs
+
+    def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        output: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
+        drift = self._metrics["train"].get("sampling/sampling_logp_difference/mean", [0.0])[-1]
+        if self.server is not None and drift > MAX_DRIFT:
+            raise UserError(
+                f"step {self.state.global_step}: the rollouts' logprobs are {drift:.2f} nats per token away from the trainer's "
+                f"(limit {MAX_DRIFT}): vLLM does not compute this model as transformers does; use rollouts: transformers"
+            )
+        return output
+
+    def _rollout_seed(self: Any, group: int) -> int:
+        """A seed for one group's request: the same on every attempt and for any number of processes."""
+        place = f"{rollout_place(self)}/{self.resample_round}/{group}"
+        return int.from_bytes(hashlib.sha256(place.encode()).digest()[:6], "big")
+
+    def _sync(self: Any) -> None:
+        """Give the server the trainer's weights; nothing that it computed with others stays in its caches."""
+        write_weights(self, self.work, self.weights_folder if self.accelerator.is_main_process else None)
+        if self.accelerator.is_main_process:
+            self._post("/collective_rpc", {"method": "load_policy", "args": [str(self.weights_folder)]})
+            # Prompts' keys and values; then features of images, which the reload drops in the workers but not in the scheduler.
+            done = self._post("/reset_prefix_cache")
+            assert done["success"], "requests were in flight while the weights changed"
+            self._post("/reset_encoder_cache")
+        self.accelerator.wait_for_everyone()
+        self._served_step = self.state.global_step
+
+    def _ask(self: Any, request: dict[str, Any]) -> Any:
+        return self._post("/v1/chat/completions", request)
+
+    def _post(self: Any, path: str, body: dict[str, Any] | None = None) -> Any:
+        """What the server answers.
+
+        Raises:
+            UserError: when it refuses, or is gone; with the end of its log.
+        """
+        log = self.work.folder / "logs" / "rollout-server.log"
+        request = urllib.request.Request(
+            self.server + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
+        )
+        try:
+            with open_url(request, timeout=TIMEOUT_SECONDS) as reply:
+                text = reply.read()
+        except urllib.error.HTTPError as error:
+            said = error.read().decode(errors="replace")[:500]
+            raise UserError(f"the rollout server answered {path} with {error.code}: {said}; {end_of(log)}") from error
+        except (OSError, http.client.HTTPException) as error:
+            raise UserError(f"the rollout server does not answer {path} ({error}); {end_of(log)}") from error
+        return json.loads(text) if text else None
+
+
+def rollout_place(trainer: Any) -> str:
+    """Which rollout of the run this is, as seeds are made from it: a stage that goes on from a checkpoint draws alike."""
+    of_its_step = (
+        trainer._step % trainer.args.gradient_accumulation_steps
+    )  # One optimizer step may take several rollouts.
+    return f"{trainer.args.seed}/{trainer.state.global_step}/{of_its_step}"
+
+
+def group_runs(first: int, length: int, num_generations: int) -> list[tuple[int, int]]:
+    """(start, stop) of each run of one group's samples in a process's slice, which groups may straddle at both ends.
+
+    Args:
+        first: the slice's place among all processes' samples.
+        length: its samples.
+        num_generations: samples of a group.
+    """
+    edges = [0, *(place for place in range(1, length) if (first + place) % num_generations == 0), length]
+    return list(itertools.pairwise(edges))
+
+
+def served_messages(prompt: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """A prompt of TRL as an OpenAI client sends it; images as PNG, which loses nothing."""
+    return [
+        {**message, "content": [_served_part(part) for part in message["content"]]}
+        if isinstance(message["content"], list)
+        else message
+        for message in prompt
+    ]
+
+
+def _served_part(part: dict[str, Any]) -> dict[str, Any]:
+    if part["type"] != "image":
+        return part
+    png = io.BytesIO()
+    part["image"].save(png, "PNG", compress_level=1)
+    url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
+    return {"type": "image_url", "image_url": {"url": url}}
+
+
+def check_prompt(served: Sequence[int], own: Sequence[int]) -> None:
+    """Refuse rollouts of a prompt that the server read otherwise than the trainer.
+
+    Raises:
+        UserError: naming the first token that differs.
+    """
+    served, own = list(served), list(own)
+    if served == own:
+        return
+    place = next((place for place, pair in enumerate(zip(served, own, strict=False)) if pair[0] != pair[1]), None)
+    where = (
+        f"token {place} is {served[place]}, not {own[place]}"
+        if place is not None
+        else "one is the beginning of the other"
+    )
+    raise UserError(
+        f"the rollout server reads a prompt as {len(served)} tokens, the trainer as {len(own)} ({where}): completions would "
+        "answer another prompt than the one that is trained; use rollouts: transformers for this model"
+    )

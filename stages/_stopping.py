@@ -1,0 +1,46 @@
+"""Ctrl-C inside a training worker: all ranks end together after a step whose checkpoint resumes exactly."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+from transformers import TrainerCallback
+
+from pipeline.checks_trainer import checkpoint_cycle
+from stages._journal import NothingLeft
+from stages._launch import Work
+from stages._workers import LOGS, STOP
+
+
+class Stop(TrainerCallback):
+    """Looks for the request after every step; rank 0 looks, all agree.
+
+    Args:
+        accelerator: the trainer's.
+        work: the stage.
+    """
+
+    def __init__(self, accelerator: Any, work: Work) -> None:
+        folder = os.environ.get(LOGS)
+        self.request = Path(folder) / STOP if folder else None
+        self.accelerator = accelerator
+        self.work = work
+        self.asked = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if self._agreed():
+            self.asked = True
+            raise NothingLeft
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.asked = self.asked or self._agreed()
+        if self.asked and (state.global_step % checkpoint_cycle(self.work.stage) == 0 or control.should_training_stop):
+            control.should_save = True
+            control.should_training_stop = True
+
+    def _agreed(self) -> bool:
+        if self.accelerator.is_main_process and self.request is not None and self.request.exists():
+            self.accelerator.set_trigger()
+        return bool(self.accelerator.check_trigger())

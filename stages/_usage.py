@@ -1,0 +1,68 @@
+"""What a training worker used: the peak memory of every process, and what its folder holds on disk."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+
+
+def start_peak() -> None:
+    """Count peak memory from here on, for a process that trains several stages."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        with contextlib.suppress(OSError):  # Only Linux has it; elsewhere the peak is that of the whole process.
+            Path("/proc/self/clear_refs").write_text("5")
+
+
+def peak_memory() -> int:
+    """Peak bytes of this process: what torch allocated on its GPU, or without one the resident set."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("VmHWM:"):
+                return 1024 * int(line.split()[1])
+    return psutil.Process().memory_info().rss
+
+
+def device_memory() -> int:
+    """Bytes of memory the device of this process has in all."""
+    if torch.cuda.is_available():
+        return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    return psutil.virtual_memory().total
+
+
+def age() -> float:
+    """Seconds since this process was started, its imports included."""
+    return time.time() - psutil.Process().create_time()
+
+
+def folder_bytes(folder: Path) -> int:
+    """Bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def usage(trainer: Any, folder: Path) -> dict[str, Any]:
+    """What a stage used, for its record. Called on all ranks, before the record is written.
+
+    Returns:
+        ``device`` cuda or cpu, ``peak_memory_bytes`` per rank, ``device_memory_bytes``, ``checkpoint_bytes`` of the newest
+        checkpoint (0 without one).
+    """
+    from accelerate.utils import gather_object
+
+    peaks = gather_object([peak_memory()])
+    checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
+    return {
+        "device": trainer.accelerator.device.type,
+        "peak_memory_bytes": peaks,
+        "device_memory_bytes": device_memory(),
+        "checkpoint_bytes": folder_bytes(checkpoints[-1]) if checkpoints else 0,
+    }

@@ -1,0 +1,166 @@
+"""Try every stage for a few real steps before the long run: first rows, peak memory, and a forecast of time and disk.
+
+    python -m pipeline preflight --config configs/demo.yaml
+
+Each stage runs with its own options, at its real batch size, on the real devices, from the base weights, in a scratch folder of
+the run that is deleted afterwards. GRPO stages generate to max_completion_length in their first cycle, so that the peak of memory
+is the worst case; the cycles after it are timed at the length of the CoT rows. The result is the run's forecast.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from pipeline import command_line
+from pipeline.checks_trainer import world_size
+from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.errors import UserError
+from pipeline.forecast import Asking, forecast
+from pipeline.forecast_text import forecast_table
+from pipeline.phases import phase_inputs, trained_phases
+from pipeline.provenance import provenance
+from pipeline.run import BASE, RunDir, digest, write_json
+from pipeline.schema import RunConfig
+from stages import _launch, _trial
+from stages._launch import Work, guarded
+from stages._workers import as_worker, run_workers
+from stages.evaluate import DIRECT_TOKENS, passes
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point of the preflight."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = _launch.parser("preflight", (__doc__ or "").split("\n")[0])
+    parser.add_argument("--only", default="", help=argparse.SUPPRESS)
+    arguments = command_line.parse(parser, argv)
+    config, run = _launch.load_checked(arguments)
+    names = [*_trial.stages_of(config), _trial.EVALUATION]
+    if arguments.worker:
+        with as_worker():
+            declare_torchvision_ops()
+            hide_vllm_from_trl()
+            from stages._tries import work_through
+
+            work_through(config, run, arguments.only.split(","))
+        return 0
+    if arguments.dry_run:
+        print(f"preflight of {', '.join(names)} on {world_size(config)} processes, in {_trial.scratch_of(run).root}")
+        return 0
+    words = [word for word in argv if word != "--clean"]
+    scratch = _trial.scratch_of(run)
+    with _launch.only_one(scratch.root.parent):
+        shutil.rmtree(scratch.root, ignore_errors=True)
+        try:
+            launched = launch(config, run, names, words)
+            found = gather(config, run, launched)
+        finally:
+            shutil.rmtree(scratch.root, ignore_errors=True)
+    write_json(run.root / "forecast.json", found)
+    print(forecast_table(found))
+    if found["problems"]:
+        raise UserError(found["problems"])
+    return 0
+
+
+def launch(config: RunConfig, run: RunDir, names: list[str], words: list[str]) -> dict[str, float]:
+    """Run the trials in workers: all in one process where a stage is one process, else each in processes of its own.
+
+    Returns:
+        Trial to the clock at which its workers were started.
+
+    Raises:
+        UserError: when a trial fails for another reason than memory.
+    """
+    scratch = _trial.scratch_of(run)
+    alone = world_size(config) == 1 and not config.launch.deepspeed
+    waiting = [names] if alone else [[name] for name in names]
+    launched: dict[str, float] = {}
+    while waiting:
+        group = waiting.pop(0)
+        launched |= dict.fromkeys(group, time.time())
+        try:
+            run_workers("preflight", Work(config, "preflight", run), [*words, "--only", ",".join(group)])
+        except UserError as error:
+            failed = next(name for name in group if not _done(scratch, name))
+            noted = scratch.phase(failed) / "too_large.json"
+            killed = signal.SIGKILL.name in str(error)
+            if failed == _trial.EVALUATION or not (noted.exists() or killed):
+                raise
+            if not noted.exists():
+                write_json(noted, {"error": "the kernel killed it, as it does when memory runs out"})
+            if group[group.index(failed) + 1 :]:
+                waiting.insert(0, group[group.index(failed) + 1 :])
+        for name in group:
+            _trial.settle(scratch.phase(name))
+    return launched
+
+
+def _done(scratch: RunDir, name: str) -> bool:
+    folder = scratch.phase(name)
+    return any((folder / file).exists() for file in ("timing.json", "asking.json")) or (
+        (scratch.record(name) or {}).get("usage") is not None
+    )
+
+
+def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[str, Any]:
+    """The forecast, from what the trials left in the scratch folder; everything of forecast.json."""
+    scratch = _trial.scratch_of(run)
+    stages = _trial.stages_of(config)
+    trials = {name: _trial.read_trial(stage, scratch.phase(name), launched[name]) for name, stage in stages.items()}
+    seen = json.loads((scratch.phase(_trial.EVALUATION) / "asking.json").read_text())
+    lengths = json.loads((scratch.root / "lengths.json").read_text())
+    asking = Asking(
+        seen["batches"],
+        tuple(seen["tokens"]),
+        tuple(seen["seconds"]),
+        max(0.0, seen["created"] - launched[_trial.EVALUATION]) + seen["answering_imports"] + seen["load"],
+    )
+    tokens = {name: _answer_tokens(config, name, lengths) for name in trained_phases(config)}
+    shared = 1 if seen["gpu"] else world_size(config)
+    free = shutil.disk_usage(run.root).free
+    found = forecast(trials, tokens, asking, seen["memory"], shared, free)
+    for name in stages:
+        found["stages"][name]["inputs"] = digest(phase_inputs(config, name))
+    assumed = _assumptions(config, lengths, any(stage.rollouts == "vllm" for stage in stages.values()))
+    return {**found, "device": "gpu" if seen["gpu"] else "cpu", "assumptions": assumed, **provenance()}
+
+
+def _answer_tokens(config: RunConfig, name: str, lengths: dict[str, Any]) -> list[int]:
+    """Tokens of the longest answer in a batch, per pass of a phase's evaluation."""
+    most = {"think": config.evaluation.max_new_tokens, "direct": DIRECT_TOKENS}
+    usual = {"think": lengths.get("p99", most["think"]), "direct": lengths["label"]}
+    # An untrained model may never stop.
+    return [most[one.style] if name == BASE else min(most[one.style], usual[one.style]) for one in passes(config, name)]
+
+
+def _assumptions(config: RunConfig, lengths: dict[str, Any], served: bool) -> list[str]:
+    """What the forecast takes for granted, for the reader."""
+    texts = [
+        "memory is that of the longest CoT rows and of completions of max_completion_length, from the base weights"
+    ]
+    if lengths["stand_in"]:
+        texts.append(
+            f"there are no CoT rows yet: {lengths['rows']} stand-ins of {lengths['max']} tokens (every selected row, as long as "
+            "a completion may be); build the rows and run preflight again for a closer forecast"
+        )
+    elif "p99" in lengths:
+        texts.append(
+            f"trained models write {lengths['p99']} tokens, the CoT rows' 99th percentile of {lengths['rows']}"
+        )
+    if served:
+        texts.append(
+            "stages on a vLLM server are timed at the length the base writes; the server's own memory is not in it"
+        )
+    texts.append("building the CoT rows is not in it")
+    return texts
+
+
+if __name__ == "__main__":
+    guarded(main)

@@ -1,0 +1,198 @@
+"""Alarms, stops and the best checkpoint with the real trainers, one process for all of them; and one stop as a user sees it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from small_runs import CONFIG, Small, in_fresh_process
+
+from pipeline import checks
+from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.config import load
+from pipeline.errors import UserError
+from pipeline.handoff import checkpoint
+from pipeline.phases import start_record
+from pipeline.run import BASE, RunDir, read_jsonl, weights_digest, write_json
+from stages._launch import Work
+
+declare_torchvision_ops()
+hide_vllm_from_trl()
+
+from stages import _validation, base, grpo, sft  # noqa: E402
+
+pytestmark = pytest.mark.slow
+S3, S4, BASELINE = "stage3_grpo_accuracy", "stage4_clgrpo", "baseline_sft_labels"
+PLAIN = ("cot=null", "stages.1.data=labels", "stages.1.prompt=direct", "stages.3.init_from=base")
+"""No CoT rows are needed, nor a stage before the third."""
+SHORT = ("evaluation.max_new_tokens=4", "task.options.train=32", "task.options.test=8")
+LOADED = """
+import json, sys
+from pipeline.compat import declare_torchvision_ops
+declare_torchvision_ops()
+from transformers import AutoModelForImageTextToText, AutoProcessor
+_, info = AutoModelForImageTextToText.from_pretrained(sys.argv[1], output_loading_info=True)
+AutoProcessor.from_pretrained(sys.argv[1])
+print(json.dumps([name for name, problems in info.items() if problems]))
+"""
+"""Loads a checkpoint with plain transformers; prints what did not fit."""
+APART = """
+import json, sys
+from safetensors import safe_open
+one, other = (safe_open(f"{folder}/model.safetensors", "pt") for folder in sys.argv[1:])
+assert set(one.keys()) == set(other.keys())
+print(json.dumps(max(float((one.get_tensor(key) - other.get_tensor(key)).abs().max()) for key in one.keys())))
+"""
+"""Prints the largest difference between the weights of two checkpoints."""
+
+Train = Callable[..., Work]
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of these runs."""
+    return tmp_path_factory.mktemp("alarms")
+
+
+@pytest.fixture(scope="module")
+def train(root: Path) -> Train:
+    """`train(stage, run, a.b=c …)` trains one stage in this process, as a worker does."""
+
+    def worker(stage: str, name: str, *words: str) -> Work:
+        config = load(CONFIG, [f"output_dir={root}", f"name={name}", *PLAIN, *SHORT, *words])
+        checks.check(config)
+        run = RunDir(root, name)
+        if run.record(BASE) is None:
+            base.make(Work(config, BASE, run))
+        work = Work(config, config.stage_name(stage), run)
+        if run.record(work.name) is None:
+            write_json(run.record_path(work.name), start_record(config, run, work.name))
+        {"sft": sft, "grpo": grpo}[work.stage.algorithm].train(work)
+        return work
+
+    return worker
+
+
+def rows(work: Work) -> list[dict[str, Any]]:
+    return list(read_jsonl(work.folder / "metrics.jsonl"))
+
+
+def record(work: Work) -> dict[str, Any]:
+    return work.run.record(work.name) or {}
+
+
+def begun(work: Work) -> dict[str, int]:
+    """The step each alarm began with, from alarms.jsonl."""
+    return {event["alarm"]: event["step"] for event in read_jsonl(work.folder / "alarms.jsonl")}
+
+
+@pytest.fixture(scope="module")
+def validated(train: Train) -> Work:
+    """Stage 3, validated at its two saves."""
+    return train("3", "validated", "stages.3.validation.split=val")
+
+
+def test_validation_changes_no_bit_of_training(train: Train, validated: Work) -> None:
+    plain = train("3", "plain")
+    times = ("seconds", "step_time", "eval_runtime")
+    figures = [[{k: v for k, v in row.items() if k not in times} for row in rows(work)] for work in (plain, validated)]
+    found = [{key: row.pop(key) for key in list(row) if key.startswith("eval_")} for row in figures[1]]
+    assert figures[0] == figures[1]
+    assert record(plain)["weights"] == record(validated)["weights"]
+    assert [sorted(one) for one in found] == [[], ["eval_accuracy", "eval_format", "eval_macro_f1"]] * 2
+    assert record(plain)["best"] is None
+
+
+def test_the_next_stage_starts_from_the_best_and_a_void_stage_is_told_live(train: Train, validated: Work) -> None:
+    best = checkpoint(validated.run, S3, which="best")
+    assert in_fresh_process(LOADED, best) == []
+    assert record(validated)["best"]["step"] == 2  # All are equally bad; the first of equals is kept.
+    assert record(validated)["best"]["weights"] == weights_digest(best) != record(validated)["weights"]
+    stage = ("stages.3.validation.split=val", "stages.4.init_from=stage3:best", "stages.4.trainer.learning_rate=1e-12")
+    with pytest.raises(UserError, match=r"the alarm clip_void of step 4 ended it.*is 3, above 2.*num_iterations"):
+        train("4", "validated", *stage, "alarms.clip_void=2", "alarms.stop=[clip_void]")
+    work = train("4", "validated", *stage, "alarms.clip_void=5")  # Goes on; a threshold makes nothing stale.
+    assert record(work)["parent_weights"] == record(validated)["best"]["weights"]
+    assert in_fresh_process(APART, best, work.run.final(S4)) < 1e-6
+    assert [row["step"] for row in rows(work)] == list(range(1, 9))
+    assert begun(work)["clip_void"] == 8  # The rows before the stop were read again under the new threshold.
+    assert record(work)["alarms"]["clip_void"]["worst"] == 6
+    assert record(work)["clip"]["void"] is True
+
+
+def test_the_best_survives_a_crash_and_one_of_later_steps_does_not(
+    train: Train, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Chosen figures stand for a model that gets better, then worse."""
+    chosen = {2: 0.1, 4: 0.5, 6: 0.4, 8: 0.5}
+
+    def figures(self: _validation.Validation) -> dict[str, float]:
+        return {"eval_accuracy": 0.5, "eval_macro_f1": chosen[self.trainer.state.global_step], "eval_format": 1.0}
+
+    monkeypatch.setattr(_validation.Validation, "figures", figures)
+    words = ("baseline.validation.steps=2",)
+    work = train("baseline", "crashed", *words)
+    before = record(work)
+    assert before["best"]["step"] == 4
+    assert in_fresh_process(APART, work.folder / "checkpoint-4", work.folder / "best") == 0.0
+    logged = [{key: row.get(key) for key in ("step", "loss", "eval_macro_f1")} for row in rows(work)]
+
+    (work.folder / "best").rename(work.folder / "best-4")  # As after a crash behind step 6.
+    later = work.folder / "best-6"
+    shutil.copytree(work.folder / "best-4", later)
+    write_json(later / "validation.json", {"step": 6, "eval_accuracy": 1.0, "eval_macro_f1": 0.9, "eval_format": 1.0})
+    (work.folder / "best-8.torn").mkdir()
+    for folder in ("checkpoint-8", "final"):
+        shutil.rmtree(work.folder / folder)
+    write_json(work.run.record_path(BASELINE), {**before, "status": "running", "best": None})
+    train("baseline", "crashed", *words)
+    assert record(work)["best"] == before["best"]
+    assert record(work)["weights"] == before["weights"]
+    assert [{key: row.get(key) for key in ("step", "loss", "eval_macro_f1")} for row in rows(work)] == logged
+    assert list(work.folder.glob("best-*")) == []
+
+
+def test_a_best_with_adapters_is_merged_and_training_goes_on_unmerged(train: Train) -> None:
+    words = ("model.peft={r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj]}", "baseline.trainer.max_steps=4")
+    plain = train("baseline", "lora_plain", *words, "baseline.validation=null")
+    work = train("baseline", "lora", *words, "baseline.validation.steps=2", "baseline.validation.split=val[:4]")
+    assert record(work)["best"]["step"] == 2
+    assert record(work)["weights"] == record(plain)["weights"]
+    assert in_fresh_process(LOADED, work.folder / "best") == []
+    assert in_fresh_process(APART, work.folder / "best", work.run.final(BASELINE)) > 0
+
+
+def test_completions_that_are_all_alike_and_cut_are_told_and_counted(train: Train) -> None:
+    words = ("reward_funcs=[rewards_for_tests.constant_reward]", "trainer.temperature=0.001")
+    work = train("3", "alike", *(f"stages.3.{word}" for word in words), "alarms.window=2")
+    assert begun(work) == {"truncated": 1, "zero_std": 1, "duplicates": 1}
+    assert rows(work)[-1]["completions/duplicate_ratio"] == 1.0
+    found = {name: (one["first"], one["last"], one["worst"]) for name, one in record(work)["alarms"].items()}
+    assert found == dict.fromkeys(("truncated", "zero_std", "duplicates"), (1, 4, 1.0))
+
+
+def test_a_reward_that_is_not_finite_ends_the_stage_and_nothing_is_saved(train: Train, root: Path) -> None:
+    words = ("reward_funcs=[rewards_for_tests.infinite_reward]", "trainer.save_steps=1")
+    with pytest.raises(UserError, match=r"the alarm nan of step 1 ended it") as caught:
+        train("3", "infinite", *(f"stages.3.{word}" for word in words))
+    assert "mend the reward" in str(caught.value)
+    assert list(root.glob(f"infinite/{S3}/checkpoint-*")) == []
+
+
+def test_a_loss_that_is_not_a_number_stops_the_command_with_the_alarm(
+    small: Small, whole_run: tuple[RunDir, str]
+) -> None:
+    run = small.copy_of("small", "diverged", "base", "cot")
+    words = ("--stage", "baseline", "baseline.trainer.learning_rate=1e30")
+    output = small.run("stages.sft", *words, name="diverged", code=2)
+    assert "ALARM nan in baseline_sft_labels at step 2" in output
+    assert "error: baseline_sft_labels: the alarm nan of step 2 ended it" in output
+    assert "lower learning_rate" in output
+    stage = run.record(BASELINE) or {}
+    assert stage["status"] == "running"
+    assert "the alarm nan" in stage["stopped"]
+    assert list(run.phase(BASELINE).glob("checkpoint-*")) == []
+    assert not run.final(BASELINE).exists()

@@ -1,0 +1,120 @@
+"""Every combination of DeepSpeed, adapters, fixed parts and precision that is offered, trained by two real processes on CPU.
+
+docs/combinations.md is the table of what is found here.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from combinations import COMBINATIONS, EVERYWHERE, LANGUAGE, NORMS, RESUMED
+
+from pipeline.config import CONFIGS
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
+HERE = Path(__file__).resolve().parent
+RATES = {"language": 1e-2, "vision": 1e-4, "connector": 1e-3}
+PARTS = {"vision": ".vision_model.", "connector": ".connector.", "language": ".text_model."}
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What one launch of two processes finds about every combination."""
+    folder = tmp_path_factory.mktemp("combinations")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    log = folder / "log"
+    with log.open("w") as sink:
+        process = subprocess.Popen(
+            [*command, str(HERE / "combinations.py"), str(folder)],
+            env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True,
+        )  # fmt: skip
+        try:
+            code = process.wait(timeout=1200)
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+    assert code == 0, log.read_text()[-5000:]
+    result: dict[str, dict[str, Any]] = json.loads((folder / "found.json").read_text())
+    return result
+
+
+def trains(name: str) -> str:
+    """A pattern of the weights that a combination is meant to move."""
+    kind = name.partition("-")[0]
+    if kind.startswith("frozen_vision"):
+        return r".*(connector|text_model)\..*"
+    if kind.startswith("frozen_language"):
+        return r".*vision_model\..*"
+    if kind.startswith(("full", "rates")):
+        return ".*"
+    if kind == "saved":
+        return rf"({LANGUAGE}|.*modality_projection\.proj)\.weight"
+    if kind == "biased":
+        return rf"({EVERYWHERE})\.weight|.*\.bias"
+    if kind == "ln_tuning":
+        return rf"{NORMS}\.weight"
+    if kind == "lora_frozen_vision":
+        return r".*(text_model.*(q_proj|v_proj|down_proj)|modality_projection\.proj)\.weight"
+    return rf"({EVERYWHERE if kind in ('lora_everywhere', 'lora_rates') else LANGUAGE})\.weight"
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_it_moves_the_weights_it_should_and_hands_them_over_plain(name: str, found: dict[str, dict[str, Any]]) -> None:
+    facts = found[name]
+    assert "error" not in facts, facts["error"]
+    assert facts["clean"], "plain transformers misses weights, or finds strange ones"
+    assert facts["same_names"]
+    assert facts["dtypes"] == ["torch.float32"]
+    assert facts["adapter_files"] == []
+    every = set(found["full-plain"]["moved"])
+    assert set(facts["moved"]) == {weight for weight in every if re.fullmatch(trains(name), weight)}
+    if "qlora" not in name:  # There the trainer's model is the rounded one.
+        assert facts["logits"] < (3e-2 if "bf16" in name else 1e-5)
+    if "bf16" not in name:
+        assert facts["from_plain"] < 1e-4
+
+
+def test_the_plain_full_training_moves_every_weight(found: dict[str, dict[str, Any]]) -> None:
+    assert len(found["full-plain"]["moved"]) == found["full-plain"]["weights"]
+
+
+@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "bf16" in name or "qlora" in name])
+def test_bf16_copies_are_never_handed_over_for_float32_masters(name: str, found: dict[str, dict[str, Any]]) -> None:
+    assert found[name]["masters_between_bf16"] > 0.5
+
+
+@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "qlora" in name])
+def test_a_quantised_base_is_handed_over_in_full_precision(name: str, found: dict[str, dict[str, Any]]) -> None:
+    """What final/ adds to its parent is the adapter's rank 4; a merge into rounded weights would add a full rank of error."""
+    assert found[name]["rank"] <= 4
+
+
+@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "rates" in name])
+def test_each_part_moves_at_its_own_logged_rate(name: str, found: dict[str, dict[str, Any]]) -> None:
+    first, second, _ = found[name]["rows"]
+    for part, rate in RATES.items():
+        assert first[f"learning_rate/{part}"] == pytest.approx(rate)
+        assert second[f"learning_rate/{part}"] == pytest.approx(rate * 2 / 3)  # The schedule is linear to 0 in 3 steps.
+        farthest = max(move for weight, move in found[name]["moved"].items() if PARTS[part] in weight)
+        assert farthest < 2.1 * rate  # AdamW moves a weight by its rate at most: rate * (1 + 2/3 + 1/3).
+    assert first["learning_rate"] == pytest.approx(RATES["language"])
+
+
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_resumed_stage_ends_as_an_undisturbed_one(name: str, found: dict[str, dict[str, Any]]) -> None:
+    assert found[name]["from_undisturbed"] == 0
+    assert [row["step"] for row in found[name]["rows"]] == [1, 2, 3]
+
+
+def test_every_shipped_deepspeed_file_is_trained_with() -> None:
+    levels = {name.partition("-")[2] for name in COMBINATIONS}
+    assert levels == {"plain", *(path.stem for path in (CONFIGS / "deepspeed").glob("*.json"))}

@@ -1,0 +1,134 @@
+"""Rollouts from a real vLLM server on CPU, and dynamic sampling: the same weights, tokens and logprobs as the trainer's."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from small_runs import Small, steps, weights
+
+from pipeline.run import RunDir, read_jsonl
+
+pytestmark = pytest.mark.slow
+STAGE, PARENT = "stage2_grpo_format", "stage1_sft"
+needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
+QUICK = ("evaluation.split=test[:2]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
+LIMIT = 1e-3
+
+
+def logged(run: RunDir) -> list[dict[str, float]]:
+    """The rows of the stage's metrics.jsonl."""
+    return list(read_jsonl(run.phase(STAGE) / "metrics.jsonl"))
+
+
+@needs_vllm
+def test_a_stage_samples_from_a_server_that_has_its_weights(small: Small, whole_run: tuple[RunDir, str]) -> None:
+    """Few rows, so that prompts come again, and large steps: whatever the server kept of older weights would show.
+
+    The stage is killed after its first checkpoint and goes on; the server is gone both times.
+    """
+    run = small.copy_of("small", "served", "base", "cot", PARENT)
+    words = (
+        *QUICK,
+        f"stages.{STAGE}.rollouts=vllm",
+        f"stages.{STAGE}.split=train[:4]",
+        f"stages.{STAGE}.freeze=[]",
+        f"stages.{STAGE}.trainer.learning_rate=3e-3",
+        # Small blocks, so that short prompts are cached too. Raw: before the image token is suppressed, as the trainer's are.
+        "launch.rollout_flags={block-size: 32, logprobs-mode: raw_logprobs}",
+    )
+    halfway = run.phase(STAGE) / "checkpoint-2" / "complete"
+    small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *words, name="served")
+    assert small.processes("served", wait=20) == []
+    small.run("stages.grpo", "--stage", "2", *words, name="served")
+    assert small.processes("served", wait=20) == []
+    rows = logged(run)
+    assert steps(run, STAGE) == [1, 2, 3, 4]
+    assert max(row["sampling/sampling_logp_difference/max"] for row in rows) <= LIMIT
+    assert all("rewards/format_reward/mean" in row and row["reward_std"] >= 0 for row in rows)
+    assert any(row["grad_norm"] > 0 for row in rows)
+    assert run.record(STAGE)["status"] == "complete"
+    assert weights(run, STAGE)[STAGE] not in (None, weights(run, PARENT)[PARENT])
+    assert not (run.phase(STAGE) / "rollouts").exists()
+
+
+@needs_vllm
+def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(tmp_path: Path, repo_root: Path) -> None:
+    """A random Idefics3 whose images are cut into tiles, which TRL's own server mode cannot do."""
+    made = subprocess.run(
+        [sys.executable, "-c", TILED, str(tmp_path / "tiled")], cwd=repo_root, timeout=200, check=False
+    )
+    assert made.returncode == 0
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.rollout_logprobs",
+        str(tmp_path / "tiled"),
+        "--flags",
+        '{"block-size": 32}',
+    ]
+    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert max(found["logprobs"]) <= LIMIT
+    assert len(found["logprobs"]) == 3
+    assert found["greedy"]
+    assert found["moved"] > LIMIT
+    assert found["image_tokens"] == 5 * 4  # Four tiles and the whole, four tokens each.
+
+
+TILED = """
+import sys
+from pathlib import Path
+from pipeline.compat import declare_torchvision_ops
+declare_torchvision_ops()
+from transformers import AutoProcessor
+from pipeline.schema import TinyConfig
+from stages.tiny import build_tiny
+folder = Path(sys.argv[1])
+sizes = TinyConfig(hidden_size=64, layers=2, intermediate_size=128, vision_hidden_size=64, vision_layers=1, vocab_size=384)
+build_tiny(folder, sizes, ["Which emotion does this picture evoke? Give reasons, then the answer."] * 40, seed=0)
+processor = AutoProcessor.from_pretrained(folder)
+processor.image_processor.do_image_splitting = True
+processor.image_processor.size = {"longest_edge": 2 * sizes.image_size}
+processor.save_pretrained(folder)
+"""
+"""Writes a tiny Idefics3 that cuts an image into tiles of 64 pixels and adds the whole."""
+
+
+def test_dynamic_sampling_fills_batches_with_groups_that_teach(small: Small, whole_run: tuple[RunDir, str]) -> None:
+    """Half of the prompts earn the same whatever is written. The batches are filled from the others; a kill changes nothing."""
+    words = (
+        *QUICK,
+        f"stages.{STAGE}.reward_funcs=[rewards_for_tests.parity_of_some_reward]",
+        f"stages.{STAGE}.freeze=[]",
+    )
+    on = (*words, f"stages.{STAGE}.dynamic_sampling=4")
+    runs = {name: small.copy_of("small", name, "base", "cot", PARENT) for name in ("plain", "filled", "killed")}
+    small.run("stages.grpo", "--stage", "2", *words, name="plain")
+    small.run("stages.grpo", "--stage", "2", *on, name="filled")
+    halfway = runs["killed"].phase(STAGE) / "checkpoint-2" / "complete"
+    small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *on, name="killed")
+    small.run("stages.grpo", "--stage", "2", *on, name="killed")
+    plain, filled, resumed = (logged(runs[name]) for name in ("plain", "filled", "killed"))
+    assert sum(row["frac_reward_zero_std"] for row in plain) > 0
+    assert sum(row["sampling/resampled_groups"] for row in filled) > 0
+    for row in filled:
+        assert row["kept/frac_reward_zero_std"] * 2 == row["sampling/zero_std_left"]
+        assert row["sampling/zero_std_left"] <= row["frac_reward_zero_std"] * 2
+    assert sum(row["sampling/zero_std_left"] for row in filled) < sum(2 * row["frac_reward_zero_std"] for row in filled)
+    first = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length")
+    assert [filled[0][key] for key in first] == [
+        plain[0][key] for key in first
+    ]  # The same prompts, told without the selection.
+    assert weights(runs["killed"], STAGE) == weights(runs["filled"], STAGE) != weights(runs["plain"], STAGE)
+    timeless = [
+        [{k: v for k, v in row.items() if k not in ("seconds", "step_time")} for row in rows]
+        for rows in (filled, resumed)
+    ]
+    assert timeless[0] == timeless[1]

@@ -1,0 +1,81 @@
+"""Before, beside and after a run: the preflight's forecast, TensorBoard's files, tables of completions."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import math
+
+import pyarrow.parquet as pq
+import pytest
+from small_runs import STAGES, Small
+
+from pipeline.config import load
+from pipeline.forecast import errors
+from pipeline.phases import start_record
+from pipeline.run import RunDir, read_jsonl, write_json
+
+pytestmark = pytest.mark.slow
+GRPO = "stage2_grpo_format"
+
+
+def test_a_preflight_forecasts_every_stage_and_leaves_the_run_as_it_was(small: Small, whole_run) -> None:
+    run, copy = whole_run[0], small.copy_of("small", "flown", "cot")
+    epochs = [f"stages.{GRPO}.trainer.{word}" for word in ("max_steps=-1", "num_train_epochs=1")]
+    output = small.run("pipeline preflight", *epochs, name="flown")
+    assert "trained on" in output
+    assert "generation begins here" in output
+    assert "4 '<image>' x 4" in output  # the image tokens of 64 pixels, counted
+    assert "max_completion_length 16 is below the CoT rows' 99th percentile" in output
+    found = json.loads((copy.root / "forecast.json").read_text())
+    steps = {name: found["stages"][name]["steps"] for name in STAGES}
+    # One epoch of 96 prompts with 4 completions each, 8 completions a step.
+    assert steps == {name: run.record(name)["steps"] for name in STAGES} | {GRPO: 48}
+    assert found["problems"] == []
+    for name in STAGES:
+        off = errors(found["stages"][name], run.record(name), {})
+        assert -0.5 < off["memory"]["error"] < 0.5
+        assert abs(off["checkpoint"]["error"]) < 0.1
+    assert sorted(path.name for path in copy.root.iterdir()) == ["cot", "forecast.json", "preflight"]
+    assert sorted(path.name for path in (copy.root / "preflight").iterdir()) == [".lock", "logs"]
+
+
+def test_a_run_records_what_it_used_and_how_far_it_may_go(whole_run) -> None:
+    for name in STAGES:
+        record = whole_run[0].record(name)
+        assert record["usage"]["device"] in ("cpu", "cuda")
+        assert all(peak > 10**8 for peak in record["usage"]["peak_memory_bytes"])
+        assert record["usage"]["checkpoint_bytes"] > record["usage"]["final_bytes"] > 0
+        progress = json.loads((whole_run[0].phase(name) / "progress.json").read_text())
+        assert progress == {"max_steps": record["steps"]}
+
+
+def test_a_grpo_stage_keeps_tables_of_its_completions_with_pictures(whole_run) -> None:
+    folder = whole_run[0].phase("stage4_clgrpo") / "completions"
+    tables = sorted(folder.glob("*.parquet"))
+    assert [path.name for path in tables] == ["step-00001.parquet", "step-00005.parquet"]  # a rollout each
+    rows = pq.read_table(tables[0]).to_pylist()
+    assert [row["group"] for row in rows] == [0] * 4 + [1] * 4
+    assert all(row["image"].startswith(b"\x89PNG") for row in rows)
+    assert all("Which emotion" in row["prompt"] for row in rows)
+    logged = next(read_jsonl(folder.parent / "metrics.jsonl"))
+    given = [value for row in rows if not math.isnan(value := row["reward:parity_reward"])]  # it does not apply to all
+    assert sum(given) / len(given) == pytest.approx(logged["rewards/parity_reward/mean"], abs=1e-5)
+    assert (folder / "index.html").read_text().count("<section>") == 4
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")
+def test_tensorboard_writes_into_the_stage_s_folder_and_no_secret_is_recorded(
+    small: Small, whole_run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run: RunDir = small.copy_of("small", "tracked", "base", "cot")
+    stage, secret = "baseline_sft_labels", "not-to-be-written-down"
+    for key in ("WANDB_API_KEY", "HF_TOKEN"):
+        monkeypatch.setenv(key, secret)
+    words = ["baseline.trainer.report_to=tensorboard", "baseline.trainer.max_steps=2"]
+    config = load(small.config, [*words, f"output_dir={small.root}", "name=tracked"])
+    write_json(run.record_path(stage), start_record(config, run, stage))
+    small.run("stages.sft", "--stage", "baseline", "--worker", *words, name="tracked")
+    assert list((run.phase(stage) / "tensorboard").glob("events.out.tfevents.*"))
+    written = [path for path in run.phase(stage).rglob("*") if path.is_file()]
+    assert not any(secret.encode() in path.read_bytes() for path in written)

@@ -1,0 +1,111 @@
+"""What a preflight tries, in which processes, and what it does when a trial ends for want of memory."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.config import load
+from pipeline.errors import UserError
+from pipeline.run import RunDir, write_json
+from pipeline.schema import RunConfig
+from stages import _trial, preflight
+
+NAMES = ["baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return load("demo", [f"output_dir={tmp_path}"])
+
+
+@pytest.fixture
+def run(config: RunConfig) -> RunDir:
+    return RunDir(config.output_dir, config.name)
+
+
+def pretend(monkeypatch: pytest.MonkeyPatch, run: RunDir, **faults: str) -> list[list[str]]:
+    """Workers that finish every trial but those of `faults`: "noted" runs out of memory, "killed" is killed, else it crashes."""
+    groups: list[list[str]] = []
+
+    def workers(module: str, work: Any, argv: list[str]) -> None:
+        groups.append(argv[argv.index("--only") + 1].split(","))
+        for name in groups[-1]:
+            folder = _trial.scratch_of(run).phase(name)
+            fault = faults.get(name)
+            if fault == "noted":
+                write_json(folder / "too_large.json", {"error": "CUDA out of memory"})
+            if fault:
+                raise UserError(f"failed with exit status 1{', ended by SIGKILL' if fault == 'killed' else ''}")
+            write_json(folder / "timing.json", {})
+
+    monkeypatch.setattr(preflight, "run_workers", workers)
+    return groups
+
+
+def test_every_stage_is_cut_to_three_cycles_from_the_base_and_keeps_its_sizes(config: RunConfig) -> None:
+    trial = _trial.trial_config(config)
+    for name, stage in _trial.stages_of(trial).items():
+        assert stage.init_from == "base"
+        assert stage.trainer["max_steps"] == (12 if name == "stage4_clgrpo" else 3)
+        for key in ("per_device_train_batch_size", "num_generations", "max_completion_length", "learning_rate"):
+            assert stage.trainer.get(key) == config.stage(name).trainer.get(key)
+        assert stage.freeze == config.stage(name).freeze
+    assert trial.stages["stage3_grpo_accuracy"].trainer["generation_kwargs"] == {"min_new_tokens": 48}
+
+
+def test_a_stage_on_a_vllm_server_keeps_the_options_the_server_is_sent() -> None:
+    trial = _trial.trial_config(load("demo", ["stages.stage3.rollouts=vllm"]))
+    assert "generation_kwargs" not in trial.stages["stage3_grpo_accuracy"].trainer
+
+
+def test_the_longest_rows_come_first_and_none_is_lost(config: RunConfig, run: RunDir) -> None:
+    assert not _trial.write_rows(config, run, _trial.scratch_of(run))
+    run.cot.mkdir(parents=True)
+    texts = ["x" * (7 * number % 101) for number in range(100)]
+    pq.write_table(pa.table({"id": list(map(str, range(100))), "completion": texts}), run.cot / "train.parquet")
+    write_json(run.record_path("cot"), {"status": "complete"})
+    assert _trial.write_rows(config, run, _trial.scratch_of(run))
+    written = pq.read_table(_trial.scratch_of(run).cot / "train.parquet")["completion"].to_pylist()
+    assert sorted(written) == sorted(texts)
+    assert written[:32] == sorted(texts, key=len, reverse=True)[:32]  # the demo's batch
+    assert written[32:] != sorted(written[32:], key=len, reverse=True)
+
+
+def test_one_process_tries_all_and_several_try_each_apart(
+    config: RunConfig, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = pretend(monkeypatch, run)
+    launched = preflight.launch(config, run, [*NAMES, "evaluation"], [])
+    assert groups == [[*NAMES, "evaluation"]]
+    assert list(launched) == [*NAMES, "evaluation"]
+    groups.clear()
+    preflight.launch(load("demo", ["launch.num_processes=2"]), run, [*NAMES, "evaluation"], [])
+    assert groups == [[name] for name in [*NAMES, "evaluation"]]
+
+
+@pytest.mark.parametrize(("fault", "said"), [("noted", "CUDA out of memory"), ("killed", "the kernel killed it")])
+def test_after_a_trial_without_memory_the_rest_is_tried(
+    config: RunConfig, run: RunDir, monkeypatch: pytest.MonkeyPatch, fault: str, said: str
+) -> None:
+    groups = pretend(monkeypatch, run, stage2_grpo_format=fault)
+    preflight.launch(config, run, [*NAMES, "evaluation"], [])
+    assert groups[1:] == [[*NAMES[3:], "evaluation"]]
+    folder = _trial.scratch_of(run).phase("stage2_grpo_format")
+    assert said in json.loads((folder / "too_large.json").read_text())["error"]
+    trial = _trial.read_trial(config.stage("stage2"), folder, 0.0)
+    assert trial.too_large is not None
+    assert said in trial.too_large
+
+
+def test_a_trial_that_fails_otherwise_ends_the_preflight(
+    config: RunConfig, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pretend(monkeypatch, run, stage2_grpo_format="crashed")
+    with pytest.raises(UserError, match="exit status 1"):
+        preflight.launch(config, run, [*NAMES, "evaluation"], [])

@@ -1,0 +1,117 @@
+"""What is sent to a rollout server, what of its answers is refused, and the weights it is given."""
+
+from __future__ import annotations
+
+import base64
+import io
+
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.config import load
+from pipeline.errors import UserError
+from stages import _rollout_server
+from stages._rollouts import check_prompt, group_runs, served_messages
+from stages._sampling import further_rows
+from stages._weights import merged_weights
+
+
+@pytest.mark.parametrize(
+    ("first", "length", "runs"),
+    [
+        (0, 8, [(0, 4), (4, 8)]),
+        (8, 4, [(0, 4)]),
+        (6, 6, [(0, 2), (2, 6)]),  # The first group begins on the process before.
+        (2, 1, [(0, 1)]),
+    ],
+)
+def test_a_request_is_sent_for_each_group_or_part_of_one(first, length, runs):
+    assert group_runs(first, length, num_generations=4) == runs
+
+
+def test_images_travel_in_the_message_and_lose_nothing():
+    image = Image.radial_gradient("L").convert("RGB")
+    prompt = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]},
+    ]
+    system, user = served_messages(prompt)
+    assert system == prompt[0]
+    assert user["content"][1] == {"type": "text", "text": "What?"}
+    url = user["content"][0]["image_url"]["url"]
+    sent = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+    assert sent.tobytes() == image.tobytes()
+    assert prompt[1]["content"][0]["image"] is image
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        ([1, 9, 3], "token 1 is 9, not 2"),
+        ([1, 2], "as 2 tokens, the trainer as 3"),
+        ([1, 2, 2, 3], "token 2 is 2, not 3"),
+    ],
+)
+def test_a_prompt_that_the_server_reads_otherwise_is_refused(served, words):
+    with pytest.raises(UserError, match=words):
+        check_prompt(served, [1, 2, 3])
+
+
+def test_a_prompt_that_both_read_alike_is_taken():
+    check_prompt([1, 2, 3], torch.tensor([1, 2, 3]).tolist())
+
+
+def test_further_prompts_are_the_same_each_time_and_others_in_each_round():
+    drawn = further_rows("0/7/0/1", 5, rows=20)
+    assert drawn == further_rows("0/7/0/1", 5, rows=20) != further_rows("0/7/0/2", 5, rows=20)
+    assert len(set(drawn)) == 5
+    assert sorted(further_rows("0/7/0/1", 6, rows=3)) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("visible", "kept", "processes", "expected"),
+    [
+        (None, 1, None, ("3",)),
+        (None, 0, None, ("0", "1", "2", "3")),
+        (None, 0, 2, ("0", "1")),
+        ("4,5,6,7", 2, None, ("6", "7")),
+    ],
+)
+def test_the_server_has_the_last_gpus_or_shares_the_trainers(visible, kept, processes, expected, monkeypatch):
+    monkeypatch.setattr(_rollout_server, "visible_gpus", lambda: 4)
+    monkeypatch.setattr("pipeline.checks_trainer.visible_gpus", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    words = [f"launch.rollout_gpus={kept}", *([f"launch.num_processes={processes}"] if processes else [])]
+    assert _rollout_server.server_gpus(load("demo", words)) == expected
+
+
+def test_a_users_flags_win_over_ours():
+    config = load("demo", ["launch.rollout_flags={dtype: bfloat16, max-model-len: 512}"])
+    flags = _rollout_server.flags(config, (), 8000)
+    assert (flags["dtype"], flags["max-model-len"], flags["port"]) == ("bfloat16", 512, 8000)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_merged_weights_are_those_of_a_merge_and_leave_the_adapter_untouched(dora):
+    from peft import LoraConfig, get_peft_model
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4), torch.nn.LayerNorm(4)
+
+    torch.manual_seed(0)
+    model = get_peft_model(Model(), LoraConfig(r=2, target_modules=["a"], modules_to_save=["b"], use_dora=dora))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    merged = merged_weights(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    expected = model.merge_and_unload().state_dict()
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(merged[name], tensor) for name, tensor in expected.items())
+    assert not torch.equal(merged["a.weight"], before["base_model.model.a.base_layer.weight"])

@@ -24,15 +24,17 @@ SHOWN = 6
 
 
 def write_completions_page(stage: Path) -> Path | None:
-    """Write `stage`/completions/index.html; its path, or None when the stage has written no table."""
+    """Write `stage`/completions/index.html unless it is newer than the tables; its path, or None when there is no table."""
     import pyarrow.parquet as pq
 
     files = sorted((stage / COMPLETIONS).glob("step-*.parquet"))
     if not files:
         return None
+    page = stage / COMPLETIONS / "index.html"
+    if page.exists() and page.stat().st_mtime >= max(file.stat().st_mtime for file in files):
+        return page
     places = sorted({round(place * (len(files) - 1) / max(1, SHOWN - 1)) for place in range(SHOWN)})
     steps = [_step(pq.read_table(files[place]).to_pylist()) for place in places]
-    page = stage / COMPLETIONS / "index.html"
     text = templates().get_template("completions.html.jinja").render(stage=printable(stage.name), steps=steps)
     write_atomic(page, text)
     return page

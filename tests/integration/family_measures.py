@@ -66,7 +66,14 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
     trainer._step, trainer._buffered_inputs = 0, None
     trainer.model.train()
     inputs = [
-        {"prompt": user_turn(prompt), "image": open_rgb(row.image), "label": row.label, "id": row.id} for row in rows
+        {
+            "prompt": user_turn(prompt),
+            "image": open_rgb(row.image),
+            "label": row.label,
+            "style": "think",
+            "id": row.id,
+        }
+        for row in rows
     ]
     halves = []
     with torch.no_grad():

@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # As a script it f
 
 import family_measures as measure
 from PIL import Image
+from small_runs import accept
 
 from pipeline import checks
 from pipeline.config import load
@@ -123,6 +124,7 @@ def run(folder: Path, name: str) -> dict[str, Any]:
     for stage in config.stages:
         began = time.process_time()
         trainer = train(Work(config, stage, directory))
+        accept(Work(config, stage, directory))
         moved = measure.parts_moved(directory.final(parent_of(config, stage) or BASE), directory.final(stage))
         measured["stages"][stage] = {"moved": moved, "cpu_seconds": round(time.process_time() - began, 1)}
         if stage == "stage1_sft":

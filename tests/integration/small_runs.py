@@ -130,6 +130,19 @@ class Small:
         return self.run_dir(name)
 
 
+def accept(work: Any) -> None:
+    """Verify a trained stage in this process and make it complete, as the processes of its evaluation do."""
+    from pipeline.handoff import checkpoint_folder
+    from pipeline.tasks import load_task
+    from stages._acceptance import accept
+    from stages._answerer import Answerer
+    from stages._verify import verify
+
+    task = load_task(work.config.task, work.run.cache)
+    verify(work, task, lambda: Answerer(checkpoint_folder(work.run, work.name), work.config, 0))
+    assert accept(work)
+
+
 def weights(run: RunDir, *names: str) -> dict[str, str | None]:
     """Digest of the weight files of each phase, from their bytes."""
     return {name: weights_digest(run.final(name)) for name in names}

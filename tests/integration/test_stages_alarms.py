@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import CONFIG, Small, in_fresh_process
+from small_runs import CONFIG, Small, accept, in_fresh_process
 
 from pipeline import checks
 from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
@@ -92,7 +92,9 @@ def begun(work: Work) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def validated(train: Train) -> Work:
     """Stage 3, validated at its two saves."""
-    return train("3", "validated", "stages.3.validation.split=val")
+    work = train("3", "validated", "stages.3.validation.split=val")
+    accept(work)
+    return work
 
 
 def test_validation_changes_no_bit_of_training(train: Train, validated: Work) -> None:

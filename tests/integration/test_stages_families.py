@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
 VARIANTS = ("idefics3", "idefics3_tiled", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
 TILED = ("idefics3_tiled", "smolvlm")
 MIXED = (*TILED, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")

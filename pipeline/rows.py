@@ -44,11 +44,15 @@ def cot_columns(task: Task, examples: Sequence[Example], cot: Path) -> dict[str,
         cot: the folder the builder wrote.
 
     Raises:
-        UserError: when a row's image is no longer among them, or has another label now.
+        UserError: when there are none, or a row's image is no longer among them, or has another label now.
     """
     import pyarrow.parquet as pq
 
     file = cot / "train.parquet"
+    if not file.exists():
+        raise UserError(
+            f"{file} does not exist; build the rows first: python -m cot_builder build, or python -m pipeline run"
+        )
     columns = ["id", "label", "completion", *(name for name in pq.read_schema(file).names if name == "prompt")]
     table = pq.read_table(file, columns=columns).to_pydict()
     known = {example.id: example for example in examples}

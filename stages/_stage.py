@@ -55,9 +55,10 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
         if arguments.clean:
             _launch.clean(work.folder)
         done = made(work)
-        rows = rows_as_begun(work)
         if not done:
             parent_checkpoint(config, run, name)  # Refuse here, in one line, not in every worker.
+        rows = rows_as_begun(work)
+        if not done:
             record = run.record(name)
             if record is None:
                 write_atomic(work.folder / DATA, rows)
@@ -69,9 +70,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
             train_in_workers(algorithm, work, [word for word in argv if word != "--clean"])
             if not made(work):
                 raise UserError(f"{name}: the workers ended but handed nothing over; see {work.folder / 'logs'}")
-        return evaluate.evaluate(
-            config, run, name
-        )  # It verifies first. Inside the lock: its workers append to files here.
+        return evaluate.evaluate(config, run, name)  # Verifies first. In the lock: its workers append to files here.
 
 
 def train_in_workers(algorithm: str, work: Work, argv: Sequence[str]) -> None:

@@ -52,3 +52,8 @@ def test_the_baseline_learns_the_bare_label_and_rewards_see_the_gold_one() -> No
     assert rewards["label"] == ["cat", "dog"]
     assert rewards["style"] == ["think", "think"]
     assert "<think>" in rewards["prompt"][0][0]["content"][1]["text"]
+
+
+def test_rows_that_were_not_built_yet_say_how(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.parquet does not exist; build the rows first"):
+        cot_columns(TASK, TRAIN, tmp_path)

@@ -38,10 +38,6 @@ def start(work: Work) -> tuple[Path, Any, Task]:
         import deepspeed
 
         deepspeed.init_distributed("gloo")  # Before the trainer's config: ZeRO-3 partitions weights while loading them.
-    # Trackers keep what they write in the stage's folder, unless the user's environment says otherwise.
-    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(work.folder / "tensorboard"))
-    os.environ.setdefault("WANDB_DIR", str(work.folder))
-    os.environ.setdefault("WANDB_PROJECT", "clgrpo")
     _, parent = parent_checkpoint(work.config, work.run, work.name, verify=False)
     processor = load_processor(parent, work.config)
     return parent, processor, load_task(work.config.task, work.run.cache)

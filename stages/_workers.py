@@ -62,6 +62,13 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
     if visible_gpus() == 0:
         # Two OpenMP threads that share a busy core make a step 7 to 40 times slower.
         shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
+    # Trackers keep what they write in the stage's folder, unless the user's environment says otherwise.
+    trackers = {
+        "TENSORBOARD_LOGGING_DIR": work.folder / "tensorboard",
+        "WANDB_DIR": work.folder,
+        "WANDB_PROJECT": "clgrpo",
+    }
+    shared |= {name: os.environ.get(name, str(value)) for name, value in trackers.items()}
     words = _words(module, work, argv)
     launcher = subprocess.Popen(
         [sys.executable, *nodes.on_node(words)],

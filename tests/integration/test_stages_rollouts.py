@@ -109,13 +109,13 @@ def test_dynamic_sampling_fills_batches_with_groups_that_teach(small: Small, who
         f"stages.{STAGE}.freeze=[]",
     )
     on = (*words, f"stages.{STAGE}.dynamic_sampling=4")
-    runs = {name: small.copy_of("small", name, "base", "cot", PARENT) for name in ("plain", "filled", "killed")}
+    runs = {name: small.copy_of("small", name, "base", "cot", PARENT) for name in ("plain", "filled", "cut_short")}
     small.run("stages.grpo", "--stage", "2", *words, name="plain")
     small.run("stages.grpo", "--stage", "2", *on, name="filled")
-    halfway = runs["killed"].phase(STAGE) / "checkpoint-2" / "complete"
-    small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *on, name="killed")
-    small.run("stages.grpo", "--stage", "2", *on, name="killed")
-    plain, filled, resumed = (logged(runs[name]) for name in ("plain", "filled", "killed"))
+    halfway = runs["cut_short"].phase(STAGE) / "checkpoint-2" / "complete"
+    small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *on, name="cut_short")
+    small.run("stages.grpo", "--stage", "2", *on, name="cut_short")
+    plain, filled, resumed = (logged(runs[name]) for name in ("plain", "filled", "cut_short"))
     assert sum(row["frac_reward_zero_std"] for row in plain) > 0
     assert sum(row["sampling/resampled_groups"] for row in filled) > 0
     for row in filled:
@@ -126,7 +126,7 @@ def test_dynamic_sampling_fills_batches_with_groups_that_teach(small: Small, who
     assert [filled[0][key] for key in first] == [
         plain[0][key] for key in first
     ]  # The same prompts, told without the selection.
-    assert weights(runs["killed"], STAGE) == weights(runs["filled"], STAGE) != weights(runs["plain"], STAGE)
+    assert weights(runs["cut_short"], STAGE) == weights(runs["filled"], STAGE) != weights(runs["plain"], STAGE)
     timeless = [
         [{k: v for k, v in row.items() if k not in ("seconds", "step_time")} for row in rows]
         for rows in (filled, resumed)

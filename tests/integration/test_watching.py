@@ -10,10 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import STAGES, Small
 
-from pipeline.config import load
 from pipeline.forecast import errors
-from pipeline.phases import start_record
-from pipeline.run import RunDir, read_jsonl, write_json
+from pipeline.run import RunDir, read_jsonl
 
 pytestmark = pytest.mark.slow
 GRPO = "stage2_grpo_format"
@@ -73,9 +71,7 @@ def test_tensorboard_writes_into_the_stage_s_folder_and_no_secret_is_recorded(
     for key in ("WANDB_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(key, secret)
     words = ["baseline.trainer.report_to=tensorboard", "baseline.trainer.max_steps=2"]
-    config = load(small.config, [*words, f"output_dir={small.root}", "name=tracked"])
-    write_json(run.record_path(stage), start_record(config, run, stage))
-    small.run("stages.sft", "--stage", "baseline", "--worker", *words, name="tracked")
+    small.run("stages.sft", "--stage", "baseline", *words, name="tracked")
     assert list((run.phase(stage) / "tensorboard").glob("events.out.tfevents.*"))
     written = [path for path in run.phase(stage).rglob("*") if path.is_file()]
     assert not any(secret.encode() in path.read_bytes() for path in written)

@@ -16,6 +16,8 @@ REFERENCE = "reference.safetensors"
 """What the trainer's model said, beside final/."""
 VERIFICATION = "verification.json"
 """What a fresh process found when it loaded final/."""
+FIGURES = "validation.json"
+"""The figures of best/, in it."""
 
 
 def is_trained(work: Work) -> bool:

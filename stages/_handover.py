@@ -15,7 +15,7 @@ from pipeline.response import GRAMMAR_VERSION
 from pipeline.run import read_jsonl, weights_digest, write_atomic, write_json
 from pipeline.schema import BEST
 from pipeline.tasks import load_task
-from stages._acceptance import REFERENCE, VERIFICATION
+from stages._acceptance import FIGURES, REFERENCE, VERIFICATION
 from stages._checkpoints import make_durable
 from stages._export import export
 from stages._launch import Work
@@ -86,7 +86,7 @@ def settle_best(work: Work) -> dict[str, Any]:
         shutil.rmtree(best, ignore_errors=True)
         folder.rename(best)
     files = file_digests(best)
-    return {**json.loads((best / "validation.json").read_text()), "weights": weights_of(files), "files": files}
+    return {**json.loads((best / FIGURES).read_text()), "weights": weights_of(files), "files": files}
 
 
 def _last_values(rows: list[dict[str, Any]]) -> dict[str, float]:

@@ -25,6 +25,7 @@ from trl.models import unwrap_model_for_generation
 from pipeline import metrics
 from pipeline.run import write_json
 from pipeline.tasks import Task
+from stages._acceptance import FIGURES
 from stages._answerer import generate
 from stages._export import export
 from stages._journal import Journal
@@ -110,7 +111,7 @@ class Validation(TrainerCallback):
         torn = folder.with_name(f"{folder.name}.torn")
         export(self.trainer, self.work, self.parent, torn)
         if self.trainer.accelerator.is_main_process:
-            write_json(torn / "validation.json", best)
+            write_json(torn / FIGURES, best)
             torn.rename(folder)
         self.trainer.accelerator.wait_for_everyone()
 
@@ -123,7 +124,7 @@ def add(trainer: Any, work: Work, parent: Path, task: Task, journal: Journal) ->
 
 def best_of(folder: Path) -> dict[str, Any] | None:
     """The figures of the best validation whose weights are in a stage's folder, the first of equals; None without one."""
-    found = [json.loads(path.read_text()) for path in folder.glob("best-*/validation.json")]
+    found = [json.loads(path.read_text()) for path in folder.glob(f"best-*/{FIGURES}")]
     return max(found, key=lambda one: (one["eval_macro_f1"], -one["step"]), default=None)
 
 

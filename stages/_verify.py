@@ -10,12 +10,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.compat import declare_torchvision_ops
-from pipeline.handoff import checkpoint_folder, file_digests, weights_of
+from pipeline.handoff import changes, checkpoint_folder, file_digests, weights_of
 from pipeline.metrics import well_formed
 from pipeline.phases import differences, parent_of
 from pipeline.run import write_json
+from pipeline.schema import BEST
 from pipeline.tasks import Task
-from stages._acceptance import REFERENCE, VERIFICATION, few_parsed
+from stages._acceptance import FIGURES, REFERENCE, VERIFICATION, few_parsed
 from stages._answerer import Answerer
 from stages._launch import Work, say
 from stages._loading import load_model, load_processor
@@ -46,6 +47,8 @@ def verify(work: Work, task: Task, answer: Callable[[], Answerer]) -> bool:
         found["problems"].append("the weights are other ones than the trainer saved")
     parent = checkpoint_folder(work.run, parent_of(work.config, work.name) or "")
     found["problems"] += unlike_parent(final, parent, work.config)
+    if record.get(BEST):
+        found["problems"] += [f"{BEST}/: {problem}" for problem in _best_problems(work, record[BEST], parent)]
     if not found["problems"]:
         found |= _compare_logits(final, Reference.read(work.folder / REFERENCE), work, task)
     if not found["problems"]:
@@ -59,6 +62,18 @@ def verify(work: Work, task: Task, answer: Callable[[], Answerer]) -> bool:
             f"{logits['largest']:.1f}, {answers['parsed']} of {answers['asked']} answers well formed"
         )
     return not found["problems"] and not few_parsed(work, found)
+
+
+def _best_problems(work: Work, record: dict[str, Any], parent: Path) -> list[str]:
+    """Why no stage could start from best/. It is not asked for the trainer's logits: the trainer went on from there."""
+    best = work.folder / BEST
+    told = changes(record["files"], file_digests(best))
+    told += [
+        difference for difference in unlike_parent(best, parent, work.config) if not difference.startswith(FIGURES)
+    ]
+    model, problems = load_model(best, work.config, "float32")
+    del model
+    return told + problems
 
 
 def unfit(folder: Path, config: Any, task: Task) -> list[str]:

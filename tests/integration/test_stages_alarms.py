@@ -125,6 +125,17 @@ def test_the_next_stage_starts_from_the_best_and_a_void_stage_is_told_live(train
     assert record(work)["clip"]["void"] is True
 
 
+def test_a_best_that_no_stage_could_start_from_is_not_accepted(validated: Work) -> None:
+    from stages._verify import _best_problems
+
+    best, parent = record(validated)["best"], validated.run.final(BASE)
+    assert _best_problems(validated, best, parent) == []
+    other = {**best["files"], "config.json": 64 * "0"}
+    assert ["config.json changed" in problem for problem in _best_problems(validated, {"files": other}, parent)] == [
+        True
+    ]
+
+
 def test_the_best_survives_a_crash_and_one_of_later_steps_does_not(
     train: Train, monkeypatch: pytest.MonkeyPatch
 ) -> None:

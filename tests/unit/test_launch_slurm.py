@@ -333,7 +333,7 @@ def test_training_runs_the_same_command_on_every_node_of_the_job(cluster: Cluste
 
 def test_the_signal_before_the_end_of_time_reaches_training_which_ends_in_its_own_time(cluster: Cluster) -> None:
     cluster.fake("scontrol", "echo n1")
-    cluster.fake("srun", "kill -TERM $PPID; trap 'sleep 0.5; echo saved; exit 130' TERM; while :; do sleep 0.1; done")
+    cluster.fake("srun", "trap 'sleep 0.5; echo saved; exit 130' TERM; kill -TERM $PPID; while :; do sleep 0.1; done")
     done = cluster.run("slurm/train.sbatch", "--config", "demo", JOB_ID=7, JOB_NODELIST="n1")
     assert done.stdout == "saved\n"
     assert done.returncode == 130

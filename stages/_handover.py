@@ -14,7 +14,7 @@ from pipeline.handoff import TRAINED, file_digests, weights_of
 from pipeline.response import GRAMMAR_VERSION
 from pipeline.run import read_jsonl, weights_digest, write_atomic, write_json
 from pipeline.schema import BEST
-from pipeline.tasks import load_task
+from pipeline.tasks import Task
 from stages._acceptance import FIGURES, REFERENCE, VERIFICATION
 from stages._checkpoints import make_durable
 from stages._export import export
@@ -23,7 +23,7 @@ from stages._reference import measure
 from stages._usage import folder_bytes, usage
 
 
-def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
+def hand_over(trainer: Any, work: Work, parent: Path, task: Task, **facts: Any) -> None:
     """Write final/ as a plain Hugging Face folder and reference.safetensors beside it, then stage.json with status `trained`.
 
     The reference comes from the live model, adapters and shards and all, so that it proves the merging and gathering too.
@@ -32,23 +32,21 @@ def hand_over(trainer: Any, work: Work, parent: Path, **facts: Any) -> None:
         trainer: after training.
         work: the stage.
         parent: the checkpoint it started from, whose processor, configuration and generation settings are handed on unchanged.
+        task: whose first rows of the evaluation split make the reference.
         facts: more entries of the record.
     """
     final = work.run.final(work.name)
-    main = trainer.accelerator.is_main_process
     asked = work.config.evaluation.split, work.stage.prompt
-    task = load_task(work.config.task, work.run.cache)
     model = trainer.accelerator.unwrap_model(trainer.model)
     quantised = work.config.model.quantization is not None
     said = None if quantised else measure(model, trainer.processing_class, task, *asked)
     used = usage(trainer, work.folder)  # Of the training, before the hand-over loads a model more.
     plain = export(trainer, work, parent, final)
-    if main:
+    if trainer.accelerator.is_main_process:
         # What a quantised base says is another thing by design; final/ is its adapter on the unquantised weights.
         said = said or measure(plain, trainer.processing_class, task, *asked)
         (work.folder / VERIFICATION).unlink(missing_ok=True)
         said.write(work.folder / REFERENCE)
-    if trainer.accelerator.is_main_process:
         (work.folder / "README.md").unlink(missing_ok=True)  # TRL's card of its own; ours lies in final/.
         (final / "training_args.bin").unlink(missing_ok=True)  # A pickle; stage.json holds the same, readable.
         rows = list(read_jsonl(work.folder / "metrics.jsonl"))

@@ -62,8 +62,8 @@ class Journal(TrainerCallback):
             raise NothingLeft
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        if self.stopping and state.global_step % checkpoint_cycle(self.work.stage) == 0:
-            control.should_save = control.should_training_stop = True
+        if self.stopping:
+            end_where_exact(self.work, state, control)
         if control.should_save:
             control.should_log = True  # So that no weights are saved whose step the alarms have not seen.
 
@@ -147,6 +147,12 @@ class Journal(TrainerCallback):
 
 
 STOP, POISONED = 1, 2
+
+
+def end_where_exact(work: Work, state: Any, control: Any) -> None:
+    """Save and end after this step, if a resume from it is exact; else a later step will."""
+    if state.global_step % checkpoint_cycle(work.stage) == 0:
+        control.should_save = control.should_training_stop = True
 
 
 def _together() -> None:

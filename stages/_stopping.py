@@ -8,8 +8,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from pipeline.checks_trainer import checkpoint_cycle
-from stages._journal import NothingLeft
+from stages._journal import NothingLeft, end_where_exact
 from stages._launch import Work
 from stages._workers import LOGS, STOP
 
@@ -36,9 +35,9 @@ class Stop(TrainerCallback):
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.asked = self.asked or self._agreed()
-        if self.asked and (state.global_step % checkpoint_cycle(self.work.stage) == 0 or control.should_training_stop):
-            control.should_save = True
-            control.should_training_stop = True
+        if self.asked:
+            end_where_exact(self.work, state, control)
+            control.should_save |= control.should_training_stop  # The last step is saved as well.
 
     def _agreed(self) -> bool:
         if self.accelerator.is_main_process and self.request is not None and self.request.exists():

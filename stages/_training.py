@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
 from pipeline.checks_deepspeed import deepspeed_file
 from pipeline.checks_trainer import checkpoint_cycle
@@ -100,7 +101,8 @@ def train(trainer: Any, work: Work) -> None:
     if trainer.accelerator.is_main_process and (torn := remove_torn(work.folder)):
         say(f"  {work.name}: deleted {', '.join(torn)}, which a crash left unfinished")
     trainer.accelerator.wait_for_everyone()
-    checkpoint = agreed(last_checkpoint(work.folder))
+    # As rank 0 sees it: another node may see a shared folder as it was.
+    (checkpoint,) = broadcast_object_list([last_checkpoint(work.folder)])
     if checkpoint and work.stage.algorithm == "grpo":
         go_on_in_order(trainer, epochs_done(checkpoint))
     warn_of_a_small_disk(trainer, work)
@@ -113,14 +115,6 @@ def train(trainer: Any, work: Work) -> None:
     if stop.asked:
         leave()
         sys.exit()
-
-
-def agreed(value: Any) -> Any:
-    """Rank 0's value, on every rank: another node may see a shared folder as it was."""
-    box = [value]
-    if torch.distributed.is_initialized():
-        torch.distributed.broadcast_object_list(box, src=0)
-    return box[0]
 
 
 def warn_of_a_small_disk(trainer: Any, work: Work) -> None:

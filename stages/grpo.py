@@ -50,7 +50,7 @@ def train(work: Work) -> None:
     _completions.add_completions(trainer, work)
     with _rollouts.served(trainer, work, parent):
         _training.train(trainer, work)
-    _handover.hand_over(trainer, work, parent, rows=len(columns["id"]), problems=split.problem_counts)
+    _handover.hand_over(trainer, work, parent, task, rows=len(columns["id"]), problems=split.problem_counts)
     _training.leave()
 
 

@@ -35,7 +35,7 @@ def train(work: Work) -> None:
     _learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
     _validation.add(trainer, work, parent, task, _journal.add_journal(trainer, work))
     _training.train(trainer, work)
-    _handover.hand_over(trainer, work, parent, rows=rows, problems=split.problem_counts)
+    _handover.hand_over(trainer, work, parent, task, rows=rows, problems=split.problem_counts)
     _training.leave()
 
 

@@ -109,6 +109,14 @@ def _schedule(stage: StageConfig) -> tuple[int, int, int]:
     return accumulation, int(per_generation), iterations
 
 
+def prompts_per_rollout(config: RunConfig, stage: StageConfig) -> int:
+    """Prompts one rollout of a GRPO stage asks, over all processes."""
+    defaults = trainer_fields("grpo")
+    per_device = int(stage.trainer.get("per_device_train_batch_size", defaults["per_device_train_batch_size"]))
+    generations = int(stage.trainer.get("num_generations") or defaults["num_generations"])
+    return per_device * world_size(config) * _schedule(stage)[1] // generations
+
+
 def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
     """Every broken rule of the options of a stage's trainer, and of its rewards."""
     unfit = [*_trainer_values(where, stage), *_report_to(where, stage)]

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import command_line
-from pipeline.checks_trainer import clip_range, world_size
+from pipeline.checks_trainer import clip_range, prompts_per_rollout, world_size
 from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
 from pipeline.errors import UserError
 from pipeline.handoff import COMPLETE, TRAINED, parent_checkpoint
@@ -113,10 +113,18 @@ def rows_as_begun(work: Work) -> str:
     """The rows the stage trains on, as lines of `DATA`.
 
     Raises:
-        UserError: when the stage was begun or finished with others; names what changed.
+        UserError: when the stage was begun or finished with others, naming what changed; when they do not fill a rollout.
     """
     task = load_task(work.config.task, work.run.cache)
     columns, _ = training_columns(work.config, work.run, work.name, task)
+    least = prompts_per_rollout(work.config, work.stage) if work.stage.algorithm == "grpo" else 1
+    if (
+        len(columns["id"]) < least
+    ):  # TRL's sampler leaves out what does not fill a rollout: there would be no step at all.
+        raise UserError(
+            f"{work.name}: has {len(columns['id'])} rows, and one rollout asks {least} prompts (per_device_train_batch_size * "
+            "processes * steps_per_generation / num_generations); give it more rows, or make one of these smaller"
+        )
     now = identity(columns, work.run.cache)
     begun = work.folder / DATA
     changed = changes(begun.read_text(), now) if work.run.record(work.name) and begun.exists() else []

@@ -2,7 +2,7 @@
 
     python -m benchmarks.stage_faults [--launch plain|zero2|zero3] [--kills 8] [--seed 0]
 
-A small run (SFT over three epochs, then GRPO over two) is done undisturbed, then once more while one of its processes is killed
+A small run (SFT, then GRPO, over several epochs each) is done undisturbed, then once more while one of its processes is killed
 with SIGKILL at seeded random moments; after every kill the same command goes on. At the end the weights of both are
 compared. Most of the time goes into starting processes: about 20 s a kill on an idle core, 40 s with two ranks.
 
@@ -36,7 +36,7 @@ from small_runs import Small, steps, weights  # noqa: E402
 
 SFT, GRPO = "stage1_sft", "stage2_grpo_format"
 LAUNCHES = {"plain": [], "zero2": ["launch.deepspeed=zero2"], "zero3": ["launch.deepspeed=zero3"]}
-MOMENTS = ("starting", "in a step", "in a step", "while saving", "handing over")
+MOMENTS = ("starting", "in a step", "in a step", "while saving")
 
 
 @dataclass
@@ -55,9 +55,11 @@ class Bench:
         root: where the runs go.
         launch: a key of `LAUNCHES`.
         seed: of the moments.
+        kills: how many are tried; the stages take so many steps that there is room for them.
     """
 
-    def __init__(self, root: Path, launch: str, seed: int) -> None:
+    def __init__(self, root: Path, launch: str, seed: int, kills: int) -> None:
+        self.kills = (kills + 1) // 2  # Of each stage.
         self.random = random.Random(f"{launch}-{seed}")
         self.words = [*LAUNCHES[launch], *([] if launch == "plain" else ["launch.num_processes=2"])]
         self.roles = ["conductor", "stage", "rank 0"]
@@ -69,24 +71,27 @@ class Bench:
         config.pop("baseline")
         batch = {"per_device_train_batch_size": 8 if launch == "plain" else 4}
         stages = {name: config["stages"][name] for name in (SFT, GRPO)}
-        stages[SFT]["trainer"].update(max_steps=9, save_steps=2, **batch)
+        stages[SFT]["trainer"].update(max_steps=3 * self.kills + 3, save_steps=2, **batch)
         stages[GRPO].update(init_from="base")  # SFT would teach it to end at once.
-        stages[GRPO]["trainer"].update(max_steps=32, save_steps=4, num_iterations=2, max_completion_length=8, **batch)
+        rollouts = {"save_steps": 4, "num_iterations": 2, "max_completion_length": 8}
+        stages[GRPO]["trainer"].update(max_steps=4 * self.kills + 8, **rollouts, **batch)
         file = root / "small.yaml"
         file.write_text(yaml.safe_dump({**config, "stages": stages}))
         self.small = Small(root, ROOT, file)
         self.costs: defaultdict[tuple[str, str], Cost] = defaultdict(Cost)
         self.problems: list[str] = []
 
-    def measure(self, kills: int) -> None:
+    def measure(self) -> None:
         """Run undisturbed, then killed, and compare."""
         print("undisturbed …", file=sys.stderr, flush=True)
         self.small.run("pipeline run", *self.words, name="undisturbed", timeout=3600)
-        for number in range(kills):
-            name = (SFT, GRPO)[number * 2 >= kills]
-            role, moment = self.random.choice(self.roles), self.random.choice(MOMENTS)
-            if not self.kill(name, role, moment):
-                print(f"{name} was complete before {role} could be killed {moment}", file=sys.stderr, flush=True)
+        for name in (SFT, GRPO):
+            for number in range(self.kills):
+                role = self.random.choice(self.roles)  # Handing over ends a stage, so it comes last.
+                moment = self.random.choice(MOMENTS) if number < self.kills - 1 else "handing over"
+                if not self.kill(name, role, moment):
+                    print(f"{name} was complete before {role} could be killed {moment}", file=sys.stderr, flush=True)
+                    break
         self.small.run("pipeline run", *self.words, name="killed", timeout=3600)
         runs = [self.small.run_dir(name) for name in ("undisturbed", "killed")]
         for name in (SFT, GRPO):
@@ -141,7 +146,7 @@ class Bench:
             0, {"starting": 15, "in a step": 0.3, "while saving": 0.04, "handing over": 0.1}[kind]
         )
         begun = len(steps(run, name))
-        wanted = begun + self.random.randint(1, 6)
+        wanted = begun + self.random.randint(1, 3)
         since: list[float] = []
 
         def condition() -> bool:
@@ -193,8 +198,8 @@ def main() -> None:
     words = parser.parse_args()
     os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(Path(folder), words.launch, words.seed)
-        bench.measure(words.kills)
+        bench = Bench(Path(folder), words.launch, words.seed, words.kills)
+        bench.measure()
     print(f"| {words.launch}: killed | when | kills | steps again | seconds lost |\n|---|---|--:|--:|--:|")
     for (role, moment), cost in sorted(bench.costs.items()):
         print(f"| {role} | {moment} | {cost.kills} | {cost.steps_again} | {cost.seconds:.0f} |")

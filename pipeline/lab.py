@@ -7,19 +7,29 @@ has a folder of its own, `<output_dir>/<name>/cells/<cell id>/`, with `evaluatio
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 from omegaconf import MISSING
 
-from pipeline.schema import TaskConfig
+from pipeline.config import CONFIGS, find_config, load_merged
+from pipeline.errors import UserError
+from pipeline.handoff import checkpoint
+from pipeline.nearest import nearest
+from pipeline.run import BASE, RunDir
+from pipeline.schema import TaskConfig, match_stage, split_parent
+
+SWEEPS = CONFIGS / "sweeps"
 
 BACKENDS = ("transformers", "vllm", "openai")
 """Who generates: transformers in this process, vLLM offline in this process, a server with an OpenAI-compatible API."""
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "8bit", "4bit")
 MODES = ("direct", "think", "caption-think", "extract-think")
 """direct: the answer alone. think: <think>…</think><answer>…</answer>. caption-think: a general description first, then a
-reasoner over its text. extract-think: a description of what the question needs, then a reasoner over its text (arXiv 2511.17487)."""
+reasoner over its text. extract-think: a description of what the question needs, then a reasoner over its text
+(arXiv 2511.17487)."""
 
 
 @dataclass(frozen=True)
@@ -103,3 +113,56 @@ def cells(config: LabConfig) -> list[Cell]:
         for mode in config.modes
         for reasoner in (reasoners if mode in MODES[2:] else [None])
     ]
+
+
+def load_lab(file: str | Path, overrides: Sequence[str] = ()) -> LabConfig:
+    """Load a lab's configuration and test every rule (`pipeline.checks_lab`) before anything is loaded.
+
+    Args:
+        file: a YAML file, or the bare name of one in configs/sweeps/.
+        overrides: ``a.b=c`` words; c is read as YAML.
+
+    Raises:
+        UserError: naming every unknown key, every value of a wrong type, or else every broken rule.
+    """
+    from pipeline.checks_lab import lab_problems  # It reads this module's types.
+
+    config = cast(LabConfig, load_merged(LabConfig, find_config(file, SWEEPS), overrides))
+    problems = list(lab_problems(config))
+    if problems:
+        raise UserError(problems)
+    return config
+
+
+def lab_folder(config: LabConfig) -> Path:
+    """Where a lab keeps its cells, results and page."""
+    return Path(config.output_dir) / config.name
+
+
+def cell_folder(config: LabConfig, cell: Cell) -> Path:
+    """Where a cell keeps its predictions and figures."""
+    return lab_folder(config) / "cells" / cell.id
+
+
+def model_folder(model: LabModel, verify: bool = False) -> Path | None:
+    """The folder of a model's weights; None for one that a hub or a server has.
+
+    Args:
+        model: of the lab.
+        verify: whether to read a run's files and compare their digests with its record.
+
+    Raises:
+        UserError: when the run has no such phase, or the phase did not finish.
+    """
+    if model.run is None:
+        folder = Path(model.name_or_path or "").expanduser()
+        return folder if model.backend != "openai" and folder.is_dir() else None
+    root = Path(model.run).expanduser()
+    run = RunDir(root.parent, root.name)
+    phase, which = split_parent(model.phase)
+    there = sorted(path.parent.name for path in root.glob("*/stage.json"))
+    found = [phase] if phase == BASE in there else match_stage(phase, there)
+    if len(found) != 1:
+        what = f"phase {model.phase!r} is not a phase of it; {nearest(phase, there)}" if there else "holds no run"
+        raise UserError(f"run {model.run!r}: {what}")
+    return checkpoint(run, found[0], which=which, verify=verify)

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.compat import declare_torchvision_ops
 from pipeline.errors import UserError
+from pipeline.families import PART_PREFIXES, part_of
 from pipeline.trainer_fields import DEFAULT_PEFT_TYPE
 from stages._launch import Work
 
@@ -14,19 +15,6 @@ declare_torchvision_ops()
 
 import torch  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
-
-PART_PREFIXES = {
-    "vision": ("vision_model", "vision_tower", "visual"),
-    "connector": (
-        "connector",
-        "multi_modal_projector",
-        "image_newline",
-        "visual.merger",
-        "visual.deepstack_merger_list",
-    ),
-    "language": ("text_model", "language_model", "lm_head"),
-}
-"""Module names of the parts of a VLM across the model families of transformers."""
 
 
 def use_cpu() -> bool:
@@ -143,9 +131,3 @@ def freeze(model: torch.nn.Module, parts: list[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {parts} leaves nothing to train")
-
-
-def part_of(name: str) -> str | None:
-    """The part of a VLM a parameter belongs to, by its name; the longest prefix decides, so visual.merger is a connector."""
-    found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}."}
-    return found[max(found, key=len)] if found else None

@@ -30,6 +30,7 @@ COMMANDS = {
     "preflight": "try every stage for a few steps: first rows, peak memory, and a forecast of time and disk",
     "status": "what is finished, running or waiting; of a running stage its step, rewards and alarms",
     "report": "write the report again from what is there",
+    "contamination": "compare the pictures and questions of the training rows with those of sets that are to be judged on",
 }
 
 
@@ -59,6 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_child(_command(["stages.preflight"], arguments))
     elif arguments.command == "report":
         print(report(config, run))
+    elif arguments.command == "contamination":
+        print(contamination(config, run, arguments.against))
     elif nodes.rank() > 0:
         return nodes.follow()
     else:
@@ -82,6 +85,10 @@ def _parser() -> argparse.ArgumentParser:
                 "--clean",
                 metavar="PHASE",
                 help="start PHASE (cot, base, baseline, stage3, all) and what depends on it anew; teachers' replies are kept",
+            )
+        if name == "contamination":
+            command.add_argument(
+                "--against", metavar="LAB.yaml", help="every task of this lab instead of the run's held_out"
             )
         if name == "status":
             command.add_argument("--json", action="store_true", help="print it as one JSON object")
@@ -151,6 +158,8 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
     if arguments.clean:
         _clean(config, run, arguments.clean)
     _refuse_stale(config, run)
+    if config.held_out:
+        print(contamination(config, run))
     write_config(config, run.root / "config.yaml")
     with nodes.conducted(run.root) as run_everywhere:
         for name in phase_names(config):
@@ -279,6 +288,19 @@ def report(config: RunConfig, run: RunDir) -> str:
     page = write_run_report(run.root, phases, labels, title=config.name)
     told = forecast_errors(config, run)
     return f"{summary_table(run.root, phases)}\n" + (f"{told}\n" if told else "") + f"report: {page}"
+
+
+def contamination(config: RunConfig, run: RunDir, lab: str | None = None) -> str:
+    """What the run's training rows share with its held-out sets, or with the tasks of a lab, in lines.
+
+    Raises:
+        UserError: when there is nothing to compare with, or a picture is in both.
+    """
+    from pipeline.contamination import check_run, held_out_of
+
+    if lab is None and not config.held_out:
+        raise UserError("there is nothing to compare with; set held_out: in the run, or give --against LAB.yaml")
+    return "\n".join(str(found) for found in check_run(config, run, held_out_of(lab) if lab else None))
 
 
 def _clock(seconds: float) -> str:

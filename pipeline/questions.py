@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.tasks import Problem, Task, parse_split
+from pipeline.schema import TaskConfig
+from pipeline.tasks import Problem, Task, load_task, parse_split
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Judgement:
     """What the judge says of one completion.
 
     `answer` is the canonical answer (a letter, a label, a normalised value), None when it is unparsable or `guessed`; then
-    `reason` says why. `guessed`: the benchmark's own rule replaced an unparsable answer by a random option, and `correct` is of that one.
+    `reason` says why. `guessed`: the benchmark's own rule put a random option in place of an unparsable answer; `correct` is of it.
     """
 
     answer: str | None
@@ -155,6 +156,16 @@ def as_benchmark(task: Task) -> Benchmark:
         chance=lambda question: 1 / len(task.labels),
         task=task,
     )
+
+
+def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
+    """The questions of a file of pipeline/tasks, whichever of the two it gives.
+
+    Raises:
+        UserError: as `pipeline.tasks.load_task`.
+    """
+    found: Task | Benchmark = load_task(config, cache)
+    return found if isinstance(found, Benchmark) else as_benchmark(found)
 
 
 def _salted(seed: int, row_id: str) -> str:

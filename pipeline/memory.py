@@ -29,7 +29,7 @@ PICTURE = 1024
 """Pixels a side of the square picture that is reckoned with, where a model reads pictures at their own size."""
 PROMPT = 256
 """Tokens of question, options and instructions that are reckoned with."""
-PROCESS = 900_000_000
+PROCESS = 600_000_000
 """Bytes of a CPU process before its model: Python with torch and transformers."""
 CONTEXT = 500_000_000
 """Bytes a GPU must have beside them for a CUDA context, which torch does not count as allocated."""

@@ -63,7 +63,7 @@ class Judgement:
     """What the judge says of one completion.
 
     `answer` is the canonical answer (a letter, a label, a normalised value), None when it is unparsable or `guessed`; then
-    `reason` says why. `guessed`: the benchmark's own rule put a random option in place of an unparsable answer; `correct` is of it.
+    `reason` says why. `guessed`: the benchmark's rule put a random option in an unparsable answer's place, which is judged.
     """
 
     answer: str | None

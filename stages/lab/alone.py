@@ -6,6 +6,7 @@ The lab is written beside its cells (lab.yaml), and each cell is answered in a p
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -17,13 +18,15 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.errors import UserError
-from pipeline.lab import BACKENDS, MODES, PRECISIONS, Cell, LabConfig, cells, lab_folder, load_lab
+from pipeline.lab import BACKENDS, MODES, PRECISIONS, Cell, LabConfig, cell_folder, cells, load_lab
 from pipeline.processes import run_child
 from pipeline.run import write_atomic
+from stages.lab import harness
+from stages.lab.backends import find
 
 OWN = (
     "model", "perceiver", "reasoner", "grid", "task", "data", "split", "mode", "backend", "precision", "name", "batch_size",
-    "max_new_tokens", "smoke", "seed", "output_dir", "api_key_env",
+    "max_new_tokens", "smoke", "seed", "output_dir", "api_key_env", "harness", "harness_python",
 )  # fmt: skip
 """The options that describe a model of its own; none of them goes with --stage."""
 
@@ -51,6 +54,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--seed", type=int, help="of a reasoner's draws; default: 0")
     own.add_argument("--name", help="folder of its results; default: from the model and the task")
     own.add_argument("--output-dir", help="default: evaluations")
+    own.add_argument(
+        "--harness", choices=harness.HARNESSES, help="then the same through another harness, both numbers side by side"
+    )
+    own.add_argument("--harness-python", help="interpreter of the environment that has it")
 
 
 def given(arguments: argparse.Namespace) -> list[str]:
@@ -80,8 +87,21 @@ def main(arguments: argparse.Namespace) -> int:
         for made in write_grid(config):
             print(made)
         return 0
-    print(lab_folder(config) / "cells" / found[0].id / "evaluation.json")
+    folder = cell_folder(config, found[0])
+    if arguments.harness:
+        _through_harness(arguments, config, folder)
+    print(folder / "evaluation.json")
     return 0
+
+
+def _through_harness(arguments: argparse.Namespace, config: LabConfig, cell: Path) -> None:
+    """Ask the other harness too, and tell both numbers."""
+    model = next(iter(config.models.values()))
+    record = json.loads((cell / "evaluation.json").read_text())
+    folder = cell / arguments.harness
+    checkpoint = find(model, config.precisions[0])
+    theirs = harness.run(checkpoint, arguments.task, arguments.harness_python, folder, config.batch_size)
+    print(harness.beside(record, arguments.task, theirs, folder))
 
 
 def _answer(lab: Path, cell: Cell, *, clean: bool) -> None:
@@ -129,6 +149,14 @@ def _problems(arguments: argparse.Namespace) -> Iterator[str]:
     for key in ("task", "split"):
         if getattr(arguments, key) is None:
             yield f"--{key} is missing; for example --task scenes --split 'test[:200]'"
+    if arguments.harness and arguments.task and arguments.split:
+        yield from harness.problems(arguments.task, arguments.split, arguments.harness_python)
+    if arguments.harness and (
+        arguments.grid or arguments.mode not in (None, "direct") or "@" in (arguments.model or "")
+    ):
+        yield "--harness: other harnesses ask one checkpoint for direct answers; leave --grid, --mode and servers out"
+    if arguments.harness_python and not arguments.harness:
+        yield "--harness-python: is of --harness; name it too"
     two_steps = arguments.grid or arguments.mode in MODES[2:]
     if (perceivers or reasoners) and not two_steps:
         yield f"--perceiver and --reasoner are for --mode {MODES[2]} or {MODES[3]}, and for --grid"

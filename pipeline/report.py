@@ -120,7 +120,7 @@ def write_folder_report(folders: Sequence[Path], out: Path | None = None) -> Pat
     folder = out or (folders[0] if len(folders) == 1 else root) / "report"
     write_json(folder / "summary.json", summary)
     write_atomic(folder / "summary.md", markdown(summary))
-    return _write(folder, summary, entries, {"accuracy": charts.accuracy(entries)}, root)
+    return _write(folder, summary, entries, {}, root)
 
 
 def write_comparison(run_roots: Sequence[Path], out: Path) -> Path:

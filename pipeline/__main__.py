@@ -1,7 +1,8 @@
 """Run the pipeline: order the phases, start each as its own process, skip what holds, stop on failure, report.
 
 python -m pipeline run --config configs/demo.yaml [a.b=c …]
-python -m pipeline plan | preflight | status | report --config …        python -m pipeline compare runs/a runs/b
+python -m pipeline plan | preflight | status | report --config …
+python -m pipeline report FOLDER…        python -m pipeline compare runs/a runs/b [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipeline.config import load, write_config
 from pipeline.errors import UserError
 from pipeline.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.processes import run_child
-from pipeline.run import BASE, COT, RunDir, file_digest, write_atomic
+from pipeline.run import BASE, COT, RunDir, file_digest
 from pipeline.schema import BASELINE, RunConfig
 from pipeline.status import in_use
 from pipeline.tasks import load_task, parse_split
@@ -38,12 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of the conductor."""
     arguments = command_line.parse(_parser(), argv)
     if arguments.command == "compare":
-        from pipeline.compare import compare
+        from pipeline.report import compare, write_comparison
 
-        text = compare([Path(folder) for folder in arguments.runs])
-        if arguments.out:
-            write_atomic(Path(arguments.out), text)
-        print(arguments.out or text)
+        runs = [Path(folder) for folder in arguments.runs]
+        print(write_comparison(runs, Path(arguments.out)) if arguments.out else compare(runs))
+        return 0
+    if arguments.command == "report" and (folders := _folders(arguments)):
+        from pipeline.report import write_folder_report
+
+        print(f"report: {write_folder_report(folders, Path(arguments.out) if arguments.out else None)}")
         return 0
     config = load(arguments.config, arguments.overrides)
     checks.check(config)
@@ -77,7 +81,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--config", default="demo", help="YAML of the run, or the name of one in configs/ (default: demo)"
         )
-        command.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that override the file's")
+        if name == "report":
+            command.add_argument(
+                "overrides",
+                nargs="*",
+                metavar="FOLDER|a.b=c",
+                help="folders with predictions.jsonl (a phase, a cell of the lab, or what holds some), reported without a "
+                "configuration; or values that override the file's",
+            )
+            command.add_argument("--out", metavar="FOLDER", help="where to, for folders (default: report/ in them)")
+        else:
+            command.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that override the file's")
         if name in ("run", "preflight", "report"):
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
         if name == "run":
@@ -102,8 +116,14 @@ def _parser() -> argparse.ArgumentParser:
             )
     purpose = "put runs side by side: what differs, accuracy and macro-F1, paired tests"
     compare = commands.add_parser("compare", help=purpose, description=purpose)
-    compare.add_argument("runs", nargs="+", help="run folders; the tests compare every other with the first")
-    compare.add_argument("--out", metavar="FILE.md", help="write it there instead")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        help="folders of runs, or with predictions.jsonl; the tests compare every other with the first",
+    )
+    compare.add_argument(
+        "--out", metavar="FOLDER", help="write a page with its tables there (or a FILE.html, a FILE.md)"
+    )
     return parser
 
 
@@ -113,6 +133,25 @@ def _seconds(word: str) -> float:
         if float(word) > 0:
             return float(word)
     raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above 0; settings a.b=c go before --watch")
+
+
+def _folders(arguments: argparse.Namespace) -> list[Path]:
+    """The folders that `report` was given instead of settings.
+
+    Raises:
+        UserError: on folders beside settings, and on --out without folders.
+    """
+    folders = [word for word in arguments.overrides if "=" not in word or Path(word).is_dir()]
+    settings = [word for word in arguments.overrides if word not in folders]
+    if folders and settings:
+        raise UserError(
+            f"report takes folders ({', '.join(folders)}) or settings of a run ({', '.join(settings)}), not both"
+        )
+    if arguments.out and not folders:
+        raise UserError(
+            "report --out goes with folders; a run's report lies in its own folder, see output_dir and name"
+        )
+    return [Path(folder) for folder in folders]
 
 
 def _open_task(config: RunConfig, run: RunDir) -> None:

@@ -13,8 +13,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.report_data import p_value
-from pipeline.report_html import TEMPLATES, duration, percent, points, printable, templates
+from pipeline.formats import duration, p_value, percent, points
+from pipeline.report_html import TEMPLATES, templates
 from pipeline.sweep_results import memory_of
 
 WIDTH, HEIGHT = 760, 420
@@ -33,9 +33,6 @@ def page(found: Mapping[str, Any]) -> str:
     """The whole HTML page of what `sweep_results.results` gave."""
     environment = templates()
     environment.filters |= {"pct": percent, "points": points, "duration": duration, "p_value": p_value}
-    environment.finalize = lambda value: (
-        printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-    )
     models = list(dict.fromkeys(row["model"] for row in found["cells"]))
     precisions = list(dict.fromkeys(row["precision"] for row in found["cells"]))
     script = (TEMPLATES / "_sweep.js.jinja").read_text()

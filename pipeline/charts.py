@@ -214,6 +214,42 @@ def cot(yields: dict[str, Any] | None) -> bytes | None:
     return done()
 
 
+def heat_maps(
+    panels: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[Sequence[float | None]]]],
+) -> bytes | None:
+    """Accuracies of pairs, one map per panel, on one scale.
+
+    Args:
+        panels: (title, perceivers: the rows, reasoners: the columns, shares by row and column); None for a pair not asked.
+    """
+    if not panels:
+        return None
+    rows, columns = max(len(panel[1]) for panel in panels), max(len(panel[2]) for panel in panels)
+    values = [value for panel in panels for line in panel[3] for value in line if value is not None]
+    across = min(2, len(panels))
+    down = -(-len(panels) // across)
+    with _figure(across * (1.0 * columns + 2.0), down * (0.55 * rows + 1.5)) as (figure, done):
+        grid = figure.subplots(down, across, squeeze=False).ravel()
+        for axes, (title, perceivers, reasoners, shares) in zip(grid, panels, strict=False):
+            drawn = [[float("nan") if value is None else 100 * value for value in line] for line in shares]
+            low, high = 100 * min(values, default=0), 100 * max(values, default=1)
+            axes.imshow(drawn, cmap="Blues", vmin=low - 0.3 * (high - low) - 1, vmax=high + 1, aspect="auto")
+            axes.grid(visible=False)
+            axes.spines[:].set_visible(False)
+            axes.tick_params(length=0)
+            axes.set_xticks(range(len(reasoners)), [_plain(name) for name in reasoners], rotation=30, ha="right")
+            axes.set_yticks(range(len(perceivers)), [_plain(name) for name in perceivers])
+            axes.set(xlabel="reasoner", ylabel="perceiver", title=_plain(title))
+            for y, line in enumerate(drawn):
+                for x, value in enumerate(line):
+                    if value == value:  # A pair that was not asked has no number.
+                        dark = value > low + 0.6 * (high - low)
+                        axes.text(x, y, f"{value:.1f}", ha="center", va="center", color="white" if dark else INK)
+        for axes in grid[len(panels) :]:
+            axes.set_visible(False)
+    return done()
+
+
 @contextmanager
 def _figure(width: float, height: float) -> Iterator[tuple[Figure, Any]]:
     """A figure of `width` × `height` inches and the function that turns it into PNG bytes once it is drawn."""

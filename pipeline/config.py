@@ -39,7 +39,15 @@ def load(file: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
     Raises:
         UserError: naming every unknown key, every missing one and every value of a wrong type.
     """
-    path = find_config(file)
+    return typing.cast(RunConfig, load_merged(RunConfig, find_config(file), overrides))
+
+
+def load_merged(cls: type, path: Path, overrides: typing.Sequence[str] = ()) -> Any:
+    """A YAML file on its `base:` files, changed by ``a.b=c`` words, as the dataclass `cls`.
+
+    Raises:
+        UserError: naming every unknown key, every missing one and every value of a wrong type.
+    """
     merged: Any = OmegaConf.create({})
     for layer in _layers(path):
         try:
@@ -59,7 +67,7 @@ def load(file: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
             problems.append(f"override {word!r}: {str(error).splitlines()[0]}")
     if problems:
         raise UserError(problems)
-    return typing.cast(RunConfig, _typed(RunConfig, merged, path))
+    return _typed(cls, merged, path)
 
 
 def load_typed(cls: type, path: Path) -> Any:
@@ -82,17 +90,18 @@ def write_config(config: RunConfig, path: Path) -> Path:
     return path
 
 
-def find_config(file: str | Path) -> Path:
-    """The path of a config named by path or by its bare name in configs/.
+def find_config(file: str | Path, folder: Path = CONFIGS) -> Path:
+    """The path of a config named by path or by its bare name in configs/ (or in `folder`, a folder of it).
 
     Raises:
         UserError: when there is none; lists the shipped ones and the nearest.
     """
     path = Path(file)
-    for candidate in (path, CONFIGS / path, CONFIGS / f"{file}.yaml"):
+    for candidate in (path, folder / path, folder / f"{file}.yaml"):
         if candidate.is_file():
             return candidate
-    shipped = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
+    files = shipped_configs() if folder == CONFIGS else sorted(folder.glob("*.yaml"))
+    shipped = [str(path.relative_to(CONFIGS)) for path in files]
     near = difflib.get_close_matches(str(file), shipped, 1)
     hint = f"did you mean configs/{near[0]}? " if near else ""
     raise UserError(f"config {str(file)!r} does not exist; {hint}shipped: {', '.join(shipped)}")
@@ -101,7 +110,9 @@ def find_config(file: str | Path) -> Path:
 def shipped_configs() -> list[Path]:
     """The files of configs/ that describe a run; those whose name begins with an underscore are parts of others."""
     files = CONFIGS.rglob("*.yaml")
-    return sorted(file for file in files if file.parent.name != "teachers" and not file.name.startswith("_"))
+    return sorted(
+        file for file in files if file.parent.name not in ("teachers", "sweeps") and not file.name.startswith("_")
+    )
 
 
 def _read(path: Path) -> DictConfig:

@@ -15,6 +15,19 @@ REFUSED = {
 }
 """model_type of a checkpoint: why no stage can start from it."""
 
+PART_PREFIXES = {
+    "vision": ("vision_model", "vision_tower", "visual"),
+    "connector": (
+        "connector",
+        "multi_modal_projector",
+        "image_newline",
+        "visual.merger",
+        "visual.deepstack_merger_list",
+    ),
+    "language": ("text_model", "language_model", "lm_head"),
+}
+"""Module names of the parts of a VLM across the model families of transformers."""
+
 
 def tiny_families() -> list[str]:
     """The families that `model.tiny.family` can name: the files of stages/tiny."""
@@ -26,3 +39,9 @@ def model_type(folder: Path) -> str | None:
     """What a checkpoint's config.json calls its family; None without one."""
     file = folder / "config.json"
     return json.loads(file.read_text()).get("model_type") if file.is_file() else None
+
+
+def part_of(name: str) -> str | None:
+    """The part of a VLM a parameter belongs to, by its name; the longest prefix decides, so visual.merger is a connector."""
+    found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}."}
+    return found[max(found, key=len)] if found else None

@@ -22,3 +22,28 @@ def visible_gpus() -> int:
         return 0
     gpus = sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
     return min(gpus, len(visible.split(","))) if visible is not None else gpus
+
+
+def free_memory() -> list[int]:
+    """Free bytes of every visible GPU, or of this machine's memory where there is none."""
+    if gpus := visible_gpus():
+        query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+        try:
+            listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+            free = [int(number) << 20 for number in listed]
+        except (OSError, ValueError, subprocess.SubprocessError):
+            return []
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+        numbers = [int(word) for word in visible.split(",") if word.strip().isdigit()]
+        return [free[number] for number in numbers if number < len(free)] if numbers else free[:gpus]
+    import psutil
+
+    return [int(psutil.virtual_memory().available)]
+
+
+def gpu_names() -> list[str]:
+    """What CUDA_VISIBLE_DEVICES calls each visible GPU."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None:
+        return [word.strip() for word in visible.split(",")][: visible_gpus()]
+    return [str(number) for number in range(visible_gpus())]

@@ -49,15 +49,21 @@ def generate(
     inputs = processor(
         text=[text] * len(images), images=images, return_tensors="pt", padding=True, add_special_tokens=False
     ).to(model.device, dtype=model.dtype)  # Only the pixels are floats.
+    how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
+    return complete(model, processor.tokenizer, inputs, max_new_tokens, **how)
+
+
+def complete(model: Any, tokenizer: Any, inputs: Any, max_new_tokens: int, **how: Any) -> list[tuple[str, int]]:
+    """(text, number of tokens) with which a model goes on from `inputs`, (batch, length) padded on the left.
+
+    Greedy, and without the penalties of the checkpoint's own generation config, unless `how` says otherwise.
+    """
     # Said in full, as rollouts are: a checkpoint's own generation config may penalise repetition (Qwen2.5-VL's does).
-    how: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
-    if sample:
-        how |= {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0}
+    settings: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, **how}
     image_token = getattr(model.config, "image_token_id", None)
     if image_token is not None:
-        how["suppress_tokens"] = [image_token]  # A model near random would write it.
-    tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **how)[:, inputs["input_ids"].shape[1] :]
-    tokenizer = processor.tokenizer
+        settings["suppress_tokens"] = [image_token]  # A model near random would write it.
+    tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **settings)[:, inputs["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     lengths = (tokens != tokenizer.pad_token_id).sum(dim=1).tolist()
     return list(zip(texts, lengths, strict=True))

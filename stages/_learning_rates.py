@@ -7,7 +7,7 @@ from typing import Any
 from transformers import TrainerCallback
 
 from pipeline.errors import UserError
-from stages._loading import PART_PREFIXES, part_of
+from pipeline.families import PART_PREFIXES, part_of
 
 OTHER = "other"
 """What belongs to no named part; it keeps the trainer's rate."""

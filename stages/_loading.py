@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.compat import declare_torchvision_ops
 from pipeline.errors import UserError
+from pipeline.families import PART_PREFIXES, part_of
 from pipeline.trainer_fields import DEFAULT_PEFT_TYPE
 from stages._launch import Work
 
@@ -14,19 +15,6 @@ declare_torchvision_ops()
 
 import torch  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
-
-PART_PREFIXES = {
-    "vision": ("vision_model", "vision_tower", "visual"),
-    "connector": (
-        "connector",
-        "multi_modal_projector",
-        "image_newline",
-        "visual.merger",
-        "visual.deepstack_merger_list",
-    ),
-    "language": ("text_model", "language_model", "lm_head"),
-}
-"""Module names of the parts of a VLM across the model families of transformers."""
 
 
 def use_cpu() -> bool:
@@ -41,7 +29,15 @@ def compute_dtype(config: Any) -> str:
     return "bfloat16" if not use_cpu() and torch.cuda.is_bf16_supported() else "float32"
 
 
-def load_model(folder: Path, config: Any, dtype: str, local_rank: int = 0) -> tuple[Any, list[str]]:
+def load_model(
+    folder: Path,
+    config: Any,
+    dtype: str,
+    local_rank: int = 0,
+    *,
+    quantization: str | None = None,
+    auto_class: Any = AutoModelForImageTextToText,
+) -> tuple[Any, list[str]]:
     """A checkpoint as plain transformers load it, for inference.
 
     Args:
@@ -49,6 +45,8 @@ def load_model(folder: Path, config: Any, dtype: str, local_rank: int = 0) -> tu
         config: the run's configuration.
         dtype: of the weights in memory.
         local_rank: the GPU to use, where there is one.
+        quantization: 8bit or 4bit (NF4) for the language model's weights.
+        auto_class: what reads it; a model of text alone needs AutoModelForCausalLM.
 
     Returns:
         The model on its device, and what was amiss, as ``missing keys: a, b``: such weights would be random.
@@ -57,18 +55,21 @@ def load_model(folder: Path, config: Any, dtype: str, local_rank: int = 0) -> tu
     if not use_cpu():
         device = torch.device("cuda", local_rank)
         torch.cuda.set_device(device)  # Else every process would open a context on the first GPU too.
-    model, info = AutoModelForImageTextToText.from_pretrained(
+    # Quantized weights are made on the device they stay on.
+    more = {"quantization_config": bitsandbytes(quantization, dtype), "device_map": device} if quantization else {}
+    model, info = auto_class.from_pretrained(
         folder,
         dtype=getattr(torch, dtype),
         attn_implementation=config.model.attn_implementation,
         trust_remote_code=config.model.trust_remote_code,
         output_loading_info=True,
+        **more,
     )
     amiss = {kind.replace("_", " "): sorted(map(str, keys)) for kind, keys in sorted(info.items()) if keys}
     problems = [
         f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}" for kind, keys in amiss.items()
     ]
-    return model.to(device).eval(), problems
+    return (model if quantization else model.to(device)).eval(), problems
 
 
 def load_processor(folder: Path, config: Any) -> Any:
@@ -101,10 +102,13 @@ def peft_config(work: Work) -> Any:
 
 
 def quantization_config(work: Work) -> Any:
-    """transformers.BitsAndBytesConfig of `model.quantization`, or None. Vision tower, connector and head keep their precision."""
+    """transformers.BitsAndBytesConfig of `model.quantization`, or None."""
     bits = work.config.model.quantization
-    if bits is None:
-        return None
+    return bitsandbytes(bits, compute_dtype(work.config)) if bits else None
+
+
+def bitsandbytes(bits: str, dtype: str) -> Any:
+    """transformers.BitsAndBytesConfig of 8bit or 4bit (NF4). Vision tower, connector and head keep their precision."""
     from transformers import BitsAndBytesConfig
 
     kept = [rf".*\b{prefix}\b" for part in ("vision", "connector") for prefix in PART_PREFIXES[part]]
@@ -114,7 +118,7 @@ def quantization_config(work: Work) -> Any:
         llm_int8_skip_modules=[*kept, "lm_head"],
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype(work.config),
+        bnb_4bit_compute_dtype=dtype,
     )
 
 
@@ -143,9 +147,3 @@ def freeze(model: torch.nn.Module, parts: list[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {parts} leaves nothing to train")
-
-
-def part_of(name: str) -> str | None:
-    """The part of a VLM a parameter belongs to, by its name; the longest prefix decides, so visual.merger is a connector."""
-    found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}."}
-    return found[max(found, key=len)] if found else None

@@ -175,10 +175,10 @@ def _failure(module: str, logs: Path, code: int) -> list[str]:
         what += f", ended by {signal.Signals(-status).name}"
         if status == -signal.SIGKILL:
             what += " (the kernel does that when memory is full; see dmesg)"
-    return [f"{what}; its last lines:", *_tail(log)]
+    return [f"{what}; its last lines:", *last_lines(log)]
 
 
-def _tail(log: Path) -> list[str]:
+def last_lines(log: Path) -> list[str]:
     """The last traceback of a log and what follows it, or its last lines."""
     lines = [line.lstrip(MARK) for line in log.read_text(errors="replace").splitlines() if line.strip()]
     starts = [number for number, line in enumerate(lines) if line.lstrip().startswith("Traceback (most recent")]

@@ -1,6 +1,9 @@
 """Judge a phase's checkpoint on the evaluation split and write its report.
 
     python -m stages.evaluate --stage 3 --config configs/demo.yaml
+    python -m stages.evaluate --model runs/demo:stage3 --task cv_bench --data data/CV-Bench --split 'test[:200]'
+
+The second form judges any model on any task; stages/lab does its work and docs/evaluation.md is its guide. Of the first:
 
 Every row is answered greedily and, `evaluation.samples` times, at temperature 1: format learning shows in samples only. The
 untrained base is asked twice, to reason and to answer directly, so that it gets its best chance. Answers go to
@@ -31,6 +34,7 @@ from stages import _launch
 from stages._acceptance import VERIFICATION, accept, delete_checkpoints, is_trained, verification
 from stages._launch import Work, guarded, say
 from stages._workers import as_worker, run_workers
+from stages.lab import alone
 
 PAGE = Path("report") / "index.html"
 """The last file of a phase's report."""
@@ -139,8 +143,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of an evaluation."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = _launch.parser("evaluate", (__doc__ or "").split("\n")[0])
-    parser.add_argument("--stage", required=True, help="stage number or name, baseline, or base")
+    parser.set_defaults(config=None)
+    parser.add_argument("--stage", help="stage number or name, baseline, or base")
+    alone.add_arguments(parser)
     arguments = command_line.parse(parser, argv)
+    own = [f"--{name.replace('_', '-')}" for name in alone.given(arguments)]
+    if arguments.stage is None and own:
+        if arguments.config is not None:
+            raise UserError(
+                f"--config: is of a run and goes with --stage; {' '.join(own)} judge a model of its own; drop one side"
+            )
+        return alone.main(arguments)
+    if own:
+        raise UserError(f"--stage: judges a phase of a run, which {', '.join(own)} cannot change; drop one side")
+    if arguments.stage is None:
+        raise UserError(
+            "say what to judge: --stage 3 --config RUN, or --model MODEL --task TASK --split SPLIT; --help tells more"
+        )
+    arguments.config = arguments.config or "demo"
     config, run = _launch.load_checked(arguments)
     name = BASE if arguments.stage == BASE else config.stage_name(arguments.stage)
     if arguments.dry_run:

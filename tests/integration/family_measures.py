@@ -20,8 +20,8 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
+from pipeline.families import part_of  # noqa: E402
 from stages._answerer import Answerer  # noqa: E402
-from stages._loading import part_of  # noqa: E402
 
 
 def parts_moved(old: Path, new: Path) -> dict[str, list[int]]:

@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.compat import declare_torchvision_ops
 from pipeline.errors import UserError
+from pipeline.families import PART_PREFIXES, part_of
 from pipeline.run import RunDir, read_jsonl
 from pipeline.schema import RunConfig, StageConfig, TinyConfig
 from stages._launch import Work
@@ -104,9 +105,9 @@ def test_every_weight_of_every_family_belongs_to_the_right_part(family):
             expected = "vision"
         else:
             expected = "language"
-        assert _loading.part_of(name) == expected, name
+        assert part_of(name) == expected, name
         found.setdefault(expected, set()).add(name)
-    assert set(found) == set(_loading.PART_PREFIXES)
+    assert set(found) == set(PART_PREFIXES)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +118,7 @@ def test_freeze_holds_exactly_the_named_parts(family, parts):
     model = model_of(family)
     _loading.freeze(model, parts)
     for name, parameter in model.named_parameters():
-        assert parameter.requires_grad == (_loading.part_of(name) not in parts), name
+        assert parameter.requires_grad == (part_of(name) not in parts), name
 
 
 def test_freezing_a_part_the_model_lacks_or_everything_is_refused():
@@ -129,8 +130,8 @@ def test_freezing_a_part_the_model_lacks_or_everything_is_refused():
 
 def test_weights_under_peft_names_belong_to_the_same_parts():
     adapter = "self_attn.q_proj.lora_A.default.weight"
-    assert _loading.part_of(f"base_model.model.model.vision_model.encoder.layers.0.{adapter}") == "vision"
-    assert _loading.part_of("base_model.model.model.visual.merger.mlp.0.weight") == "connector"
+    assert part_of(f"base_model.model.model.vision_model.encoder.layers.0.{adapter}") == "vision"
+    assert part_of("base_model.model.model.visual.merger.mlp.0.weight") == "connector"
 
 
 def test_the_same_sizes_and_seed_make_the_same_tiny_model(tmp_path):

@@ -1,0 +1,178 @@
+"""What an evaluation asks and how it judges: the one shape of every benchmark, and of every labelled image set.
+
+A file of pipeline/tasks gives a `Task` (a labelled image set, which can be trained on) or a `Benchmark` (questions with pictures,
+options and a published rule of judging, which can only be evaluated). `as_benchmark` makes the one the other, so that there is
+one way to ask and to judge.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.schema import TaskConfig
+from pipeline.tasks import Problem, Task, load_task, parse_split
+
+
+@dataclass(frozen=True)
+class Question:
+    """One question about zero or more pictures.
+
+    Args:
+        id: unique within its split.
+        images: paths, in the order their marks stand in the text.
+        text: what is asked, with options but without format instructions. ``<image 1>`` marks where picture 1 belongs; pictures
+            without a mark come before the text, in order.
+        options: their texts, in order; empty for an open question.
+        answer: the gold answer as the judge wants it: a letter where there are options; None where it is not published.
+        groups: what tables are split by, such as ``{"task": "Count", "source": "COCO"}``.
+        cluster: rows of one cluster share a picture and are resampled together; "" stands for a cluster of its own.
+        facts: whatever else the judge or a report reads: answer type, precision, annotated attributes.
+    """
+
+    id: str
+    images: tuple[Path, ...]
+    text: str
+    options: tuple[str, ...] = ()
+    answer: str | None = None
+    groups: Mapping[str, str] = field(default_factory=dict)
+    cluster: str = ""
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Questions:
+    """The usable questions of a split, and the rows that are not."""
+
+    rows: tuple[Question, ...]
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def problem_counts(self) -> dict[str, int]:
+        """How many rows each reason took out."""
+        return dict(Counter(problem.reason for problem in self.problems).most_common())
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the judge says of one completion.
+
+    `answer` is the canonical answer (a letter, a label, a normalised value), None when it is unparsable or `guessed`; then
+    `reason` says why. `guessed`: the benchmark's rule put a random option in an unparsable answer's place, which is judged.
+    """
+
+    answer: str | None
+    correct: bool
+    reason: str | None = None
+    think: str | None = None
+    guessed: str | None = None
+
+
+@dataclass(frozen=True)
+class Benchmark:
+    """Questions, how they are put, and the published rule they are judged by.
+
+    Args:
+        name: the task file's name.
+        source: where the data are to be had, in one line.
+        licence: of the data.
+        splits: the names `read` accepts.
+        read: reads one whole split.
+        prompt: (question, style) -> the text the model reads, in one of `pipeline.tasks.PROMPT_STYLES`; keeps image marks.
+        judge: (question, completion, style) -> Judgement. A row without a gold answer is never right.
+        chance: what guessing at random earns on a question, 0 to 1.
+        official: prediction rows -> {name of a score: value in percent}, by the benchmark's own formula.
+    """
+
+    name: str
+    source: str
+    licence: str
+    splits: tuple[str, ...]
+    read: Callable[[str], Questions]
+    prompt: Callable[[Question, str], str]
+    judge: Callable[[Question, str, str], Judgement]
+    chance: Callable[[Question], float]
+    official: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, float]] = lambda rows: {}
+    task: Task | None = None
+    """The labelled image set this was made of, whose labels a per-class table needs; None for all others."""
+
+    def select(self, spec: str, seed: int = 0) -> Questions:
+        """Rows of a split in slicing syntax: ``val``, ``val[:200]``, ``val[:10%]``.
+
+        A slice is taken in the order of a hash of seed and id, so it is a random subset, the same on every machine; rows of
+        one cluster may be torn apart by it.
+
+        Raises:
+            UserError: on a malformed spec, an unknown split or an empty slice.
+        """
+        name, start, stop = parse_split(spec)
+        if name not in self.splits:
+            raise UserError(f"task {self.name}: split {name!r} does not exist; it has {', '.join(self.splits)}")
+        whole = self.read(name)
+        rows = sorted(whole.rows, key=lambda row: hashlib.sha256(_salted(seed, row.id).encode()).digest())
+        chosen = rows[_place(start, len(rows)) : _place(stop, len(rows)) if stop else None]
+        if not chosen:
+            raise UserError(
+                f"task {self.name}: {spec!r} selects no row; {name!r} has {len(rows)} usable rows ({whole.problem_counts})"
+            )
+        return Questions(tuple(chosen), whole.problems)
+
+
+def as_benchmark(task: Task) -> Benchmark:
+    """A labelled image set as questions: one per example, asked and judged exactly as in training."""
+
+    def read(split: str) -> Questions:
+        found = task.read(split)
+        rows = tuple(
+            Question(
+                example.id,
+                (example.image,),
+                task.question,
+                answer=example.label,
+                groups={"label": example.label},
+                facts={"attributes": dict(example.attributes)},
+            )
+            for example in found.examples
+        )
+        return Questions(rows, found.problems)
+
+    def judge(question: Question, completion: str, style: str) -> Judgement:
+        verdict = task.judge(completion, question.answer or "", style)
+        return Judgement(verdict.label, verdict.correct, verdict.reason, verdict.think)
+
+    return Benchmark(
+        name=task.name,
+        source="",
+        licence="",
+        splits=task.splits,
+        read=read,
+        prompt=lambda question, style: task.prompt(style),
+        judge=judge,
+        chance=lambda question: 1 / len(task.labels),
+        task=task,
+    )
+
+
+def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
+    """The questions of a file of pipeline/tasks, whichever of the two it gives.
+
+    Raises:
+        UserError: as `pipeline.tasks.load_task`.
+    """
+    found: Task | Benchmark = load_task(config, cache)
+    return found if isinstance(found, Benchmark) else as_benchmark(found)
+
+
+def _salted(seed: int, row_id: str) -> str:
+    return row_id if seed == 0 else f"{seed}/{row_id}"  # Seed 0 is the order of Task.select.
+
+
+def _place(bound: str, rows: int) -> int:
+    if bound.endswith("%"):
+        return rows * int(bound[:-1]) // 100
+    return int(bound or 0)

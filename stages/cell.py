@@ -1,0 +1,39 @@
+"""Answer one cell of an evaluation lab in this process: one model on one task in one way.
+
+    python -m stages.cell --config lab.yaml --cell CELL_ID
+
+Started again after whatever ended it, it asks only what is not answered. `python -m stages.evaluate --model …` and sweeps start
+it; docs/evaluation.md is the guide.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from pipeline.errors import UserError
+from pipeline.lab import cells, load_lab
+from pipeline.nearest import nearest
+from stages._launch import guarded
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """The entry point of a cell."""
+    parser = argparse.ArgumentParser(prog="python -m stages.cell", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("--config", required=True, help="YAML of the lab (pipeline/lab.py)")
+    parser.add_argument("--cell", required=True, metavar="ID", help="model--task--precision--mode[--reasoner]")
+    parser.add_argument("--clean", action="store_true", help="forget what the cell has and begin anew")
+    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    config = load_lab(arguments.config)
+    found = {cell.id: cell for cell in cells(config)}
+    if arguments.cell not in found:
+        raise UserError(f"--cell: {arguments.cell!r} is not a cell of this lab; {nearest(arguments.cell, found)}")
+    from stages.lab.run import run_cell
+
+    run_cell(config, found[arguments.cell], clean=arguments.clean)
+    return 0
+
+
+if __name__ == "__main__":
+    guarded(main)

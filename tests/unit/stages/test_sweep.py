@@ -1,0 +1,190 @@
+"""A sweep from the command line: each cell a process, failures recorded, nothing lost to `kill -9`. The cells have no model."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.sweep_results import TIMED
+from tests.conftest import ROOT, RunModule
+
+MODULE = "tests.stand_in_cell"
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> Callable[..., Path]:
+    def write(models: tuple[str, ...] = ("a", "b", "c"), **more: Any) -> Path:
+        path = tmp_path / f"{more.get('name', 'trial')}.yaml"
+        block = {
+            "name": "trial",
+            "output_dir": str(tmp_path / "out"),
+            "precisions": ["float32", "bfloat16"],
+            "models": {name: {"name_or_path": f"none-such/{name}"} for name in models},
+            "tasks": {name: {"task": {"name": "scenes"}, "split": name} for name in ("train", "val", "test")},
+        }
+        path.write_text(yaml.safe_dump({**block, **more}))
+        return path
+
+    return write
+
+
+def sweep(run_module: RunModule, path: Path, *words: object, **how: Any) -> subprocess.CompletedProcess[str]:
+    return run_module("stages.sweep", "--config", path, "--cell-module", MODULE, "--workers", 2, *words, **how)
+
+
+def table(folder: Path) -> list[dict[str, str]]:
+    return list(csv.DictReader((folder / "results.csv").open()))
+
+
+def untimed(folder: Path) -> list[dict[str, str]]:
+    return [{key: value for key, value in row.items() if key not in TIMED} for row in table(folder)]
+
+
+def test_a_crash_costs_one_cell_and_is_recorded_with_its_last_lines(
+    run_module: RunModule, lab: Any, tmp_path: Path
+) -> None:
+    path = lab(
+        ("a", "crash", "killed", "void"),
+        tasks={"val": {"task": {"name": "scenes"}, "split": "val"}},
+        precisions=["auto"],
+    )
+    done = sweep(run_module, path)
+    assert done.returncode == 1, done.stderr
+    out = tmp_path / "out" / "trial"
+    rows = {row["model"]: row for row in table(out)}
+    assert {name: row["status"] for name, row in rows.items()} == {
+        "a": "complete", "crash": "failed", "killed": "failed", "void": "failed"
+    }  # fmt: skip
+    assert rows["crash"]["reason"] == "exit status 1: RuntimeError: the model broke <b>here</b>"
+    assert "SIGKILL" in rows["killed"]["reason"]
+    assert rows["void"]["reason"] == "ended without a complete evaluation.json"
+    failure = json.loads((out / "cells" / "crash--val--auto--direct" / "failure.json").read_text())
+    assert failure["exit_status"] == 1
+    assert failure["last_lines"][0].startswith("Traceback")
+    page = (out / "index.html").read_text()
+    assert "the model broke &lt;b&gt;here&lt;/b&gt;" in page
+    assert "<b>here</b>" not in page
+
+
+def test_a_sweep_that_was_killed_twice_gives_what_an_undisturbed_one_gives(
+    run_module: RunModule, lab: Any, tmp_path: Path
+) -> None:
+    """The sweep dies by kill -9 in one cell, then a cell does; results.csv is the same but for what was timed."""
+    calm = lab(name="calm")
+    assert sweep(run_module, calm).returncode == 0
+    rough = lab(name="rough")
+    out = tmp_path / "out" / "rough"
+    slow = {**os.environ, "STAND_IN_SECONDS": "0.03"}
+    words = ["--config", str(rough), "--cell-module", MODULE, "--workers", "2"]
+    for _ in range(2):
+        child = subprocess.Popen(
+            [sys.executable, "-m", "stages.sweep", *words], cwd=ROOT, env=slow, stdout=subprocess.DEVNULL
+        )
+        before = answered(out)
+        wait_for(lambda before=before: answered(out) > before + 30)
+        child.send_signal(signal.SIGKILL)
+        child.wait()
+    wait_for(lambda: not cells_alive(rough.stem, tmp_path))  # They die with the sweep.
+    half = [path for path in out.glob("cells/*/predictions.jsonl") if path.read_text().count("\n") < 40]
+    assert half, "nothing was interrupted"
+    half[0].write_text(half[0].read_text() + '{"id": "r3')  # A line torn by the kill.
+    assert sweep(run_module, rough).returncode == 0
+    assert untimed(out) == untimed(tmp_path / "out" / "calm")
+    assert len(table(out)) == 3 * 3 * 2
+    for name in ("groups.csv",):
+        assert (out / name).read_bytes() == (tmp_path / "out" / "calm" / name).read_bytes()
+    pairs = [json.loads((tmp_path / "out" / name / "results.json").read_text())["pairs"] for name in ("calm", "rough")]
+    assert pairs[0] == pairs[1]
+
+
+def answered(out: Path) -> int:
+    return sum(path.read_text().count("\n") for path in out.glob("cells/*/predictions.jsonl"))
+
+
+def cells_alive(name: str, tmp_path: Path) -> bool:
+    mine = f"{tmp_path}/out/{name}/lab.yaml".encode()
+    for process in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if mine in process.read_bytes() and MODULE.encode() in process.read_bytes():
+                return True
+        except OSError:
+            continue
+    return False
+
+
+def wait_for(met: Callable[[], bool], seconds: float = 60) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.02)
+
+
+def test_ctrl_c_waits_for_nothing_and_says_how_to_go_on(lab: Any, tmp_path: Path) -> None:
+    path = lab()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "stages.sweep", "--config", str(path), "--cell-module", MODULE],
+        cwd=ROOT, env={**os.environ, "STAND_IN_SECONDS": "5"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
+    )  # fmt: skip
+    wait_for(lambda: bool(list((tmp_path / "out").glob("trial/cells/*/evaluation.json"))))
+    began = time.monotonic()
+    child.send_signal(signal.SIGINT)
+    told = child.communicate(timeout=30)[1]
+    assert time.monotonic() - began < 4
+    assert child.returncode == 130
+    assert "the same command goes on where it was" in told
+    assert "Traceback" not in told
+    assert not cells_alive("trial", tmp_path)
+
+
+def test_complete_cells_are_not_started_again_and_writing_anew_gives_the_same_bytes(
+    run_module: RunModule, lab: Any, tmp_path: Path
+) -> None:
+    path = lab(("a", "b"), precisions=["auto"])
+    assert sweep(run_module, path).returncode == 0
+    out = tmp_path / "out" / "trial"
+    files = ("results.csv", "groups.csv", "results.json", "results.md", "index.html")
+    before = {name: (out / name).read_bytes() for name in files}
+    done = sweep(run_module, path)
+    assert "0 of 6 cells to run" in done.stdout
+    assert {name: (out / name).read_bytes() for name in files} == before
+    assert "2 of 6 cells to run" in sweep(run_module, path, "--clean", "*--val--*").stdout
+    done = sweep(run_module, path, "tasks.val.max_new_tokens=9")
+    assert done.returncode == 1
+    assert "the inputs have changed; --clean" in done.stdout
+    assert [row["status"] for row in table(out) if row["task"] == "val"] == ["failed", "failed"]
+
+
+def test_smoke_asks_a_few_rows_in_a_folder_of_its_own_and_says_who_fails(
+    run_module: RunModule, lab: Any, tmp_path: Path
+) -> None:
+    path = lab(("a", "crash"), precisions=["auto"])
+    done = sweep(run_module, path, "--smoke")
+    assert done.returncode == 1
+    assert "failed: crash--val--auto--direct" in done.stdout
+    resolved = yaml.safe_load((tmp_path / "out" / "trial-smoke" / "lab.yaml").read_text())
+    assert {task["split"] for task in resolved["tasks"].values()} == {"train[:2]", "val[:2]", "test[:2]"}
+    assert not (tmp_path / "out" / "trial").exists()
+
+
+def test_a_dry_run_starts_nothing(run_module: RunModule, lab: Any, tmp_path: Path) -> None:
+    done = run_module("stages.sweep", "--config", lab(), "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "18 cells" in done.stdout
+    assert "a: memory not known" in done.stdout
+    assert not (tmp_path / "out").exists()
+
+
+def test_more_workers_than_there_are_is_refused(run_module: RunModule, lab: Any) -> None:
+    done = run_module("stages.sweep", "--config", lab(), "--workers", 0)
+    assert (done.returncode, done.stderr) == (2, "error: --workers: 0 must be at least 1\n")

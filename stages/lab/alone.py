@@ -62,7 +62,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def given(arguments: argparse.Namespace) -> list[str]:
     """The options of this kind that are on the command line."""
-    return [name for name in OWN if getattr(arguments, name, None) not in (None, False)]
+    values = {name: getattr(arguments, name, None) for name in OWN}
+    return [name for name, value in values.items() if value is not None and value is not False]
 
 
 def main(arguments: argparse.Namespace) -> int:

@@ -103,6 +103,7 @@ def test_what_is_missing_or_does_not_go_together_is_told_at_once(words, told):
     ("words", "told"),
     [
         (["--stage", "3", "--model", "a"], "--stage: judges a phase of a run"),
+        (["--stage", "3", "--smoke", "0"], "which --smoke cannot change"),
         (["--model", "a", "--config", "demo"], "--config: is of a run"),
         ([], "say what to judge"),
     ],

@@ -28,7 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from stages._answerer import complete
-from stages._usage import peak_memory, start_peak
+from stages._usage import peak_memory
 from stages.lab.draws import Draws
 
 _AHEAD = 3
@@ -59,7 +59,6 @@ class Local:
     """
 
     def __init__(self, checkpoint: Checkpoint, batch_size: int) -> None:
-        start_peak()
         logging.set_verbosity_error()  # Its warnings are of checkpoints' files, which a person who judges them did not write.
         logging.disable_progress_bar()
         assert checkpoint.folder is not None

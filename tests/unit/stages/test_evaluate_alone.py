@@ -72,6 +72,7 @@ def test_settings_of_the_model_and_the_task_are_passed_on():
     found = lab("--model", "a", "task.options.test=8", "model.processor.do_image_splitting=false")
     assert found["tasks"]["scenes"]["task"]["options"] == {"test": 8}
     assert found["models"]["a"]["processor"] == {"do_image_splitting": False}
+    assert lab("--model", "a", "--reasoner", "b", "--mode", "extract-think", "reasoner.revision=x")["reasoners"]["b"]["revision"] == "x"
     with pytest.raises(UserError, match=r"seed: a model of its own has model"):
         lab("--model", "a", "seed=3")
 
@@ -103,6 +104,7 @@ def test_what_is_missing_or_does_not_go_together_is_told_at_once(words, told):
     ("words", "told"),
     [
         (["--stage", "3", "--model", "a"], "--stage: judges a phase of a run"),
+        (["--stage", "3", "--smoke", "0"], "which --smoke cannot change"),
         (["--model", "a", "--config", "demo"], "--config: is of a run"),
         ([], "say what to judge"),
     ],

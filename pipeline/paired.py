@@ -5,14 +5,12 @@ Plain functions of predictions; no files. Rows that share a picture (`cluster`) 
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.intervals import RESAMPLES, Z, bootstrap_sums, cluster_sums, interval, shared
-
-_POWER = 0.8416212335729143  # 80 % point of the normal distribution.
+from pipeline.intervals import RESAMPLES, bootstrap_sums, cluster_sums, interval, shared
+from pipeline.power import minimum_detectable_difference
 
 Prediction = Mapping[str, Any]
 """One row of predictions.jsonl."""
@@ -35,7 +33,7 @@ def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:
         ``n`` common rows (same id, gold answer and question), ``clusters`` (their number where rows share any, else None),
         ``only_a`` and ``only_b`` (rows only one got right), ``difference`` with its 95 % paired bootstrap interval
         ``low``/``high``, ``p`` (two-sided) of McNemar's exact test, and ``detectable``: the smallest difference this sample
-        finds in 80 % of cases, see `minimum_detectable_difference`. None where n is 0.
+        finds in 80 % of cases at this discordance, see `pipeline.power`. None where n is 0.
 
         McNemar's test asks how often fair coins, one per row that only one model got right, land as lopsided as this. Where
         rows share a cluster there is one coin per cluster, which moves all its rows; with clusters of one row it is the same.
@@ -61,37 +59,8 @@ def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:
         "low": low,
         "high": high,
         "p": _flip_test(by_cluster),
-        "detectable": minimum_detectable_difference((only_a + only_b) / n, n / max(1.0, effect)),
+        "detectable": minimum_detectable_difference(int(n / max(1.0, effect)), (only_a + only_b) / n),
     }
-
-
-def minimum_detectable_difference(discordance: float, n: float) -> float | None:
-    """The smallest difference of two accuracies that McNemar's test (two-sided, 5 %) finds in 80 % of samples of n pairs.
-
-    Solves n = (z_α/2 √ψ + z_β √(ψ − δ²))² / δ² for δ (Miettinen 1968; Connor 1987, Biometrics 43:207), ψ being the share of
-    pairs on which exactly one model is right. ψ is at least δ: where the formula asks for more than ψ, all discordance is taken
-    to point one way (ψ = δ).
-
-    Args:
-        discordance: ψ, as observed, 0 to 1.
-        n: pairs; fewer where clusters make them dependent.
-
-    Returns:
-        δ as a share, None when not even a difference of 1 would be found.
-    """
-    root = n - Z**2 + _POWER**2
-    if root >= 0 and discordance > 0:
-        found = math.sqrt(discordance) * (Z * math.sqrt(n) + _POWER * math.sqrt(root)) / (n + _POWER**2)
-        if found <= discordance:
-            return found
-    if n < Z**2:  # What ψ = δ = 1 needs: every pair points one way.
-        return None
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        wanted = (Z + _POWER * math.sqrt(1 - middle)) ** 2 / middle
-        low, high = (middle, high) if wanted > n else (low, middle)
-    return high
 
 
 def macro_f1_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:

@@ -18,7 +18,9 @@ _LEAST = 20  # Fewer rows with reasoning than this say nothing about its length.
 def calibration(rows: Sequence[Prediction]) -> dict[str, Any] | None:
     """Confidence against accuracy over the rows that record the log probability of their answer; None without any.
 
-    A row's confidence is exp(``logprob``). An answer that is unparsable is wrong, however sure.
+    A row's confidence is exp(``logprob``), the geometric mean of its tokens' probabilities where the mean of their logarithms is
+    recorded, as the lab does: reasoning included, so it is how sure the text is, of which the answer is the end. An answer that
+    is unparsable is wrong, however sure.
 
     Returns:
         ``n``, ``without`` (rows that record none, which take no part), ``ece`` and ``brier`` with 95 % bootstrap intervals, and

@@ -56,6 +56,7 @@ def summarise(
                 "hand_over": hand_over_of(entry.record),
                 **versus,
                 "task": entry.task,
+                "official": entry.official,
                 "scores": entry.scores,
             }
         )

@@ -33,6 +33,7 @@ class Entry:
     log: tuple[dict[str, Any], ...] = ()
     duplicates: int = 0
     task: str = ""
+    official: dict[str, float] = field(default_factory=dict)
 
     @property
     def greedy(self) -> list[dict[str, Any]]:
@@ -106,6 +107,7 @@ def read_folders(folders: Sequence[Path]) -> list[Entry]:
             log=tuple(row for row in read_jsonl(one / "metrics.jsonl") if "step" in row),
             duplicates=repeated,
             task=tasks[one],
+            official=dict(read_json(one / "evaluation.json").get("official") or {}),
         )
         for one, styles in found.items()
         for style, rows, repeated in styles
@@ -162,10 +164,10 @@ def _task_of(folder: Path) -> str:
     if isinstance(cell, dict) and cell.get("task"):
         return str(cell["task"])
     parts = folder.name.split("--")  # <model>--<task>--<precision>--<mode>[--<reasoner>]
+    if len(parts) >= 4:
+        return parts[1]
     task = (record.get("inputs") or {}).get("task")
-    if isinstance(task, dict) and task.get("name"):
-        return str(task["name"])
-    return parts[1] if len(parts) >= 4 else ""
+    return str(task["name"]) if isinstance(task, dict) and task.get("name") else ""
 
 
 def names_apart(folders: Sequence[Path]) -> dict[Path, str]:

@@ -40,7 +40,8 @@ THUMBNAIL = 128
 """Longest side of a picture in a table of completions, in pixels."""
 _MATRIX_CLASSES = 25
 _BAR_ENTRIES, _BAR_CLASSES = 8, 30
-_STAGES = (2, 3, 4, 6, 5, 7)  # Colours of what is neither base nor baseline, in turn.
+_STAGES = (2, 3, 4, 6, 5, 7)  # Colours of what is neither base nor baseline, in turn: blues that deepen first.
+_OTHERS = (3, 5, 6, 1, 7, 2, 4, 0)  # Of entries that are no stages: as unlike as can be.
 
 
 def page(
@@ -115,7 +116,8 @@ def templates() -> Any:
 def colours(entries: Sequence[Entry]) -> dict[str, int]:
     """A colour of `svg` per entry: grey for the base, orange for the baseline, others in turn."""
     others = [entry.name for entry in entries if not entry.is_base and not entry.is_baseline]
-    turn = {name: _STAGES[place % len(_STAGES)] for place, name in enumerate(others)}
+    hues = _OTHERS if len(others) == len(entries) else _STAGES
+    turn = {name: hues[place % len(hues)] for place, name in enumerate(others)}
     return {entry.name: 0 if entry.is_base else 1 if entry.is_baseline else turn[entry.name] for entry in entries}
 
 

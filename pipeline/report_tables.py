@@ -50,6 +50,7 @@ def tables(summary: Mapping[str, Any], entries: Sequence[Entry]) -> dict[str, Ta
         _results(summary),
         tests(summary["tests"]),
         _beside(rows),
+        _official(rows),
         *_groups(rows),
         _f1(rows),
         _per_class(rows),
@@ -141,7 +142,7 @@ def tests(found: Sequence[Mapping[str, Any]]) -> Table:
     clustered = any(test["clusters"] for test in found)
     note = (
         f"McNemar’s exact test{' with whole clusters flipped' if clustered else ''} on the rows both answered greedily; interval "
-        f"by paired bootstrap; Holm’s correction over the {len(rows)} tests of this table. “Detectable” is the smallest "
+        f"by paired bootstrap; Holm’s correction over all {len(rows)} tests of this table. “Detectable” is the smallest "
         "difference that a sample of this size and discordance finds in 80 % of cases at two-sided 5 %."
     )
     return Table("tests", "Paired tests", columns, tuple(rows), note=note)
@@ -180,6 +181,16 @@ def _beside(rows: Sequence[Mapping[str, Any]]) -> Table:
     )
     shown = tuple(column for column in columns if any(row[column.key] is not None for row in made))
     return Table("beside", "Beside accuracy", shown, tuple(made))
+
+
+def _official(rows: Sequence[Mapping[str, Any]]) -> Table:
+    """The scores of a benchmark by its own formula, as the lab's cells record them."""
+    made = [
+        {"entry": row["name"], "score": name, "value": value} for row in rows for name, value in row["official"].items()
+    ]
+    columns = (Column("entry", "entry"), Column("score", "score"), Column("value", "value, %", "number"))
+    note = "By each benchmark's own formula, which may weigh its parts otherwise than accuracy over all rows does."
+    return Table("official", "Official scores", columns, tuple(made), note=note)
 
 
 def _groups(rows: Sequence[Mapping[str, Any]]) -> list[Table]:
@@ -355,7 +366,10 @@ def _calibration(rows: Sequence[Mapping[str, Any]]) -> Table:
         Column("ece", "ECE, %", "percent"),
         Column("brier", "Brier score, %", "percent"),
     )
-    note = "Confidence is exp(log probability of the answer). ECE and Brier score: 0 is best. The interval of an ECE lies high."
+    note = (
+        "Confidence is the geometric mean of the probabilities of the tokens a model wrote. ECE and Brier score: 0 is best. "
+        "Noise only adds to an ECE: its interval lies high."
+    )
     return Table("calibration", "Calibration", columns, tuple(made), note=note)
 
 
@@ -403,8 +417,8 @@ def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
     header = [key if part == "value" else f"{key}_{part}" for key, of in parts.items() for part in of]
     rows = []
     for row in every:
-        cells = {key: row.get(key) for key in parts}
-        named = {key: one if isinstance(one, Mapping) else {"value": one} for key, one in cells.items()}
+        named = {key: row.get(key) for key in parts}
+        named = {key: one if isinstance(one, Mapping) else {"value": one} for key, one in named.items()}
         rows.append([_plain(named[key].get(part)) for key, of in parts.items() for part in of])
     return header, rows
 

@@ -190,7 +190,9 @@ def test_the_keyboard_goes_from_row_to_row_and_page_to_page(page: Page) -> None:
 def test_a_link_to_a_row_opens_it(written: Path, page: Page) -> None:
     page.go(written, "#row=row%2F99%20%3Cb%3E")
     page.wait(f"{READY} && document.activeElement.dataset.row === 'row/99 <b>'")
-    assert page.evaluate("(() => { const box = document.activeElement.getBoundingClientRect(); return box.top < 400; })()")
+    assert page.evaluate(
+        "(() => { const box = document.activeElement.getBoundingClientRect(); return box.top < 400; })()"
+    )
     page.go(written, "#row=%E0%A4%A")  # No such row, and no valid encoding.
     page.wait(READY)
 
@@ -246,7 +248,8 @@ CONTRAST = """
     paint(element.closest("svg") ? style.fill : style.color);
     const front = luminance();
     const ratio = (Math.max(front, back) + 0.05) / (Math.min(front, back) + 0.05);
-    if (ratio < 4.5) poor.add(`${ratio.toFixed(2)} ${element.tagName}.${element.getAttribute("class")}: ${element.textContent.slice(0, 30)}`);
+    const where = `${element.tagName}.${element.getAttribute("class")}: ${element.textContent.slice(0, 30)}`;
+    if (ratio < 4.5) poor.add(`${ratio.toFixed(2)} ${where}`);
   }
   return [...poor];
 })()

@@ -165,14 +165,19 @@ def table(lines: list[Line]) -> str:
 
 
 def machine() -> str:
-    """This machine in one line."""
+    """This machine in one line, with the server's version."""
+    return f"{hardware()} (server and client share the cores), vLLM {contestants.vllm_version()}"
+
+
+def hardware() -> str:
+    """Processor, cores, memory and Python in one line."""
     model = platform.processor() or platform.machine()
     for line in Path("/proc/cpuinfo").read_text().splitlines():
         if line.startswith("model name"):
             model = line.partition(":")[2].strip()
-    cores = f"{len(os.sched_getaffinity(0))} cores for server and client together"
+    cores = len(os.sched_getaffinity(0))
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    return f"{model}, {cores}, {memory:.0f} GiB, Python {platform.python_version()}, vLLM {contestants.vllm_version()}"
+    return f"{model}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"
 
 
 def _record(lines: list[Line], rows: int, tokens: int) -> dict[str, Any]:

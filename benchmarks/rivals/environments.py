@@ -13,7 +13,7 @@ _CPU_TORCH = "https://download.pytorch.org/whl/cpu"
 
 
 def environment(cache: Path, name: str) -> Path:
-    """The `bin` folder of the environment of distilabel or ms-swift; made under `cache` when it is not there yet.
+    """The `bin` folder of the environment of a lock file; made under `cache` when it is not there yet.
 
     Raises:
         subprocess.CalledProcessError: when a package cannot be installed.
@@ -21,7 +21,7 @@ def environment(cache: Path, name: str) -> Path:
     lock = _LOCKS / f"{name}.lock"
     folder = cache / name
     made = folder / "installed.lock"
-    if made.exists() and made.read_text() == lock.read_text():
+    if made.exists() and made.read_text() == pins(lock):
         return folder / "bin"
     print(f"making {folder} from {lock.name}", file=sys.stderr, flush=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -37,14 +37,21 @@ def environment(cache: Path, name: str) -> Path:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
         install = [str(folder / "bin" / "python"), "-m", "pip", "install", "-q"]
     subprocess.run([*install, *source, "--no-deps", "-r", lock], check=True)
-    made.write_text(lock.read_text())
+    made.write_text(pins(lock))
     return folder / "bin"
 
 
-def version(name: str) -> str:
-    """The version of a rival that its lock names."""
-    for line in (_LOCKS / f"{name}.lock").read_text().splitlines():
+def pins(lock: Path) -> str:
+    """The lines of a lock file, with those of the locks it names by ``-r`` in their place."""
+    lines = lock.read_text().splitlines(keepends=True)
+    return "".join(pins(lock.parent / line[3:].strip()) if line.startswith("-r ") else line for line in lines)
+
+
+def version(name: str, lock: str | None = None) -> str:
+    """The version of a package that a lock names; of a rival, that its own does."""
+    lock = lock or name
+    for line in pins(_LOCKS / f"{lock}.lock").splitlines():
         package, _, number = line.partition("==")
         if package == name:
             return number
-    raise ValueError(f"{name}.lock does not name {name}")
+    raise ValueError(f"{lock}.lock does not name {name}")

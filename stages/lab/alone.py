@@ -123,16 +123,16 @@ def lab_of(arguments: argparse.Namespace) -> dict[str, Any]:
         raise UserError(problems)
     perceivers, reasoners = _parts(arguments)
     modes = list(MODES) if arguments.grid else [arguments.mode or "direct"]
-    own, task = _overrides(arguments.overrides)
+    own = _overrides(arguments.overrides)
     lab: dict[str, Any] = {
         "name": arguments.name
         or _folder_name(f"{_short(perceivers[0])}-{arguments.task}{'-grid' if arguments.grid else ''}"),
         "output_dir": arguments.output_dir or "evaluations",
-        "models": {name: {**_model(spec, arguments), **own} for name, spec in _named(perceivers).items()},
-        "reasoners": {name: _model(spec, arguments) for name, spec in _named(reasoners).items()},
+        "models": {name: {**_model(spec, arguments), **own["model"]} for name, spec in _named(perceivers).items()},
+        "reasoners": {name: {**_model(spec, arguments), **own["reasoner"]} for name, spec in _named(reasoners).items()},
         "tasks": {
             arguments.task: {
-                "task": {"name": arguments.task, **({"path": arguments.data} if arguments.data else {}), **task},
+                "task": {"name": arguments.task, **({"path": arguments.data} if arguments.data else {}), **own["task"]},
                 "split": arguments.split,
                 **({"max_new_tokens": arguments.max_new_tokens} if arguments.max_new_tokens is not None else {}),
             }
@@ -199,15 +199,18 @@ def _model(spec: str, arguments: argparse.Namespace) -> dict[str, Any]:
     return {"name_or_path": spec, **backend}
 
 
-def _overrides(words: Sequence[str]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """(keys of the model, keys of the task) that ``model.a=b`` and ``task.options.c=d`` words set."""
+def _overrides(words: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """What ``model.a=b``, ``reasoner.a=b`` and ``task.options.c=d`` words set, by their first part."""
     try:
         read: Any = OmegaConf.to_container(OmegaConf.from_dotlist(list(words)))
     except (OmegaConfBaseException, yaml.YAMLError) as error:
         raise UserError(f"{' '.join(words)}: {str(error).splitlines()[0]}") from error
-    if strange := sorted(set(read) - {"model", "task"}):
-        raise UserError([f"{key}: a model of its own has model.… and task.… settings alone" for key in strange])
-    return read.get("model") or {}, read.get("task") or {}
+    parts = ("model", "reasoner", "task")
+    if strange := sorted(set(read) - set(parts)):
+        raise UserError(
+            [f"{key}: a model of its own has model.…, reasoner.… and task.… settings alone" for key in strange]
+        )
+    return {part: read.get(part) or {} for part in parts}
 
 
 def _named(specs: Sequence[str]) -> dict[str, str]:

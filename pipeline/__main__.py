@@ -1,7 +1,8 @@
 """Run the pipeline: order the phases, start each as its own process, skip what holds, stop on failure, report.
 
 python -m pipeline run --config configs/demo.yaml [a.b=c …]
-python -m pipeline plan | preflight | status | report --config …        python -m pipeline compare runs/a runs/b
+python -m pipeline plan | preflight | status | report --config …
+python -m pipeline report FOLDER…        python -m pipeline compare runs/a runs/b [--out FOLDER]
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from pipeline.config import load, write_config
 from pipeline.errors import UserError
 from pipeline.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.processes import run_child
-from pipeline.run import BASE, COT, RunDir, file_digest, write_atomic
+from pipeline.run import BASE, COT, RunDir, file_digest
 from pipeline.schema import BASELINE, RunConfig
 from pipeline.status import in_use
 from pipeline.tasks import load_task, parse_split
@@ -30,6 +31,7 @@ COMMANDS = {
     "preflight": "try every stage for a few steps: first rows, peak memory, and a forecast of time and disk",
     "status": "what is finished, running or waiting; of a running stage its step, rewards and alarms",
     "report": "write the report again from what is there",
+    "contamination": "compare the pictures and questions of the training rows with those of sets that are to be judged on",
 }
 
 
@@ -37,12 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of the conductor."""
     arguments = command_line.parse(_parser(), argv)
     if arguments.command == "compare":
-        from pipeline.compare import compare
+        from pipeline.report import compare, write_comparison
 
-        text = compare([Path(folder) for folder in arguments.runs])
-        if arguments.out:
-            write_atomic(Path(arguments.out), text)
-        print(arguments.out or text)
+        runs = [Path(folder) for folder in arguments.runs]
+        print(write_comparison(runs, Path(arguments.out)) if arguments.out else compare(runs))
+        return 0
+    if arguments.command == "report" and (folders := _folders(arguments)):
+        from pipeline.report import write_folder_report
+
+        print(f"report: {write_folder_report(folders, Path(arguments.out) if arguments.out else None)}")
         return 0
     config = load(arguments.config, arguments.overrides)
     checks.check(config)
@@ -59,6 +64,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run_child(_command(["stages.preflight"], arguments))
     elif arguments.command == "report":
         print(report(config, run))
+    elif arguments.command == "contamination":
+        print(contamination(config, run, arguments.against))
     elif nodes.rank() > 0:
         return nodes.follow()
     else:
@@ -74,7 +81,17 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--config", default="demo", help="YAML of the run, or the name of one in configs/ (default: demo)"
         )
-        command.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that override the file's")
+        if name == "report":
+            command.add_argument(
+                "overrides",
+                nargs="*",
+                metavar="FOLDER|a.b=c",
+                help="folders with predictions.jsonl (a phase, a cell of the lab, or what holds some), reported without a "
+                "configuration; or values that override the file's",
+            )
+            command.add_argument("--out", metavar="FOLDER", help="where to, for folders (default: report/ in them)")
+        else:
+            command.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that override the file's")
         if name in ("run", "preflight", "report"):
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
         if name == "run":
@@ -82,6 +99,10 @@ def _parser() -> argparse.ArgumentParser:
                 "--clean",
                 metavar="PHASE",
                 help="start PHASE (cot, base, baseline, stage3, all) and what depends on it anew; teachers' replies are kept",
+            )
+        if name == "contamination":
+            command.add_argument(
+                "--against", metavar="LAB.yaml", help="every task of this lab instead of the run's held_out"
             )
         if name == "status":
             command.add_argument("--json", action="store_true", help="print it as one JSON object")
@@ -95,8 +116,14 @@ def _parser() -> argparse.ArgumentParser:
             )
     purpose = "put runs side by side: what differs, accuracy and macro-F1, paired tests"
     compare = commands.add_parser("compare", help=purpose, description=purpose)
-    compare.add_argument("runs", nargs="+", help="run folders; the tests compare every other with the first")
-    compare.add_argument("--out", metavar="FILE.md", help="write it there instead")
+    compare.add_argument(
+        "runs",
+        nargs="+",
+        help="folders of runs, or with predictions.jsonl; the tests compare every other with the first",
+    )
+    compare.add_argument(
+        "--out", metavar="FOLDER", help="write a page with its tables there (or a FILE.html, a FILE.md)"
+    )
     return parser
 
 
@@ -106,6 +133,25 @@ def _seconds(word: str) -> float:
         if float(word) > 0:
             return float(word)
     raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above 0; settings a.b=c go before --watch")
+
+
+def _folders(arguments: argparse.Namespace) -> list[Path]:
+    """The folders that `report` was given instead of settings.
+
+    Raises:
+        UserError: on folders beside settings, and on --out without folders.
+    """
+    folders = [word for word in arguments.overrides if "=" not in word or Path(word).is_dir()]
+    settings = [word for word in arguments.overrides if word not in folders]
+    if folders and settings:
+        raise UserError(
+            f"report takes folders ({', '.join(folders)}) or settings of a run ({', '.join(settings)}), not both"
+        )
+    if arguments.out and not folders:
+        raise UserError(
+            "report --out goes with folders; a run's report lies in its own folder, see output_dir and name"
+        )
+    return [Path(folder) for folder in folders]
 
 
 def _open_task(config: RunConfig, run: RunDir) -> None:
@@ -151,6 +197,8 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
     if arguments.clean:
         _clean(config, run, arguments.clean)
     _refuse_stale(config, run)
+    if config.held_out:
+        print(contamination(config, run))
     write_config(config, run.root / "config.yaml")
     with nodes.conducted(run.root) as run_everywhere:
         for name in phase_names(config):
@@ -279,6 +327,19 @@ def report(config: RunConfig, run: RunDir) -> str:
     page = write_run_report(run.root, phases, labels, title=config.name)
     told = forecast_errors(config, run)
     return f"{summary_table(run.root, phases)}\n" + (f"{told}\n" if told else "") + f"report: {page}"
+
+
+def contamination(config: RunConfig, run: RunDir, lab: str | None = None) -> str:
+    """What the run's training rows share with its held-out sets, or with the tasks of a lab, in lines.
+
+    Raises:
+        UserError: when there is nothing to compare with, or a picture is in both.
+    """
+    from pipeline.contamination import check_run, held_out_of
+
+    if lab is None and not config.held_out:
+        raise UserError("there is nothing to compare with; set held_out: in the run, or give --against LAB.yaml")
+    return "\n".join(str(found) for found in check_run(config, run, held_out_of(lab) if lab else None))
 
 
 def _clock(seconds: float) -> str:

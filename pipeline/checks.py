@@ -17,7 +17,17 @@ from pipeline.families import REFUSED, model_type, tiny_families
 from pipeline.hardware import visible_gpus
 from pipeline.nearest import nearest
 from pipeline.run import BASE
-from pipeline.schema import BASELINE, BEST, FINAL, GATE_ACTIONS, AlarmConfig, RunConfig, StageConfig, split_parent
+from pipeline.schema import (
+    BASELINE,
+    BEST,
+    FINAL,
+    GATE_ACTIONS,
+    AlarmConfig,
+    RunConfig,
+    StageConfig,
+    TaskConfig,
+    split_parent,
+)
 from pipeline.tasks import PROMPT_STYLES, task_names
 from pipeline.trainer_fields import CONFIG_CLASSES
 
@@ -40,7 +50,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
     if not 0 <= config.seed < 2**32:
         yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
-    yield from _task(config)
+    yield from _task(config.task, "task")
     yield from _model(config)
     yield from cot_problems(config)
     for name, stage in config.stages.items():
@@ -58,15 +68,18 @@ def _problems(config: RunConfig) -> Iterator[str]:
             yield f"evaluation.{key}: {getattr(config.evaluation, key)} must be at least 1"
     if config.evaluation.samples < 0:
         yield f"evaluation.samples: {config.evaluation.samples} must be 0 or more"
+    for name, held in config.held_out.items():
+        yield from _task(held.task, f"held_out.{name}.task")
+        yield from split_problem(f"held_out.{name}.split", held.split)
     yield from _launch(config)
     yield from _alarms(config.alarms)
 
 
-def _task(config: RunConfig) -> Iterator[str]:
-    if config.task.name not in task_names():
-        yield f"task.name: {config.task.name!r} is not a file of pipeline/tasks; {nearest(config.task.name, task_names())}"
-    if config.task.path is not None and not Path(config.task.path).expanduser().exists():
-        yield f"task.path: {config.task.path!r} does not exist; set it to the root of the {config.task.name} data"
+def _task(task: TaskConfig, where: str) -> Iterator[str]:
+    if task.name not in task_names():
+        yield f"{where}.name: {task.name!r} is not a file of pipeline/tasks; {nearest(task.name, task_names())}"
+    if task.path is not None and not Path(task.path).expanduser().exists():
+        yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data"
 
 
 def _model(config: RunConfig) -> Iterator[str]:

@@ -2,10 +2,12 @@
 
 The formula is our reading; docs/sweeps.md holds it, its assumptions and its measured error.
 
-    peak = weights + KV cache + the larger of (vision tower's activations, language model's prefill) + on a CPU the process
+    peak = weights + KV cache + the larger of (vision tower's activations, language model's prefill)
+    on a CPU: the process + weights + the larger of (that cache and those activations, the file while it is converted)
 
 - weights: every tensor's elements × bytes. 8bit and 4bit (bitsandbytes) hold the matrices of the language model's layers in 1
-  byte + 4 bytes a row, or in NF4's 0.5 byte + double-quantised scales; all else keeps 2 bytes.
+  byte + 4 bytes a row, or in NF4's 0.5 byte + double-quantised scales; all else keeps 2
+  bytes (4 on a CPU).
 - KV cache: 2 × layers × key-value heads × head width × tokens × rows × bytes.
 - activations: tokens × (4 × hidden + 2 × intermediate) × bytes of the one layer that is live, for all pictures of a batch in the
   vision tower, and with its logits for all rows of a batch in the language model.
@@ -29,11 +31,12 @@ PICTURE = 1024
 """Pixels a side of the square picture that is reckoned with, where a model reads pictures at their own size."""
 PROMPT = 256
 """Tokens of question, options and instructions that are reckoned with."""
-PROCESS = 900_000_000
+PROCESS = 600_000_000
 """Bytes of a CPU process before its model: Python with torch and transformers."""
 CONTEXT = 500_000_000
 """Bytes a GPU must have beside them for a CUDA context, which torch does not count as allocated."""
 _BYTES = {"float32": 4.0, "bfloat16": 2.0, "float16": 2.0, "8bit": 1.0, "4bit": 0.5 + 1 / 64 + 4 / (64 * 256)}
+_STORED = {"F64": 8, "F32": 4, "BF16": 2, "F16": 2, "F8_E4M3": 1, "F8_E5M2": 1, "I8": 1, "U8": 1}
 _HEADER = 100_000_000
 """Most bytes a safetensors header may have; the format's own limit."""
 
@@ -42,7 +45,8 @@ _HEADER = 100_000_000
 class Shapes:
     """What the files of a model say without its weights."""
 
-    tensors: Mapping[str, tuple[int, ...]]
+    tensors: Mapping[str, tuple[str, tuple[int, ...]]]
+    """Name: (dtype as safetensors calls it, shape)."""
     config: Mapping[str, Any]
     processor: Mapping[str, Any] = field(default_factory=dict)
 
@@ -55,13 +59,15 @@ class Estimate:
     cache: int
     activations: int
     process: int
+    loading: int
+    """Of the file, whose pages are resident on a CPU while its weights are converted to another precision."""
     image_tokens: int
     parameters: Mapping[str, int]
 
     @property
     def total(self) -> int:
         """Bytes at the peak."""
-        return self.weights + self.cache + self.activations + self.process
+        return self.process + self.weights + max(self.loading, self.cache + self.activations)
 
 
 def read_shapes(model: LabModel) -> Shapes:
@@ -76,12 +82,12 @@ def read_shapes(model: LabModel) -> Shapes:
     files = sorted(folder.glob("*.safetensors"))
     if not files or not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json or no *.safetensors")
-    tensors = {name: shape for file in files for name, shape in tensor_shapes(file).items()}
+    tensors = {name: tensor for file in files for name, tensor in tensor_shapes(file).items()}
     return Shapes(tensors, _json(folder / "config.json"), _processor(folder, model))
 
 
-def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
-    """Name and shape of every tensor in a safetensors file, from its header.
+def tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Name, and (dtype, shape), of every tensor in a safetensors file, from its header.
 
     Raises:
         UserError: when the file has no such header.
@@ -92,7 +98,9 @@ def tensor_shapes(file: Path) -> dict[str, tuple[int, ...]]:
             if length > _HEADER:
                 raise ValueError(f"its header would have {length} bytes")
             header = json.loads(source.read(length))
-        return {name: tuple(about["shape"]) for name, about in header.items() if name != "__metadata__"}
+        return {
+            name: (about["dtype"], tuple(about["shape"])) for name, about in header.items() if name != "__metadata__"
+        }
     except (OSError, ValueError, struct.error, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: not readable as safetensors: {error}") from error
 
@@ -108,7 +116,7 @@ def estimate(shapes: Shapes, precision: str, *, gpu: bool, rows: int, new_tokens
         new_tokens: most tokens of an answer.
     """
     precision = ("bfloat16" if gpu else "float32") if precision == "auto" else precision
-    computed = 4 if precision == "float32" else 2
+    computed = 4 if precision == "float32" or (precision in ("8bit", "4bit") and not gpu) else 2
     text, vision = _text(shapes.config), shapes.config.get("vision_config", {})
     crops, patches, image_tokens = _picture(shapes, text, vision)
     tokens = image_tokens + PROMPT
@@ -122,7 +130,11 @@ def estimate(shapes: Shapes, precision: str, *, gpu: bool, rows: int, new_tokens
     between = int(vision.get("intermediate_size") or seen * float(vision.get("mlp_ratio", 4)))
     looking = rows * crops * patches * (4 * seen + 2 * between) * computed
     weights, parameters = _weights(shapes, precision, computed)
-    return Estimate(weights, cache, max(looking, prefill + logits), 0 if gpu else PROCESS, image_tokens, parameters)
+    as_loaded = {"float32": "F32", "bfloat16": "BF16", "float16": "F16"}.get(precision)
+    stored = [(dtype, _STORED.get(dtype, 4) * math.prod(shape)) for dtype, shape in shapes.tensors.values()]
+    loading = 0 if gpu else sum(size for dtype, size in stored if dtype != as_loaded)
+    activations = max(looking, prefill + logits)
+    return Estimate(weights, cache, activations, 0 if gpu else PROCESS, loading, image_tokens, parameters)
 
 
 def _weights(shapes: Shapes, precision: str, computed: int) -> tuple[int, dict[str, int]]:
@@ -130,7 +142,7 @@ def _weights(shapes: Shapes, precision: str, computed: int) -> tuple[int, dict[s
     total, parameters = 0.0, {"vision": 0, "connector": 0, "language": 0}
     tied = bool(shapes.config.get("tie_word_embeddings", _text(shapes.config).get("tie_word_embeddings", False)))
     embedded = any("embed_tokens" in name for name in shapes.tensors)
-    for name, shape in shapes.tensors.items():
+    for name, (_, shape) in shapes.tensors.items():
         if tied and embedded and name.endswith("lm_head.weight"):
             continue
         count, part = math.prod(shape), part_of(name) or "language"
@@ -218,7 +230,7 @@ def _from_hub(model: LabModel) -> Shapes:
     try:
         metadata = get_safetensors_metadata(name, revision=model.revision)
         tensors = {
-            tensor: tuple(about.shape)
+            tensor: (about.dtype, tuple(about.shape))
             for file in metadata.files_metadata.values()
             for tensor, about in file.tensors.items()
         }

@@ -1,38 +1,48 @@
 """The numbers of a report: plain functions from predictions to dicts. No files, no plots, no torch.
 
-Two rules hold everywhere. Every row stays in every denominator: a completion without a label is a wrong answer in its own
-column, ``(unparsable)``. Every rate comes with its count, its n and a 95 % interval.
+Two rules hold everywhere. Every row stays in every denominator: a completion without an answer is wrong, and where answers are
+labels it has its own column, ``(unparsable)``. Every rate comes with its count, its n and a 95 % interval.
 """
 
 from __future__ import annotations
 
-import math
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pipeline.intervals import bootstrap_sums, clustered_rate, interval, rate, wilson
 from pipeline.labels import LabelSet
+from pipeline.paired import Prediction, cluster, paired, right
+from pipeline.reliability import by_length, calibration
 from pipeline.response import REASONS
 
-Prediction = Mapping[str, Any]
-"""One row of predictions.jsonl."""
+__all__ = [
+    "UNPARSABLE",
+    "Prediction",
+    "agreement",
+    "attributes_named",
+    "paired",
+    "rate",
+    "score",
+    "well_formed",
+    "wilson",
+]
 
 UNPARSABLE = "(unparsable)"
 """The confusion column of completions that gave no label."""
-RESAMPLES = 2000
-SEED = 0
-_Z = 1.959963984540054  # 97.5 % point of the normal distribution
 _NOT_ATTRIBUTES = {"image_id", "emotion"}  # EmoSet's key and label: naming them says nothing about what was seen.
 
 
-def score(predictions: Iterable[Prediction], labels: LabelSet) -> dict[str, Any]:
+def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> dict[str, Any]:
     """Every number of one evaluated model in one prompt style.
 
     Args:
-        predictions: rows of one style; ``decoding: greedy`` rows are the headline, ``sample`` rows give ``sample``.
-        labels: the closed list of answers; its order is the order of tables and matrices.
+        predictions: rows of one style; ``decoding: greedy`` rows are the headline, ``sample`` rows give ``sample``. Rows whose
+            gold answer is not published are counted (``unjudged``) and take no part.
+        labels: the closed list of answers, in the order of tables and matrices; None for a benchmark whose answers are none.
+            Then nothing per class is there.
 
     Returns:
         A JSON-ready dict. Rates are ``{"value", "low", "high", "count", "n"}``; undefined values are None.
@@ -41,15 +51,82 @@ def score(predictions: Iterable[Prediction], labels: LabelSet) -> dict[str, Any]
     Raises:
         ValueError: without a greedy row, on mixed styles, or on a gold or predicted label outside `labels`.
     """
-    from sklearn.metrics import confusion_matrix
-
     rows = list(predictions)
-    greedy = [row for row in rows if row["decoding"] == "greedy"]
+    judged = [row for row in rows if row["gold"] is not None]
+    greedy = [row for row in judged if row["decoding"] == "greedy"]
     if not greedy:
         raise ValueError("there is no greedy prediction to score")
     styles = {row["style"] for row in rows}
     if len(styles) > 1:
         raise ValueError(f"predictions of several styles ({', '.join(sorted(styles))}) must be scored apart")
+    clusters = [cluster(row) for row in greedy]
+    lost = sum(row["label"] is None for row in greedy)
+    tokens = [row["completion_tokens"] for row in greedy if row.get("completion_tokens") is not None]
+    seconds = [row["seconds"] for row in greedy if row.get("seconds") is not None]
+    return {
+        "n": len(greedy),
+        "unjudged": sum(row["decoding"] == "greedy" for row in rows) - len(greedy),
+        "style": greedy[0]["style"],
+        "labels": list(labels.names) if labels else None,
+        "accuracy": clustered_rate([right(row) for row in greedy], clusters),
+        "chance": chance(greedy, labels),
+        "format": clustered_rate([well_formed(row) for row in greedy], clusters),
+        "parsed": clustered_rate([row["label"] is not None for row in greedy], clusters),
+        "unparsable": {"n": lost, "reasons": _reasons(greedy)},
+        "guessed": sum(row.get("guessed") is not None for row in greedy),
+        "truncated": rate(sum(bool(row.get("truncated")) for row in greedy), len(greedy)),
+        "completion_tokens": _mean(tokens),
+        "seconds_per_row": _mean(seconds),
+        "most_answered": _most(row["label"] for row in greedy if row["label"] is not None),
+        "most_thought": _most((row["think"] for row in greedy if row.get("think")), name_it=False),
+        "groups": by_group(greedy, labels),
+        "by_length": by_length(greedy),
+        "calibration": calibration(greedy),
+        "attributes": attributes_named(greedy),
+        "sample": _sampled([row for row in judged if row["decoding"] == "sample"]),
+        **(_of_labels(greedy, clusters, labels) if labels else {}),
+    }
+
+
+def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
+    """What guessing at random earns on average: one part in the number of labels, or of a row's options; 0 on an open question.
+
+    None where no row has labels or options to guess among.
+    """
+    if labels:
+        return 1 / len(labels)
+    options = [len(row.get("options") or ()) for row in rows]
+    return sum(1 / number for number in options if number) / len(rows) if any(options) else None
+
+
+def by_group(rows: Sequence[Prediction], labels: LabelSet | None) -> dict[str, dict[str, dict[str, Any]]]:
+    """Accuracy, chance and unparsable answers of every value of every group: ``{group: {value: …}}``, values in text order.
+
+    The group ``label`` is left to the per-class table where there is one.
+    """
+    found: dict[str, dict[str, list[Prediction]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        for key, value in (row.get("groups") or {}).items():
+            if not (labels and key == "label"):
+                found[key][str(value)].append(row)
+    return {
+        key: {
+            value: {
+                "n": len(members),
+                "chance": chance(members, labels),
+                "accuracy": clustered_rate([right(row) for row in members], [cluster(row) for row in members]),
+                "unparsable": sum(row["label"] is None for row in members),
+            }
+            for value, members in sorted(values.items())
+        }
+        for key, values in sorted(found.items())
+    }
+
+
+def _of_labels(greedy: Sequence[Prediction], clusters: Sequence[str], labels: LabelSet) -> dict[str, Any]:
+    """What a closed list of answers adds: per-class table, confusion matrix, blind baselines, agreement with the thinking."""
+    from sklearn.metrics import confusion_matrix
+
     names = list(labels.names)
     if UNPARSABLE in names:
         raise ValueError(f"{UNPARSABLE!r} is the column of missing answers and cannot be a label")
@@ -58,80 +135,12 @@ def score(predictions: Iterable[Prediction], labels: LabelSet) -> dict[str, Any]
     strange = sorted((set(gold) - set(names)) | (set(answers) - {*names, UNPARSABLE}))
     if strange:
         raise ValueError(f"labels {strange} are not of the label set {names}")
-
     counts = confusion_matrix(gold, answers, labels=[*names, UNPARSABLE])[:-1]
     return {
-        "n": len(greedy),
-        "style": greedy[0]["style"],
-        "labels": names,
-        "accuracy": rate(int(counts.diagonal().sum()), len(greedy)),
-        **_per_class(gold, answers, names, counts),
-        "format": rate(sum(well_formed(row) for row in greedy), len(greedy)),
-        "parsed": rate(len(greedy) - int(counts[:, -1].sum()), len(greedy)),
-        "unparsable": {"n": int(counts[:, -1].sum()), "reasons": _reasons(greedy)},
-        "truncated": rate(sum(bool(row.get("truncated")) for row in greedy), len(greedy)),
-        "completion_tokens": _mean(
-            [row["completion_tokens"] for row in greedy if row.get("completion_tokens") is not None]
-        ),
+        **_per_class(gold, answers, names, counts, clusters),
         "baselines": _baselines(gold, len(names)),
         "confusion": {"rows": names, "columns": [*names, UNPARSABLE], "counts": counts.tolist()},
-        "most_answered": _most(row["label"] for row in greedy if row["label"] is not None),
-        "most_thought": _most((row["think"] for row in greedy if row.get("think")), name_it=False),
         "agreement": agreement(greedy, labels),
-        "attributes": attributes_named(greedy),
-        "sample": _sampled([row for row in rows if row["decoding"] == "sample"]),
-    }
-
-
-def rate(count: int, n: int) -> dict[str, Any]:
-    """A share with its 95 % Wilson interval; all None when n is 0."""
-    low, high = wilson(count, n)
-    return {"value": count / n if n else None, "low": low, "high": high, "count": count, "n": n}
-
-
-def wilson(count: int, n: int) -> tuple[float | None, float | None]:
-    """95 % Wilson score interval of a share (Wilson 1927); (None, None) when n is 0."""
-    if n == 0:
-        return None, None
-    share, spread = count / n, _Z**2 / n
-    centre = share + spread / 2
-    half = _Z * math.sqrt(share * (1 - share) / n + spread / (4 * n))
-    # The bounds at 0 and n are exactly 0 and 1; rounding must not push them past.
-    low = 0.0 if count == 0 else (centre - half) / (1 + spread)
-    high = 1.0 if count == n else (centre + half) / (1 + spread)
-    return low, high
-
-
-def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:
-    """Accuracy of `a` minus accuracy of `b` on the rows both answered greedily.
-
-    Returns:
-        ``n`` common rows, ``only_a`` and ``only_b`` (rows only one got right), ``difference`` with its 95 % paired
-        bootstrap interval ``low``/``high``, and ``p`` of McNemar's exact test (two-sided). None where n is 0.
-    """
-    import numpy as np
-    from scipy.stats import binomtest
-
-    right_a, right_b = _right_by_id(a), _right_by_id(b)
-    common = right_a.keys() & right_b.keys()
-    n = len(common)
-    only_a = sum(right_a[i] and not right_b[i] for i in common)
-    only_b = sum(right_b[i] and not right_a[i] for i in common)
-    if n == 0:
-        return {"n": 0, "only_a": 0, "only_b": 0, "difference": None, "low": None, "high": None, "p": None}
-    # Resampling rows with replacement is one multinomial draw over the three kinds of row.
-    shares = np.array([only_a, only_b, n - only_a - only_b]) / n
-    draws = np.random.default_rng(SEED).multinomial(n, shares, size=RESAMPLES)
-    low, high = np.percentile((draws[:, 0] - draws[:, 1]) / n, [2.5, 97.5])
-    p = binomtest(only_a, only_a + only_b, 0.5).pvalue if only_a + only_b else 1.0
-    return {
-        "n": n,
-        "only_a": only_a,
-        "only_b": only_b,
-        "difference": (only_a - only_b) / n,
-        "low": float(low),
-        "high": float(high),
-        "p": float(p),
     }
 
 
@@ -185,7 +194,9 @@ def attributes_named(rows: Sequence[Prediction]) -> dict[str, Any]:
     return {**rate(named.total(), total.total()), "by_attribute": by_key}
 
 
-def _per_class(gold: list[str], answers: list[str], names: list[str], counts: Any) -> dict[str, Any]:
+def _per_class(
+    gold: list[str], answers: list[str], names: list[str], counts: Any, clusters: Sequence[str]
+) -> dict[str, Any]:
     """The per-class table, its averages and the balanced view."""
     from sklearn.metrics import precision_recall_fscore_support
 
@@ -212,7 +223,7 @@ def _per_class(gold: list[str], answers: list[str], names: list[str], counts: An
             **{key: float(value) for key, value in zip(("precision", "recall", "f1-score"), values, strict=True)},
             "support": len(gold),
         }
-    f1_interval, recall_interval = _bootstrap(counts)
+    f1_interval, recall_interval = _macro_intervals(gold, answers, names, clusters)
     averages["macro avg"] |= {
         "f1-score_low": f1_interval[0],
         "f1-score_high": f1_interval[1],
@@ -227,23 +238,23 @@ def _per_class(gold: list[str], answers: list[str], names: list[str], counts: An
     return {"per_class": table, **averages, "balanced_accuracy": balanced}
 
 
-def _bootstrap(counts: Any) -> tuple[tuple[float, float], tuple[float, float]]:
-    """95 % percentile intervals of macro-F1 and of macro recall (balanced accuracy).
-
-    Resampling n rows with replacement is the same as one multinomial draw over the confusion cells, so all resamples
-    are one vectorised draw of shape (RESAMPLES, classes, classes + 1). A class that a resample lost leaves its mean.
-    """
+def _macro_intervals(
+    gold: list[str], answers: list[str], names: list[str], clusters: Sequence[str]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """95 % percentile intervals of macro-F1 and of macro recall (balanced accuracy). A class that a resample lost leaves
+    its mean."""
     import numpy as np
 
-    n = int(counts.sum())
-    draws = np.random.default_rng(SEED).multinomial(n, counts.ravel() / n, size=RESAMPLES).reshape(-1, *counts.shape)
-    right = draws.diagonal(axis1=1, axis2=2)
-    support, predicted = draws.sum(axis=2), draws.sum(axis=1)[:, :-1]
+    place = {name: index for index, name in enumerate(names)}
+    one_hot = np.eye(len(names) + 1, dtype=np.int8)[:, :-1]  # The last one stands for no label.
+    wanted = one_hot[[place[name] for name in gold]]
+    said = one_hot[[place.get(name, len(names)) for name in answers]]
+    sums = bootstrap_sums(np.hstack([wanted, said, wanted * said]), clusters)
+    support, predicted, hits = np.split(sums, 3, axis=1)
     present = support > 0
-    f1 = np.where(present, 2 * right / np.maximum(support + predicted, 1), 0).sum(axis=1) / present.sum(axis=1)
-    recall = np.where(present, right / np.maximum(support, 1), 0).sum(axis=1) / present.sum(axis=1)
-    intervals = [np.percentile(values, [2.5, 97.5]).tolist() for values in (f1, recall)]
-    return (intervals[0][0], intervals[0][1]), (intervals[1][0], intervals[1][1])
+    f1 = np.where(present, 2 * hits / np.maximum(support + predicted, 1), 0).sum(axis=1) / present.sum(axis=1)
+    recall = np.where(present, hits / np.maximum(support, 1), 0).sum(axis=1) / present.sum(axis=1)
+    return interval(f1), interval(recall)
 
 
 def _baselines(gold: list[str], classes: int) -> dict[str, Any]:
@@ -261,35 +272,14 @@ def _sampled(rows: list[Prediction]) -> dict[str, Any] | None:
     """Format rate and accuracy at temperature 1, with rows (not samples) as the unit of the interval."""
     if not rows:
         return None
-    formed: dict[str, list[bool]] = defaultdict(list)
-    right: dict[str, list[bool]] = defaultdict(list)
-    for row in rows:
-        formed[row["id"]].append(well_formed(row))
-        right[row["id"]].append(row["label"] == row["gold"])
+    ids = [cluster(row) or f"row {row['id']}" for row in rows]
     return {
         "n": len(rows),
-        "rows": len(formed),
-        "format": _rate_over_rows(formed),
-        "accuracy": _rate_over_rows(right),
+        "rows": len({row["id"] for row in rows}),
+        "format": clustered_rate([well_formed(row) for row in rows], ids),
+        "accuracy": clustered_rate([right(row) for row in rows], ids),
         "reasons": _reasons(rows),
     }
-
-
-def _rate_over_rows(values: Mapping[str, list[bool]]) -> dict[str, Any]:
-    """Mean over rows of each row's share; Wilson with one sample per row, bootstrap over rows with several."""
-    import numpy as np
-
-    count, n = sum(map(sum, values.values())), len(values)
-    if all(len(samples) == 1 for samples in values.values()):
-        return rate(count, n)
-    shares, weights = np.unique([sum(samples) / len(samples) for samples in values.values()], return_counts=True)
-    draws = np.random.default_rng(SEED).multinomial(n, weights / n, size=RESAMPLES) @ shares / n
-    low, high = np.percentile(draws, [2.5, 97.5]).tolist()
-    return {"value": float(shares @ weights / n), "low": low, "high": high, "count": count, "n": n}
-
-
-def _right_by_id(rows: Iterable[Prediction]) -> dict[str, bool]:
-    return {row["id"]: row["label"] == row["gold"] for row in rows if row["decoding"] == "greedy"}
 
 
 def well_formed(row: Prediction) -> bool:

@@ -1,39 +1,50 @@
-"""Reports: per-class numbers and their reading, for one phase, for a whole run, and for runs side by side.
+"""Reports: per-class numbers and their reading, for one phase, for a whole run, for any folders, and for runs side by side.
 
-`pipeline.metrics` computes, `pipeline.report_data` gathers, `pipeline.charts` draws, `pipeline.report_html` and
-`pipeline.report_text` lay out; this file writes. The same input gives the same bytes. No torch; nothing heavy is imported
-before the first call.
+`pipeline.metrics` computes, `pipeline.report_entries` and `pipeline.report_data` gather, `pipeline.report_tables` says what the
+tables hold, `pipeline.svg` and `pipeline.charts` draw, `pipeline.report_html` and `pipeline.report_text` lay out; this file
+writes. The same input gives the same bytes. No torch; nothing heavy is imported before the first call.
 """
 
 from __future__ import annotations
 
-import csv
-import io
+import dataclasses
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import charts
-from pipeline.compare import compare
+from pipeline import charts, svg
+from pipeline.compare import NO_TESTS, SPREAD, Comparison, compare, gather
 from pipeline.completions import write_completions_page
 from pipeline.errors import UserError
+from pipeline.formats import printable
 from pipeline.labels import LabelSet
-from pipeline.report_data import Entry, read_cot, read_phase, read_run, summarise
-from pipeline.report_html import page, printable
+from pipeline.model_card import model_card
+from pipeline.report_browser import browser
+from pipeline.report_data import read_cot, summarise
+from pipeline.report_entries import Entry, read_folders, read_json, read_phase, read_run
+from pipeline.report_html import page, render
+from pipeline.report_tables import files, tables
 from pipeline.report_text import NOTES, markdown, summary_table
 from pipeline.run import write_atomic, write_json
 
-__all__ = ["compare", "summary_table", "write_run_report", "write_stage_report"]
+__all__ = [
+    "compare",
+    "summary_table",
+    "write_comparison",
+    "write_folder_report",
+    "write_run_report",
+    "write_stage_report",
+]
 
 
-def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = None, examples: int = 6) -> Path:
-    """Write `phase_dir`/report/ from its predictions.jsonl: metrics.json, report.md, two csv, two png, index.html.
+def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = None) -> Path:
+    """Write `phase_dir`/report/ from its predictions.jsonl: index.html, metrics.json, report.md, tables/, two png, model card.
 
     Args:
         phase_dir: a phase's folder, with predictions.jsonl and usually stage.json and metrics.jsonl.
         labels: the task's closed list of answers.
         title: the heading; the folder's name when None.
-        examples: pictures shown per kind (right, wrong, without a label).
 
     Returns:
         The path of index.html.
@@ -53,21 +64,17 @@ def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = No
     write_json(folder / "metrics.json", {"phase": phase_dir.name, "entries": scores, "warnings": summary["warnings"]})
     write_atomic(folder / "report.md", markdown(summary, full=True))
     drawn = {"per_class": charts.per_class(entries, labels.names), "confusion": charts.confusion(entries)}
-    more = {"curves": charts.curves(entries), "clip": charts.clip(entries)}
-    return _write(folder, summary, entries, drawn, more, phase_dir.parent, examples)
+    return _write(folder, summary, entries, drawn, phase_dir.parent)
 
 
-def write_run_report(
-    run_root: Path, phases: Sequence[str], labels: LabelSet, title: str | None = None, examples: int = 2
-) -> Path:
-    """Write `run_root`/report/: index.html, summary.md, summary.json, two csv and every chart as png.
+def write_run_report(run_root: Path, phases: Sequence[str], labels: LabelSet, title: str | None = None) -> Path:
+    """Write `run_root`/report/: index.html, summary.md, summary.json, tables/, every chart as png, and a model card.
 
     Args:
         run_root: the run's folder.
         phases: phase names in the order of the tables; those without predictions are shown as not run.
         labels: the task's closed list of answers.
         title: the heading; the run folder's name when None.
-        examples: pictures shown per entry and kind.
 
     Returns:
         The path of index.html.
@@ -88,53 +95,116 @@ def write_run_report(
         "clip": charts.clip(entries),
         "cot": charts.cot(cot),
     }
-    return _write(folder, summary, entries, drawn, {}, run_root, examples)
+    return _write(folder, summary, entries, drawn, run_root)
 
 
-def _write(
-    folder: Path,
-    summary: Mapping[str, Any],
-    entries: list[Entry],
-    drawn: Mapping[str, bytes | None],
-    more: Mapping[str, bytes | None],
-    root: Path,
-    examples: int,
-) -> Path:
-    """What both reports share: csv, png and the page."""
-    write_atomic(folder / "per_class.csv", _csv(_per_class_rows(entries)))
-    write_atomic(folder / "confusion.csv", _csv(_confusion_rows(entries)))
-    pictures = {name: png for name, png in {**drawn, **more}.items() if png}
-    for name, png in pictures.items():
-        if name in drawn:
-            write_atomic(folder / f"{name}.png", png)
-    write_atomic(folder / "index.html", page({**summary, "notes": NOTES}, entries, pictures, root, examples))
-    return folder / "index.html"
+def write_folder_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write a report of any folders with predictions.jsonl (or with cells or phases that have one), without a configuration.
+
+    Labels are taken from the rows, see `report_entries.labels_of`.
+
+    Args:
+        folders: what to report, in the order of the tables.
+        out: where to; ``report/`` in the folder, or in what several have in common, when None.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        UserError: naming every folder that has nothing to report.
+    """
+    entries = read_folders(folders)
+    root = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    names = list(dict.fromkeys(name for entry in entries for name in (entry.scores or {})["labels"] or ()))
+    summary = summarise(printable(root.name), entries, names, None)
+    folder = out or (folders[0] if len(folders) == 1 else root) / "report"
+    write_json(folder / "summary.json", summary)
+    write_atomic(folder / "summary.md", markdown(summary))
+    return _write(folder, summary, entries, {}, root)
 
 
-def _per_class_rows(entries: Sequence[Entry]) -> list[list[Any]]:
-    keys = ["precision", "recall", "recall_low", "recall_high", "f1-score", "support", "predicted"]
-    rows: list[list[Any]] = [["entry", "class", *keys]]
-    for entry in entries:
-        if entry.scores:
-            table = {
-                **entry.scores["per_class"],
-                **{kind: entry.scores[kind] for kind in ("macro avg", "weighted avg")},
-            }
-            rows += [[entry.name, name, *(values.get(key) for key in keys)] for name, values in table.items()]
-    return rows
+def write_comparison(run_roots: Sequence[Path], out: Path) -> Path:
+    """Compare runs on a page: index.html, compare.md and tables/ in the folder `out`; the page alone where it ends in .html,
+    markdown alone where it ends in .md.
+
+    Its browser shows the last entry that all runs have.
+
+    Returns:
+        The path of what a person opens.
+
+    Raises:
+        UserError: as `compare.gather`.
+    """
+    if out.suffix == ".md":
+        write_atomic(out, compare(run_roots))
+        return out
+    found = gather(run_roots)
+    folder, page_path = (out.parent, out) if out.suffix == ".html" else (out, out / "index.html")
+    if folder is out:
+        write_atomic(folder / "compare.md", compare(run_roots))
+        for table in (*found.numbers, *([found.tests] if found.tests else [])):
+            for name, text in files(table).items():
+                write_atomic(folder / "tables" / name, text)
+    write_atomic(page_path, _comparison_page(found, run_roots, folder))
+    return page_path
 
 
-def _confusion_rows(entries: Sequence[Entry]) -> list[list[Any]]:
-    tables = [(entry.name, entry.scores["confusion"]) for entry in entries if entry.scores]
-    rows: list[list[Any]] = [["entry", "gold", *tables[0][1]["columns"]]] if tables else [["entry", "gold"]]
-    return rows + [
-        [name, gold, *counts]
-        for name, table in tables
-        for gold, counts in zip(table["rows"], table["counts"], strict=True)
+def _comparison_page(found: Comparison, run_roots: Sequence[Path], folder: Path) -> str:
+    common = [name for name in found.entries[found.runs[0]] if all(name in of for of in found.entries.values())]
+    shown = [dataclasses.replace(found.entries[run][common[-1]], name=run, task="") for run in found.runs if common]
+    turns = {run: (3, 5, 6, 1, 7, 2, 4, 0)[place % svg.SERIES] for place, run in enumerate(found.runs)}
+    rows = [
+        (f"{run}, {name}" if len(common) > 1 else run, turns[run], entry.scores)
+        for name in common
+        for run in found.runs
+        if (entry := found.entries[run][name]).scores
+    ]
+    return render(
+        "compare.html.jinja",
+        browser(shown, run_roots[0], folder),
+        title=" and ".join(found.runs) if len(found.runs) == 2 else f"{len(found.runs)} runs side by side",
+        lead=f"{len(found.runs)} runs, each tested against {found.runs[0]}"
+        + (f". Predictions: {common[-1]}." if common else "."),
+        warnings=_uncommon(found),
+        chart=svg.intervals(
+            [
+                (name, colour, [scores["accuracy"], *([scores["sample"]["accuracy"]] if scores["sample"] else [])])
+                for name, colour, scores in rows
+            ]
+        ),
+        settings=[{"name": name, "text": text} for name, text in found.settings],
+        numbers=found.numbers,
+        tables={"tests": found.tests} if found.tests else {},
+        spread=SPREAD,
+        no_tests=NO_TESTS,
+        notes=NOTES,
+    )
+
+
+def _uncommon(found: Comparison) -> list[dict[str, str]]:
+    """A warning per test on fewer rows than its runs answered."""
+    rows = found.tests.rows if found.tests else ()
+    partly = [row for row in rows if isinstance(row["rows"], str)]
+    return [
+        {"entry": f"{row['runs']}, {row['stage']}", "level": "warning", "text": f"tested on {row['rows']} rows."}
+        for row in partly
     ]
 
 
-def _csv(rows: Sequence[Sequence[Any]]) -> str:
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows(rows)
-    return buffer.getvalue()
+def _write(
+    folder: Path, summary: Mapping[str, Any], entries: list[Entry], drawn: Mapping[str, bytes | None], root: Path
+) -> Path:
+    """What all reports share: tables, png, the model card and, last, the page."""
+    made = tables(summary, entries)
+    for table in made.values():
+        for name, text in files(table).items():
+            write_atomic(folder / "tables" / name, text)
+    for name, png in drawn.items():
+        if png:
+            write_atomic(folder / f"{name}.png", png)
+    if card := model_card(entries, [read_json(root / entry.phase / "evaluation.json") for entry in entries]):
+        write_atomic(folder / "model_card.md", card)
+    examples = [row_id for row in getattr(made.get("confused"), "rows", ()) for row_id in row["examples"]]
+    data = browser(entries, root, folder, first=examples)
+    write_atomic(folder / "index.html", page(summary, entries, made, data, NOTES))
+    return folder / "index.html"

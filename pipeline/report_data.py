@@ -1,96 +1,48 @@
-"""What a report says, before anyone draws it: a run's folder read into one JSON-ready summary, and its warnings."""
+"""What a report says, before anyone draws it: entries gathered into one JSON-ready summary, and its warnings."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline import alarms, metrics
-from pipeline.labels import LabelSet
-from pipeline.run import BASE, COT, read_jsonl
+from pipeline.formats import p_value, size
+from pipeline.paired import holm
+from pipeline.report_entries import Entry, read_json, read_phase, read_run
+from pipeline.run import COT
 from pipeline.schema import AlarmConfig
+
+__all__ = ["Entry", "p_value", "read_cot", "read_json", "read_phase", "read_run", "size", "summarise", "warnings"]
 
 UNPARSABLE_LIMIT = 0.05
 TRUNCATED_LIMIT = 0.05
 DISAGREE_LIMIT = 0.2
 SAME_ANSWER_LIMIT = 0.9
 SAME_THOUGHT_LIMIT = 0.5
+MOST_PAIRED = 6
+"""Entries of one task up to which every pair is tested; more are tested against the first."""
 _ENOUGH = 20  # Fewer rows than this say nothing about a collapse.
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One evaluated model: a phase in one prompt style. `scores` is None when it has not been evaluated."""
-
-    name: str
-    phase: str
-    predictions: tuple[dict[str, Any], ...] = ()
-    scores: dict[str, Any] | None = None
-    record: dict[str, Any] = field(default_factory=dict)
-    log: tuple[dict[str, Any], ...] = ()
-    duplicates: int = 0
-
-    @property
-    def is_base(self) -> bool:
-        return self.phase == BASE
-
-    @property
-    def is_baseline(self) -> bool:
-        return self.phase.startswith("baseline")
-
-
-def read_phase(folder: Path, labels: LabelSet | None) -> list[Entry]:
-    """A phase's entries: one, or one per prompt style with `direct` named "<phase> (direct)" beside `think`.
-
-    Args:
-        folder: the phase's folder; it need not exist.
-        labels: None takes the scores of report/metrics.json instead of computing them.
-    """
-    record = read_json(folder / "stage.json")
-    log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
-    by_style: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
-    repeated: dict[str, int] = {}
-    for row in read_jsonl(folder / "predictions.jsonl"):
-        of_style = by_style.setdefault(row["style"], {})
-        key = (row["id"], row["decoding"], row.get("sample", 0))
-        repeated[row["style"]] = repeated.get(row["style"], 0) + (key in of_style)
-        of_style[key] = row  # The last one counts, as after a resumed evaluation.
-    stored = read_json(folder / "report" / "metrics.json").get("entries", {}) if labels is None else {}
-    entries = []
-    for style in sorted(by_style, key=lambda style: style != "think"):
-        name = f"{folder.name} ({style})" if style != "think" and "think" in by_style else folder.name
-        rows = tuple(by_style[style].values())
-        scores = stored.get(name)
-        if labels is not None and any(row["decoding"] == "greedy" for row in rows):
-            scores = metrics.score(rows, labels)
-        entries.append(Entry(name, folder.name, rows, scores, record, log, repeated[style]))
-    return entries or [Entry(folder.name, folder.name, record=record, log=log)]
-
-
-def read_run(run_root: Path, phases: Sequence[str], labels: LabelSet | None) -> list[Entry]:
-    """The entries of a run's phases, in their order."""
-    return [entry for phase in phases for entry in read_phase(run_root / phase, labels)]
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """A JSON mapping; empty when the file is missing or is something else."""
-    try:
-        value = json.loads(path.read_text())
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-    return value if isinstance(value, dict) else {}
 
 
 def summarise(
     title: str, entries: Sequence[Entry], labels: Sequence[str], cot: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Everything a report states, as one dict that holds no time and no absolute path."""
-    rows = []
+    """Everything a report states, as one dict that holds no time and no absolute path.
+
+    ``tests`` are all its tests of accuracy, in the order they are shown, each with ``p_holm`` corrected over all of them: every
+    stage against its parent and the baseline; where nothing is a stage, every pair of entries of one task.
+    """
+    rows: list[dict[str, Any]] = []
+    tests: list[dict[str, Any]] = []
+    staged = any(entry.is_base or entry.record.get("init_from") for entry in entries)
     for entry in entries:
         parent, baseline = parent_of(entry, entries), next((other for other in entries if other.is_baseline), None)
+        against = {"versus_parent": parent, "versus_baseline": None if baseline is entry or entry.is_base else baseline}
+        versus = {key: _versus(entry, other) for key, other in against.items()}
+        if baseline is parent:
+            versus["versus_baseline"] = versus["versus_parent"]  # One test, shown in two columns.
+        tests += [test for test in versus.values() if test and test["n"] and not any(test is one for one in tests)]
         rows.append(
             {
                 "name": entry.name,
@@ -102,12 +54,16 @@ def summarise(
                 "seconds": entry.record.get("seconds"),
                 "clip": clip_of(entry.record),
                 "hand_over": hand_over_of(entry.record),
-                "versus_parent": _versus(entry, parent),
-                "versus_baseline": _versus(entry, baseline) if baseline is not entry and not entry.is_base else None,
+                **versus,
+                "task": entry.task,
                 "scores": entry.scores,
             }
         )
-    summary = {"title": title, "labels": list(labels), "entries": rows, "cot": cot}
+    if not staged:
+        tests = [found for a, b in _pairs(entries) if (found := _versus(a, b)) and found["n"]]
+    for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
+        test["p_holm"] = p
+    summary = {"title": title, "labels": list(labels), "entries": rows, "tests": tests, "cot": cot}
     return {**summary, "warnings": warnings(entries, rows)}
 
 
@@ -211,12 +167,15 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
             and versus["difference"] < 0
             and not entry.is_baseline
         ):
-            text = f"accuracy fell {-100 * versus['difference']:.1f} points below {versus['name']} (p {p_value(versus['p'])})."
+            points = -100 * versus["difference"]
+            text = f"accuracy fell {points:.1f} points below {versus['name']} (p {p_value(versus['p'])})."
             found.append(_warning(entry, "warning", text))
-    sizes = {entry.scores["n"] for entry in entries if entry.scores}
-    if len(sizes) > 1:
-        text = f"the entries were evaluated on different numbers of rows ({', '.join(map(str, sorted(sizes)))})."
-        found.append({"entry": "", "level": "warning", "text": text})
+    for task in dict.fromkeys(entry.task for entry in entries):
+        sizes = {entry.scores["n"] for entry in entries if entry.scores and entry.task == task}
+        if len(sizes) > 1:
+            what = f"the entries of {task}" if task else "the entries"
+            text = f"{what} were evaluated on different numbers of rows ({', '.join(map(str, sorted(sizes)))})."
+            found.append({"entry": "", "level": "warning", "text": text})
     return sorted(found, key=lambda item: (item["level"] != "warning", not item["text"].startswith("VOID")))
 
 
@@ -239,18 +198,28 @@ def _doubts(scores: dict[str, Any], judged: bool) -> list[str]:
         texts.append(f"{100 * share:.1f} % of the greedy answers give no label ({reasons}).")
     if scores["truncated"]["value"] > TRUNCATED_LIMIT:
         texts.append(f"{100 * scores['truncated']['value']:.1f} % of the completions were cut at max_new_tokens.")
-    answer, thought, majority = scores["most_answered"], scores["most_thought"], scores["baselines"]["majority"]
-    if answer["n"] >= _ENOUGH and answer["share"] > max(SAME_ANSWER_LIMIT, majority["accuracy"]):
+    if scores["unjudged"]:
+        texts.append(f"{scores['unjudged']} rows have no published gold answer and take no part in any figure.")
+    if scores["guessed"]:
+        texts.append(
+            f"in {scores['guessed']} rows a random option stood in for an unparsable answer, as its benchmark has it."
+        )
+    answer, thought = scores["most_answered"], scores["most_thought"]
+    majority = (scores.get("baselines") or {}).get("majority")
+    if answer["n"] >= _ENOUGH and answer["share"] > max(SAME_ANSWER_LIMIT, majority["accuracy"] if majority else 0):
         texts.append(f"collapse: {100 * answer['share']:.0f} % of the parsed answers are {answer['value']!r}.")
     if thought["n"] >= _ENOUGH and thought["share"] > SAME_THOUGHT_LIMIT:
         texts.append(f"collapse: {100 * thought['share']:.0f} % of the rows have word for word the same thinking.")
-    said = scores["agreement"]
-    if said["n"] >= _ENOUGH and said["disagree"] / said["n"] > DISAGREE_LIMIT:
+    said = scores.get("agreement")
+    if said and said["n"] >= _ENOUGH and said["disagree"] / said["n"] > DISAGREE_LIMIT:
         share = said["disagree"] / said["n"]
         texts.append(f"in {100 * share:.0f} % of the parsed rows the thinking ends on another label than the answer.")
-    if judged and scores["accuracy"]["low"] <= majority["accuracy"]:
+    low = scores["accuracy"]["low"]
+    if judged and majority and low <= majority["accuracy"]:
         share, label = 100 * majority["accuracy"], majority["label"]
         texts.append(f"its accuracy interval reaches down to always answering {label!r} ({share:.1f} %).")
+    elif judged and not majority and scores["chance"] is not None and low <= scores["chance"]:
+        texts.append(f"its accuracy interval reaches down to chance ({100 * scores['chance']:.1f} %).")
     return texts
 
 
@@ -261,14 +230,14 @@ def _warning(entry: Entry, level: str, text: str) -> dict[str, str]:
 def _versus(entry: Entry, other: Entry | None) -> dict[str, Any] | None:
     if other is None or not entry.scores or not other.scores:
         return None
-    return {"name": other.name, **metrics.paired(entry.predictions, other.predictions)}
+    return {"entry": entry.name, "name": other.name, **metrics.paired(entry.predictions, other.predictions)}
 
 
-def size(count: int) -> str:
-    """Bytes as a person says them: 6 MB, 12.3 GB."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def p_value(p: float) -> str:
-    """A p value as a report prints it: "< .001" or "= .034"."""
-    return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".", 1)
+def _pairs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
+    """(later, earlier): every pair of evaluated entries of one task, or each against the first where they are many."""
+    pairs = []
+    for task in dict.fromkeys(entry.task for entry in entries):
+        same = [entry for entry in entries if entry.task == task and entry.scores]
+        firsts = same if len(same) <= MOST_PAIRED else same[:1]
+        pairs += [(b, a) for place, a in enumerate(firsts) for b in same[place + 1 :]]
+    return pairs

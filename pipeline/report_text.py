@@ -6,15 +6,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.report_data import p_value, read_run, summarise
-from pipeline.report_html import duration, percent, points, printable
+from pipeline.formats import duration, p_value, percent, points, printable
+from pipeline.report_data import read_run, summarise
+from pipeline.report_tables import Column, Table
 
 NOTES = (
     "Greedy decoding is the headline. Temperature 1 shows what the policy does when it samples, where format training acts.",
-    "Accuracy is over all rows: an answer without a label is wrong. Macro-F1 weighs every class alike.",
-    "Intervals are 95 %: Wilson for rates, percentile bootstrap over rows for F1 and differences. They cover the rows "
-    "drawn for evaluation, not the seed trained with.",
-    "p is McNemar's exact test on the rows both models answered, not corrected for the number of comparisons.",
+    "Accuracy is over all rows: an answer that cannot be read is wrong. Macro-F1 weighs every class alike.",
+    "Intervals are 95 %: Wilson for rates, percentile bootstrap for F1 and differences; where rows share a picture, bootstrap "
+    "over pictures for all of them. They cover the rows drawn for evaluation, not the seed trained with.",
+    "p is McNemar's exact test on the rows both models answered; “p, Holm” is corrected for all tests of its table.",
+    "“Thinking ends on the answer” is the share of parsed rows whose last label named in the thinking is the answer. “Attributes "
+    "named” is the share of annotated attribute values found in the thinking; naming more is not punished.",
     "ClipLow (ε_high below ε_low) is our reading of CLGRPO, arXiv 2506.18048, which publishes neither code nor ε.",
 )
 
@@ -42,7 +45,7 @@ def summary_table(run_root: Path, phases: Sequence[str]) -> str:
                 percent(scores["format"]["value"]),
                 percent(scores["sample"]["format"]["value"]) if scores["sample"] else "",
                 f"{percent(accuracy['value'])} [{percent(accuracy['low'])}, {percent(accuracy['high'])}]",
-                percent(scores["macro avg"]["f1-score"]),
+                percent(scores["macro avg"]["f1-score"]) if "macro avg" in scores else "",
                 str(scores["unparsable"]["n"]),
                 f"{100 * versus['difference']:+.1f}{_stars(versus['p'])}" if versus and versus["n"] else "",
                 "VOID" if clip and clip["void"] else fractions,
@@ -69,13 +72,14 @@ def markdown(summary: Mapping[str, Any], full: bool = False) -> str:
     parts += ["", table(_STAGE_COLUMNS, [_stage_row(row) for row in summary["entries"]])]
     if handed := [(row["name"], row["hand_over"]) for row in summary["entries"] if row["hand_over"]]:
         parts += ["## Hand-over\n", *(f"- {cell(name)}: {cell(line)}" for name, line in handed), ""]
-    if rows:
+    classed = [row for row in rows if "per_class" in row["scores"]]
+    if classed:
         classes = [
-            [cell(name), *(percent(row["scores"]["per_class"][name]["f1-score"]) for row in rows)]
+            [cell(name), *(percent((row["scores"]["per_class"].get(name) or {}).get("f1-score")) for row in classed)]
             for name in summary["labels"]
         ]
-        parts += ["## F1 per class, %\n", table(["class", *(cell(row["name"]) for row in rows)], classes)]
-    for row in rows if full else ():
+        parts += ["## F1 per class, %\n", table(["class", *(cell(row["name"]) for row in classed)], classes)]
+    for row in classed if full else ():
         parts += [
             f"## {cell(row['name'])}\n",
             table(["class", "precision", "recall", "f1-score", "support"], _class_rows(row["scores"])),
@@ -87,13 +91,13 @@ def _stage_row(row: Mapping[str, Any]) -> list[str]:
     scores, clip = row["scores"], row["clip"]
     if not scores:
         return [cell(row["name"]), "", "", cell(row["status"]), "", "", "", "", "", duration(row["seconds"])]
-    accuracy, f1, sample = scores["accuracy"], scores["macro avg"], scores["sample"]
+    accuracy, f1, sample = scores["accuracy"], scores.get("macro avg"), scores["sample"]
     return [
         cell(row["name"]),
         percent(scores["format"]["value"]),
         percent(sample["format"]["value"]) if sample else "–",
         f"{percent(accuracy['value'])} [{percent(accuracy['low'])}, {percent(accuracy['high'])}]",
-        f"{percent(f1['f1-score'])} [{percent(f1['f1-score_low'])}, {percent(f1['f1-score_high'])}]",
+        f"{percent(f1['f1-score'])} [{percent(f1['f1-score_low'])}, {percent(f1['f1-score_high'])}]" if f1 else "–",
         str(scores["unparsable"]["n"]),
         *(
             f"{points(v['difference'])} (p {p_value(v['p'])})" if v and v["n"] else "–"
@@ -110,6 +114,45 @@ def _class_rows(scores: Mapping[str, Any]) -> list[list[str]]:
         [cell(name), *(percent(row[key]) for key in ("precision", "recall", "f1-score")), str(row["support"])]
         for name, row in rows.items()
     ]
+
+
+def markdown_table(shown: Table) -> str:
+    """A table of a report as markdown, its title above and its note below."""
+    rows = [[_written(row.get(column.key), column) for column in shown.columns] for row in (*shown.rows, *shown.foot)]
+    note = f"\n{cell(shown.note)}\n" if shown.note else ""
+    return f"## {cell(shown.title)}\n\n{table([cell(column.head) for column in shown.columns], rows)}{note}"
+
+
+def written(value: float, kind: str) -> str:
+    """A number as its kind of column shows it: text, count, percent, fine, points, number, p or duration."""
+    if kind == "percent":
+        return percent(value, 3) if 0 < abs(value) < 0.001 else percent(value)  # 0.03 % is not 0.0 %.
+    if kind == "fine":
+        return percent(value, 3)
+    if kind == "number":
+        return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    write = {"points": points, "duration": duration, "p": lambda p: p_value(p).removeprefix("= ")}
+    return write.get(kind, str)(value)
+
+
+def mean_sd(of: Mapping[str, Any]) -> str:
+    """A mean over runs: 60.0 ± 10.0 [3]; alone where there is one."""
+    return percent(of["value"]) + (f" ± {percent(of['sd'])} [{of['n']}]" if of["sd"] is not None else "")
+
+
+def _written(value: Any, column: Column) -> str:
+    """A cell: its number with the interval, its text, or the row ids in it."""
+    of = value if isinstance(value, Mapping) else {"value": value}
+    value = of.get("value")
+    if value is None or isinstance(value, str):
+        return cell(value or "–")
+    if isinstance(value, list):
+        return cell(", ".join(value))
+    if column.kind == "mean":
+        return mean_sd(of)
+    kind = column.kind
+    interval = f" [{written(of['low'], kind)}, {written(of['high'], kind)}]" if of.get("low") is not None else ""
+    return written(value, kind) + interval
 
 
 def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -8,7 +8,7 @@
   cot/                  train.parquet rejected.jsonl journal/ manifest.json README.md
   <stage>/              stage.json metrics.jsonl alarms.jsonl checkpoint-*/ final/ best/ logs/ evaluation.json predictions.jsonl
                         report/
-  report/               index.html summary.md summary.json per_class.csv *.png
+  report/               index.html summary.md summary.json model_card.md *.png tables/
 ```
 
 A phase is complete when its record (`stage.json`, or `manifest.json` for cot) says ``"status": "complete"``; it is written last.

@@ -258,6 +258,15 @@ class EvaluationConfig:
 
 
 @dataclass(frozen=True)
+class HeldOutConfig:
+    """A set that no stage may have seen; `python -m pipeline contamination` says what is compared."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    """A labelled image set, or a benchmark."""
+    split: str = "test"
+
+
+@dataclass(frozen=True)
 class LaunchConfig:
     """How stages are started."""
 
@@ -287,6 +296,8 @@ class RunConfig:
     baseline: StageConfig | None = None
     """The comparison every claim needs: SFT on the original labels."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    held_out: dict[str, HeldOutConfig] = field(default_factory=dict)
+    """Sets this run is to be judged on elsewhere: it does not start while one of their pictures is among its training rows."""
     launch: LaunchConfig = field(default_factory=LaunchConfig)
     keep_checkpoints: bool = False
     """Whether a stage's checkpoint-*/ (weights and optimizer state, three times the model) outlive its verified hand-over."""

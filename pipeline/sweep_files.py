@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.report_html import duration, percent
+from pipeline.formats import duration, percent
 from pipeline.run import write_atomic, write_json
 from pipeline.sweep_results import COLUMNS, GROUP_COLUMNS
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.report_data import p_value
-from pipeline.report_html import TEMPLATES, duration, percent, points, printable, templates
+from pipeline.formats import duration, p_value, percent, points
+from pipeline.report_html import TEMPLATES, templates
 from pipeline.sweep_results import memory_of
 
 WIDTH, HEIGHT = 760, 420
@@ -33,9 +33,6 @@ def page(found: Mapping[str, Any]) -> str:
     """The whole HTML page of what `sweep_results.results` gave."""
     environment = templates()
     environment.filters |= {"pct": percent, "points": points, "duration": duration, "p_value": p_value}
-    environment.finalize = lambda value: (
-        printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value
-    )
     models = list(dict.fromkeys(row["model"] for row in found["cells"]))
     precisions = list(dict.fromkeys(row["precision"] for row in found["cells"]))
     script = (TEMPLATES / "_sweep.js.jinja").read_text()
@@ -81,6 +78,8 @@ def _chart(
     if not shown:
         return None
     lowest, highest = min(memory for _, memory in shown), max(memory for _, memory in shown)
+    widen = max(0.0, (0.1 * highest - (highest - lowest)) / 2)  # Else a few MB of noise would fill the chart.
+    lowest, highest = lowest - widen, highest + widen
     log = highest / max(lowest, 1e-9) >= _LOG_FROM
     x_ticks = _log_ticks(lowest, highest) if log else _ticks(lowest, highest)
     scale = math.log if log else float
@@ -164,7 +163,7 @@ def _matrix(rows: Sequence[Mapping[str, Any]], tested: Mapping[str, Any]) -> dic
     for pair in tested["pairs"]:
         pairs[pair["a"], pair["b"]] = pair
         if pair["difference"] is not None:
-            turned = {"difference": -pair["difference"], "low": -pair["high"], "high": -pair["low"]}
+            turned = {"difference": 0 - pair["difference"], "low": 0 - pair["high"], "high": 0 - pair["low"]}
             pairs[pair["b"], pair["a"]] = {**pair, **turned, "only_a": pair["only_b"], "only_b": pair["only_a"]}
     shown = named[:_MATRIX]
     lines = [{"row": row, "cells": [pairs.get((row["cell"], other["cell"])) for other in shown]} for row in shown]

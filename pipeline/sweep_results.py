@@ -16,9 +16,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pipeline.intervals import clustered_rate
 from pipeline.lab import Cell, LabConfig, cell_folder, cells
-from pipeline.metrics import paired, rate
-from pipeline.paired import holm
+from pipeline.paired import holm, paired
 from pipeline.power import minimum_detectable_difference
 from pipeline.run import read_jsonl
 
@@ -102,13 +102,13 @@ class Cells:
 
     def groups(self, cell: Cell) -> list[dict[str, Any]]:
         """One line per group of a complete cell's rows, such as task Count or source COCO."""
-        found: dict[tuple[str, str], list[bool]] = defaultdict(list)
+        found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self.answers(cell):
             for group, value in row["groups"].items():
-                found[group, str(value)].append(row["correct"])
+                found[group, str(value)].append(row)
         return [
-            {**_names(cell), "group": group, "value": value, **_rate(sum(right), len(right))}
-            for (group, value), right in sorted(found.items())
+            {**_names(cell), "group": group, "value": value, **_rate(rows)}
+            for (group, value), rows in sorted(found.items())
         ]
 
 
@@ -178,10 +178,7 @@ def _pairs(known: Cells, compared: Sequence[Cell]) -> dict[str, Any]:
 
 def _figures(record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], planned: Planned) -> dict[str, Any]:
     """The columns that only a complete cell has. Every row stays in n."""
-    figures = _rate(sum(row["correct"] for row in answers), len(answers))
-    stated = record.get("accuracy")
-    if isinstance(stated, Mapping):  # Its interval may know of rows that share a picture.
-        figures |= {f"accuracy_{end}": _rounded(stated[end]) for end in ("low", "high") if stated.get(end) is not None}
+    figures = _rate(answers)
     official = record.get("official") or {}
     name = next(iter(official), None)
     measured = record.get("peak_memory_bytes")
@@ -217,10 +214,11 @@ def _names(cell: Cell) -> dict[str, Any]:
     }
 
 
-def _rate(count: int, n: int) -> dict[str, Any]:
-    found = rate(count, n)
+def _rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many of them are right, with an interval that knows which rows share a picture."""
+    found = clustered_rate([row["correct"] for row in rows], [row["cluster"] for row in rows])
     interval = {"accuracy_low": _rounded(found["low"]), "accuracy_high": _rounded(found["high"])}
-    return {"n": n, "correct": count, "accuracy": _rounded(found["value"]), **interval}
+    return {"n": found["n"], "correct": found["count"], "accuracy": _rounded(found["value"]), **interval}
 
 
 def _light(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -57,6 +57,10 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
         done = made(work)
         if not done:
             parent_checkpoint(config, run, name)  # Refuse here, in one line, not in every worker.
+            if config.held_out:
+                from pipeline.contamination import check_run
+
+                check_run(config, run)
         rows = rows_as_begun(work)
         if not done:
             record = run.record(name)

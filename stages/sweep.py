@@ -24,9 +24,9 @@ import yaml
 from pipeline import command_line
 from pipeline.config import to_plain
 from pipeline.errors import UserError
+from pipeline.formats import duration, percent
 from pipeline.hardware import gpu_names
 from pipeline.lab import Cell, LabConfig, cell_folder, cells, lab_folder, load_lab
-from pipeline.report_html import duration, percent
 from pipeline.run import write_atomic, write_json
 from pipeline.sweep_files import PAGE, write_results
 from pipeline.sweep_plan import describe, key, make_plan, smoke_lab

@@ -16,8 +16,10 @@ import pytest
 from pipeline import checks, checks_adapters, checks_trainer
 from pipeline.compat import declare_torchvision_ops
 from pipeline.config import CONFIGS, load, shipped_configs, to_plain
+from pipeline.lab import cells, load_lab
 from pipeline.phases import differences
 from pipeline.schema import RunConfig, StageConfig
+from pipeline.tasks import load_task, task_names
 from pipeline.trainer_fields import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNOWN, peft_fields, trainer_fields
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
@@ -81,7 +83,11 @@ def test_every_shipped_config_loads_and_breaks_no_rule(name: str, emoset: Path) 
     if (
         config.task.path is not None
     ):  # The data are the user's to bring; that they are missing is told, and nothing else.
-        config = load(name, [f"task.path={emoset}"])
+        config = load(
+            name, [f"task.path={emoset}", *(f"held_out.{held}.task.path={emoset}" for held in config.held_out)]
+        )
+    if missing := {held.task.name for held in config.held_out.values()} - set(task_names()):
+        pytest.skip(f"pipeline/tasks has no {', '.join(missing)}")
     checks.check(config)
 
 
@@ -156,7 +162,9 @@ def test_peft_accepts_every_peft_block(name: str) -> None:
     block = load(name).model.peft
     assert block is not None
     made = peft.get_peft_config({"peft_type": DEFAULT_PEFT_TYPE, **block})
-    assert (made.r, made.lora_alpha) == (block["r"], block["lora_alpha"])
+    for key, value in block.items():
+        found = getattr(made, key)
+        assert getattr(found, "value", found) == value, key
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "deepspeed").glob("*.json")), ids=lambda path: path.stem)
@@ -193,6 +201,57 @@ def test_variants_differ_from_their_model_only_in_what_they_are_named_for(model:
     eight = changed(full, to_plain(load(f"emoset/{model}_8gpu")))
     batches = {"per_device_train_batch_size", "gradient_accumulation_steps"}
     assert {"name", "num_processes", "deepspeed"} <= eight <= {"name", "num_processes", "deepspeed"} | batches
+
+
+def test_every_cv_bench_preset_holds_its_test_rows_out_and_differs_only_in_its_strategy() -> None:
+    lora = load("cv_bench_lora")
+    assert lora.model.peft is not None
+    assert (lora.model.peft["r"], lora.model.peft["lora_alpha"], lora.model.peft["lora_dropout"]) == (16, 32, 0.05)
+    trainer = lora.stage("1").trainer
+    published = {"learning_rate": 2e-4, "per_device_train_batch_size": 8, "num_train_epochs": 4}
+    assert {key: trainer[key] for key in published} == published
+    for name in ("lora", "dora", "ia3", "distill"):
+        config = load(f"cv_bench_{name}")
+        assert [(held.task.name, held.split) for held in config.held_out.values()] == [("cv_bench", "test")]
+    assert changed(to_plain(lora), to_plain(load("cv_bench_dora"))) == {"name", "use_dora"}
+    ia3 = changed(to_plain(lora), to_plain(load("cv_bench_ia3")))
+    assert {"name", "peft_type", "learning_rate"} < ia3 < {
+        *("name", "peft_type", "target_modules", "feedforward_modules", "learning_rate"),
+        *("r", "lora_alpha", "lora_dropout", "anything"),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("preset", "count"), [("lora", 4), ("ia3", 3)])
+def test_adapters_of_cv_bench_presets_reach_the_language_model_alone(preset: str, count: int) -> None:
+    net = skeleton("idefics3")
+    pattern = (load(f"cv_bench_{preset}").model.peft or {})["target_modules"]
+    names = [name for name, _ in net.named_modules() if re.fullmatch(pattern, name)]
+    assert len(names) == count * 2
+    assert all("text_model" in name for name in names)
+
+
+def test_the_demo_sweep_is_three_models_three_tasks_two_precisions(tmp_path: Path) -> None:
+    with pytest.raises(checks.UserError) as caught:
+        load_lab("demo", [f"models.{name}.run={tmp_path}/none" for name in ("base", "stage1", "stage4")])
+    assert [problem.split(":")[0] for problem in caught.value.problems] == [
+        f"models.{n}" for n in ("base", "stage1", "stage4")
+    ]
+    for phase in ("base", "stage1_sft", "stage4_clgrpo"):
+        (tmp_path / "run" / phase).mkdir(parents=True)
+        record = {"status": "complete", "checkpoint": "final", "files": {}}
+        (tmp_path / "run" / phase / "stage.json").write_text(json.dumps(record))
+    lab = load_lab("demo", [f"models.{name}.run={tmp_path}/run" for name in ("base", "stage1", "stage4")])
+    assert (len(lab.models), len(lab.tasks), len(lab.precisions), len(cells(lab))) == (3, 3, 2, 18)
+    for task in lab.tasks.values():
+        load_task(task.task, tmp_path / "cache")  # Its options are those of the task.
+
+
+def test_the_sweep_of_small_vlms_lacks_nothing_but_its_data(tmp_path: Path) -> None:
+    tasks = ("cv_bench", "mmmu", "mathvista")
+    if missing := set(tasks) - set(task_names()):
+        pytest.skip(f"pipeline/tasks has no {', '.join(sorted(missing))}")
+    lab = load_lab("small_vlms", [f"tasks.{name}.task.path={tmp_path}" for name in tasks])
+    assert len(cells(lab)) == 4 * 3 * 3 * 2
 
 
 def changed(old: Any, new: Any) -> set[str]:

@@ -77,6 +77,16 @@ def test_cache_and_activations_grow_with_the_rows_and_tokens(tmp_path: Path) -> 
     assert told(folder, "auto", gpu=False).process == PROCESS
 
 
+def test_on_a_cpu_the_file_is_resident_while_it_is_converted(tmp_path: Path) -> None:
+    folder = write(tmp_path / "m", TENSORS, CONFIG)
+    whole, converted = told(folder, "float32", gpu=False), told(folder, "bfloat16", gpu=False)
+    assert (whole.loading, told(folder, "bfloat16").loading) == (0, 0)
+    assert converted.loading == 4 * (sum(converted.parameters.values()) + 64_000)  # The tied head is in the file.
+    assert converted.total == PROCESS + converted.weights + max(
+        converted.loading, converted.cache + converted.activations
+    )
+
+
 @pytest.mark.parametrize(
     ("config", "processor", "tokens"),
     [

@@ -140,7 +140,7 @@ def test_rows_not_samples_are_the_unit_of_the_interval() -> None:
     rate = metrics.score([row(0, "cat", "cat"), *sampled], LABELS)["sample"]["accuracy"]
     low, high = metrics.wilson(20, 40)
     assert rate["value"] == 0.5
-    assert rate["n"] == 40
+    assert (rate["n"], rate["clusters"]) == (400, 40)
     assert (rate["low"], rate["high"]) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import csv
+import hashlib
+import io
 import json
 import re
 from collections.abc import Callable, Sequence
@@ -13,11 +17,12 @@ import yaml
 from PIL import Image
 
 from pipeline import __main__ as conductor
-from pipeline import charts, report
+from pipeline import charts, report, report_browser
 from pipeline.errors import UserError
+from pipeline.formats import printable
 from pipeline.labels import LabelSet
+from pipeline.report_browser import as_json, browser
 from pipeline.report_data import read_cot, read_run, summarise
-from pipeline.report_html import choose, picture, printable
 
 LABELS = LabelSet.of(["joy", "fear", "$awe_"])
 PHASES = ["base", "baseline_sft_labels", "stage1_sft", "stage2_grpo", "stage4_clgrpo"]
@@ -185,8 +190,13 @@ def test_completions_stay_text(run: Path) -> None:
         report.write_stage_report(run / "base", LABELS),
     ):
         html = page.read_text()
-        assert "&lt;script&gt;alert(1)&lt;/script&gt;&lt;/pre&gt;{{ 7*7 }}" in html
-        assert "<script" not in html
+        assert "\\u003cscript\\u003ealert(1)\\u003c/script\\u003e\\u003c/pre\\u003e{{ 7*7 }}" in html
+        assert "<script>alert" not in html
+        assert re.findall(r"<script[^>]*>", html) == [
+            '<script type="application/json" id="data">',
+            '<script type="application/json" id="pictures">',
+            "<script>",
+        ]
         assert "\x00" not in html
         assert "\u202e" not in html
 
@@ -195,9 +205,18 @@ def test_the_page_fetches_nothing(run: Path) -> None:
     html = report.write_run_report(run, PHASES, LABELS).read_text()
     sources = re.findall(r"(?:src|href)=\"([^\"]{0,30})", html)
     assert sources
-    assert all(source.startswith(("data:image/png;base64,", "#")) for source in sources)
+    assert all(source.startswith("#") for source in sources)
     assert "url(" not in html
     assert "http://" not in html.replace("http-equiv", "")
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
+    assert policy
+    assert "unsafe" not in policy[1]
+    style, script = (re.search(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL) for tag in ("style", "script"))
+    for found in (style, script):
+        assert found
+        digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy[1]
+    assert " style=" not in html
 
 
 def test_the_same_input_gives_the_same_bytes(run: Path) -> None:
@@ -205,12 +224,22 @@ def test_the_same_input_gives_the_same_bytes(run: Path) -> None:
         report.write_run_report(run, PHASES, LABELS)
         report.write_stage_report(run / "base", LABELS)
         folders = (run / "report", run / "base" / "report")
-        return {str(file): file.read_bytes() for folder in folders for file in sorted(folder.iterdir())}
+        return {str(file): file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file()}
 
     first = write_all()
     names = {Path(name).name for name in first}
-    wanted = "index.html summary.md summary.json per_class.csv confusion.csv metrics.json report.md confusion.png"
-    assert {*wanted.split(), "accuracy.png", "per_class.png", "curves.png", "clip.png", "cot.png"} <= names
+    wanted = (
+        "index.html summary.md summary.json per_class.csv confusion.json tests.md metrics.json report.md model_card.md"
+    )
+    assert {
+        *wanted.split(),
+        "confusion.png",
+        "accuracy.png",
+        "per_class.png",
+        "curves.png",
+        "clip.png",
+        "cot.png",
+    } <= names
     assert write_all() == first
     assert str(run) not in (run / "report" / "summary.json").read_text()
 
@@ -234,10 +263,15 @@ def test_a_stage_report_holds_every_entry_of_the_phase(run: Path) -> None:
     page = report.write_stage_report(run / "base", LABELS, "The base")
     scores = json.loads((page.parent / "metrics.json").read_text())["entries"]
     assert list(scores) == ["base", "base (direct)"]
-    lines = (page.parent / "confusion.csv").read_text().splitlines()
-    assert lines[0] == "entry,gold,joy,fear,$awe_,(unparsable)"
+    lines = (page.parent / "tables" / "confusion.csv").read_text().splitlines()
+    assert lines[0] == "entry,gold,answer:joy,answer:fear,answer:$awe_,answer:(unparsable)"
     assert len(lines) == 1 + 2 * len(LABELS)
-    assert (page.parent / "per_class.csv").read_text().startswith("entry,class,precision,recall,")
+    with (page.parent / "tables" / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows[:5]] == ["joy", "fear", "$awe_", "macro avg", "weighted avg"]
+    joy = scores["base"]["per_class"]["joy"]
+    assert float(rows[0]["recall"]) == joy["recall"]
+    assert float(rows[0]["recall_high"]) == joy["recall_high"]
 
 
 def test_a_stage_without_predictions_is_refused_with_the_cure(tmp_path: Path) -> None:
@@ -281,19 +315,62 @@ def test_the_terminal_table_fits_a_hundred_columns(run: Path) -> None:
     assert "+43.3***" in table
 
 
-def test_examples_are_chosen_by_id_alone() -> None:
-    rows = answers(20, 20, 20)
-    chosen = choose(rows, 3)
-    assert {kind: len(found) for kind, found in chosen.items()} == {"right": 3, "wrong": 3, "no label": 3}
-    assert choose(rows[::-1], 3) == chosen
+def pictures_of(root: Path, *names: str) -> dict[str, Any]:
+    write_phase(root / "stage1_sft", [prediction(n, "joy", image=name) for n, name in enumerate(names)])
+    return browser(read_run(root, ["stage1_sft"], LABELS), root, root / "report") or {}
 
 
-def test_pictures_are_small_and_missing_ones_are_none(tmp_path: Path) -> None:
+def test_a_picture_is_inlined_once_however_often_and_under_whatever_name_it_occurs(tmp_path: Path) -> None:
     Image.new("RGB", (640, 320)).save(tmp_path / "a.png")
+    Image.new("RGB", (640, 320)).save(tmp_path / "b.png")
+    found = pictures_of(tmp_path, "a.png", "a.png", "b.png", "none.png")
+    assert [row["p"] for row in found["rows"]] == [[0], [0], [0], [1]]
+    with Image.open(io.BytesIO(base64.b64decode(found["pictures"][0]["jpeg"]))) as small:
+        assert (small.format, small.size) == ("JPEG", (160, 80))
+    assert found["pictures"][1] == {"why": "picture not found"}
+    assert (found["inlined"], found["linked"], found["missing"]) == (1, 0, 1)
+
+
+def test_a_picture_that_cannot_be_read_says_why(tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
-    assert str(picture("a.png", tmp_path)).startswith("data:image/png;base64,")
-    assert picture("broken.jpg", tmp_path) is None
-    assert picture("none.png", tmp_path) is None
+    assert pictures_of(tmp_path, "broken.jpg")["pictures"] == [{"why": "unreadable image"}]
+
+
+def test_pictures_beyond_the_budget_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report_browser, "PICTURE_BYTES", 10)
+    for number in range(3):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    found = pictures_of(tmp_path, "0.png", "1.png", "2.png")
+    assert found["pictures"][1:] == [{"link": "../1.png"}, {"link": "../2.png"}]
+    assert (found["inlined"], found["linked"]) == (1, 2)
+
+
+def test_json_in_a_page_cannot_end_its_element() -> None:
+    hostile = "</script><!-- <script> ]]> & \u2028 \u2029"
+    text = as_json({"a": hostile})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == {"a": hostile}
+
+
+def test_the_browser_has_every_answer_to_a_row_once(run: Path) -> None:
+    found = browser(read_run(run, PHASES, LABELS), run, run / "report") or {}
+    assert [entry["name"] for entry in found["entries"]] == [
+        "base",
+        "base (direct)",
+        "baseline_sft_labels",
+        "stage1_sft",
+        "stage4_clgrpo",
+    ]
+    assert [entry["mode"] for entry in found["entries"]][:2] == ["think", "direct"]
+    assert len(found["rows"]) == 30  # Greedy answers alone; the sampled ones are of the same rows.
+    assert all(len(row["a"]) == 5 for row in found["rows"])
+    assert len(found["texts"]) == len(set(found["texts"]))
+
+
+def test_a_very_long_completion_is_cut_and_says_so(tmp_path: Path) -> None:
+    write_phase(tmp_path / "stage1_sft", [prediction(0, "joy", completion="x" * 50_000)])
+    found = browser(read_run(tmp_path, ["stage1_sft"], LABELS), tmp_path, tmp_path) or {}
+    assert any(text.endswith("… (50000 characters)") and len(text) < 5000 for text in found["texts"])
 
 
 def test_printable_keeps_letters_and_drops_controls() -> None:
@@ -340,14 +417,14 @@ def test_runs_are_tested_against_the_first_on_the_same_rows(tmp_path: Path) -> N
     better, same = (line for line in text.splitlines() if line.startswith(("| seed1 - seed0", "| seed2 - seed0")))
     assert better.startswith("| seed1 - seed0 | stage1_sft | 30 | +60.0 [")
     assert "< .001" in better
-    assert "+0.0 [+0.0, +0.0] | = 1.000 | = 1.000" in same
+    assert "+0.0 [+0.0, +0.0] | 1.000 | 1.000" in same
     assert "over all 4 tests" in text
     assert "- **seed1**: seed: 0 -&gt; 1" in text or "- **seed1**: seed: 0 -> 1" in text
 
 
 def test_runs_on_other_rows_are_said_to_be(tmp_path: Path) -> None:
     roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(10 + 2 * seed, 4, 0)))
-    assert "**only 14** of 16 and 14" in report.compare(roots)
+    assert "only 14 of 16 and 14" in report.compare(roots)
     rows = [{**row, "id": f"other {row['id']}"} for row in answers(10, 4, 0)]
     write_phase(roots[1] / "stage1_sft", rows)
     assert "no answered row in common" in report.compare(roots[:2])

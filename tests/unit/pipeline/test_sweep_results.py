@@ -23,12 +23,12 @@ def lab(tmp_path: Path) -> LabConfig:
     return LabConfig("trial", str(tmp_path), models=models, tasks={"t": LabTask(split="val")})
 
 
-def answer(config: LabConfig, cell: Cell, right: list[bool], **more: Any) -> None:
+def answer(config: LabConfig, cell: Cell, right: list[bool], cluster: Any = lambda i: "", **more: Any) -> None:
     folder = cell_folder(config, cell)
     folder.mkdir(parents=True, exist_ok=True)
     rows = [
         {"id": f"r{i}", "label": "A" if value else None, "gold": "A", "correct": value, "decoding": "greedy",
-         "groups": {"kind": "even" if i % 2 == 0 else "odd"}, "completion_tokens": 2, "truncated": False}
+         "groups": {"kind": "even" if i % 2 == 0 else "odd"}, "completion_tokens": 2, "truncated": False, "cluster": cluster(i)}
         for i, value in enumerate(right)
     ]  # fmt: skip
     (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
@@ -53,13 +53,14 @@ def test_every_row_stays_in_n_and_what_cannot_be_read_is_counted(lab: LabConfig)
     assert (row["memory_estimated_mb"], row["memory_measured_mb"], row["memory_error"]) == (2200.0, 2000.0, 0.1)
 
 
-def test_an_interval_that_knows_of_shared_pictures_is_kept(lab: LabConfig) -> None:
+def test_an_interval_knows_which_rows_share_a_picture(lab: LabConfig) -> None:
     found = three(lab)
-    answer(
-        lab, found["good"], [True] * 9 + [False], accuracy={"value": 0.9, "low": 0.5, "high": 0.99, "count": 9, "n": 10}
-    )
-    row = Cells(lab).row(found["good"])
-    assert (row["accuracy_low"], row["accuracy_high"]) == (0.5, 0.99)
+    alone = Cells(lab).row(found["bad"])
+    answer(lab, found["bad"], [False] * 60 + [True] * 40, cluster=lambda i: f"picture {i // 10}")
+    together = Cells(lab).row(found["bad"])
+    assert together["accuracy"] == alone["accuracy"]
+    assert together["accuracy_low"] < alone["accuracy_low"] - 0.1
+    assert together["accuracy_high"] > alone["accuracy_high"] + 0.1
 
 
 def test_pairs_are_tested_on_the_same_rows_and_corrected_over_the_task(lab: LabConfig) -> None:

@@ -94,6 +94,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         for _ in range(arguments.rounds):
             mine += take_turns({"lab": lambda: list(half.answer(asks, how))}, len(asks), 1)["lab"]
             theirs.append(lmms_eval(folder, asks, arguments))
+            print(f"lmms-eval: {theirs[-1]:.2f} rows/s", file=sys.stderr, flush=True)
         figures |= {"lab, bfloat16": spread(mine), "lmms-eval, bfloat16": spread(theirs)}
         figures["lab / lmms-eval"] = spread([a / b for a, b in zip(mine, theirs, strict=True)])
     return figures
@@ -254,6 +255,7 @@ def take_turns(contestants: dict[str, Callable[[], Any]], rows: int, rounds: int
             began = time.monotonic()
             contestants[name]()
             rates[name].append(rows / (time.monotonic() - began))
+            print(f"{name}: {rates[name][-1]:.2f} rows/s", file=sys.stderr, flush=True)
     return rates
 
 

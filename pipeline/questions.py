@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.schema import TaskConfig
-from pipeline.tasks import Problem, Task, load_task, parse_split
+from pipeline.tasks import Problem, Task, load_file, parse_split
 
 
 @dataclass(frozen=True)
@@ -32,6 +32,7 @@ class Question:
         answer: the gold answer as the judge wants it: a letter where there are options; None where it is not published.
         groups: what tables are split by, such as ``{"task": "Count", "source": "COCO"}``.
         cluster: rows of one cluster share a picture and are resampled together; "" stands for a cluster of its own.
+        pair: rows of one pair are scored together (VCR's answer and rationale), so a slice keeps them together; "" for none.
         facts: whatever else the judge or a report reads: answer type, precision, annotated attributes.
     """
 
@@ -42,6 +43,7 @@ class Question:
     answer: str | None = None
     groups: Mapping[str, str] = field(default_factory=dict)
     cluster: str = ""
+    pair: str = ""
     facts: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -63,7 +65,8 @@ class Judgement:
     """What the judge says of one completion.
 
     `answer` is the canonical answer (a letter, a label, a normalised value), None when it is unparsable or `guessed`; then
-    `reason` says why. `guessed`: the benchmark's rule put a random option in an unparsable answer's place, which is judged.
+    `reason` says why. `guessed`: what the benchmark's own rule puts in the place of an unparsable answer (MMMU a random
+    option, MathVista the nearest choice), and `correct` is of that one.
     """
 
     answer: str | None
@@ -86,7 +89,9 @@ class Benchmark:
         prompt: (question, style) -> the text the model reads, in one of `pipeline.tasks.PROMPT_STYLES`; keeps image marks.
         judge: (question, completion, style) -> Judgement. A row without a gold answer is never right.
         chance: what guessing at random earns on a question, 0 to 1.
-        official: prediction rows -> {name of a score: value in percent}, by the benchmark's own formula.
+        official: prediction rows -> {name of a score: value in percent}, by the benchmark's own formula. A row has the question's
+            ``id`` and ``groups`` and the judgement's ``correct`` and, where there is one, ``guessed``. A score whose rows
+            are not all there (one source of CV-Bench is missing) is left out.
     """
 
     name: str
@@ -104,8 +109,8 @@ class Benchmark:
     def select(self, spec: str, seed: int = 0) -> Questions:
         """Rows of a split in slicing syntax: ``val``, ``val[:200]``, ``val[:10%]``.
 
-        A slice is taken in the order of a hash of seed and id, so it is a random subset, the same on every machine; rows of
-        one cluster may be torn apart by it.
+        A slice is taken in the order of a hash of seed and id, so it is a random subset, the same on every machine. Rows of one
+        pair stay together (a bound may fall between them); rows of one cluster may be torn apart.
 
         Raises:
             UserError: on a malformed spec, an unknown split or an empty slice.
@@ -114,7 +119,9 @@ class Benchmark:
         if name not in self.splits:
             raise UserError(f"task {self.name}: split {name!r} does not exist; it has {', '.join(self.splits)}")
         whole = self.read(name)
-        rows = sorted(whole.rows, key=lambda row: hashlib.sha256(_salted(seed, row.id).encode()).digest())
+        rows = sorted(
+            whole.rows, key=lambda row: (hashlib.sha256(_salted(seed, row.pair or row.id).encode()).digest(), row.id)
+        )
         chosen = rows[_place(start, len(rows)) : _place(stop, len(rows)) if stop else None]
         if not chosen:
             raise UserError(
@@ -159,13 +166,17 @@ def as_benchmark(task: Task) -> Benchmark:
 
 
 def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
-    """The questions of a file of pipeline/tasks, whichever of the two it gives.
+    """Load the task or the benchmark `config.name`, both as a benchmark.
+
+    Args:
+        config: a ``task:`` block.
+        cache: a folder the task may write derived files into.
 
     Raises:
-        UserError: as `pipeline.tasks.load_task`.
+        UserError: on an unknown name, or whatever the task finds wrong with its data.
     """
-    found: Task | Benchmark = load_task(config, cache)
-    return found if isinstance(found, Benchmark) else as_benchmark(found)
+    loaded = load_file(config, cache)
+    return as_benchmark(loaded) if isinstance(loaded, Task) else loaded
 
 
 def _salted(seed: int, row_id: str) -> str:

@@ -71,6 +71,7 @@ def answer(config: LabConfig, cell: Cell) -> None:
         "rows": len(rows),
         "accuracy": sum(one["correct"] for one in rows) / len(rows),
         "chance": 0.25,
+        "device": os.environ.get("CUDA_VISIBLE_DEVICES"),
         "official": {"score": 100 * sum(one["correct"] for one in rows) / len(rows)},
         "problems": {"unreadable_image": 1},
         "seconds": time.monotonic() - began,

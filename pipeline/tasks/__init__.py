@@ -2,6 +2,9 @@
 
 A task file defines ``load(config: TaskConfig, cache: Path) -> Task``. `load_task` finds it by name, so adding
 ``pipeline/tasks/fi8.py`` is all it takes to add the task ``fi8``.
+
+A file that gives a `pipeline.questions.Benchmark` instead, which can be evaluated but not trained on, says so with
+``EVALUATED_ONLY = True``; `pipeline.questions.load_benchmark` loads both.
 """
 
 from __future__ import annotations
@@ -190,11 +193,30 @@ def load_task(config: TaskConfig, cache: Path) -> Task:
         cache: a folder the task may write derived files into (drawn scenes, images taken out of parquet files).
 
     Raises:
-        UserError: on an unknown name, or whatever the task finds wrong with its data.
+        UserError: on an unknown name, a benchmark, or whatever the task finds wrong with its data.
+    """
+    if config.name in task_names() and getattr(_module(config.name), "EVALUATED_ONLY", False):
+        trainable = [name for name in task_names() if not getattr(_module(name), "EVALUATED_ONLY", False)]
+        raise UserError(
+            f"task.name: {config.name!r} is a benchmark: it can be evaluated, but not trained on; "
+            f"train on {', '.join(trainable)}"
+        )
+    task: Task = load_file(config, cache)
+    return task
+
+
+def load_file(config: TaskConfig, cache: Path) -> Any:
+    """What the file `config.name` gives: a `Task`, or a `pipeline.questions.Benchmark`.
+
+    Raises:
+        UserError: as `load_task`.
     """
     names = task_names()
     if config.name not in names:
         raise UserError(f"task.name: {config.name!r} is not a file of pipeline/tasks; {nearest(config.name, names)}")
     own = cache / f"{config.name}-{digest([config.path, config.options])[:12]}"
-    task: Task = importlib.import_module(f"pipeline.tasks.{config.name}").load(config, own)
-    return task
+    return _module(config.name).load(config, own)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"pipeline.tasks.{name}")

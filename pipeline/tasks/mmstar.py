@@ -1,0 +1,102 @@
+"""mmstar: MMStar (arXiv 2403.20330), 1,500 questions that cannot be answered without the picture; four options.
+
+`path` is a copy of the hub's Lin-Chen/MMStar: ``mmstar.parquet``, or its rows as .jsonl or .json beside a folder of pictures.
+Columns index, question (with "Options: A: …, B: …" inside), image, answer, category, l2_category.
+
+Split: ``val``. Score: the mean over the 18 l2 categories' accuracies. The published code compares the first character of
+the answer, or the one after "(", "option " or "the answer is "; ours wants it to stand alone, and reads an option's text as
+well.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.judges import accuracies, accuracy, even_chance, judge_choice
+from pipeline.questions import Benchmark, Question, Questions
+from pipeline.schema import TaskConfig
+from pipeline.tasks import check_options
+from pipeline.tasks._asking import DIRECT_LETTER, instructed
+from pipeline.tasks._read import data_root
+from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter, picture, questions, read_rows
+
+EVALUATED_ONLY = True
+SOURCE = "https://huggingface.co/datasets/Lin-Chen/MMStar"
+LICENCE = "none stated in the data; the code is Apache-2.0"
+_WHAT = f"a copy of {SOURCE}: mmstar.parquet, or mmstar.json and its pictures"
+_COLUMNS = Columns(("image", "image_path"), ("index", "question", "answer", "category", "l2_category"))
+_OPTIONS = re.compile(r"(?:^|[\n,;.]|\bOptions:)\s*\(?([A-Z])(?:\)|:|\.)\s+", re.IGNORECASE)
+
+
+def load(config: TaskConfig, cache: Path) -> Benchmark:
+    """Find the files; rows and pictures are read when the split is.
+
+    Raises:
+        UserError: when the files are not there.
+    """
+    root = data_root(config, _WHAT)
+    check_options(config, ())
+    files = data_files(root, ("mmstar", "MMStar", "val")) if root.is_dir() else [root]
+    if not files:
+        raise UserError(f"task.path: {config.path!r} holds none of the files; the mmstar task needs {_WHAT}")
+    folder = root if root.is_dir() else root.parent
+
+    def read(split: str) -> Questions:
+        return questions(read_rows(files, _COLUMNS, folder, cache), _questions, split, files, cache, ("index",))
+
+    return Benchmark(
+        "mmstar",
+        SOURCE,
+        LICENCE,
+        ("val",),
+        read,
+        lambda question, style: instructed(question.text, style, DIRECT_LETTER),
+        judge_choice,
+        even_chance,
+        official,
+    )
+
+
+def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """``average`` (the mean over the l2 categories' accuracies), micro accuracy, and that of the six categories."""
+    by_l2 = accuracies(rows, "l2_category")
+    micro = accuracy(rows)
+    if micro is None:
+        return {}
+    return {"average": sum(by_l2.values()) / len(by_l2), "micro": micro, **accuracies(rows, "category")}
+
+
+def _questions(row: Row) -> Iterable[Question]:
+    text = str(row["question"]).strip()
+    options = split_options(text)
+    image = picture(row, "image", "image_path")
+    yield Question(
+        id=str(row["index"]),
+        images=(image,),
+        text=text,
+        options=tuple(options),
+        answer=gold_letter(row["answer"], options),
+        groups={"category": str(row["category"]), "l2_category": str(row["l2_category"])},
+    )
+
+
+def split_options(text: str) -> list[str]:
+    """The options' texts out of a question that ends with them: "… Options: A: left, B: right".
+
+    Raises:
+        Unusable: when there are no two of them that run from A.
+    """
+    start = text.casefold().rfind("options:")
+    tail = text[start:] if start >= 0 else text
+    marks: list[re.Match[str]] = []
+    for mark in _OPTIONS.finditer(tail):
+        if mark[1].upper() == chr(ord("A") + len(marks)):  # The next letter; any other is part of an option's text.
+            marks.append(mark)
+    if len(marks) < 2:
+        raise Unusable("unusable_options", f"no options A, B, … in {text[-80:]!r}")
+    ends = [mark.start() for mark in marks[1:]] + [len(tail)]
+    return [tail[mark.end() : end].strip().rstrip(",;").strip() for mark, end in zip(marks, ends, strict=True)]

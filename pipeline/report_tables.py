@@ -417,8 +417,10 @@ def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
     header = [key if part == "value" else f"{key}_{part}" for key, of in parts.items() for part in of]
     rows = []
     for row in every:
-        named = {key: row.get(key) for key in parts}
-        named = {key: one if isinstance(one, Mapping) else {"value": one} for key, one in named.items()}
+        named: dict[str, Mapping[str, Any]] = {}
+        for key in parts:
+            value = row.get(key)
+            named[key] = value if isinstance(value, Mapping) else {"value": value}
         rows.append([_plain(named[key].get(part)) for key, of in parts.items() for part in of])
     return header, rows
 

@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installe
 
 HOSTILE = (
     "</script><script>document.title = 'owned'</script><img src=x onerror=\"document.title='owned'\">"
-    "<!-- {{ 7*7 }} javascript:alert(1) \u202e\u2028 </pre></textarea>"
+    "<!-- {{ 7*7 }} javascript:alert(1) \u202e\u2028 </pre></textarea>" + "w" * 300
 )
 TASKS = ("Count", "Relation")
 ROWS = 130

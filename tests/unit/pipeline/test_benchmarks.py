@@ -180,7 +180,7 @@ def test_cv_bench_reads_a_republished_subset(tmp_path: Path) -> None:
     root = tmp_path / "data"
     put(root / "img" / "3D" / "depth" / "omni3d_hypersim_52.jpg")
     row = {
-        "question": "Which is closer, the door (highlighted by a red box) or the lamp?\n(A) door\n(B) lamp\nThe boxes are: red: [1, 2]",
+        "question": "Which is closer, the door (in a red box) or the lamp?\n(A) door\n(B) lamp\nThe boxes are: red: [1, 2]",
         "answer": "(B)",
         "img_paths": ["./dataset/CV-Bench/img/3D/depth/omni3d_hypersim_52.jpg"],
         "source": "cvbench",

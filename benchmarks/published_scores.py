@@ -93,7 +93,10 @@ def scores(data: Path) -> list[Score]:
     Raises:
         UserError: when there is none.
     """
-    found = [*_mathvista(data / "mathvista"), *_mmmu_pro(data / "mmmu_pro")]
+    try:
+        found = [*_mathvista(data / "mathvista"), *_mmmu_pro(data / "mmmu_pro")]
+    except KeyError as error:
+        raise UserError(f"{data}: a stored row or score has no {error}") from error
     if not found:
         raise UserError(f"{data}: holds neither mathvista/outputs/output_*.json nor mmmu_pro/*.jsonl(.gz)")
     return found
@@ -107,7 +110,9 @@ def _mathvista(folder: Path) -> Iterator[Score]:
     problems = json.loads((folder / "testmini.json").read_bytes()) if files else {}
     for file in files:
         outputs = json.loads(file.read_bytes())
-        published = json.loads(file.with_name(file.name.replace("output_", "scores_", 1)).read_bytes())
+        scored = file.with_name(file.name.replace("output_", "scores_", 1))
+        right = sum(row["true_false"] for row in outputs.values())
+        published = json.loads(scored.read_bytes()) if scored.exists() else {"average": {"correct": right}}
         model = file.stem.removeprefix("output_")
         yield _stored(model, outputs, published, problems)
         yield _raw(model, outputs, published, problems)

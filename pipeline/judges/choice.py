@@ -115,6 +115,11 @@ def stated_choice(text: str, options: Sequence[str]) -> Stated:
     if in_box is not None and (found := _whole(plain(in_box), known, keys)):
         return found
     text = plain(text)
+    if text.lstrip().startswith("A:"):  # "Q: … A: no, it is …", where no is another option's text.
+        after = text.lstrip()[2:]
+        turn = _same_text(after, known, keys) or _opening_option(after, known, keys)
+        if turn:
+            return turn
     return (
         _whole(text, known, keys)
         or _declared(text, known, keys)
@@ -137,23 +142,26 @@ def _letter(letter: str, known: str) -> Stated:
 
 def _whole(text: str, known: str, keys: Sequence[str]) -> Stated | None:
     """The option that the whole of `text` is."""
-    turn = re.match(r"\s*A:\s", text)  # "A: no" of a "Q: … A: …", where no is another option's text.
-    if turn and _key(text[turn.end() :]) in keys[1:]:
-        text = text[turn.end() :]
     match = _LEADING.match(text)
     if match and (found := _several(text, match, known)):
         return found
     rest = text[match.end("close") :].strip(" .,;:!?*)\n\t") if match else ""
     if match and not rest:
         return _letter(match["letter"], known)
-    if len(text) > 2 * max(map(len, keys), default=0) + 100:
-        return None
-    same = [letter for letter, key in zip(known, keys, strict=True) if key and key == _key(text)]
-    if len(same) == 1:
-        return Stated(same[0])
+    if same := _same_text(text, known, keys):
+        return same
     if match and match["letter"].upper() in known and _key(rest) == keys[known.index(match["letter"].upper())] != "":
         return Stated(match["letter"].upper())
     return None
+
+
+def _same_text(text: str, known: str, keys: Sequence[str]) -> Stated | None:
+    """The one option whose text this is."""
+    if len(text) > 2 * max(map(len, keys), default=0) + 100:
+        return None
+    key = _key(text)
+    same = [letter for letter, each in zip(known, keys, strict=True) if key and each == key]
+    return Stated(same[0]) if len(same) == 1 else None
 
 
 def _several(text: str, match: re.Match[str], known: str) -> Stated | None:
@@ -214,8 +222,13 @@ def _opening(text: str, known: str, keys: Sequence[str]) -> Stated | None:
     last = text.rfind("\n") + 1
     match = _LINE_LETTER.match(text) or _OPENING_WORD.match(text) or _LINE_LETTER.match(text, last)
     if match:
-        wrong = opening - {match[1]} or _NOT_AFTER.match(text, match.end(1), match.end(1) + 60)
+        wrong = opening - {match[1]} or _NOT_AFTER.match(text[match.end(1) : match.end(1) + 60])
         return None if wrong else _letter(match[1], known)
+    return _opening_option(text, known, keys)
+
+
+def _opening_option(text: str, known: str, keys: Sequence[str]) -> Stated | None:
+    """The one option whose text opens this one and ends at a mark: "Yes, it is"."""
     head = " ".join(text[: 2 * max(map(len, keys), default=0) + 20].casefold().split())
     same = [
         letter

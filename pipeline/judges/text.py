@@ -23,8 +23,7 @@ _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|mathit|bf|rm)\s*\{([
 
 
 def plain(text: str) -> str:
-    """Text without Markdown's and LaTeX's markup, blank lines and runs of spaces: ``**(B)**``, ``\\text{B}``, ``\\(B\\)`` all read
-    as the letter in them."""
+    """Text without Markdown's and LaTeX's markup, blank lines and runs of spaces: ``**B**`` and ``\\text{B}`` read as B."""
     text = text[-MAX_CHARS:]
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)
     if "\\" in text:

@@ -258,7 +258,10 @@ def questions(
         id_columns: where a row's id is found, for the problems.
     """
     found: list[Question] = []
-    problems = missing_shards(files, split)
+    folders = sorted({file.parent for file in files})
+    problems = [
+        lost for folder in folders for lost in missing_shards([file for file in files if file.parent == folder], split)
+    ]
     seen: set[str] = set()
     for number, row in enumerate(rows):
         name = next((str(row[column]) for column in id_columns if row.get(column) is not None), f"{split}-{number}")

@@ -20,7 +20,7 @@ from pipeline.errors import UserError
 from pipeline.judges import accuracies, accuracy, even_chance, judge_choice
 from pipeline.questions import Benchmark, Question, Questions
 from pipeline.schema import TaskConfig
-from pipeline.tasks import check_options
+from pipeline.tasks import Problem, check_options
 from pipeline.tasks._asking import DIRECT_LETTER, instructed, lettered
 from pipeline.tasks._read import data_root
 from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter, listed, picture, questions, read_rows
@@ -57,7 +57,8 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         wanted = "" if split == "test" else split.upper()
         rows = (_one_picture(row) for row in read_rows(files, _COLUMNS, folder, cache))
         kept = (row for row in rows if not wanted or _type(row) == wanted)
-        return questions(kept, _questions, split, files, cache, ("idx", "index_origin"))
+        found = questions(kept, _questions, split, files, cache, ("idx", "index_origin"))
+        return Questions(found.rows, (*found.problems, *_missing_half(files)))
 
     return Benchmark(
         "cv_bench",
@@ -84,6 +85,15 @@ def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
         scores = {"official": (scores["2D"] + scores["3D"]) / 2, **scores}
     micro = accuracy(rows)
     return {**scores, **({"micro": micro} if micro is not None else {}), **by_source, **accuracies(rows, "task")}
+
+
+def _missing_half(files: Sequence[Path]) -> list[Problem]:
+    """A problem when only one of test_2d and test_3d is there."""
+    there = {half for half in ("test_2d", "test_3d") for file in files if file.stem.startswith(half)}
+    if len(there) != 1:
+        return []
+    (lost,) = {"test_2d", "test_3d"} - there
+    return [Problem(lost, "missing_file", "only the other half of the benchmark is there")]
 
 
 def _one_picture(row: Row) -> Row:

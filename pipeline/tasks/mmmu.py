@@ -7,6 +7,8 @@ question, options (a list's Python text), answer, question_type, image_1 … ima
 Most questions have two to nine options; the others are open. The test split's answers are not published: its rows are never
 right.
 
+A subject the copy has no row of is counted as a problem.
+
 Options: ``subjects`` (a list such as [Math, Art]; all), ``rule`` (published or stated, see pipeline/judges/mmmu.py; published).
 """
 
@@ -24,7 +26,7 @@ from pipeline.judges.mmmu import RULES, guess, open_candidates, open_number_righ
 from pipeline.nearest import nearest
 from pipeline.questions import Benchmark, Judgement, Question, Questions
 from pipeline.schema import TaskConfig
-from pipeline.tasks import check_options
+from pipeline.tasks import Problem, check_options
 from pipeline.tasks._asking import A_LETTER, DIRECT_LETTER, instructed, lettered
 from pipeline.tasks._read import data_root
 from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter, listed, picture, questions, read_rows
@@ -79,7 +81,14 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     def read(split: str) -> Questions:
         rows = read_rows(files[split], _COLUMNS, root, cache)
         kept = (row for row in rows if subject_of(str(row["id"])) in subjects)
-        return questions(kept, _questions, split, (), cache)
+        found = questions(kept, _questions, split, files[split], cache)
+        there = {subject_of(name) for name in (*(row.id for row in found.rows), *(lost.id for lost in found.problems))}
+        lost = [
+            Problem(subject, "missing_subject", "the copy has no row of it")
+            for subject in subjects
+            if subject not in there
+        ]
+        return Questions(found.rows, (*found.problems, *lost))
 
     return Benchmark(
         "mmmu", SOURCE, LICENCE, tuple(files), read, prompt, partial(judge, rule=rule), even_chance, official

@@ -26,7 +26,7 @@ from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter
 
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/Lin-Chen/MMStar"
-LICENCE = "none stated in the data; the code is Apache-2.0"
+LICENCE = "none stated that we know of"
 _WHAT = f"a copy of {SOURCE}: mmstar.parquet, or mmstar.json and its pictures"
 _COLUMNS = Columns(("image", "image_path"), ("index", "question", "answer", "category", "l2_category"))
 _OPTIONS = re.compile(r"(?:^|[\n,;.]|\bOptions:)\s*\(?([A-Z])(?:\)|:|\.)\s+", re.IGNORECASE)

@@ -180,7 +180,7 @@ def test_cv_bench_reads_a_republished_subset(tmp_path: Path) -> None:
     root = tmp_path / "data"
     put(root / "img" / "3D" / "depth" / "omni3d_hypersim_52.jpg")
     row = {
-        "question": "Which is closer, the door (highlighted by a red box) or the lamp?\n(A) door\n(B) lamp\nThe boxes are: red: [1, 2]",
+        "question": "Which is closer, the door (in a red box) or the lamp?\n(A) door\n(B) lamp\nThe boxes are: red: [1, 2]",
         "answer": "(B)",
         "img_paths": ["./dataset/CV-Bench/img/3D/depth/omni3d_hypersim_52.jpg"],
         "source": "cvbench",
@@ -262,7 +262,7 @@ def test_a_damaged_picture_inside_parquet_is_counted(tmp_path: Path) -> None:
     rows = [cv_row(i, "2D", "Count", "COCO", image=picture(i)) for i in range(3)]
     rows[1]["image"] = {"bytes": b"nonsense", "path": None}
     rows[2]["image"] = {"bytes": None, "path": None}
-    table(root / "test_2d.parquet", rows)
+    table(root / "test.parquet", rows)
     found = load("cv_bench", root).read("test")
     assert [row.id for row in found.rows] == ["0"]
     assert found.problem_counts == {"unreadable_image": 1, "missing_image": 1}
@@ -350,10 +350,18 @@ def test_mmmu_reads_json_beside_pictures(tmp_path: Path) -> None:
     assert row.images[0].read_bytes() == png(7)
 
 
+def test_a_part_of_a_benchmark_that_is_not_there_is_counted(tmp_path: Path) -> None:
+    table(tmp_path / "mmmu" / "Art" / "validation-00000-of-00002.parquet", [mmmu_row(1, "Art")])
+    found = load("mmmu", tmp_path / "mmmu", subjects=["Art", "Math"]).read("validation")
+    assert found.problem_counts == {"missing_shards": 1, "missing_subject": 1}
+    table(tmp_path / "cv" / "test_2d.parquet", [cv_row(1, "2D", "Count", "COCO", image=picture())])
+    assert load("cv_bench", tmp_path / "cv").read("test").problem_counts == {"missing_file": 1}
+
+
 def test_mmmu_counts_a_mark_without_a_picture(tmp_path: Path) -> None:
     root = tmp_path / "data"
     table(root / "validation.parquet", [mmmu_row(1, question="See <image 1> and <image 3>."), mmmu_row(2)])
-    found = load("mmmu", root).read("validation")
+    found = load("mmmu", root, subjects=["Math"]).read("validation")
     assert [(problem.id, problem.reason) for problem in found.problems] == [("validation_Math_1", "missing_image")]
     assert "image_3" in found.problems[0].detail
 

@@ -94,6 +94,7 @@ def read(text: str, options: tuple[str, ...] = ANIMALS) -> str | None:
         "The animal is a cat rather than a bird.",
         "(A) is wrong. (B) fits. (C) is incorrect.",
         "A: cat",  # Q: … A: …
+        "A: Cat, as it meows.",
     ],
 )
 def test_a_stated_answer_is_read(text: str) -> None:

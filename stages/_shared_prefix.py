@@ -1,0 +1,315 @@
+"""A prompt and its image go through the model once for all completions of the prompt: log-probabilities, gradients, rollouts.
+
+TRL carries a copy of them for each completion. What is computed here is the same (docs/performance.md), with
+``P − 1 + V + G·C`` tokens in place of ``G·(P + V + C)`` for G completions of C tokens, a prompt of P, and an image that costs V.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+from trl.models.utils import disable_gradient_checkpointing
+from trl.trainer.utils import shuffle_sequence_dict
+
+from stages._group_attention import Groups, enable, why_not
+from stages._groups import Row, join_rows, same_rows, split_rows
+from stages._launch import say
+
+TOLERANCE = {False: 1e-4, True: 2e-2}
+"""Mean difference of log-probabilities, in nats per token, from which the first batch is said to be computed otherwise than by
+TRL; in float32, and in bfloat16, whose rounding alone makes some thousandths."""
+LEAST_GAIN = 1.1
+"""Tokens TRL computes, as a multiple of those of shared prompts, below which a batch is left to TRL."""
+FIELDS = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_sizes",
+    "mm_token_type_ids",
+    "token_type_ids",
+)
+
+
+class SharedPrefix:
+    """What of trl.GRPOTrainer changes when completions share their prompt; until `share_prefixes` nothing does."""
+
+    sharing = False
+    _compared = False
+
+    def share_prefixes(self: Any) -> None:
+        """Share from now on where it is exact; say so where it is not."""
+        reason = why_not(self.accelerator.unwrap_model(self.model))
+        if reason:
+            say(f"  shared_prefix: off, {reason}")
+            return
+        for model in (self.model, self.ref_model):
+            if model is not None:
+                enable(self.accelerator.unwrap_model(model))
+        self.sharing = True
+
+    def _prepare_inputs(self: Any, generation_batch: Any) -> Any:
+        """As TRL's, with the rows of an optimizer step sorted by prompt: the same rows in each step, drawn alike."""
+        if not self.sharing or not self.model.training:
+            return super()._prepare_inputs(generation_batch)  # type: ignore[misc]
+        steps = self.args.steps_per_generation
+        if self._step % (steps * self.num_iterations) == 0 or self._buffered_inputs is None:
+            rollout = self._generate_and_score_completions(generation_batch)
+            self._buffered_inputs = self._micro_batches(rollout, steps)
+        return self._buffered_inputs[self._step % steps]
+
+    def _micro_batches(self: Any, rollout: dict[str, Any], steps: int) -> list[dict[str, Any]]:
+        """A rollout in `steps` equal parts. Pixels are lists of one tensor per row, the same tensor for rows of a group."""
+        prompts = torch.where(rollout["prompt_mask"].bool(), rollout["prompt_ids"], -1)
+        rows = split_rows(
+            {name: rollout.get(name) for name in FIELDS}, self._image_tokens(prompts), rollout.get("num_images")
+        )
+        groups = same_rows(prompts.tolist(), rows)
+        group_of = {row: number for number, group in enumerate(groups) for row in group}
+        for group in groups:
+            kept = {name: value.clone() for name, value in rows[group[0]].items()}
+            for row in group:
+                rows[row] = kept
+        per_row = {name: [row[name] for row in rows] for name in rows[0]}
+        order = shuffle_sequence_dict({"row": torch.arange(len(rows))})["row"].tolist()  # Draws as TRL does.
+        # Rows move within an optimizer step, or within what of a rollout is in it.
+        window = len(rows) // steps * math.gcd(steps, self.args.gradient_accumulation_steps)
+        size = len(rows) // steps
+        ordered: list[int] = []
+        for start in range(0, len(rows), window):
+            part = order[start : start + window]
+            seen = {number: place for place, number in reversed(list(enumerate(map(group_of.__getitem__, part))))}
+            ordered += sorted(part, key=lambda row: seen[group_of[row]])
+        return [
+            _selected({**rollout, **per_row}, ordered[start : start + size]) for start in range(0, size * steps, size)
+        ]
+
+    def _get_per_token_logps_and_entropies(
+        self: Any,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        batch_size: int | None = None,
+        compute_entropy: bool = False,
+        compute_aux_loss: bool = False,
+        num_images: list[int] | None = None,
+        num_tiles: list[int] | None = None,
+        **fields: Any,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, torch.Tensor | None]:
+        """As TRL's: (log-probabilities, entropies) of the completions' tokens, (rows, `logits_to_keep`); 0 at padding."""
+        how = {"compute_entropy": compute_entropy, "compute_aux_loss": compute_aux_loss}
+        if not self.sharing and not isinstance(fields.get("pixel_values"), list):
+            media = {**fields, "num_images": num_images, "num_tiles": num_tiles}
+            return super()._get_per_token_logps_and_entropies(  # type: ignore[misc]
+                model, input_ids, attention_mask, logits_to_keep, batch_size, **how, **media
+            )
+        prompts = torch.where(attention_mask.bool(), input_ids, -1)[:, :-logits_to_keep]
+        rows = split_rows(fields, self._image_tokens(prompts), num_images)
+        size = batch_size or len(rows)
+
+        def by_trl(start: int, stop: int, at_once: int = size) -> Any:
+            return super(
+                SharedPrefix, self
+            )._get_per_token_logps_and_entropies(  # type: ignore[misc]
+                model,
+                input_ids[start:stop],
+                attention_mask[start:stop],
+                logits_to_keep,
+                at_once,
+                **how,
+                num_images=num_images and num_images[start:stop],
+                num_tiles=num_tiles and num_tiles[start:stop],
+                **join_rows(rows[start:stop]),
+            )
+
+        def once(start: int, stop: int) -> Any:
+            """None where sharing gains nothing."""
+            tokens, mask = input_ids[start:stop], attention_mask[start:stop]
+            groups = same_rows(prompts[start:stop].tolist(), rows[start:stop])
+            if not self.sharing or gain(groups, mask, logits_to_keep) < LEAST_GAIN:
+                return None
+            return self._shared(model, tokens, mask, logits_to_keep, groups, rows[start:stop], compute_entropy)
+
+        if self.sharing and not self._compared:
+            self._compare(once, by_trl, min(size, len(rows)), attention_mask[:, -logits_to_keep:])
+        parts, shared = [], 0
+        for start in range(0, len(rows), size):
+            stop = min(start + size, len(rows))
+            part = once(start, stop)
+            shared += (stop - start) * (part is not None)
+            parts.append(part or by_trl(start, stop))
+        if self.model.training:
+            self._metrics["train"]["shared_prefix/rows_ratio"].append(shared / len(rows))
+        logps, entropies, _ = zip(*parts, strict=True)
+        return torch.cat(logps), torch.cat(entropies) if compute_entropy else None, None
+
+    def _shared(
+        self: Any,
+        model: Any,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        logits_to_keep: int,
+        groups: list[list[int]],
+        rows: Sequence[Row],
+        compute_entropy: bool,
+    ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
+        """Log-probabilities and entropies of one batch, each prompt in it once."""
+        firsts = [group[0] for group in groups]
+        prompt_mask, completion_mask = attention_mask[:, :-logits_to_keep], attention_mask[:, -logits_to_keep:]
+        padded = int(prompt_mask[firsts].argmax(dim=1).min())  # Tokens of padding that all prompts have.
+        places = torch.arange(1, logits_to_keep + 1, device=input_ids.device)
+        length = max(1, int((completion_mask * places).max()))
+        prompt = input_ids[firsts, padded:-logits_to_keep]
+        segments = max(map(len, groups))
+        # Smaller groups are filled up with their first row, unscored.
+        members = torch.tensor(
+            [group + [group[0]] * (segments - len(group)) for group in groups], device=input_ids.device
+        )
+        completions = input_ids[:, -logits_to_keep:][members][..., :length]
+        last = prompt[:, None, -1:].expand(-1, segments, -1)
+        packed = torch.cat([prompt[:, :-1], torch.cat([last, completions[..., :-1]], dim=2).flatten(1)], dim=1)
+        scored = completions.masked_fill(completion_mask[members][..., :length] == 0, -100)
+        for number, group in enumerate(groups):
+            scored[number, len(group) :] = -100
+        positions = self._positions(
+            model, prompt, prompt_mask[firsts, padded:], [rows[first] for first in firsts], padded
+        )
+        following = (positions[..., -1:] + torch.arange(length, device=positions.device)).tile(segments)
+        inputs = join_rows([rows[first] for first in firsts])
+        for name in ("mm_token_type_ids", "token_type_ids"):  # Of images in the prompt; completions are text.
+            if name in inputs:
+                kinds = inputs[name][:, padded : prompt_mask.shape[1] - 1]
+                inputs[name] = torch.cat([kinds, kinds.new_zeros(len(kinds), packed.shape[1] - kinds.shape[1])], dim=1)
+        with self.accelerator.autocast():
+            output = model(
+                input_ids=packed,
+                attention_mask=torch.ones_like(packed),
+                position_ids=torch.cat([positions[..., :-1], following], dim=-1),
+                groups=Groups.of(prompt_mask[firsts, padded:], segments, length),
+                shift_labels=torch.cat([torch.full_like(prompt[:, :-1], -100), scored.flatten(1)], dim=1),
+                fused_lm_head=True,
+                **inputs,
+            )
+        place = {row: number * segments + one for number, group in enumerate(groups) for one, row in enumerate(group)}
+        back = torch.tensor([place[row] for row in range(len(rows))], device=input_ids.device)
+
+        def by_row(values: torch.Tensor) -> torch.Tensor:
+            own = values[:, prompt.shape[1] - 1 :].reshape(-1, length)[back]
+            return torch.nn.functional.pad(own, (0, logits_to_keep - length))
+
+        return by_row(output.log_probs), by_row(output.entropy) if compute_entropy else None, None
+
+    def _positions(
+        self: Any, model: Any, prompt: torch.Tensor, mask: torch.Tensor, rows: Sequence[Row], padded: int
+    ) -> torch.Tensor:
+        """Positions of prompts' tokens as the model gives them: (prompts, tokens), or (3, prompts, tokens) of Qwen-VL."""
+        inner = _plain(self.accelerator.unwrap_model(model)).model
+        if "image_grid_thw" not in rows[0]:
+            return torch.arange(padded, padded + prompt.shape[1], device=prompt.device).expand(len(prompt), -1)
+        fields = join_rows([{name: row[name] for name in ("image_grid_thw", "mm_token_type_ids")} for row in rows])
+        fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, padded : padded + prompt.shape[1]]
+        positions, _ = inner.get_rope_index(prompt, attention_mask=mask, **fields)
+        return positions
+
+    def _compare(self: Any, once: Any, by_trl: Any, rows: int, mask: torch.Tensor) -> None:
+        """Hold the first shared batch against TRL's own log-probabilities; share no longer when they differ."""
+        with torch.no_grad(), disable_gradient_checkpointing(self.model, self.args.gradient_checkpointing_kwargs):
+            expected, _, _ = by_trl(0, rows, 1)  # Row by row: the memory that sharing saves may not be there.
+            shared = once(0, rows)
+            found = shared or by_trl(0, rows)  # All processes compute as often, for the sake of ZeRO-3.
+        difference = ((found[0] - expected) * mask[:rows]).abs().sum()
+        figures = torch.stack([difference, mask[:rows].sum(), difference.new_tensor(shared is not None)]).float()
+        total, tokens, anywhere = self.accelerator.reduce(figures, reduction="sum").tolist()
+        if not anywhere:
+            return
+        self._compared = True
+        mean, limit = total / max(1, tokens), TOLERANCE[self.args.bf16 or self.args.fp16]
+        self._metrics["train"]["shared_prefix/difference"].append(mean)
+        if not mean <= limit:
+            self.sharing = False
+            say(
+                f"  warning: shared_prefix: off, as log-probabilities of the first batch are {mean:.1e} nats per token away from "
+                f"TRL's (limit {limit:.0e})"
+            )
+
+    def _image_tokens(self: Any, prompts: torch.Tensor) -> list[int]:
+        token = getattr(self.accelerator.unwrap_model(self.model).config, "image_token_id", None)
+        return [0] * len(prompts) if token is None else (prompts == token).sum(dim=1).tolist()
+
+    def _generate_single_turn(
+        self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **how: Any
+    ) -> Any:
+        """As TRL's; prompts that are asked several times are read once."""
+        if not self.sharing:
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
+        counts = None if images is None else [len(one or ()) for one in images]
+        with _prefilled_once(_plain(self.accelerator.unwrap_model(self.model)), counts):
+            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
+
+
+def gain(groups: list[list[int]], attention_mask: torch.Tensor, logits_to_keep: int) -> float:
+    """Tokens that TRL computes, as a multiple of those of shared prompts; images, which can only add to it, aside."""
+    prompt, rows, most = attention_mask.shape[1] - logits_to_keep, len(attention_mask), max(map(len, groups))
+    if prompt < 2 or most < 2:
+        return 0.0
+    return rows * (prompt + logits_to_keep) / (len(groups) * (prompt - 1 + most * logits_to_keep))
+
+
+@contextlib.contextmanager
+def _prefilled_once(model: Any, images: Sequence[int] | None) -> Iterator[None]:
+    """Within the block, `generate` reads equal prompts once and repeats what it keeps of them; the rest of it is transformers'.
+
+    Args:
+        model: as transformers loads it.
+        images: how many each row has; None when there are none.
+    """
+    prefill = model._prefill
+
+    def once(input_ids: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any], **how: Any) -> Any:
+        mask = model_kwargs.get("attention_mask")
+        token = getattr(model.config, "image_token_id", -1)
+        fields = {name: model_kwargs[name] for name in FIELDS if name in model_kwargs}
+        rows = split_rows(fields, (input_ids == token).sum(dim=1).tolist(), images)
+        prompts = input_ids if mask is None else torch.where(mask.bool(), input_ids, -1)
+        groups = same_rows(prompts.tolist(), rows)
+        if len(groups) == len(rows) or type(model_kwargs.get("past_key_values")) is not DynamicCache:
+            return prefill(input_ids, generation_config, model_kwargs, **how)
+        firsts = [group[0] for group in groups]
+        of_group = {row: number for number, group in enumerate(groups) for row in group}
+        back = torch.tensor([of_group[row] for row in range(len(rows))], device=input_ids.device)
+        fewer = {**model_kwargs, **join_rows([rows[first] for first in firsts])}
+        if mask is not None:
+            fewer["attention_mask"] = mask[firsts]
+        if (positions := model_kwargs.get("position_ids")) is not None:
+            fewer["position_ids"] = positions[..., firsts, :]  # Qwen-VL's have a dimension more.
+        output = prefill(input_ids[firsts], generation_config, fewer, **how)
+        output.past_key_values.batch_select_indices(back)
+        output.logits = output.logits[:, -1:][back]
+        return output
+
+    model._prefill = once
+    try:
+        yield
+    finally:
+        del model._prefill
+
+
+def _plain(model: Any) -> Any:
+    """The model within adapters of peft."""
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
+def _selected(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:
+    """Rows of a batch; numbers that count the whole of it stay."""
+
+    def of_rows(value: Any) -> Any:
+        if isinstance(value, list):
+            return [value[row] for row in rows]
+        return value if value is None or value.dim() == 0 else value[rows]
+
+    return {name: of_rows(value) for name, value in batch.items()}

@@ -11,6 +11,10 @@ Models are random. Seconds are medians over the rounds.
 from __future__ import annotations
 
 import argparse
+import ctypes
+import functools
+import gc
+import itertools
 import os
 import statistics
 import sys
@@ -144,13 +148,9 @@ def measured(point: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
         score(trainer, batches[-1])  # Warm, and our comparison with TRL behind us.
     for _ in range(arguments.rounds):
         for trainer, batch, found in zip(both, batches, figures, strict=True):
-            peak = _peak(
-                lambda trainer=trainer, batch=batch: found.setdefault("score", []).append(  # noqa: B023
-                    _timed(lambda: score(trainer, batch))
-                )
-            )
-            found.setdefault("peak", []).append(peak)
-            found.setdefault("generate", []).append(_timed(lambda trainer=trainer: generate(trainer, rows)))
+            scored = functools.partial(_add, found.setdefault("score", []), functools.partial(score, trainer, batch))
+            found.setdefault("peak", []).append(_peak(scored))
+            _add(found.setdefault("generate", []), functools.partial(generate, trainer, rows))
     if arguments.steps:
         for trainer, found in zip(both, figures, strict=True):
             trainer._buffered_inputs, trainer._step = None, 0
@@ -260,7 +260,7 @@ def generate(trainer: Any, rows: list[Any]) -> None:
 
 def steps(trainer: Any) -> list[float]:
     """Seconds of each step of a training but the first."""
-    from transformers import TrainerCallback
+    from transformers import PrinterCallback, TrainerCallback
 
     times: list[float] = []
 
@@ -268,9 +268,10 @@ def steps(trainer: Any) -> list[float]:
         def on_step_end(self, *_: Any, **__: Any) -> None:
             times.append(_now())
 
+    trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Clock())
     trainer.train()
-    return [after - before for before, after in zip(times, times[1:], strict=False)]
+    return [after - before for before, after in itertools.pairwise(times)]
 
 
 def _now() -> float:
@@ -281,10 +282,11 @@ def _now() -> float:
     return time.perf_counter()
 
 
-def _timed(work: Callable[[], None]) -> float:
+def _add(seconds: list[float], work: Callable[[], None]) -> None:
+    """Do the work, and add the time it took."""
     begun = _now()
     work()
-    return _now() - begun
+    seconds.append(_now() - begun)
 
 
 def _peak(work: Callable[[], Any]) -> float:
@@ -296,6 +298,8 @@ def _peak(work: Callable[[], Any]) -> float:
         before = torch.cuda.memory_allocated()
         work()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # Else what was freed before would count as resident already.
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     work()

@@ -9,7 +9,16 @@ import torch
 
 Row = dict[str, torch.Tensor]
 """What the processor gave for one row, beside its tokens: pixels, sizes, kinds of tokens."""
-BY_PIXEL = ("pixel_values", "image_position_ids")
+FIELDS = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_sizes",
+    "mm_token_type_ids",
+    "token_type_ids",
+)
+"""What models take of it."""
+BY_PIXEL = ("pixel_values",)
 BY_IMAGE = ("image_grid_thw", "image_sizes")
 
 

@@ -1,4 +1,4 @@
-"""A prompt and its image go through the model once for all completions of the prompt: log-probabilities, gradients, rollouts.
+"""A prompt and its image go through the model once for all completions of the prompt: log-probabilities and gradients.
 
 TRL carries a copy of them for each completion. What is computed here is the same (docs/performance.md), with
 ``P − 1 + V + G·C`` tokens in place of ``G·(P + V + C)`` for G completions of C tokens, a prompt of P, and an image that costs V.
@@ -6,39 +6,29 @@ TRL carries a copy of them for each completion. What is computed here is the sam
 
 from __future__ import annotations
 
-import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from transformers import DynamicCache
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import shuffle_sequence_dict
 
 from stages._group_attention import Groups, enable, why_not
-from stages._groups import Row, join_rows, same_rows, split_rows
+from stages._groups import FIELDS, Row, join_rows, same_rows, split_rows
 from stages._launch import say
+from stages._shared_rollouts import SharedRollouts, plain
 
 TOLERANCE = {False: 1e-4, True: 2e-2}
 """Mean difference of log-probabilities, in nats per token, from which the first batch is said to be computed otherwise than by
 TRL; in float32, and in bfloat16, whose rounding alone makes some thousandths."""
 LEAST_GAIN = 1.1
 """Tokens TRL computes, as a multiple of those of shared prompts, below which a batch is left to TRL."""
-FIELDS = (
-    "pixel_values",
-    "pixel_attention_mask",
-    "image_grid_thw",
-    "image_sizes",
-    "mm_token_type_ids",
-    "token_type_ids",
-)
 
 
-class SharedPrefix:
+class SharedPrefix(SharedRollouts):
     """What of trl.GRPOTrainer changes when completions share their prompt; until `share_prefixes` nothing does."""
 
-    sharing = False
     _compared = False
 
     def share_prefixes(self: Any) -> None:
@@ -208,12 +198,13 @@ class SharedPrefix:
         self: Any, model: Any, prompt: torch.Tensor, mask: torch.Tensor, rows: Sequence[Row], padded: int
     ) -> torch.Tensor:
         """Positions of prompts' tokens as the model gives them: (prompts, tokens), or (3, prompts, tokens) of Qwen-VL."""
-        inner = _plain(self.accelerator.unwrap_model(model)).model
         if "image_grid_thw" not in rows[0]:
             return torch.arange(padded, padded + prompt.shape[1], device=prompt.device).expand(len(prompt), -1)
         fields = join_rows([{name: row[name] for name in ("image_grid_thw", "mm_token_type_ids")} for row in rows])
         fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, padded : padded + prompt.shape[1]]
-        positions, _ = inner.get_rope_index(prompt, attention_mask=mask, **fields)
+        positions, _ = plain(self.accelerator.unwrap_model(model)).model.get_rope_index(
+            prompt, attention_mask=mask, **fields
+        )
         return positions
 
     def _compare(self: Any, once: Any, by_trl: Any, rows: int, mask: torch.Tensor) -> None:
@@ -241,16 +232,6 @@ class SharedPrefix:
         token = getattr(self.accelerator.unwrap_model(self.model).config, "image_token_id", None)
         return [0] * len(prompts) if token is None else (prompts == token).sum(dim=1).tolist()
 
-    def _generate_single_turn(
-        self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **how: Any
-    ) -> Any:
-        """As TRL's; prompts that are asked several times are read once."""
-        if not self.sharing:
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
-        counts = None if images is None else [len(one or ()) for one in images]
-        with _prefilled_once(_plain(self.accelerator.unwrap_model(self.model)), counts):
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
-
 
 def gain(groups: list[list[int]], attention_mask: torch.Tensor, logits_to_keep: int) -> float:
     """Tokens that TRL computes, as a multiple of those of shared prompts; images, which can only add to it, aside."""
@@ -258,50 +239,6 @@ def gain(groups: list[list[int]], attention_mask: torch.Tensor, logits_to_keep: 
     if prompt < 2 or most < 2:
         return 0.0
     return rows * (prompt + logits_to_keep) / (len(groups) * (prompt - 1 + most * logits_to_keep))
-
-
-@contextlib.contextmanager
-def _prefilled_once(model: Any, images: Sequence[int] | None) -> Iterator[None]:
-    """Within the block, `generate` reads equal prompts once and repeats what it keeps of them; the rest of it is transformers'.
-
-    Args:
-        model: as transformers loads it.
-        images: how many each row has; None when there are none.
-    """
-    prefill = model._prefill
-
-    def once(input_ids: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any], **how: Any) -> Any:
-        mask = model_kwargs.get("attention_mask")
-        token = getattr(model.config, "image_token_id", -1)
-        fields = {name: model_kwargs[name] for name in FIELDS if name in model_kwargs}
-        rows = split_rows(fields, (input_ids == token).sum(dim=1).tolist(), images)
-        prompts = input_ids if mask is None else torch.where(mask.bool(), input_ids, -1)
-        groups = same_rows(prompts.tolist(), rows)
-        if len(groups) == len(rows) or type(model_kwargs.get("past_key_values")) is not DynamicCache:
-            return prefill(input_ids, generation_config, model_kwargs, **how)
-        firsts = [group[0] for group in groups]
-        of_group = {row: number for number, group in enumerate(groups) for row in group}
-        back = torch.tensor([of_group[row] for row in range(len(rows))], device=input_ids.device)
-        fewer = {**model_kwargs, **join_rows([rows[first] for first in firsts])}
-        if mask is not None:
-            fewer["attention_mask"] = mask[firsts]
-        if (positions := model_kwargs.get("position_ids")) is not None:
-            fewer["position_ids"] = positions[..., firsts, :]  # Qwen-VL's have a dimension more.
-        output = prefill(input_ids[firsts], generation_config, fewer, **how)
-        output.past_key_values.batch_select_indices(back)
-        output.logits = output.logits[:, -1:][back]
-        return output
-
-    model._prefill = once
-    try:
-        yield
-    finally:
-        del model._prefill
-
-
-def _plain(model: Any) -> Any:
-    """The model within adapters of peft."""
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
 def _selected(batch: dict[str, Any], rows: list[int]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ hide_vllm_from_trl()
 
 import torch  # noqa: E402
 from PIL import Image  # noqa: E402
-from trl import GRPOConfig, GRPOTrainer  # noqa: E402
+from trl import GRPOConfig  # noqa: E402
 from trl.data_utils import prepare_multimodal_messages  # noqa: E402
 from trl.trainer.utils import (  # noqa: E402
     shuffle_sequence_dict,
@@ -117,14 +117,20 @@ def _opened(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in found] for name in ("prompt", "image")}
 
 
-def shuffled(by: Any, lengths_seed: int = 3) -> dict[str, Any]:
-    """A rollout of three prompts in any order, with completions of unequal lengths."""
+def rollout(by: Any) -> dict[str, Any]:
+    """What a trainer makes of three prompts."""
     torch.manual_seed(2)
     by.model.train()
-    batch = by._generate_and_score_completions([row for row in rows()[:3] for _ in range(GROUP)])
+    batch: dict[str, Any] = by._generate_and_score_completions([row for row in rows()[:3] for _ in range(GROUP)])
+    return batch
+
+
+def shuffled(by: Any) -> dict[str, Any]:
+    """Its rollout in any order, with completions of unequal lengths."""
+    batch = rollout(by)
     batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
     longest = batch["completion_ids"].shape[1]
-    lengths = torch.randint(1, longest + 1, (3 * GROUP, 1), generator=torch.Generator().manual_seed(lengths_seed))
+    lengths = torch.randint(1, longest + 1, (3 * GROUP, 1), generator=torch.Generator().manual_seed(3))
     batch["completion_mask"] = (torch.arange(longest) < lengths).long()
     return batch
 

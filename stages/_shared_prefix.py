@@ -14,9 +14,10 @@ import torch
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import shuffle_sequence_dict
 
-from stages._group_attention import Groups, enable, why_not
+from stages._group_attention import enable, why_not
 from stages._groups import FIELDS, Row, join_rows, same_rows, split_rows
 from stages._launch import say
+from stages._packing import Packed
 from stages._shared_rollouts import SharedRollouts, plain
 
 TOLERANCE = {False: 1e-4, True: 2e-2}
@@ -149,61 +150,30 @@ class SharedPrefix(SharedRollouts):
         compute_entropy: bool,
     ) -> tuple[torch.Tensor, torch.Tensor | None, None]:
         """Log-probabilities and entropies of one batch, each prompt in it once."""
-        firsts = [group[0] for group in groups]
-        prompt_mask, completion_mask = attention_mask[:, :-logits_to_keep], attention_mask[:, -logits_to_keep:]
-        padded = int(prompt_mask[firsts].argmax(dim=1).min())  # Tokens of padding that all prompts have.
-        places = torch.arange(1, logits_to_keep + 1, device=input_ids.device)
-        length = max(1, int((completion_mask * places).max()))
-        prompt = input_ids[firsts, padded:-logits_to_keep]
-        segments = max(map(len, groups))
-        # Smaller groups are filled up with their first row, unscored.
-        members = torch.tensor(
-            [group + [group[0]] * (segments - len(group)) for group in groups], device=input_ids.device
-        )
-        completions = input_ids[:, -logits_to_keep:][members][..., :length]
-        last = prompt[:, None, -1:].expand(-1, segments, -1)
-        packed = torch.cat([prompt[:, :-1], torch.cat([last, completions[..., :-1]], dim=2).flatten(1)], dim=1)
-        scored = completions.masked_fill(completion_mask[members][..., :length] == 0, -100)
-        for number, group in enumerate(groups):
-            scored[number, len(group) :] = -100
-        positions = self._positions(
-            model, prompt, prompt_mask[firsts, padded:], [rows[first] for first in firsts], padded
-        )
-        following = (positions[..., -1:] + torch.arange(length, device=positions.device)).tile(segments)
-        inputs = join_rows([rows[first] for first in firsts])
-        for name in ("mm_token_type_ids", "token_type_ids"):  # Of images in the prompt; completions are text.
-            if name in inputs:
-                kinds = inputs[name][:, padded : prompt_mask.shape[1] - 1]
-                inputs[name] = torch.cat([kinds, kinds.new_zeros(len(kinds), packed.shape[1] - kinds.shape[1])], dim=1)
+        packed = Packed.of(input_ids, attention_mask, logits_to_keep, groups, rows)
         with self.accelerator.autocast():
             output = model(
-                input_ids=packed,
-                attention_mask=torch.ones_like(packed),
-                position_ids=torch.cat([positions[..., :-1], following], dim=-1),
-                groups=Groups.of(prompt_mask[firsts, padded:], segments, length),
-                shift_labels=torch.cat([torch.full_like(prompt[:, :-1], -100), scored.flatten(1)], dim=1),
+                input_ids=packed.tokens,
+                attention_mask=torch.ones_like(packed.tokens),
+                position_ids=packed.positions(self._positions(model, packed)),
+                groups=packed.groups(),
+                shift_labels=packed.labels,
                 fused_lm_head=True,
-                **inputs,
+                **packed.fields,
             )
-        place = {row: number * segments + one for number, group in enumerate(groups) for one, row in enumerate(group)}
-        back = torch.tensor([place[row] for row in range(len(rows))], device=input_ids.device)
+        entropies = packed.by_row(output.entropy, logits_to_keep) if compute_entropy else None
+        return packed.by_row(output.log_probs, logits_to_keep), entropies, None
 
-        def by_row(values: torch.Tensor) -> torch.Tensor:
-            own = values[:, prompt.shape[1] - 1 :].reshape(-1, length)[back]
-            return torch.nn.functional.pad(own, (0, logits_to_keep - length))
-
-        return by_row(output.log_probs), by_row(output.entropy) if compute_entropy else None, None
-
-    def _positions(
-        self: Any, model: Any, prompt: torch.Tensor, mask: torch.Tensor, rows: Sequence[Row], padded: int
-    ) -> torch.Tensor:
-        """Positions of prompts' tokens as the model gives them: (prompts, tokens), or (3, prompts, tokens) of Qwen-VL."""
-        if "image_grid_thw" not in rows[0]:
-            return torch.arange(padded, padded + prompt.shape[1], device=prompt.device).expand(len(prompt), -1)
-        fields = join_rows([{name: row[name] for name in ("image_grid_thw", "mm_token_type_ids")} for row in rows])
-        fields["mm_token_type_ids"] = fields["mm_token_type_ids"][:, padded : padded + prompt.shape[1]]
+    def _positions(self: Any, model: Any, packed: Packed) -> torch.Tensor:
+        """Of prompts' tokens, as the model gives them to them: (prompts, tokens), or (3, prompts, tokens) of Qwen-VL."""
+        count, tokens = packed.prompts.shape
+        if "image_grid_thw" not in packed.fields:
+            return torch.arange(packed.padding, packed.padding + tokens, device=packed.prompts.device).expand(count, -1)
         positions, _ = plain(self.accelerator.unwrap_model(model)).model.get_rope_index(
-            prompt, attention_mask=mask, **fields
+            packed.prompts,
+            packed.fields["mm_token_type_ids"][:, :tokens],
+            packed.fields["image_grid_thw"],
+            attention_mask=packed.prompt_mask,
         )
         return positions
 

@@ -31,7 +31,7 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     """The part of the configuration a phase's result depends on, recorded in its record and compared when it is run again.
 
     Not in it: names of folders, where and how fast teachers are asked, evaluation settings, gates, the number of processes
-    used for evaluation.
+    used for evaluation, whether prompts are shared, which changes no more than the rounding.
     """
     plain = to_plain(config)
     common = {"task": plain["task"], "seed": config.seed}
@@ -53,10 +53,12 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
         "num_processes": world_size(config),  # As resolved: a trainer's state cannot be split over another number.
         "deepspeed": deepspeed.read_text() if deepspeed else None,
     }
-    stage = {key: value for key, value in to_plain(config.stage(name)).items() if key != "gate"}
+    stage = {key: value for key, value in to_plain(config.stage(name)).items() if key not in _SAME_WEIGHTS}
     return {**common, "model": trained, "stage": stage, "launch": launch}
 
 
+_SAME_WEIGHTS = ("gate", "shared_prefix")
+"""Keys of a stage that change nothing it learns."""
 _ASKING = ("concurrency", "endpoints", "min_rows", "min_rows_per_class")
 """Keys of the cot block that say where and how fast teachers are asked or when a build fails, and change no row."""
 TRANSPORT = ("base_urls", "api_key_env", "timeout", "retries", "patience", "concurrency", "serve")

@@ -239,6 +239,8 @@ class StageConfig:
     """What samples completions (grpo): transformers, or vllm, a server of the policy for the time of the stage."""
     dynamic_sampling: int = 0
     """Rounds of further prompts that replace groups whose rewards are all equal (grpo; DAPO); 0 trains on every group."""
+    shared_prefix: bool = True
+    """Whether a prompt and its image are computed once for all its completions (grpo), in the models where that is exact."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
     gate: GateConfig = field(default_factory=GateConfig)

@@ -1,4 +1,4 @@
-"""trl.GRPOTrainer as the stages use it: counted, with rollouts of a vLLM server and dynamic sampling where asked for."""
+"""trl.GRPOTrainer as the stages use it: counted, each prompt computed once, rollouts of a server, dynamic sampling."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from stages import _monitor
 from stages._launch import Work
 from stages._rollouts import ServedRollouts
 from stages._sampling import DynamicSampling
+from stages._shared_prefix import SharedPrefix
 
 
-class Trainer(DynamicSampling, ServedRollouts, GRPOTrainer):
-    """trl.GRPOTrainer for one stage; with the defaults of `rollouts` and `dynamic_sampling` it trains as trl's own does.
+class Trainer(DynamicSampling, ServedRollouts, SharedPrefix, GRPOTrainer):
+    """trl.GRPOTrainer for one stage; with the defaults it trains as trl's own does, in less time.
 
     Its log rows also hold the figures of `_monitor.count_rollout`.
 
@@ -26,6 +27,8 @@ class Trainer(DynamicSampling, ServedRollouts, GRPOTrainer):
         super().__init__(**how)
         self.work = work
         self.max_resamples = work.stage.dynamic_sampling
+        if work.stage.shared_prefix:
+            self.share_prefixes()
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> dict[str, Any]:
         rollout: dict[str, Any] = super()._generate_and_score_completions(inputs)

@@ -14,14 +14,16 @@ import http.client
 import io
 import itertools
 import json
+import re
 import shutil
 import signal
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
@@ -117,6 +119,7 @@ class ServedRollouts:
     """Of dynamic sampling; 0 for a step's own prompts."""
     _served_step = -1
     _asked: Sequence[Any] = ()
+    _cache_counts: Mapping[str, tuple[float, float]] = MappingProxyType({})
 
     def _tokenize_prompts(self: Any, prompts: list[Any]) -> Any:
         self._asked = prompts
@@ -161,6 +164,8 @@ class ServedRollouts:
                 for choice in sorted(reply["choices"], key=lambda choice: choice["index"]):
                     completions.append(choice["token_ids"])
                     logprobs.append([token["logprob"] for token in choice["logprobs"]["content"]])
+        if self.accelerator.is_main_process:
+            self._log_cache_hits()
         return completions, logprobs
 
     def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -189,6 +194,17 @@ class ServedRollouts:
             self._post("/reset_encoder_cache")
         self.accelerator.wait_for_everyone()
         self._served_step = self.state.global_step
+
+    def _log_cache_hits(self: Any) -> None:
+        """Log what share of prompts' tokens and of pictures the server had computed already, since this was last called."""
+        with open_url(urllib.request.Request(f"{self.server}/metrics"), timeout=TIMEOUT_SECONDS) as reply:
+            counts = cache_counts(reply.read().decode())
+        for cache, (hits, queries) in counts.items():
+            hits_before, queries_before = self._cache_counts.get(cache, (0.0, 0.0))
+            if queries > queries_before:
+                ratio = (hits - hits_before) / (queries - queries_before)
+                self._metrics["train"][f"sampling/{cache}_cache_hit_ratio"].append(ratio)
+        self._cache_counts = counts
 
     def _ask(self: Any, request: dict[str, Any]) -> Any:
         return self._post("/v1/chat/completions", request)
@@ -232,6 +248,23 @@ def group_runs(first: int, length: int, num_generations: int) -> list[tuple[int,
     """
     edges = [0, *(place for place in range(1, length) if (first + place) % num_generations == 0), length]
     return list(itertools.pairwise(edges))
+
+
+def cache_counts(metrics: str) -> dict[str, tuple[float, float]]:
+    """(hits, queries) of the caches of a vLLM server, in tokens of prompts (`prefix`) and pictures (`image`).
+
+    Args:
+        metrics: what it answers to /metrics; the counts of several engines are added.
+    """
+    sums = {"prefix_hits": 0.0, "prefix_queries": 0.0, "mm_hits": 0.0, "mm_queries": 0.0}
+    for cache, what, value in re.findall(
+        r"^vllm:(prefix|mm)_cache_(hits|queries)_total(?:{.*})? (\S+)$", metrics, re.MULTILINE
+    ):
+        sums[f"{cache}_{what}"] += float(value)
+    return {
+        "prefix": (sums["prefix_hits"], sums["prefix_queries"]),
+        "image": (sums["mm_hits"], sums["mm_queries"]),
+    }
 
 
 def served_messages(prompt: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -52,7 +52,12 @@ def image_dataset(columns: dict[str, list[Any]]) -> Dataset:
     from datasets import Dataset
 
     def opened(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return {**batch, "image": [open_rgb(Path(path)) for path in batch["image"]]} if "image" in batch else batch
+        if "image" not in batch:
+            return batch
+        pictures = {
+            path: open_rgb(Path(path)) for path in dict.fromkeys(batch["image"])
+        }  # A group's rows have the same one.
+        return {**batch, "image": [pictures[path] for path in batch["image"]]}
 
     return Dataset.from_dict(columns).with_transform(opened)
 

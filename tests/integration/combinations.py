@@ -75,6 +75,10 @@ def _table() -> dict[str, tuple[str, list[str]]]:
         add("lora_bf16", level, LORA, "model.dtype=bfloat16")
         add("full_grpo", level, stage=GRPO)
         add("lora_grpo", level, LORA, stage=GRPO)
+        # A large epsilon, as Adam makes steps of full size of gradients that are rounding alone.
+        longer = f"stages.{GRPO}.trainer={{max_steps: 20, learning_rate: 1.0e-3, adam_epsilon: 1.0e-3}}"
+        add("shared_grpo", level, longer, stage=GRPO)
+        add("unshared_grpo", level, longer, f"stages.{GRPO}.shared_prefix=false", stage=GRPO)
     for level in SOME:
         rates = (f"stages.{SFT}.learning_rates={{vision: 1e-4, connector: 1e-3}}", f"stages.{SFT}.trainer.max_steps=3")
         add("rates", level, *rates)

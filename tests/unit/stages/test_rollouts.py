@@ -12,7 +12,7 @@ from PIL import Image
 from pipeline.config import load
 from pipeline.errors import UserError
 from stages import _rollout_server
-from stages._rollouts import check_prompt, group_runs, served_messages
+from stages._rollouts import cache_counts, check_prompt, group_runs, served_messages
 from stages._sampling import further_rows
 from stages._weights import merged_weights
 
@@ -115,3 +115,16 @@ def test_merged_weights_are_those_of_a_merge_and_leave_the_adapter_untouched(dor
     assert merged.keys() == expected.keys()
     assert all(torch.equal(merged[name], tensor) for name, tensor in expected.items())
     assert not torch.equal(merged["a.weight"], before["base_model.model.a.base_layer.weight"])
+
+
+def test_the_caches_of_all_engines_of_a_server_are_counted_together():
+    metrics = """# TYPE vllm:prefix_cache_queries_total counter
+vllm:prefix_cache_queries_total{engine="0",model_name="policy"} 100.0
+vllm:prefix_cache_queries_total{engine="1",model_name="policy"} 60.0
+vllm:prefix_cache_hits_total{engine="0",model_name="policy"} 80.0
+vllm:external_prefix_cache_hits_total{engine="0"} 7.0
+vllm:mm_cache_queries_total 8.0
+vllm:mm_cache_hits_total 7.0
+"""
+    assert cache_counts(metrics) == {"prefix": (80.0, 160.0), "image": (7.0, 8.0)}
+    assert cache_counts("") == {"prefix": (0.0, 0.0), "image": (0.0, 0.0)}

@@ -1,0 +1,329 @@
+"""A GRPO step beside bare TRL's, with the same model, options and rows, in turns in one process.
+
+    python -m benchmarks.grpo_step [--points 8,350,128 8,350,32] [--size small] [--device cuda] [--rounds 3] [--steps 4]
+
+A point is G,P,C: completions of one prompt, tokens of the prompt with its image, tokens of each completion, which all have the
+same length. Told are, as TRL's figure, ours, and their ratio: seconds of log-probabilities and backward, of generation, of whole
+steps (image processing, reward and optimizer included); memory at its peak above the models and the optimizer; tokens a second.
+Models are random. Seconds are medians over the rounds; on a CPU those of the process, with one thread.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import functools
+import gc
+import itertools
+import os
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+GRID = [(g, p, c) for g in (4, 8, 16) for p in (90, 350, 1100) for c in (32, 128, 256)]
+IMAGE_TOKENS = 64
+SIZES: dict[str, dict[str, Any]] = {
+    "mini": {
+        "family": "idefics3",
+        "tiny": {
+            "hidden_size": 256,
+            "layers": 6,
+            "intermediate_size": 704,
+            "vision_hidden_size": 128,
+            "vision_layers": 3,
+        },
+        "text": {},
+        "vision": {},
+    },
+    "small": {
+        "family": "idefics3",
+        "tiny": {
+            "hidden_size": 512,
+            "layers": 11,
+            "intermediate_size": 1408,
+            "vision_hidden_size": 384,
+            "vision_layers": 6,
+        },
+        "text": {},
+        "vision": {},
+    },
+    "smolvlm-500m": {
+        "family": "idefics3",
+        "tiny": {
+            "hidden_size": 960,
+            "layers": 32,
+            "intermediate_size": 2560,
+            "vision_hidden_size": 768,
+            "vision_layers": 12,
+        },
+        "text": {"num_attention_heads": 15, "num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49280},
+        "vision": {"num_attention_heads": 12},
+    },
+    "internvl3-1b": {
+        "family": "internvl",
+        "tiny": {
+            "hidden_size": 896,
+            "layers": 24,
+            "intermediate_size": 4864,
+            "vision_hidden_size": 1024,
+            "vision_layers": 24,
+        },
+        "text": {"num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 151674},
+        "vision": {"num_attention_heads": 16},
+    },
+    "qwen3-vl-2b": {
+        "family": "qwen3_vl",
+        "tiny": {
+            "hidden_size": 2048,
+            "layers": 28,
+            "intermediate_size": 6144,
+            "vision_hidden_size": 1024,
+            "vision_layers": 24,
+        },
+        "text": {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936},
+        "vision": {"num_heads": 16},
+    },
+}
+"""Random models: `mini` has about 6 million weights, `small` about 47, the others the sizes of the checkpoints they are named for."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure the points and print the table."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.grpo_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--points", nargs="*", type=_point, default=GRID, help="G,P,C (default: the grid of 27)")
+    parser.add_argument("--size", choices=SIZES, default="small")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: in bfloat16")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=4, help="whole steps; the first does not count; 0: none")
+    parser.add_argument("--gradient-checkpointing", action="store_true")
+    arguments = parser.parse_args(argv)
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if arguments.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    print(
+        "| G,P,C | log-probs + backward, s | generation, s | step, s | peak, MB | tokens/s of a step |\n|---|---|---|---|---|---|"
+    )
+    for point in arguments.points:
+        with tempfile.TemporaryDirectory() as scratch:
+            print(row(point, *(measured(point, Path(scratch), arguments))), flush=True)
+    return 0
+
+
+def _point(word: str) -> tuple[int, int, int]:
+    group, prompt, completion = map(int, word.split(","))
+    return group, prompt, completion
+
+
+def row(point: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, float]) -> str:
+    """A line of the table."""
+    cells = []
+    for key in ("score", "generate", "step", "peak"):
+        if key in theirs:
+            places = 0 if key == "peak" else 2
+            cells.append(
+                f"{theirs[key]:.{places}f} / {ours[key]:.{places}f} = **{theirs[key] / max(ours[key], 1e-9):.2f}**"
+            )
+        else:
+            cells.append("")
+    group, _, completion = point
+    rates = [f"{group * completion / one['step']:.0f}" for one in (theirs, ours)] if "step" in theirs else []
+    return f"| {','.join(map(str, point))} | {' | '.join(cells)} | {' / '.join(rates)} |"
+
+
+def measured(point: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
+    """The figures of TRL and ours at a point."""
+    from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+
+    declare_torchvision_ops()
+    hide_vllm_from_trl()
+    import torch
+    from trl import GRPOTrainer
+
+    from stages._grpo_trainer import Trainer
+
+    folder = build(SIZES[arguments.size], point, scratch)
+    both = [made(cls, folder, scratch, point, arguments) for cls in (GRPOTrainer, Trainer)]
+    assert both[1].sharing
+    figures: list[dict[str, list[float]]] = [{}, {}]
+    rows = [both[0].train_dataset[0]] * point[0]
+    batches = []
+    for trainer in both:
+        torch.manual_seed(0)
+        trainer.model.train()
+        batches.append(trainer._prepare_inputs(rows))
+        score(trainer, batches[-1])  # Warm, and our comparison with TRL behind us.
+    for _ in range(arguments.rounds):
+        for trainer, batch, found in zip(both, batches, figures, strict=True):
+            scored = functools.partial(_add, found.setdefault("score", []), functools.partial(score, trainer, batch))
+            found.setdefault("peak", []).append(_peak(scored))
+            _add(found.setdefault("generate", []), functools.partial(generate, trainer, rows))
+    if arguments.steps:
+        for trainer, found in zip(both, figures, strict=True):
+            trainer._buffered_inputs, trainer._step = None, 0
+            found["step"] = steps(trainer)
+    return [{name: statistics.median(values) for name, values in found.items()} for found in figures]
+
+
+def build(size: dict[str, Any], point: tuple[int, int, int], scratch: Path) -> Path:
+    """The checkpoint of a size, in a folder."""
+    import importlib
+
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    from pipeline.schema import TinyConfig
+
+    side = TinyConfig(
+        family=size["family"], image_size=256, scale_factor=2, vocab_size=400, max_positions=4096, **size["tiny"]
+    )
+    texts = ["a b c d e f g h i j k l m n o p"] * 20
+    config, processor, generation = importlib.import_module(f"stages.tiny.{size['family']}").build(side, texts)
+    for part, fields in ((config.text_config, size["text"]), (config.vision_config, size["vision"])):
+        for name, value in fields.items():
+            setattr(part, name, value)
+    torch.manual_seed(0)
+    model = AutoModelForImageTextToText.from_config(config)
+    model.generation_config = generation
+    model.save_pretrained(scratch / "model")
+    processor.save_pretrained(scratch / "model")
+    return scratch / "model"
+
+
+def made(cls: type, folder: Path, scratch: Path, point: tuple[int, int, int], arguments: argparse.Namespace) -> Any:
+    """A trainer of either class."""
+    from datasets import Dataset
+    from PIL import Image
+    from trl import GRPOConfig
+
+    from pipeline.rows import user_turn
+    from pipeline.run import RunDir
+    from pipeline.schema import RunConfig, StageConfig
+    from stages._grpo_trainer import Trainer
+    from stages._launch import Work
+    from stages._loading import load_processor
+
+    group, prompt, completion = point
+    stage = StageConfig(algorithm="grpo", init_from="base")
+    config = RunConfig(name="measured", output_dir=str(scratch), stages={"stage1_grpo": stage})
+    work = Work(config, "stage1_grpo", RunDir(scratch, config.name))
+    work.folder.mkdir(parents=True, exist_ok=True)
+    processor = load_processor(folder, config)
+    image = Image.effect_noise((256, 256), 80).convert("RGB")
+
+    def tokens(words: int) -> int:
+        turn = processor.apply_chat_template(user_turn("a " * words), add_generation_prompt=True)
+        return len(processor(text=[turn], images=[[image]])["input_ids"][0])
+
+    words = max(1, prompt - tokens(0))
+    words = max(1, words + prompt - tokens(words))
+    options = GRPOConfig(
+        output_dir=str(scratch / cls.__name__),
+        use_cpu=arguments.device == "cpu",
+        bf16=arguments.device == "cuda",
+        report_to="none",
+        num_generations=group,
+        per_device_train_batch_size=group,
+        max_completion_length=completion,
+        generation_kwargs={"min_new_tokens": completion},
+        max_steps=max(1, arguments.steps),
+        learning_rate=1e-6,
+        gradient_checkpointing=arguments.gradient_checkpointing,
+        save_strategy="no",
+        logging_steps=1000,
+        disable_tqdm=True,
+        model_init_kwargs={"dtype": "float32", "attn_implementation": "sdpa"},
+    )
+    rows = Dataset.from_list([{"text": "a " * words}] * 64).with_transform(
+        lambda batch: {"prompt": [user_turn(one) for one in batch["text"]], "image": [image] * len(batch["text"])}
+    )
+    how = {
+        "model": str(folder),
+        "reward_funcs": lambda completions, **_: [float(number % 2) for number in range(len(completions))],
+        "args": options,
+        "train_dataset": rows,
+        "processing_class": processor,
+    }
+    how["reward_funcs"].__name__ = "reward"  # type: ignore[attr-defined]
+    return cls(work, **how) if cls is Trainer else cls(**how)
+
+
+def score(trainer: Any, batch: dict[str, Any]) -> None:
+    """Loss and backward of a batch: the log-probabilities are all of it that takes time."""
+    trainer.current_gradient_accumulation_steps = 1
+    trainer.model.zero_grad()
+    with trainer.accelerator.autocast():
+        trainer.accelerator.backward(trainer.compute_loss(trainer.model, batch))
+
+
+def generate(trainer: Any, rows: list[Any]) -> None:
+    """Completions of one prompt."""
+    from trl.data_utils import prepare_multimodal_messages
+
+    prompts = [prepare_multimodal_messages(one["prompt"], images=[one["image"]]) for one in rows]
+    ids, images, fields = trainer._tokenize_prompts(prompts)
+    trainer._generate_single_turn(ids, images, fields, len(rows))
+
+
+def steps(trainer: Any) -> list[float]:
+    """Seconds of each step of a training but the first."""
+    from transformers import PrinterCallback, TrainerCallback
+
+    times: list[float] = []
+
+    class Clock(TrainerCallback):
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            times.append(_now())
+
+    trainer.remove_callback(PrinterCallback)
+    trainer.add_callback(Clock())
+    trainer.train()
+    return [after - before for before, after in itertools.pairwise(times)]
+
+
+def _now() -> float:
+    """On a CPU of this process alone: other load on the machine would be measured too."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def _add(seconds: list[float], work: Callable[[], None]) -> None:
+    """Do the work, and add the time it took."""
+    begun = _now()
+    work()
+    seconds.append(_now() - begun)
+
+
+def _peak(work: Callable[[], Any]) -> float:
+    """Most memory above what there was before, in MB: of the GPU, or resident of this process."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        work()
+        return (torch.cuda.max_memory_allocated() - before) / 1e6
+    gc.collect()
+    ctypes.CDLL("libc.so.6").malloc_trim(0)  # Else what was freed before would count as resident already.
+    Path("/proc/self/clear_refs").write_text("5")
+    before = _resident("VmRSS")
+    work()
+    return (_resident("VmHWM") - before) / 1e3
+
+
+def _resident(what: str) -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return float(next(line for line in lines if line.startswith(what)).split()[1])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Which rows of a batch ask the same: a processor's tensors row by row, and rows of one prompt and one picture together."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+Row = dict[str, torch.Tensor]
+"""What the processor gave for one row, beside its tokens: pixels, sizes, kinds of tokens."""
+FIELDS = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_sizes",
+    "mm_token_type_ids",
+    "token_type_ids",
+)
+"""What models take of it."""
+BY_PIXEL = ("pixel_values",)
+BY_IMAGE = ("image_grid_thw", "image_sizes")
+
+
+def split_rows(fields: Mapping[str, Any], image_tokens: Sequence[int], images: Sequence[int] | None) -> list[Row]:
+    """A batch's tensors, row by row.
+
+    Pixels are laid out one row of five dimensions each (Idefics3, SmolVLM), or flat, as many for each image token as for any
+    other (patches of Qwen-VL, tiles of InternVL, pictures of LLaVA).
+
+    Args:
+        fields: name: tensor of the batch, or a list of one tensor per row; None is left out.
+        image_tokens: of each row.
+        images: how many each row has; None when there are none.
+    """
+    rows: list[Row] = [{} for _ in image_tokens]
+    for name, value in fields.items():
+        if value is None:
+            continue
+        if isinstance(value, list):
+            parts: Sequence[torch.Tensor] = value
+        elif name in BY_PIXEL and value.dim() < 5:
+            parts = value.split([len(value) * tokens // max(1, sum(image_tokens)) for tokens in image_tokens])
+        elif name in BY_IMAGE and images is not None:
+            parts = value.split(list(images))
+        else:
+            parts = value.split(1)
+        for row, part in zip(rows, parts, strict=True):
+            row[name] = part
+    return rows
+
+
+def join_rows(rows: Sequence[Row]) -> Row:
+    """The tensors of a batch of these rows."""
+    return {name: torch.cat([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+
+
+def same_rows(prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> list[list[int]]:
+    """Indices of the rows that have the same tokens and the same pictures, group by group, in order of appearance.
+
+    Args:
+        prompts: tokens of each row; padding, when there is any, is part of them.
+        rows: pictures of each row. Equal tokens with other pixels are another group.
+    """
+    found: dict[tuple[int, ...], list[list[int]]] = {}
+    groups: list[list[int]] = []
+    for place, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
+        alike = found.setdefault(tuple(prompt), [])
+        group = next((group for group in alike if _same(rows[group[0]], row)), None)
+        if group is None:
+            group = []
+            alike.append(group)
+            groups.append(group)
+        group.append(place)
+    return groups
+
+
+def _same(one: Row, other: Row) -> bool:
+    return all(one[name] is other[name] or one[name].equal(other[name]) for name in one)

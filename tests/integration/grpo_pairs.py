@@ -1,0 +1,183 @@
+"""Bare trl.GRPOTrainer and the stages' trainer on the same tiny model and the same rows, to be compared."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+
+declare_torchvision_ops()
+hide_vllm_from_trl()
+
+import torch  # noqa: E402
+from PIL import Image  # noqa: E402
+from trl import GRPOConfig  # noqa: E402
+from trl.data_utils import prepare_multimodal_messages  # noqa: E402
+from trl.trainer.utils import (  # noqa: E402
+    shuffle_sequence_dict,
+    split_pixel_values_by_grid,
+    unsplit_pixel_values_by_grid,
+)
+
+from pipeline.rows import user_turn  # noqa: E402
+from pipeline.run import RunDir  # noqa: E402
+from pipeline.schema import ModelConfig, RunConfig, StageConfig, TinyConfig  # noqa: E402
+from rewards import completion_text  # noqa: E402
+from stages._grpo_trainer import Trainer  # noqa: E402
+from stages._launch import Work  # noqa: E402
+from stages._loading import load_processor  # noqa: E402
+from stages.tiny import build_tiny  # noqa: E402
+
+ASKED = ("Which emotion?", "Which emotion does this picture evoke? Give reasons, then the answer.")
+TILES = {"do_image_splitting": True, "size": {"longest_edge": 128}}
+VARIANTS: dict[str, dict[str, Any]] = {
+    "idefics3": {},
+    "idefics3_tiled": TILES,
+    "smolvlm": TILES,
+    "qwen2_vl": {},
+    "qwen2_5_vl": {},
+    "qwen3_vl": {},
+    "internvl": {},
+    "llava": {},
+}
+"""Family, and what its processor does with a picture."""
+FIELDS = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "num_images", "num_tiles", "mm_token_type_ids")
+GROUP = 4
+
+
+def build(folder: Path, variant: str) -> Path:
+    """A tiny checkpoint whose weights are large, so that a token moved by one place moves every log-probability."""
+    sizes = {"hidden_size": 64, "intermediate_size": 64, "vision_hidden_size": 64, "vision_layers": 2, "layers": 2}
+    build_tiny(folder, TinyConfig(family=variant.removesuffix("_tiled"), vocab_size=384, **sizes), list(ASKED) * 20, 0)
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    torch.manual_seed(0)
+    louder = {
+        name: one + torch.randn(one.shape) * (0.12 if one.dim() > 1 else 0.05) for name, one in sorted(weights.items())
+    }
+    save_file(louder, folder / "model.safetensors", {"format": "pt"})
+    return folder
+
+
+def rows() -> list[dict[str, Any]]:
+    """Two texts on pictures of two shapes; the third row asks the first one's text of another picture, the last is the widest."""
+    noise = torch.Generator().manual_seed(0)
+    found = []
+    for number, size in enumerate(((64, 64), (64, 128), (64, 64), (64, 128))):
+        pixels = torch.randint(0, 255, (*size, 3), generator=noise, dtype=torch.uint8)
+        found.append({"prompt": user_turn(ASKED[number % 2]), "image": Image.fromarray(pixels.numpy())})
+    return found
+
+
+def reward(completions: list[Any], **columns: Any) -> list[float]:
+    """Something a random model can win."""
+    return [float(sum(completion_text(one).encode()) % 7) for one in completions]
+
+
+def trainer(cls: type, base: Path, scratch: Path, variant: str, peft: Any = None, **options: Any) -> Any:
+    """A trainer of either class with the same options."""
+    from datasets import Dataset
+
+    stage = StageConfig(algorithm="grpo", init_from="base")
+    model = ModelConfig(processor=VARIANTS[variant])
+    config = RunConfig(name="pair", output_dir=str(scratch), stages={"stage1_grpo": stage}, model=model)
+    work = Work(config, "stage1_grpo", RunDir(scratch, config.name))
+    work.folder.mkdir(parents=True, exist_ok=True)
+    own = {
+        "output_dir": str(scratch / "trainer"),
+        "use_cpu": True,
+        "bf16": False,
+        "report_to": "none",
+        "num_generations": GROUP,
+        "per_device_train_batch_size": 3 * GROUP,
+        "max_completion_length": 8,
+        "optim": "sgd",  # Adam makes steps of equal size of what is rounding alone.
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "logging_steps": 1,
+        "save_strategy": "no",
+        "disable_tqdm": True,
+        "model_init_kwargs": {"dtype": "float32", "attn_implementation": "sdpa"},
+    }
+    how = {
+        "model": str(base),
+        "reward_funcs": reward,
+        "args": GRPOConfig(**{**own, **options}),
+        "train_dataset": Dataset.from_list([{"number": number} for number in range(12)]).with_transform(_opened),
+        "processing_class": load_processor(base, config),
+        "peft_config": peft,
+    }
+    return cls(work, **how) if cls is Trainer else cls(**how)
+
+
+def _opened(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
+    found = [rows()[number % 4] for number in batch["number"]]
+    return {name: [row[name] for row in found] for name in ("prompt", "image")}
+
+
+def rollout(by: Any) -> dict[str, Any]:
+    """What a trainer makes of three prompts."""
+    torch.manual_seed(2)
+    by.model.train()
+    batch: dict[str, Any] = by._generate_and_score_completions([row for row in rows()[:3] for _ in range(GROUP)])
+    return batch
+
+
+def shuffled(by: Any) -> dict[str, Any]:
+    """Its rollout in any order, with completions of unequal lengths."""
+    batch = rollout(by)
+    batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
+    longest = batch["completion_ids"].shape[1]
+    lengths = torch.randint(1, longest + 1, (3 * GROUP, 1), generator=torch.Generator().manual_seed(3))
+    batch["completion_mask"] = (torch.arange(longest) < lengths).long()
+    return batch
+
+
+def scored(by: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """(log-probabilities, entropies, gradients of a random sum of both) of a trainer."""
+    tokens = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    fields = {name: batch[name] for name in FIELDS if name in batch}
+    by.model.train()
+    by.model.zero_grad()
+    logps, entropies, _ = by._get_per_token_logps_and_entropies(
+        by.model, tokens, mask, batch["completion_ids"].shape[1], compute_entropy=True, **fields
+    )
+    weights = torch.randn(logps.shape, generator=torch.Generator().manual_seed(4))
+    (weights * (logps + entropies)).sum().backward()
+    grads = {name: one.grad.clone() for name, one in by.model.named_parameters() if one.grad is not None}
+    return logps.detach(), entropies.detach(), grads
+
+
+def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
+    """Largest relative distance of two tensors of a name, in the 2-norm.
+
+    A tensor whose norm is below a thousandth of all is measured against that: the bias of a key has no gradient but rounding.
+    """
+    assert one.keys() == other.keys()
+    least = 1e-3 * float(torch.stack([tensor.norm() for tensor in one.values()]).norm())
+    return max(float((one[name] - other[name]).norm() / one[name].norm().clamp(min=least)) for name in one)
+
+
+def tokens_of(by: Any, sample: bool) -> list[list[int]]:
+    """What a trainer writes to three prompts, four times each."""
+    torch.manual_seed(1)
+    by.generation_config.do_sample = sample
+    prompts = [
+        prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows()[:3] for _ in range(GROUP)
+    ]
+    ids, images, fields = by._tokenize_prompts(prompts)
+    completions: list[list[int]] = by._generate_single_turn(ids, images, fields, GROUP)[0]
+    by.generation_config.do_sample = True
+    return completions
+
+
+def trained(
+    cls: type, base: Path, scratch: Path, variant: str, **options: Any
+) -> tuple[list[dict[str, float]], dict[str, Any]]:
+    """(what was logged, weights) after a training."""
+    by = trainer(cls, base, scratch, variant, **options)
+    by.train()
+    return by.state.log_history, by.model.state_dict()

@@ -1,0 +1,155 @@
+"""Sharing a prompt among its completions changes the time alone: log-probabilities, gradients, tokens, weights are trl's."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+import grpo_pairs as pairs  # noqa: E402
+import torch  # noqa: E402
+from trl import GRPOTrainer  # noqa: E402
+
+from stages._grpo_trainer import Trainer  # noqa: E402
+
+LIMIT = 1e-5
+
+
+@pytest.fixture(scope="module", params=list(pairs.VARIANTS))
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Any, Any]:
+    """(family, its checkpoint, trl's trainer, the stages')."""
+    folder = tmp_path_factory.mktemp(request.param)
+    base = pairs.build(folder / "base", request.param)
+    options = {"gradient_checkpointing": False}
+    trainers = [pairs.trainer(cls, base, folder, request.param, **options) for cls in (GRPOTrainer, Trainer)]
+    return request.param, base, trainers[0], trainers[1]
+
+
+def test_log_probabilities_and_gradients_are_those_of_trl(pair: tuple[str, Path, Any, Any]):
+    """Shuffled rows, prompts of two lengths, one text on two pictures, completions of any length."""
+    _, _, theirs, ours = pair
+    batch = pairs.shuffled(theirs)
+    assert batch["prompt_mask"].sum(dim=1).unique().numel() == 2
+    expected, found = pairs.scored(theirs, batch), pairs.scored(ours, batch)
+    assert ours._metrics["train"]["shared_prefix/rows_ratio"] == [1.0]
+    assert (found[0] - expected[0]).abs().max() <= LIMIT
+    assert (found[1] - expected[1]).abs().max() <= LIMIT
+    assert pairs.furthest(expected[2], found[2]) <= LIMIT
+    for model in (theirs.model, ours.model):
+        model.gradient_checkpointing_enable({"use_reentrant": False})
+    again = pairs.scored(ours, batch)
+    assert pairs.furthest(expected[2], again[2]) <= LIMIT
+
+
+def test_tokens_are_those_of_trl(pair: tuple[str, Path, Any, Any]):
+    _, _, theirs, ours = pair
+    for sample in (False, True):
+        assert pairs.tokens_of(ours, sample) == pairs.tokens_of(theirs, sample)
+
+
+TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
+    "beta": ("qwen2_5_vl", {"beta": 0.1}),
+    "num_iterations": ("internvl", {"num_iterations": 2, "gradient_checkpointing": False}),
+    "micro_batches": ("llava", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}),
+    "torn_groups": ("smolvlm", {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}),
+    "old_rollouts": ("qwen3_vl", {"per_device_train_batch_size": 6, "steps_per_generation": 2, "beta": 0.1}),
+    "lora": ("idefics3", {"beta": 0.1}),
+}
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_twenty_steps_end_at_the_weights_of_trl(name: str, tmp_path: Path):
+    from peft import LoraConfig
+
+    variant, options = TRAININGS[name]
+    if name == "lora":
+        options = {**options, "peft": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])}
+    base = pairs.build(tmp_path / "base", variant)
+    (told, theirs), (own, ours) = (
+        pairs.trained(cls, base, tmp_path, variant, max_steps=20, **options) for cls in (GRPOTrainer, Trainer)
+    )
+    assert max(float((theirs[one] - ours[one]).abs().max()) for one in theirs) <= 1e-4
+    before = pairs.trainer(GRPOTrainer, base, tmp_path, variant, peft=options.get("peft")).model.state_dict()
+    assert max(float((theirs[one] - before[one]).abs().max()) for one in theirs) >= 1e-3
+    assert [row["reward"] for row in told if "reward" in row] == [row["reward"] for row in own if "reward" in row]
+    assert all(row["shared_prefix/rows_ratio"] > 0 for row in own if "loss" in row)
+
+
+LEVELS = ("plain", "zero2", "zero3")
+
+
+def test_two_processes_and_zero_end_at_the_weights_of_trl(tmp_path: Path, repo_root: Path):
+    """By whole stages; each rank holds a group."""
+    from safetensors.torch import load_file
+
+    names = [f"{name}-{level}" for name in ("shared_grpo", "unshared_grpo") for level in LEVELS]
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    done = subprocess.run(
+        [*command, "tests/integration/combinations.py", str(tmp_path), *names],
+        cwd=repo_root,
+        capture_output=True,
+        text=True,
+        timeout=800,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    found = json.loads((tmp_path / "found.json").read_text())
+    for level in LEVELS:
+        shared, unshared = (found[f"{name}-{level}"] for name in ("shared_grpo", "unshared_grpo"))
+        assert "error" not in shared, shared["error"]
+        assert {row["shared_prefix/rows_ratio"] for row in shared["rows"]} == {1.0}
+        assert not any("shared_prefix/rows_ratio" in row for row in unshared["rows"])
+        ours, theirs = (
+            load_file(tmp_path / f"{name}-{level}" / "stage2_grpo" / "final" / "model.safetensors")
+            for name in ("shared_grpo", "unshared_grpo")
+        )
+        assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) <= 1e-4
+        assert max(shared["moved"].values()) >= 1e-3
+
+
+def test_a_batch_that_is_computed_otherwise_is_left_to_trl(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    base = pairs.build(tmp_path / "base", "idefics3")
+    theirs, ours = (pairs.trainer(cls, base, tmp_path, "idefics3") for cls in (GRPOTrainer, Trainer))
+    batch = pairs.shuffled(theirs)
+    right = ours._positions
+    ours._positions = lambda *how: torch.cat([right(*how)[..., :-1], right(*how)[..., -1:] + 1], dim=-1)
+    assert pairs.scored(ours, batch)[0].equal(pairs.scored(theirs, batch)[0])
+    assert "shared_prefix: off" in capfd.readouterr().out
+    assert not ours.sharing
+
+
+def test_a_rollout_is_that_of_trl_to_the_bit_from_a_fourth_of_the_pictures(pair: tuple[str, Path, Any, Any]):
+    name, _, theirs, ours = pair
+    rollouts, processed = [], []
+    for by in (theirs, ours):
+        counted = _Counted(by.processing_class.image_processor)
+        by.processing_class.image_processor = counted
+        rollouts.append(pairs.rollout(by))
+        by.processing_class.image_processor = counted.processor
+        processed.append(counted.pictures)
+    assert rollouts[0].keys() == rollouts[1].keys()
+    for key, value in rollouts[0].items():
+        other = rollouts[1][key]
+        assert value.equal(other) if isinstance(value, torch.Tensor) else value == other, key
+    if name != "internvl":  # TRL counts its tiles by itself.
+        assert processed == [2 * 3 * pairs.GROUP, 2 * 3]
+
+
+class _Counted:
+    """An image processor that counts its pictures."""
+
+    def __init__(self, processor: Any) -> None:
+        self.processor, self.pictures = processor, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.processor, name)
+
+    def __call__(self, images: Any, *rest: Any, **how: Any) -> Any:
+        self.pictures += len(images)
+        return self.processor(images, *rest, **how)

@@ -12,6 +12,7 @@ equal stands under the table.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
@@ -33,6 +34,8 @@ from pipeline.processes import ROOT
 
 NOTES = """\
 - "÷ TRL" is the median over turns of this trainer's step divided by TRL's in the same turn; ranges in brackets.
+- CPU seconds are the process's own, on one thread: where they are far below the seconds, the machine was doing other things, and
+  their ratio is the one to read.
 - Positions are rows times length in the language model: generation with its cache, scoring without a gradient, training.
 - ms-swift scores the completions once more before every optimizer step, also where the step is the rollout's only one and the
   ratio is 1; it has no option against it. TRL leaves that pass out then.
@@ -48,7 +51,7 @@ NOTES = """\
 CONTESTANTS = ("stage", "trl", "swift")
 WARM_UP = 2
 """First steps of each that do not count."""
-_SECONDS = 240
+_SECONDS = 600
 """The longest a start or a step may take."""
 _OFFLINE = {
     "OMP_NUM_THREADS": "1",
@@ -74,10 +77,6 @@ class Line:
     """Resident memory at its highest before the first step: packages and model."""
     steps: list[dict[str, Any]] = field(default_factory=list)
     """Reports of the probe, without the warm-up."""
-
-    def seconds(self) -> float:
-        """Median seconds of a step."""
-        return statistics.median(step["seconds"] for step in self.steps)
 
 
 class Contestant:
@@ -120,8 +119,9 @@ class Contestant:
     def step(self) -> dict[str, Any]:
         """One optimizer step, with the rollout it needs."""
         assert self.process.stdin is not None
-        self.process.stdin.write(b"\n")
-        self.process.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # It has ended; `answer` says so.
+            self.process.stdin.write(b"\n")
+            self.process.stdin.flush()
         return self.answer()
 
     def end(self) -> None:
@@ -159,7 +159,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     binaries = environment(arguments.cache.expanduser(), "ms-swift-grpo")
     lines: list[Line] = []
-    for point in arguments.points:
+    for point in dict.fromkeys(arguments.points):
         with tempfile.TemporaryDirectory(prefix="grpo-rivals-") as folder:
             lines += measure(prepare(Path(folder), point, arguments.model), arguments.steps, binaries)
     print(f"\n{hardware()}; Qwen2.5-VL, {arguments.model}, float32, 1 thread\n\n{table(lines)}\n\n{notes()}")
@@ -199,7 +199,11 @@ def measure(job: Job, steps: int, binaries: Path) -> list[Line]:
         for turn in range(WARM_UP + steps):
             for one in running[turn % len(running) :] + running[: turn % len(running)]:
                 report = one.step()
-                print(f"{job.point.text()} {one.line.name}: {report['seconds']:.2f} s", file=sys.stderr, flush=True)
+                print(
+                    f"{job.point.text()} {one.line.name}: {report['seconds']:.2f} s, {report['cpu_seconds']:.2f} of CPU",
+                    file=sys.stderr,
+                    flush=True,
+                )
                 if turn >= WARM_UP:
                     one.line.steps.append(report)
     finally:
@@ -221,31 +225,30 @@ def notes() -> str:
     return NOTES.format(**ours, **its)
 
 
-def ratios(line: Line, other: Line) -> list[float]:
-    """How many times as long each step of `line` took as the step of `other` in the same turn."""
-    return [mine["seconds"] / its["seconds"] for mine, its in zip(line.steps, other.steps, strict=True)]
+def ratios(line: Line, other: Line, clock: str) -> list[float]:
+    """How many times as much of a clock each step of `line` took as the step of `other` in the same turn."""
+    return [mine[clock] / its[clock] for mine, its in zip(line.steps, other.steps, strict=True)]
+
+
+def spread(numbers: Sequence[float]) -> str:
+    """Median and range."""
+    return f"{statistics.median(numbers):.2f} [{min(numbers):.2f}, {max(numbers):.2f}]"
 
 
 def table(lines: Sequence[Line]) -> str:
     """The lines as a markdown table. Passes and positions are those of the last step."""
-    names = ["G, P, C", "trainer", "version", "s a step", "÷ TRL", "peak MB (at the start)"]
+    names = ["G, P, C", "trainer", "s a step", "÷ TRL", "CPU s a step", "÷ TRL", "peak MB (at the start)"]
     names += [f"{name}: passes, positions" for name in KINDS] + ["vision: passes, patches"]
-    out = ["| " + " | ".join(names) + " |", "|" + "---|" * 3 + "---:|" * (len(names) - 3)]
+    out = ["| " + " | ".join(names) + " |", "|" + "---|" * 2 + "---:|" * (len(names) - 2)]
     for line in lines:
         (bare,) = (other for other in lines if other.contestant == "trl" and other.point == line.point)
         last = line.steps[-1]
-        seconds = [step["seconds"] for step in line.steps]
-        times = ratios(line, bare)
         read = int(last["prompt"].partition("-")[0])
-        cells = [
-            f"{line.point.generations}, {read}, {line.point.completion}",
-            line.name,
-            line.version,
-            f"{line.seconds():.2f} [{min(seconds):.2f}, {max(seconds):.2f}]",
-            f"{statistics.median(times):.2f} [{min(times):.2f}, {max(times):.2f}]",
-            f"{last['peak_mb']:.0f} ({line.start_mb:.0f})",
-            *(f"{passes}, {held:,}" for passes, held in (last["work"][name] for name in (*KINDS, "vision"))),
-        ]
+        cells = [f"{line.point.generations}, {read}, {line.point.completion}", f"{line.name} {line.version}"]
+        for clock in ("seconds", "cpu_seconds"):
+            cells += [spread([step[clock] for step in line.steps]), spread(ratios(line, bare, clock))]
+        cells.append(f"{last['peak_mb']:.0f} ({line.start_mb:.0f})")
+        cells += [f"{passes}, {held:,}" for passes, held in (last["work"][name] for name in (*KINDS, "vision"))]
         out.append("| " + " | ".join(cells) + " |")
     return "\n".join(out)
 

@@ -72,8 +72,8 @@ class Work:
 def attach(trainer: Any) -> None:
     """Let `trainer` take its steps one by one: a line on standard input starts the next, the end of the input ends it all.
 
-    The clock runs from the line that starts a step to the end of the optimizer's step; what a trainer does after that (its
-    log) falls into the next.
+    The clocks, the wall's and the process's own CPU time, run from the line that starts a step to the end of the optimizer's
+    step; what a trainer does after that (its log) falls into the next.
     """
     from transformers import TrainerCallback
 
@@ -81,22 +81,20 @@ def attach(trainer: Any) -> None:
     work = Work(trainer.model)
 
     class Turns(TrainerCallback):
-        started = 0.0
+        started = cpu = 0.0
 
-        def wait(self, seconds: float | None) -> None:
+        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            self.started, self.cpu = time.perf_counter(), time.process_time()
+            self.on_step_end(args, state, control)
+
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            spent = {"seconds": time.perf_counter() - self.started, "cpu_seconds": time.process_time() - self.cpu}
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            reports.write(
-                json.dumps({"seconds": seconds, "peak_mb": peak, "prompt": work.prompt, "work": work.counts}) + "\n"
-            )
+            report = {**spent, "peak_mb": peak, "prompt": work.prompt, "work": work.counts}
+            reports.write(json.dumps(report) + "\n")
             work.forget()
             if not sys.stdin.readline():
                 os._exit(0)  # Nothing is to be saved.
-            self.started = time.perf_counter()
-
-        def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.wait(None)
-
-        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-            self.wait(time.perf_counter() - self.started)
+            self.started, self.cpu = time.perf_counter(), time.process_time()
 
     trainer.add_callback(Turns())

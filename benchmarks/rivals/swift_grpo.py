@@ -14,10 +14,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from grpo_probe import attach, share_of_vowels
 
-_libraries = []  # A registration ends with its object.
+_libraries: list[Any] = []  # A registration ends with its object.
 
 
 def main(job_file: str, folder: str) -> None:
@@ -91,6 +90,8 @@ def mend_torchvision() -> None:
     except RuntimeError:
         for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
             del sys.modules[name]
+        import torch
+
         library = torch.library.Library("torchvision", "FRAGMENT")
         library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
         library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")

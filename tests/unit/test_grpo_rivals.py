@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.grpo_rivals import Line, ratios, table
+from benchmarks.rivals import grpo_probe
 from benchmarks.rivals.environments import pins
 from benchmarks.rivals.grpo_bed import FILLER, QUESTION, Point, options, question
 from benchmarks.rivals.grpo_probe import kind, share_of_vowels
@@ -16,7 +17,8 @@ POINT = Point(4, 120, 32)
 
 def line(contestant: str, seconds: list[float], score: int) -> Line:
     work = {"generate": [32, 756], "score": [score, 760 * score], "train": [1, 760], "vision": [2 + score, 2048]}
-    steps = [{"seconds": one, "peak_mb": 900.4, "prompt": "158-abc", "work": work} for one in seconds]
+    told = {"peak_mb": 900.4, "prompt": "158-abc", "work": work}
+    steps = [{**told, "seconds": one, "cpu_seconds": 0.5 * one} for one in seconds]
     return Line(contestant, contestant, "1.0", POINT, start_mb=600.0, steps=steps)
 
 
@@ -55,7 +57,7 @@ def test_the_reward_tells_completions_apart_and_bears_an_empty_one() -> None:
 
 
 def test_ms_swift_is_given_every_option_of_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(Path("benchmarks/rivals").resolve()))
+    monkeypatch.syspath_prepend(str(Path(grpo_probe.__file__).parent))
     from benchmarks.rivals.swift_grpo import flags
 
     words = flags({"folder": "/somewhere", "trainer": options(POINT)}, "/out")
@@ -67,17 +69,18 @@ def test_ms_swift_is_given_every_option_of_the_others(monkeypatch: pytest.Monkey
 
 
 def test_ratios_are_of_steps_in_the_same_turn() -> None:
-    assert ratios(line("swift", [3.0, 8.0], 1), line("trl", [2.0, 4.0], 0)) == [1.5, 2.0]
+    assert ratios(line("swift", [3.0, 8.0], 1), line("trl", [2.0, 4.0], 0), "seconds") == [1.5, 2.0]
 
 
 def test_the_table_names_what_was_measured() -> None:
     rows = table([line("trl", [2.0, 4.0, 3.0], 0), line("swift", [4.0, 4.0, 6.0], 1)]).splitlines()
     cells = [cell.strip() for cell in rows[3].strip("|").split("|")]
     assert cells[0] == "4, 158, 32"  # The prompt as it was read, not as it was asked for.
-    assert cells[3] == "4.00 [4.00, 6.00]"
-    assert cells[4] == "2.00 [1.00, 2.00]"
-    assert cells[5] == "900 (600)"
-    assert cells[6:] == ["32, 756", "1, 760", "1, 760", "3, 2,048"]
+    assert cells[1] == "swift 1.0"
+    assert cells[2:4] == ["4.00 [4.00, 6.00]", "2.00 [1.00, 2.00]"]
+    assert cells[4:6] == ["2.00 [2.00, 3.00]", "2.00 [1.00, 2.00]"]
+    assert cells[6] == "900 (600)"
+    assert cells[7:] == ["32, 756", "1, 760", "1, 760", "3, 2,048"]
 
 
 def test_a_lock_file_holds_the_pins_of_those_it_names(tmp_path: Path) -> None:

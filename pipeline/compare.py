@@ -18,8 +18,8 @@ from pipeline.errors import UserError
 from pipeline.paired import holm, macro_f1_difference, paired
 from pipeline.phases import differences
 from pipeline.report_entries import Entry, names_apart, read_folders, read_json, read_run
-from pipeline.report_tables import Column, Table
 from pipeline.report_text import cell, markdown_table
+from pipeline.tables import Column, Table
 
 OWN = ("name", "output_dir")
 """Keys in which any two runs differ."""

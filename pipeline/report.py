@@ -24,9 +24,10 @@ from pipeline.report_browser import browser
 from pipeline.report_data import read_cot, summarise
 from pipeline.report_entries import Entry, read_folders, read_json, read_phase, read_run
 from pipeline.report_html import page, render
-from pipeline.report_tables import files, tables
+from pipeline.report_tables import tables
 from pipeline.report_text import NOTES, markdown, summary_table
 from pipeline.run import write_atomic, write_json
+from pipeline.tables import files
 
 __all__ = [
     "compare",

@@ -19,8 +19,9 @@ from pipeline import svg
 from pipeline.formats import duration, percent, points, printable
 from pipeline.report_browser import as_json
 from pipeline.report_entries import Entry
-from pipeline.report_tables import Column, Table, per_class
+from pipeline.report_tables import per_class
 from pipeline.report_text import mean_sd, written
+from pipeline.tables import Column, Table
 
 __all__ = [
     "TEMPLATES",

@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.formats import duration, p_value, percent, points, printable
 from pipeline.report_data import read_run, summarise
-from pipeline.report_tables import Column, Table
+from pipeline.tables import Column, Table
 
 NOTES = (
     "Greedy decoding is the headline. Temperature 1 shows what the policy does when it samples, where format training acts.",

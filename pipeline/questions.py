@@ -26,8 +26,8 @@ class Question:
     Args:
         id: unique within its split.
         images: paths, in the order their marks stand in the text.
-        text: what is asked, with options but without format instructions. ``<image 1>`` marks where picture 1 belongs; pictures
-            without a mark come before the text, in order.
+        text: what is asked, with options but without format instructions. ``<image 1>`` marks where picture 1 belongs and may
+            come twice; pictures without a mark come before the text, in order.
         options: their texts, in order; empty for an open question.
         answer: the gold answer as the judge wants it: a letter where there are options; None where it is not published.
         groups: what tables are split by, such as ``{"task": "Count", "source": "COCO"}``.

@@ -10,7 +10,8 @@ Published rules of multiple-choice benchmarks look for a letter somewhere: the f
 5. the first or the last line, if it is as in 2;
 6. the one marked letter, "(B)" or "option B", that the text names and does not negate;
 7. where all options are numbers, the number the text states; else the one option whose text occurs in it and is not negated.
-   A text that says it cannot answer states nothing here.
+   A text that says it cannot answer states nothing here;
+8. in a short text, the one capital letter that stands alone.
 
 A letter is meant before an option's text, since letters are what a prompt asks for: of the options "B", "A", the answer "B" is
 the second. Pure, and linear in the length of the text.
@@ -53,9 +54,9 @@ _ANOTHER = re.compile(
 )
 _CONNECTOR = re.compile(r"(?:because|since|as|and|or|for|which|due|given|is|was|based)\b|[(\-–—\n]", re.IGNORECASE)
 _DECLARATION = re.compile(
-    r"\b(?:answer|option|choice|letter|conclusion)\b(?:\s+(?:to|for|among|from|here)\b[^.\n:]{0,80}?)?\s*(?:\(s\))?\s*"
+    r"\b(?:answer|ans|option|choice|letter|conclusion)\b[\"']?(?:\s+(?:to|for|among|from|here)\b[^.\n:]{0,80}?)?\s*(?:\(s\))?\s*"
     r"(?:(?:is|are|was|be|(?:would|should|must|will)\s+be)\b\s*(?:therefore|thus|clearly|indeed|likely|probably|most likely)?\s*|"
-    r"[:=→])[\s:]*"
+    r"[:=→>\-–])[\s:]*"
     r"|答案\s*(?:是|为|選|选)?\s*[:：]?\s*"
     r"|\b(?:i|we)(?:['’]d|\s+would|\s+will)?\s+(?:choose|select|pick|go\s+with|opt\s+for|answer)\b[\s:]*",
     re.IGNORECASE,
@@ -74,6 +75,8 @@ _CONCLUSION = re.compile(
 _LINE_LETTER = re.compile(rf"^[ *#>\-•]{{0,9}}{_OPEN}([A-Z])(?:[)\]}}]+|[.:](?!\w))", re.MULTILINE)
 _OPENING_WORD = re.compile(r"([A-Z]),?\s+(?:because|since|as|is|not|and\s+not|but\s+not|rather)\b")
 _MARKED = re.compile(r"\(([A-Z])\)|\b(?:[Oo]ption|[Cc]hoice|[Aa]nswer)\s+\"?([A-Z])\b(?!['’]\w)")
+_CAPITAL = re.compile(r"(?<![\w'’])([A-Z])(?![\w'’])")
+_SHORT = 80
 _NEGATED = re.compile(r"^\W*(?:(?:definitely|clearly|certainly)\s+)?(?:n['’]t|not|never|neither)\b", re.IGNORECASE)
 _BUT = re.compile(r"\b(?:but|rather|instead)\b[\s,]*(?:rather|actually|instead|it\s+is|it['’]s)?\s*", re.IGNORECASE)
 _NOT_BEFORE = re.compile(
@@ -110,7 +113,8 @@ def stated_choice(text: str, options: Sequence[str]) -> Stated:
     if not text.strip():
         return Stated(None, "empty")
     known = letters(len(options))
-    keys = [_key(plain(option)) for option in options]
+    options = [plain(option) for option in options]
+    keys = [_key(option) for option in options]
     in_box = boxed(text)
     if in_box is not None and (found := _whole(plain(in_box), known, keys)):
         return found
@@ -126,7 +130,8 @@ def stated_choice(text: str, options: Sequence[str]) -> Stated:
         or _opening(text, known, keys)
         or _first_or_last_line(text, known, keys)
         or _marked(text, known)
-        or _content(text, known, keys)
+        or _content(text, known, keys, options)
+        or _lone(text, known)
         or Stated(None, "no_answer")
     )
 
@@ -147,7 +152,8 @@ def _whole(text: str, known: str, keys: Sequence[str]) -> Stated | None:
         return found
     rest = text[match.end("close") :].strip(" .,;:!?*)\n\t") if match else ""
     if match and not rest:
-        return _letter(match["letter"], known)
+        stated = _letter(match["letter"], known)
+        return stated if stated.letter else _same_text(text, known, keys) or stated  # An option may be the word "x".
     if same := _same_text(text, known, keys):
         return same
     if match and match["letter"].upper() in known and _key(rest) == keys[known.index(match["letter"].upper())] != "":
@@ -195,7 +201,7 @@ def _start(text: str, known: str, keys: Sequence[str]) -> Stated | None:
 
 def _stands_alone(text: str, match: re.Match[str]) -> bool:
     """Whether a leading letter is an answer and no word: "A because", "(b)", "B the dog"; not "a dog", "A dog", "I think"."""
-    if match["close"] or match["next"] in tuple(".,;:!?)*"):
+    if match["close"] or match["next"] in tuple(".,;:!?)*<"):
         return True
     if not match["next"]:
         return match["letter"].isupper() or not match["after"].strip()
@@ -266,11 +272,27 @@ def _marked(text: str, known: str) -> Stated | None:
     return Stated(named.pop()) if named else None
 
 
-def _content(text: str, known: str, keys: Sequence[str]) -> Stated | None:
+def _lone(text: str, known: str) -> Stated | None:
+    """The one capital letter that stands alone in a short text ("I'm not sure, but B"); A and I only at its end, being words."""
+    if len(text) > _SHORT or REFUSAL.search(text):
+        return None
+    found = {
+        match[1]
+        for match in _CAPITAL.finditer(text)
+        if match[1] in known
+        and (match[1] not in "AI" or not text[match.end() :].strip(" .!"))
+        and not _is_negated(text, match.start(), match.end())
+    }
+    if len(found) > 1:
+        return _SEVERAL
+    return Stated(found.pop()) if found else None
+
+
+def _content(text: str, known: str, keys: Sequence[str], options: Sequence[str]) -> Stated | None:
     """The option whose text the text holds, or whose number it states; None where it says that it cannot answer."""
     if REFUSAL.search(text) and not any(REFUSAL.search(key) for key in keys):
         return None
-    values = _values(keys)
+    values = _values(options)
     if values is None:
         return _mentioned(text, known, keys)
     found = stated_number(text)
@@ -278,12 +300,15 @@ def _content(text: str, known: str, keys: Sequence[str]) -> Stated | None:
     return Stated(same[0]) if len(same) == 1 else None
 
 
-def _values(keys: Sequence[str]) -> list[float] | None:
+def _values(options: Sequence[str]) -> list[float] | None:
     """The options' numbers, where each is one and they share what stands around it ("12 cm", "15 cm"); else None."""
-    found = [list(numbers(key)) for key in keys]
+    found = [list(numbers(option)) for option in options]
     if any(len(values) != 1 for values in found):
         return None
-    around = {key[: value.start].strip() + key[value.end :].strip() for key, [value] in zip(keys, found, strict=True)}
+    around = {
+        option[: value.start].strip() + option[value.end :].strip()
+        for option, [value] in zip(options, found, strict=True)
+    }
     return [value.value for [value] in found] if len(around) == 1 else None
 
 

@@ -62,8 +62,8 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,40})\*\*")
 _ONE_IS_MEANT = re.compile(
     r"(?:^|\b(?:is|are|was|were|has|have|only|exactly|just|contains?|answer|equals?|there['’]s)|[:=])\W*$", re.I
 )
-_RANGE = re.compile(r"\s*(?:-|\bto\b)\s*\d")
-_RANGE_BEFORE = re.compile(r"\d\s*(?:-|\bto\b)\s*$")
+_RANGE = re.compile(r"\s*(?:-|\bto\b|\bor\b)\s*\d")
+_RANGE_BEFORE = re.compile(r"\d\s*(?:-|\bto\b|\bor\b)\s*$")
 _SENTENCE = re.compile(r"\n+|(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[!?]\s+")
 
 
@@ -169,6 +169,9 @@ def stated_number(text: str) -> Number | None:
     pattern = _EQUALS if is_answer else _CLOSING
     places = [match.end() for match in pattern.finditer(tail)]
     after = [number for number in found if places and number.start >= places[-1]]
+    outside = [number for number in found if tail.count("(", 0, number.start) == tail.count(")", 0, number.start)]
+    if not is_answer and not after and outside:
+        found = outside  # "7 years (12 - 5)"
     chosen = after[0] if after else found[0] if is_answer else found[-1]
     in_range = _RANGE.match(tail, chosen.end) or _RANGE_BEFORE.search(tail[max(0, chosen.start - 20) : chosen.start])
     return None if in_range else chosen

@@ -95,6 +95,13 @@ def read(text: str, options: tuple[str, ...] = ANIMALS) -> str | None:
         "(A) is wrong. (B) fits. (C) is incorrect.",
         "A: cat",  # Q: … A: …
         "A: Cat, as it meows.",
+        "<answer>B</answer>",
+        '{"answer": "B"}',
+        "ans: B",
+        "Correct answer - B",
+        "B, I think",
+        "I'm not sure, but B",
+        "Among these, B fits best.",
     ],
 )
 def test_a_stated_answer_is_read(text: str) -> None:
@@ -142,6 +149,22 @@ def test_a_longer_option_hides_the_shorter_one_in_it() -> None:
 )
 def test_options_that_are_numbers_are_read_as_numbers(text: str, want: str) -> None:
     assert read(text, ("13", "30", "1", "3")) == want
+
+
+def test_formulas_and_units_are_options_too() -> None:
+    fractions = ("$\\frac{1}{2}$", "$\\frac{1}{3}$", "$\\frac{1}{4}$", "$1$")
+    for text, want in (
+        ("\\frac{1}{3}", "B"),
+        ("1/3", "B"),
+        ("$\\boxed{\\frac{1}{4}}$", "C"),
+        ("The answer is 0.25", "C"),
+        ("1", "D"),
+    ):
+        assert read(text, fractions) == want
+    assert read("15 cm", ("12 cm", "15 cm")) == "B"
+    assert read("\\$10", ("$5", "$10")) == "B"
+    assert read("x", ("x", "y", "z")) == "A"
+    assert read("2 or 3", ("2", "3")) == "no_answer"
 
 
 def test_letters_go_past_d() -> None:
@@ -304,6 +327,7 @@ def test_think_judges_the_answer_part_alone() -> None:
         ("So the answer is 1982 with a total of $931,441.", 1982),
         ("The difference is **40**, as 60 - 20 = 40 in 2005.", 40),
         ("We have 9 and 2.\nTherefore, the range is 7 miles.", 7),
+        ("7 years (12 - 5)", 7),
         ("| a | 1 |\nThe total is 8.\n| b | 2 |", 8),
     ],
 )

@@ -26,10 +26,9 @@ SCENES = {"name": "scenes", "options": {"seed": 3, "train": 20, "val": 20, "test
 
 @pytest.fixture
 def labs(tmp_path: Path) -> dict[str, Path]:
-    """Two random models × float32 and bfloat16 on drawn scenes, twice over."""
+    """A random model × float32 and bfloat16 on drawn scenes, twice over."""
     task = load_task(TaskConfig(**SCENES), tmp_path / "cache")  # type: ignore[arg-type]
-    for seed in (0, 1):
-        build_tiny(tmp_path / f"model{seed}", TinyConfig(layers=1, vision_layers=1), tokenizer_texts(task, None), seed)
+    build_tiny(tmp_path / "model", TinyConfig(layers=1, vision_layers=1), tokenizer_texts(task, None), seed=0)
     written = {}
     for name in ("calm", "rough"):
         block = {
@@ -38,7 +37,7 @@ def labs(tmp_path: Path) -> dict[str, Path]:
             "precisions": ["float32", "bfloat16"],
             "batch_size": 2,
             "smoke": 0,  # Random weights give no answer that can be read.
-            "models": {f"m{seed}": {"name_or_path": str(tmp_path / f"model{seed}")} for seed in (0, 1)},
+            "models": {"m": {"name_or_path": str(tmp_path / "model")}},
             "tasks": {"val": {"task": SCENES, "split": "val", "max_new_tokens": 16}},
         }
         written[name] = tmp_path / f"{name}.yaml"
@@ -53,7 +52,7 @@ def test_a_killed_sweep_of_real_models_goes_on_and_ends_the_same(
     run_module("stages.sweep", "--config", labs["calm"], timeout=900, check=True)
     command = [sys.executable, "-m", "stages.sweep", "--config", str(labs["rough"])]
     child = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.DEVNULL)
-    begun = tmp_path / "out" / "rough" / "cells" / "m0--val--float32--direct" / "predictions.jsonl"
+    begun = tmp_path / "out" / "rough" / "cells" / "m--val--float32--direct" / "predictions.jsonl"
     deadline = time.monotonic() + 300
     while not begun.exists() or not begun.stat().st_size:
         assert time.monotonic() < deadline
@@ -63,7 +62,7 @@ def test_a_killed_sweep_of_real_models_goes_on_and_ends_the_same(
     run_module("stages.sweep", "--config", labs["rough"], timeout=900, check=True)
     tables = {name: untimed(tmp_path / "out" / name) for name in labs}
     assert tables["rough"] == tables["calm"]
-    assert [row["status"] for row in tables["calm"]] == ["complete"] * 4
+    assert [row["status"] for row in tables["calm"]] == ["complete"] * 2
     for row in list(csv.DictReader((tmp_path / "out" / "calm" / "results.csv").open())):
         assert float(row["memory_measured_mb"]) > 100
         assert float(row["latency_p95_s"]) >= float(row["latency_p50_s"]) > 0

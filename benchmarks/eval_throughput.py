@@ -42,6 +42,10 @@ _WORDS = (
 )
 
 
+_LEAST, _MOST = 56 * 56, 128 * 128
+"""Pixels of a picture for the Qwen families, whose tokens follow from them."""
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point."""
     parser = argparse.ArgumentParser(
@@ -132,7 +136,7 @@ def write_model(folder: Path, family: str, pixels: int) -> None:
     if family.startswith("qwen"):  # As their users limit them; the tiny ones would else see 4 tokens.
         file = folder / "processor_config.json"
         processor = json.loads(file.read_text())
-        processor["image_processor"]["size"] = {"shortest_edge": 56 * 56, "longest_edge": 128 * 128}
+        processor["image_processor"]["size"] = {"shortest_edge": _LEAST, "longest_edge": _MOST}
         file.write_text(json.dumps(processor))
 
 
@@ -177,7 +181,9 @@ def lmms_eval(folder: Path, asks: Sequence[Any], arguments: argparse.Namespace) 
     (task / "utils.py").write_text(_UTILS)
     driver = task / "drive.py"
     driver.write_text(_DRIVER)
-    words = [str(task), arguments.family, str(folder / "model"), str(arguments.batch_size)]
+    # Its Qwen adapters have limits of their own for a picture's pixels, far above the checkpoint's, unless they are told.
+    limits = f",min_pixels={_LEAST},max_pixels={_MOST}" if arguments.family.startswith("qwen") else ""
+    words = [str(task), arguments.family, str(folder / "model"), str(arguments.batch_size), limits]
     done = subprocess.run([arguments.lmms_eval, str(driver), *words], capture_output=True, text=True, check=False)
     if done.returncode:
         sys.exit(f"lmms-eval ended with {done.returncode}:\n{done.stderr[-3000:]}")
@@ -226,7 +232,7 @@ if not torch.version.cuda:
     library = torch.library.Library("torchvision", "FRAGMENT")
     library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
     library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-folder, family, model, batch = sys.argv[1:]
+folder, family, model, batch, limits = sys.argv[1:]
 from lmms_eval import evaluator, models
 from lmms_eval.tasks import TaskManager
 kind = models.get_model(family)
@@ -239,7 +245,7 @@ def timed(self, requests):
 kind.generate_until = timed
 device = "cuda" if torch.cuda.is_available() else "cpu"
 evaluator.simple_evaluate(
-    model=family, model_args=f"pretrained={model},device_map={device}", tasks=["bench"],
+    model=family, model_args=f"pretrained={model},device_map={device}{limits}", tasks=["bench"],
     batch_size=batch, device=device, task_manager=TaskManager(include_path=folder, include_defaults=False),
 )
 print()

@@ -170,6 +170,7 @@ def command(folder: Path, *words: str) -> list[str]:
     return [sys.executable, "-m", "stages.evaluate", *SPLIT, *own, *words]
 
 
+@pytest.mark.slow
 def test_a_cell_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path, repo_root):
     model = str(vlm(tmp_path / "model"))
     words = ["--model", model, "--mode", "think"]
@@ -197,6 +198,7 @@ def test_a_cell_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path, 
     assert len(whole) == 24
 
 
+@pytest.mark.slow
 def test_a_perceiver_and_a_reasoner_of_text_answer_together(tmp_path, repo_root):
     perceiver, reasoner = str(vlm(tmp_path / "eyes")), str(text_model(tmp_path / "brain"))
     words = ["--mode", "extract-think", "--perceiver", perceiver, "--reasoner", reasoner, "--name", "two"]

@@ -11,6 +11,7 @@ Models are random. Seconds are medians over the rounds; on a CPU those of the pr
 from __future__ import annotations
 
 import argparse
+import bisect
 import ctypes
 import functools
 import gc
@@ -25,11 +26,14 @@ from pathlib import Path
 from typing import Any
 
 GRID = [(g, p, c) for g in (4, 8, 16) for p in (90, 350, 1100) for c in (32, 128, 256)]
-IMAGE_TOKENS = 64
+SMOLVLM = {"image_size": 512, "scale_factor": 4}  # 1,024 patches become 64 tokens.
+QWEN = {"image_size": 512}  # 1,024 patches become 256 tokens.
+INTERNVL = {"image_size": 448, "patch_size": 14}  # 1,024 patches become 256 tokens.
 SIZES: dict[str, dict[str, Any]] = {
     "mini": {
         "family": "idefics3",
         "tiny": {
+            **SMOLVLM,
             "hidden_size": 256,
             "layers": 6,
             "intermediate_size": 704,
@@ -42,6 +46,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "small": {
         "family": "idefics3",
         "tiny": {
+            **SMOLVLM,
             "hidden_size": 512,
             "layers": 11,
             "intermediate_size": 1408,
@@ -54,6 +59,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "smolvlm-500m": {
         "family": "idefics3",
         "tiny": {
+            **SMOLVLM,
             "hidden_size": 960,
             "layers": 32,
             "intermediate_size": 2560,
@@ -66,6 +72,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "internvl3-1b": {
         "family": "internvl",
         "tiny": {
+            **INTERNVL,
             "hidden_size": 896,
             "layers": 24,
             "intermediate_size": 4864,
@@ -78,6 +85,7 @@ SIZES: dict[str, dict[str, Any]] = {
     "qwen3-vl-2b": {
         "family": "qwen3_vl",
         "tiny": {
+            **QWEN,
             "hidden_size": 2048,
             "layers": 28,
             "intermediate_size": 6144,
@@ -88,7 +96,7 @@ SIZES: dict[str, dict[str, Any]] = {
         "vision": {"num_heads": 16},
     },
 }
-"""Random models: `mini` has about 6 million weights, `small` about 47, the others the sizes of the checkpoints they are named for."""
+"""Random models: `mini` has about 6 million weights, `small` 47, the others the sizes of the checkpoints they are named for."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -179,9 +187,7 @@ def build(size: dict[str, Any], point: tuple[int, int, int], scratch: Path) -> P
 
     from pipeline.schema import TinyConfig
 
-    side = TinyConfig(
-        family=size["family"], image_size=256, scale_factor=2, vocab_size=400, max_positions=4096, **size["tiny"]
-    )
+    side = TinyConfig(family=size["family"], vocab_size=400, max_positions=4096, **size["tiny"])
     texts = ["a b c d e f g h i j k l m n o p"] * 20
     config, processor, generation = importlib.import_module(f"stages.tiny.{size['family']}").build(side, texts)
     for part, fields in ((config.text_config, size["text"]), (config.vision_config, size["vision"])):
@@ -214,14 +220,13 @@ def made(cls: type, folder: Path, scratch: Path, point: tuple[int, int, int], ar
     work = Work(config, "stage1_grpo", RunDir(scratch, config.name))
     work.folder.mkdir(parents=True, exist_ok=True)
     processor = load_processor(folder, config)
-    image = Image.effect_noise((256, 256), 80).convert("RGB")
+    image = Image.effect_noise((512, 512), 80).convert("RGB")
 
     def tokens(words: int) -> int:
         turn = processor.apply_chat_template(user_turn("a " * words), add_generation_prompt=True)
         return len(processor(text=[turn], images=[[image]])["input_ids"][0])
 
-    words = max(1, prompt - tokens(0))
-    words = max(1, words + prompt - tokens(words))
+    words = bisect.bisect_left(range(prompt), prompt, key=tokens)  # As near to it from above as whole words come.
     options = GRPOConfig(
         output_dir=str(scratch / cls.__name__),
         use_cpu=arguments.device == "cpu",

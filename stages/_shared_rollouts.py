@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
+from transformers.cache_utils import DynamicLayer
 
 from stages._groups import FIELDS, join_rows, same_rows, split_rows
 
@@ -132,6 +133,7 @@ def prefilled_once(model: Any, images: Sequence[int] | None) -> Iterator[None]:
             fewer["position_ids"] = positions[..., firsts, :]  # Qwen-VL's have a dimension more.
         output = prefill(input_ids[firsts], generation_config, fewer, **how)
         output.past_key_values.batch_select_indices(back)
+        make_room(output.past_key_values, generation_config.max_length)
         output.logits = output.logits[:, -1:][back]
         return output
 
@@ -140,6 +142,39 @@ def prefilled_once(model: Any, images: Sequence[int] | None) -> Iterator[None]:
         yield
     finally:
         del model._prefill
+
+
+class RoomyLayer(DynamicLayer):
+    """A layer of a cache that writes each new token into room set aside, where transformers' own copies all of them each time."""
+
+    keys: torch.Tensor
+    values: torch.Tensor
+    room: tuple[torch.Tensor, torch.Tensor]
+
+    def set_room(self, tokens: int) -> None:
+        """Set room aside for `tokens` tokens in all, those that are there among them."""
+        keys, values = (one.new_empty(*one.shape[:-2], tokens, one.shape[-1]) for one in (self.keys, self.values))
+        self.room, held = (keys, values), (self.keys, self.values)
+        self.keys, self.values = keys[..., :0, :], values[..., :0, :]
+        self.update(*held)
+
+    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
+        """All keys and values, the new ones last: (rows, heads, tokens, width)."""
+        begun, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        keys, values = self.room
+        if self.keys.data_ptr() != keys.data_ptr() or end > keys.shape[-2]:  # Rows were selected since, or it is full.
+            return super().update(key_states, value_states)
+        keys[..., begun:end, :], values[..., begun:end, :] = key_states, value_states
+        self.keys, self.values = keys[..., :end, :], values[..., :end, :]
+        return self.keys, self.values
+
+
+def make_room(cache: DynamicCache, tokens: int) -> None:
+    """Let a cache take tokens up to `tokens` in all without copying those it has."""
+    for layer in cache.layers:
+        if type(layer) is DynamicLayer:
+            layer.__class__ = RoomyLayer
+            layer.set_room(tokens)
 
 
 def plain(model: Any) -> Any:

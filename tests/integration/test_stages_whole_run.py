@@ -69,7 +69,14 @@ def test_every_row_is_answered_once_in_every_pass(run):
         passes = 3 if name == "base" else 2  # greedy and one sample; the base is asked to answer directly too
         asked = {(row["style"], row["decoding"], row["sample"], row["id"]) for row in rows}
         assert len(asked) == len(rows) == 16 * passes
-        for file in ("metrics.json", "report.md", "tables/per_class.csv", "tables/confusion.csv", "confusion.png", "index.html"):
+        for file in (
+            "metrics.json",
+            "report.md",
+            "tables/per_class.csv",
+            "tables/confusion.csv",
+            "confusion.png",
+            "index.html",
+        ):
             assert (run.phase(name) / "report" / file).stat().st_size > 0
     for file in ("index.html", "summary.md", "summary.json", "model_card.md", "tables/per_class.csv"):
         assert (run.report / file).stat().st_size > 0

@@ -8,15 +8,13 @@ one way to ask and to judge.
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
 from pipeline.schema import TaskConfig
-from pipeline.tasks import Problem, Task, load_file, parse_split
+from pipeline.tasks import Problem, Task, counted, load_file, named_split, sliced
 
 
 @dataclass(frozen=True)
@@ -57,7 +55,7 @@ class Questions:
     @property
     def problem_counts(self) -> dict[str, int]:
         """How many rows each reason took out."""
-        return dict(Counter(problem.reason for problem in self.problems).most_common())
+        return counted(self.problems)
 
 
 @dataclass(frozen=True)
@@ -115,19 +113,11 @@ class Benchmark:
         Raises:
             UserError: on a malformed spec, an unknown split or an empty slice.
         """
-        name, start, stop = parse_split(spec)
-        if name not in self.splits:
-            raise UserError(f"task {self.name}: split {name!r} does not exist; it has {', '.join(self.splits)}")
-        whole = self.read(name)
+        whole = self.read(named_split(self.name, spec, self.splits))
         rows = sorted(
             whole.rows, key=lambda row: (hashlib.sha256(_salted(seed, row.pair or row.id).encode()).digest(), row.id)
         )
-        chosen = rows[_place(start, len(rows)) : _place(stop, len(rows)) if stop else None]
-        if not chosen:
-            raise UserError(
-                f"task {self.name}: {spec!r} selects no row; {name!r} has {len(rows)} usable rows ({whole.problem_counts})"
-            )
-        return Questions(tuple(chosen), whole.problems)
+        return Questions(sliced(self.name, spec, rows, whole.problem_counts), whole.problems)
 
 
 def as_benchmark(task: Task) -> Benchmark:
@@ -181,9 +171,3 @@ def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
 
 def _salted(seed: int, row_id: str) -> str:
     return row_id if seed == 0 else f"{seed}/{row_id}"  # Seed 0 is the order of Task.select.
-
-
-def _place(bound: str, rows: int) -> int:
-    if bound.endswith("%"):
-        return rows * int(bound[:-1]) // 100
-    return int(bound or 0)

@@ -14,10 +14,10 @@ import importlib
 import pkgutil
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from pipeline.errors import UserError
 from pipeline.labels import LabelSet
@@ -28,6 +28,7 @@ from pipeline.run import digest
 if TYPE_CHECKING:
     from pipeline.schema import TaskConfig
 
+Row = TypeVar("Row")
 PROMPT_STYLES = ("think", "direct")
 """`think` asks for ``<think>…</think><answer>…</answer>``; `direct` asks for the bare label."""
 
@@ -61,7 +62,12 @@ class Split:
     @property
     def problem_counts(self) -> dict[str, int]:
         """How many rows each reason took out (or, for ``unreadable_annotation``, kept with less)."""
-        return dict(Counter(problem.reason for problem in self.problems).most_common())
+        return counted(self.problems)
+
+
+def counted(problems: Iterable[Problem]) -> dict[str, int]:
+    """How many problems have each reason, the commonest first."""
+    return dict(Counter(problem.reason for problem in problems).most_common())
 
 
 @dataclass(frozen=True)
@@ -105,17 +111,9 @@ class Task:
         Raises:
             UserError: on a malformed spec, an unknown split or an empty slice.
         """
-        name, start, stop = parse_split(spec)
-        if name not in self.splits:
-            raise UserError(f"task {self.name}: split {name!r} does not exist; it has {', '.join(self.splits)}")
-        whole = self.read(name)
+        whole = self.read(named_split(self.name, spec, self.splits))
         rows = sorted(whole.examples, key=lambda row: hashlib.sha256(row.id.encode()).digest())
-        chosen = rows[_index(start, len(rows)) : _index(stop, len(rows)) if stop else None]
-        if not chosen:
-            counts = Counter(problem.reason for problem in whole.problems).most_common()
-            why = f" (problems: {', '.join(f'{reason} {count}' for reason, count in counts)})" if counts else ""
-            raise UserError(f"task {self.name}: {spec!r} selects no row; {name!r} has {len(rows)} usable rows{why}")
-        return Split(tuple(chosen), whole.problems)
+        return Split(sliced(self.name, spec, rows, whole.problem_counts), whole.problems)
 
     def prompt(self, style: str) -> str:
         """The text the student reads beside the image, in one of `PROMPT_STYLES`."""
@@ -156,6 +154,39 @@ def parse_split(spec: str) -> tuple[str, str, str]:
     if not match:
         raise UserError(f"split {spec!r} is not of the form name, name[:4000], name[10%:20%]")
     return match["name"], match["start"] or "", match["stop"] or ""
+
+
+def named_split(task: str, spec: str, splits: Sequence[str]) -> str:
+    """The split a spec names.
+
+    Raises:
+        UserError: on a malformed spec, or a split that is not one of `splits`.
+    """
+    name = parse_split(spec)[0]
+    if name not in splits:
+        raise UserError(f"task {task}: split {name!r} does not exist; it has {', '.join(splits)}")
+    return name
+
+
+def sliced(task: str, spec: str, rows: Sequence[Row], problems: Mapping[str, int]) -> tuple[Row, ...]:
+    """The part of a split's rows that a spec asks for.
+
+    Args:
+        task: whose they are, for the message, as are `problems`.
+        spec: as `parse_split` takes it.
+        rows: all of the split, in the order that slices are taken of.
+        problems: why other rows cannot be used, counted.
+
+    Raises:
+        UserError: when it is empty.
+    """
+    name, start, stop = parse_split(spec)
+    chosen = rows[_index(start, len(rows)) : _index(stop, len(rows)) if stop else None]
+    if not chosen:
+        counts = ", ".join(f"{reason} {count}" for reason, count in problems.items())
+        why = f" (problems: {counts})" if counts else ""
+        raise UserError(f"task {task}: {spec!r} selects no row; {name!r} has {len(rows)} usable rows{why}")
+    return tuple(chosen)
 
 
 def _index(bound: str, rows: int) -> int:

@@ -127,6 +127,18 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
                 raise ValueError(f"{path}:{number}: not JSON: {error}") from error
 
 
+def end_half_line(path: Path) -> None:
+    """Take away the half line at the end of a JSON-lines file, which a killed writer left. Only while nobody else writes."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return
+        file.seek(size - 1)
+        if file.read() != b"\n":  # Seldom: a whole file is not read for it.
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
 def digest(value: Any) -> str:
     """sha256 of a JSON-like value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()

@@ -27,7 +27,7 @@ from pipeline.config import write_config
 from pipeline.errors import UserError
 from pipeline.handoff import checkpoint, checkpoint_folder
 from pipeline.phases import differences, evaluation_inputs
-from pipeline.run import BASE, RunDir, read_jsonl, write_atomic, write_json
+from pipeline.run import BASE, RunDir, end_half_line, read_jsonl, write_atomic, write_json
 from pipeline.schema import RunConfig
 from pipeline.tasks import Example, Task, load_task
 from stages import _launch
@@ -255,9 +255,7 @@ def merge(config: RunConfig, run: RunDir, name: str, task: Task) -> None:
 def mend_parts(folder: Path) -> None:
     """Take away the half line of a writer that was killed inside one. Only while no worker writes."""
     for part in folder.glob("predictions.part*.jsonl"):
-        text = part.read_bytes()
-        if text and not text.endswith(b"\n"):
-            write_atomic(part, text[: text.rfind(b"\n") + 1])
+        end_half_line(part)
 
 
 def _parts(folder: Path) -> Iterator[dict[str, Any]]:

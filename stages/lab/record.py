@@ -9,8 +9,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.phases import differences
-from pipeline.run import digest, file_digest, read_jsonl, write_atomic, write_json
-from stages.lab.texts import end_half_line
+from pipeline.run import digest, end_half_line, file_digest, read_jsonl, write_atomic, write_json
 
 RUNNING, COMPLETE = "running", "complete"
 
@@ -51,8 +50,7 @@ class Record:
     def answered(self) -> dict[str, Row]:
         """The rows that are there, by id, after a half line at the end is taken away."""
         if self.predictions.exists():
-            with self.predictions.open("rb+") as file:
-                end_half_line(file)
+            end_half_line(self.predictions)
         rows: dict[str, Row] = {}
         for row in read_jsonl(self.predictions):
             rows.setdefault(row["id"], row)

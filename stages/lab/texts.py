@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.run import read_jsonl
+from pipeline.run import end_half_line, read_jsonl
 
 
 class Texts:
@@ -36,20 +36,9 @@ class Texts:
         """Keep rows, each with its ``key``; on disk when this returns."""
         new = [dict(row) for row in rows]
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab+") as file:
+        with self._path.open("ab") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            end_half_line(file)
+            end_half_line(self._path)
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode())
         for row in new:
             self._known.setdefault(row["key"], row)
-
-
-def end_half_line(file: Any) -> None:
-    """Take away the half line at the end of an append-mode binary file, which a killed writer left."""
-    end = file.seek(0, 2)
-    if not end:
-        return
-    file.seek(0)
-    text = file.read()
-    if not text.endswith(b"\n"):
-        file.truncate(text.rfind(b"\n") + 1)

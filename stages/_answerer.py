@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.images import open_rgb
-from stages._loading import compute_dtype, load_model, load_processor
+from stages._loading import compute_dtype, image_token_id, load_model, load_processor
 
 
 class Answerer:
@@ -60,7 +60,7 @@ def complete(model: Any, tokenizer: Any, inputs: Any, max_new_tokens: int, **how
     """
     # Said in full, as rollouts are: a checkpoint's own generation config may penalise repetition (Qwen2.5-VL's does).
     settings: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, **how}
-    image_token = getattr(model.config, "image_token_id", None)
+    image_token = image_token_id(model)
     if image_token is not None:
         settings["suppress_tokens"] = [image_token]  # A model near random would write it.
     tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **settings)[:, inputs["input_ids"].shape[1] :]

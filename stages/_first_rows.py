@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.schema import RunConfig, StageConfig
+from stages._loading import image_token_id
 from stages._trial import completion_length
 
 SHOWN = 40
@@ -109,11 +110,6 @@ def problems(
     head = tokenizer.decode(ids[: max(8, prompt // 2)]).lower()
     if "system" in head.split("user")[0]:
         yield "note: the chat template adds a system prompt of its own; training and evaluation both have it"
-
-
-def image_token_id(model: Any) -> int | None:
-    """The token that stands for a piece of image."""
-    return getattr(model.config, "image_token_id", None)
 
 
 def image_tokens(model: Any, ids: Sequence[int]) -> int:

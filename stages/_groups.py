@@ -22,6 +22,11 @@ BY_PIXEL = ("pixel_values",)
 BY_IMAGE = ("image_grid_thw", "image_sizes")
 
 
+def count_token(ids: torch.Tensor, token: int | None) -> list[int]:
+    """How often each row has a token; never, where there is no such token."""
+    return [0] * len(ids) if token is None else (ids == token).sum(dim=1).tolist()
+
+
 def split_rows(fields: Mapping[str, Any], image_tokens: Sequence[int], images: Sequence[int] | None) -> list[Row]:
     """A batch's tensors, row by row.
 

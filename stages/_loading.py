@@ -92,6 +92,11 @@ def load_processor(folder: Path, config: Any) -> Any:
     return processor
 
 
+def image_token_id(model: Any) -> int | None:
+    """The token that stands for a piece of image."""
+    return getattr(model.config, "image_token_id", None)
+
+
 def peft_config(work: Work) -> Any:
     """The configuration of the adapters that `model.peft` describes, or None when all weights train."""
     if work.config.model.peft is None:

@@ -15,8 +15,9 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import shuffle_sequence_dict
 
 from stages._group_attention import enable, why_not
-from stages._groups import FIELDS, Row, join_rows, same_rows, split_rows
+from stages._groups import FIELDS, Row, count_token, join_rows, same_rows, split_rows
 from stages._launch import say
+from stages._loading import image_token_id
 from stages._packing import Packed
 from stages._shared_rollouts import SharedRollouts, plain
 
@@ -199,8 +200,7 @@ class SharedPrefix(SharedRollouts):
             )
 
     def _image_tokens(self: Any, prompts: torch.Tensor) -> list[int]:
-        token = getattr(self.accelerator.unwrap_model(self.model).config, "image_token_id", None)
-        return [0] * len(prompts) if token is None else (prompts == token).sum(dim=1).tolist()
+        return count_token(prompts, image_token_id(self.accelerator.unwrap_model(self.model)))
 
 
 def gain(groups: list[list[int]], attention_mask: torch.Tensor, logits_to_keep: int) -> float:

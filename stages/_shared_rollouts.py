@@ -10,7 +10,8 @@ import torch
 from transformers import DynamicCache
 from transformers.cache_utils import DynamicLayer
 
-from stages._groups import FIELDS, join_rows, same_rows, split_rows
+from stages._groups import FIELDS, count_token, join_rows, same_rows, split_rows
+from stages._loading import image_token_id
 
 
 class SharedRollouts:
@@ -21,7 +22,7 @@ class SharedRollouts:
     def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> Any:
         if not self.sharing:
             return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        processor, token = self.processing_class, image_token(self)
+        processor, token = self.processing_class, image_token_id(self.accelerator.unwrap_model(self.model))
         self.processing_class = ProcessedOnce(processor, token)
         try:
             return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
@@ -33,7 +34,8 @@ class SharedRollouts:
         if not self.sharing or len(firsts) == len(prompts):
             return super()._tokenize_prompts(prompts)  # type: ignore[misc]
         ids, images, fields = super()._tokenize_prompts([prompts[first] for first in firsts])  # type: ignore[misc]
-        tokens = [list(one).count(image_token(self)) for one in ids]
+        token = image_token_id(self.accelerator.unwrap_model(self.model))
+        tokens = [list(one).count(token) for one in ids]
         fields = repeated(fields, tokens, images and [len(one or ()) for one in images], back)
         return [ids[one] for one in back], images and [images[one] for one in back], fields
 
@@ -46,11 +48,6 @@ class SharedRollouts:
         counts = None if images is None else [len(one or ()) for one in images]
         with prefilled_once(plain(self.accelerator.unwrap_model(self.model)), counts):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
-
-
-def image_token(trainer: Any) -> int | None:
-    """The id of the token that stands for a part of an image."""
-    return getattr(trainer.accelerator.unwrap_model(trainer.model).config, "image_token_id", None)
 
 
 class ProcessedOnce:
@@ -66,7 +63,7 @@ class ProcessedOnce:
         asked = [(one, tuple(map(id, own or ()))) for one, own in zip(text, images, strict=True)]
         firsts, back = distinct(asked)
         batch = self._processor(images=[images[one] for one in firsts], text=[text[one] for one in firsts], **how)
-        tokens = (batch["input_ids"] == self._token).sum(dim=1).tolist()
+        tokens = count_token(batch["input_ids"], self._token)
         return repeated(batch, tokens, [len(images[one] or ()) for one in firsts], back)
 
 
@@ -116,9 +113,8 @@ def prefilled_once(model: Any, images: Sequence[int] | None) -> Iterator[None]:
 
     def once(input_ids: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any], **how: Any) -> Any:
         mask = model_kwargs.get("attention_mask")
-        token = getattr(model.config, "image_token_id", -1)
         fields = {name: model_kwargs[name] for name in FIELDS if name in model_kwargs}
-        rows = split_rows(fields, (input_ids == token).sum(dim=1).tolist(), images)
+        rows = split_rows(fields, count_token(input_ids, image_token_id(model)), images)
         prompts = input_ids if mask is None else torch.where(mask.bool(), input_ids, -1)
         groups = same_rows(prompts.tolist(), rows)
         if len(groups) == len(rows) or type(model_kwargs.get("past_key_values")) is not DynamicCache:

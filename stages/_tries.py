@@ -67,7 +67,7 @@ def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, f
     """Train a stage for a few cycles; what is seen goes to look.json, the rest is in the files every stage writes."""
     import torch
 
-    from stages import _first_rows, _training, _usage
+    from stages import _first_rows, _loading, _training, _usage
 
     stage, trial = config.stage(name), _trial.trial_config(config)
     lengths = json.loads((scratch.root / "lengths.json").read_text())
@@ -89,7 +89,7 @@ def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, f
         for line in (
             [f"  the same tokens as in {shown.read_text()}"]
             if shown.exists()
-            else _first_rows.lines(runs, tokenizer, _first_rows.image_token_id(trainer.model))
+            else _first_rows.lines(runs, tokenizer, _loading.image_token_id(trainer.model))
         ):
             say(line)
         shown.write_text(name)

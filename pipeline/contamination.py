@@ -16,23 +16,20 @@ from __future__ import annotations
 
 import functools
 import hashlib
-import json
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import UserError
-from pipeline.images import ImageError, exclusive, open_rgb
+from pipeline.images import ImageError, open_rgb, remembered
 from pipeline.lab import load_lab
 from pipeline.questions import load_benchmark
-from pipeline.run import RunDir, write_atomic
+from pipeline.run import RunDir
 from pipeline.schema import RunConfig, TaskConfig
 from pipeline.tasks import load_task
 
@@ -41,7 +38,6 @@ NEAR = 4
 VERSION = 1
 """Part of the cache's name: raise it when the hashes change."""
 _SHOWN = 5
-_CHUNK = 1024  # Pictures hashed between two writes of the cache, and rows compared at one time.
 _FLAT = 2.0  # Standard deviation of grey values below which a picture has no structure to compare.
 
 
@@ -188,22 +184,8 @@ def fingerprints(paths: Iterable[Path], cache: Path) -> dict[Path, tuple[str | N
 
     They are kept in `cache` by size and time of change.
     """
-    wanted = list(dict.fromkeys(paths))
-    file = cache / f"fingerprints-{VERSION}.json"
-    with exclusive(file):
-        try:
-            known: dict[str, list[Any]] = json.loads(file.read_bytes())
-        except (OSError, ValueError):
-            known = {}  # Costs only time.
-        stamps = {path: _stamp(path) for path in wanted}
-        new = [path for path in wanted if known.get(str(path), [])[:2] != stamps[path]]
-        with ThreadPoolExecutor(max_workers=8) as pool:
-            for start in range(0, len(new), _CHUNK):
-                chunk = new[start : start + _CHUNK]
-                for path, (pixels, perceived) in zip(chunk, pool.map(_fingerprint, chunk), strict=True):
-                    known[str(path)] = [*stamps[path], pixels, perceived]
-                write_atomic(file, json.dumps(known))
-    return {path: (known[str(path)][2], known[str(path)][3]) for path in wanted}
+    found = remembered(paths, cache / f"fingerprints-{VERSION}.json", _fingerprint)
+    return {path: (pixels, perceived) for path, (pixels, perceived) in found.items()}
 
 
 def normalised(text: str) -> str:
@@ -237,11 +219,3 @@ def _nearest(known: NDArray[np.uint64], perceived: int) -> tuple[int, int]:
     bits = np.bitwise_count(known ^ np.uint64(perceived))
     index = int(bits.argmin())
     return int(bits[index]), index
-
-
-def _stamp(path: Path) -> list[int]:
-    try:
-        status = path.stat()
-    except OSError:
-        return [-1, -1]
-    return [status.st_size, status.st_mtime_ns]

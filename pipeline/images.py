@@ -12,7 +12,7 @@ import json
 import os
 import stat
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ REASONS = ("missing_image", "empty_image", "unreadable_image", "truncated_image"
 
 _PRIVATE = frozenset({"exif", "xmp", "comment", "photoshop"})
 """Where a JPEG keeps who took it, where and with what."""
-_SAVE_EVERY = 8192  # Checked images between two writes of the cache: a killed check loses a minute at most.
+_SAVE_EVERY = 8192  # Files between two writes of what was found: a kill loses a minute of looking at most.
 
 
 class ImageError(ValueError):
@@ -152,20 +152,48 @@ def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_
     Returns:
         The reason of every picture that cannot be used.
     """
+    with warnings.catch_warnings():
+        # Pillow warns about damaged EXIF and large pictures; here every such file is decoded or counted.
+        warnings.simplefilter("ignore")
+        verdicts = remembered(
+            paths,
+            cache_file,
+            lambda path: check_image(path, max_pixels),
+            under={"max_pixels": max_pixels},
+            threads=len(os.sched_getaffinity(0)),
+        )
+    return {path: reason for path, reason in verdicts.items() if reason is not None}
+
+
+def remembered(
+    paths: Iterable[Path],
+    cache_file: Path,
+    find: Callable[[Path], Any],
+    *,
+    under: Mapping[str, Any] | None = None,
+    threads: int = 8,
+) -> dict[Path, Any]:
+    """What `find` says of each file, remembered for as long as the file's size and time of change stay the same.
+
+    Args:
+        paths: the files; one that is not there is asked about like the others.
+        cache_file: JSON that keeps it. Several processes may share it; the first one does the work.
+        find: file -> something JSON can hold; called in threads.
+        under: what else the answers depend on; with another value nothing is remembered.
+        threads: files looked at side by side.
+    """
     wanted = list(dict.fromkeys(paths))
     with exclusive(cache_file):
-        known = _read_cache(cache_file, max_pixels)
+        known = _read_cache(cache_file, under or {})
         stamps = {path: _stamp(path) for path in wanted}
         new = [path for path in wanted if known.get(str(path), ())[:2] != stamps[path]]
-        with ThreadPoolExecutor(max_workers=len(os.sched_getaffinity(0))) as pool, warnings.catch_warnings():
-            # Pillow warns about damaged EXIF and large pictures; here every such file is decoded or counted.
-            warnings.simplefilter("ignore")
+        with ThreadPoolExecutor(max_workers=threads) as pool:
             for start in range(0, len(new), _SAVE_EVERY):
                 chunk = new[start : start + _SAVE_EVERY]
-                for path, reason in zip(chunk, pool.map(lambda p: check_image(p, max_pixels), chunk), strict=True):
-                    known[str(path)] = [*stamps[path], reason]
-                write_atomic(cache_file, json.dumps({"max_pixels": max_pixels, "images": known}))
-    return {path: reason for path in wanted if (reason := known[str(path)][2]) is not None}
+                for path, found in zip(chunk, pool.map(find, chunk), strict=True):
+                    known[str(path)] = [*stamps[path], found]
+                write_atomic(cache_file, json.dumps({**(under or {}), "images": known}))
+    return {path: known[str(path)][2] for path in wanted}
 
 
 def _stamp(path: Path) -> list[int]:
@@ -177,12 +205,13 @@ def _stamp(path: Path) -> list[int]:
     return [status.st_size, status.st_mtime_ns]
 
 
-def _read_cache(cache_file: Path, max_pixels: int) -> dict[str, list[Any]]:
-    """{path: [size, mtime_ns, reason or None]}; empty when there is no usable cache, which costs only time."""
+def _read_cache(cache_file: Path, under: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """{path: [size, mtime_ns, what was found]}; empty when there is no usable cache, which costs only time."""
     try:
         cache = json.loads(cache_file.read_bytes())
-        return dict(cache["images"]) if cache["max_pixels"] == max_pixels else {}
-    except (OSError, ValueError, TypeError, KeyError):
+        known = dict(cache.pop("images"))
+        return known if cache == under else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
 
 

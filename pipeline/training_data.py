@@ -9,22 +9,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from pipeline.images import exclusive
+from pipeline.images import remembered
 from pipeline.rows import cot_columns, grpo_columns, label_columns
-from pipeline.run import RunDir, digest, write_atomic
+from pipeline.run import RunDir, digest
 from pipeline.schema import RunConfig
 from pipeline.tasks import Split, Task
 
 DATA = "data.tsv"
 _LENGTH = 16  # Hexadecimal digits of a digest: 64 bits, against accidents and not against attackers.
-_CHUNK = 8192  # Files between two looks at the pool: bounds what is queued.
 
 
 def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> tuple[dict[str, list[Any]], Split]:
@@ -91,32 +88,9 @@ def image_digests(paths: Iterable[Path], cache_file: Path) -> dict[str, str]:
 
     Args:
         paths: the files.
-        cache_file: JSON of {path: [size, time of change in ns, digest]}; processes may share it.
+        cache_file: JSON that keeps them; processes may share it.
     """
-    wanted = list(dict.fromkeys(str(path) for path in paths))
-    with exclusive(cache_file):
-        try:
-            known = json.loads(cache_file.read_bytes())
-        except (OSError, ValueError):
-            known = {}  # Costs only time.
-        stamps = {path: _stamp(path) for path in wanted}
-        new = [path for path in wanted if known.get(path, ())[:2] != stamps[path]]
-        with ThreadPoolExecutor(max_workers=8) as pool:  # Reading from a network file system is waiting.
-            for start in range(0, len(new), _CHUNK):
-                chunk = new[start : start + _CHUNK]
-                for path, found in zip(chunk, pool.map(_digest, chunk), strict=True):
-                    known[path] = [*stamps[path], found]
-        if new:
-            write_atomic(cache_file, json.dumps(known))
-    return {path: known[path][2] for path in wanted}
-
-
-def _stamp(path: str) -> list[int]:
-    try:
-        status = os.stat(path)
-    except OSError:
-        return [-1, -1]
-    return [status.st_size, status.st_mtime_ns]
+    return {str(path): found for path, found in remembered(paths, cache_file, lambda path: _digest(str(path))).items()}
 
 
 def _digest(path: str) -> str:

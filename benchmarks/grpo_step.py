@@ -6,6 +6,9 @@ A point is G,P,C: completions of one prompt, tokens of the prompt with its image
 same length. Told are, as TRL's figure, ours, and their ratio: seconds of log-probabilities and backward, of generation, of whole
 steps (image processing, reward and optimizer included); memory at its peak above the models and the optimizer; tokens a second.
 Models are random. Seconds are medians over the rounds; on a CPU those of the process, with one thread.
+
+The last columns hold them against benchmarks.step_cost: the ratios that arithmetic and memory traffic alone would make, and how
+much of what this machine can do each part reaches (a large multiplication and a large copy, measured first, are 100 %).
 """
 
 from __future__ import annotations
@@ -98,13 +101,25 @@ SIZES: dict[str, dict[str, Any]] = {
 }
 """Random models: `mini` has about 6 million weights, `small` 47, the others the sizes of the checkpoints they are named for."""
 
+HEADER = [
+    "G,P,C",
+    "log-probs + backward, s",
+    "generation, s",
+    "step, s",
+    "peak, MB",
+    "tokens/s of a step",
+    "limits' ratio: log-probs + backward, step",
+    "% of the limit: log-probs + backward",
+    "% of the limit: generation",
+]
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the points and print the table."""
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.grpo_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--points", nargs="*", type=_point, default=GRID, help="G,P,C (default: the grid of 27)")
+    parser.add_argument("--points", nargs="*", type=point, default=GRID, help="G,P,C (default: the grid of 27)")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: in bfloat16")
     parser.add_argument("--rounds", type=int, default=3)
@@ -114,22 +129,29 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    from benchmarks.step_cost import Device, Model, least
+
+    device, model = Device.measured(arguments.device), Model.of(configured(SIZES[arguments.size])[0])
     print(
-        "| G,P,C | log-probs + backward, s | generation, s | step, s | peak, MB | tokens/s of a step |\n|---|---|---|---|---|---|"
+        f"{device.flops / 1e9:,.0f} GFLOP/s, {device.bandwidth / 1e9:,.0f} GB/s; {model.trained / 1e6:,.0f} million weights\n"
     )
-    for point in arguments.points:
+    print(f"| {' | '.join(HEADER)} |\n{'|---' * len(HEADER)}|")
+    for where in arguments.points:
+        limits = [least(model, where, device, shared, arguments.gradient_checkpointing) for shared in (False, True)]
         with tempfile.TemporaryDirectory() as scratch:
-            print(row(point, *(measured(point, Path(scratch), arguments))), flush=True)
+            print(row(where, measured(where, Path(scratch), arguments), limits), flush=True)
     return 0
 
 
-def _point(word: str) -> tuple[int, int, int]:
+def point(word: str) -> tuple[int, int, int]:
+    """G,P,C as it is written on the command line."""
     group, prompt, completion = map(int, word.split(","))
     return group, prompt, completion
 
 
-def row(point: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, float]) -> str:
-    """A line of the table."""
+def row(where: tuple[int, int, int], figures: list[dict[str, float]], limits: list[dict[str, float]]) -> str:
+    """A line of the table; `figures` and `limits` are TRL's and ours."""
+    theirs, ours = figures
     cells = []
     for key in ("score", "generate", "step", "peak"):
         if key in theirs:
@@ -139,27 +161,31 @@ def row(point: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, f
             )
         else:
             cells.append("")
-    group, _, completion = point
-    rates = [f"{group * completion / one['step']:.0f}" for one in (theirs, ours)] if "step" in theirs else []
-    return f"| {','.join(map(str, point))} | {' | '.join(cells)} | {' / '.join(rates)} |"
+    group, _, completion = where
+    cells.append(" / ".join(f"{group * completion / one['step']:.0f}" for one in figures) if "step" in theirs else "")
+    expected = [limits[0]["score"] / limits[1]["score"], sum(limits[0].values()) / sum(limits[1].values())]
+    cells.append(", ".join(f"{one:.2f}" for one in expected))
+    for key in ("score", "generate"):
+        reached = [100 * limit[key] / figure[key] for limit, figure in zip(limits, figures, strict=True)]
+        cells.append(" / ".join(f"{one:.0f}" for one in reached))
+    return f"| {','.join(map(str, where))} | {' | '.join(cells)} |"
 
 
-def measured(point: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
+def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """The figures of TRL and ours at a point."""
-    from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+    from pipeline.compat import hide_vllm_from_trl
 
-    declare_torchvision_ops()
     hide_vllm_from_trl()
     import torch
     from trl import GRPOTrainer
 
     from stages._grpo_trainer import Trainer
 
-    folder = build(SIZES[arguments.size], point, scratch)
-    both = [made(cls, folder, scratch, point, arguments) for cls in (GRPOTrainer, Trainer)]
+    folder = build(SIZES[arguments.size], scratch)
+    both = [made(cls, folder, scratch, where, arguments) for cls in (GRPOTrainer, Trainer)]
     assert both[1].sharing
     figures: list[dict[str, list[float]]] = [{}, {}]
-    rows = [both[0].train_dataset[0]] * point[0]
+    rows = [both[0].train_dataset[0]] * where[0]
     batches = []
     for trainer in both:
         torch.manual_seed(0)
@@ -178,21 +204,29 @@ def measured(point: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
     return [{name: statistics.median(values) for name, values in found.items()} for found in figures]
 
 
-def build(size: dict[str, Any], point: tuple[int, int, int], scratch: Path) -> Path:
-    """The checkpoint of a size, in a folder."""
+def configured(size: dict[str, Any]) -> tuple[Any, Any, Any]:
+    """(configuration, processor, generation config) of a size."""
     import importlib
 
-    import torch
-    from transformers import AutoModelForImageTextToText
-
+    from pipeline.compat import declare_torchvision_ops
     from pipeline.schema import TinyConfig
 
+    declare_torchvision_ops()
     side = TinyConfig(family=size["family"], vocab_size=400, max_positions=4096, **size["tiny"])
     texts = ["a b c d e f g h i j k l m n o p"] * 20
     config, processor, generation = importlib.import_module(f"stages.tiny.{size['family']}").build(side, texts)
     for part, fields in ((config.text_config, size["text"]), (config.vision_config, size["vision"])):
         for name, value in fields.items():
             setattr(part, name, value)
+    return config, processor, generation
+
+
+def build(size: dict[str, Any], scratch: Path) -> Path:
+    """The checkpoint of a size, in a folder."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    config, processor, generation = configured(size)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config)
     model.generation_config = generation
@@ -201,7 +235,7 @@ def build(size: dict[str, Any], point: tuple[int, int, int], scratch: Path) -> P
     return scratch / "model"
 
 
-def made(cls: type, folder: Path, scratch: Path, point: tuple[int, int, int], arguments: argparse.Namespace) -> Any:
+def made(cls: type, folder: Path, scratch: Path, where: tuple[int, int, int], arguments: argparse.Namespace) -> Any:
     """A trainer of either class."""
     from datasets import Dataset
     from PIL import Image
@@ -214,7 +248,7 @@ def made(cls: type, folder: Path, scratch: Path, point: tuple[int, int, int], ar
     from stages._launch import Work
     from stages._loading import load_processor
 
-    group, prompt, completion = point
+    group, prompt, completion = where
     stage = StageConfig(algorithm="grpo", init_from="base")
     config = RunConfig(name="measured", output_dir=str(scratch), stages={"stage1_grpo": stage})
     work = Work(config, "stage1_grpo", RunDir(scratch, config.name))
@@ -283,7 +317,7 @@ def steps(trainer: Any) -> list[float]:
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            times.append(_now())
+            times.append(now())
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Clock())
@@ -291,8 +325,8 @@ def steps(trainer: Any) -> list[float]:
     return [after - before for before, after in itertools.pairwise(times)]
 
 
-def _now() -> float:
-    """On a CPU of this process alone: other load on the machine would be measured too."""
+def now() -> float:
+    """Seconds; on a CPU of this process alone: other load on the machine would be measured too."""
     import torch
 
     if not torch.cuda.is_available():
@@ -303,9 +337,9 @@ def _now() -> float:
 
 def _add(seconds: list[float], work: Callable[[], None]) -> None:
     """Do the work, and add the time it took."""
-    begun = _now()
+    begun = now()
     work()
-    seconds.append(_now() - begun)
+    seconds.append(now() - begun)
 
 
 def _peak(work: Callable[[], Any]) -> float:

@@ -33,6 +33,16 @@ def die_with_parent(by: signal.Signals = signal.SIGTERM, parent: int | None = No
             os.kill(os.getpid(), by)
 
 
+def how_ended(code: int) -> str:
+    """An exit code of subprocess in words; below 0 it is the signal that ended the process."""
+    if code >= 0:
+        return f"exit status {code}"
+    if -code not in set(signal.Signals):
+        return f"ended by signal {-code}"
+    killed = " (the kernel does that when memory is full; see dmesg)" if code == -signal.SIGKILL else ""
+    return f"ended by {signal.Signals(-code).name}{killed}"
+
+
 def shielded(parent: int) -> None:
     """In a launcher, before it starts: end with `parent`, and hear neither Ctrl-C nor SIGTERM.
 

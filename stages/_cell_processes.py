@@ -15,7 +15,7 @@ from pathlib import Path
 
 from pipeline.hardware import visible_gpus
 from pipeline.lab import Cell
-from pipeline.processes import child_environment, die_with_parent
+from pipeline.processes import child_environment, die_with_parent, how_ended
 from stages._workers import last_lines
 
 _POLL = 0.1  # Seconds between two looks at the running cells.
@@ -33,12 +33,7 @@ class Ended:
     @property
     def how(self) -> str:
         """How it ended, in words."""
-        if self.code >= 0:
-            return f"exit status {self.code}"
-        with contextlib.suppress(ValueError):
-            killed = " (the kernel does that when memory is full; see dmesg)" if self.code == -signal.SIGKILL else ""
-            return f"ended by {signal.Signals(-self.code).name}{killed}"
-        return f"ended by signal {-self.code}"
+        return how_ended(self.code)
 
     def last_lines(self) -> list[str]:
         """The last traceback of its log and what follows it, or the log's last lines."""

@@ -23,7 +23,7 @@ from pipeline import nodes
 from pipeline.checks_trainer import processes_per_node
 from pipeline.errors import UserError
 from pipeline.hardware import visible_gpus
-from pipeline.processes import STARTED_BY, child_environment, die_with_parent, shielded
+from pipeline.processes import STARTED_BY, child_environment, die_with_parent, how_ended, shielded
 from stages import _launch
 from stages._bar import Terminal
 from stages._checkpoints import last_checkpoint, step_of
@@ -172,9 +172,7 @@ def _failure(module: str, logs: Path, code: int) -> list[str]:
     if root or named:
         what += f", rank {rank} first"
     if status < 0:
-        what += f", ended by {signal.Signals(-status).name}"
-        if status == -signal.SIGKILL:
-            what += " (the kernel does that when memory is full; see dmesg)"
+        what += f", {how_ended(status)}"
     return [f"{what}; its last lines:", *last_lines(log)]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from pipeline.judges.choice import letters
+from pipeline.questions import Question
 from pipeline.tasks import PROMPT_STYLES
 
 DIRECT_LETTER = "Answer with the option's letter from the given choices directly."
@@ -31,3 +32,12 @@ def instructed(text: str, style: str, direct: str, answer: str = A_LETTER) -> st
     if style == "think":
         return f"{text}\nReason inside <think> </think>, then give {answer} inside <answer> </answer>."
     raise ValueError(f"prompt style {style!r} is not one of {PROMPT_STYLES}")
+
+
+def asked_for_letter(question: Question, style: str) -> str:
+    """A question whose text lists its options, with the instruction to answer with the letter of one.
+
+    Raises:
+        ValueError: see `instructed`.
+    """
+    return instructed(question.text, style, DIRECT_LETTER)

@@ -33,6 +33,16 @@ def data_root(config: TaskConfig, what: str) -> Path:
     return root
 
 
+def no_files(config: TaskConfig, what: str) -> UserError:
+    """That `config.path` is there and holds none of a benchmark's files.
+
+    Args:
+        config: the run's ``task:`` block.
+        what: what belongs there and where to get it.
+    """
+    return UserError(f"task.path: {config.path!r} holds none of the files; the {config.name} task needs {what}")
+
+
 def label_set(config: TaskConfig, found: Sequence[str], descriptions: Mapping[str, str] | None = None) -> LabelSet:
     """The labels of the configuration, or those found in the data.
 

@@ -16,13 +16,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
 from pipeline.judges import accuracies, accuracy, even_chance, judge_choice
 from pipeline.questions import Benchmark, Question, Questions
 from pipeline.schema import TaskConfig
 from pipeline.tasks import Problem, check_options
-from pipeline.tasks._asking import DIRECT_LETTER, instructed, lettered
-from pipeline.tasks._read import data_root
+from pipeline.tasks._asking import asked_for_letter, lettered
+from pipeline.tasks._read import data_root, no_files
 from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter, listed, picture, questions, read_rows
 
 EVALUATED_ONLY = True
@@ -50,7 +49,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     check_options(config, ())
     files = data_files(root, _FILES) if root.is_dir() else [root]
     if not files:
-        raise UserError(f"task.path: {config.path!r} holds none of the files; the cv_bench task needs {_WHAT}")
+        raise no_files(config, _WHAT)
     folder = root if root.is_dir() else root.parent
 
     def read(split: str) -> Questions:
@@ -66,7 +65,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         LICENCE,
         ("test", "2d", "3d"),
         read,
-        lambda question, style: instructed(question.text, style, DIRECT_LETTER),
+        asked_for_letter,
         judge_choice,
         even_chance,
         official,

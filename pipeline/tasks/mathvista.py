@@ -15,7 +15,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
 from pipeline.judges import accuracies, accuracy, even_chance, judged
 from pipeline.judges.choice import letters
 from pipeline.judges.mathvista import ANSWER_TYPES, extracted, is_right, replacement
@@ -23,7 +22,7 @@ from pipeline.questions import Benchmark, Judgement, Question, Questions
 from pipeline.schema import TaskConfig
 from pipeline.tasks import check_options
 from pipeline.tasks._asking import A_LETTER, instructed, lettered
-from pipeline.tasks._read import data_root
+from pipeline.tasks._read import data_root, no_files
 from pipeline.tasks._rows import Columns, Row, Unusable, data_files, listed, picture, questions, read_rows
 
 EVALUATED_ONLY = True
@@ -49,7 +48,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     check_options(config, ())
     files = {split: found for split in SPLITS if (found := data_files(root, (split,)))}
     if not files:
-        raise UserError(f"task.path: {config.path!r} holds none of the files; the mathvista task needs {_WHAT}")
+        raise no_files(config, _WHAT)
 
     def read(split: str) -> Questions:
         rows = read_rows(files[split], _COLUMNS, root, cache)

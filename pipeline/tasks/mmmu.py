@@ -28,7 +28,7 @@ from pipeline.questions import Benchmark, Judgement, Question, Questions
 from pipeline.schema import TaskConfig
 from pipeline.tasks import Problem, check_options
 from pipeline.tasks._asking import A_LETTER, DIRECT_LETTER, instructed, lettered
-from pipeline.tasks._read import data_root
+from pipeline.tasks._read import data_root, no_files
 from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter, listed, picture, questions, read_rows
 
 EVALUATED_ONLY = True
@@ -76,7 +76,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     rule, subjects = check_rule(options), _subjects(options)
     files = {split: found for split in SPLITS if (found := _files(root, split, subjects))}
     if not files:
-        raise UserError(f"task.path: {config.path!r} holds none of the files; the mmmu task needs {_WHAT}")
+        raise no_files(config, _WHAT)
 
     def read(split: str) -> Questions:
         rows = read_rows(files[split], _COLUMNS, root, cache)

@@ -15,13 +15,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
 from pipeline.judges import accuracies, accuracy, even_chance, judge_choice
 from pipeline.questions import Benchmark, Question, Questions
 from pipeline.schema import TaskConfig
 from pipeline.tasks import check_options
-from pipeline.tasks._asking import DIRECT_LETTER, instructed
-from pipeline.tasks._read import data_root
+from pipeline.tasks._asking import asked_for_letter
+from pipeline.tasks._read import data_root, no_files
 from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter, picture, questions, read_rows
 
 EVALUATED_ONLY = True
@@ -42,7 +41,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     check_options(config, ())
     files = data_files(root, ("mmstar", "MMStar", "val")) if root.is_dir() else [root]
     if not files:
-        raise UserError(f"task.path: {config.path!r} holds none of the files; the mmstar task needs {_WHAT}")
+        raise no_files(config, _WHAT)
     folder = root if root.is_dir() else root.parent
 
     def read(split: str) -> Questions:
@@ -54,7 +53,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         LICENCE,
         ("val",),
         read,
-        lambda question, style: instructed(question.text, style, DIRECT_LETTER),
+        asked_for_letter,
         judge_choice,
         even_chance,
         official,

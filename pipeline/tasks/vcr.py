@@ -29,8 +29,8 @@ from pipeline.nearest import nearest
 from pipeline.questions import Benchmark, Question, Questions
 from pipeline.schema import TaskConfig
 from pipeline.tasks import Problem, check_options
-from pipeline.tasks._asking import DIRECT_LETTER, instructed, lettered
-from pipeline.tasks._read import data_root
+from pipeline.tasks._asking import asked_for_letter, lettered
+from pipeline.tasks._read import data_root, no_files
 from pipeline.tasks._rows import Columns, Row, Unusable, data_files, picture, questions, read_rows
 
 EVALUATED_ONLY = True
@@ -66,7 +66,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     }
     images = root / "vcr1images" if (root / "vcr1images").is_dir() else root
     if not files:
-        raise UserError(f"task.path: {config.path!r} holds none of the files; the vcr task needs {_WHAT}")
+        raise no_files(config, _WHAT)
 
     def read(split: str) -> Questions:
         without: list[Problem] = []
@@ -81,7 +81,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         LICENCE,
         tuple(files),
         read,
-        lambda question, style: instructed(question.text, style, DIRECT_LETTER),
+        asked_for_letter,
         judge_choice,
         even_chance,
         official,

@@ -58,7 +58,7 @@ class Small:
         )
 
     def run(
-        self, module: str, *words: str, name: str = "small", code: int = 0, timeout: float = 500, **how: Any
+        self, module: str, *words: str, name: str = "small", code: int = 0, timeout: float = 1500, **how: Any
     ) -> str:
         """Run an entry point to its end; its output. Fails the test when the exit code is not `code`."""
         process = self.start(module, *words, name=name, **how)

@@ -104,24 +104,30 @@ def test_a_failure_on_a_disk_too_full_for_its_own_log_is_told_all_the_same(work,
 
 def test_a_stop_is_asked_for_in_a_file_and_the_second_one_ends_at_once(work, worker, capsys):
     """The worker here ends of the file alone, then one that does not heed it is killed."""
-    worker('while [ ! -e "$CLGRPO_LOGS/stop" ]; do sleep 0.05; done; echo saved')
-    press(signal.SIGTERM, 0.5)
+    first, second = (work.folder / "logs" / name for name in ("sft-001", "sft-002"))
+    worker('touch "$CLGRPO_LOGS/begun"; while [ ! -e "$CLGRPO_LOGS/stop" ]; do sleep 0.05; done; echo saved')
+    press(signal.SIGTERM, first / "begun")
     with pytest.raises(KeyboardInterrupt):
         run_workers("sft", work, [])
-    assert (work.folder / "logs" / "sft-001" / "launcher.log").read_text() == "saved\n"
+    assert (first / "launcher.log").read_text() == "saved\n"
     assert "Ctrl-C again stops at once" in capsys.readouterr().err
-    worker("sleep 60")
-    press(signal.SIGINT, 0.5, 2)
-    began = time.monotonic()
+    worker('touch "$CLGRPO_LOGS/begun"; sleep 300; touch "$CLGRPO_LOGS/slept"')
+    press(signal.SIGINT, second / "begun", second / "stop")
     with pytest.raises(KeyboardInterrupt):
         run_workers("sft", work, [])
-    assert 1.5 < time.monotonic() - began < 20
+    assert not (second / "slept").exists()
 
 
-def press(number: signal.Signals, *after: float) -> None:
-    """Send this process a signal after so many seconds."""
-    for seconds in after:
-        threading.Timer(seconds, os.kill, (os.getpid(), number)).start()
+def press(number: signal.Signals, *when: Path) -> None:
+    """Send this process a signal as each of these files appears."""
+
+    def watch() -> None:
+        for file in when:
+            while not file.exists():
+                time.sleep(0.05)
+            os.kill(os.getpid(), number)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def test_a_worker_that_aborts_when_all_is_saved_fails_no_stage(work, worker, monkeypatch, capsys):

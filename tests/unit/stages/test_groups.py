@@ -18,7 +18,7 @@ from stages._groups import join_rows, same_rows, split_rows  # noqa: E402
 from stages._shared_prefix import gain  # noqa: E402
 from stages._shared_rollouts import distinct  # noqa: E402
 
-FLAT = {"pixel_values": torch.arange(6.0)[:, None], "image_grid_thw": torch.arange(9).view(3, 3)}
+FLAT = {"pixel_values": torch.arange(6.0)[:, None], "image_grid_thw": torch.tensor([[1, 1, 2], [1, 2, 1], [2, 1, 1]])}
 """Two rows: one picture of two cells, and two pictures of two cells each."""
 
 
@@ -28,11 +28,37 @@ def test_flat_pixels_are_split_by_the_image_tokens_of_a_row():
     assert other["pixel_values"].flatten().tolist() == [2, 3, 4, 5]
     assert [len(row["image_grid_thw"]) for row in (one, other)] == [1, 2]
     assert all(value.equal(FLAT[name]) for name, value in join_rows([one, other]).items())
+    tiles = {"pixel_values": FLAT["pixel_values"]}  # As InternVL's, of which nothing else tells.
+    assert [len(row["pixel_values"]) for row in split_rows(tiles, image_tokens=[4, 8], images=[1, 2])] == [2, 4]
 
 
 def test_a_row_without_an_image_has_no_pixels():
     rows = split_rows({"pixel_values": torch.ones(2, 3), "image_sizes": None}, image_tokens=[0, 5], images=[0, 1])
     assert [row["pixel_values"].shape[0] for row in rows] == [0, 2]
+
+
+def test_patches_are_split_by_their_grid_and_pictures_by_their_number():
+    """Where tokens a picture are not alike, as when rows have as many pictures of other sizes."""
+    grid = torch.tensor([[1, 2, 2], [1, 2, 4], [1, 4, 4]])
+    rows = split_rows(
+        {"pixel_values": torch.arange(28.0)[:, None], "image_grid_thw": grid}, image_tokens=[9, 1], images=[1, 2]
+    )
+    assert [len(row["pixel_values"]) for row in rows] == [4, 24]
+    rows = split_rows({"pixel_values": torch.ones(3, 3, 8, 8)}, image_tokens=[4, 16], images=[1, 2])
+    assert [len(row["pixel_values"]) for row in rows] == [1, 2]
+
+
+def test_pixels_that_cannot_be_told_apart_are_refused():
+    with pytest.raises(ValueError, match="cannot be told apart"):
+        split_rows({"pixel_values": torch.ones(5, 3, 8, 8)}, image_tokens=[4, 8], images=[1, 1])
+
+
+def test_pictures_that_differ_in_a_pixel_alone_are_other_groups():
+    """Whether or not the pixel is among those that are looked at first."""
+    for place in (0, 1, 4095):
+        pictures = [torch.zeros(1, 1, 1, 64, 64) for _ in range(2)]
+        pictures[1].view(-1)[place] = 1e-3
+        assert same_rows([[1]] * 2, [{"pixel_values": one} for one in pictures]) == [[0], [1]]
 
 
 def test_the_same_text_of_another_picture_is_another_group():
@@ -105,3 +131,9 @@ def test_adapters_with_dropout_or_virtual_tokens_are_not_shared():
     model = _model()
     model.peft_config = {"default": SimpleNamespace(is_prompt_learning=True)}
     assert "virtual tokens" in str(why_not(model))
+
+
+def test_a_tower_whose_pictures_are_padded_is_not_shared():
+    model = _model("llava")
+    model.config.vision_config = SimpleNamespace(model_type="pixtral")
+    assert "pixtral" in str(why_not(model))

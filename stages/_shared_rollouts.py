@@ -30,8 +30,10 @@ class SharedRollouts:
             self.processing_class = processor
 
     def _tokenize_prompts(self: Any, prompts: list[Any]) -> Any:
+        if not self.sharing:
+            return super()._tokenize_prompts(prompts)  # type: ignore[misc]
         firsts, back = distinct([_asked(prompt) for prompt in prompts])
-        if not self.sharing or len(firsts) == len(prompts):
+        if len(firsts) == len(prompts):
             return super()._tokenize_prompts(prompts)  # type: ignore[misc]
         ids, images, fields = super()._tokenize_prompts([prompts[first] for first in firsts])  # type: ignore[misc]
         token = image_token_id(self.accelerator.unwrap_model(self.model))
@@ -55,6 +57,7 @@ class ProcessedOnce:
 
     def __init__(self, processor: Any, token: int | None) -> None:
         self._processor, self._token = processor, token
+        self.image_processor = TilesCounted(processor.image_processor)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._processor, name)
@@ -65,6 +68,23 @@ class ProcessedOnce:
         batch = self._processor(images=[images[one] for one in firsts], text=[text[one] for one in firsts], **how)
         tokens = count_token(batch["input_ids"], self._token)
         return repeated(batch, tokens, [len(images[one] or ()) for one in firsts], back)
+
+
+class TilesCounted:
+    """An image processor that is asked how many tiles pictures become, as TRL asks InternVL's, and so makes none of them."""
+
+    def __init__(self, processor: Any) -> None:
+        self._processor = processor
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._processor, name)
+
+    def __call__(self, images: Sequence[Sequence[Any] | None], **how: Any) -> Any:
+        count = getattr(self._processor, "get_number_of_image_patches", None)
+        if count is None or "crop_to_patches" not in how:
+            return self._processor(images=images, **how)
+        sizes = [(picture.height, picture.width) for row in images for picture in row or ()]
+        return {"num_patches": torch.tensor([count(height, width, how) for height, width in sizes])}
 
 
 def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import checks, checks_trainer, command_line, nodes
+from pipeline.checks_adapters import unshared
 from pipeline.config import load, write_config
 from pipeline.errors import UserError
 from pipeline.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
@@ -314,6 +315,8 @@ def _what(config: RunConfig, name: str) -> str:
         words.append("rewards " + "+".join(stage.reward_funcs))
     if clip:
         words.append(f"clip {clip[0]}/{clip[1]}")
+    if stage.algorithm == "grpo" and (reason := unshared(config, stage)):
+        words.append(f"prompts not shared: {reason}")
     return ", ".join(words)
 
 

@@ -16,6 +16,8 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from pipeline.checks_adapters import PRICE_OF_DROPOUT, dropped
+
 NAME = "sdpa_of_groups"
 """Under which a text model's configuration asks transformers for it; without `groups` it is sdpa."""
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
@@ -113,11 +115,14 @@ def why_not(model: Any) -> str | None:
         return f"layers of the text model attend otherwise ({', '.join(sorted(other))})"
     if getattr(text, "output_router_logits", False):
         return "its auxiliary loss counts each prompt as often as it is asked"
-    dropped = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
-    if dropped or getattr(text, "attention_dropout", None):
-        return "dropout would be the same for all completions of a prompt"
-    if any(adapter.is_prompt_learning for adapter in getattr(model, "peft_config", {}).values()):
+    adapters = getattr(model, "peft_config", {}).values()
+    if any(adapter.is_prompt_learning for adapter in adapters):
         return "adapters of virtual tokens lie before the prompt"
+    if found := next(filter(None, (dropped(vars(adapter)) for adapter in adapters)), None):
+        return f"model.peft.{found} would drop the same of all completions of a prompt; {PRICE_OF_DROPOUT}"
+    within = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
+    if within or getattr(text, "attention_dropout", None):
+        return "dropout would be the same for all completions of a prompt"
     return None
 
 

@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline import command_line
+from pipeline.checks_adapters import unshared
 from pipeline.checks_trainer import world_size
 from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
 from pipeline.errors import UserError
@@ -128,8 +129,17 @@ def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[s
     found = forecast(trials, tokens, asking, seen["memory"], shared, free)
     for name in stages:
         found["stages"][name]["inputs"] = digest(phase_inputs(config, name))
-    assumed = _assumptions(config, lengths, any(stage.rollouts == "vllm" for stage in stages.values()))
+    assumed = [
+        *_assumptions(config, lengths, any(stage.rollouts == "vllm" for stage in stages.values())),
+        *(f"{name} does not share its prompts: {reason}" for name, reason in unshared_stages(config).items()),
+    ]
     return {**found, "device": "gpu" if seen["gpu"] else "cpu", "assumptions": assumed, **provenance()}
+
+
+def unshared_stages(config: RunConfig) -> dict[str, str]:
+    """GRPO stages that compute each prompt as often as it has completions, and why."""
+    reasons = {name: unshared(config, stage) for name, stage in config.stages.items() if stage.algorithm == "grpo"}
+    return {name: reason for name, reason in reasons.items() if reason}
 
 
 def _answer_tokens(config: RunConfig, name: str, lengths: dict[str, Any]) -> list[int]:

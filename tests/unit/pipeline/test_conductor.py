@@ -80,6 +80,27 @@ def test_the_plan_of_a_new_run_names_every_phase_and_what_it_will_do(
     assert "train[:4000] asked of attribute_biased" in printed
 
 
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (
+            ["model.peft={target_modules: [q_proj], lora_dropout: 0.05}"],
+            "model.peft.lora_dropout: 0.05; set it to 0 for",
+        ),
+        (["model.attn_implementation=eager"], "model.attn_implementation: eager; it needs sdpa"),
+        (["stages.2.shared_prefix=false"], "shared_prefix: false"),
+        (["model.peft={target_modules: [q_proj], lora_dropout: 0.0}"], None),
+    ],
+)
+def test_the_plan_says_what_keeps_prompts_from_being_shared(
+    settings: list[str], words: str | None, here: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conductor.main(["plan", "--config", "demo", here, *settings])
+    lines = [line for line in capsys.readouterr().out.splitlines() if "prompts not shared" in line]
+    assert len(lines) == (0 if words is None else 1 if "stages.2" in settings[0] else 3)
+    assert all("grpo from" in line and f"prompts not shared: {words}" in line for line in lines)
+
+
 def test_the_plan_of_a_half_finished_run_tells_done_running_and_stale_apart(
     run: RunDir, here: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

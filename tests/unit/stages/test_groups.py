@@ -128,7 +128,12 @@ def test_adapters_with_dropout_or_virtual_tokens_are_not_shared():
     model = _model()
     model.modules = lambda: [torch.nn.Dropout(0.05)]
     assert "dropout" in str(why_not(model))
-    model = _model()
+    for field in ("lora_dropout", "module_dropout"):  # The second is in no module.
+        model = _model()
+        model.peft_config = {"default": SimpleNamespace(is_prompt_learning=False, **{field: 0.05})}
+        assert f"model.peft.{field}: 0.05" in str(why_not(model))
+        model.peft_config = {"default": SimpleNamespace(is_prompt_learning=False, **{field: 0.0})}
+        assert why_not(model) is None
     model.peft_config = {"default": SimpleNamespace(is_prompt_learning=True)}
     assert "virtual tokens" in str(why_not(model))
 

@@ -121,7 +121,9 @@ def why_not(model: Any) -> str | None:
     if found := next(filter(None, (dropped(vars(adapter)) for adapter in adapters)), None):
         return f"model.peft.{found} would drop the same of all completions of a prompt; {PRICE_OF_DROPOUT}"
     within = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())
-    if within or getattr(text, "attention_dropout", None):
+    if within or any(
+        getattr(part, "attention_dropout", None) for part in (text, getattr(config, "vision_config", None))
+    ):
         return "dropout would be the same for all completions of a prompt"
     return None
 

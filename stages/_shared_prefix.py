@@ -36,6 +36,8 @@ class SharedPrefix(SharedRollouts):
     def share_prefixes(self: Any) -> None:
         """Share from now on where it is exact; say so where it is not."""
         reason = why_not(self.accelerator.unwrap_model(self.model))
+        if self.args.neftune_noise_alpha:
+            reason = "the noise of neftune_noise_alpha would be the same for all completions of a prompt"
         if reason:
             say(f"  shared_prefix: off, {reason}")
             return

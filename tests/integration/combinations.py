@@ -75,9 +75,6 @@ def _table() -> dict[str, tuple[str, list[str]]]:
         add("lora_bf16", level, LORA, "model.dtype=bfloat16")
         add("full_grpo", level, stage=GRPO)
         add("lora_grpo", level, LORA, stage=GRPO)
-        longer = f"stages.{GRPO}.trainer={{max_steps: 20, learning_rate: 1.0e-3}}"
-        add("shared_grpo", level, longer, stage=GRPO)
-        add("unshared_grpo", level, longer, f"stages.{GRPO}.shared_prefix=false", stage=GRPO)
     for level in SOME:
         rates = (f"stages.{SFT}.learning_rates={{vision: 1e-4, connector: 1e-3}}", f"stages.{SFT}.trainer.max_steps=3")
         add("rates", level, *rates)
@@ -88,6 +85,16 @@ def _table() -> dict[str, tuple[str, list[str]]]:
         add(name, "zero2", setting)
         if name not in ("loha", "ln_tuning"):  # pipeline.checks refuses these.
             add(name, "zero3", setting)
+    longer, apart = (
+        f"stages.{GRPO}.trainer={{max_steps: 20, learning_rate: 1.0e-3}}",
+        f"stages.{GRPO}.shared_prefix=false",
+    )
+    for level in LEVELS:
+        add("shared_grpo", level, longer, stage=GRPO)
+    add("unshared_grpo", None, longer, apart, stage=GRPO)
+    accumulated = f"stages.{GRPO}.trainer.gradient_accumulation_steps=2"
+    add("shared_grpo_accumulated", None, longer, accumulated, stage=GRPO)
+    add("unshared_grpo_accumulated", None, longer, accumulated, apart, stage=GRPO)
     for level in SOME:
         add("qlora_4bit", level, LORA, "model.quantization=4bit")
         add("qlora_4bit_bf16", level, LORA, "model.quantization=4bit", "model.dtype=bfloat16")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Family, and what its processor does with a picture."""
 FIELDS = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "num_images", "num_tiles", "mm_token_type_ids")
 GROUP = 4
+SEVERAL = ((0, (0, 1)), (0, (1, 0)), (1, (2,)), (0, (0, 1, 2)))
+"""Prompts of several pictures, as numbers of texts and of pictures; the first two differ in the order of the pictures alone."""
 
 
 def build(folder: Path, variant: str) -> Path:
@@ -61,14 +64,26 @@ def build(folder: Path, variant: str) -> Path:
     return folder
 
 
+def pictures() -> list[Image.Image]:
+    """Noise of two shapes."""
+    noise = torch.Generator().manual_seed(0)
+    sizes = ((64, 64), (64, 128), (64, 64), (64, 128))
+    pixels = [torch.randint(0, 255, (*size, 3), generator=noise, dtype=torch.uint8) for size in sizes]
+    return [Image.fromarray(one.numpy()) for one in pixels]
+
+
 def rows() -> list[dict[str, Any]]:
     """Two texts on pictures of two shapes; the third row asks the first one's text of another picture, the last is the widest."""
-    noise = torch.Generator().manual_seed(0)
-    found = []
-    for number, size in enumerate(((64, 64), (64, 128), (64, 64), (64, 128))):
-        pixels = torch.randint(0, 255, (*size, 3), generator=noise, dtype=torch.uint8)
-        found.append({"prompt": user_turn(ASKED[number % 2]), "image": Image.fromarray(pixels.numpy())})
-    return found
+    return [{"prompt": user_turn(ASKED[number % 2]), "image": picture} for number, picture in enumerate(pictures())]
+
+
+def rows_of(prompts: Sequence[tuple[int, tuple[int, ...]]]) -> list[dict[str, Any]]:
+    """Rows of these texts on these pictures, of which a prompt may have several, or none when all have none."""
+    drawn = pictures()
+    return [
+        {"prompt": [{"role": "user", "content": ASKED[text]}], "images": [drawn[one] for one in numbers]}
+        for text, numbers in prompts
+    ]
 
 
 def reward(completions: list[Any], **columns: Any) -> list[float]:
@@ -76,7 +91,9 @@ def reward(completions: list[Any], **columns: Any) -> list[float]:
     return [float(sum(completion_text(one).encode()) % 7) for one in completions]
 
 
-def trainer(cls: type, base: Path, scratch: Path, variant: str, peft: Any = None, **options: Any) -> Any:
+def trainer(
+    cls: type, base: Path, scratch: Path, variant: str, peft: Any = None, quantization: Any = None, **options: Any
+) -> Any:
     """A trainer of either class with the same options."""
     from datasets import Dataset
 
@@ -107,7 +124,9 @@ def trainer(cls: type, base: Path, scratch: Path, variant: str, peft: Any = None
         "args": GRPOConfig(**{**own, **options}),
         "train_dataset": Dataset.from_list([{"number": number} for number in range(12)]).with_transform(_opened),
         "processing_class": load_processor(base, config),
+        "eval_dataset": Dataset.from_list([{"number": number} for number in range(3)]).with_transform(_opened),
         "peft_config": peft,
+        "quantization_config": quantization,
     }
     return cls(work, **how) if cls is Trainer else cls(**how)
 
@@ -117,20 +136,21 @@ def _opened(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in found] for name in ("prompt", "image")}
 
 
-def rollout(by: Any) -> dict[str, Any]:
-    """What a trainer makes of three prompts."""
+def rollout(by: Any, asked: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
+    """What a trainer makes of these prompts, or of three."""
     torch.manual_seed(2)
     by.model.train()
-    batch: dict[str, Any] = by._generate_and_score_completions([row for row in rows()[:3] for _ in range(GROUP)])
+    asked = asked or rows()[:3]
+    batch: dict[str, Any] = by._generate_and_score_completions([row for row in asked for _ in range(GROUP)])
     return batch
 
 
-def shuffled(by: Any) -> dict[str, Any]:
+def shuffled(by: Any, asked: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """Its rollout in any order, with completions of unequal lengths."""
-    batch = rollout(by)
+    batch = rollout(by, asked)
     batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
     longest = batch["completion_ids"].shape[1]
-    lengths = torch.randint(1, longest + 1, (3 * GROUP, 1), generator=torch.Generator().manual_seed(3))
+    lengths = torch.randint(1, longest + 1, (len(batch["prompt_ids"]), 1), generator=torch.Generator().manual_seed(3))
     batch["completion_mask"] = (torch.arange(longest) < lengths).long()
     return batch
 
@@ -151,6 +171,29 @@ def scored(by: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, 
     return logps.detach(), entropies.detach(), grads
 
 
+def moved(by: Any) -> None:
+    """Move what trains, so that ratios are not 1 and a new adapter does something."""
+    noise = torch.Generator().manual_seed(5)
+    with torch.no_grad():
+        for one in by.model.parameters():
+            if one.requires_grad:
+                one.add_(torch.randn(one.shape, generator=noise) * 0.02)
+
+
+def lost(by: Any) -> tuple[float, dict[str, torch.Tensor], dict[str, Any]]:
+    """(loss, gradients, metrics) of a step on a rollout that was drawn before the weights moved."""
+    torch.manual_seed(2)
+    by.model.train()
+    by.current_gradient_accumulation_steps = 1
+    batch = by._prepare_inputs([row for row in rows()[:3] for _ in range(GROUP)])
+    moved(by)
+    by.model.zero_grad()
+    loss = by.compute_loss(by.model, batch)
+    loss.backward()
+    grads = {name: one.grad.clone() for name, one in by.model.named_parameters() if one.grad is not None}
+    return loss.item(), grads, {name: values[-1] for name, values in by._metrics["train"].items() if values}
+
+
 def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float:
     """Largest relative distance of two tensors of a name, in the 2-norm.
 
@@ -158,6 +201,8 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     """
     assert one.keys() == other.keys()
     least = 1e-3 * float(torch.stack([tensor.norm() for tensor in one.values()]).norm())
+    if least == 0:  # No completion was scored.
+        return max(float(tensor.abs().max()) for tensor in other.values())
     return max(float((one[name] - other[name]).norm() / one[name].norm().clamp(min=least)) for name in one)
 
 

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 import grpo_pairs as pairs  # noqa: E402
 import torch  # noqa: E402
+from combinations import ZERO  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
 from stages._grpo_trainer import Trainer  # noqa: E402
@@ -54,7 +55,7 @@ def test_tokens_are_those_of_trl(pair: tuple[str, Path, Any, Any]):
 
 
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
-    "beta": ("qwen2_5_vl", {"beta": 0.1}),
+    "beta": ("qwen2_5_vl", {"beta": 0.1, "sync_ref_model": True, "ref_model_sync_steps": 5}),
     "num_iterations": ("internvl", {"num_iterations": 2, "gradient_checkpointing": False}),
     "micro_batches": ("llava", {"per_device_train_batch_size": 4, "gradient_accumulation_steps": 3}),
     "torn_groups": ("smolvlm", {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}),
@@ -81,17 +82,20 @@ def test_twenty_steps_end_at_the_weights_of_trl(name: str, tmp_path: Path):
     assert all(row["shared_prefix/rows_ratio"] > 0 for row in own if "loss" in row)
 
 
-LEVELS = ("plain", "zero2", "zero3")
+TOGETHER = {
+    **{f"shared_grpo-{level}": "unshared_grpo-plain" for level in ("plain", *ZERO)},
+    "shared_grpo_accumulated-plain": "unshared_grpo_accumulated-plain",
+}
+"""What two processes train with shared prompts, and what ends where trl ends."""
 
 
 def test_two_processes_and_zero_end_at_the_weights_of_trl(tmp_path: Path, repo_root: Path):
-    """By whole stages; each rank holds a group."""
+    """By whole stages; each rank holds a group in every micro-batch."""
     from safetensors.torch import load_file
 
-    names = [f"{name}-{level}" for name in ("shared_grpo", "unshared_grpo") for level in LEVELS]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, "tests/integration/combinations.py", str(tmp_path), *names],
+        [*command, "tests/integration/combinations.py", str(tmp_path), *dict.fromkeys(TOGETHER.values()), *TOGETHER],
         cwd=repo_root,
         capture_output=True,
         text=True,
@@ -100,16 +104,15 @@ def test_two_processes_and_zero_end_at_the_weights_of_trl(tmp_path: Path, repo_r
     )
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads((tmp_path / "found.json").read_text())
-    for level in LEVELS:
-        shared, unshared = (found[f"{name}-{level}"] for name in ("shared_grpo", "unshared_grpo"))
+    for name, apart in TOGETHER.items():
+        shared, unshared = found[name], found[apart]
         assert "error" not in shared, shared["error"]
         assert {row["shared_prefix/rows_ratio"] for row in shared["rows"]} == {1.0}
         assert not any("shared_prefix/rows_ratio" in row for row in unshared["rows"])
         ours, theirs = (
-            load_file(tmp_path / f"{name}-{level}" / "stage2_grpo" / "final" / "model.safetensors")
-            for name in ("shared_grpo", "unshared_grpo")
+            load_file(tmp_path / one / "stage2_grpo" / "final" / "model.safetensors") for one in (name, apart)
         )
-        assert max(float((ours[name] - theirs[name]).abs().max()) for name in theirs) <= 1e-4
+        assert max(float((ours[weight] - theirs[weight]).abs().max()) for weight in theirs) <= 1e-4, name
         assert max(shared["moved"].values()) >= 1e-3
 
 

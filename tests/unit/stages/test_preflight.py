@@ -109,3 +109,11 @@ def test_a_trial_that_fails_otherwise_ends_the_preflight(
     pretend(monkeypatch, run, stage2_grpo_format="crashed")
     with pytest.raises(UserError, match="exit status 1"):
         preflight.launch(config, run, [*NAMES, "evaluation"], [])
+
+
+def test_stages_that_do_not_share_their_prompts_are_named_with_the_cure(tmp_path: Path) -> None:
+    assert preflight.unshared_stages(load("demo", [f"output_dir={tmp_path}"])) == {}
+    dropout = load("demo", [f"output_dir={tmp_path}", "model.peft={target_modules: [q_proj], lora_dropout: 0.1}"])
+    found = preflight.unshared_stages(dropout)
+    assert list(found) == NAMES[2:]
+    assert all(reason.startswith("model.peft.lora_dropout: 0.1; set it to 0") for reason in found.values())

@@ -86,7 +86,7 @@ def _table() -> dict[str, tuple[str, list[str]]]:
         if name not in ("loha", "ln_tuning"):  # pipeline.checks refuses these.
             add(name, "zero3", setting)
     longer, apart = (
-        f"stages.{GRPO}.trainer={{max_steps: 20, learning_rate: 1.0e-3}}",
+        f"stages.{GRPO}.trainer={{max_steps: 20, learning_rate: 1.0e-3, beta: 0.1}}",
         f"stages.{GRPO}.shared_prefix=false",
     )
     for level in LEVELS:

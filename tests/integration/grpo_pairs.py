@@ -45,8 +45,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
 """Family, and what its processor does with a picture."""
 FIELDS = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "num_images", "num_tiles", "mm_token_type_ids")
 GROUP = 4
-SEVERAL = ((0, (0, 1)), (0, (1, 0)), (1, (2,)), (0, (0, 1, 2)))
-"""Prompts of several pictures, as numbers of texts and of pictures; the first two differ in the order of the pictures alone."""
+SEVERAL = ((0, (0, 2)), (0, (2, 0)), (1, (1,)), (0, (0, 1, 2)))
+"""Prompts of several pictures, as numbers of texts and of pictures; the first two have the same tokens."""
 
 
 def build(folder: Path, variant: str) -> Path:

@@ -12,13 +12,12 @@ import argparse
 import os
 import sys
 import tempfile
-import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grpo_step import SIZES, build, made
+from benchmarks.grpo_step import SIZES, build, made, now, point
 
 PARTS = {
     "prefill": "generation: prompts are read",
@@ -36,7 +35,7 @@ class Parts:
     def __init__(self) -> None:
         self.seconds: Counter[str] = Counter()
         self._open = ["rest"]
-        self._since = _now()
+        self._since = now()
 
     def timed(self, name: str, work: Callable[..., Any]) -> Callable[..., Any]:
         """The same work, whose time goes to a part."""
@@ -54,7 +53,7 @@ class Parts:
 
     def begin(self) -> None:
         """Count from here on."""
-        self._since = _now()
+        self._since = now()
 
     def end(self) -> None:
         """Count no further."""
@@ -63,12 +62,12 @@ class Parts:
     def drop(self) -> None:
         """Forget what went on since the beginning."""
         self.seconds.clear()
-        self._since = _now()
+        self._since = now()
 
     def _turn(self) -> None:
-        now = _now()
-        self.seconds[self._open[-1]] += now - self._since
-        self._since = now
+        turned = now()
+        self.seconds[self._open[-1]] += turned - self._since
+        self._since = turned
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -78,7 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--points", nargs="*", default=["8,350,128"], help="G,P,C")
+    parser.add_argument("--points", nargs="*", type=point, default=[(8, 350, 128)], help="G,P,C")
     parser.add_argument("--size", choices=SIZES, default="mini")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: in bfloat16")
     parser.add_argument("--rounds", type=int, default=2)
@@ -88,22 +87,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if arguments.device == "cpu":
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    for point in arguments.points:
-        group, prompt, completion = map(int, point.split(","))
+    for where in arguments.points:
         with tempfile.TemporaryDirectory() as scratch:
-            print(table(point, *measured((group, prompt, completion), Path(scratch), arguments)), flush=True)
+            print(table(where, *measured(where, Path(scratch), arguments)), flush=True)
     return 0
 
 
-def table(point: str, theirs: Counter[str], ours: Counter[str]) -> str:
+def table(where: tuple[int, int, int], theirs: Counter[str], ours: Counter[str]) -> str:
     """Seconds of a step, part by part."""
-    lines = [f"| seconds of a step at {point} | TRL | here |", "|---|---|---|"]
+    lines = [f"| seconds of a step at {','.join(map(str, where))} | TRL | here |", "|---|---|---|"]
     lines += [f"| {words} | {theirs[part]:.2f} | {ours[part]:.2f} |" for part, words in PARTS.items()]
     sums = [sum(one.values()) for one in (theirs, ours)]
     return "\n".join([*lines, f"| sum | {sums[0]:.2f} | {sums[1]:.2f} = 1/{sums[0] / sums[1]:.2f} |"])
 
 
-def measured(point: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[Counter[str]]:
+def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[Counter[str]]:
     """Seconds of a step of TRL and of ours."""
     from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
 
@@ -113,8 +111,8 @@ def measured(point: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
 
     from stages._grpo_trainer import Trainer
 
-    folder = build(SIZES[arguments.size], point, scratch)
-    both = [made(cls, folder, scratch, point, arguments) for cls in (GRPOTrainer, Trainer)]
+    folder = build(SIZES[arguments.size], scratch)
+    both = [made(cls, folder, scratch, where, arguments) for cls in (GRPOTrainer, Trainer)]
     assert both[1].sharing
     parts = [watched(trainer) for trainer in both]
     found: list[Counter[str]] = [Counter(), Counter()]
@@ -154,15 +152,6 @@ def watched(trainer: Any) -> Parts:
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Clock())
     return parts
-
-
-def _now() -> float:
-    import torch
-
-    if not torch.cuda.is_available():
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
 
 
 if __name__ == "__main__":

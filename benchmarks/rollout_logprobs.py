@@ -5,6 +5,7 @@ For each checkpoint a real GRPO stage of a few steps samples from a real vLLM se
 - `logprobs`: the largest difference between the rollouts' logprobs and the trainer's, at each step, after each weight update;
 - `greedy`: whether both give the same greedy tokens after the last update;
 - `moved`: the largest change of a weight over the steps, without which the former would prove nothing;
+- `prefix_cache`, `image_cache`: at each step, the shares of prompts' tokens and of pictures that the server had already;
 - `sync_seconds` of a weight update, and `faster`: rollouts per second, as a multiple of transformers' on the same prompts.
 
 The exit status is 1 when a logprob differs by more than 1e-3 or a greedy token differs. The logprobs are taken before the image
@@ -121,6 +122,8 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "image_tokens": prompt_ids[0].count(trainer.model.config.image_token_id),
         "prompt_tokens": len(prompt_ids[0]),
         "logprobs": [row["sampling/sampling_logp_difference/max"] for row in logged],
+        "prefix_cache": [round(row["sampling/prefix_cache_hit_ratio"], 3) for row in logged],
+        "image_cache": [round(row["sampling/image_cache_hit_ratio"], 3) for row in logged],
         "greedy": theirs == own,
         "moved": moved,
         "sync_seconds": round(sync_seconds, 3),

@@ -26,9 +26,23 @@ def logged(run: RunDir) -> list[dict[str, float]]:
     return list(read_jsonl(run.phase(STAGE) / "metrics.jsonl"))
 
 
+def found_of_prompts(first: dict[str, float], samples: int) -> float:
+    """The share of prompts' tokens that a server finds, in blocks of 32, when it keeps nothing of the step before.
+
+    Of a prompt's four completions the first computes it, and three find its whole blocks.
+
+    Args:
+        first: the row of the first step.
+        samples: completions of a step.
+    """
+    prompt = round(first["num_tokens"] / samples - first["completions/mean_length"])
+    assert prompt > 32
+    return 3 / 4 * ((prompt - 1) // 32 * 32) / prompt
+
+
 @needs_vllm
 def test_a_stage_samples_from_a_server_that_has_its_weights(small: Small, whole_run: tuple[RunDir, str]) -> None:
-    """Few rows, so that prompts come again, and large steps: whatever the server kept of older weights would show.
+    """Two rows, so that the same prompts come at every step, and large steps: what the server kept of older weights would show.
 
     The stage is killed after its first checkpoint and goes on; the server is gone both times.
     """
@@ -36,7 +50,7 @@ def test_a_stage_samples_from_a_server_that_has_its_weights(small: Small, whole_
     words = (
         *QUICK,
         f"stages.{STAGE}.rollouts=vllm",
-        f"stages.{STAGE}.split=train[:4]",
+        f"stages.{STAGE}.split=train[:2]",
         f"stages.{STAGE}.freeze=[]",
         f"stages.{STAGE}.trainer.learning_rate=3e-3",
         # Small blocks, so that short prompts are cached too. Raw: before the image token is suppressed, as the trainer's are.
@@ -52,6 +66,9 @@ def test_a_stage_samples_from_a_server_that_has_its_weights(small: Small, whole_
     assert max(row["sampling/sampling_logp_difference/max"] for row in rows) <= LIMIT
     assert all("rewards/format_reward/mean" in row and row["reward_std"] >= 0 for row in rows)
     assert any(row["grad_norm"] > 0 for row in rows)
+    assert [row["sampling/prefix_cache_hit_ratio"] for row in rows] == pytest.approx([found_of_prompts(rows[0], 8)] * 4)
+    # Processed pictures are kept: they do not depend on weights. The third step is the first of the server that is started again.
+    assert [row["sampling/image_cache_hit_ratio"] for row in rows] == [0, 1, 0, 1]
     assert run.record(STAGE)["status"] == "complete"
     assert weights(run, STAGE)[STAGE] not in (None, weights(run, PARENT)[PARENT])
     assert not (run.phase(STAGE) / "rollouts").exists()

@@ -1,8 +1,9 @@
-"""Whether vLLM computes a checkpoint as the trainer does: ``python -m benchmarks.rollout_logprobs FOLDER … [--steps 3]``.
+"""Whether vLLM computes a checkpoint as the trainer does: ``python -m benchmarks.rollout_logprobs FOLDER … [--ahead]``.
 
 For each checkpoint a real GRPO stage of a few steps samples from a real vLLM server (on a CPU too). Told are, as one JSON line:
 
-- `logprobs`: the largest difference between the rollouts' logprobs and the trainer's, at each step, after each weight update;
+- `logprobs`: the largest difference, at each step, between the rollouts' logprobs and those the trainer's model gives them with
+  the weights that sampled them; `staleness` and `drift`: how many steps old these were, and the mean difference from the present;
 - `greedy`: whether both give the same greedy tokens after the last update;
 - `moved`: the largest change of a weight over the steps, without which the former would prove nothing;
 - `prefix_cache`, `image_cache`: at each step, the shares of prompts' tokens and of pictures that the server had already;
@@ -25,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 LIMIT = 1e-3
-ROWS = 4
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -37,11 +37,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("folders", nargs="+", type=Path, help="checkpoints: weights and processor")
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=4, help="two are asked at each step")
     parser.add_argument("--tokens", type=int, default=16, help="of a completion")
     parser.add_argument("--generations", type=int, default=8)
     parser.add_argument(
         "--image-size", type=int, default=96, help="width in pixels; every second image is half as high"
     )
+    parser.add_argument("--ahead", action="store_true", help="with rollouts_ahead")
     parser.add_argument("--flags", type=json.loads, default={}, help="more vLLM flags, as JSON")
     arguments = parser.parse_args(argv)
     right = True
@@ -54,55 +56,21 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Train a few steps on rollouts of a server and compare; see the module."""
-    from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
-
-    declare_torchvision_ops()
-    hide_vllm_from_trl()
-    from transformers import AutoConfig
-    from trl import GRPOConfig
-
-    from pipeline.run import RunDir
-    from pipeline.schema import LaunchConfig, RunConfig, StageConfig, TaskConfig
-    from stages._grpo_trainer import Trainer
-    from stages._launch import Work
-    from stages._loading import load_processor
-    from stages._rollouts import served
-    from stages._training import image_dataset, trainer_arguments
-
     with tempfile.TemporaryDirectory() as scratch:
-        stage = StageConfig(
-            algorithm="grpo",
-            init_from="base",
-            rollouts="vllm",
-            trainer={
-                "max_steps": arguments.steps,
-                "per_device_train_batch_size": 2 * arguments.generations,
-                "num_generations": arguments.generations,
-                "max_completion_length": arguments.tokens,
-                "learning_rate": 1e-3,
-                "lr_scheduler_type": "constant",
-                "gradient_checkpointing": False,
-                "save_strategy": "no",
-            },
+        trainer, work = trainer_of(
+            folder,
+            arguments,
+            Path(scratch),
+            per_device_train_batch_size=2 * arguments.generations,
+            max_steps=arguments.steps,
+            learning_rate=1e-3,
         )
-        config = RunConfig(
-            name="compared",
-            output_dir=scratch,
-            task=TaskConfig(name="scenes"),
-            stages={"stage1_grpo": stage},
-            launch=LaunchConfig(rollout_flags={"logprobs-mode": "raw_logprobs", **arguments.flags}),
-        )
-        work = Work(config, "stage1_grpo", RunDir(scratch, config.name))
-        work.folder.mkdir(parents=True)
-        trainer = Trainer(
-            work,
-            model=str(folder),
-            reward_funcs=parity,
-            args=GRPOConfig(**trainer_arguments(work)),
-            train_dataset=image_dataset(_rows(Path(scratch), arguments.image_size)),
-            processing_class=load_processor(folder, config),
-        )
+        from transformers import AutoConfig
+
+        from stages._rollouts import served
+
         before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
+        differences = scored_by_their_sampler(trainer)
         with served(trainer, work, folder):
             trainer.train()
             logged = [row for row in trainer.state.log_history if "reward" in row]
@@ -110,7 +78,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             begun = time.monotonic()
             trainer._sync()
             sync_seconds = time.monotonic() - begun
-            each = [trainer.train_dataset[row] for row in range(ROWS)]
+            each = [trainer.train_dataset[row] for row in range(arguments.rows)]
             many = [row for row in each for _ in range(arguments.generations)]
             theirs, _ = _sample(trainer, each, 1)
             served_seconds = _sample(trainer, many, arguments.generations)[1]
@@ -121,7 +89,9 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         "family": AutoConfig.from_pretrained(folder).model_type,
         "image_tokens": prompt_ids[0].count(trainer.model.config.image_token_id),
         "prompt_tokens": len(prompt_ids[0]),
-        "logprobs": [row["sampling/sampling_logp_difference/max"] for row in logged],
+        "logprobs": differences,
+        "staleness": [row["sampling/staleness"] for row in logged],
+        "drift": [row["sampling/sampling_logp_difference/mean"] for row in logged],
         "prefix_cache": [round(row["sampling/prefix_cache_hit_ratio"], 3) for row in logged],
         "image_cache": [round(row["sampling/image_cache_hit_ratio"], 3) for row in logged],
         "greedy": theirs == own,
@@ -132,12 +102,108 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     }
 
 
+def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **options: Any) -> tuple[Any, Any]:
+    """(trainer, its stage) on a few rows of noise, with `rollouts: vllm`.
+
+    Args:
+        folder: the checkpoint.
+        arguments: `rows`, `generations`, `tokens`, `image_size`, `flags`, `ahead`.
+        scratch: a folder to work in.
+        options: of the stage's `trainer:` block.
+    """
+    from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+
+    declare_torchvision_ops()
+    hide_vllm_from_trl()
+    from trl import GRPOConfig
+
+    from pipeline.run import RunDir
+    from pipeline.schema import LaunchConfig, RunConfig, StageConfig, TaskConfig
+    from stages._grpo_trainer import Trainer
+    from stages._launch import Work
+    from stages._loading import load_processor
+    from stages._training import image_dataset, trainer_arguments
+
+    stage = StageConfig(
+        algorithm="grpo",
+        init_from="base",
+        rollouts="vllm",
+        rollouts_ahead=arguments.ahead,
+        trainer={
+            "num_generations": arguments.generations,
+            "max_completion_length": arguments.tokens,
+            "lr_scheduler_type": "constant",
+            "gradient_checkpointing": False,
+            "save_strategy": "no",
+            **options,
+        },
+    )
+    config = RunConfig(
+        name="compared",
+        output_dir=str(scratch),
+        task=TaskConfig(name="scenes"),
+        stages={"stage1_grpo": stage},
+        launch=LaunchConfig(rollout_flags={"logprobs-mode": "raw_logprobs", **arguments.flags}),
+    )
+    work = Work(config, "stage1_grpo", RunDir(scratch, config.name))
+    work.folder.mkdir(parents=True)
+    trainer = Trainer(
+        work,
+        model=str(folder),
+        reward_funcs=parity,
+        args=GRPOConfig(**trainer_arguments(work)),
+        train_dataset=image_dataset(_rows(scratch, arguments.rows, arguments.image_size)),
+        processing_class=load_processor(folder, config),
+    )
+    return trainer, work
+
+
+def scored_by_their_sampler(trainer: Any) -> list[float]:
+    """Hold each rollout of a trainer, once it trains, against the weights that sampled it.
+
+    Returns:
+        Filled while it trains: the largest difference of a logprob at each rollout.
+    """
+    import torch
+
+    from stages._groups import FIELDS
+
+    differences: list[float] = []
+    given: dict[int, dict[str, torch.Tensor]] = {}  # By step.
+    sync, rollout_of = trainer._sync, trainer._generate_and_score_completions
+
+    def kept_sync() -> None:
+        given[trainer.state.global_step] = {name: one.clone() for name, one in trainer.model.state_dict().items()}
+        sync()
+
+    @torch.no_grad()
+    def compared(inputs: Any) -> Any:
+        rollout = rollout_of(inputs)
+        present = {name: one.clone() for name, one in trainer.model.state_dict().items()}
+        trainer.model.load_state_dict(given[trainer.state.global_step - trainer._staleness])
+        fields = {name: rollout[name] for name in (*FIELDS, "num_images", "num_tiles") if name in rollout}
+        logps, _, _ = trainer._get_per_token_logps_and_entropies(
+            trainer.model,
+            torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1),
+            torch.cat([rollout["prompt_mask"], rollout["completion_mask"]], dim=1),
+            rollout["completion_ids"].size(1),
+            **fields,
+        )
+        trainer.model.load_state_dict(present)
+        apart = (logps - rollout["sampling_per_token_logps"]) * rollout["completion_mask"]
+        differences.append(float(apart.abs().max()))
+        return rollout
+
+    trainer._sync, trainer._generate_and_score_completions = kept_sync, compared
+    return differences
+
+
 def parity(completions: list[Any], **_: Any) -> list[float]:
     """A reward that random models win half of the time, so that weights move."""
     return [float(len(completion[0]["content"]) % 2) for completion in completions]
 
 
-def _rows(folder: Path, size: int) -> dict[str, list[Any]]:
+def _rows(folder: Path, count: int, size: int) -> dict[str, list[Any]]:
     """A few rows with noisy images, which come again at every step: what a server keeps of them must not."""
     from PIL import Image
 
@@ -145,13 +211,13 @@ def _rows(folder: Path, size: int) -> dict[str, list[Any]]:
 
     chance = random.Random(0)
     images = []
-    for number in range(ROWS):
+    for number in range(count):
         shape = (size, size // 2 if number % 2 else size)
         image = Image.frombytes("RGB", shape, chance.randbytes(3 * shape[0] * shape[1]))
         image.save(folder / f"{number}.png")
         images.append(str(folder / f"{number}.png"))
     turn = user_turn("Which emotion does this picture evoke? Give reasons, then the answer.")
-    return {"id": [str(number) for number in range(ROWS)], "prompt": [turn] * ROWS, "image": images}
+    return {"id": [str(number) for number in range(count)], "prompt": [turn] * count, "image": images}
 
 
 def _prompts(inputs: list[dict[str, Any]]) -> list[Any]:

@@ -277,7 +277,8 @@ RULES = (
         _mean("sampling/sampling_logp_difference/mean"),
         "the difference of log-probabilities between trainer and vLLM (nats per token)",
         "the server samples from another model than the one that trains",
-        "check that weights are synchronised, and that both use one dtype and one chat template",
+        "check that weights are synchronised, and that both use one dtype and one chat template; with rollouts_ahead it is also "
+        "what a rollout taught: lower learning_rate",
     ),
     Rule(
         "entropy",

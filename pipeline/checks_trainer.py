@@ -130,8 +130,8 @@ def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Itera
     else:
         if stage.reward_funcs:
             yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
-        if stage.rollouts != "transformers" or stage.dynamic_sampling:
-            yield f"{where}.rollouts, dynamic_sampling: sft samples nothing; remove them or set algorithm: grpo"
+        if stage.rollouts != "transformers" or stage.rollouts_ahead or stage.dynamic_sampling:
+            yield f"{where}.rollouts, rollouts_ahead, dynamic_sampling: sft samples nothing; remove them or set algorithm: grpo"
 
 
 def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
@@ -267,6 +267,19 @@ def _rollouts(where: str, stage: StageConfig, own: int, generations: int) -> Ite
             yield f"{where}.rollouts: vllm is not installed; ./launch/install.sh --vllm installs it"
         if trainer.get("generation_kwargs"):
             yield f"{where}.trainer.generation_kwargs: is not sent to the server of rollouts: vllm; remove it"
+    if stage.rollouts_ahead:
+        if stage.rollouts != "vllm":
+            yield f"{where}.rollouts_ahead: true needs a server that samples while the stage trains; set rollouts: vllm"
+        if stage.dynamic_sampling > 0:
+            yield (
+                f"{where}.rollouts_ahead: true cannot go with dynamic_sampling {stage.dynamic_sampling}: its further prompts are "
+                "known only after a rollout's rewards; remove one of them"
+            )
+        if not trainer.get("vllm_importance_sampling_correction", defaults["vllm_importance_sampling_correction"]):
+            yield (
+                f"{where}.trainer.vllm_importance_sampling_correction: false would train on what older weights sampled as if the "
+                "present ones had (rollouts_ahead: true); remove it"
+            )
     if stage.dynamic_sampling < 0:
         yield f"{where}.dynamic_sampling: {stage.dynamic_sampling} must be 0 (off) or the most rounds of further prompts"
     if stage.dynamic_sampling > 0:

@@ -237,6 +237,8 @@ class StageConfig:
     """Part: its own learning rate; the others keep trainer.learning_rate. The schedule multiplies all alike."""
     rollouts: str = "transformers"
     """What samples completions (grpo): transformers, or vllm, a server of the policy for the time of the stage."""
+    rollouts_ahead: bool = False
+    """Whether the server of `rollouts: vllm` samples the next rollout while the stage trains on the present one (grpo)."""
     dynamic_sampling: int = 0
     """Rounds of further prompts that replace groups whose rewards are all equal (grpo; DAPO); 0 trains on every group."""
     shared_prefix: bool = True

@@ -3,12 +3,15 @@
 The server gets messages with images, as any client sends them, and expands the image tokens itself; what it made of a prompt
 must be the trainer's own token ids, else the stage stops. Each completion comes back with the logprobs it was sampled at, which
 TRL compares with the trainer's (`sampling/sampling_logp_difference`) and corrects the loss by, as in its own vLLM modes.
+
+With `rollouts_ahead` the order is: collect a rollout, give the server the weights, ask for the next rollout, train on this one.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import http.client
 import io
@@ -18,28 +21,36 @@ import re
 import shutil
 import signal
 import sys
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
 
+from pipeline.compat import declare_torchvision_ops
 from pipeline.errors import UserError
 from pipeline.vllm_server import end_of, open_url
 from stages._launch import Work, say
+from stages._lookahead import Lookahead, Rows
 from stages._rollout_server import MODEL, running
 from stages._weights import write_weights
+
+declare_torchvision_ops()
+
+from trl.data_utils import prepare_multimodal_messages  # noqa: E402
 
 AT_ONCE = 64
 """Requests a process has in flight; each brings all completions of one prompt."""
 TIMEOUT_SECONDS = 3600
 MAX_DRIFT = 0.2
-"""Mean difference of logprobs, in nats per token, above which the server does not sample from the trainer's weights. Rounding
-to bfloat16 makes differences of some hundredths."""
+"""Mean difference of logprobs, in nats per token, above which the server does not compute the trainer's weights as the trainer
+does. Rounding to bfloat16 makes differences of some hundredths."""
 
 
 @contextlib.contextmanager
@@ -71,10 +82,16 @@ def served(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
         broadcast_object_list(address)
         trainer.server = address[0]
         trainer.use_vllm = True  # So that TRL scores and corrects the rollouts as those of its own vLLM modes.
+        trainer.requests = ThreadPoolExecutor(AT_ONCE)
+        # Without waiting: what a stage that ends early has in flight ends with the server.
+        until_the_end.callback(trainer.requests.shutdown, wait=False, cancel_futures=True)
+        if work.stage.rollouts_ahead:
+            per_rollout = trainer.args.steps_per_generation * trainer.num_iterations
+            trainer.lookahead = Lookahead(per_rollout, trainer.args.gradient_accumulation_steps)
         try:
             yield
         finally:
-            trainer.server, trainer.use_vllm = None, False
+            trainer.server, trainer.use_vllm, trainer.lookahead, trainer._ahead = None, False, None, None
 
 
 @contextlib.contextmanager
@@ -108,39 +125,87 @@ def _copy_for_server(parent: Path, processor: Any, folder: Path) -> None:
     processor.save_pretrained(folder)
 
 
+@dataclass(frozen=True)
+class Asked:
+    """A rollout that the server samples: this process's slice of it."""
+
+    runs: list[tuple[int, int]]
+    """(start, stop) of the samples of each request."""
+    replies: Iterator[Any]
+    """One per request; waits for it, and raises what it raised."""
+    step: int
+    """Optimizer steps behind the weights that sample."""
+
+
 class ServedRollouts:
     """What of trl.GRPOTrainer changes when a server samples; without one (`server` is None) nothing does."""
 
     server: str | None = None
     """Its address."""
+    requests: ThreadPoolExecutor
     weights_folder: Path
     """Where weights are written for the server; on the main process."""
+    lookahead: Lookahead | None = None
+    """With `rollouts_ahead`."""
     resample_round = 0
     """Of dynamic sampling; 0 for a step's own prompts."""
     _served_step = -1
-    _asked: Sequence[Any] = ()
+    _prompts: Sequence[Any] = ()
+    _next_rows: Rows | None = None
+    _ahead: Asked | None = None
+    _staleness = 0
+    """Optimizer steps since the weights that sampled the present rollout."""
     _cache_counts: Mapping[str, tuple[float, float]] = MappingProxyType({})
 
+    def get_batch_samples(self: Any, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
+        """As transformers'; with `rollouts_ahead` the rows of the next rollout are read besides."""
+        if self.lookahead is not None:
+            epoch_iterator = iter(self.lookahead.take(epoch_iterator, num_batches))
+        return super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+
     def _tokenize_prompts(self: Any, prompts: list[Any]) -> Any:
-        self._asked = prompts
+        self._prompts = prompts
         return super()._tokenize_prompts(prompts)  # type: ignore[misc]
 
     def _generate_single_turn(
         self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **how: Any
     ) -> Any:
-        """(token ids, logprobs) per prompt. A request is sent for each run of equal prompts in this process's slice."""
+        """(token ids, logprobs) per prompt, asked now or ahead; and the next rollout is asked, with `rollouts_ahead`."""
         if self.server is None:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
+        asked = self._ahead or self._ask(self._prompts, num_generations, self.resample_round)
+        began = time.monotonic()
+        completions, logprobs = [], []
+        for (start, _), reply in zip(asked.runs, asked.replies, strict=True):
+            check_prompt(reply["prompt_token_ids"], prompt_ids[start])
+            for choice in sorted(reply["choices"], key=lambda choice: choice["index"]):
+                completions.append(choice["token_ids"])
+                logprobs.append([token["logprob"] for token in choice["logprobs"]["content"]])
+        self._metrics["train"]["sampling/wait_seconds"].append(time.monotonic() - began)
+        self._staleness = self.state.global_step - asked.step
+        self._metrics["train"]["sampling/staleness"].append(self._staleness)
+        # Until no process has a request in flight: all are counted, and the weights may change.
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            self._log_cache_hits()
+        self._ahead = None
+        if self._next_rows is not None:
+            self._ahead = self._ask(prompts_of(self._next_rows), num_generations, "ahead")
+        return completions, logprobs
+
+    def _ask(self: Any, prompts: Sequence[Any], num_generations: int, asking: int | str) -> Asked:
+        """Send a request for each run of equal prompts in this process's slice, to a server with the present weights."""
         if self._served_step != self.state.global_step:
             self._sync()
-        first = self.accelerator.process_index * len(prompt_ids)
-        runs = group_runs(first, len(prompt_ids), num_generations)
+        first = self.accelerator.process_index * len(prompts)
+        runs = group_runs(first, len(prompts), num_generations)
         requests = [
             {
                 "model": MODEL,
-                "messages": served_messages(self._asked[start]),
+                "messages": served_messages(prompts[start]),
                 "n": stop - start,
-                "seed": self._rollout_seed((first + start) // num_generations) + (first + start) % num_generations,
+                "seed": self._rollout_seed(asking, (first + start) // num_generations)
+                + (first + start) % num_generations,
                 "max_tokens": self.max_completion_length,
                 "temperature": self.temperature,
                 "top_p": self.top_p,
@@ -157,30 +222,25 @@ class ServedRollouts:
             }
             for start, stop in runs
         ]
-        completions, logprobs = [], []
-        with ThreadPoolExecutor(AT_ONCE) as pool:
-            for (start, _), reply in zip(runs, pool.map(self._ask, requests), strict=True):
-                check_prompt(reply["prompt_token_ids"], prompt_ids[start])
-                for choice in sorted(reply["choices"], key=lambda choice: choice["index"]):
-                    completions.append(choice["token_ids"])
-                    logprobs.append([token["logprob"] for token in choice["logprobs"]["content"]])
-        if self.accelerator.is_main_process:
-            self._log_cache_hits()
-        return completions, logprobs
+        replies = self.requests.map(functools.partial(self._post, "/v1/chat/completions"), requests)
+        return Asked(runs, replies, self.state.global_step)
 
     def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        if self.lookahead is not None:
+            self._next_rows = self.lookahead.after(inputs, self.state.max_steps - self.state.global_step)
         output: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
         drift = self._metrics["train"].get("sampling/sampling_logp_difference/mean", [0.0])[-1]
-        if self.server is not None and drift > MAX_DRIFT:
+        # What older weights sampled differs by what was learned since, which is no fault; the alarm `drift` judges it.
+        if self.server is not None and drift > MAX_DRIFT and not self._staleness:
             raise UserError(
                 f"step {self.state.global_step}: the rollouts' logprobs are {drift:.2f} nats per token away from the trainer's "
                 f"(limit {MAX_DRIFT}): vLLM does not compute this model as transformers does; use rollouts: transformers"
             )
         return output
 
-    def _rollout_seed(self: Any, group: int) -> int:
-        """A seed for one group's request: the same on every attempt and for any number of processes."""
-        place = f"{rollout_place(self)}/{self.resample_round}/{group}"
+    def _rollout_seed(self: Any, asking: int | str, group: int) -> int:
+        """A seed for one group's request: the same whenever it is asked again and for any number of processes."""
+        place = f"{rollout_place(self)}/{asking}/{group}"
         return int.from_bytes(hashlib.sha256(place.encode()).digest()[:6], "big")
 
     def _sync(self: Any) -> None:
@@ -205,9 +265,6 @@ class ServedRollouts:
                 ratio = (hits - hits_before) / (queries - queries_before)
                 self._metrics["train"][f"sampling/{cache}_cache_hit_ratio"].append(ratio)
         self._cache_counts = counts
-
-    def _ask(self: Any, request: dict[str, Any]) -> Any:
-        return self._post("/v1/chat/completions", request)
 
     def _post(self: Any, path: str, body: dict[str, Any] | None = None) -> Any:
         """What the server answers.
@@ -236,6 +293,11 @@ def rollout_place(trainer: Any) -> str:
         trainer._step % trainer.args.gradient_accumulation_steps
     )  # One optimizer step may take several rollouts.
     return f"{trainer.args.seed}/{trainer.state.global_step}/{of_its_step}"
+
+
+def prompts_of(rows: Rows) -> list[Any]:
+    """The prompts that TRL makes of rows with an image each."""
+    return [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows]
 
 
 def group_runs(first: int, length: int, num_generations: int) -> list[tuple[int, int]]:

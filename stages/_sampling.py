@@ -16,10 +16,9 @@ from typing import Any
 
 import torch
 from accelerate.utils import gather
-from trl.data_utils import prepare_multimodal_messages
 from trl.trainer.utils import nanstd
 
-from stages._rollouts import rollout_place
+from stages._rollouts import prompts_of, rollout_place
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class DynamicSampling:
 
     def _own_groups(self: Any, inputs: list[dict[str, Any]]) -> list[list[Sample]]:
         """Completions and rewards of this process's rows, group by group."""
-        prompts = [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in inputs]
+        prompts = prompts_of(inputs)
         prompt_ids, completion_ids, _, completions, logprobs, _, images, _ = self._generate(prompts)
         rewards = self._calculate_rewards(inputs, prompts, completions, completion_ids)
         first = self.accelerator.process_index * len(inputs)

@@ -154,7 +154,8 @@ def describe(config: RunConfig, run: RunDir, name: str) -> str:
         lines.append(f"  learning rates: {', '.join(f'{part} {rate}' for part, rate in stage.learning_rates.items())}")
     if stage.reward_funcs:
         lines.append(f"  rewards: {', '.join(stage.reward_funcs)}")
-        lines.append(f"  rollouts: {stage.rollouts}   dynamic sampling: {stage.dynamic_sampling or 'no'}")
+        ahead = ", one ahead" if stage.rollouts_ahead else ""
+        lines.append(f"  rollouts: {stage.rollouts}{ahead}   dynamic sampling: {stage.dynamic_sampling or 'no'}")
     if clip:
         lines.append(f"  clip range: 1 - {clip[0]} to 1 + {clip[1]}")
     lines += [f"  trainer.{key}: {value}" for key, value in stage.trainer.items()]

@@ -75,7 +75,45 @@ def test_a_stage_samples_from_a_server_that_has_its_weights(small: Small, whole_
 
 
 @needs_vllm
-def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(tmp_path: Path, repo_root: Path) -> None:
+def test_a_stage_has_its_next_rollout_sampled_while_it_trains(small: Small, whole_run: tuple[RunDir, str]) -> None:
+    """On two processes, a group lying on both; the stage is asked to stop while its server samples, and goes on."""
+    run = small.copy_of("small", "ahead", "base", "cot", PARENT)
+    words = (
+        *QUICK,
+        f"stages.{STAGE}.rollouts=vllm",
+        f"stages.{STAGE}.rollouts_ahead=true",
+        f"stages.{STAGE}.split=train[:36]",  # One epoch: three prompts a step.
+        f"stages.{STAGE}.freeze=[]",
+        f"stages.{STAGE}.trainer.max_steps=12",
+        f"stages.{STAGE}.trainer.per_device_train_batch_size=6",
+        f"stages.{STAGE}.trainer.learning_rate=3e-3",
+        "launch.num_processes=2",
+        "launch.rollout_flags={block-size: 32, logprobs-mode: raw_logprobs}",
+    )
+    halfway = run.phase(STAGE) / "checkpoint-2" / "complete"
+    small.end_when(halfway.exists, signal.SIGTERM, "stages.grpo", "--stage", "2", *words, name="ahead")
+    assert small.processes("ahead", wait=20) == []
+    before = len(logged(run))
+    assert 2 <= before < 12
+    small.run("stages.grpo", "--stage", "2", *words, name="ahead")
+    assert small.processes("ahead", wait=20) == []
+    rows = logged(run)
+    assert steps(run, STAGE) == list(range(1, 13))
+    # The first rollout of a process is of the present weights; those after it are an update behind.
+    assert [row["sampling/staleness"] for row in rows] == [0, *[1] * (before - 1), 0, *[1] * (11 - before)]
+    for row in rows:
+        apart = row["sampling/sampling_logp_difference/max"]
+        assert apart > LIMIT if row["sampling/staleness"] else apart <= LIMIT
+        assert row["sampling/image_cache_hit_ratio"] == 1 / 4  # Three pictures in four requests.
+        assert row["sampling/prefix_cache_hit_ratio"] == pytest.approx(found_of_prompts(rows[0], 12))
+    assert run.record(STAGE)["status"] == "complete"
+
+
+@needs_vllm
+@pytest.mark.parametrize("words", [[], ["--ahead", "--rows", "6"]], ids=["", "ahead"])
+def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(
+    words: list[str], tmp_path: Path, repo_root: Path
+) -> None:
     """A random Idefics3 whose images are cut into tiles, which TRL's own server mode cannot do."""
     made = subprocess.run(
         [sys.executable, "-c", TILED, str(tmp_path / "tiled")], cwd=repo_root, timeout=200, check=False
@@ -88,12 +126,15 @@ def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(tmp_path
         str(tmp_path / "tiled"),
         "--flags",
         '{"block-size": 32}',
+        *words,
     ]
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert max(found["logprobs"]) <= LIMIT
+    assert max(found["logprobs"]) <= 1e-5  # By the weights that sampled them.
     assert len(found["logprobs"]) == 3
+    assert found["staleness"] == ([0, 1, 1] if words else [0, 0, 0])
+    assert [drift > LIMIT for drift in found["drift"]] == [age > 0 for age in found["staleness"]]
     assert found["greedy"]
     assert found["moved"] > LIMIT
     assert found["image_tokens"] == 5 * 4  # Four tiles and the whole, four tokens each.

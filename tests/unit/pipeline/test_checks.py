@@ -195,8 +195,10 @@ RULES = [
     (["stages.3.trainer.use_vllm=true"], [f"{S3}.trainer.use_vllm", "issue 6294", "set the stage's rollouts: vllm"]),
     (["stages.3.trainer={use_vllm: true, vllm_mode: server}"], [f"{S3}.trainer.use_vllm", "tiled images"]),
     (["stages.3.rollouts=vlm"], [f"{S3}.rollouts: 'vlm'", "transformers, vllm", "did you mean vllm?"]),
-    (["stages.1.rollouts=vllm"], ["stage1_sft.rollouts, dynamic_sampling: sft samples nothing"]),
-    (["stages.1.dynamic_sampling=2"], ["stage1_sft.rollouts, dynamic_sampling: sft samples nothing"]),
+    (["stages.1.rollouts=vllm"], ["stage1_sft.rollouts, rollouts_ahead, dynamic_sampling: sft samples nothing"]),
+    (["stages.1.dynamic_sampling=2"], ["stage1_sft.rollouts, rollouts_ahead, dynamic_sampling: sft samples nothing"]),
+    (["stages.1.rollouts_ahead=true"], ["stage1_sft.rollouts, rollouts_ahead, dynamic_sampling: sft samples nothing"]),
+    (["stages.3.rollouts_ahead=true"], [f"{S3}.rollouts_ahead: true needs a server", "set rollouts: vllm"]),
     (["stages.3.dynamic_sampling=-1"], [f"{S3}.dynamic_sampling: -1", "0 (off)"]),
     (
         ["stages.3.dynamic_sampling=1", "stages.3.trainer.per_device_train_batch_size=4", "launch.num_processes=2"],
@@ -332,6 +334,14 @@ def test_a_rollout_server_needs_vllm(installed: bool, monkeypatch: pytest.Monkey
             "generation_kwargs: is not sent"
             in problems("stages.3.rollouts=vllm", "stages.3.trainer.generation_kwargs={top_p: 0.9}")[0]
         )
+        ahead = ("stages.3.rollouts=vllm", "stages.3.rollouts_ahead=true")
+        assert problems(*ahead) == []
+        assert (
+            f"{S3}.rollouts_ahead: true cannot go with dynamic_sampling 2"
+            in problems(*ahead, "stages.3.dynamic_sampling=2")[0]
+        )
+        uncorrected = "stages.3.trainer.vllm_importance_sampling_correction=false"
+        assert "what older weights sampled" in problems(*ahead, uncorrected)[0]
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import base64
 import io
+import itertools
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -12,7 +17,8 @@ from PIL import Image
 from pipeline.config import load
 from pipeline.errors import UserError
 from stages import _rollout_server
-from stages._rollouts import cache_counts, check_prompt, group_runs, served_messages
+from stages._lookahead import Lookahead
+from stages._rollouts import MAX_DRIFT, ServedRollouts, cache_counts, check_prompt, group_runs, served_messages
 from stages._sampling import further_rows
 from stages._weights import merged_weights
 
@@ -128,3 +134,122 @@ vllm:mm_cache_hits_total 7.0
 """
     assert cache_counts(metrics) == {"prefix": (80.0, 160.0), "image": (7.0, 8.0)}
     assert cache_counts("") == {"prefix": (0.0, 0.0), "image": (0.0, 0.0)}
+
+
+class _OneTurn:
+    """What of a rollout trl.GRPOTrainer does around what asks the server."""
+
+    def get_batch_samples(self, epoch: Any, count: int, device: Any) -> list[Any]:
+        return list(itertools.islice(epoch, count))
+
+    def _tokenize_prompts(self: Any, prompts: list[Any]) -> Any:
+        return [[7]] * len(prompts), None, {}
+
+    def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        ids, images, fields = self._tokenize_prompts([row["prompt"] for row in inputs])
+        completions, _ = self._generate_single_turn(ids, images, fields, 2)
+        self._metrics["train"]["sampling/sampling_logp_difference/mean"].append(self.drift)
+        return {"completion_ids": completions}
+
+
+class _Trainer(ServedRollouts, _OneTurn):
+    """Trains on rollouts of a server that is not there, and notes what it does. A prompt is a row's name."""
+
+    server = "http://nowhere"
+    max_completion_length = temperature = top_p = top_k = min_p = repetition_penalty = eos_token_ids = 1
+    num_generations = 2
+
+    def __init__(self, rollouts: str, fails: str = "", drift: float = 0.0) -> None:
+        model = SimpleNamespace(config=SimpleNamespace(image_token_id=5))
+        self.accelerator = SimpleNamespace(
+            process_index=0,
+            is_main_process=True,
+            wait_for_everyone=lambda: self.done.append("none in flight"),
+            unwrap_model=lambda _: model,
+        )
+        self.model, self.fails, self.drift = model, fails, drift
+        self.state = SimpleNamespace(global_step=0, max_steps=len(rollouts))
+        self.args = SimpleNamespace(seed=0, gradient_accumulation_steps=1)
+        self._step, self.chat_template_kwargs = 0, {}
+        self._metrics: Any = {"train": defaultdict(list)}
+        self.requests = ThreadPoolExecutor(1)
+        self.done: list[str] = []
+        self.seeds: dict[str, int] = {}
+        self.epoch = iter([[{"prompt": name, "image": None}] * 2 for name in rollouts])
+
+    def _sync(self) -> None:
+        self.done.append(f"weights {self.state.global_step}")
+        self._served_step = self.state.global_step
+
+    def _post(self, path: str, body: Any = None) -> Any:
+        name = body["messages"]
+        self.seeds[name] = body["seed"]
+        self.done.append(f"ask {name}")
+        if name == self.fails:
+            raise UserError("the server said no")
+        choices = [
+            {"index": at, "token_ids": [1], "logprobs": {"content": [{"logprob": 0.0}]}} for at in range(body["n"])
+        ]
+        return {"prompt_token_ids": [7], "choices": choices}
+
+    def _log_cache_hits(self) -> None:
+        self.done.append("collected")
+
+    def train(self) -> list[str]:
+        for _ in range(self.state.max_steps):
+            (rows,) = self.get_batch_samples(self.epoch, 1, None)
+            self._generate_and_score_completions(rows)
+            self.requests.submit(lambda: None).result()  # What was asked ahead is asked now, not at some moment.
+            self.done.append("train")
+            self.state.global_step += 1
+            self._step += 1
+        return self.done
+
+
+@pytest.fixture
+def _plain_prompts(monkeypatch):
+    """Rows' names as prompts, and as what is sent for them."""
+    monkeypatch.setattr("stages._rollouts.prompts_of", lambda rows: [row["prompt"] for row in rows])
+    monkeypatch.setattr("stages._rollouts.served_messages", lambda prompt: prompt)
+
+
+@pytest.mark.usefixtures("_plain_prompts")
+def test_weights_change_only_between_a_rollout_and_the_asking_for_the_next():
+    trainer = _Trainer("ABC")
+    trainer.lookahead = Lookahead(per_rollout=1, per_step=1)
+    first = ["weights 0", "ask A", "none in flight", "collected", "ask B", "train"]
+    second = ["none in flight", "collected", "weights 1", "ask C", "train"]
+    assert trainer.train() == [*first, *second, "none in flight", "collected", "train"]
+    assert trainer._metrics["train"]["sampling/staleness"] == [0, 1, 1]
+    assert len(set(trainer.seeds.values())) == 3
+
+
+@pytest.mark.usefixtures("_plain_prompts")
+def test_without_rollouts_ahead_each_rollout_is_asked_with_the_present_weights():
+    trainer = _Trainer("AB")
+    assert trainer.train() == [
+        *("weights 0", "ask A", "none in flight", "collected", "train"),
+        *("weights 1", "ask B", "none in flight", "collected", "train"),
+    ]
+    assert trainer._metrics["train"]["sampling/staleness"] == [0, 0]
+
+
+@pytest.mark.usefixtures("_plain_prompts")
+def test_what_the_server_refused_ahead_is_raised_when_it_is_collected():
+    trainer = _Trainer("ABC", fails="B")
+    trainer.lookahead = Lookahead(per_rollout=1, per_step=1)
+    with pytest.raises(UserError, match="the server said no"):
+        trainer.train()
+    assert trainer.done[-2:] == ["ask B", "train"]
+
+
+@pytest.mark.usefixtures("_plain_prompts")
+def test_the_limit_of_logprobs_holds_for_rollouts_of_the_present_weights():
+    with pytest.raises(UserError, match="step 0: the rollouts' logprobs are 0"):
+        _Trainer("A", drift=2 * MAX_DRIFT).train()
+    trainer = _Trainer("AB", drift=2 * MAX_DRIFT)
+    trainer._ahead = trainer._ask(["A", "A"], 2, "ahead")
+    trainer.state.global_step = 1
+    (rows,) = trainer.get_batch_samples(trainer.epoch, 1, None)
+    trainer._generate_and_score_completions(rows)  # What older weights sampled may differ.
+    assert trainer._staleness == 1

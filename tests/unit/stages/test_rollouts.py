@@ -18,7 +18,8 @@ from pipeline.config import load
 from pipeline.errors import UserError
 from stages import _rollout_server
 from stages._lookahead import Lookahead
-from stages._rollouts import MAX_DRIFT, ServedRollouts, cache_counts, check_prompt, group_runs, served_messages
+from stages._rollout_requests import cache_counts, check_prompt, group_runs, served_messages
+from stages._rollouts import MAX_DRIFT, ServedRollouts
 from stages._sampling import further_rows
 from stages._weights import merged_weights
 

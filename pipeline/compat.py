@@ -1,4 +1,4 @@
-"""Cures for library combinations that break on import, in one place. Nothing is imported until a function is called."""
+"""Cures for what libraries do otherwise than a stage needs, in one place. Nothing is imported until a function is called."""
 
 from __future__ import annotations
 
@@ -32,3 +32,15 @@ def hide_vllm_from_trl() -> None:
     from trl import import_utils
 
     import_utils.is_vllm_available = lambda min_version=None: False
+
+
+def score_labels_alone() -> None:
+    """Let TRL's fused head on a CPU score only the positions that have a label, as it does on a GPU.
+
+    Without Triton it scores all of them, those of prompt and image too, because some accelerators would compile anew for each
+    number of labels; the loss and the gradients are the same. Every model of this process is concerned.
+    """
+    from trl.trainer import utils
+
+    with_triton = utils._use_triton  # Asked in `add_fused_lm_head` alone, and about nothing else.
+    utils._use_triton = lambda device: device.type == "cpu" or with_triton(device)

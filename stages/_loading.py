@@ -127,9 +127,12 @@ def bitsandbytes(bits: str, dtype: str) -> Any:
     )
 
 
-def prepare(model: torch.nn.Module, work: Work) -> None:
+def prepare(trainer: Any, work: Work) -> None:
     """What a stage does to the trainer's model before training: hold parts fixed, keep trained weights in float32."""
+    model = trainer.model
     freeze(model, work.stage.freeze)
+    if not (trainer.args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+        end_backward_at_trained_weights(model)
     if work.config.model.quantization is not None:  # TRL makes these adapters bf16, where small steps are rounded away.
         for parameter in model.parameters():
             if parameter.requires_grad:
@@ -152,3 +155,18 @@ def freeze(model: torch.nn.Module, parts: list[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {parts} leaves nothing to train")
+
+
+def end_backward_at_trained_weights(model: Any) -> None:
+    """Let backward end where nothing before it trains, with gradient checkpointing too; the gradients are the same.
+
+    Whenever transformers turns checkpointing on, it makes the outputs of all embeddings ask for gradients, the vision tower's
+    too: a frozen tower would be recomputed and gone through backward for nothing. Only reentrant checkpointing needs it. TRL's
+    GRPO trainer turns checkpointing off and on around each rollout, and every time the hooks would be one more.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # Below adapters.
+    base.disable_input_require_grads()
+    base.enable_input_require_grads = _nothing
+
+
+def _nothing() -> None: ...

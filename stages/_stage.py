@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline import command_line
 from pipeline.checks_trainer import clip_range, prompts_per_rollout, world_size
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
 from pipeline.errors import UserError
 from pipeline.handoff import COMPLETE, TRAINED, parent_checkpoint
 from pipeline.phases import differences, parent_of, stale_reasons, start_record
@@ -46,6 +46,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
         with as_worker():
             declare_torchvision_ops()  # Before transformers and trl are imported.
             hide_vllm_from_trl()
+            score_labels_alone()
             train(work)
         return 0
     if arguments.dry_run:

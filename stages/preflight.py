@@ -21,7 +21,7 @@ from typing import Any
 from pipeline import command_line
 from pipeline.checks_adapters import unshared
 from pipeline.checks_trainer import world_size
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
 from pipeline.errors import UserError
 from pipeline.forecast import Asking, forecast
 from pipeline.forecast_text import forecast_table
@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with as_worker():
             declare_torchvision_ops()
             hide_vllm_from_trl()
+            score_labels_alone()
             from stages._tries import work_through
 
             work_through(config, run, arguments.only.split(","))

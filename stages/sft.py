@@ -31,7 +31,7 @@ def train(work: Work) -> None:
         peft_config=_loading.peft_config(work),
         quantization_config=_loading.quantization_config(work),
     )
-    _loading.prepare(trainer.model, work)
+    _loading.prepare(trainer, work)
     _learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
     _validation.add(trainer, work, parent, task, _journal.add_journal(trainer, work))
     _training.train(trainer, work)

@@ -24,7 +24,8 @@ def count_rollout(trainer: Any, rollout: Batch) -> None:
         trainer: a trl.GRPOTrainer.
         rollout: what `_generate_and_score_completions` gave: this rank's share.
     """
-    _count_images(trainer, torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1), rollout)
+    ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1)
+    _tell_images(trainer, _sums(trainer, _image_figures(trainer, ids, rollout), ids))
     metrics = _metrics(trainer)
     rows = len(rollout["prompt_ids"]) * trainer.accelerator.num_processes
     texts = [completion_text(completion) for completion in list(trainer._logs["completion"])[-rows:]]  # Of all ranks.
@@ -35,18 +36,19 @@ def count_rollout(trainer: Any, rollout: Batch) -> None:
 
 
 def count_supervised(trainer: Any, batch: Batch) -> None:
-    """Count one batch of supervised training, before its loss.
+    """Count one batch of supervised training.
 
     Args:
         trainer: a trl.SFTTrainer.
         batch: this rank's `input_ids` and `labels`, both (rows, tokens), and what the processor gave for the images.
     """
-    _count_images(trainer, batch["input_ids"], batch)
+    ids = batch["input_ids"]
     supervised = (batch["labels"] != -100).sum(dim=1)
-    figures = torch.stack([supervised.sum(), (supervised == 0).sum(), supervised.new_tensor(len(supervised))])
-    tokens, empty, rows = trainer.accelerator.reduce(figures, reduction="sum").tolist()
+    figures = [supervised.sum(), (supervised == 0).sum(), *_image_figures(trainer, ids, batch)]
+    tokens, empty, *images = _sums(trainer, figures, ids)
+    _tell_images(trainer, images)
     _metrics(trainer)["labels/tokens"].append(tokens)
-    _metrics(trainer)["labels/empty_ratio"].append(empty / rows)
+    _metrics(trainer)["labels/empty_ratio"].append(empty / images[0])
 
 
 def duplicate_ratio(texts: Sequence[str], group: int) -> float:
@@ -55,8 +57,10 @@ def duplicate_ratio(texts: Sequence[str], group: int) -> float:
     return sum(len(one) - len(set(one)) for one in groups) / max(1, len(texts) - len(groups))
 
 
-def image_features(batch: Batch, config: Any) -> int | None:
+def image_features(batch: Batch, config: Any) -> torch.Tensor | int | None:
     """How many features the images of a batch have, which is how many image tokens its rows must hold.
+
+    The number stays on the batch's device where it is counted there.
 
     Args:
         batch: what the processor gave.
@@ -69,28 +73,43 @@ def image_features(batch: Batch, config: Any) -> int | None:
     if pixels is None:
         return 0
     if "image_grid_thw" in batch:
-        return int(batch["image_grid_thw"].prod(dim=-1).sum()) // config.vision_config.spatial_merge_size**2
+        patches: torch.Tensor = batch["image_grid_thw"].prod(dim=-1).sum()
+        return patches // config.vision_config.spatial_merge_size**2
     if pixels.dim() == 5:  # (rows, tiles, channels, height, width); Idefics3 takes a tile of zeros for padding.
-        tiles = int((pixels != 0).flatten(2).any(dim=2).sum())
+        tiles: torch.Tensor = (pixels != 0).flatten(2).any(dim=2).sum()
         height, width = (side // config.vision_config.patch_size for side in pixels.shape[-2:])
-        return int(tiles * height * width // config.scale_factor**2)
+        return tiles * height * width // config.scale_factor**2
     if pixels.dim() == 4 and hasattr(config, "image_seq_length"):
         return int(len(pixels) * config.image_seq_length)
     return None
 
 
-def _count_images(trainer: Any, ids: torch.Tensor, batch: Batch) -> None:
-    """Every row has one image: does it reach the model, and do tokens and features fit?"""
+def _image_figures(trainer: Any, ids: torch.Tensor, batch: Batch) -> list[torch.Tensor | float]:
+    """Of this rank: rows, rows whose image does not reach the model, image tokens, by how many they miss the features."""
     config = trainer.accelerator.unwrap_model(trainer.model).config
     tokens = (ids == config.image_token_id).sum(dim=1)
     features = image_features(batch, config)
-    dropped = int((tokens == 0).sum()) if batch.get("pixel_values") is not None else len(ids)
-    astray = math.nan if features is None else abs(int(tokens.sum()) - features)
-    figures = torch.tensor([len(ids), dropped, int(tokens.sum()), astray], dtype=torch.float64, device=ids.device)
-    rows, dropped, held, astray = trainer.accelerator.reduce(figures, reduction="sum").tolist()
+    dropped = (tokens == 0).sum() if batch.get("pixel_values") is not None else len(ids)
+    return [len(ids), dropped, tokens.sum(), math.nan if features is None else abs(tokens.sum() - features)]
+
+
+def _tell_images(trainer: Any, figures: Sequence[float]) -> None:
+    rows, dropped, held, astray = figures
     _metrics(trainer)["images/dropped_ratio"].append(dropped / rows)
     if not math.isnan(astray):
         _metrics(trainer)["images/token_mismatch_ratio"].append(astray / max(1, held))
+
+
+def _sums(trainer: Any, figures: Sequence[torch.Tensor | float], like: torch.Tensor) -> list[float]:
+    """Figures summed over all ranks. One transfer for all of them: each waits for whatever a GPU has yet to compute."""
+    vector = torch.stack(
+        [
+            one.double() if isinstance(one, torch.Tensor) else like.new_full((), one, dtype=torch.float64)
+            for one in figures
+        ]
+    )
+    sums: list[float] = trainer.accelerator.reduce(vector, reduction="sum").tolist()
+    return sums
 
 
 def _metrics(trainer: Any) -> Any:

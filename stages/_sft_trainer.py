@@ -14,5 +14,6 @@ class Trainer(SFTTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """TRL's loss; see there."""
-        _monitor.count_supervised(self, inputs)
-        return super().compute_loss(model, inputs, *args, **kwargs)
+        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        _monitor.count_supervised(self, inputs)  # Here, where TRL has just waited for the device to count its own.
+        return loss

@@ -120,7 +120,7 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    image = ImageOps.exif_transpose(image)
+    ImageOps.exif_transpose(image, in_place=True)  # It would copy a picture that is upright.
     if image.mode.startswith("I"):
         # convert() clips at 255, which turns a 16-bit picture white. Mode I may also hold plain 8-bit values.
         deep = image.mode != "I" or image.getextrema()[1] > 255  # type: ignore[operator]

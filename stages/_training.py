@@ -28,6 +28,9 @@ from stages._stopping import Stop
 if TYPE_CHECKING:
     from datasets import Dataset
 
+SHARED_MEMORY = Path("/dev/shm")
+ROOM_FOR_BATCHES = 4 * 2**30
+
 
 def start(work: Work) -> tuple[Path, Any, Task]:
     """What a training worker begins with: (parent checkpoint, processor, task)."""
@@ -76,6 +79,7 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
         "save_steps": cycle * max(1, 100 // cycle),
         "save_total_limit": 2,
         "logging_nan_inf_filter": False,  # It would log a NaN loss as the mean of those before.
+        "dataloader_num_workers": data_workers(),
     }
     if work.stage.algorithm == "sft":
         defaults["max_length"] = None  # Truncation would cut image tokens.
@@ -95,6 +99,18 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
     if use_cpu() and "WORLD_SIZE" in os.environ:
         owned["ddp_backend"] = "gloo"
     return {**defaults, **work.stage.trainer, **owned}
+
+
+def data_workers() -> int:
+    """How many processes open and process the pictures of the next batches while a GPU trains.
+
+    None on a CPU, whose cores train. Batches come through /dev/shm, which is small in a container unless one asks for more:
+    there a batch of many tiles would kill its worker.
+    """
+    if use_cpu() or not SHARED_MEMORY.is_dir() or shutil.disk_usage(SHARED_MEMORY).free < ROOM_FOR_BATCHES:
+        return 0
+    cores = len(os.sched_getaffinity(0)) // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+    return min(4, cores // 2)
 
 
 def train(trainer: Any, work: Work) -> None:

@@ -197,6 +197,7 @@ def _how_to_go_on(work: Work, logs: Path) -> str:
 def as_worker() -> Iterator[None]:
     """Be a worker: die with the launcher, write to this rank's log, heed the right signals, and own up to failing first."""
     die_with_parent(signal.SIGKILL)
+    os.register_at_fork(after_in_child=partial(die_with_parent, signal.SIGKILL))  # Data processes, which torch forks.
     starter = os.environ.get(STARTED_BY)
     if starter and not Path(f"/proc/{starter}").exists() and sys.platform == "linux":
         os._exit(1)  # It died before we asked to die with it.

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import yaml
 from small_runs import Small, steps, weights
@@ -116,3 +117,41 @@ def test_a_save_that_finds_no_room_fails_with_the_log_and_is_mended_by_the_same_
     assert list(run.phase(BASELINE).glob("checkpoint-*/complete")) == []
     small.run("stages.sft", "--stage", "baseline", name="full")
     assert weights(run, BASELINE) == weights(undisturbed, BASELINE)
+
+
+def test_data_processes_give_the_same_batches_before_and_after_a_kill(small: Small, whole_run: tuple[RunDir, str]):
+    undisturbed, _ = whole_run
+    run = small.copy_of("small", "forked", "base", "cot")
+    baseline = ("--stage", "baseline", "baseline.trainer.dataloader_num_workers=2")
+    data: list[psutil.Process] = []
+
+    def worker(entry: psutil.Process) -> psutil.Process:
+        (found,) = entry.children()
+        data.extend(found.children())
+        return found
+
+    saved = exists(run.phase(BASELINE) / "checkpoint-4" / "complete")
+    code, output = small.end_when(saved, signal.SIGKILL, "stages.sft", *baseline, name="forked", victim=worker)
+    assert code == 2, output
+    assert len(data) == 2
+    small.run("stages.sft", *baseline, name="forked")
+    assert steps(run, BASELINE) == steps(undisturbed, BASELINE)
+    assert weights(run, BASELINE) == weights(undisturbed, BASELINE)
+
+
+def test_ctrl_c_in_grpo_with_data_processes_leaves_none_and_the_same_command_goes_on(
+    small: Small, whole_run: tuple[RunDir, str]
+):
+    undisturbed, _ = whole_run
+    name = "stage2_grpo_format"
+    run = small.copy_of("small", "forked_grpo", "base", "cot", "stage1_sft")
+    stage = ("stages.grpo", "--stage", "2", "stages.stage2.trainer.dataloader_num_workers=2")
+
+    def a_step_is_taken() -> bool:
+        return bool(steps(run, name))
+
+    code, output = small.end_when(a_step_is_taken, signal.SIGINT, *stage, name="forked_grpo", group=True)
+    assert code == 130, output
+    small.run(*stage, name="forked_grpo")
+    assert steps(run, name) == steps(undisturbed, name)
+    assert weights(run, name) == weights(undisturbed, name)

@@ -270,3 +270,28 @@ def test_a_disk_that_will_hardly_do_is_told_before_the_first_step(work, monkeypa
         monkeypatch.setattr(_training.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))
         _training.warn_of_a_small_disk(trainer, work)
     assert "3 checkpoints and final/ of stage4_clip take about 400 MB, and 390 MB are free" in said[0]
+
+
+@pytest.mark.parametrize(
+    ("gpu", "cores", "processes", "free", "workers"),
+    [
+        (False, 64, 1, 64 * 2**30, 0),  # A CPU's cores all train.
+        (True, 64, 1, 64 * 2**30, 4),
+        (True, 16, 4, 64 * 2**30, 2),
+        (True, 1, 1, 64 * 2**30, 0),
+        (True, 64, 1, 64 * 2**20, 0),  # A container as it is by default: batches would not fit in /dev/shm.
+    ],
+)
+def test_data_processes_are_as_many_as_a_gpu_s_machine_bears(monkeypatch, gpu, cores, processes, free, workers):
+    monkeypatch.setattr(_training, "use_cpu", lambda: not gpu)
+    monkeypatch.setattr(_training.os, "sched_getaffinity", lambda process: set(range(cores)))
+    monkeypatch.setattr(_training.shutil, "disk_usage", lambda folder: SimpleNamespace(free=free))
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", str(processes))
+    assert _training.data_workers() == workers
+
+
+def test_a_stage_s_own_number_of_data_processes_is_kept(work, monkeypatch):
+    monkeypatch.setattr(_training, "data_workers", lambda: 4)
+    assert _training.trainer_arguments(work)["dataloader_num_workers"] == 4
+    work.stage.trainer["dataloader_num_workers"] = 1
+    assert _training.trainer_arguments(work)["dataloader_num_workers"] == 1

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
 
+import psutil
 import pytest
 
 from pipeline.errors import UserError
@@ -159,3 +161,24 @@ def test_the_lock_of_a_killed_build_is_deleted_and_that_of_a_living_one_is_not(t
         assert lock.exists()
     _extensions.clear_when_stale(lock, patience=0)
     assert not lock.exists()
+
+
+def test_a_process_that_a_worker_forks_dies_with_it(repo_root: Path):
+    """As torch forks data processes, which by themselves look every five seconds whether their parent lives."""
+    code = """
+import os, time
+from stages._workers import as_worker
+with as_worker():
+    forked = os.fork()
+    if forked:
+        print(forked, flush=True)
+    time.sleep(60)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CLGRPO")}
+    worker = subprocess.Popen([sys.executable, "-c", code], cwd=repo_root, env=environment, stdout=subprocess.PIPE)
+    assert worker.stdout is not None
+    forked = psutil.Process(int(worker.stdout.readline()))
+    time.sleep(0.2)
+    worker.kill()
+    worker.wait()
+    assert psutil.wait_procs([forked], timeout=2)[1] == []

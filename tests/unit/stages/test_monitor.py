@@ -89,6 +89,20 @@ def test_rows_without_a_supervised_token_are_counted():
     }
 
 
+def test_a_batch_s_figures_cross_ranks_and_leave_the_device_at_once(monkeypatch):
+    one = trainer()
+    sums: list[torch.Tensor] = []
+    one.accelerator.reduce = lambda figures, reduction: sums.append(figures) or figures
+    read: list[str] = []
+    for way in ("item", "tolist", "__bool__", "__int__", "__float__"):
+        real = getattr(torch.Tensor, way)
+        monkeypatch.setattr(torch.Tensor, way, lambda self, way=way, real=real: read.append(way) or real(self))
+    batch = {"input_ids": ids(4, 4), "labels": ids(4, 4), "pixel_values": torch.ones(2, 1, 3, 64, 64)}
+    _monitor.count_supervised(one, batch)
+    assert len(sums) == 1
+    assert read == ["tolist"]
+
+
 def test_features_are_counted_in_every_family_s_own_tensors():
     qwen = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))
     grid = {"pixel_values": torch.ones(24, 1176), "image_grid_thw": torch.tensor([[1, 4, 4], [1, 2, 4]])}

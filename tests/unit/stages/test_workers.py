@@ -182,3 +182,17 @@ with as_worker():
     worker.kill()
     worker.wait()
     assert psutil.wait_procs([forked], timeout=2)[1] == []
+
+
+def test_a_training_worker_scores_only_what_has_a_label_on_its_cpu(repo_root: Path):
+    code = """
+from stages import _stage
+def train(work):
+    import torch
+    from trl.trainer import utils
+    print("alone:", utils._use_triton(torch.device("cpu")))
+_stage.main("sft", "", train, ["--stage", "baseline", "--config", "demo", "--worker"])
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("CLGRPO")}
+    done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, env=environment, capture_output=True, text=True)
+    assert "alone: True" in done.stdout, done.stderr

@@ -193,9 +193,9 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
         score(trainer, batches[-1])  # Warm, and our comparison with TRL behind us.
     for _ in range(arguments.rounds):
         for trainer, batch, found in zip(both, batches, figures, strict=True):
-            scored = functools.partial(_add, found.setdefault("score", []), functools.partial(score, trainer, batch))
-            found.setdefault("peak", []).append(_peak(scored))
-            _add(found.setdefault("generate", []), functools.partial(generate, trainer, rows))
+            scored = functools.partial(add, found.setdefault("score", []), functools.partial(score, trainer, batch))
+            found.setdefault("peak", []).append(peak(scored))
+            add(found.setdefault("generate", []), functools.partial(generate, trainer, rows))
     if arguments.steps:
         for trainer, found in zip(both, figures, strict=True):
             trainer._buffered_inputs, trainer._step = None, 0
@@ -337,14 +337,14 @@ def now() -> float:
     return time.perf_counter()
 
 
-def _add(seconds: list[float], work: Callable[[], None]) -> None:
+def add(seconds: list[float], work: Callable[[], None]) -> None:
     """Do the work, and add the time it took."""
     begun = now()
     work()
     seconds.append(now() - begun)
 
 
-def _peak(work: Callable[[], Any]) -> float:
+def peak(work: Callable[[], Any]) -> float:
     """Most memory above what there was before, in MB: of the GPU, or resident of this process."""
     import torch
 

@@ -29,7 +29,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.grpo_step import SIZES as GRPO_SIZES
-from benchmarks.grpo_step import _add, _now, _peak, build
+from benchmarks.grpo_step import add, build, now, peak, point
 
 ROWS = 64
 QWEN = {**GRPO_SIZES["mini"], "family": "qwen2_5_vl", "tiny": {**GRPO_SIZES["mini"]["tiny"], "scale_factor": 2}}
@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.sft_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--points", nargs="*", type=_numbers, default=POINTS, help="B,P,C")
+    parser.add_argument("--points", nargs="*", type=point, default=POINTS, help="B,P,C")
     parser.add_argument("--size", choices=SIZES, default="mini")
     parser.add_argument("--vocabulary", type=int, help="tokens the head scores (default: the size's)")
     parser.add_argument("--pictures", nargs="*", default=["512x512"], help="WIDTHxHEIGHT, given to the rows in turn")
@@ -64,18 +64,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     columns += ["data of a batch, s", "peak, MB", "tokens/s of a step"]
     columns += ["step by the clock, s"] * bool(arguments.workers)
     print(f"| {' | '.join(columns)} |\n{'|---' * len(columns)}|")
-    for point in arguments.points:
+    for where in arguments.points:
         with tempfile.TemporaryDirectory() as scratch:
-            print(row(point, *(measured(point, Path(scratch), arguments))), flush=True)
+            print(row(where, *(measured(where, Path(scratch), arguments))), flush=True)
     return 0
 
 
-def _numbers(word: str) -> tuple[int, int, int]:
-    rows, prompt, completion = map(int, word.split(","))
-    return rows, prompt, completion
-
-
-def row(point: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, float]) -> str:
+def row(where: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, float]) -> str:
     """A line of the table."""
     cells = {}
     for key, places in {"step": 2, "loss": 2, "operations": 0, "data": 3, "peak": 0, "clock": 2}.items():
@@ -84,10 +79,10 @@ def row(point: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, f
             cells[key] = f"{theirs[key]:.{places}f} / {ours[key]:.{places}f} = **{ratio:.2f}**"
     rates = " / ".join(f"{one['tokens'] / one['step']:.0f}" for one in (theirs, ours))
     clock = [cells.pop("clock")] if "clock" in cells else []
-    return f"| {' | '.join([','.join(map(str, point)), *cells.values(), rates, *clock])} |"
+    return f"| {' | '.join([','.join(map(str, where)), *cells.values(), rates, *clock])} |"
 
 
-def measured(point: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
+def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """The figures of TRL and ours at a point."""
     from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
 
@@ -96,9 +91,9 @@ def measured(point: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
     size = copy.deepcopy(SIZES[arguments.size])
     if arguments.vocabulary:
         size["text"]["vocab_size"] = arguments.vocabulary
-    folder = build(size, point, scratch)
+    folder = build(size, scratch)
     figures: list[dict[str, list[float]]] = [{}, {}]
-    both = [made(ours, folder, scratch, point, arguments) for ours in (False, True)]
+    both = [made(ours, folder, scratch, where, arguments) for ours in (False, True)]
     batches = [batch(trainer) for trainer in both]
     for trainer in both:
         if arguments.checkpointing:
@@ -109,16 +104,16 @@ def measured(point: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
             with as_in_a_stage(ours):
                 if number == 0:
                     operations.append(counted(trainer, inputs))
-                timed = functools.partial(_add, found.setdefault("loss", []), functools.partial(loss, trainer, inputs))
-                found.setdefault("peak", []).append(_peak(timed))
-                _add(found.setdefault("data", []), functools.partial(batch, trainer))
+                timed = functools.partial(add, found.setdefault("loss", []), functools.partial(loss, trainer, inputs))
+                found.setdefault("peak", []).append(peak(timed))
+                add(found.setdefault("data", []), functools.partial(batch, trainer))
             if number == 0:  # Warm.
                 found.clear()
     del both, batches, trainer, inputs
     for _ in range(arguments.rounds):
         for ours, found in zip((False, True), figures, strict=True):
             with as_in_a_stage(ours):
-                for name, values in steps(made(ours, folder, scratch, point, arguments)).items():
+                for name, values in steps(made(ours, folder, scratch, where, arguments)).items():
                     found.setdefault(name, []).extend(values)
     if not arguments.workers:
         for found in figures:
@@ -142,7 +137,7 @@ def as_in_a_stage(ours: bool) -> Iterator[None]:
         yield
 
 
-def made(ours: bool, folder: Path, scratch: Path, point: tuple[int, int, int], arguments: argparse.Namespace) -> Any:
+def made(ours: bool, folder: Path, scratch: Path, where: tuple[int, int, int], arguments: argparse.Namespace) -> Any:
     """The trainer of a stage with its journal, or TRL's as a script has it, on the same rows."""
     from trl import SFTConfig, SFTTrainer
 
@@ -153,7 +148,7 @@ def made(ours: bool, folder: Path, scratch: Path, point: tuple[int, int, int], a
     from stages._sft_trainer import Trainer
 
     options = {
-        "per_device_train_batch_size": point[0],
+        "per_device_train_batch_size": where[0],
         "gradient_accumulation_steps": arguments.accumulate,
         "max_steps": arguments.steps,
         "learning_rate": 1e-6,
@@ -168,7 +163,7 @@ def made(ours: bool, folder: Path, scratch: Path, point: tuple[int, int, int], a
     work = Work(config, "stage1_sft", RunDir(scratch, config.name))
     work.folder.mkdir(parents=True, exist_ok=True)
     processor = _loading.load_processor(folder, config)
-    columns = rows(processor, scratch, point, arguments.pictures)
+    columns = rows(processor, scratch, where, arguments.pictures)
     how: dict[str, Any] = {
         "model": str(folder),
         "processing_class": processor,
@@ -195,13 +190,13 @@ def made(ours: bool, folder: Path, scratch: Path, point: tuple[int, int, int], a
     return trainer
 
 
-def rows(processor: Any, scratch: Path, point: tuple[int, int, int], pictures: list[str]) -> dict[str, list[Any]]:
+def rows(processor: Any, scratch: Path, where: tuple[int, int, int], pictures: list[str]) -> dict[str, list[Any]]:
     """The columns of a data set: texts of the point's lengths, and the paths of pictures."""
     from PIL import Image
 
     from pipeline.rows import user_turn
 
-    _, prompt, completion = point
+    _, prompt, completion = where
     shapes = [tuple(map(int, word.split("x"))) for word in pictures]
     paths = [scratch / f"{width}x{height}.jpg" for width, height in shapes]
     for (width, height), path in zip(shapes, paths, strict=True):
@@ -265,7 +260,7 @@ def steps(trainer: Any) -> dict[str, list[float]]:
 
     class Clock(TrainerCallback):
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            moments.append((_now(), time.perf_counter(), trainer._total_train_tokens))
+            moments.append((now(), time.perf_counter(), trainer._total_train_tokens))
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Clock())

@@ -106,7 +106,8 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
                     operations.append(counted(trainer, inputs))
                 timed = functools.partial(add, found.setdefault("loss", []), functools.partial(loss, trainer, inputs))
                 found.setdefault("peak", []).append(peak(timed))
-                add(found.setdefault("data", []), functools.partial(batch, trainer))
+                for _ in range(5):  # So short a time is told by several.
+                    add(found.setdefault("data", []), functools.partial(batch, trainer))
             if number == 0:  # Warm.
                 found.clear()
     del both, batches, trainer, inputs

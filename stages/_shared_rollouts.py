@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 from transformers import DynamicCache
-from transformers.cache_utils import DynamicLayer
 
+from stages._decoding import live_rows, plain, replaced
 from stages._groups import FIELDS, count_token, join_rows, same_rows, split_rows
 from stages._loading import image_token_id
 
@@ -48,7 +48,8 @@ class SharedRollouts:
         if not self.sharing:
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
         counts = None if images is None else [len(one or ()) for one in images]
-        with prefilled_once(plain(self.accelerator.unwrap_model(self.model)), counts):
+        model = plain(self.accelerator.unwrap_model(self.model))
+        with prefilled_once(model, counts), live_rows(model):
             return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
 
 
@@ -149,50 +150,8 @@ def prefilled_once(model: Any, images: Sequence[int] | None) -> Iterator[None]:
             fewer["position_ids"] = positions[..., firsts, :]  # Qwen-VL's have a dimension more.
         output = prefill(input_ids[firsts], generation_config, fewer, **how)
         output.past_key_values.batch_select_indices(back)
-        make_room(output.past_key_values, generation_config.max_length)
         output.logits = output.logits[:, -1:][back]
         return output
 
-    model._prefill = once
-    try:
+    with replaced(model, "_prefill", once):
         yield
-    finally:
-        del model._prefill
-
-
-class RoomyLayer(DynamicLayer):
-    """A layer of a cache that writes each new token into room set aside, where transformers' own copies all of them each time."""
-
-    keys: torch.Tensor
-    values: torch.Tensor
-    room: tuple[torch.Tensor, torch.Tensor]
-
-    def set_room(self, tokens: int) -> None:
-        """Set room aside for `tokens` tokens in all, those that are there among them."""
-        keys, values = (one.new_empty(*one.shape[:-2], tokens, one.shape[-1]) for one in (self.keys, self.values))
-        self.room, held = (keys, values), (self.keys, self.values)
-        self.keys, self.values = keys[..., :0, :], values[..., :0, :]
-        self.update(*held)
-
-    def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
-        """All keys and values, the new ones last: (rows, heads, tokens, width)."""
-        begun, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
-        keys, values = self.room
-        if self.keys.data_ptr() != keys.data_ptr() or end > keys.shape[-2]:  # Rows were selected since, or it is full.
-            return super().update(key_states, value_states)
-        keys[..., begun:end, :], values[..., begun:end, :] = key_states, value_states
-        self.keys, self.values = keys[..., :end, :], values[..., :end, :]
-        return self.keys, self.values
-
-
-def make_room(cache: DynamicCache, tokens: int) -> None:
-    """Let a cache take tokens up to `tokens` in all without copying those it has."""
-    for layer in cache.layers:
-        if type(layer) is DynamicLayer:
-            layer.__class__ = RoomyLayer
-            layer.set_room(tokens)
-
-
-def plain(model: Any) -> Any:
-    """The model within adapters of peft."""
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model

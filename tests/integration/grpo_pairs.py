@@ -206,16 +206,22 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     return max(float((one[name] - other[name]).norm() / one[name].norm().clamp(min=least)) for name in one)
 
 
-def tokens_of(by: Any, sample: bool) -> list[list[int]]:
-    """What a trainer writes to three prompts, four times each."""
+def tokens_of(by: Any, sample: bool, ends: list[int]) -> list[list[int]]:
+    """What a trainer writes to three prompts, four times each.
+
+    Args:
+        ends: tokens that end a completion, beside the model's own.
+    """
     torch.manual_seed(1)
-    by.generation_config.do_sample = sample
+    config = by.generation_config
+    before = config.do_sample, config.eos_token_id, config.max_new_tokens
+    config.do_sample, config.eos_token_id, config.max_new_tokens = sample, [*by.eos_token_ids, *ends], 24
     prompts = [
         prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows()[:3] for _ in range(GROUP)
     ]
     ids, images, fields = by._tokenize_prompts(prompts)
     completions: list[list[int]] = by._generate_single_turn(ids, images, fields, GROUP)[0]
-    by.generation_config.do_sample = True
+    config.do_sample, config.eos_token_id, config.max_new_tokens = before
     return completions
 
 

@@ -50,8 +50,10 @@ def test_log_probabilities_and_gradients_are_those_of_trl(pair: tuple[str, Path,
 
 def test_tokens_are_those_of_trl(pair: tuple[str, Path, Any, Any]):
     _, _, theirs, ours = pair
+    early = list(range(5, 384, 12))  # Completions end at many lengths, and leave the batch.
     for sample in (False, True):
-        assert pairs.tokens_of(ours, sample) == pairs.tokens_of(theirs, sample)
+        for ends in ([], early):
+            assert pairs.tokens_of(ours, sample, ends) == pairs.tokens_of(theirs, sample, ends)
 
 
 TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -76,6 +76,16 @@ def open_rgb(path: Path, max_pixels: int = MAX_PIXELS, longest_side: int | None 
         return _to_rgb(image)
 
 
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels as the header has them, before EXIF turns the picture.
+
+    Raises:
+        ImageError: as `open_rgb`, as far as the header shows it.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        return image.size
+
+
 def plain_jpeg(path: Path, longest_side: int) -> bytes | None:
     """The bytes of a JPEG that anyone decodes to the pixels `open_rgb` gives and that tells nothing but the picture: RGB
     or grey, upright, no longer than `longest_side`, whole to its end marker, without EXIF, XMP or comments. Else None.

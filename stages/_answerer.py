@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from transformers import GenerationConfig
 
 from pipeline.images import open_rgb
+from stages._decoding import live_rows
 from stages._loading import compute_dtype, image_token_id, load_model, load_processor
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
 
 
 class Answerer:
@@ -24,46 +32,85 @@ class Answerer:
         self.processor = load_processor(folder, config)
         self.model, _ = load_model(folder, config, compute_dtype(config), local_rank)
 
-    @torch.inference_mode()
     def __call__(
         self, prompt: str, examples: Any, max_new_tokens: int, sample: bool, seed: int
     ) -> list[tuple[str, int]]:
         """(text, number of tokens) per example; at temperature 1 without any truncation of the distribution when sampling."""
-        torch.manual_seed(seed % 2**63)
-        return generate(self.model, self.processor, prompt, examples, max_new_tokens, sample)
+        (answers,) = self.each([(prompt, examples, max_new_tokens, sample, seed)])
+        return answers
+
+    def each(self, batches: Iterable[tuple[str, Any, int, bool, int]]) -> Iterator[list[tuple[str, int]]]:
+        """What `__call__` says to each; while one batch is answered, the pictures of the next are made into tensors."""
+        read = ahead(lambda batch: (batch, tensors(self.processor, *batch[:2])), batches, 1)
+        for (_, _, max_new_tokens, sample, seed), inputs in read:
+            torch.manual_seed(seed % 2**63)
+            yield self._answer(inputs, max_new_tokens, sample)
+
+    @torch.inference_mode()
+    def _answer(self, inputs: Any, max_new_tokens: int, sample: bool) -> list[tuple[str, int]]:
+        how: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
+        return complete(self.model, self.processor.tokenizer, moved(inputs, self.model), max_new_tokens, **how)
 
 
-def generate(
-    model: Any, processor: Any, prompt: str, examples: Any, max_new_tokens: int, sample: bool = False
-) -> list[tuple[str, int]]:
-    """(text, number of tokens) that a model answers per example; greedy unless `sample`.
+def generate(model: Any, processor: Any, prompt: str, examples: Any, max_new_tokens: int) -> list[tuple[str, int]]:
+    """(text, number of tokens) that a model answers greedily per example.
 
     Args:
         model: in evaluation mode, on the device it is to run on.
         processor: padding on the left.
     """
+    inputs = moved(tensors(processor, prompt, examples), model)
+    return complete(model, processor.tokenizer, inputs, max_new_tokens)
+
+
+def tensors(processor: Any, prompt: str, examples: Any) -> Any:
+    """What a model reads of a prompt that is asked about each example's picture."""
     from pipeline.rows import user_turn
 
     text = processor.apply_chat_template(user_turn(prompt), add_generation_prompt=True)
     images = [[open_rgb(example.image)] for example in examples]
-    inputs = processor(
-        text=[text] * len(images), images=images, return_tensors="pt", padding=True, add_special_tokens=False
-    ).to(model.device, dtype=model.dtype)  # Only the pixels are floats.
-    how = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
-    return complete(model, processor.tokenizer, inputs, max_new_tokens, **how)
+    how = {"return_tensors": "pt", "padding": True, "add_special_tokens": False}
+    return processor(text=[text] * len(images), images=images, **how)
 
 
-def complete(model: Any, tokenizer: Any, inputs: Any, max_new_tokens: int, **how: Any) -> list[tuple[str, int]]:
+def moved(inputs: Any, model: Any) -> Any:
+    """What a processor made, as the model takes it; only pixels are floats."""
+    return inputs.to(model.device, dtype=model.dtype)
+
+
+def complete(
+    model: Any, tokenizer: Any, inputs: Any, max_new_tokens: int, processors: Sequence[Any] = (), **how: Any
+) -> list[tuple[str, int]]:
     """(text, number of tokens) with which a model goes on from `inputs`, (batch, length) padded on the left.
 
     Greedy, and without the penalties of the checkpoint's own generation config, unless `how` says otherwise.
     """
-    # Said in full, as rollouts are: a checkpoint's own generation config may penalise repetition (Qwen2.5-VL's does).
-    settings: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0, **how}
+    # Said in full, as rollouts are: a checkpoint's own generation config may penalise repetition (Qwen2.5-VL's does). Said as an
+    # object: given words, generate builds and prints a default configuration of the model at every call.
     image_token = image_token_id(model)
-    if image_token is not None:
-        settings["suppress_tokens"] = [image_token]  # A model near random would write it.
-    tokens = model.generate(**inputs, max_new_tokens=max_new_tokens, **settings)[:, inputs["input_ids"].shape[1] :]
+    asked = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        suppress_tokens=None if image_token is None else [image_token],  # A model near random would write it.
+        **{"do_sample": False, "repetition_penalty": 1.0, **how},
+    )
+    with live_rows(model):
+        written = model.generate(**inputs, generation_config=asked, logits_processor=[*processors])
+    tokens = written[:, inputs["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     lengths = (tokens != tokenizer.pad_token_id).sum(dim=1).tolist()
     return list(zip(texts, lengths, strict=True))
+
+
+def ahead(make: Callable[[Given], Made], given: Iterable[Given], count: int) -> Iterator[Made]:
+    """What `make` makes of each, in order, made in a thread up to `count` ahead of its use.
+
+    One thread makes them: a fast tokenizer serves one at a time.
+    """
+    with ThreadPoolExecutor(1) as maker:
+        made: deque[Future[Made]] = deque()
+        for one in given:
+            made.append(maker.submit(make, one))
+            if len(made) > count:
+                yield made.popleft().result()
+        while made:
+            yield made.popleft().result()

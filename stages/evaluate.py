@@ -198,14 +198,19 @@ def answer_all(work: Work) -> None:
     mine = [batch for batch in _batches(config, work.name, task)[rank::world] if not _answered(batch, done)]
     if not mine:
         return
-    answer = loaded()
+    asked = [
+        (
+            task.prompt(one.style),
+            examples,
+            answer_tokens(config, one.style),
+            one.decoding == "sample",
+            hash((config.seed, one.sample, index)),
+        )
+        for one, index, examples in mine
+    ]
+    answers = zip(mine, asked, loaded().each(asked), strict=True)
     with (folder / f"predictions.part{rank}.jsonl").open("a") as file:
-        for number, (one, index, examples) in enumerate(mine, 1):
-            prompt = task.prompt(one.style)
-            tokens = answer_tokens(config, one.style)
-            completions = answer(
-                prompt, examples, tokens, one.decoding == "sample", seed=hash((config.seed, one.sample, index))
-            )
+        for number, ((one, _, _), (prompt, examples, tokens, *_), completions) in enumerate(answers, 1):
             for example, (text, length) in zip(examples, completions, strict=True):
                 verdict = task.judge(text, example.label, one.style)
                 row = {

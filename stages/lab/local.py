@@ -9,25 +9,23 @@ from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.images import ImageError, open_rgb
+from pipeline.images import ImageError, open_rgb, picture_size
 from pipeline.schema import ModelConfig, RunConfig
 from stages import _loading  # Before torch's users: it mends torchvision's import.
 from stages.lab.backends import Ask, Checkpoint, How, Said, parts
 
 import torch  # isort: skip
-from PIL import Image
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import logging
 
-from stages._answerer import complete
+from stages._answerer import ahead, complete
 from stages._usage import peak_memory
 from stages.lab.draws import Draws
 
@@ -105,7 +103,9 @@ class Local:
     def _batches(self, asks: Sequence[Ask]) -> list[list[Ask]]:
         """Rows of like length together, the longest first; rows with and without pictures apart, as processors want it."""
         texts = self.tokenizer([ask.text + ask.said for ask in asks], add_special_tokens=False)["input_ids"]
-        lengths = {ask.id: len(ids) + self._image_tokens(ask) for ask, ids in zip(asks, texts, strict=True)}
+        with ThreadPoolExecutor(_DECODERS) as readers:
+            images = list(readers.map(self._image_tokens, asks))
+        lengths = {ask.id: len(ids) + tokens for ask, ids, tokens in zip(asks, texts, images, strict=True)}
         batches = []
         for some in (True, False):
             rows = sorted((ask for ask in asks if bool(ask.images) == some), key=lambda ask: -lengths[ask.id])
@@ -116,21 +116,15 @@ class Local:
         """About how many tokens the pictures of a row become, from their headers; 0 where that cannot be told."""
         count = getattr(self.processor, "_get_num_multimodal_tokens", None)  # What vLLM sizes its batches by.
         try:
-            sizes = [Image.open(image).size for image in ask.images]
+            sizes = [picture_size(image) for image in ask.images]
             return sum(count([(height, width) for width, height in sizes]).num_image_tokens) if count and sizes else 0
         except Exception:  # It only orders rows; a damaged picture is told of when it is decoded.
             return 0
 
     def _prepared(self, batches: Sequence[list[Ask]]) -> Iterator[_Batch]:
-        """Batches as tensors, in order, made a few ahead. One thread makes them: a fast tokenizer serves one at a time."""
-        with ThreadPoolExecutor(_DECODERS) as decoders, ThreadPoolExecutor(1) as maker:
-            ahead: deque[Future[_Batch]] = deque()
-            for batch in batches:
-                ahead.append(maker.submit(self._prepare, batch, decoders))
-                if len(ahead) > _AHEAD:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+        """Batches as tensors, in order, made a few ahead."""
+        with ThreadPoolExecutor(_DECODERS) as decoders:
+            yield from ahead(lambda batch: self._prepare(batch, decoders), batches, _AHEAD)
 
     def _prepare(self, asks: list[Ask], decoders: ThreadPoolExecutor) -> _Batch:
         opened = list(decoders.map(_open, asks))
@@ -182,7 +176,7 @@ class Local:
                 if torch.is_floating_point(value):
                     moved[name] = value.to(self.dtype)
             draws = Draws([ask.seed for ask in asks], how.temperature, how.top_p)
-            answers = complete(self.model, self.tokenizer, moved, how.max_new_tokens, logits_processor=[draws])
+            answers = complete(self.model, self.tokenizer, moved, how.max_new_tokens, [draws])
         except torch.OutOfMemoryError:
             answers = None  # Outside of the handler, whose traceback holds the tensors.
         if answers is None:

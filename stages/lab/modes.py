@@ -10,7 +10,6 @@ Descriptions and contents to observe are written greedily and kept for the other
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from pathlib import Path
 from pipeline.lab import LabTask
 from pipeline.perception import Vocabulary, named
 from pipeline.questions import Benchmark, Judgement, Question
-from pipeline.run import digest, file_digest
+from pipeline.run import digest
 from stages.lab import prompts
 from stages.lab.backends import Ask, Backend, Checkpoint, How, Said, open_backend
 from stages.lab.record import Row
@@ -61,6 +60,7 @@ class Setting:
     Args:
         observer: in extract-think, who says what to observe: the first reasoner of the lab, so that all read one description.
         texts: the folder of what models wrote for others.
+        pictures: digest of each picture that is shown.
     """
 
     benchmark: Benchmark
@@ -72,6 +72,7 @@ class Setting:
     reasoner: Checkpoint
     observer: Checkpoint
     texts: Path
+    pictures: Mapping[Path, str]
     vocabulary: Vocabulary
 
 
@@ -178,7 +179,7 @@ def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, Row]
         if setting.mode == "extract-think" and words not in contents:
             continue
         prompt = prompts.perceive(len(question.images), contents.get(words, ""))
-        key = digest([prompt, [_picture(image) for image in question.images], most])
+        key = digest([prompt, [setting.pictures[image] for image in question.images], most])
         keys[question.id] = key
         if row := texts.get(key):
             found[question.id] = row
@@ -280,11 +281,6 @@ def _joined(thought: Said, end: Said) -> Said:
 
 def _texts(setting: Setting, kind: str, checkpoint: Checkpoint) -> Texts:
     return Texts(setting.texts / f"{kind}-{digest(checkpoint.identity)[:16]}.jsonl")
-
-
-@functools.cache
-def _picture(path: Path) -> str:
-    return file_digest(path) if path.is_file() else "missing"
 
 
 def _one_line(text: str) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.images import remembered
 from pipeline.phases import differences
 from pipeline.run import digest, end_half_line, file_digest, read_jsonl, write_atomic, write_json
 
@@ -67,15 +68,27 @@ class Record:
         write_json(self.path, {"status": COMPLETE, "inputs": inputs, **figures})
 
 
-def rows_digest(questions: Sequence[Any]) -> str:
-    """One sha256 over what is asked: texts, options, gold answers and the bytes of every picture, in order."""
-    known: dict[Path, str] = {}
+def rows_digest(questions: Sequence[Any], pictures: Mapping[Path, str]) -> str:
+    """One sha256 over what is asked: texts, options, gold answers and the bytes of every picture, in order.
 
-    def picture(path: Path) -> str:
-        if path not in known:
-            known[path] = file_digest(path) if path.is_file() else "missing"
-        return known[path]
-
+    Args:
+        pictures: of `picture_digests`.
+    """
     return digest(
-        [[row.id, row.text, list(row.options), row.answer, [picture(path) for path in row.images]] for row in questions]
+        [
+            [row.id, row.text, list(row.options), row.answer, [pictures[path] for path in row.images]]
+            for row in questions
+        ]
+    )
+
+
+def picture_digests(questions: Sequence[Any], cache: Path) -> dict[Path, str]:
+    """sha256 of every picture that is shown, remembered for as long as a file's size and time of change stay the same.
+
+    Args:
+        cache: folder of what is remembered.
+    """
+    paths = [path for row in questions for path in row.images]
+    return remembered(
+        paths, cache / "picture_digests.json", lambda path: file_digest(path) if path.is_file() else "missing"
     )

@@ -19,7 +19,7 @@ from pipeline.response import GRAMMAR_VERSION
 from stages._launch import only_one, say_here
 from stages.lab import backends, modes, prompts
 from stages.lab.modes import Models, Setting
-from stages.lab.record import Record, Row, rows_digest
+from stages.lab.record import Record, Row, picture_digests, rows_digest
 
 _LINES = 10
 """Lines of progress in all."""
@@ -40,7 +40,8 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
     folder = cell_folder(config, cell)
     lab_task = config.tasks[cell.task]
     with only_one(folder):
-        benchmark = load_benchmark(lab_task.task, Path(config.output_dir) / ".cache")
+        cache = Path(config.output_dir) / ".cache"
+        benchmark = load_benchmark(lab_task.task, cache)
         rows = benchmark.select(lab_task.split, lab_task.subset_seed)
         perceiver, reasoner, observer = _find(config, cell)
         setting = Setting(
@@ -53,6 +54,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
             reasoner=reasoner,
             observer=observer,
             texts=lab_folder(config) / "texts",
+            pictures=picture_digests(rows.rows, cache),
             vocabulary=vocabulary(row.facts.get("attributes") or {} for row in rows.rows),
         )
         inputs = _inputs(config, cell, setting, rows)
@@ -103,7 +105,7 @@ def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) ->
         "task": {**task["task"], "path": None},  # Where the data lie says nothing of what they are; `rows` does.
         "split": task["split"],
         "subset_seed": task["subset_seed"],
-        "rows": rows_digest(rows.rows),
+        "rows": rows_digest(rows.rows, setting.pictures),
         "max_new_tokens": modes.answer_tokens(cell.mode, task["max_new_tokens"]),
         "grammar": GRAMMAR_VERSION,
         "prompt": setting.benchmark.prompt(rows.rows[0], "direct" if cell.mode == "direct" else "think"),

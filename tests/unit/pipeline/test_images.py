@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from pipeline import images
-from pipeline.images import REASONS, ImageError, check_image, check_images, inside, open_rgb
+from pipeline.images import REASONS, ImageError, check_image, check_images, inside, open_rgb, picture_size
 
 
 def picture(path: Path, size: tuple[int, int] = (32, 24), color: object = (200, 30, 30), **save: object) -> Path:
@@ -78,6 +78,14 @@ def test_the_size_limit_is_tested_before_anything_is_decoded(tmp_path: Path) -> 
     assert check_image(bomb(tmp_path / "a.png", 101), max_pixels=100 * 100) == "decompression_bomb"
     assert check_image(bomb(tmp_path / "b.png", 100), max_pixels=100 * 100) == "truncated_image"
     assert check_image(picture(tmp_path / "c.png", (100, 100)), max_pixels=100 * 100) is None
+
+
+def test_the_size_of_a_picture_is_told_without_decoding_it(tmp_path: Path) -> None:
+    cut = picture(tmp_path / "whole.jpg", size=(40, 30))
+    cut.write_bytes(cut.read_bytes()[:-10])
+    assert picture_size(cut) == (40, 30)
+    with pytest.raises(ImageError, match="decompression_bomb"):
+        picture_size(bomb(tmp_path / "bomb.png", 20_000))
 
 
 def test_open_rgb_says_what_is_wrong(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +47,10 @@ class FixedAnswerer:
     def __init__(self, *_: Any) -> None:
         pass
 
-    def __call__(self, prompt: str, examples: Any, tokens: int, sample: bool, seed: int) -> list[tuple[str, int]]:
-        FixedAnswerer.asked += len(examples)
-        return [(f"<think>{seed}</think><answer>awe</answer>", 5) for _ in examples]
+    def each(self, batches: Iterable[tuple[str, Any, int, bool, int]]) -> Iterator[list[tuple[str, int]]]:
+        for _, examples, _, _, seed in batches:
+            FixedAnswerer.asked += len(examples)
+            yield [(f"<think>{seed}</think><answer>awe</answer>", 5) for _ in examples]
 
 
 def answer_as(monkeypatch: pytest.MonkeyPatch, work: Work, rank: int, world: int) -> None:

@@ -14,6 +14,7 @@ from lab_fakes import ROWS, Lab, Scripted, record, rows
 
 from pipeline.errors import UserError
 from stages.lab.backends import Said
+from stages.lab.record import picture_digests
 
 
 def awe(ask):
@@ -98,6 +99,17 @@ def test_a_changed_picture_is_another_input(lab):
     picture.write_bytes(picture.read_bytes() + b"\0")
     with pytest.raises(UserError, match="rows: "):
         lab.run()
+
+
+def test_another_cell_reads_no_picture_again_to_know_it(tmp_path, monkeypatch):
+    questions = [dataclasses.make_dataclass("Question", ["images"])((tmp_path / f"{name}.jpg",)) for name in "ab"]
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    read: list[Path] = []
+    monkeypatch.setattr("stages.lab.record.file_digest", lambda path: read.append(path) or str(len(read)))
+    first = picture_digests(questions, tmp_path / ".cache")
+    assert picture_digests(questions, tmp_path / ".cache") == first
+    assert read == [tmp_path / "a.jpg"]
+    assert first[tmp_path / "b.jpg"] == "missing"
 
 
 def test_the_smoke_test_stops_before_the_rest_and_says_what_was_said(tmp_path, monkeypatch):

@@ -7,7 +7,11 @@ A tiny random VLM answers questions of mixed lengths about JPEG pictures of mixe
 has no end token, so everybody does the same work. The lab and the plain loop share one process and one loaded model and take
 turns; time runs from the first row to the last answer, pictures read from disk. lmms-eval (0.7) runs in an environment of its
 own, with its own adapter of the family, in bfloat16, which it does not let one choose; the lab is measured in bfloat16 beside
-it. Its time is that of its `generate_until`, without loading and without judging. Figures are medians of --rounds, with ranges.
+it. Its time is that of its `generate_until`, without loading and without judging. Figures are medians of --rounds, with ranges;
+CPU seconds are those of the process.
+
+With --ends, that share of the vocabulary ends an answer and answers are drawn at temperature 1, so that their lengths differ. The
+loop is then the lab itself, with every row computed until the longest of its batch is finished.
 """
 
 from __future__ import annotations
@@ -23,6 +27,9 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
+
+from benchmarks.grpo_step import SIZES
 
 _WORDS = (
     "which",
@@ -52,9 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="python -m benchmarks.eval_throughput", description=(__doc__ or "").split("\n")[0]
     )
     parser.add_argument("--family", default="idefics3", help="file of stages/tiny (default: idefics3)")
+    parser.add_argument("--size", choices=("mini", "small"), help="of the model, as in benchmarks.grpo_step")
     parser.add_argument("--rows", type=int, default=192)
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--tokens", type=int, default=16, help="of every answer")
+    parser.add_argument("--ends", type=float, default=0.0, metavar="SHARE", help="of all tokens that end an answer")
     parser.add_argument("--pixels", type=int, default=640, help="longest side of a picture")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--lmms-eval", metavar="PYTHON", help="interpreter of an environment that has lmms-eval")
@@ -74,29 +83,37 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     from stages.lab.backends import How, find, open_backend
 
     asks = write_rows(folder, arguments.rows, arguments.pixels)
-    write_model(folder / "model", arguments.family, arguments.pixels)
-    how = How(arguments.tokens)
+    write_model(folder / "model", arguments.family, arguments.size, arguments.ends)
+    how = How(arguments.tokens, temperature=1.0 if arguments.ends else 0.0)
     figures: dict[str, Any] = {"settings": {key: str(value) for key, value in vars(arguments).items()}}
     lab = open_backend(find(LabModel(name_or_path=str(folder / "model")), "float32"), arguments.batch_size, 1)
     answers: dict[str, dict[str, str]] = {}
 
     def ours() -> None:
-        answers["lab"] = {said.id: said.text for batch in lab.answer(asks, how) for said in batch}
+        said = [one for batch in lab.answer(asks, how) for one in batch]
+        answers["lab"] = {one.id: one.text for one in said}
+        figures["tokens of an answer"] = spread([one.tokens for one in said])
 
     def loop() -> None:
-        answers["plain loop"] = plain(lab, asks, arguments.batch_size, arguments.tokens)
+        if not arguments.ends:
+            answers["loop"] = plain(lab, asks, arguments.batch_size, arguments.tokens)
+            return
+        with mock.patch("stages._decoding.LiveRows.select", lambda self, model, args, given: (args, given)):
+            answers["loop"] = {said.id: said.text for batch in lab.answer(asks, how) for said in batch}
 
     list(lab.answer(asks[: arguments.batch_size], how))  # Warm.
-    rates = take_turns({"lab": ours, "plain loop": loop}, len(asks), arguments.rounds)
-    equal = sum(answers["lab"][ask.id] == answers["plain loop"][ask.id] for ask in asks)
+    rates, seconds = take_turns({"lab": ours, "loop": loop}, len(asks), arguments.rounds)
+    equal = sum(answers["lab"][ask.id] == answers["loop"][ask.id] for ask in asks)
     figures |= {name: spread(values) for name, values in rates.items()}
-    figures["lab / plain loop"] = spread([a / b for a, b in zip(rates["lab"], rates["plain loop"], strict=True)])
+    figures["lab / loop"] = spread([a / b for a, b in zip(rates["lab"], rates["loop"], strict=True)])
+    figures |= {f"{name}, CPU seconds a row": spread(values) for name, values in seconds.items()}
+    figures["loop / lab, CPU seconds"] = spread([b / a for a, b in zip(seconds["lab"], seconds["loop"], strict=True)])
     figures["equal answers"] = f"{equal} of {len(asks)}"
     if arguments.lmms_eval:
         half = open_backend(find(LabModel(name_or_path=str(folder / "model")), "bfloat16"), arguments.batch_size, 1)
         mine, theirs = [], []
         for _ in range(arguments.rounds):
-            mine += take_turns({"lab": lambda: list(half.answer(asks, how))}, len(asks), 1)["lab"]
+            mine += take_turns({"lab": lambda: list(half.answer(asks, how))}, len(asks), 1)[0]["lab"]
             theirs.append(lmms_eval(folder, asks, arguments))
             print(f"lmms-eval: {theirs[-1]:.2f} rows/s", file=sys.stderr, flush=True)
         figures |= {"lab, bfloat16": spread(mine), "lmms-eval, bfloat16": spread(theirs)}
@@ -119,19 +136,28 @@ def write_rows(folder: Path, count: int, pixels: int) -> list[Any]:
         coarse = Image.effect_noise((width // 16, height // 16), 90).convert("RGB")
         coarse.resize((width, height)).save(path, quality=90)
         text = f"Question {number}: " + " ".join(draw.choices(_WORDS, k=draw.randint(5, 60)))
-        asks.append(Ask(str(number), text, (path,)))
+        asks.append(Ask(str(number), text, (path,), seed=number))
     return asks
 
 
-def write_model(folder: Path, family: str, pixels: int) -> None:
-    """A tiny random VLM whose answers never end."""
+def write_model(folder: Path, family: str, size: str | None, ends: float) -> None:
+    """A random VLM.
+
+    Args:
+        size: of `SIZES`; None for the tiniest.
+        ends: share of its vocabulary that ends an answer.
+    """
     from pipeline.schema import TinyConfig
     from stages.tiny import build_tiny
 
-    build_tiny(folder, TinyConfig(family=family, max_positions=4096), [" ".join(_WORDS)] * 20, 0)
+    sizes = SIZES[size]["tiny"] if size else {}
+    tiny = TinyConfig(family=family, max_positions=4096, **sizes)
+    build_tiny(folder, tiny, [" ".join(_WORDS)] * 20, 0)
     path = folder / "generation_config.json"
     settings = json.loads(path.read_text())
     settings.pop("eos_token_id", None)
+    if ends:
+        settings["eos_token_id"] = random.Random(0).sample(range(tiny.vocab_size), round(tiny.vocab_size * ends))
     path.write_text(json.dumps(settings))
     if family.startswith("qwen"):  # As their users limit them; the tiny ones would else see 4 tokens.
         file = folder / "processor_config.json"
@@ -253,21 +279,25 @@ print(json.dumps(spent[0]))
 """
 
 
-def take_turns(contestants: dict[str, Callable[[], Any]], rows: int, rounds: int) -> dict[str, list[float]]:
-    """Rows per second of each, in every round; who goes first changes."""
+def take_turns(
+    contestants: dict[str, Callable[[], Any]], rows: int, rounds: int
+) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+    """Rows per second, and CPU seconds a row, of each in every round; who goes first changes."""
     rates: dict[str, list[float]] = {name: [] for name in contestants}
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
     for number in range(rounds):
         for name in list(contestants)[:: 1 if number % 2 else -1]:
-            began = time.monotonic()
+            began, busy = time.monotonic(), time.process_time()
             contestants[name]()
             rates[name].append(rows / (time.monotonic() - began))
+            seconds[name].append((time.process_time() - busy) / rows)
             print(f"{name}: {rates[name][-1]:.2f} rows/s", file=sys.stderr, flush=True)
-    return rates
+    return rates, seconds
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median and range."""
-    return {"median": round(statistics.median(values), 3), "low": round(min(values), 3), "high": round(max(values), 3)}
+    return {"median": round(statistics.median(values), 4), "low": round(min(values), 4), "high": round(max(values), 4)}
 
 
 if __name__ == "__main__":

@@ -12,8 +12,8 @@ import torch
 from transformers import GenerationConfig
 
 from pipeline.images import open_rgb
+from stages import _loading  # Before torch's users: it mends torchvision's import.
 from stages._decoding import live_rows
-from stages._loading import compute_dtype, image_token_id, load_model, load_processor
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -29,8 +29,8 @@ class Answerer:
     """
 
     def __init__(self, folder: Path, config: Any, local_rank: int) -> None:
-        self.processor = load_processor(folder, config)
-        self.model, _ = load_model(folder, config, compute_dtype(config), local_rank)
+        self.processor = _loading.load_processor(folder, config)
+        self.model, _ = _loading.load_model(folder, config, _loading.compute_dtype(config), local_rank)
 
     def __call__(
         self, prompt: str, examples: Any, max_new_tokens: int, sample: bool, seed: int
@@ -87,7 +87,7 @@ def complete(
     """
     # Said in full, as rollouts are: a checkpoint's own generation config may penalise repetition (Qwen2.5-VL's does). Said as an
     # object: given words, generate builds and prints a default configuration of the model at every call.
-    image_token = image_token_id(model)
+    image_token = _loading.image_token_id(model)
     asked = GenerationConfig(
         max_new_tokens=max_new_tokens,
         suppress_tokens=None if image_token is None else [image_token],  # A model near random would write it.

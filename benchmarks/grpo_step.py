@@ -189,6 +189,8 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
     for trainer in both:
         torch.manual_seed(0)
         trainer.model.train()
+        if arguments.gradient_checkpointing:
+            trainer.model.gradient_checkpointing_enable({"use_reentrant": False})  # As its train() does.
         batches.append(trainer._prepare_inputs(rows))
         score(trainer, batches[-1])  # Warm, and our comparison with TRL behind us.
     for _ in range(arguments.rounds):

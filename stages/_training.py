@@ -54,13 +54,16 @@ def image_dataset(columns: dict[str, list[Any]]) -> Dataset:
     """
     from datasets import Dataset
 
+    last: dict[str, Any] = {}  # TRL's GRPO trainer reads a rollout's rows once for each of its micro-batches.
+
     def opened(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        nonlocal last
         if "image" not in batch:
             return batch
-        pictures = {
-            path: open_rgb(Path(path)) for path in dict.fromkeys(batch["image"])
+        last = {
+            path: last[path] if path in last else open_rgb(Path(path)) for path in dict.fromkeys(batch["image"])
         }  # A group's rows have the same one.
-        return {**batch, "image": [pictures[path] for path in batch["image"]]}
+        return {**batch, "image": [last[path] for path in batch["image"]]}
 
     return Dataset.from_dict(columns).with_transform(opened)
 

@@ -295,3 +295,19 @@ def test_a_stage_s_own_number_of_data_processes_is_kept(work, monkeypatch):
     assert _training.trainer_arguments(work)["dataloader_num_workers"] == 4
     work.stage.trainer["dataloader_num_workers"] = 1
     assert _training.trainer_arguments(work)["dataloader_num_workers"] == 1
+
+
+def test_a_picture_is_opened_once_while_a_rollout_is_read_again_and_again(tmp_path, monkeypatch):
+    opened: list[str] = []
+
+    def count(path):
+        opened.append(path.name)
+        return object()
+
+    monkeypatch.setattr(_training, "open_rgb", count)
+    rows = _training.image_dataset({"image": [f"{name}.png" for name in "aabbcc"], "text": list("123456")})
+    once, again = rows[[0, 1, 2, 3]], rows[[0, 1, 2, 3]]
+    assert opened == ["a.png", "b.png"]
+    assert once["image"][0] is once["image"][1] is again["image"][0]
+    assert rows[[2, 4]]["image"][0] is once["image"][2]
+    assert opened == ["a.png", "b.png", "c.png"]

@@ -184,6 +184,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--gigabytes-per-second", type=float)
     parser.add_argument("--gradient-checkpointing", action="store_true")
     arguments = parser.parse_args(argv)
+    if arguments.model and not (arguments.model / "config.json").is_file():
+        parser.error(f"--model {arguments.model}: there is no config.json in it; name the folder of a checkpoint")
     known = DEVICES[arguments.device]
     device = Device(
         arguments.tflops * 1e12 if arguments.tflops else known.flops,
@@ -205,6 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _config(arguments: argparse.Namespace) -> Any:
     if arguments.size:
         return configured(SIZES[arguments.size])[0]
+    declare_torchvision_ops()
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(arguments.model)

@@ -18,7 +18,7 @@ hide_vllm_from_trl()
 
 import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig  # noqa: E402
 
 from pipeline.families import part_of  # noqa: E402
 from stages._answerer import Answerer  # noqa: E402
@@ -140,7 +140,8 @@ def answers(config: RunConfig, final: Path, prompt: str, rows: list[Example], tr
         {**expected, "logits": logits, **{f"input.{key}": value for key, value in asked.items()}},
         final.parent / "compare.safetensors",
     )
-    (final.parent / "compare.json").write_text(json.dumps(ways))
+    settings = [{**one, "generation_config": one["generation_config"].to_dict()} for one in ways]
+    (final.parent / "compare.json").write_text(json.dumps(settings))
     return {
         "evaluation_equal": all(one["tokens"].equal(expected[str(n)]) for n, one in enumerate(seen)),
         "greedy_is_argmax": argmax_share(trained, asked, greedy_tokens),
@@ -191,7 +192,9 @@ def reloaded(final: Path) -> dict[str, Any]:
     asked = {key.removeprefix("input."): value for key, value in expected.items() if key.startswith("input.")}
     model, info = AutoModelForImageTextToText.from_pretrained(final, dtype="float32", output_loading_info=True)
     processor = AutoProcessor.from_pretrained(final)
-    tokens, logits = written(model.eval(), asked, json.loads((final.parent / "compare.json").read_text()))
+    settings = json.loads((final.parent / "compare.json").read_text())
+    ways = [{**one, "generation_config": GenerationConfig.from_dict(one["generation_config"])} for one in settings]
+    tokens, logits = written(model.eval(), asked, ways)
     return {
         "complaints": {key: sorted(map(str, value)) for key, value in info.items() if value},
         "logit_difference": float((logits - expected["logits"]).abs().max()),

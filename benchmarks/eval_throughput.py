@@ -171,7 +171,8 @@ def plain(lab: Any, asks: Sequence[Any], batch_size: int, tokens: int) -> dict[s
     import torch
     from PIL import Image
 
-    processor, model, answers = lab.processor, lab.model, {}
+    processor, model = lab.processor, lab.model
+    answers: dict[str, str] = {}
     for start in range(0, len(asks), batch_size):
         batch = asks[start : start + batch_size]
         turns = [

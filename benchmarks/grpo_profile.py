@@ -12,7 +12,7 @@ import argparse
 import os
 import sys
 import tempfile
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +33,7 @@ class Parts:
     """Seconds of parts that lie within each other, each without those within it."""
 
     def __init__(self) -> None:
-        self.seconds: Counter[str] = Counter()
+        self.seconds: dict[str, float] = defaultdict(float)
         self._open = ["rest"]
         self._since = now()
 
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def table(where: tuple[int, int, int], theirs: Counter[str], ours: Counter[str]) -> str:
+def table(where: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, float]) -> str:
     """Seconds of a step, part by part."""
     lines = [f"| seconds of a step at {','.join(map(str, where))} | TRL | here |", "|---|---|---|"]
     lines += [f"| {words} | {theirs[part]:.2f} | {ours[part]:.2f} |" for part, words in PARTS.items()]
@@ -101,7 +101,7 @@ def table(where: tuple[int, int, int], theirs: Counter[str], ours: Counter[str])
     return "\n".join([*lines, f"| sum | {sums[0]:.2f} | {sums[1]:.2f} = 1/{sums[0] / sums[1]:.2f} |"])
 
 
-def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[Counter[str]]:
+def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """Seconds of a step of TRL and of ours."""
     from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
 
@@ -115,16 +115,17 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
     both = [made(cls, folder, scratch, where, arguments) for cls in (GRPOTrainer, Trainer)]
     assert both[1].sharing
     parts = [watched(trainer) for trainer in both]
-    found: list[Counter[str]] = [Counter(), Counter()]
+    found: list[dict[str, float]] = [dict.fromkeys(PARTS, 0.0) for _ in both]
     for _ in range(arguments.rounds):
         for trainer, part, sums in zip(both, parts, found, strict=True):
             trainer._buffered_inputs, trainer._step = None, 0
             part.begin()
             trainer.train()
-            sums.update(part.seconds)
+            for name, seconds in part.seconds.items():
+                sums[name] += seconds
             part.seconds.clear()
     counted = arguments.rounds * (arguments.steps - 1)
-    return [Counter({name: seconds / counted for name, seconds in sums.items()}) for sums in found]
+    return [{name: seconds / counted for name, seconds in sums.items()} for sums in found]
 
 
 def watched(trainer: Any) -> Parts:

@@ -289,7 +289,7 @@ def made(cls: type, folder: Path, scratch: Path, where: tuple[int, int, int], ar
         "train_dataset": rows,
         "processing_class": processor,
     }
-    how["reward_funcs"].__name__ = "reward"  # type: ignore[attr-defined]
+    how["reward_funcs"].__name__ = "reward"
     return cls(work, **how) if cls is Trainer else cls(**how)
 
 

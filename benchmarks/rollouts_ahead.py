@@ -62,7 +62,7 @@ def measured(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, flo
     steps = 2 * arguments.turns * arguments.steps
     arguments.rows, arguments.image_size, arguments.ahead = PROMPTS * steps, 512, True
     arguments.flags = {"max-model-len": 2048}
-    folder = build(SIZES[arguments.size], (0, 0, 0), scratch)
+    folder = build(SIZES[arguments.size], scratch)
     batch = PROMPTS * arguments.generations
     trainer, work = trainer_of(
         folder, arguments, scratch, per_device_train_batch_size=batch, max_steps=steps, learning_rate=1e-6

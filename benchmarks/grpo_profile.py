@@ -9,7 +9,6 @@ in it and in no part within it. On a CPU the seconds are those of the process, w
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections import defaultdict
@@ -17,7 +16,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.grpo_step import SIZES, build, made, now, point
+from benchmarks.grpo_step import SIZES, build, made, now, point, settle
 
 PARTS = {
     "prefill": "generation: prompts are read",
@@ -84,9 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3, help="of a training; the first does not count")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     arguments = parser.parse_args(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if arguments.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    settle(arguments.device)
     for where in arguments.points:
         with tempfile.TemporaryDirectory() as scratch:
             print(table(where, *measured(where, Path(scratch), arguments)), flush=True)

@@ -125,9 +125,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=3, help="whole steps; 0: none")
     parser.add_argument("--gradient-checkpointing", action="store_true")
     arguments = parser.parse_args(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if arguments.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    settle(arguments.device)
     from benchmarks.step_cost import Device, Model, least
 
     device, model = Device.measured(arguments.device), Model.of(configured(SIZES[arguments.size])[0])
@@ -140,6 +138,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         with tempfile.TemporaryDirectory() as scratch:
             print(row(where, measured(where, Path(scratch), arguments), limits), flush=True)
     return 0
+
+
+def settle(device: str) -> None:
+    """Let torch, before it is imported, see that device alone, and one thread of a CPU."""
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 
 def point(word: str) -> tuple[int, int, int]:

@@ -18,7 +18,6 @@ import contextlib
 import copy
 import functools
 import itertools
-import os
 import statistics
 import sys
 import tempfile
@@ -29,7 +28,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.grpo_step import SIZES as GRPO_SIZES
-from benchmarks.grpo_step import add, build, now, peak, point
+from benchmarks.grpo_step import add, build, now, peak, point, settle
 
 ROWS = 64
 QWEN = {**GRPO_SIZES["mini"], "family": "qwen2_5_vl", "tiny": {**GRPO_SIZES["mini"]["tiny"], "scale_factor": 2}}
@@ -57,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--accumulate", type=int, default=1, help="micro-batches of a step")
     parser.add_argument("--no-gradient-checkpointing", dest="checkpointing", action="store_false")
     arguments = parser.parse_args(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if arguments.device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    settle(arguments.device)
     columns = ["B,P,C", "step, s", "loss + backward, s", "their operations, 10⁹"]
     columns += ["data of a batch, s", "peak, MB", "tokens/s of a step"]
     columns += ["step by the clock, s"] * bool(arguments.workers)

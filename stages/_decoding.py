@@ -17,6 +17,7 @@ from transformers.cache_utils import DynamicLayer
 
 from stages._group_attention import FAMILIES
 from stages._groups import FIELDS
+from stages._loading import plain
 
 AHEAD = 64
 """Tokens that room is set aside for at once."""
@@ -153,8 +154,3 @@ def replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None
         delattr(owner, name)
         if before is not None:
             setattr(owner, name, before)
-
-
-def plain(model: Any) -> Any:
-    """The model within adapters of peft."""
-    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model

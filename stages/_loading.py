@@ -97,6 +97,11 @@ def image_token_id(model: Any) -> int | None:
     return getattr(model.config, "image_token_id", None)
 
 
+def plain(model: Any) -> Any:
+    """The model within adapters of peft."""
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
 def peft_config(work: Work) -> Any:
     """The configuration of the adapters that `model.peft` describes, or None when all weights train."""
     if work.config.model.peft is None:
@@ -164,7 +169,7 @@ def end_backward_at_trained_weights(model: Any) -> None:
     too: a frozen tower would be recomputed and gone through backward for nothing. Only reentrant checkpointing needs it. TRL's
     GRPO trainer turns checkpointing off and on around each rollout, and every time the hooks would be one more.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # Below adapters.
+    base = plain(model)
     base.disable_input_require_grads()
     base.enable_input_require_grads = _nothing
 

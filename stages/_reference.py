@@ -19,6 +19,7 @@ from pipeline.images import open_rgb
 from pipeline.response import render
 from pipeline.rows import assistant_turn, user_turn
 from pipeline.tasks import Example, Task
+from stages._loading import plain
 
 ROWS = 8
 """Rows of the evaluation split that are asked: its first ones."""
@@ -90,9 +91,9 @@ def inputs_of(processor: Any, task: Task, split: str, style: str) -> Iterator[tu
 @torch.no_grad()
 def _logits(model: Any, inputs: Any) -> torch.Tensor:
     inputs = inputs.to(model.device, dtype=model.dtype)  # Only the pixels are floats.
-    plain = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft's forward names no argument.
-    few = {"logits_to_keep": POSITIONS} if "logits_to_keep" in inspect.signature(type(plain).forward).parameters else {}
-    flash = "flash" in str(getattr(plain.config, "_attn_implementation", ""))  # It has no float32 kernel.
+    base = plain(model)  # peft's forward names no argument.
+    few = {"logits_to_keep": POSITIONS} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
+    flash = "flash" in str(getattr(base.config, "_attn_implementation", ""))  # It has no float32 kernel.
     with torch.autocast(model.device.type, torch.bfloat16, enabled=flash), _without_tf32():
         logits = model(**inputs, **few, use_cache=False).logits
     return logits[0, -POSITIONS:].float().cpu().clone()

@@ -14,11 +14,10 @@ import torch
 from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import shuffle_sequence_dict
 
-from stages._decoding import plain
 from stages._group_attention import enable, why_not
 from stages._groups import FIELDS, Row, count_token, join_rows, same_rows, split_rows
 from stages._launch import say
-from stages._loading import image_token_id
+from stages._loading import image_token_id, plain
 from stages._packing import Packed
 from stages._shared_rollouts import SharedRollouts
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from stages._decoding import live_rows, plain, replaced
+from stages._decoding import live_rows, replaced
 from stages._groups import FIELDS, count_token, join_rows, same_rows, split_rows
-from stages._loading import image_token_id
+from stages._loading import image_token_id, plain
 
 
 class SharedRollouts:

@@ -94,8 +94,10 @@ def _logits(model: Any, inputs: Any) -> torch.Tensor:
     base = plain(model)  # peft's forward names no argument.
     few = {"logits_to_keep": POSITIONS} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
     flash = "flash" in str(getattr(base.config, "_attn_implementation", ""))  # It has no float32 kernel.
+    # In a trainer accelerate has wrapped forward in its autocast; the process that verifies has no such wrapper.
+    forward = vars(model).get("_original_forward", model)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=flash), _without_tf32():
-        logits = model(**inputs, **few, use_cache=False).logits
+        logits = forward(**inputs, **few, use_cache=False).logits
     return logits[0, -POSITIONS:].float().cpu().clone()
 
 

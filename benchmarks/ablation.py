@@ -23,12 +23,13 @@ from pathlib import Path
 
 from scipy import stats
 
-from pipeline.config import load
-from pipeline.metrics import paired
-from pipeline.phases import trained_phases
-from pipeline.report_data import Entry, clip_of, read_run
-from pipeline.run import write_atomic
-from pipeline.tasks import load_task
+from pipeline.config.loader import load
+from pipeline.data.load import load_task
+from pipeline.files import write_atomic
+from pipeline.metrics.paired_tests import paired
+from pipeline.reports.entries import Entry, read_run
+from pipeline.reports.summary import clip_of
+from pipeline.runs.phases import trained_phases
 
 ROOT = Path(__file__).resolve().parent.parent
 CONFIG = "ablations/grid"

@@ -23,13 +23,13 @@ from pathlib import Path
 
 from PIL import Image
 
-from cot_builder.openai_teacher import OpenAITeacher
-from cot_builder.pictures import Picture, data_url
-from cot_builder.prompt import load_prompt
-from cot_builder.teacher_files import OpenAIConfig
-from cot_builder.teachers import Question
-from pipeline.images import plain_jpeg
-from pipeline.tasks import Example
+from cot_builder.prompts import load_prompt
+from cot_builder.teachers.base import Question
+from cot_builder.teachers.config import OpenAIConfig
+from cot_builder.teachers.images import Picture, data_url
+from cot_builder.teachers.openai import OpenAITeacher
+from pipeline.data.images import plain_jpeg
+from pipeline.types import Example
 
 SERVER = Path(__file__).resolve().parent.parent / "tests" / "fault_server.py"
 SOURCES = (("a.jpg", 512, 384), ("b.png", 512, 384), ("c.jpg", 1000, 750), ("d.jpg", 2400, 1800))

@@ -25,11 +25,11 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
-from pipeline.config import load
-from pipeline.run import RunDir
-from pipeline.tasks import load_task
-from stages._launch import Work
+from pipeline.config.loader import load
+from pipeline.data.load import load_task
+from pipeline.run_dir import RunDir
+from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
+from stages.processes.work import Work
 
 Turn = tuple[float, Any]
 """Seconds, and what came of it."""
@@ -97,13 +97,13 @@ def told(name: str, ask: Callable[[], dict[str, Turn]], rounds: int) -> None:
 @contextlib.contextmanager
 def all_rows() -> Iterator[None]:
     """Every row is computed until the longest is finished."""
-    with mock.patch("stages._decoding.LiveRows.select", lambda self, model, args, given: (args, given)):
+    with mock.patch("stages.models.finished_rows.LiveRows.select", lambda self, model, args, given: (args, given)):
         yield
 
 
 def evaluation(work: Work, folder: Path, batches: int, sample: bool) -> Callable[[], dict[str, Turn]]:
     """Asks a few batches of the evaluation."""
-    from stages._answerer import Answerer
+    from stages.models.generate import Answerer
 
     task, config = load_task(work.config.task, work.run.cache), work.config
     examples = task.select(config.evaluation.split).examples
@@ -129,7 +129,7 @@ def training(work: Work) -> dict[str, Turn]:
     from transformers import Trainer
 
     from stages import grpo
-    from stages._rollouts import ServedRollouts
+    from stages.rollouts.vllm_rollouts import ServedRollouts
 
     shutil.rmtree(work.folder, ignore_errors=True)
     work.folder.mkdir()
@@ -153,8 +153,8 @@ def training(work: Work) -> dict[str, Turn]:
     with (
         mock.patch.object(Trainer, "log", logged),
         mock.patch.object(ServedRollouts, "_generate_single_turn", generated),
-        mock.patch("stages._handover.hand_over"),
-        mock.patch("stages._training.leave"),
+        mock.patch("stages.checkpoints.handover.hand_over"),
+        mock.patch("stages.training.setup.leave"),
         contextlib.redirect_stdout(sys.stderr),
     ):
         grpo.train(work)

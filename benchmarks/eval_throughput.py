@@ -79,8 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Rows per second of everybody, and the ratios."""
-    from pipeline.lab import LabModel
-    from stages.lab.backends import How, find, open_backend
+    from pipeline.config.evaluation import LabModel
+    from stages.evaluation.backends.base import How
+    from stages.evaluation.backends.checkpoint import find, open_backend
 
     asks = write_rows(folder, arguments.rows, arguments.pixels)
     write_model(folder / "model", arguments.family, arguments.size, arguments.ends)
@@ -98,7 +99,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         if not arguments.ends:
             answers["loop"] = plain(lab, asks, arguments.batch_size, arguments.tokens)
             return
-        with mock.patch("stages._decoding.LiveRows.select", lambda self, model, args, given: (args, given)):
+        with mock.patch("stages.models.finished_rows.LiveRows.select", lambda self, model, args, given: (args, given)):
             answers["loop"] = {said.id: said.text for batch in lab.answer(asks, how) for said in batch}
 
     list(lab.answer(asks[: arguments.batch_size], how))  # Warm.
@@ -125,7 +126,7 @@ def write_rows(folder: Path, count: int, pixels: int) -> list[Any]:
     """Questions of 5 to 60 words, each about a JPEG of one of four shapes."""
     from PIL import Image
 
-    from stages.lab.backends import Ask
+    from stages.evaluation.backends.base import Ask
 
     draw = random.Random(0)
     shapes = [(pixels, pixels), (pixels, pixels // 2), (pixels // 2, pixels), (pixels, 3 * pixels // 4)]
@@ -147,8 +148,8 @@ def write_model(folder: Path, family: str, size: str | None, ends: float) -> Non
         size: of `SIZES`; None for the tiniest.
         ends: share of its vocabulary that ends an answer.
     """
-    from pipeline.schema import TinyConfig
-    from stages.tiny import build_tiny
+    from pipeline.config.schema import TinyConfig
+    from stages.models.tiny import build_tiny
 
     sizes = SIZES[size]["tiny"] if size else {}
     tiny = TinyConfig(family=family, max_positions=4096, **sizes)

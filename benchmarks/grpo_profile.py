@@ -100,13 +100,13 @@ def table(where: tuple[int, int, int], theirs: dict[str, float], ours: dict[str,
 
 def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """Seconds of a step of TRL and of ours."""
-    from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+    from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 
     declare_torchvision_ops()
     hide_vllm_from_trl()
     from trl import GRPOTrainer
 
-    from stages._grpo_trainer import Trainer
+    from stages.training.grpo_trainer import Trainer
 
     folder = build(SIZES[arguments.size], scratch)
     both = [made(cls, folder, scratch, where, arguments) for cls in (GRPOTrainer, Trainer)]

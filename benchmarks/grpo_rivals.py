@@ -30,7 +30,7 @@ from benchmarks.rivals.contestants import our_version
 from benchmarks.rivals.environments import environment, version
 from benchmarks.rivals.grpo_bed import SIZES, Job, Point, prepare
 from benchmarks.rivals.grpo_probe import KINDS, REPORTS
-from pipeline.processes import ROOT
+from pipeline.files import ROOT
 
 NOTES = """\
 - "÷ TRL" is the median over turns of this trainer's step divided by TRL's in the same turn; ranges in brackets.

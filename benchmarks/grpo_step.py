@@ -177,13 +177,13 @@ def row(where: tuple[int, int, int], figures: list[dict[str, float]], limits: li
 
 def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """The figures of TRL and ours at a point."""
-    from pipeline.compat import hide_vllm_from_trl
+    from pipeline.system.library_patches import hide_vllm_from_trl
 
     hide_vllm_from_trl()
     import torch
     from trl import GRPOTrainer
 
-    from stages._grpo_trainer import Trainer
+    from stages.training.grpo_trainer import Trainer
 
     folder = build(SIZES[arguments.size], scratch)
     both = [made(cls, folder, scratch, where, arguments) for cls in (GRPOTrainer, Trainer)]
@@ -214,13 +214,13 @@ def configured(size: dict[str, Any]) -> tuple[Any, Any, Any]:
     """(configuration, processor, generation config) of a size."""
     import importlib
 
-    from pipeline.compat import declare_torchvision_ops
-    from pipeline.schema import TinyConfig
+    from pipeline.config.schema import TinyConfig
+    from pipeline.system.library_patches import declare_torchvision_ops
 
     declare_torchvision_ops()
     side = TinyConfig(family=size["family"], vocab_size=400, max_positions=4096, **size["tiny"])
     texts = ["a b c d e f g h i j k l m n o p"] * 20
-    config, processor, generation = importlib.import_module(f"stages.tiny.{size['family']}").build(side, texts)
+    config, processor, generation = importlib.import_module(f"stages.models.tiny.{size['family']}").build(side, texts)
     for part, fields in ((config.text_config, size["text"]), (config.vision_config, size["vision"])):
         for name, value in fields.items():
             setattr(part, name, value)
@@ -247,12 +247,12 @@ def made(cls: type, folder: Path, scratch: Path, where: tuple[int, int, int], ar
     from PIL import Image
     from trl import GRPOConfig
 
-    from pipeline.rows import user_turn
-    from pipeline.run import RunDir
-    from pipeline.schema import RunConfig, StageConfig
-    from stages._grpo_trainer import Trainer
-    from stages._launch import Work
-    from stages._loading import load_processor
+    from pipeline.config.schema import RunConfig, StageConfig
+    from pipeline.data.conversations import user_turn
+    from pipeline.run_dir import RunDir
+    from stages.models.loading import load_processor
+    from stages.processes.work import Work
+    from stages.training.grpo_trainer import Trainer
 
     group, prompt, completion = where
     stage = StageConfig(algorithm="grpo", init_from="base")

@@ -27,13 +27,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.benchmark_rows import Picture
 from pipeline.errors import UserError
-from pipeline.judges.choice import letters
-from pipeline.judges.mathvista import published_prediction
-from pipeline.judges.mmmu import RULES, published_choice
-from pipeline.questions import Judgement, Question
+from pipeline.scoring.mathvista import published_prediction
+from pipeline.scoring.mmmu import RULES, published_choice
+from pipeline.scoring.multiple_choice import letters
 from pipeline.tasks import mathvista, mmmu
-from pipeline.tasks._rows import Picture
+from pipeline.types import Judgement, Question
 
 _PROGRAM = re.compile(r"^\s*(?:print\(|def \w+\(|import \w+|return |for \w+ in |\w+ = )", re.MULTILINE)
 

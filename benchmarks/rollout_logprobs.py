@@ -67,7 +67,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         )
         from transformers import AutoConfig
 
-        from stages._rollouts import served
+        from stages.rollouts.vllm_rollouts import served
 
         before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
         differences = scored_by_their_sampler(trainer)
@@ -111,18 +111,18 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
         scratch: a folder to work in.
         options: of the stage's `trainer:` block.
     """
-    from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+    from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 
     declare_torchvision_ops()
     hide_vllm_from_trl()
     from trl import GRPOConfig
 
-    from pipeline.run import RunDir
-    from pipeline.schema import LaunchConfig, RunConfig, StageConfig, TaskConfig
-    from stages._grpo_trainer import Trainer
-    from stages._launch import Work
-    from stages._loading import load_processor
-    from stages._training import image_dataset, trainer_arguments
+    from pipeline.config.schema import LaunchConfig, RunConfig, StageConfig, TaskConfig
+    from pipeline.run_dir import RunDir
+    from stages.models.loading import load_processor
+    from stages.processes.work import Work
+    from stages.training.grpo_trainer import Trainer
+    from stages.training.setup import image_dataset, trainer_arguments
 
     stage = StageConfig(
         algorithm="grpo",
@@ -166,7 +166,7 @@ def scored_by_their_sampler(trainer: Any) -> list[float]:
     """
     import torch
 
-    from stages._groups import FIELDS
+    from stages.models.loading import FIELDS
 
     differences: list[float] = []
     given: dict[int, dict[str, torch.Tensor]] = {}  # By step.
@@ -207,7 +207,7 @@ def _rows(folder: Path, count: int, size: int) -> dict[str, list[Any]]:
     """A few rows with noisy images, which come again at every step: what a server keeps of them must not."""
     from PIL import Image
 
-    from pipeline.rows import user_turn
+    from pipeline.data.conversations import user_turn
 
     chance = random.Random(0)
     images = []

@@ -57,7 +57,7 @@ def _spread(values: list[float]) -> str:
 
 def measured(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, float]]:
     """Per turn, the first without: means of its steps."""
-    from stages._rollouts import served
+    from stages.rollouts.vllm_rollouts import served
 
     steps = 2 * arguments.turns * arguments.steps
     arguments.rows, arguments.image_size, arguments.ahead = PROMPTS * steps, 512, True

@@ -81,7 +81,7 @@ def row(where: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, f
 
 def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """The figures of TRL and ours at a point."""
-    from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+    from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 
     declare_torchvision_ops()
     hide_vllm_from_trl()
@@ -127,7 +127,7 @@ def as_in_a_stage(ours: bool) -> Iterator[None]:
     """What a stage changes in TRL for its process, where it is ours that is measured."""
     from trl.trainer import utils
 
-    from pipeline.compat import score_labels_alone
+    from pipeline.system.library_patches import score_labels_alone
 
     with mock.patch.object(utils, "_use_triton", utils._use_triton):
         if ours:
@@ -139,11 +139,12 @@ def made(ours: bool, folder: Path, scratch: Path, where: tuple[int, int, int], a
     """The trainer of a stage with its journal, or TRL's as a script has it, on the same rows."""
     from trl import SFTConfig, SFTTrainer
 
-    from pipeline.run import RunDir
-    from pipeline.schema import ModelConfig, RunConfig, StageConfig
-    from stages import _journal, _loading, _training
-    from stages._launch import Work
-    from stages._sft_trainer import Trainer
+    from pipeline.config.schema import ModelConfig, RunConfig, StageConfig
+    from pipeline.run_dir import RunDir
+    from stages.models import loading
+    from stages.processes.work import Work
+    from stages.training import metrics_log, setup
+    from stages.training.sft_trainer import Trainer
 
     options = {
         "per_device_train_batch_size": where[0],
@@ -160,18 +161,18 @@ def made(ours: bool, folder: Path, scratch: Path, where: tuple[int, int, int], a
     config = RunConfig(name="measured", output_dir=str(scratch), stages={"stage1_sft": stage}, model=model)
     work = Work(config, "stage1_sft", RunDir(scratch, config.name))
     work.folder.mkdir(parents=True, exist_ok=True)
-    processor = _loading.load_processor(folder, config)
+    processor = loading.load_processor(folder, config)
     columns = rows(processor, scratch, where, arguments.pictures)
     how: dict[str, Any] = {
         "model": str(folder),
         "processing_class": processor,
-        "peft_config": _loading.peft_config(work),
+        "peft_config": loading.peft_config(work),
     }
     if ours:
-        settings = SFTConfig(**_training.trainer_arguments(work))
-        trainer = Trainer(args=settings, train_dataset=_training.image_dataset(columns), **how)
-        _loading.prepare(trainer, work)
-        _journal.add_journal(trainer, work)
+        settings = SFTConfig(**setup.trainer_arguments(work))
+        trainer = Trainer(args=settings, train_dataset=setup.image_dataset(columns), **how)
+        loading.prepare(trainer, work)
+        metrics_log.add_journal(trainer, work)
         return trainer
     settings = SFTConfig(
         **options,
@@ -184,7 +185,7 @@ def made(ours: bool, folder: Path, scratch: Path, where: tuple[int, int, int], a
         model_init_kwargs={"dtype": "float32", "attn_implementation": "sdpa"},
     )
     trainer = SFTTrainer(args=settings, train_dataset=_opened(columns), **how)
-    _loading.freeze(trainer.model, arguments.freeze)
+    loading.freeze(trainer.model, arguments.freeze)
     return trainer
 
 
@@ -192,7 +193,7 @@ def rows(processor: Any, scratch: Path, where: tuple[int, int, int], pictures: l
     """The columns of a data set: texts of the point's lengths, and the paths of pictures."""
     from PIL import Image
 
-    from pipeline.rows import user_turn
+    from pipeline.data.conversations import user_turn
 
     _, prompt, completion = where
     shapes = [tuple(map(int, word.split("x"))) for word in pictures]

@@ -25,16 +25,17 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
-from pipeline.config import load
-from pipeline.handoff import parent_checkpoint
-from pipeline.images import open_rgb
-from pipeline.rows import grpo_columns, label_columns
-from pipeline.run import BASE, RunDir
-from pipeline.tasks import load_task
+from pipeline.config.loader import load
+from pipeline.data.conversations import grpo_columns, label_columns
+from pipeline.data.images import open_rgb
+from pipeline.data.load import load_task
+from pipeline.run_dir import BASE, RunDir
+from pipeline.runs.handover import parent_checkpoint
+from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 from rewards import load_rewards
-from stages import base, grpo, sft
-from stages._launch import Work
+from stages import grpo, sft
+from stages.checkpoints import base_model
+from stages.processes.work import Work
 
 SKIPPED = 5
 """First steps of a round that do not count."""
@@ -68,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             [*settings, "baseline.trainer.save_steps=100000", "stages.stage3.trainer.save_steps=100000"],
         )
         run = RunDir(config.output_dir, config.name)
-        base.make(Work(config, BASE, run))
+        base_model.make(Work(config, BASE, run))
         print("| stage | bare TRL, s a step | stage, s a step | ratio | rounds |\n|---|---|---|---|---|")
         for name, train in (("baseline", sft.train), ("stage3", grpo.train)):
             work = Work(config, config.stage_name(name), run)
@@ -100,7 +101,7 @@ def seconds_of(train: Any) -> list[float]:
         moments.append(time.perf_counter())
         log(self, logs, *rest, **more)
 
-    with mock.patch.object(Trainer, "log", logged), mock.patch("stages._handover.hand_over"):
+    with mock.patch.object(Trainer, "log", logged), mock.patch("stages.checkpoints.handover.hand_over"):
         train()
     return [after - before for before, after in itertools.pairwise(moments)][SKIPPED:-1]
 
@@ -152,7 +153,7 @@ def bare(work: Work, folder: Path) -> None:
             processing_class=processor,
         )
     if work.stage.freeze:
-        from stages._loading import freeze
+        from stages.models.loading import freeze
 
         freeze(trainer.model, work.stage.freeze)
     trainer.remove_callback(PrinterCallback)

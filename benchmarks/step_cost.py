@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grpo_step import GRID, SIZES, configured, point
-from pipeline.compat import declare_torchvision_ops
+from pipeline.system.library_patches import declare_torchvision_ops
 
 PARTS = ("score", "generate", "optimizer")
 """Log-probabilities with backward; prefill and decoding; AdamW."""

@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 from pipeline import command_line
 
 if TYPE_CHECKING:
-    from cot_builder.build import Asked
-    from cot_builder.plan import Plan
-    from pipeline.schema import RunConfig
+    from cot_builder.build.plan import Plan
+    from cot_builder.build.run import Asked
+    from pipeline.config.schema import RunConfig
 
 INCOMPLETE = 3
 
@@ -30,7 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = command_line.parse(_parser(), argv)
 
     def work() -> int:
-        from pipeline.config import load
+        from pipeline.config.loader import load
 
         return int(arguments.run(load(arguments.config, arguments.overrides), arguments))
 
@@ -83,10 +83,11 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder import build, output, shards
-    from cot_builder.journal import Journal
-    from cot_builder.plan import Shard, plan
-    from cot_builder.tally import yields
+    from cot_builder.build import run as build
+    from cot_builder.build.journal import Journal
+    from cot_builder.build.plan import Shard, plan
+    from cot_builder.output import shards, write
+    from cot_builder.output.yields import yields
 
     planned = plan(config, Shard.parse(arguments.shard) if arguments.shard else None)
     if arguments.dry_run:
@@ -94,7 +95,7 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
         return 0
     planned.folder.mkdir(parents=True, exist_ok=True)
     with Journal(planned.folder / "journal") as journal:
-        (shards if planned.shard else output).start(planned)  # Not before: another build may hold the folder.
+        (shards if planned.shard else write).start(planned)  # Not before: another build may hold the folder.
         if arguments.retry_refused:
             print(f"{journal.forget_refusals()} refused requests are asked again", file=sys.stderr)
         asked, seconds = build.ask(planned, journal)
@@ -103,7 +104,7 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
         if planned.shard:
             record = shards.finish(planned, asked, len(journal), seconds)
             return _end(planned, record, asked, f"{record['rows']} rows, {record['unasked']} unasked", "")
-        manifest = output.finish(planned, journal, asked, seconds)
+        manifest = write.finish(planned, journal, asked, seconds)
     done = f"{planned.folder / 'train.parquet'}: complete, {asked.requests} requests this time, {seconds:.1f} s"
     return _end(planned, manifest, asked, yields(manifest), done)
 
@@ -130,11 +131,11 @@ def _stopped(plan: Plan, asked: Asked) -> int:
 
 
 def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder import output, shards
-    from cot_builder.build import Asked
-    from cot_builder.journal import Journal
-    from cot_builder.plan import plan
-    from cot_builder.tally import yields
+    from cot_builder.build.journal import Journal
+    from cot_builder.build.plan import plan
+    from cot_builder.build.run import Asked
+    from cot_builder.output import shards, write
+    from cot_builder.output.yields import yields
     from pipeline.errors import UserError
 
     if arguments.shards < 1:
@@ -144,8 +145,8 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
     with Journal(planned.folder / "journal") as journal:
         for line in shards.take_over(planned, journal, arguments.shards):
             print(line)
-        output.start(planned)
-        manifest = output.finish(planned, journal, Asked(), 0.0)
+        write.start(planned)
+        manifest = write.finish(planned, journal, Asked(), 0.0)
     done = f"{planned.folder / 'train.parquet'}: complete"
     return _end(planned, manifest, Asked(), yields(manifest), done)
 
@@ -153,14 +154,14 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
 def _export(config: RunConfig, arguments: argparse.Namespace) -> int:
     import asyncio
 
-    from cot_builder import batch
-    from cot_builder.journal import Journal
-    from cot_builder.plan import plan
+    from cot_builder.build import batch_api
+    from cot_builder.build.journal import Journal
+    from cot_builder.build.plan import plan
 
     planned = plan(config)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with Journal(planned.folder / "journal") as journal:
-        files, requests = asyncio.run(batch.export(planned, journal, arguments.out))
+        files, requests = asyncio.run(batch_api.export(planned, journal, arguments.out))
     if not files:
         print(f"nothing to ask; write the rows with `python -m cot_builder build --config {arguments.config}`")
     for file in files:
@@ -171,14 +172,14 @@ def _export(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _import(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder import batch
-    from cot_builder.journal import Journal
-    from cot_builder.plan import plan
+    from cot_builder.build import batch_api
+    from cot_builder.build.journal import Journal
+    from cot_builder.build.plan import plan
 
     planned = plan(config)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with Journal(planned.folder / "journal") as journal:
-        counts, failed = batch.take_in(journal, arguments.files)
+        counts, failed = batch_api.take_in(journal, arguments.files)
     print(f"{counts['new']} new replies, {counts['known']} known already, {counts['unknown']} not of this build")
     for reason, count in failed.items():
         print(f"{count} lines without a reply ({reason}); the next export asks them again", file=sys.stderr)
@@ -186,9 +187,9 @@ def _import(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _stats(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder.tally import yields
+    from cot_builder.output.yields import yields
     from pipeline.errors import UserError
-    from pipeline.run import COT, RunDir
+    from pipeline.run_dir import COT, RunDir
 
     run = RunDir(config.output_dir, config.name)
     manifest = run.record(COT)
@@ -205,9 +206,9 @@ def _stats(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder.journal import Journal
-    from cot_builder.plan import plan
-    from cot_builder.preview import preview
+    from cot_builder.build.journal import Journal
+    from cot_builder.build.plan import plan
+    from cot_builder.output.preview import preview
     from pipeline.errors import UserError
 
     if arguments.rows < 1:
@@ -224,7 +225,7 @@ def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 def _describe(plan: Plan) -> str:
     """What a build would do, for --dry-run."""
-    from pipeline.config import to_plain
+    from pipeline.config.loader import to_plain
 
     rows = [plan.split.examples[index] for index in plan.rows]
     classes = Counter(row.label for row in rows)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from cot_builder.pictures import Picture
-from cot_builder.prompt import Prompt
-from cot_builder.teachers import Question, Reply
-from cot_builder.verify import REASONS
-from pipeline.tasks import Example
+from cot_builder.filters.accept import REASONS
+from cot_builder.prompts import Prompt
+from cot_builder.teachers.base import Question, Reply
+from cot_builder.teachers.images import Picture
+from pipeline.types import Example
 
 if TYPE_CHECKING:
-    from cot_builder.plan import Plan
+    from pipeline.config.schema import CotConfig
+    from pipeline.data.task import Task
 
 Ask = Callable[[str, Question], Awaitable[Reply]]
 """Asks a teacher, by name. Raises Unanswered when there is no reply to be had, ImageError on an unreadable picture."""
@@ -55,6 +56,39 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Policy:
+    """How the rows of one class are asked."""
+
+    attempts: int
+    temperatures: Sequence[float]
+    fallback: str | None
+    """Name of the prompt that shows the label, or None to reject."""
+
+    def temperature(self, attempt: int) -> float | None:
+        """The temperature of an attempt, which counts from 0; None leaves the teacher's own."""
+        return self.temperatures[min(attempt, len(self.temperatures) - 1)] if self.temperatures else None
+
+
+class RecipeContext(Protocol):
+    """What a recipe knows of the build; `cot_builder.build.plan.Plan` is one."""
+
+    @property
+    def task(self) -> Task: ...
+    @property
+    def cot(self) -> CotConfig: ...
+    @property
+    def teachers(self) -> Mapping[str, Any]: ...
+    @property
+    def prompts(self) -> Mapping[str, Prompt]: ...
+    @property
+    def prompt(self) -> Prompt: ...
+    def policy(self, label: str) -> Policy: ...
+    def is_offline(self, teacher: str) -> bool: ...
+    def reader(self, author: str, row: Example) -> str: ...
+    def hints(self, row: Example) -> list[dict[str, Any]]: ...
+
+
+@dataclass(frozen=True)
 class Row:
     """One row in the hands of a recipe.
 
@@ -68,7 +102,7 @@ class Row:
 
     example: Example
     teachers: tuple[str, ...]
-    plan: Plan
+    plan: RecipeContext
     picture: Picture
     ask: Ask
 

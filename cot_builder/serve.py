@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from pipeline.errors import UserError
-from pipeline.vllm_server import open_url, serve_command, serve_environment
+from pipeline.system.vllm_server import open_url, serve_command, serve_environment
 
 if TYPE_CHECKING:
-    from cot_builder.teacher_files import OpenAIConfig
+    from cot_builder.teachers.config import OpenAIConfig
 
 DEFAULT_PORT = 8000
 LOCAL = ("localhost", "127.0.0.1")
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: bool) -> int:
-    from pipeline.hardware import visible_gpus
+    from pipeline.system.hardware import visible_gpus
 
     config = load_served(teacher)
     port = port or port_of(config)
@@ -87,7 +87,7 @@ def load_served(teacher: str) -> OpenAIConfig:
     Raises:
         UserError: when there is none, it is wrong, or the teacher works without a server.
     """
-    from cot_builder.teacher_files import OpenAIConfig, load_teacher
+    from cot_builder.teachers.config import OpenAIConfig, load_teacher
 
     config = load_teacher(teacher)
     if not isinstance(config, OpenAIConfig):

@@ -24,4 +24,4 @@ done
 [ ! -f "$config" ] || config=$(cd "$(dirname "$config")" && pwd)/$(basename "$config")
 cd "$root"
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
-exec "$python" -m cot_builder.servers build --config "$config" "${words[@]}"
+exec "$python" -m cot_builder.serving build --config "$config" "${words[@]}"

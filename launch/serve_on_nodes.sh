@@ -30,7 +30,7 @@ teacher=$1
 cd "$root"
 python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
 serve="cd $(printf %q "$there") && exec ./launch/serve_teacher.sh$(printf ' %q' "$1" "${port[@]}" --host 0.0.0.0 "${@:2}")"
-addresses=("$python" -m cot_builder.servers addresses "$teacher" "${hosts[@]}" "${port[@]}")
+addresses=("$python" -m cot_builder.serving addresses "$teacher" "${hosts[@]}" "${port[@]}")
 if [ -n "$dry_run" ]; then
   for host in "${hosts[@]}"; do echo "ssh -tt $host $(printf %q "$serve")"; done
   exec "${addresses[@]}"

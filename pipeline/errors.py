@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class UserError(Exception):
@@ -15,3 +16,10 @@ class UserError(Exception):
     def __init__(self, problems: str | Sequence[str]) -> None:
         self.problems = [problems] if isinstance(problems, str) else list(problems)
         super().__init__("\n".join(self.problems))
+
+
+def nearest(word: object, known: Iterable[str]) -> str:
+    """``did you mean train?``, or ``there are: test, train`` when none is near."""
+    words = sorted(known)
+    near = difflib.get_close_matches(str(word), words, 1)
+    return f"did you mean {near[0]}?" if near else f"there are: {', '.join(words) or 'none'}"

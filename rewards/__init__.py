@@ -11,8 +11,8 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.tasks import Task
 
 Reward = Callable[..., list[float | None]]
 

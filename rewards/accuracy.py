@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.tasks import Task
+from pipeline.data.task import Task
 
 
 def accuracy_reward(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipeline.response import Response, parse
+from pipeline.scoring.response import Response, parse
 
 
 def format_reward(completions: list[str], **columns: Any) -> list[float]:

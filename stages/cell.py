@@ -12,16 +12,16 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from pipeline.errors import UserError
-from pipeline.lab import cells, load_lab
-from pipeline.nearest import nearest
-from stages._launch import guarded
+from pipeline.checks.evaluation import load_lab
+from pipeline.config.evaluation import cells
+from pipeline.errors import UserError, nearest
+from stages.processes.command import guarded
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of a cell."""
     parser = argparse.ArgumentParser(prog="python -m stages.cell", description=(__doc__ or "").split("\n")[0])
-    parser.add_argument("--config", required=True, help="YAML of the lab (pipeline/lab.py)")
+    parser.add_argument("--config", required=True, help="YAML of the lab (pipeline/config/evaluation.py)")
     parser.add_argument("--cell", required=True, metavar="ID", help="model--task--precision--mode[--reasoner]")
     parser.add_argument("--clean", action="store_true", help="forget what the cell has and begin anew")
     arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {cell.id: cell for cell in cells(config)}
     if arguments.cell not in found:
         raise UserError(f"--cell: {arguments.cell!r} is not a cell of this lab; {nearest(arguments.cell, found)}")
-    from stages.lab.run import run_cell
+    from stages.evaluation.cell import run_cell
 
     run_cell(config, found[arguments.cell], clean=arguments.clean)
     return 0

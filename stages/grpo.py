@@ -10,48 +10,43 @@ refused before it starts; both clip fractions go into its record, and both zero 
 
 from __future__ import annotations
 
-from stages._launch import Work, guarded
-from stages._stage import main
+from stages.processes.command import guarded
+from stages.processes.work import Work
+from stages.training.stage import main
 
 
 def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, prompts, rewards, trainer, train, hand over."""
     from trl import GRPOConfig
 
-    from pipeline.training_data import training_columns
+    from pipeline.data.training_rows import training_columns
     from rewards import load_rewards
-    from stages import (
-        _completions,
-        _handover,
-        _journal,
-        _learning_rates,
-        _loading,
-        _rollouts,
-        _training,
-        _validation,
-    )
-    from stages._grpo_trainer import Trainer
+    from stages.checkpoints import handover
+    from stages.models import loading
+    from stages.rollouts import vllm_rollouts
+    from stages.training import completions_log, learning_rates, metrics_log, setup, validation
+    from stages.training.grpo_trainer import Trainer
 
-    parent, processor, task = _training.start(work)
+    parent, processor, task = setup.start(work)
     columns, split = training_columns(work.config, work.run, work.name, task)
     trainer = Trainer(
         work,
         model=str(parent),
         reward_funcs=load_rewards(work.stage.reward_funcs, task),
-        args=GRPOConfig(**_training.trainer_arguments(work)),
-        train_dataset=_training.image_dataset(columns),
+        args=GRPOConfig(**setup.trainer_arguments(work)),
+        train_dataset=setup.image_dataset(columns),
         processing_class=processor,
-        peft_config=_loading.peft_config(work),
-        quantization_config=_loading.quantization_config(work),
+        peft_config=loading.peft_config(work),
+        quantization_config=loading.quantization_config(work),
     )
-    _loading.prepare(trainer, work)
-    _learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
-    _validation.add(trainer, work, parent, task, _journal.add_journal(trainer, work))
-    _completions.add_completions(trainer, work)
-    with _rollouts.served(trainer, work, parent):
-        _training.train(trainer, work)
-    _handover.hand_over(trainer, work, parent, task, rows=len(columns["id"]), problems=split.problem_counts)
-    _training.leave()
+    loading.prepare(trainer, work)
+    learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
+    validation.add(trainer, work, parent, task, metrics_log.add_journal(trainer, work))
+    completions_log.add_completions(trainer, work)
+    with vllm_rollouts.served(trainer, work, parent):
+        setup.train(trainer, work)
+    handover.hand_over(trainer, work, parent, task, rows=len(columns["id"]), problems=split.problem_counts)
+    setup.leave()
 
 
 if __name__ == "__main__":

@@ -19,45 +19,47 @@ from collections.abc import Sequence
 from typing import Any
 
 from pipeline import command_line
-from pipeline.checks_adapters import unshared
-from pipeline.checks_trainer import world_size
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
+from pipeline.checks.adapters import unshared
+from pipeline.conductor.forecast import Asking, forecast
+from pipeline.conductor.forecast_table import forecast_table
+from pipeline.config.derived import DIRECT_TOKENS, passes, world_size
+from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
-from pipeline.forecast import Asking, forecast
-from pipeline.forecast_text import forecast_table
-from pipeline.phases import phase_inputs, trained_phases
-from pipeline.provenance import provenance
-from pipeline.run import BASE, RunDir, digest, write_json
-from pipeline.schema import RunConfig
-from stages import _launch, _trial
-from stages._launch import Work, guarded
-from stages._workers import as_worker, run_workers
-from stages.evaluate import DIRECT_TOKENS, passes
+from pipeline.files import digest, write_json
+from pipeline.run_dir import BASE, RunDir
+from pipeline.runs.phases import phase_inputs, trained_phases
+from pipeline.runs.provenance import provenance
+from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
+from stages.processes import command
+from stages.processes.command import guarded
+from stages.processes.work import Work, only_one
+from stages.processes.workers import as_worker, run_workers
+from stages.trial import plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point of the preflight."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    parser = _launch.parser("preflight", (__doc__ or "").split("\n")[0])
+    parser = command.parser("preflight", (__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
     arguments = command_line.parse(parser, argv)
-    config, run = _launch.load_checked(arguments)
-    names = [*_trial.stages_of(config), _trial.EVALUATION]
+    config, run = command.load_checked(arguments)
+    names = [*plan.stages_of(config), plan.EVALUATION]
     if arguments.worker:
         with as_worker():
             declare_torchvision_ops()
             hide_vllm_from_trl()
             score_labels_alone()
-            from stages._tries import work_through
+            from stages.trial.worker import work_through
 
             work_through(config, run, arguments.only.split(","))
         return 0
     if arguments.dry_run:
-        print(f"preflight of {', '.join(names)} on {world_size(config)} processes, in {_trial.scratch_of(run).root}")
+        print(f"preflight of {', '.join(names)} on {world_size(config)} processes, in {plan.scratch_of(run).root}")
         return 0
     words = [word for word in argv if word != "--clean"]
-    scratch = _trial.scratch_of(run)
-    with _launch.only_one(scratch.root.parent):
+    scratch = plan.scratch_of(run)
+    with only_one(scratch.root.parent):
         shutil.rmtree(scratch.root, ignore_errors=True)
         try:
             launched = launch(config, run, names, words)
@@ -80,7 +82,7 @@ def launch(config: RunConfig, run: RunDir, names: list[str], words: list[str]) -
     Raises:
         UserError: when a trial fails for another reason than memory.
     """
-    scratch = _trial.scratch_of(run)
+    scratch = plan.scratch_of(run)
     alone = world_size(config) == 1 and not config.launch.deepspeed
     waiting = [names] if alone else [[name] for name in names]
     launched: dict[str, float] = {}
@@ -93,14 +95,14 @@ def launch(config: RunConfig, run: RunDir, names: list[str], words: list[str]) -
             failed = next(name for name in group if not _done(scratch, name))
             noted = scratch.phase(failed) / "too_large.json"
             killed = signal.SIGKILL.name in str(error)
-            if failed == _trial.EVALUATION or not (noted.exists() or killed):
+            if failed == plan.EVALUATION or not (noted.exists() or killed):
                 raise
             if not noted.exists():
                 write_json(noted, {"error": "the kernel killed it, as it does when memory runs out"})
             if group[group.index(failed) + 1 :]:
                 waiting.insert(0, group[group.index(failed) + 1 :])
         for name in group:
-            _trial.settle(scratch.phase(name))
+            plan.settle(scratch.phase(name))
     return launched
 
 
@@ -113,16 +115,16 @@ def _done(scratch: RunDir, name: str) -> bool:
 
 def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[str, Any]:
     """The forecast, from what the trials left in the scratch folder; everything of forecast.json."""
-    scratch = _trial.scratch_of(run)
-    stages = _trial.stages_of(config)
-    trials = {name: _trial.read_trial(stage, scratch.phase(name), launched[name]) for name, stage in stages.items()}
-    seen = json.loads((scratch.phase(_trial.EVALUATION) / "asking.json").read_text())
+    scratch = plan.scratch_of(run)
+    stages = plan.stages_of(config)
+    trials = {name: plan.read_trial(stage, scratch.phase(name), launched[name]) for name, stage in stages.items()}
+    seen = json.loads((scratch.phase(plan.EVALUATION) / "asking.json").read_text())
     lengths = json.loads((scratch.root / "lengths.json").read_text())
     asking = Asking(
         seen["batches"],
         tuple(seen["tokens"]),
         tuple(seen["seconds"]),
-        max(0.0, seen["created"] - launched[_trial.EVALUATION]) + seen["answering_imports"] + seen["load"],
+        max(0.0, seen["created"] - launched[plan.EVALUATION]) + seen["answering_imports"] + seen["load"],
     )
     tokens = {name: _answer_tokens(config, name, lengths) for name in trained_phases(config)}
     shared = 1 if seen["gpu"] else world_size(config)

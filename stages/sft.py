@@ -8,35 +8,38 @@ trl.SFTTrainer with the stage's `trainer:` block; the loss is on the completion 
 
 from __future__ import annotations
 
-from stages._launch import Work, guarded
-from stages._stage import main
+from stages.processes.command import guarded
+from stages.processes.work import Work
+from stages.training.stage import main
 
 
 def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, rows, trainer, train, hand over."""
     from trl import SFTConfig
 
-    from pipeline.training_data import training_columns
-    from stages import _handover, _journal, _learning_rates, _loading, _training, _validation
-    from stages._sft_trainer import Trainer
+    from pipeline.data.training_rows import training_columns
+    from stages.checkpoints import handover
+    from stages.models import loading
+    from stages.training import learning_rates, metrics_log, setup, validation
+    from stages.training.sft_trainer import Trainer
 
-    parent, processor, task = _training.start(work)
+    parent, processor, task = setup.start(work)
     columns, split = training_columns(work.config, work.run, work.name, task)
     rows = len(columns.pop("id"))
     trainer = Trainer(
         model=str(parent),
-        args=SFTConfig(**_training.trainer_arguments(work)),
-        train_dataset=_training.image_dataset(columns),
+        args=SFTConfig(**setup.trainer_arguments(work)),
+        train_dataset=setup.image_dataset(columns),
         processing_class=processor,
-        peft_config=_loading.peft_config(work),
-        quantization_config=_loading.quantization_config(work),
+        peft_config=loading.peft_config(work),
+        quantization_config=loading.quantization_config(work),
     )
-    _loading.prepare(trainer, work)
-    _learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
-    _validation.add(trainer, work, parent, task, _journal.add_journal(trainer, work))
-    _training.train(trainer, work)
-    _handover.hand_over(trainer, work, parent, task, rows=rows, problems=split.problem_counts)
-    _training.leave()
+    loading.prepare(trainer, work)
+    learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
+    validation.add(trainer, work, parent, task, metrics_log.add_journal(trainer, work))
+    setup.train(trainer, work)
+    handover.hand_over(trainer, work, parent, task, rows=rows, problems=split.problem_counts)
+    setup.leave()
 
 
 if __name__ == "__main__":

@@ -22,17 +22,19 @@ from pathlib import Path
 import yaml
 
 from pipeline import command_line
-from pipeline.config import to_plain
+from pipeline.checks.evaluation import load_lab
+from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells, lab_folder
+from pipeline.config.loader import to_plain
 from pipeline.errors import UserError
-from pipeline.formats import duration, percent
-from pipeline.hardware import gpu_names
-from pipeline.lab import Cell, LabConfig, cell_folder, cells, lab_folder, load_lab
-from pipeline.run import write_atomic, write_json
-from pipeline.sweep_files import PAGE, write_results
-from pipeline.sweep_plan import describe, key, make_plan, smoke_lab
-from pipeline.sweep_results import FAILURE, Cells, results
-from stages._cell_processes import Ended, run_cells
-from stages._launch import guarded, only_one
+from pipeline.files import write_atomic, write_json
+from pipeline.formatting import duration, percent
+from pipeline.sweeps.files import PAGE, write_results
+from pipeline.sweeps.plan import describe, key, make_plan, smoke_lab
+from pipeline.sweeps.results import FAILURE, Cells, results
+from pipeline.system.hardware import gpu_names
+from stages.processes.cells import Ended, run_cells
+from stages.processes.command import guarded
+from stages.processes.work import only_one
 
 DONE = "complete.json"
 """Cell: the key under which it was seen complete, so that a process need not be started to find that nothing changed."""

@@ -22,9 +22,6 @@ ENVIRONMENT = {
 }
 os.environ.update(ENVIRONMENT)  # before any test module imports torch
 
-if str(ROOT) not in sys.path:
-    sys.path.insert(0, str(ROOT))
-
 RunModule = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

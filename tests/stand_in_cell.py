@@ -16,9 +16,10 @@ import signal
 import time
 from typing import Any
 
-from pipeline.config import to_plain
-from pipeline.lab import Cell, LabConfig, cell_folder, cells, load_lab
-from pipeline.run import read_jsonl, write_json
+from pipeline.checks.evaluation import load_lab
+from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells
+from pipeline.config.loader import to_plain
+from pipeline.files import read_jsonl, write_json
 
 ROWS = 40
 

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from benchmarks.rivals.clock import VARIABLE
-from pipeline.processes import ROOT
+from pipeline.files import ROOT
 
 TEMPERATURE, TOP_P = 0.7, 0.95
 SIDE = 64
@@ -73,7 +73,7 @@ class Bed:
 
     def contents(self, rows: range) -> Iterator[tuple[str, str]]:
         """(text, data URL of the picture) of each row, byte for byte as the builder sends them."""
-        from cot_builder.pictures import data_url
+        from cot_builder.teachers.images import data_url
 
         for number in rows:
             yield self.text, data_url(self.pictures[number], SIDE)
@@ -91,11 +91,11 @@ class Bed:
 
 def prepare(folder: Path, total: int, tokens: int) -> Bed:
     """Draw the pictures and make the teacher."""
-    from cot_builder.prompt import load_prompt
-    from pipeline.run import RunDir
-    from pipeline.schema import TaskConfig, TinyConfig
-    from pipeline.tasks import load_task
-    from stages.tiny import build_tiny
+    from cot_builder.prompts import load_prompt
+    from pipeline.config.schema import TaskConfig, TinyConfig
+    from pipeline.data.load import load_task
+    from pipeline.run_dir import RunDir
+    from stages.models.tiny import build_tiny
 
     bed = Bed(folder, total, tokens)
     # Where the builder's run looks too, so that it finds the pictures drawn.

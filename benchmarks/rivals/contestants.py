@@ -14,7 +14,7 @@ import yaml
 from benchmarks.rivals.bed import PROMPT, TEMPERATURE, TOP_P, Bed, teacher_config
 from benchmarks.rivals.environments import environment, version
 from benchmarks.rivals.measure import Run, run
-from pipeline.processes import ROOT
+from pipeline.files import ROOT
 
 _HERE = Path(__file__).parent
 _PACKAGES = {"distilabel": "distilabel", "swift": "ms-swift"}

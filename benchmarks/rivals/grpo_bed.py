@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from pipeline.run import RunDir
-from pipeline.schema import TaskConfig, TinyConfig
+from pipeline.config.schema import TaskConfig, TinyConfig
+from pipeline.run_dir import RunDir
 
 REWARD = "benchmarks.rivals.grpo_probe.share_of_vowels"
 SIDE = 224
@@ -116,9 +116,9 @@ def question(count: Any, least: int) -> str:
 
 def prepare(folder: Path, point: Point, size: str) -> Job:
     """Draw the rows, make the model and write `job.json`."""
-    from pipeline.rows import grpo_columns, tokenizer_texts
-    from pipeline.tasks import load_task
-    from stages.tiny import build_tiny
+    from pipeline.data.conversations import grpo_columns, tokenizer_texts
+    from pipeline.data.load import load_task
+    from stages.models.tiny import build_tiny
 
     job = Job(folder, point)
     cache = RunDir(folder / "runs", "rivals").cache
@@ -156,7 +156,7 @@ def _counter(model: Path, prompt: str) -> Any:
     """A function that counts the tokens of the prompt that asks a question, with chat template and image."""
     from transformers import AutoTokenizer
 
-    from pipeline.rows import user_turn
+    from pipeline.data.conversations import user_turn
 
     tokenizer = AutoTokenizer.from_pretrained(model)
     image_tokens = (SIDE // 28) ** 2

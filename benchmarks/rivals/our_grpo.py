@@ -10,13 +10,13 @@ import sys
 from pathlib import Path
 
 from benchmarks.rivals.grpo_probe import attach
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
-from pipeline.config import load
-from pipeline.images import open_rgb
-from pipeline.rows import grpo_columns
-from pipeline.run import BASE, RunDir
-from pipeline.schema import RunConfig
-from pipeline.tasks import load_task
+from pipeline.config.loader import load
+from pipeline.config.schema import RunConfig
+from pipeline.data.conversations import grpo_columns
+from pipeline.data.images import open_rgb
+from pipeline.data.load import load_task
+from pipeline.run_dir import BASE, RunDir
+from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 from rewards import load_rewards
 
 
@@ -67,11 +67,12 @@ def bare(config: RunConfig, folder: Path) -> None:
 
 def stage(config: RunConfig) -> None:
     """What `python -m stages.grpo` runs in its worker: journal, counters and alarms included, saving not."""
-    from stages import base, grpo
-    from stages._launch import Work
+    from stages import grpo
+    from stages.checkpoints import base_model
+    from stages.processes.work import Work
 
     run = RunDir(config.output_dir, config.name)
-    base.make(Work(config, BASE, run))
+    base_model.make(Work(config, BASE, run))
     grpo.train(Work(config, config.stage_name("1"), run, look=attach))
 
 

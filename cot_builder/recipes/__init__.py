@@ -20,14 +20,13 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError
-from pipeline.nearest import nearest
+from pipeline.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from cot_builder.prompt import Prompt
+    from cot_builder.prompts import Prompt
     from cot_builder.row import Outcome, Row
-    from cot_builder.teacher_files import TeacherConfig
-    from pipeline.schema import CotConfig
+    from cot_builder.teachers.config import TeacherConfig
+    from pipeline.config.schema import CotConfig
 
 
 @dataclass(frozen=True)

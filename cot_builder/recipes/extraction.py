@@ -17,13 +17,13 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from cot_builder.filters.accept import Rejected, accept_text
 from cot_builder.row import Outcome, Row, Tried
-from cot_builder.verify import Rejected, accept_text
-from pipeline.schema import CotConfig
+from pipeline.config.schema import CotConfig
 
 if TYPE_CHECKING:
-    from cot_builder.prompt import Prompt
-    from cot_builder.teacher_files import TeacherConfig
+    from cot_builder.prompts import Prompt
+    from cot_builder.teachers.config import TeacherConfig
 
 PROMPT = "describe_v1"
 _OBSERVE, _STATEMENTS, _PERCEIVE = "observe_v1", "statements_v1", "perceive_v1"

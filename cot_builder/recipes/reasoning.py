@@ -18,14 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from cot_builder.filters.accept import Accepted, accept, evidence
 from cot_builder.row import Outcome, Row, Tried
-from cot_builder.teacher_files import short_name
-from cot_builder.verify import Accepted, accept, evidence
-from pipeline.schema import CotConfig
+from cot_builder.teachers.config import short_name
+from pipeline.config.schema import CotConfig
 
 if TYPE_CHECKING:
-    from cot_builder.prompt import Prompt
-    from cot_builder.teacher_files import TeacherConfig
+    from cot_builder.prompts import Prompt
+    from cot_builder.teachers.config import TeacherConfig
 
 PROMPT = "answer_hidden_v1"
 _CHECK_PROMPT = "cross_check_v1"

@@ -16,13 +16,24 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.judges import accuracies, accuracy, even_chance, judge_choice
-from pipeline.questions import Benchmark, Question, Questions
-from pipeline.schema import TaskConfig
-from pipeline.tasks import Problem, check_options
-from pipeline.tasks._asking import asked_for_letter, lettered
-from pipeline.tasks._read import data_root, no_files
-from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter, listed, picture, questions, read_rows
+from pipeline.config.schema import TaskConfig
+from pipeline.data.benchmark import Benchmark
+from pipeline.data.benchmark_rows import (
+    Columns,
+    Row,
+    Unusable,
+    data_files,
+    gold_letter,
+    listed,
+    picture,
+    questions,
+    read_rows,
+)
+from pipeline.data.image_sets import data_root, no_files
+from pipeline.data.load import check_options
+from pipeline.data.prompting import asked_for_letter, lettered
+from pipeline.scoring.benchmark_judges import accuracies, accuracy, even_chance, judge_choice
+from pipeline.types import Problem, Question, Questions
 
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/nyu-visionx/CV-Bench"

@@ -23,11 +23,14 @@ from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.config.schema import TaskConfig
+from pipeline.data.image_sets import data_root, label_set, usable
+from pipeline.data.images import inside
+from pipeline.data.load import check_options
+from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.images import inside
-from pipeline.schema import TaskConfig
-from pipeline.tasks import Example, Problem, Split, Task, check_options, parquet
-from pipeline.tasks._read import data_root, label_set, usable
+from pipeline.tasks import parquet
+from pipeline.types import Example, Problem, Split
 
 SPLITS = ("train", "val", "test")
 EMOTIONS = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")

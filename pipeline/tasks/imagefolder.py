@@ -14,11 +14,13 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
+from pipeline.config.schema import TaskConfig
+from pipeline.data.image_sets import IMAGE_SUFFIXES, data_root, label_set, usable
+from pipeline.data.images import inside
+from pipeline.data.load import check_options
+from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.images import inside
-from pipeline.schema import TaskConfig
-from pipeline.tasks import Example, Problem, Split, Task, check_options
-from pipeline.tasks._read import IMAGE_SUFFIXES, data_root, label_set, usable
+from pipeline.types import Example, Problem, Split
 
 TEST_SHARE = 0.2
 QUESTION = "What does this image show?"

@@ -4,7 +4,7 @@
 authors publish them. Columns pid, question, image (a path), decoded_image, choices, unit, precision, answer, question_type,
 answer_type, metadata.
 
-The published score uses GPT-4 to extract answers; ours reads them by rules, see pipeline/judges/mathvista.py. A
+The published score uses GPT-4 to extract answers; ours reads them by rules, see pipeline/scoring/mathvista.py. A
 multiple-choice response without an answer gets the nearest choice, as published, and is marked as guessed. The test split's
 answers are not published.
 """
@@ -15,15 +15,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.judges import accuracies, accuracy, even_chance, judged
-from pipeline.judges.choice import letters
-from pipeline.judges.mathvista import ANSWER_TYPES, extracted, is_right, replacement
-from pipeline.questions import Benchmark, Judgement, Question, Questions
-from pipeline.schema import TaskConfig
-from pipeline.tasks import check_options
-from pipeline.tasks._asking import A_LETTER, instructed, lettered
-from pipeline.tasks._read import data_root, no_files
-from pipeline.tasks._rows import Columns, Row, Unusable, data_files, listed, picture, questions, read_rows
+from pipeline.config.schema import TaskConfig
+from pipeline.data.benchmark import Benchmark
+from pipeline.data.benchmark_rows import Columns, Row, Unusable, data_files, listed, picture, questions, read_rows
+from pipeline.data.image_sets import data_root, no_files
+from pipeline.data.load import check_options
+from pipeline.data.prompting import A_LETTER, instructed, lettered
+from pipeline.scoring.benchmark_judges import accuracies, accuracy, even_chance, judged
+from pipeline.scoring.mathvista import ANSWER_TYPES, extracted, is_right, replacement
+from pipeline.scoring.multiple_choice import letters
+from pipeline.types import Judgement, Question, Questions
 
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/AI4Math/MathVista"
@@ -110,7 +111,7 @@ def _letter(choice: str, options: Sequence[str]) -> str:
 
 
 def build(row: Row) -> Iterable[Question]:
-    """One row's question, for `pipeline.tasks._rows.questions`."""
+    """One row's question, for `pipeline.data.benchmark_rows.questions`."""
     choices = [str(choice) for choice in listed(row.get("choices"))]
     kind = str(row["answer_type"])
     if kind not in ANSWER_TYPES or (row["question_type"] == "multi_choice") != bool(choices):

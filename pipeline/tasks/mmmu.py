@@ -9,7 +9,7 @@ right.
 
 A subject the copy has no row of is counted as a problem.
 
-Options: ``subjects`` (a list such as [Math, Art]; all), ``rule`` (published or stated, see pipeline/judges/mmmu.py; published).
+Options: ``subjects`` (a list such as [Math, Art]; all), ``rule`` (published or stated, see pipeline/scoring/mmmu.py; published).
 """
 
 from __future__ import annotations
@@ -20,16 +20,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.judges import accuracies, accuracy, chosen, even_chance, judged
-from pipeline.judges.mmmu import RULES, guess, open_candidates, open_number_right, open_right, read_choice
-from pipeline.nearest import nearest
-from pipeline.questions import Benchmark, Judgement, Question, Questions
-from pipeline.schema import TaskConfig
-from pipeline.tasks import Problem, check_options
-from pipeline.tasks._asking import A_LETTER, DIRECT_LETTER, instructed, lettered
-from pipeline.tasks._read import data_root, no_files
-from pipeline.tasks._rows import Columns, Row, Unusable, data_files, gold_letter, listed, picture, questions, read_rows
+from pipeline.config.schema import TaskConfig
+from pipeline.data.benchmark import Benchmark
+from pipeline.data.benchmark_rows import (
+    Columns,
+    Row,
+    Unusable,
+    data_files,
+    gold_letter,
+    listed,
+    picture,
+    questions,
+    read_rows,
+)
+from pipeline.data.image_sets import data_root, no_files
+from pipeline.data.load import check_options
+from pipeline.data.prompting import A_LETTER, DIRECT_LETTER, instructed, lettered
+from pipeline.errors import UserError, nearest
+from pipeline.scoring.benchmark_judges import accuracies, accuracy, chosen, even_chance, judged
+from pipeline.scoring.mmmu import RULES, guess, open_candidates, open_number_right, open_right, read_choice
+from pipeline.types import Judgement, Problem, Question, Questions
 
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/MMMU/MMMU"

@@ -15,16 +15,16 @@ from collections.abc import Iterable, Sequence
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import UserError
-from pipeline.judges import even_chance
-from pipeline.nearest import nearest
-from pipeline.questions import Benchmark, Question, Questions
-from pipeline.schema import TaskConfig
-from pipeline.tasks import check_options
-from pipeline.tasks._asking import instructed, lettered
-from pipeline.tasks._read import data_root
-from pipeline.tasks._rows import Columns, Row, data_files, gold_letter, listed, picture, questions, read_rows
+from pipeline.config.schema import TaskConfig
+from pipeline.data.benchmark import Benchmark
+from pipeline.data.benchmark_rows import Columns, Row, data_files, gold_letter, listed, picture, questions, read_rows
+from pipeline.data.image_sets import data_root
+from pipeline.data.load import check_options
+from pipeline.data.prompting import instructed, lettered
+from pipeline.errors import UserError, nearest
+from pipeline.scoring.benchmark_judges import even_chance
 from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, check_rule, judge, official, subject_of, with_pictures
+from pipeline.types import Question, Questions
 
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/MMMU/MMMU_Pro"

@@ -23,13 +23,15 @@ from typing import Any
 
 import pyarrow as pa
 
+from pipeline.config.schema import TaskConfig
+from pipeline.data.image_sets import data_root, label_set, usable
+from pipeline.data.images import exclusive
+from pipeline.data.load import check_options
+from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
+from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.images import exclusive
-from pipeline.run import digest, write_atomic
-from pipeline.schema import TaskConfig
-from pipeline.tasks import Example, Problem, Split, Task, check_options
-from pipeline.tasks._pictures import BATCH_ROWS, missing_shards, open_parquet, place
-from pipeline.tasks._read import data_root, label_set, usable
+from pipeline.files import digest, write_atomic
+from pipeline.types import Example, Problem, Split
 
 VERSION = 1
 """Part of the index's key: raise it when what is extracted changes."""

@@ -26,10 +26,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.images import exclusive
-from pipeline.run import digest
-from pipeline.schema import TaskConfig
-from pipeline.tasks import Task, check_options
+from pipeline.config.schema import TaskConfig
+from pipeline.data.images import exclusive
+from pipeline.data.load import check_options
+from pipeline.data.task import Task
+from pipeline.files import digest
 
 VERSION = 1
 """Part of the cache key: raise it when the drawing changes."""

@@ -22,16 +22,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
-from pipeline.images import inside
-from pipeline.judges import accuracy, even_chance, judge_choice
-from pipeline.nearest import nearest
-from pipeline.questions import Benchmark, Question, Questions
-from pipeline.schema import TaskConfig
-from pipeline.tasks import Problem, check_options
-from pipeline.tasks._asking import asked_for_letter, lettered
-from pipeline.tasks._read import data_root, no_files
-from pipeline.tasks._rows import Columns, Row, Unusable, data_files, picture, questions, read_rows
+from pipeline.config.schema import TaskConfig
+from pipeline.data.benchmark import Benchmark
+from pipeline.data.benchmark_rows import Columns, Row, Unusable, data_files, picture, questions, read_rows
+from pipeline.data.image_sets import data_root, no_files
+from pipeline.data.images import inside
+from pipeline.data.load import check_options
+from pipeline.data.prompting import asked_for_letter, lettered
+from pipeline.errors import UserError, nearest
+from pipeline.scoring.benchmark_judges import accuracy, even_chance, judge_choice
+from pipeline.types import Problem, Question, Questions
 
 EVALUATED_ONLY = True
 SOURCE = "https://visualcommonsense.com/download/"

@@ -112,45 +112,48 @@ RESUMED = tuple(f"lora_rates-{level or 'plain'}" for level in SOME)
 
 def main(folder: Path, names: list[str]) -> None:
     """Train the named combinations, or all, and write what was found."""
-    from pipeline import checks
-    from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
-    from pipeline.config import load
-    from pipeline.phases import start_record
-    from pipeline.run import BASE, RunDir, read_jsonl, write_json
-    from stages._launch import Work
+    from pipeline.checks import run
+    from pipeline.config.loader import load
+    from pipeline.files import read_jsonl, write_json
+    from pipeline.run_dir import BASE, RunDir
+    from pipeline.runs.phases import start_record
+    from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
+    from stages.processes.work import Work
 
     declare_torchvision_ops()
     hide_vllm_from_trl()
     import torch
 
-    from stages import _export, _handover, _training, base, grpo, sft
+    from stages import grpo, sft
+    from stages.checkpoints import base_model, export, handover
+    from stages.training import setup
 
     torch.distributed.init_process_group("gloo")
     first = torch.distributed.get_rank() == 0
     shared = RunDir(folder, "base")
     if first:
         shared.phase(BASE).mkdir(parents=True, exist_ok=True)
-        base.make(Work(load(CONFIG, [f"output_dir={folder}", "name=base"]), BASE, shared))
+        base_model.make(Work(load(CONFIG, [f"output_dir={folder}", "name=base"]), BASE, shared))
     torch.distributed.barrier()
-    hand_over, kept = _handover.hand_over, {}
+    hand_over, kept = handover.hand_over, {}
 
     def keep_and_hand_over(trainer: Any, *rest: Any, **facts: Any) -> None:
         kept["trainer"] = trainer
         kept["logits"] = answer(trainer.accelerator.unwrap_model(trainer.model), shared.final(BASE))
-        masters = _export.trained_tensors(trainer.accelerator.unwrap_model(trainer.model), first)
+        masters = export.trained_tensors(trainer.accelerator.unwrap_model(trainer.model), first)
         between = [float((tensor != tensor.bfloat16().float()).float().mean()) for tensor in masters.values()]
         kept["between"] = sum(between) / max(1, len(between))
         hand_over(trainer, *rest, **facts)
 
-    _handover.hand_over = keep_and_hand_over
-    _training.leave = lambda: None
+    handover.hand_over = keep_and_hand_over
+    setup.leave = lambda: None
     found: dict[str, dict[str, Any]] = {}
     for name in names or COMBINATIONS:
         stage, settings = TABLE[name]
         started = time.monotonic()
         try:
             config = load(CONFIG, [*settings, f"output_dir={folder}", f"name={name}"])
-            checks.check(config)
+            run.check(config)
             work = Work(config, stage, RunDir(folder, name))
             if first:
                 shutil.copytree(shared.phase(BASE), work.run.phase(BASE), dirs_exist_ok=True)

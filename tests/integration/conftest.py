@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parent))  # For small_runs, and the reward that small.yaml names.
-
 from small_runs import Small
 
-from pipeline.run import RunDir
+from pipeline.run_dir import RunDir
 
 
 @pytest.fixture(scope="session")

@@ -6,12 +6,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
-from pipeline.images import open_rgb
-from pipeline.rows import user_turn
-from pipeline.run import BASE, RunDir
-from pipeline.schema import RunConfig
-from pipeline.tasks import Example
+from pipeline.config.schema import RunConfig
+from pipeline.data.conversations import user_turn
+from pipeline.data.images import open_rgb
+from pipeline.run_dir import BASE, RunDir
+from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.types import Example
 
 declare_torchvision_ops()
 hide_vllm_from_trl()
@@ -20,8 +20,8 @@ import torch  # noqa: E402
 from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig  # noqa: E402
 
-from pipeline.families import part_of  # noqa: E402
-from stages._answerer import Answerer  # noqa: E402
+from pipeline.config.families import part_of  # noqa: E402
+from stages.models.generate import Answerer  # noqa: E402
 
 
 def parts_moved(old: Path, new: Path) -> dict[str, list[int]]:

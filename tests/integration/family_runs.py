@@ -25,13 +25,15 @@ import family_measures as measure
 from PIL import Image
 from small_runs import accept
 
-from pipeline import checks
-from pipeline.config import load
-from pipeline.phases import parent_of, start_record
-from pipeline.run import BASE, RunDir
-from pipeline.tasks import load_task
-from stages import _training, base, grpo, sft
-from stages._launch import Work
+from pipeline.checks import run as checks
+from pipeline.config.loader import load
+from pipeline.data.load import load_task
+from pipeline.run_dir import BASE, RunDir
+from pipeline.runs.phases import parent_of, start_record
+from stages import grpo, sft
+from stages.checkpoints import base_model
+from stages.processes.work import Work
+from stages.training import setup
 
 QUICK = [
     "task.options={seed: 0, train: 24, val: 8, test: 8, size: 64}",
@@ -117,7 +119,7 @@ def run(folder: Path, name: str) -> dict[str, Any]:
     rows = task.select("train").examples
     mixed = [rows[0], rows[1], rows[3], rows[2]]
     build_cot(words)
-    base.make(Work(config, BASE, directory))
+    base_model.make(Work(config, BASE, directory))
     if variant.quirk:
         variant.quirk(directory.final(BASE))
     measured: dict[str, Any] = {"prompts": [], "stages": {}}
@@ -150,7 +152,7 @@ def build_cot(words: list[str]) -> None:
 def train(work: Work) -> Any:
     """Run a stage as its worker does; its trainer."""
     trainers = []
-    original = _training.train
+    original = setup.train
 
     def keep(trainer: Any, work: Work) -> None:
         trainers.append(trainer)
@@ -158,11 +160,11 @@ def train(work: Work) -> Any:
 
     work.folder.mkdir(parents=True, exist_ok=True)
     work.run.record_path(work.name).write_text(json.dumps(start_record(work.config, work.run, work.name), default=str))
-    _training.train = keep
+    setup.train = keep
     try:
         {"sft": sft, "grpo": grpo}[work.stage.algorithm].train(work)
     finally:
-        _training.train = original
+        setup.train = original
     return trainers[0]
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 
 declare_torchvision_ops()
 hide_vllm_from_trl()
@@ -21,14 +21,14 @@ from trl.trainer.utils import (  # noqa: E402
     unsplit_pixel_values_by_grid,
 )
 
-from pipeline.rows import user_turn  # noqa: E402
-from pipeline.run import RunDir  # noqa: E402
-from pipeline.schema import ModelConfig, RunConfig, StageConfig, TinyConfig  # noqa: E402
+from pipeline.config.schema import ModelConfig, RunConfig, StageConfig, TinyConfig  # noqa: E402
+from pipeline.data.conversations import user_turn  # noqa: E402
+from pipeline.run_dir import RunDir  # noqa: E402
 from rewards import completion_text  # noqa: E402
-from stages._grpo_trainer import Trainer  # noqa: E402
-from stages._launch import Work  # noqa: E402
-from stages._loading import load_processor  # noqa: E402
-from stages.tiny import build_tiny  # noqa: E402
+from stages.models.loading import load_processor  # noqa: E402
+from stages.models.tiny import build_tiny  # noqa: E402
+from stages.processes.work import Work  # noqa: E402
+from stages.training.grpo_trainer import Trainer  # noqa: E402
 
 ASKED = ("Which emotion?", "Which emotion does this picture evoke? Give reasons, then the answer.")
 TILES = {"do_image_splitting": True, "size": {"longest_edge": 128}}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.schema import TinyConfig
-from stages.tiny import build_tiny
-from stages.tiny._parts import qwen_tokenizer
+from pipeline.config.schema import TinyConfig
+from stages.models.tiny import build_tiny
+from stages.models.tiny._parts import qwen_tokenizer
 
 TEXTS = [
     "Which emotion does this scene evoke? Options: amusement, awe, fear. Answer: awe",

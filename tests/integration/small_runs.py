@@ -16,7 +16,8 @@ from typing import Any
 
 import psutil
 
-from pipeline.run import RunDir, read_jsonl, weights_digest
+from pipeline.files import read_jsonl, weights_digest
+from pipeline.run_dir import RunDir
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "small.yaml"
@@ -132,11 +133,11 @@ class Small:
 
 def accept(work: Any) -> None:
     """Verify a trained stage in this process and make it complete, as the processes of its evaluation do."""
-    from pipeline.handoff import checkpoint_folder
-    from pipeline.tasks import load_task
-    from stages._acceptance import accept
-    from stages._answerer import Answerer
-    from stages._verify import verify
+    from pipeline.data.load import load_task
+    from pipeline.runs.handover import checkpoint_folder
+    from stages.checkpoints.accept import accept
+    from stages.checkpoints.verify import verify
+    from stages.models.generate import Answerer
 
     task = load_task(work.config.task, work.run.cache)
     verify(work, task, lambda: Answerer(checkpoint_folder(work.run, work.name), work.config, 0))
@@ -163,7 +164,7 @@ def snapshot(folder: Path) -> dict[str, tuple[int, int]]:
 
 
 def in_fresh_process(code: str, *words: object) -> Any:
-    """What a Python program prints as its last line, read as JSON. Of this repository it finds pipeline.compat and the rest."""
+    """What a Python program prints as its last line, read as JSON. It finds the rooms of this repository."""
     done = subprocess.run(
         [sys.executable, "-c", code, *map(str, words)],
         cwd="/",

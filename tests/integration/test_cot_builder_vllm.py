@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from cot_builder.__main__ import main
-from pipeline.vllm_server import CPU_ENVIRONMENT
+from pipeline.system.vllm_server import CPU_ENVIRONMENT
 
 pytestmark = [
     pytest.mark.slow,
@@ -90,9 +90,9 @@ class Server:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Iterator[Server]:
-    from pipeline.schema import TaskConfig, TinyConfig
-    from pipeline.tasks import load_task
-    from stages.tiny import build_tiny
+    from pipeline.config.schema import TaskConfig, TinyConfig
+    from pipeline.data.load import load_task
+    from stages.models.tiny import build_tiny
 
     folder = tmp_path_factory.mktemp("teacher")
     task = load_task(TaskConfig(name="scenes", options={"train": 8, "val": 1, "test": 1, "size": 32}), folder / "data")

@@ -10,19 +10,25 @@ from typing import Any
 import pytest
 from small_runs import CONFIG, Small, accept, in_fresh_process
 
-from pipeline import checks
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl
-from pipeline.config import load
+from pipeline.checks import run as checks
+from pipeline.config.loader import load
 from pipeline.errors import UserError
-from pipeline.handoff import checkpoint
-from pipeline.phases import start_record
-from pipeline.run import BASE, RunDir, read_jsonl, weights_digest, write_json
-from stages._launch import Work
+from pipeline.files import read_jsonl, weights_digest, write_json
+from pipeline.run_dir import BASE, RunDir
+from pipeline.runs.handover import checkpoint
+from pipeline.runs.phases import start_record
+from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
+from stages.processes.work import Work
 
 declare_torchvision_ops()
 hide_vllm_from_trl()
 
-from stages import _validation, base, grpo, sft  # noqa: E402
+from stages import (  # noqa: E402
+    grpo,
+    sft,
+)
+from stages.checkpoints import base_model  # noqa: E402
+from stages.training import validation  # noqa: E402
 
 pytestmark = pytest.mark.slow
 S3, S4, BASELINE = "stage3_grpo_accuracy", "stage4_clgrpo", "baseline_sft_labels"
@@ -31,7 +37,7 @@ PLAIN = ("cot=null", "stages.1.data=labels", "stages.1.prompt=direct", "stages.3
 SHORT = ("evaluation.max_new_tokens=4", "task.options.train=32", "task.options.test=8")
 LOADED = """
 import json, sys
-from pipeline.compat import declare_torchvision_ops
+from pipeline.system.library_patches import declare_torchvision_ops
 declare_torchvision_ops()
 from transformers import AutoModelForImageTextToText, AutoProcessor
 _, info = AutoModelForImageTextToText.from_pretrained(sys.argv[1], output_loading_info=True)
@@ -66,7 +72,7 @@ def train(root: Path) -> Train:
         checks.check(config)
         run = RunDir(root, name)
         if run.record(BASE) is None:
-            base.make(Work(config, BASE, run))
+            base_model.make(Work(config, BASE, run))
         work = Work(config, config.stage_name(stage), run)
         if run.record(work.name) is None:
             write_json(run.record_path(work.name), start_record(config, run, work.name))
@@ -126,7 +132,7 @@ def test_the_next_stage_starts_from_the_best_and_a_void_stage_is_told_live(train
 
 
 def test_a_best_that_no_stage_could_start_from_is_not_accepted(validated: Work) -> None:
-    from stages._verify import _best_problems
+    from stages.checkpoints.verify import _best_problems
 
     best, parent = record(validated)["best"], validated.run.final(BASE)
     assert _best_problems(validated, best, parent) == []
@@ -142,10 +148,10 @@ def test_the_best_survives_a_crash_and_one_of_later_steps_does_not(
     """Chosen figures stand for a model that gets better, then worse."""
     chosen = {2: 0.1, 4: 0.5, 6: 0.4, 8: 0.5}
 
-    def figures(self: _validation.Validation) -> dict[str, float]:
+    def figures(self: validation.Validation) -> dict[str, float]:
         return {"eval_accuracy": 0.5, "eval_macro_f1": chosen[self.trainer.state.global_step], "eval_format": 1.0}
 
-    monkeypatch.setattr(_validation.Validation, "figures", figures)
+    monkeypatch.setattr(validation.Validation, "figures", figures)
     words = ("baseline.validation.steps=2",)
     work = train("baseline", "crashed", *words)
     before = record(work)

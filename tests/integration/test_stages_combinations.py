@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from combinations import COMBINATIONS, EVERYWHERE, LANGUAGE, NORMS, RESUMED
 
-from pipeline.config import CONFIGS
+from pipeline.config.loader import CONFIGS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
 HERE = Path(__file__).resolve().parent

@@ -22,10 +22,10 @@ from transformers import (  # noqa: E402  # noqa: E402
     Qwen2ForCausalLM,
 )
 
-from pipeline.schema import ModelConfig, RunConfig  # noqa: E402
-from stages._decoding import live_rows  # noqa: E402
-from stages._loading import load_processor  # noqa: E402
-from stages.lab.draws import Draws  # noqa: E402
+from pipeline.config.schema import ModelConfig, RunConfig  # noqa: E402
+from stages.models.finished_rows import live_rows  # noqa: E402
+from stages.models.loading import load_processor  # noqa: E402
+from stages.models.row_sampling import Draws  # noqa: E402
 
 END, PAD, MOST = 7, 3, 90
 """MOST is more than the room that is set aside at once."""

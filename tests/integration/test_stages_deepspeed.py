@@ -12,7 +12,8 @@ import pytest
 import yaml
 from small_runs import Small, in_fresh_process, steps, weights
 
-from pipeline.run import RunDir, read_jsonl
+from pipeline.files import read_jsonl
+from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 SFT, GRPO = "baseline_sft_labels", "stage2_grpo_format"
@@ -20,7 +21,7 @@ QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_ne
 HALF_BATCH = ("baseline.trainer.per_device_train_batch_size=4", f"stages.{GRPO}.trainer.per_device_train_batch_size=4")
 LOADED = """
 import json, sys
-from pipeline.compat import declare_torchvision_ops
+from pipeline.system.library_patches import declare_torchvision_ops
 declare_torchvision_ops()
 import torch
 from PIL import Image

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 from small_runs import CONFIG, STAGES, Small, snapshot, steps, weights
 
-from pipeline.config import load
-from pipeline.handoff import file_digests
-from pipeline.run import RunDir, weights_digest, write_json
+from pipeline.config.loader import load
+from pipeline.files import weights_digest, write_json
+from pipeline.run_dir import RunDir
+from pipeline.runs.handover import file_digests
 
 pytestmark = pytest.mark.slow
 STAGE1, STAGE2 = "stage1_sft", "stage2_grpo_format"
@@ -88,7 +89,7 @@ def test_each_tampered_file_is_refused_by_name_before_any_worker_starts(small, r
 
 
 def test_a_verification_names_every_field_that_is_not_the_parents(run, tmp_path):
-    from stages._verify import unlike_parent
+    from stages.checkpoints.verify import unlike_parent
 
     config = load(CONFIG)
     final = Path(shutil.copytree(run.final(STAGE1), tmp_path / "final"))

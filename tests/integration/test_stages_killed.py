@@ -12,7 +12,8 @@ import pytest
 import yaml
 from small_runs import Small, steps, weights
 
-from pipeline.run import RunDir, file_digest, read_jsonl
+from pipeline.files import file_digest, read_jsonl
+from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 BASELINE = "baseline_sft_labels"

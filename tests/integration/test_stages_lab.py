@@ -15,9 +15,10 @@ import pytest
 from lab_models import text_model, vlm
 from PIL import Image
 
-from pipeline.lab import LabModel
-from pipeline.run import read_jsonl
-from stages.lab.backends import Ask, How, find, open_backend
+from pipeline.config.evaluation import LabModel
+from pipeline.files import read_jsonl
+from stages.evaluation.backends.base import Ask, How
+from stages.evaluation.backends.checkpoint import find, open_backend
 
 FAMILIES = ["idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava"]
 
@@ -67,7 +68,7 @@ def test_an_answer_does_not_depend_on_the_rows_beside_it(family, asks, tmp_path)
 def test_answers_are_those_of_plain_generate_and_so_are_their_logprobs(asks, tmp_path):
     import torch
 
-    from pipeline.images import open_rgb
+    from pipeline.data.images import open_rgb
 
     model = backend(vlm(tmp_path / "m", "qwen2_5_vl"))
     ask = asks[1]
@@ -87,7 +88,7 @@ def test_answers_are_those_of_plain_generate_and_so_are_their_logprobs(asks, tmp
 def test_draws_follow_the_distribution_and_its_top_p():
     import torch
 
-    from stages.lab.draws import Draws
+    from stages.models.row_sampling import Draws
 
     logits = torch.tensor([[2.0, 1.0, 0.0, -3.0]]).log_softmax(-1)
     rows = 4000
@@ -142,7 +143,8 @@ def test_vllm_offline_says_what_transformers_says(family, tmp_path, asks):
     folder = vlm(tmp_path / family, family)
     ours = said(backend(folder), asks, How(8))
     code = (
-        "import json, pickle, sys; from stages.lab.backends import *; from pipeline.lab import LabModel\n"
+        "import json, pickle, sys; from stages.evaluation.backends.checkpoint import *\n"
+        "from pipeline.config.evaluation import LabModel\n"
         "asks = pickle.load(open(sys.argv[2], 'rb'))\n"
         "model = LabModel(name_or_path=sys.argv[1], backend='vllm', options={'max_model_len': 1024})\n"
         "got = [s for b in open_backend(find(model, 'float32'), 4, 2).answer(asks, How(8)) for s in b]\n"

@@ -5,14 +5,14 @@ from __future__ import annotations
 import pytest
 from small_runs import Small, in_fresh_process
 
-from pipeline.run import RunDir
+from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 LORA = "model.peft={r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj]}"
 QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 MOVED = """
 import json, sys
-from pipeline.compat import declare_torchvision_ops
+from pipeline.system.library_patches import declare_torchvision_ops
 declare_torchvision_ops()
 from transformers import AutoModelForImageTextToText
 models = []

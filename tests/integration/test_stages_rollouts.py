@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from small_runs import Small, steps, weights
 
-from pipeline.run import RunDir, read_jsonl
+from pipeline.files import read_jsonl
+from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 STAGE, PARENT = "stage2_grpo_format", "stage1_sft"
@@ -143,11 +144,11 @@ def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(
 TILED = """
 import sys
 from pathlib import Path
-from pipeline.compat import declare_torchvision_ops
+from pipeline.system.library_patches import declare_torchvision_ops
 declare_torchvision_ops()
 from transformers import AutoProcessor
-from pipeline.schema import TinyConfig
-from stages.tiny import build_tiny
+from pipeline.config.schema import TinyConfig
+from stages.models.tiny import build_tiny
 folder = Path(sys.argv[1])
 sizes = TinyConfig(hidden_size=64, layers=2, intermediate_size=128, vision_hidden_size=64, vision_layers=1, vocab_size=384)
 build_tiny(folder, sizes, ["Which emotion does this picture evoke? Give reasons, then the answer."] * 40, seed=0)

@@ -20,14 +20,15 @@ import pytest
 import yaml
 from small_runs import in_fresh_process
 
-from pipeline.run import RunDir, read_jsonl
+from pipeline.files import read_jsonl
+from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 STAGE = "stage1_sft"
 READY_SECONDS = 240
 ANSWER = """
 import json, sys
-from pipeline.compat import declare_torchvision_ops
+from pipeline.system.library_patches import declare_torchvision_ops
 declare_torchvision_ops()
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor

@@ -8,7 +8,7 @@ from unittest import mock
 
 import pytest
 
-from pipeline.compat import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
+from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
 
 declare_torchvision_ops()
 hide_vllm_from_trl()
@@ -19,13 +19,13 @@ from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
 from trl import SFTConfig, SFTTrainer  # noqa: E402
 from trl.trainer import utils  # noqa: E402
 
-from pipeline.rows import user_turn  # noqa: E402
-from pipeline.run import RunDir  # noqa: E402
-from pipeline.schema import ModelConfig, RunConfig, StageConfig, TinyConfig  # noqa: E402
-from stages import _loading  # noqa: E402
-from stages._launch import Work  # noqa: E402
-from stages._sft_trainer import Trainer  # noqa: E402
-from stages.tiny import build_tiny  # noqa: E402
+from pipeline.config.schema import ModelConfig, RunConfig, StageConfig, TinyConfig  # noqa: E402
+from pipeline.data.conversations import user_turn  # noqa: E402
+from pipeline.run_dir import RunDir  # noqa: E402
+from stages.models import loading  # noqa: E402
+from stages.models.tiny import build_tiny  # noqa: E402
+from stages.processes.work import Work  # noqa: E402
+from stages.training.sft_trainer import Trainer  # noqa: E402
 
 pytestmark = pytest.mark.slow
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
@@ -90,13 +90,13 @@ def trainer(ours: bool, base: Path, scratch: Path, family: str, *, freeze=(), lo
         model=str(base),
         args=SFTConfig(**{**own, **options}),
         train_dataset=rows(family),
-        processing_class=_loading.load_processor(base, config),
-        peft_config=_loading.peft_config(work),
+        processing_class=loading.load_processor(base, config),
+        peft_config=loading.peft_config(work),
     )
     if ours:
-        _loading.prepare(made, work)
+        loading.prepare(made, work)
     else:
-        _loading.freeze(made.model, list(freeze))
+        loading.freeze(made.model, list(freeze))
     return made
 
 

@@ -17,7 +17,7 @@ import torch  # noqa: E402
 from combinations import ZERO  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
-from stages._grpo_trainer import Trainer  # noqa: E402
+from stages.training.grpo_trainer import Trainer  # noqa: E402
 
 LIMIT = 1e-5
 

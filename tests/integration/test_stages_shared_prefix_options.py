@@ -14,8 +14,8 @@ import grpo_pairs as pairs  # noqa: E402
 import torch  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
-from stages._grpo_trainer import Trainer  # noqa: E402
-from stages._loading import bitsandbytes, freeze  # noqa: E402
+from stages.models.loading import bitsandbytes, freeze  # noqa: E402
+from stages.training.grpo_trainer import Trainer  # noqa: E402
 
 LIMIT = 1e-5
 FAMILIES = ("idefics3", "qwen3_vl")

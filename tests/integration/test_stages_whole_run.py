@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from small_runs import STAGES, Small, in_fresh_process, snapshot, steps, weights
 
-from pipeline.run import RunDir, read_jsonl
+from pipeline.files import read_jsonl
+from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 PHASES = ["base", *STAGES]

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.rows import tokenizer_texts
-from pipeline.schema import TaskConfig, TinyConfig
-from pipeline.sweep_results import TIMED
-from pipeline.tasks import load_task
-from stages.tiny import build_tiny
+from pipeline.config.schema import TaskConfig, TinyConfig
+from pipeline.data.conversations import tokenizer_texts
+from pipeline.data.load import load_task
+from pipeline.sweeps.results import TIMED
+from stages.models.tiny import build_tiny
 from tests.conftest import ROOT, RunModule
 
 SCENES = {"name": "scenes", "options": {"seed": 3, "train": 20, "val": 20, "test": 4}}

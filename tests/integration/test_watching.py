@@ -10,8 +10,9 @@ import pyarrow.parquet as pq
 import pytest
 from small_runs import STAGES, Small
 
-from pipeline.forecast import errors
-from pipeline.run import RunDir, read_jsonl
+from pipeline.conductor.forecast import errors
+from pipeline.files import read_jsonl
+from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 GRPO = "stage2_grpo_format"

@@ -13,14 +13,18 @@ from typing import Any
 
 import pytest
 
-from pipeline import checks, checks_adapters, checks_trainer
-from pipeline.compat import declare_torchvision_ops
-from pipeline.config import CONFIGS, load, shipped_configs, to_plain
-from pipeline.lab import cells, load_lab
-from pipeline.phases import differences
-from pipeline.schema import RunConfig, StageConfig
-from pipeline.tasks import load_task, task_names
-from pipeline.trainer_fields import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNOWN, peft_fields, trainer_fields
+from pipeline import errors
+from pipeline.checks import adapters, run
+from pipeline.checks import trainer as checks_trainer
+from pipeline.checks.evaluation import load_lab
+from pipeline.config import derived
+from pipeline.config.evaluation import cells
+from pipeline.config.loader import CONFIGS, load, shipped_configs, to_plain
+from pipeline.config.schema import RunConfig, StageConfig
+from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNOWN, peft_fields, trainer_fields
+from pipeline.data.load import load_task, task_names
+from pipeline.files import differences
+from pipeline.system.library_patches import declare_torchvision_ops
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
 PRESETS = [name for name in RUNS if name.startswith("emoset/")]
@@ -37,7 +41,7 @@ GPUS = 8
 
 @pytest.fixture
 def eight_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in (checks, checks_trainer):
+    for module in (run, derived):
         monkeypatch.setattr(module, "visible_gpus", lambda: GPUS)
 
 
@@ -88,18 +92,18 @@ def test_every_shipped_config_loads_and_breaks_no_rule(name: str, emoset: Path) 
         )
     if missing := {held.task.name for held in config.held_out.values()} - set(task_names()):
         pytest.skip(f"pipeline/tasks has no {', '.join(missing)}")
-    checks.check(config)
+    run.check(config)
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_without_its_data_says_where_to_put_them(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in (checks, checks_trainer):
+    for module in (run, derived):
         monkeypatch.setattr(module, "visible_gpus", lambda: GPUS)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(checks.UserError) as caught:
-        checks.check(load(name))
+    with pytest.raises(errors.UserError) as caught:
+        run.check(load(name))
     told = "task.path: 'data/EmoSet-118K' does not exist; set it to the root of the emoset data"
     assert caught.value.problems == [told]
 
@@ -125,8 +129,8 @@ def test_what_is_refused_by_name_is_known_to_peft() -> None:
     import peft
 
     known = {kind.value for kind in peft.PeftType}
-    assert set(PEFT_TYPES) | set(checks_adapters.REFUSED_TYPES) <= known
-    assert set(checks_adapters.REFUSED_FIELDS) <= set(peft_fields("LORA"))
+    assert set(PEFT_TYPES) | set(adapters.REFUSED_TYPES) <= known
+    assert set(adapters.REFUSED_FIELDS) <= set(peft_fields("LORA"))
 
 
 def assert_same(read: dict[str, Any], real: dict[str, Any], computed: set[str]) -> None:
@@ -231,7 +235,7 @@ def test_adapters_of_cv_bench_presets_reach_the_language_model_alone(preset: str
 
 
 def test_the_demo_sweep_is_three_models_three_tasks_two_precisions(tmp_path: Path) -> None:
-    with pytest.raises(checks.UserError) as caught:
+    with pytest.raises(errors.UserError) as caught:
         load_lab("demo", [f"models.{name}.run={tmp_path}/none" for name in ("base", "stage1", "stage4")])
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
         f"models.{n}" for n in ("base", "stage1", "stage4")
@@ -271,7 +275,7 @@ def test_an_ablation_differs_from_the_demo_only_in_the_clip_range_of_stage_4(
     name: str, clip: tuple[float, float]
 ) -> None:
     config = load(f"ablations/{name}")
-    assert checks_trainer.clip_range(config.stage("4")) == clip
+    assert derived.clip_range(config.stage("4")) == clip
     assert changed(to_plain(load("demo")), to_plain(config)) <= {"name", "epsilon", "epsilon_high"}
     assert config.name == f"demo_{name}"
 
@@ -297,7 +301,7 @@ def test_a_preset_s_model_and_processor_classes_are_in_the_installed_transformer
 
 @pytest.mark.parametrize("model", MODELS)
 def test_lora_reaches_every_language_layer_and_nothing_else(model: str) -> None:
-    from stages._loading import freeze
+    from stages.models.loading import freeze
 
     net = skeleton(FAMILIES[load(f"emoset/{model}").model.name_or_path or ""][0])
     pattern = (load(f"emoset/{model}_lora").model.peft or {})["target_modules"]

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from fault_server import Fault, FaultServer
 
 from cot_builder.__main__ import main
-
-sys.path.insert(0, str(Path(__file__).parents[2]))  # For fault_server.
-sys.path.insert(0, str(Path(__file__).parent))  # For scripted.
-from fault_server import Fault, FaultServer
 
 
 class Stub(FaultServer):

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from cot_builder.attribute_teacher import AttributeTeacher
-from cot_builder.teacher_files import AttributeConfig
-from pipeline.response import parse
+from cot_builder.teachers.attribute import AttributeTeacher
+from cot_builder.teachers.config import AttributeConfig
+from pipeline.scoring.response import parse
 
 EXPRESSIONS = ["angry", "disgust", "fear", "happy", "sad", "surprise"]
 SCENES = [

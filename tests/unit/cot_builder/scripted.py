@@ -9,12 +9,12 @@ from typing import Any
 
 import yaml
 
-from cot_builder.build import settle
-from cot_builder.openai_teacher import OpenAITeacher
-from cot_builder.plan import Plan, plan
+from cot_builder.build.plan import Plan, plan
+from cot_builder.build.run import settle
 from cot_builder.row import Outcome
-from cot_builder.teachers import Question, Reply, Request
-from pipeline.config import load
+from cot_builder.teachers.base import Question, Reply, Request
+from cot_builder.teachers.openai import OpenAITeacher
+from pipeline.config.loader import load
 
 Say = Callable[[str, Question], str | Reply]
 """(teacher's name, question) -> the text of its reply, or the whole of it."""
@@ -88,4 +88,4 @@ def speak(monkeypatch: Any, say: Say) -> None:
     def make(configs: Any, task: Any, examples: Any, *, seed: int, concurrency: int) -> dict[str, _Teacher]:
         return {name: _Teacher(name, config, seed, say) for name, config in configs.items()}
 
-    monkeypatch.setattr("cot_builder.build.make_teachers", make)
+    monkeypatch.setattr("cot_builder.build.run.make_teachers", make)

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pipeline.config.schema import TaskConfig
+from pipeline.data.load import load_task
+from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.response import Response, parse, render
-from pipeline.schema import TaskConfig
-from pipeline.tasks import Task, load_task
+from pipeline.scoring.response import Response, parse, render
 from rewards import completion_text, load_rewards
 from rewards.accuracy import accuracy_reward
 from rewards.format import format_reward
@@ -148,7 +149,7 @@ def test_a_reward_of_ones_own_by_dotted_path_may_say_it_does_not_apply(task, tmp
     [
         ("brevity", "function brevity_reward in rewards.brevity"),
         ("no_such_package.scores.brevity_reward", "no_such_package"),
-        ("pipeline.response.brevity_reward", "function brevity_reward in pipeline.response"),
+        ("pipeline.scoring.response.brevity_reward", "function brevity_reward in pipeline.scoring.response"),
     ],
 )
 def test_an_unknown_reward_is_refused_by_name(name, expected, task):

@@ -7,11 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.lab import LabConfig, LabModel, LabTask, cells
-from pipeline.run import read_jsonl
-from pipeline.schema import TaskConfig
-from stages.lab import backends, modes
-from stages.lab.backends import Ask, Checkpoint, How, Said
+from pipeline.config.evaluation import LabConfig, LabModel, LabTask, cells
+from pipeline.config.schema import TaskConfig
+from pipeline.files import read_jsonl
+from stages.evaluation import modes
+from stages.evaluation.backends import checkpoint as backends
+from stages.evaluation.backends.base import Ask, Checkpoint, How, Said
 
 ROWS = 10
 SCENES = {"train": 1, "val": 1, "test": ROWS, "size": 32}
@@ -65,7 +66,7 @@ class Lab:
 
     def run(self, number: int = 0, **how: Any) -> Path:
         """Answer the cell of this number; its folder."""
-        from stages.lab.run import run_cell
+        from stages.evaluation.cell import run_cell
 
         cell = cells(self.config)[number]
         run_cell(self.config, cell, **how)

@@ -10,11 +10,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.config import load
+from pipeline.config.loader import load
+from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
-from pipeline.run import RunDir, write_json
-from pipeline.schema import RunConfig
-from stages import _trial, preflight
+from pipeline.files import write_json
+from pipeline.run_dir import RunDir
+from stages import preflight
+from stages.trial import plan
 
 NAMES = ["baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
 
@@ -36,7 +38,7 @@ def pretend(monkeypatch: pytest.MonkeyPatch, run: RunDir, **faults: str) -> list
     def workers(module: str, work: Any, argv: list[str]) -> None:
         groups.append(argv[argv.index("--only") + 1].split(","))
         for name in groups[-1]:
-            folder = _trial.scratch_of(run).phase(name)
+            folder = plan.scratch_of(run).phase(name)
             fault = faults.get(name)
             if fault == "noted":
                 write_json(folder / "too_large.json", {"error": "CUDA out of memory"})
@@ -49,8 +51,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, run: RunDir, **faults: str) -> list
 
 
 def test_every_stage_is_cut_to_three_cycles_from_the_base_and_keeps_its_sizes(config: RunConfig) -> None:
-    trial = _trial.trial_config(config)
-    for name, stage in _trial.stages_of(trial).items():
+    trial = plan.trial_config(config)
+    for name, stage in plan.stages_of(trial).items():
         assert stage.init_from == "base"
         assert stage.trainer["max_steps"] == (12 if name == "stage4_clgrpo" else 3)
         for key in ("per_device_train_batch_size", "num_generations", "max_completion_length", "learning_rate"):
@@ -60,18 +62,18 @@ def test_every_stage_is_cut_to_three_cycles_from_the_base_and_keeps_its_sizes(co
 
 
 def test_a_stage_on_a_vllm_server_keeps_the_options_the_server_is_sent() -> None:
-    trial = _trial.trial_config(load("demo", ["stages.stage3.rollouts=vllm"]))
+    trial = plan.trial_config(load("demo", ["stages.stage3.rollouts=vllm"]))
     assert "generation_kwargs" not in trial.stages["stage3_grpo_accuracy"].trainer
 
 
 def test_the_longest_rows_come_first_and_none_is_lost(config: RunConfig, run: RunDir) -> None:
-    assert not _trial.write_rows(config, run, _trial.scratch_of(run))
+    assert not plan.write_rows(config, run, plan.scratch_of(run))
     run.cot.mkdir(parents=True)
     texts = ["x" * (7 * number % 101) for number in range(100)]
     pq.write_table(pa.table({"id": list(map(str, range(100))), "completion": texts}), run.cot / "train.parquet")
     write_json(run.record_path("cot"), {"status": "complete"})
-    assert _trial.write_rows(config, run, _trial.scratch_of(run))
-    written = pq.read_table(_trial.scratch_of(run).cot / "train.parquet")["completion"].to_pylist()
+    assert plan.write_rows(config, run, plan.scratch_of(run))
+    written = pq.read_table(plan.scratch_of(run).cot / "train.parquet")["completion"].to_pylist()
     assert sorted(written) == sorted(texts)
     assert written[:32] == sorted(texts, key=len, reverse=True)[:32]  # the demo's batch
     assert written[32:] != sorted(written[32:], key=len, reverse=True)
@@ -96,9 +98,9 @@ def test_after_a_trial_without_memory_the_rest_is_tried(
     groups = pretend(monkeypatch, run, stage2_grpo_format=fault)
     preflight.launch(config, run, [*NAMES, "evaluation"], [])
     assert groups[1:] == [[*NAMES[3:], "evaluation"]]
-    folder = _trial.scratch_of(run).phase("stage2_grpo_format")
+    folder = plan.scratch_of(run).phase("stage2_grpo_format")
     assert said in json.loads((folder / "too_large.json").read_text())["error"]
-    trial = _trial.read_trial(config.stage("stage2"), folder, 0.0)
+    trial = plan.read_trial(config.stage("stage2"), folder, 0.0)
     assert trial.too_large is not None
     assert said in trial.too_large
 

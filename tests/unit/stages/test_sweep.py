@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline.sweep_results import TIMED
+from pipeline.sweeps.results import TIMED
 from tests.conftest import ROOT, RunModule
 
 MODULE = "tests.stand_in_cell"

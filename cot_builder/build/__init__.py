@@ -1,0 +1,1 @@
+"""Ask the teachers, and keep every reply."""

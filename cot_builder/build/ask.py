@@ -1,0 +1,118 @@
+"""The ways a recipe's questions are answered: from the journal and the teachers, or from the journal alone."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+
+from cot_builder.build.journal import Journal
+from cot_builder.build.progress import Progress
+from cot_builder.teachers.base import Question, Reply, Teacher, TeacherDown, Unanswered
+from pipeline.data.images import ImageError
+
+
+class Asker:
+    """Answers from the journal, else asks the teacher and records its reply before it is used.
+
+    A question that is being asked is not asked a second time: who wants the same one waits for the first one's reply.
+    """
+
+    def __init__(self, teachers: Mapping[str, Teacher], journal: Journal, progress: Progress) -> None:
+        self.requests = 0
+        """Replies that were not in the journal before."""
+        self._teachers, self._journal, self._progress = teachers, journal, progress
+        self._under_way: dict[str, asyncio.Future[Reply]] = {}
+        self._refusals: Counter[str] = Counter()
+        """Teacher: how many of its first requests were refused, one after the other."""
+        self._served: set[str] = set()
+
+    def stop(self, why: str) -> None:
+        """Send nothing more; what is in flight may finish and is recorded."""
+        for teacher in self._teachers.values():
+            teacher.stop(why)
+
+    async def __call__(self, name: str, question: Question) -> Reply:
+        teacher = self._teachers[name]
+        if question.picture is not None and not question.picture.is_read and teacher.endpoints():
+            await asyncio.to_thread(getattr, question.picture, "digest")  # Reading a file must not hold up the others.
+        request = teacher.request(question)
+        found = self._journal.find(request.key)
+        if found is not None:
+            self._progress.reply(found.usage, cached=True)
+            return readable(found, question)
+        if request.key in self._under_way:
+            return readable(await asyncio.shield(self._under_way[request.key]), question)
+        answer = self._under_way[request.key] = asyncio.get_running_loop().create_future()
+        try:
+            try:
+                reply = await teacher.ask(question, request)
+            except ImageError as error:
+                if error.reason == "missing_image":  # May be back next time, unlike a damaged file's bytes.
+                    raise
+                reply = Reply("", usage={_UNREADABLE: error.reason})
+            self._journal.add(request, reply, row_id=question.row.id, teacher=name, attempt=question.attempt)
+        except BaseException as error:
+            if isinstance(error, TeacherDown):
+                error.teacher = name
+            answer.set_exception(error if isinstance(error, Exception) else Unanswered("stopped"))
+            answer.exception()  # Seen, whether or not anybody waits for it.
+            raise
+        finally:
+            del self._under_way[request.key]
+        answer.set_result(reply)
+        self.requests += 1
+        self._watch(name, teacher, reply)
+        self._progress.reply(reply.usage, cached=False)
+        return readable(reply, question)
+
+    def _watch(self, name: str, teacher: Teacher, reply: Reply) -> None:
+        """Stop a teacher that refuses every request from the first: its server is set up wrongly, not the rows."""
+        if reply.refused is None:
+            self._served.add(name)
+        elif name not in self._served:
+            self._refusals[name] += 1
+            if self._refusals[name] == _MOST_REFUSALS:
+                why = f"refuses every request ({reply.refused[:300]}); mend it and build again with --retry-refused"
+                teacher.stop(why)
+
+
+_MOST_REFUSALS = 20
+
+
+class Replay:
+    """Answers from the journal, asks nobody, and counts what the answers had cost."""
+
+    def __init__(self, teachers: Mapping[str, Teacher], journal: Journal) -> None:
+        self.used: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        """Teacher: requests, prompt_tokens and completion_tokens."""
+        self._teachers, self._journal = teachers, journal
+        self._texts: set[str] = set()
+        """Keys of questions about text alone, which many rows may share."""
+
+    async def __call__(self, name: str, question: Question) -> Reply:
+        key = self._teachers[name].request(question).key
+        found = self._journal.find(key)
+        if found is None:
+            raise Unanswered("not in the journal")
+        if question.picture is not None or key not in self._texts:
+            counts = {kind: found.usage.get(kind) or 0 for kind in ("prompt_tokens", "completion_tokens")}
+            self.used[name].update({"requests": 1, **counts})
+        if question.picture is None:
+            self._texts.add(key)
+        return readable(found, question)
+
+
+_UNREADABLE = "unreadable_image"
+"""Marks the record of a picture that could not be decoded, so that writing knows it without trying again."""
+
+
+def readable(reply: Reply, question: Question) -> Reply:
+    """A reply from the journal.
+
+    Raises:
+        ImageError: when what is on record is that the picture could not be decoded.
+    """
+    if _UNREADABLE in reply.usage:
+        raise ImageError(reply.usage[_UNREADABLE], question.row.image)
+    return reply

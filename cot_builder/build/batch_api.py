@@ -1,0 +1,148 @@
+"""Asking elsewhere: requests as OpenAI-batch JSONL, for `vllm run-batch` or any batch service, and their replies back.
+
+    python -m cot_builder export --config FILE --out DIR       every request the journal cannot answer, per teacher
+    vllm run-batch -i DIR/qwen-00000.jsonl -o OUT.jsonl --model …
+    python -m cot_builder import --config FILE OUT.jsonl …     into the journal
+
+What a row is asked next may depend on the last reply, so export and import again until nothing is left to export; `build` then
+writes the rows without asking. ``custom_id`` is the journal's key.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from cot_builder.build.ask import readable
+from cot_builder.build.journal import Journal
+from cot_builder.build.plan import Plan
+from cot_builder.build.run import settle, teachers_of
+from cot_builder.teachers.base import Question, Reply, Unanswered
+from cot_builder.teachers.openai import OpenAITeacher, read_completion
+from pipeline.errors import UserError
+
+MOST_REQUESTS = 50_000
+MOST_BYTES = 190 * 1024 * 1024
+"""Limits of one file at OpenAI (50,000 requests, 200 MB); vLLM has none."""
+
+
+class _Exporter:
+    """An `Ask` that answers from the journal and writes down what is not there."""
+
+    def __init__(self, plan: Plan, journal: Journal, folder: Path, most_bytes: int) -> None:
+        self.teachers = teachers_of(plan)
+        self.files: list[Path] = []
+        self.requests: Counter[str] = Counter()
+        self._journal, self._folder, self._most_bytes = journal, folder, most_bytes
+        self._written: set[str] = set()
+        self._open: dict[str, tuple[Path, int, int]] = {}
+        """Teacher: its present file, and the requests and bytes in it."""
+
+    async def __call__(self, name: str, question: Question) -> Reply:
+        teacher = self.teachers[name]
+        request = teacher.request(question)
+        found = self._journal.find(request.key)
+        if found is not None:
+            return readable(found, question)
+        origin: dict[str, Any] = {"row_id": question.row.id, "teacher": name, "attempt": question.attempt}
+        if not isinstance(teacher, OpenAITeacher):
+            reply = await teacher.ask(question, request)
+            self._journal.add(request, reply, **origin)
+            return reply
+        if request.key not in self._written:
+            # Before anything is awaited: another of the row's teachers may want the same.
+            self._written.add(request.key)
+            body = await teacher.body(question, request)
+            line = {"custom_id": request.key, "method": "POST", "url": "/v1/chat/completions", "body": body}
+            self._write(name, json.dumps(line) + "\n")
+            self._journal.export(request, **origin)
+        raise Unanswered("exported")
+
+    def _write(self, teacher: str, line: str) -> None:
+        path, requests, size = self._open.get(teacher, (None, 0, 0))
+        if path is None or requests >= MOST_REQUESTS or size + len(line) > self._most_bytes:
+            path = (
+                self._folder / f"{teacher}-{sum(file.name.startswith(f'{teacher}-') for file in self.files):05d}.jsonl"
+            )
+            path.write_text("")
+            self.files.append(path)
+            requests = size = 0
+        with path.open("a") as file:
+            file.write(line)
+        self._open[teacher] = (path, requests + 1, size + len(line))
+        self.requests[teacher] += 1
+
+
+async def export(
+    plan: Plan, journal: Journal, folder: Path, most_bytes: int = MOST_BYTES
+) -> tuple[list[Path], Counter[str]]:
+    """Write the requests that the rows need next.
+
+    Returns:
+        The files, and the number of requests per teacher.
+
+    Raises:
+        UserError: when the folder holds requests of an earlier export.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if any(folder.glob("*.jsonl")):
+        raise UserError(
+            f"--out {folder}: holds .jsonl files already; name an empty folder, so that none is asked twice"
+        )
+    exporter = _Exporter(plan, journal, folder, most_bytes)
+    try:
+        for index in plan.rows:
+            try:
+                await settle(plan, index, exporter)
+            except Unanswered:
+                continue
+    finally:
+        for teacher in exporter.teachers.values():
+            await teacher.close()
+    return exporter.files, exporter.requests
+
+
+def take_in(journal: Journal, files: Iterable[Path]) -> tuple[dict[str, int], Counter[str]]:
+    """Record the replies of a batch.
+
+    Returns:
+        How many were new, known already and unknown to this build; and reasons of the lines that hold no reply, which the next
+        export asks again.
+
+    Raises:
+        UserError: when a file cannot be read.
+    """
+    failed: Counter[str] = Counter()
+    counts = journal.take_in(reply for file in files for reply in _replies(file, failed))
+    return counts, failed
+
+
+def _replies(file: Path, failed: Counter[str]) -> Iterator[tuple[str, Reply]]:
+    try:
+        lines = file.open(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise UserError(f"{file}: {error.strerror}") from error
+    with lines:
+        for line in lines:
+            try:
+                found = json.loads(line)
+                key = str(found["custom_id"])
+                response = found.get("response") or {}
+                status = response.get("status_code", 200 if response.get("body") else None)
+                if status in (400, 413, 415, 422):
+                    yield (
+                        key,
+                        Reply(
+                            "",
+                            refused=f"HTTP {status}: {json.dumps(response.get('body') or found.get('error'))[:2000]}",
+                        ),
+                    )
+                elif status != 200 or found.get("error"):
+                    failed[f"http_{status}" if status else "no_response"] += 1
+                else:
+                    yield key, read_completion(response["body"])
+            except (ValueError, TypeError, LookupError, AttributeError):
+                failed["malformed_line"] += 1

@@ -1,0 +1,253 @@
+"""A build, resolved and checked: rows, teachers, prompts, and which row is asked of whom."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from cot_builder.prompts import Prompt, load_prompt
+from cot_builder.recipes import Recipe, load_recipe
+from cot_builder.row import Policy
+from cot_builder.teachers.config import (
+    ATTRIBUTES,
+    AttributeConfig,
+    OpenAIConfig,
+    TeacherConfig,
+    check_teacher,
+    load_teacher,
+    short_name,
+    teacher_files,
+)
+from pipeline.checks.cot import cot_problems
+from pipeline.config.loader import to_plain
+from pipeline.config.schema import CotConfig, RunConfig
+from pipeline.data.load import load_task
+from pipeline.data.task import Task
+from pipeline.errors import UserError
+from pipeline.run_dir import RunDir
+from pipeline.runs.phases import TRANSPORT
+from pipeline.types import Example, Split
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of a build that is split over machines: every `of`-th row from the `number`-th, counted from 0."""
+
+    number: int
+    of: int
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """Read ``0/8``.
+
+        Raises:
+            UserError: when it is not i/n with 0 <= i < n.
+        """
+        number, _, of = text.partition("/")
+        if not (number.isdecimal() and of.isdecimal() and int(number) < int(of)):
+            raise UserError(f"--shard: {text!r} is not i/n with i from 0 to n-1, for example 0/8")
+        return cls(int(number), int(of))
+
+    @property
+    def name(self) -> str:
+        return f"{self.number}-of-{self.of}"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything a build needs."""
+
+    config: RunConfig
+    cot: CotConfig
+    folder: Path
+    """Where this build (or shard) works."""
+    task: Task
+    split: Split
+    teachers: dict[str, TeacherConfig]
+    prompts: dict[str, Prompt]
+    recipe: Recipe
+    assigned: Sequence[tuple[str, ...]]
+    """Per row of the split, its teachers, preferred first."""
+    shard: Shard | None = None
+    digests: dict[Path, str] = field(default_factory=dict)
+    """sha256 of the pictures read so far, so that writing does not read them again."""
+
+    @property
+    def prompt(self) -> Prompt:
+        """The prompt of the first attempts."""
+        return self.prompts[self.cot.prompt or self.recipe.prompt]
+
+    @property
+    def asked(self) -> list[str]:
+        """Names of the teachers that rows are asked of; one that only cross-checks is not among them."""
+        return [short_name(name) for name in self.cot.teachers]
+
+    @property
+    def rows(self) -> range:
+        """Indices of the rows of this build: all of the split, or a shard's."""
+        whole = len(self.split.examples)
+        return range(self.shard.number, whole, self.shard.of) if self.shard else range(whole)
+
+    @property
+    def prompt_texts(self) -> dict[str, str]:
+        """The prompts that somebody is asked with, for a page to show: none when every teacher is offline."""
+        asked = any(not self.is_offline(name) for name in self.teachers)
+        return {name: prompt.source for name, prompt in self.prompts.items()} if asked else {}
+
+    def policy(self, label: str) -> Policy:
+        """How rows of a class are asked."""
+        own = {name: getattr(self.cot, name) for name in _POLICY} | self.cot.per_class.get(label, {})
+        return Policy(**own)
+
+    def is_offline(self, teacher: str) -> bool:
+        """Whether a teacher writes from annotations instead of looking at pictures."""
+        return isinstance(self.teachers[teacher], AttributeConfig)
+
+    def reader(self, author: str, row: Example) -> str:
+        """Who cross-checks a reply: the one configured, or another served teacher than its author."""
+        check = self.cot.cross_check
+        assert check is not None
+        if check.teacher:
+            return short_name(check.teacher)
+        others = [name for name in self.teachers if name != author and not self.is_offline(name)]
+        return _by_turns(others, row, {})[0]
+
+    def hints(self, row: Example) -> list[dict[str, Any]]:
+        """The annotated attributes shown to the teacher, those the row has."""
+        shown = []
+        for name in self.cot.hints:
+            value = row.attributes.get(name)
+            if value is not None:
+                text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+                shown.append({"name": name, "value": f"{text} (0 to 1)" if isinstance(value, int | float) else text})
+        return shown
+
+
+_POLICY = ("attempts", "temperatures", "fallback")
+
+
+def plan(config: RunConfig, shard: Shard | None = None) -> Plan:
+    """Resolve and check a build.
+
+    Raises:
+        UserError: naming everything that is wrong with the configuration.
+    """
+    cot = config.cot
+    if cot is None:
+        raise UserError("this run has no cot: block, so there is nothing to build")
+    problems = list(cot_problems(config))
+    teachers: dict[str, TeacherConfig] = {}
+    named = [*cot.teachers, *([cot.cross_check.teacher] if cot.cross_check and cot.cross_check.teacher else [])]
+    for position, name in enumerate(named):
+        if short_name(name) in teachers and position < len(cot.teachers):
+            problems.append(f"cot.teachers: {short_name(name)!r} is named twice")
+        try:
+            teachers[short_name(name)] = load_teacher(name)
+        except UserError as error:  # Whether there is such a file has been checked for those in cot.teachers.
+            known = Path(name).is_file() or name in teacher_files() or position >= len(cot.teachers)
+            problems += error.problems if known else []
+    if problems:
+        raise UserError(problems)
+    recipe = load_recipe(cot.recipe)
+    prompts = {name: load_prompt(name) for name in recipe.prompts(cot)}
+    teachers = {name: _readdressed(teacher, cot.endpoints.get(name)) for name, teacher in teachers.items()}
+    run = RunDir(config.output_dir, config.name)
+    task = load_task(config.task, run.cache)
+    problems = [problem for name, teacher in teachers.items() for problem in check_teacher(teacher, name, task)]
+    problems += _problems(cot, task, teachers, prompts, recipe)
+    if problems:
+        raise UserError(problems)
+    split = task.select(cot.split)
+    folder = run.cot / "shards" / shard.name if shard else run.cot
+    assigned = assign(split.examples, [short_name(name) for name in cot.teachers], cot)
+    return Plan(config, cot, folder, task, split, teachers, prompts, recipe, assigned, shard)
+
+
+def assign(examples: Sequence[Example], teachers: Sequence[str], cot: CotConfig) -> list[tuple[str, ...]]:
+    """The teachers of every row, preferred first.
+
+    Weighted rendezvous hashing on the row's id: a row's teachers depend on no other row, and adding a teacher moves only the
+    rows it takes. Quotas are filled in the order of the split; they alone look at other rows.
+
+    Raises:
+        UserError: when quotas leave rows without enough teachers.
+    """
+    asked: Counter[str] = Counter()
+    assigned = []
+    for row in examples:
+        free = [name for name in _by_turns(teachers, row, cot.weights) if asked[name] < cot.quotas.get(name, math.inf)]
+        chosen = tuple(free[: cot.teachers_per_row])
+        asked.update(chosen)
+        assigned.append(chosen)
+    short = sum(len(chosen) < cot.teachers_per_row for chosen in assigned)
+    if short:
+        raise UserError(
+            f"cot.quotas: leave {short} of {len(assigned)} rows with fewer than {cot.teachers_per_row} teachers; raise a quota, "
+            "or leave one teacher without"
+        )
+    return assigned
+
+
+def _by_turns(teachers: Sequence[str], row: Example, weights: dict[str, float]) -> list[str]:
+    def rank(name: str) -> float:
+        drawn = int.from_bytes(hashlib.sha256(f"teacher:{name}:{row.id}".encode()).digest()[:8])
+        return -math.log((drawn + 1) / (2**64 + 1)) / weights.get(name, 1.0)
+
+    return sorted(teachers, key=rank)
+
+
+def _readdressed(teacher: TeacherConfig, urls: list[str] | None) -> TeacherConfig:
+    return replace(teacher, base_urls=urls) if urls is not None and isinstance(teacher, OpenAIConfig) else teacher
+
+
+def _said(teacher: TeacherConfig) -> dict[str, Any]:
+    """What of a teacher's settings changes its replies."""
+    return {key: value for key, value in to_plain(teacher).items() if key not in TRANSPORT}
+
+
+def _problems(
+    cot: CotConfig, task: Task, teachers: dict[str, TeacherConfig], prompts: dict[str, Prompt], recipe: Recipe
+) -> Iterator[str]:
+    """What only the task, the teachers and the prompts together can show."""
+    served = [name for name, teacher in teachers.items() if isinstance(teacher, OpenAIConfig)]
+    asked = [short_name(name) for name in cot.teachers]
+    if cot.teachers_per_row > len(asked):
+        yield f"cot.teachers_per_row: {cot.teachers_per_row} is more than the {len(asked)} teachers there are"
+    if cot.teachers_per_row > 1:
+        for position, name in enumerate(asked):
+            for other in asked[:position]:
+                if name in served and other in served and _said(teachers[name]) == _said(teachers[other]):
+                    yield (
+                        f"cot.teachers: {other} and {name} ask the same model in the same way, so a row gets one reply, counted "
+                        "twice; give one file both addresses, or another temperature"
+                    )
+    for key in ("weights", "quotas", "endpoints"):
+        for name in getattr(cot, key):
+            if name not in teachers:
+                yield f"cot.{key}: {name!r} is not one of the run's teachers {', '.join(teachers)}"
+    for name in cot.endpoints:
+        if name in teachers and name not in served:
+            yield f"cot.endpoints: {name!r} is offline and has no address"
+    for label in cot.per_class:
+        if label not in task.labels.names:
+            yield f"cot.per_class: {label!r} is not a label of task {task.name} ({', '.join(task.labels.names)})"
+    asking = {cot.prompt or recipe.prompt, cot.fallback, *(own.get("fallback") for own in cot.per_class.values())} - {
+        None
+    }
+    if cot.hints and served and recipe.name == "reasoning":
+        for name in sorted(str(name) for name in asking if "hints" not in prompts[str(name)].uses):
+            yield f"cot.hints: prompt {name} shows no hints; {prompts[name].mode}_v2 does"
+    for name in cot.hints:
+        if name not in ATTRIBUTES:
+            yield f"cot.hints: {name!r} is not one of {', '.join(ATTRIBUTES)}"
+    if cot.filters.language is not None:
+        from cot_builder.filters.language import language_codes
+
+        if cot.filters.language not in language_codes():
+            yield f"cot.filters.language: {cot.filters.language!r} is not one of {', '.join(sorted(language_codes()))}"
+    yield from recipe.problems(cot, teachers, prompts)

@@ -1,0 +1,209 @@
+"""A build: settle every row by asking, then settle it again from the journal, in order, to write what was kept.
+
+Asking fills the journal and remembers only which rows it could not settle. Writing (cot_builder/output.py) runs the same recipe
+over the journal in the order of the split. So memory stays small, the same replies give the same bytes whatever order they
+came in, and a second build asks nothing again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+import signal
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from cot_builder.build.ask import Asker
+from cot_builder.build.journal import Journal
+from cot_builder.build.plan import Plan
+from cot_builder.build.progress import Progress
+from cot_builder.row import Ask, Outcome, Row, Tried
+from cot_builder.teachers.base import Teacher, TeacherDown, Unanswered
+from cot_builder.teachers.config import AttributeConfig, TeacherConfig
+from cot_builder.teachers.images import Picture
+from pipeline.data.images import ImageError
+from pipeline.data.task import Task
+from pipeline.types import Example
+
+
+@dataclass
+class Asked:
+    """The outcome of asking."""
+
+    unasked: dict[int, str] = field(default_factory=dict)
+    """Index of a row that could not be settled: why."""
+    down: list[str] = field(default_factory=list)
+    """Messages of the teachers that stopped answering."""
+    requests: int = 0
+    """Replies that were not in the journal before."""
+    stopped_by: signal.Signals | None = None
+    """The signal that ended it early."""
+    failure: Exception | None = None
+    """What ended it early otherwise."""
+
+
+def teachers_of(plan: Plan) -> dict[str, Teacher]:
+    """The plan's teachers, ready to ask."""
+    return make_teachers(
+        plan.teachers, plan.task, plan.split.examples, seed=plan.config.seed, concurrency=plan.cot.concurrency
+    )
+
+
+def ask(plan: Plan, journal: Journal) -> tuple[Asked, float]:
+    """Ask every row that the journal cannot answer, under a live line.
+
+    Returns:
+        What came of it, and the seconds it took.
+
+    Raises:
+        UserError: when replies cannot be recorded.
+    """
+    try:
+        return asyncio.run(_ask_all(plan, journal))
+    except asyncio.CancelledError:  # The second signal.
+        raise KeyboardInterrupt from None
+
+
+async def settle(plan: Plan, index: int, ask: Ask, teachers: tuple[str, ...] | None = None) -> Outcome:
+    """Run the recipe on one row. An unreadable picture is a rejection like any other.
+
+    Args:
+        plan: the build.
+        index: of the row in the split.
+        ask: how teachers are asked.
+        teachers: those to ask; None: the row's own.
+
+    Raises:
+        Unanswered: when a reply it needs is not to be had.
+    """
+    example = plan.split.examples[index]
+    names = teachers or plan.assigned[index]
+    picture = Picture(example.image, plan.digests.get(example.image))
+    try:
+        return await plan.recipe.settle(Row(example, names, plan, picture, ask))
+    except ImageError as error:
+        if error.reason == "missing_image":  # The task found it whole, so its disk is away: a later build asks again.
+            raise Unanswered("the picture is missing") from error
+        return Outcome(None, (Tried(names[0], "picture", 0, None, "", "unreadable_image", str(error)),))
+    finally:
+        if picture.is_read:
+            plan.digests[example.image] = picture.digest
+
+
+async def _ask_all(plan: Plan, journal: Journal) -> tuple[Asked, float]:
+    teachers = teachers_of(plan)
+    asked = Asked()
+    progress = Progress(
+        len(plan.rows), endpoints=lambda: [end for each in teachers.values() for end in each.endpoints()]
+    )
+    asker = Asker(teachers, journal, progress)
+    _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
+    # A connection is a file, and many systems begin with 1024 of them.
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
+    stop = _Stop(teachers, asked)
+    clock = asyncio.create_task(_tick(progress))
+    lanes: dict[str, list[int]] = defaultdict(list)  # One per teacher, so that a slow one holds up its own rows only.
+    for index in plan.rows:
+        names = plan.assigned[index]
+        # Rows that also ask a server wait for that, not for the offline teacher's one worker.
+        lanes[next((name for name in names if not plan.is_offline(name)), names[0])].append(index)
+    queues = {name: iter(indices) for name, indices in lanes.items()}
+    try:
+        async with asyncio.TaskGroup() as group:
+            for name, indices in lanes.items():
+                rows = queues[name]
+                for _ in range(min(len(indices), teachers[name].concurrency)):
+                    group.create_task(_work(plan, name, rows, asker, progress, asked))
+    finally:
+        for rows in queues.values():  # Those of a teacher that is down.
+            asked.unasked.update(dict.fromkeys(rows, "not asked yet"))
+        stop.restore()
+        clock.cancel()
+        progress.finish()
+        asked.requests = asker.requests
+        for teacher in teachers.values():
+            await teacher.close()
+    if asked.failure is not None:
+        raise asked.failure
+    return asked, progress.seconds
+
+
+async def _work(plan: Plan, lane: str, rows: Iterator[int], ask: Asker, progress: Progress, asked: Asked) -> None:
+    """Settle rows from `rows`, shared by all workers of a lane, until there are none or its teacher is down."""
+    for index in rows:
+        if asked.stopped_by is not None or asked.failure is not None:
+            return
+        try:
+            outcome = await settle(plan, index, ask)
+        except TeacherDown as error:
+            message = f"teacher {error.teacher}: {error}"
+            asked.unasked[index] = message
+            if message not in asked.down:
+                asked.down.append(message)
+            if error.teacher == lane:
+                return
+            progress.row(False, None)
+        except Unanswered as error:
+            asked.unasked[index] = str(error)
+            progress.row(False, None)
+        except Exception as error:
+            # A full disk, or a fault of ours: replies in flight are paid for, so they are waited for.
+            asked.failure = asked.failure or error
+            ask.stop("stopped")
+            return
+        else:
+            progress.row(outcome.kept is not None, outcome.reason)
+        await asyncio.sleep(0)  # An offline teacher, or a full journal, must not keep the others waiting.
+
+
+async def _tick(progress: Progress) -> None:
+    """Keep the line alive, above all while nothing is answered."""
+    while True:
+        await asyncio.sleep(0.2)
+        progress.tick()
+
+
+class _Stop:
+    """The first Ctrl-C (or SIGTERM) sends nothing more and waits for what is in flight; the second ends at once."""
+
+    def __init__(self, teachers: dict[str, Teacher], asked: Asked) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._teachers, self._asked = teachers, asked
+        self._task = asyncio.current_task()
+        self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        if self._before[signal.SIGHUP] == signal.SIG_IGN:  # Under nohup, on purpose.
+            del self._before[signal.SIGHUP]
+        for number in self._before:
+            self._loop.add_signal_handler(number, self._stop, number)
+
+    def _stop(self, number: signal.Signals) -> None:
+        if self._asked.stopped_by is not None and self._task is not None:
+            self._task.cancel()
+            return
+        self._asked.stopped_by = number
+        for teacher in self._teachers.values():
+            teacher.stop("stopped")
+
+    def restore(self) -> None:
+        """Leave signals to whoever had them before."""
+        for number, handler in self._before.items():
+            self._loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+def make_teachers(
+    configs: dict[str, TeacherConfig], task: Task, examples: Sequence[Example], *, seed: int, concurrency: int
+) -> dict[str, Teacher]:
+    """Teachers ready to ask, by name; each must have passed `check_teacher`."""
+    teachers: dict[str, Teacher] = {}
+    for name, config in configs.items():
+        if isinstance(config, AttributeConfig):
+            from cot_builder.teachers.attribute import AttributeTeacher
+
+            teachers[name] = AttributeTeacher(name, config, examples, seed, task.labels.descriptions)
+        else:
+            from cot_builder.teachers.openai import OpenAITeacher
+
+            teachers[name] = OpenAITeacher(name, config, seed, concurrency)
+    return teachers

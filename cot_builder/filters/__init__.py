@@ -1,0 +1,1 @@
+"""What a reply must be to become a row."""

@@ -1,0 +1,91 @@
+"""A look before money is spent: a few rows through every teacher, as a page. The build finds the replies in the journal."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterator
+
+from cot_builder.build.ask import Asker
+from cot_builder.build.journal import Journal
+from cot_builder.build.plan import Plan
+from cot_builder.build.progress import Progress
+from cot_builder.build.run import settle, teachers_of
+from cot_builder.output.gallery import PreviewReply, PreviewRow, preview_page
+from cot_builder.row import Tried
+from cot_builder.teachers.base import Question, Reply, Unanswered
+from pipeline.files import write_atomic
+
+_Row = tuple[int, list[tuple[list[PreviewReply], Counter[str]]]]
+"""Index of a row, and per teacher its replies and the tokens they used."""
+
+
+def preview(plan: Plan, journal: Journal, rows: int) -> str:
+    """Ask, write ``cot/preview.html`` and tell the outcome in words."""
+    asked = asyncio.run(_ask(plan, journal, rows))
+    shown = [
+        PreviewRow(example.id, example.label, example.image, [reply for replies, _ in of_teachers for reply in replies])
+        for index, of_teachers in asked
+        for example in [plan.split.examples[index]]
+    ]
+    forecast = "\n".join(_forecast(plan, asked))
+    title = f"{plan.config.name}: preview of {len(shown)} rows"
+    page = plan.folder / "preview.html"
+    write_atomic(page, preview_page(title, shown, plan.prompt_texts, forecast))
+    words = [
+        f"{row.id} ({row.label})  {reply.teacher}, {reply.mode or 'asked'}: {reply.state}  {' '.join(reply.text.split())[:100]}"
+        for row in shown
+        for reply in row.replies
+    ]
+    return "\n".join([*words, *([forecast] if forecast else []), str(page)])
+
+
+def _forecast(plan: Plan, asked: list[_Row]) -> Iterator[str]:
+    """What the whole build will cost, by what these rows did."""
+    for position, name in enumerate(plan.asked):
+        used = sum((of_teachers[position][1] for _, of_teachers in asked), Counter[str]())
+        if not used.total():
+            continue
+        rows = sum(name in plan.assigned[index] for index in plan.rows)
+        read, written = (used[kind] / len(asked) for kind in ("prompt_tokens", "completion_tokens"))
+        yield (
+            f"{name}: {read:,.0f} tokens in and {written:,.0f} out per row; "
+            f"its {rows:,} rows come to about {read * rows:,.0f} in and {written * rows:,.0f} out"
+        )
+
+
+async def _ask(plan: Plan, journal: Journal, rows: int) -> list[_Row]:
+    teachers = teachers_of(plan)
+    asker = Asker(teachers, journal, Progress(rows))
+    once = set[tuple[str, str, int]]()
+    """Questions about text alone, which are asked once for all rows."""
+
+    async def of(index: int, name: str) -> tuple[list[PreviewReply], Counter[str]]:
+        used = Counter[str]()
+
+        async def ask(teacher: str, question: Question) -> Reply:
+            reply = await asker(teacher, question)
+            if question.picture is not None or (teacher, question.text, question.attempt) not in once:
+                used.update({kind: reply.usage.get(kind) or 0 for kind in ("prompt_tokens", "completion_tokens")})
+            once.add((teacher, question.text, question.attempt))
+            return reply
+
+        try:
+            outcome = await settle(plan, index, ask, (name,))
+        except Unanswered as error:
+            return [PreviewReply(name, "", "", "unasked", str(error), 0)], used
+        return [_reply(each) for each in outcome.tried], used
+
+    async def row(index: int) -> _Row:
+        return index, await asyncio.gather(*(of(index, name) for name in plan.asked))
+
+    try:
+        return await asyncio.gather(*(row(index) for index in plan.rows[:rows]))
+    finally:
+        for teacher in teachers.values():
+            await teacher.close()
+
+
+def _reply(each: Tried) -> PreviewReply:
+    tokens = (each.usage.get("prompt_tokens") or 0) + (each.usage.get("completion_tokens") or 0)
+    return PreviewReply(each.teacher, each.mode, each.text, each.reason or "kept", each.detail, tokens)

@@ -1,0 +1,243 @@
+"""What a build leaves in `cot/`: train.parquet, rejected.jsonl, unusable.jsonl, README.md, gallery.html and, last,
+manifest.json.
+
+`train.parquet` follows the order of the split and holds nothing that depends on time or place, so the same replies give the same
+bytes. `image` is relative to the manifest's `image_root`; trainers find pictures through the task, by `id`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cot_builder.build.ask import Replay
+from cot_builder.build.journal import Journal
+from cot_builder.build.plan import Plan
+from cot_builder.build.run import Asked, settle, teachers_of
+from cot_builder.filters.near_duplicates import NearDuplicates
+from cot_builder.output.dataset_card import card
+from cot_builder.output.gallery import Sample, gallery_page
+from cot_builder.output.yields import Tally, yields
+from cot_builder.row import Outcome, Tried
+from cot_builder.teachers.base import Unanswered
+from pipeline.config.loader import to_plain
+from pipeline.errors import UserError
+from pipeline.files import digest, file_digest, write_atomic, write_json
+from pipeline.run_dir import COT
+from pipeline.runs.phases import phase_inputs
+from pipeline.scoring.response import GRAMMAR_VERSION
+from pipeline.types import Example
+
+_BATCH = 2000
+_EXAMPLES = 3
+"""Rows in the card."""
+_SHOWN = 3
+"""Rows per class and teacher, or per class and reason, in the gallery."""
+
+
+class _Writer:
+    """Settles every row from the journal, in order, and writes both files beside their final names."""
+
+    def __init__(self, plan: Plan, journal: Journal, asked: Asked) -> None:
+        self.plan, self.journal, self.asked = plan, journal, asked
+        self.tally = Tally()
+        self.kept, self.rejected = Sample(_SHOWN), Sample(_SHOWN)
+        self.dropped: set[str] = set()
+        """Ids of rows that were kept and then balanced out."""
+        self.root = Path(os.path.commonpath([row.image.absolute().parent for row in plan.split.examples]))
+        self.parquet_path = plan.folder / ".train.parquet.partial"
+        self.rejected_path = plan.folder / ".rejected.jsonl.partial"
+        similarity = plan.cot.filters.near_duplicate
+        self._seen = NearDuplicates(similarity) if similarity is not None else None
+
+    def write(self) -> None:
+        """Judge and write every row."""
+        with self.rejected_path.open("w", encoding="utf-8") as rejected:
+            with pq.ParquetWriter(self.parquet_path, self.plan.recipe.columns) as parquet:
+                asyncio.run(self._write_rows(parquet, rejected))
+            if self.plan.cot.balance is not None:
+                self._balance(self.plan.cot.balance, rejected)
+
+    async def _write_rows(self, parquet: pq.ParquetWriter, rejected: IO[str]) -> None:
+        replay = Replay(teachers := teachers_of(self.plan), self.journal)
+        batch: list[dict[str, Any]] = []
+        for index, row in enumerate(self.plan.split.examples):
+            try:
+                outcome = await settle(self.plan, index, replay)
+            except Unanswered:
+                self.tally.unasked[row.label] += 1
+                self.tally.why_unasked[self.asked.unasked.get(index, "not asked yet")] += 1
+                continue
+            outcome = self._once(row, outcome)
+            self.tally.settled(row.label, outcome)
+            for each in outcome.tried:
+                if each.reason is not None:
+                    self._reject(rejected, row.id, row.label, each)
+            if outcome.kept is not None:
+                record = {**outcome.kept, "image": row.image.absolute().relative_to(self.root).as_posix()}
+                self.kept.offer(f"{row.label} {record['mode']} {record['teacher']}", record)
+                batch.append(record)
+            if len(batch) >= _BATCH:
+                parquet.write_table(pa.Table.from_pylist(batch, self.plan.recipe.columns))
+                batch.clear()
+        parquet.write_table(pa.Table.from_pylist(batch, self.plan.recipe.columns))
+        for name, used in replay.used.items():
+            self.tally.teachers[name].update(used)
+        for teacher in teachers.values():
+            await teacher.close()
+
+    def _once(self, row: Example, outcome: Outcome) -> Outcome:
+        """`outcome`, unless it repeats the text of an earlier row. Templates of the offline teacher do so by design."""
+        if self._seen is None or outcome.kept is None or self.plan.is_offline(outcome.kept["teacher"]):
+            return outcome
+        if not self._seen.repeats(outcome.kept.get("think") or outcome.kept["completion"]):
+            return outcome
+        last = next(each for each in outcome.tried if each.reason is None)
+        tried = [each for each in outcome.tried if each is not last]
+        return Outcome(None, (*tried, Tried(**{**vars(last), "reason": "near_duplicate"})))
+
+    def _reject(self, file: IO[str], row_id: str, label: str, each: Tried) -> None:
+        record = {
+            "id": row_id,
+            "label": label,
+            "teacher": each.teacher,
+            "mode": each.mode,
+            "attempt": each.attempt,
+            "reason": each.reason,
+            "detail": each.detail,
+            "reply": each.text,
+        }
+        self.rejected.offer((each.reason, label), record)
+        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+    def _balance(self, most: float, rejected: IO[str]) -> None:
+        """Drop the last rows of every class that has more than `most` times the rows of the rarest one."""
+        counts = [count for count in self.tally.kept.values() if count]
+        limit = int(most * min(counts)) if counts else 0
+        whole, kept = self.parquet_path.with_suffix(".whole"), Counter[str]()
+        os.replace(self.parquet_path, whole)
+        with pq.ParquetFile(whole) as source, pq.ParquetWriter(self.parquet_path, self.plan.recipe.columns) as parquet:
+            for batch in source.iter_batches(_BATCH):
+                records = []
+                for record in batch.to_pylist():
+                    kept[record["label"]] += 1
+                    if kept[record["label"]] <= limit:
+                        records.append(record)
+                        continue
+                    self.tally.drop(record, "balanced_out")
+                    self.dropped.add(record["id"])
+                    origin = (record["teacher"], record["mode"], record["attempt"], record["prompt_version"])
+                    dropped = Tried(*origin, record["completion"], "balanced_out", f"class has {limit} rows already")
+                    self._reject(rejected, record["id"], record["label"], dropped)
+                parquet.write_table(pa.Table.from_pylist(records, self.plan.recipe.columns))
+        whole.unlink()
+
+
+def start(plan: Plan) -> None:
+    """Say that a build is under way, so that a killed one is never taken for the complete one before it."""
+    plan.folder.mkdir(parents=True, exist_ok=True)
+    why = "a build is under way or was stopped"
+    write_json(plan.folder / "manifest.json", {"status": "incomplete", "why": why, **inputs(plan)})
+
+
+def finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[str, Any]:
+    """Judge and write everything.
+
+    Returns:
+        The manifest as written; its `status` is incomplete when rows are unasked.
+
+    Raises:
+        UserError: when too few rows were kept (`min_rows`, `min_rows_per_class`); the manifest then says incomplete, and why.
+            When the disk is full; the journal is whole then, and the same command goes on.
+    """
+    try:
+        return _finish(plan, journal, asked, seconds)
+    except OSError as error:
+        cure = "every reply is in the journal; make room and run the same command again"
+        raise UserError(f"{plan.folder}: cannot write the rows ({error.strerror or error}); {cure}") from error
+
+
+def _finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[str, Any]:
+    writer = _Writer(plan, journal, asked)
+    writer.write()
+    report = writer.tally.report(plan.task.labels.names)
+    rows = report["rows"] = {"selected": len(plan.split.examples), **report["rows"]}
+    why = (
+        f"{rows['unasked']} rows were not answered; run the same command again to go on"
+        if rows["unasked"]
+        else "; ".join(_too_few(plan, writer.tally))
+    )
+    manifest = {
+        "status": "incomplete" if why else "complete",
+        "why": why or None,
+        **report,
+        "task_problems": dict(Counter(problem.reason for problem in plan.split.problems).most_common()),
+        "requests_this_time": asked.requests,
+        "replies_in_journal": len(journal),
+        "teachers_down": asked.down,
+        **inputs(plan),
+        "image_root": str(writer.root),
+        "seconds": round(seconds, 2),
+    }
+    os.replace(writer.rejected_path, plan.folder / "rejected.jsonl")
+    unusable = (json.dumps(vars(problem), ensure_ascii=False) + "\n" for problem in plan.split.problems)
+    write_atomic(plan.folder / "unusable.jsonl", "".join(unusable).encode("utf-8", "replace"))
+    final = plan.folder / "train.parquet"
+    if why:
+        writer.parquet_path.unlink()
+        final.unlink(missing_ok=True)
+    else:
+        with writer.parquet_path.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(writer.parquet_path, final)
+        manifest["data_digest"] = file_digest(final)
+    kept = [record for record in writer.kept.records() if record["id"] not in writer.dropped]
+    rejected = writer.rejected.records()
+    write_atomic(plan.folder / "README.md", card(plan, manifest, kept[:_EXAMPLES], rejected[:_EXAMPLES]))
+    shown = {record["id"] for record in (*kept, *rejected)}
+    pictures = {row.id: row.image for row in plan.split.examples if row.id in shown}
+    title = f"{plan.config.name}: chain-of-thought rows"
+    write_atomic(
+        plan.folder / "gallery.html", gallery_page(title, manifest, kept, rejected, pictures, plan.prompt_texts)
+    )
+    write_json(plan.folder / "manifest.json", manifest)
+    if why and not rows["unasked"]:
+        raise UserError(f"cot: {why}\n{yields(manifest)}")
+    return manifest
+
+
+def _too_few(plan: Plan, tally: Tally) -> Iterator[str]:
+    if tally.kept.total() < plan.cot.min_rows:
+        yield f"{tally.kept.total()} rows were kept, fewer than cot.min_rows = {plan.cot.min_rows}"
+    least = plan.cot.min_rows_per_class
+    for label in sorted({row.label for row in plan.split.examples}):
+        if tally.kept[label] < least:
+            yield f"class {label} has {tally.kept[label]} kept rows, fewer than cot.min_rows_per_class = {least}"
+
+
+def inputs(plan: Plan) -> dict[str, Any]:
+    """What the rows follow from, as the manifest records it. Holds names of key variables, never keys."""
+    teachers = {name: to_plain(config) for name, config in plan.teachers.items()}
+    prompts = {name: plan.prompts[name] for name in plan.prompt_texts}
+    return {
+        "recipe": plan.recipe.name,
+        "inputs": phase_inputs(plan.config, COT),
+        "teachers": {name: {"config": plain, "digest": digest(plain)} for name, plain in teachers.items()},
+        "prompts": {name: {"digest": prompt.digest, "mode": prompt.mode} for name, prompt in prompts.items()},
+        "grammar_version": GRAMMAR_VERSION,
+        "labels": list(plan.task.labels.names),
+        "config": {
+            "name": plan.config.name,
+            "seed": plan.config.seed,
+            "task": to_plain(plan.config.task),
+            "cot": to_plain(plan.cot),
+        },
+    }

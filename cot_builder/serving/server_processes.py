@@ -1,0 +1,139 @@
+"""vLLM servers as child processes: started, waited for, and gone at the end, however that comes."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.errors import UserError
+from pipeline.system.processes import child_environment, die_with_parent
+from pipeline.system.vllm_server import answers, end_of, stop
+
+READY_SECONDS = 1800
+"""Time to load a model, from a slow disk too."""
+NEWS_SECONDS = 20
+
+
+@dataclass(frozen=True)
+class Server:
+    """One server to start."""
+
+    teacher: str
+    file: str
+    """The teacher's file, or its bare name."""
+    port: int
+    gpus: tuple[str, ...]
+    """Names for CUDA_VISIBLE_DEVICES; none on a machine without GPUs."""
+    log: Path
+
+    @property
+    def health(self) -> str:
+        return f"http://127.0.0.1:{self.port}/health"
+
+    def __str__(self) -> str:
+        where = f"GPU {','.join(self.gpus)}" if self.gpus else "the CPU"
+        return f"{self.teacher} on port {self.port} and {where}"
+
+
+Started = dict[Server, "subprocess.Popen[bytes]"]
+
+
+@contextlib.contextmanager
+def running(servers: Sequence[Server]) -> Iterator[None]:
+    """Servers that answer within the block and are gone after it.
+
+    Raises:
+        UserError: when one ends, or does not answer in time, with the last lines of its log.
+    """
+    started: Started = {}
+
+    def news(name: str) -> str:
+        server, process = next((server, process) for server, process in started.items() if str(server) == name)
+        if process.poll() is not None:
+            raise UserError(f"{_how_it_ended(server, process)} before it answered; {end_of(server.log)}")
+        return f"its log says: {end_of(server.log, 1)[:150]}"
+
+    try:
+        for server in servers:
+            # vLLM measures the memory that is free while it starts, so those that share a GPU start one after the other.
+            if any(set(server.gpus) & set(other.gpus) for other in started):
+                wait_until_healthy({str(other): other.health for other in started}, news)
+            started[server] = _start(server)
+        wait_until_healthy({str(server): server.health for server in servers}, news)
+        yield
+        for server, process in started.items():
+            if process.poll() is not None:
+                print(f"{_how_it_ended(server, process)} during the build; {end_of(server.log)}", file=sys.stderr)
+    finally:
+        stop(list(started.values()))
+
+
+def wait_until_healthy(urls: Mapping[str, str], news: Callable[[str], str]) -> None:
+    """Wait until all servers answer, and say on stderr what is waited for.
+
+    Args:
+        urls: address of /health by the server's name.
+        news: what is known of a server that does not answer yet; raises when waiting is of no use.
+
+    Raises:
+        UserError: when one does not answer within `READY_SECONDS`.
+    """
+    begun = told = time.monotonic()
+    waiting = dict(urls)
+    print(f"waiting for {', '.join(waiting)}" if waiting else "no server to wait for", file=sys.stderr, flush=True)
+    while waiting:
+        now = time.monotonic()
+        for name, said in {name: news(name) for name in waiting}.items():
+            if answers(waiting[name]):
+                del waiting[name]
+                print(f"{name} answers after {now - begun:.0f} s", file=sys.stderr, flush=True)
+            elif now - begun > READY_SECONDS:
+                raise UserError(f"{name} does not answer at {waiting[name]} after {READY_SECONDS} s; {said}")
+            elif now - told > NEWS_SECONDS:
+                print(f"waiting for {name} since {now - begun:.0f} s; {said}", file=sys.stderr, flush=True)
+        if waiting:
+            told = now if now - told > NEWS_SECONDS else told
+            time.sleep(1)
+
+
+@contextlib.contextmanager
+def stopped_by_signals() -> Iterator[None]:
+    """SIGTERM (a batch system's end of time) and SIGHUP stop the block as Ctrl-C does, from a background shell too."""
+
+    def interrupt(*_: object) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    handlers: dict[int, Callable[..., object]] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: interrupt}
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # It is ignored under nohup, on purpose.
+        handlers[signal.SIGHUP] = interrupt
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _start(server: Server) -> subprocess.Popen[bytes]:
+    server.log.parent.mkdir(parents=True, exist_ok=True)
+    on_gpus = {"CUDA_VISIBLE_DEVICES": ",".join(server.gpus)} if server.gpus else {}
+    with server.log.open("wb") as log:
+        return subprocess.Popen(
+            [sys.executable, "-m", "cot_builder.serve", server.file, "--port", str(server.port)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=child_environment(**on_gpus),
+            preexec_fn=die_with_parent,
+            start_new_session=True,  # Ctrl-C is for the build, which needs its servers until it has stopped.
+        )
+
+
+def _how_it_ended(server: Server, process: subprocess.Popen[bytes]) -> str:
+    return f"the server of {server} ended with exit code {process.returncode}"

@@ -1,0 +1,1 @@
+"""Teachers: served or offline, their configuration and endpoints."""

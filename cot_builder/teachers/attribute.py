@@ -1,0 +1,162 @@
+"""The offline teacher: writes reasoning from an image's annotated attributes, without any server.
+
+A useful baseline for EmoSet in its own right, and the demo's default. It knows the label, so its rows are as good as
+the annotation; its configuration can declare a seeded imperfection (confused labels, forgotten thinking, misread
+attributes), because with a perfect teacher SFT leaves reinforcement nothing to do. It is a pure function of
+(configuration, run seed, row, attempt). Sentences are short: a small student has few tokens to spend.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cot_builder.teachers.base import EndpointState, Question, Reply, Request, draw_seed
+from cot_builder.teachers.config import DESCRIPTION, AttributeConfig
+from pipeline.files import digest
+from pipeline.scoring.response import render
+from pipeline.types import Example
+
+VERSION = "2bcdce56b3282d9af95f8d8e80bcb67eae1cbde5ce1721e398c4cf4ea4c168aa"
+"""Part of every request's key: another one asks all offline rows anew. Change it when other text is written.
+
+It is the digest this file once had, so that builds of before still find their replies."""
+_DARK, _BRIGHT = 0.3, 0.7
+_MUTED, _VIVID = 0.2, 0.6
+_MOST_OBJECTS = 3
+_SAYINGS = {
+    "scene": ("The scene is {a_value}.", "This is {a_value}.", "The place is {a_value}."),
+    "object": ("It shows {a_value}.", "There is {a_value}.", "I see {a_value}."),
+    "facial_expression": ("The face is {value}.", "The expression is {value}.", "The face looks {value}."),
+    "human_action": ("Someone is {value}.", "A person is {value}.", "The action is {value}."),
+    "brightness": ("The light is {value}.", "The picture is {value}.", "It is {value}."),
+    "description": ("It has {value}.", "I see {value}.", "It shows {value}."),
+    "colorfulness": ("The colors are {value}.", "Its colors are {value}.", "Colors are {value}."),
+}
+_CONCLUSIONS = ("Together they suggest {label}.", "This suggests {label}.", "So the feeling is {label}.")
+_CONCLUSIONS_ALONE = ("The picture suggests {label}.", "It suggests {label}.", "The feeling is {label}.")
+
+
+class AttributeTeacher:
+    """See the module. `examples` are the rows of the build: a misreading takes its wrong value from theirs."""
+
+    concurrency = 1
+
+    def __init__(
+        self,
+        name: str,
+        config: AttributeConfig,
+        examples: Sequence[Example],
+        run_seed: int,
+        descriptions: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._descriptions = dict(descriptions or {})
+        self._config = config
+        self._run_seed = run_seed
+        self._seen = _values_seen(examples, config.attributes) if config.misread_rate else {}
+        self._fixed = {
+            "teacher": "attribute",
+            "config": dataclasses.asdict(config),
+            "source": VERSION,
+            "values_seen": digest(self._seen),
+        }
+
+    def request(self, question: Question) -> Request:
+        """Everything the reply depends on; the picture and the prompt are not among it."""
+        row = question.row
+        seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
+        known = {**row.attributes, DESCRIPTION: self._descriptions.get(row.label)}
+        named = {name: known[name] for name in self._config.attributes if known.get(name) is not None}
+        return Request.of({**self._fixed, "id": row.id, "label": row.label, "attributes": named, "seed": seed})
+
+    async def ask(self, question: Question, request: Request) -> Reply:
+        """The reply to a request; never fails."""
+        return Reply(self.write(request.record["attributes"], question.row.label, request.record["seed"]))
+
+    def endpoints(self) -> list[EndpointState]:
+        """It has none."""
+        return []
+
+    def stop(self, why: str) -> None:
+        """Nothing is under way."""
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+    def write(self, attributes: Mapping[str, Any], label: str, seed: int) -> str:
+        """The reply about one row.
+
+        Args:
+            attributes: EmoSet annotation keys and values; those it does not know are left out.
+            label: the gold label.
+            seed: fixes the imperfections and the choice of words.
+        """
+        # Each choice has its own generator, so that changing one rate leaves the other rows and choices as they were.
+        draws = {name: random.Random(f"{seed}:{name}") for name in ("confuse", "omit", "misread", "words")}
+        answer = label
+        if label in self._config.confusions and draws["confuse"].random() < self._config.confusion_rate:
+            answer = self._config.confusions[label]
+        if draws["omit"].random() < self._config.omit_think_rate:
+            return f"<answer>{answer}</answer>"
+        values = {name: phrase for name in self._config.attributes if (phrase := describe(name, attributes.get(name)))}
+        if draws["misread"].random() < self._config.misread_rate:
+            values = self._misread(values, draws["misread"])
+        words = draws["words"]
+        sentences = [
+            words.choice(_SAYINGS[name]).format(value=value, a_value=value if name == "object" else _a(value))
+            for name, value in values.items()
+        ]
+        sentences.append(words.choice(_CONCLUSIONS if values else _CONCLUSIONS_ALONE).format(label=answer))
+        return render(" ".join(sentences), answer)
+
+    def _misread(self, values: dict[str, str], rng: random.Random) -> dict[str, str]:
+        """`values` with one of them replaced by another value seen for it; unchanged when there is no other."""
+        others = {name: [v for v in self._seen.get(name, ()) if v != value] for name, value in values.items()}
+        open_to_error = sorted(name for name in others if others[name])
+        if not open_to_error:
+            return values
+        name = rng.choice(open_to_error)
+        return {**values, name: rng.choice(others[name])}
+
+
+def describe(name: str, value: Any) -> str | None:
+    """An annotated attribute in words, or None when there is nothing to say about it."""
+    if isinstance(value, bool) or value is None:
+        return None
+    if name in ("brightness", "colorfulness"):
+        if not isinstance(value, int | float):
+            return None
+        low, high = (_DARK, _BRIGHT) if name == "brightness" else (_MUTED, _VIVID)
+        below, above = ("dark", "bright") if name == "brightness" else ("muted", "vivid")
+        return below if value <= low else above if value >= high else None
+    if name == "object":
+        things = [value] if isinstance(value, str) else value if isinstance(value, list | tuple) else []
+        plain = list(dict.fromkeys(text for thing in things if (text := _plain(thing))))[:_MOST_OBJECTS]
+        return " and ".join(_a(thing) for thing in plain) or None
+    return _plain(value)
+
+
+def _plain(value: Any) -> str | None:
+    """`amusement_park/outdoor` as `amusement park outdoor`; None for what is not text, or holds a tag."""
+    if not isinstance(value, str) or "<" in value:
+        return None
+    written = value.encode("utf-8", "replace").decode()  # JSON may hold lone surrogates, which no file can.
+    return " ".join(written.replace("_", " ").replace("/", " ").split()).lower() or None
+
+
+def _a(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _values_seen(examples: Sequence[Example], names: Sequence[str]) -> dict[str, list[str]]:
+    """Per attribute, every phrase the rows have for it, sorted."""
+    seen: dict[str, set[str]] = {name: set() for name in names}
+    for example in examples:
+        for name in names:
+            phrase = describe(name, example.attributes.get(name))
+            if phrase:
+                seen[name].add(phrase)
+    return {name: sorted(values) for name, values in seen.items()}

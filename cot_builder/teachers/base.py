@@ -1,0 +1,121 @@
+"""What a teacher is: it turns a `Question` into a `Request`, whose key covers everything that can change the reply, and a request
+into a `Reply`. cot_builder/teachers/config.py says how one is configured.
+"""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from cot_builder.prompts import Prompt
+from cot_builder.teachers.images import Picture
+from pipeline.files import digest
+from pipeline.types import Example
+
+
+@dataclass(frozen=True)
+class Question:
+    """What a recipe wants to know of one teacher: everything that varies from one request to the next."""
+
+    row: Example
+    mode: str
+    """answer_hidden, answer_given, or what else the recipe calls it; recorded."""
+    attempt: int
+    """Counts from 0; every attempt has its own sampling seed."""
+    prompt: Prompt
+    text: str
+    """The rendered prompt."""
+    picture: Picture | None = None
+    """None for a question about text alone, which is then the same question whichever row it comes from."""
+    picture_first: bool = False
+    temperature: float | None = None
+    """None: the teacher's own."""
+    max_tokens: int | None = None
+    """None: the teacher's own."""
+    choices: tuple[str, ...] = ()
+    """The only texts allowed, for short label-only replies; empty leaves the reply free."""
+
+
+@dataclass(frozen=True)
+class Request:
+    """One question to one teacher. `record` holds everything that can change the reply, and nothing secret."""
+
+    record: dict[str, Any]
+    key: str
+
+    @classmethod
+    def of(cls, record: dict[str, Any]) -> Request:
+        return cls(record, digest(record))
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a teacher said. `refused` is set when the server refused the request itself (HTTP 400) with that message."""
+
+    text: str
+    refused: str | None = None
+    usage: dict[str, Any] = field(default_factory=dict)
+    """finish_reason, prompt_tokens, completion_tokens, where the server says them."""
+
+
+@dataclass(frozen=True)
+class EndpointState:
+    """How one server is doing, for the live line."""
+
+    url: str
+    load: int
+    """Requests in flight."""
+    limit: int
+    """How many may be."""
+    answered: int
+    failed: int
+    resting: bool
+
+
+class Unanswered(Exception):
+    """No reply was to be had for a request; the row stays unasked and a later build asks again."""
+
+
+class TeacherDown(Unanswered):
+    """The teacher as a whole cannot be reached or refuses to serve; asking for more rows is useless now."""
+
+    teacher = ""
+    """Its name, once known."""
+
+
+class Teacher(Protocol):
+    """What the build needs of a teacher."""
+
+    name: str
+    concurrency: int
+    """Rows that may wait for it at one time."""
+
+    def request(self, question: Question) -> Request:
+        """Everything the reply to a question depends on. Pure but for the picture's digest.
+
+        Raises:
+            ImageError: when it needs the picture and cannot read it.
+        """
+
+    async def ask(self, question: Question, request: Request) -> Reply:
+        """Send a request.
+
+        Raises:
+            Unanswered: when there is no reply after bounded retries.
+            ImageError: when it needs the picture and cannot read it.
+        """
+
+    def endpoints(self) -> list[EndpointState]:
+        """Its servers; none when it is offline."""
+
+    def stop(self, why: str) -> None:
+        """Send nothing more: requests that wait raise TeacherDown(why), those in flight may finish."""
+
+    async def close(self) -> None:
+        """Give connections back."""
+
+
+def draw_seed(run_seed: int, teacher_seed: int | str, row_id: str, attempt: int) -> int:
+    """The sampling seed of one request: 31 bits that depend on all four, the same on every machine."""
+    return random.Random(f"{run_seed}:{teacher_seed}:{row_id}:{attempt}").getrandbits(31)

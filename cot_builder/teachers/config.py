@@ -1,0 +1,189 @@
+"""How a teacher is named and configured: a YAML file of configs/teachers, one per teacher.
+
+Two kinds exist. `attribute` is offline and writes reasoning from the image's annotated attributes
+(cot_builder/teachers/attribute.py). `openai` is any server of the OpenAI-compatible chat API (cot_builder/teachers/openai.py).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import yaml
+
+from pipeline.config.loader import CONFIGS, load_typed
+from pipeline.data.task import Task
+from pipeline.errors import UserError, nearest
+
+TEACHERS = CONFIGS / "teachers"
+ATTRIBUTES = ("scene", "object", "facial_expression", "human_action", "brightness", "colorfulness")
+"""EmoSet's annotation keys, in the order the attribute teacher names them."""
+DESCRIPTION = "description"
+"""Names the description of the row's class (task.descriptions), for label sets whose images carry no annotation."""
+
+
+@dataclass(frozen=True)
+class AttributeConfig:
+    """The offline teacher. Its rates declare an imperfection like a real teacher's; all are 0 by default."""
+
+    kind: str = "attribute"
+    seed: int = 0
+    attributes: list[str] = field(default_factory=lambda: list(ATTRIBUTES))
+    """Which annotated attributes it names, where a row has them; `description` names the class's own description."""
+    confusions: dict[str, str] = field(default_factory=dict)
+    """Label: the neighbour it is taken for."""
+    confusion_rate: float = 0.0
+    """Share of the rows of a label in `confusions` answered as the neighbour."""
+    omit_think_rate: float = 0.0
+    """Share of replies that leave the thinking out."""
+    misread_rate: float = 0.0
+    """Share of replies that name a wrong value for one attribute and still answer with the label."""
+
+
+@dataclass(frozen=True)
+class OpenAIConfig:
+    """A model behind one or several endpoints of the OpenAI-compatible chat API."""
+
+    kind: str = "openai"
+    model: str = ""
+    """The name the server serves; for `launch/serve_teacher.sh` also the hub id or folder it loads."""
+    revision: str | None = None
+    """Recorded, part of every journal key, and given to the server by `launch/serve_teacher.sh`."""
+    base_urls: list[str] = field(default_factory=list)
+    """Endpoints of the same model, such as http://localhost:8000/v1. No other address is ever contacted."""
+    api_key_env: str | None = None
+    """Name of the environment variable that holds the key; never the key."""
+    temperature: float = 0.7
+    top_p: float = 0.95
+    max_tokens: int = 512
+    extra_body: dict[str, Any] = field(default_factory=dict)
+    """Further sampling options of the server, word for word (top_k, repetition_penalty, …)."""
+    image_size: int = 672
+    """Longest side in pixels of the picture that is sent; smaller pictures are sent as they are."""
+    timeout: float = 120.0
+    """Seconds one request may take."""
+    retries: int = 5
+    """Times a request that failed in transport is sent again before its row is left unasked."""
+    patience: float = 300.0
+    """Seconds without any reply while every endpoint fails, after which the build stops asking this teacher."""
+    concurrency: int | None = None
+    """Most requests in flight per endpoint; None: the run's `cot.concurrency`."""
+    structured_outputs: bool = True
+    """Whether the server holds label-only replies to the labels (vLLM does); else they are only asked for."""
+    serve: dict[str, Any] = field(default_factory=dict)
+    """Flags of `vllm serve`, word for word, used by `launch/serve_teacher.sh` only."""
+
+
+TeacherConfig = AttributeConfig | OpenAIConfig
+KINDS: dict[str, type[AttributeConfig | OpenAIConfig]] = {"attribute": AttributeConfig, "openai": OpenAIConfig}
+
+
+def teacher_files() -> dict[str, Path]:
+    """The shipped teachers: name -> file."""
+    return {path.stem: path for path in sorted(TEACHERS.glob("*.yaml"))}
+
+
+def short_name(teacher: str) -> str:
+    """A teacher's name in a run: `cot.teachers` may hold paths."""
+    return Path(teacher).stem if teacher.endswith((".yaml", ".yml")) else teacher
+
+
+def find_teacher(name: str) -> Path:
+    """The file of a teacher given by name or by path.
+
+    Raises:
+        UserError: when there is none; lists the shipped ones.
+    """
+    files = teacher_files()
+    if name in files:
+        return files[name]
+    if name.endswith((".yaml", ".yml")) and Path(name).is_file():
+        return Path(name)
+    raise UserError(f"cot.teachers: {name!r} is neither a file nor in configs/teachers; {nearest(name, files)}")
+
+
+def load_teacher(name: str) -> TeacherConfig:
+    """Load and check one teacher's configuration.
+
+    Raises:
+        UserError: naming every problem of the file.
+    """
+    path = find_teacher(name)
+    try:
+        plain = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from error
+    kind = plain.get("kind") if isinstance(plain, dict) else None
+    if kind not in KINDS:
+        raise UserError(f"{path}: kind: {kind!r} is not one of {', '.join(KINDS)}")
+    config: TeacherConfig = load_typed(KINDS[kind], path)
+    problems = _attribute_problems(config) if isinstance(config, AttributeConfig) else _openai_problems(config)
+    if problems:
+        raise UserError([f"{path}: {problem}" for problem in problems])
+    return config
+
+
+def check_teacher(config: TeacherConfig, name: str, task: Task) -> list[str]:
+    """Problems of a teacher with the task it is to teach, or with this machine."""
+    if isinstance(config, OpenAIConfig):
+        if problems := _address_problems(config.base_urls):  # They may be the run's own (cot.endpoints).
+            return [f"cot.endpoints.{name}: {problem}" for problem in problems]
+        if config.api_key_env and not api_key(config):
+            return [f"teacher {name}: the environment variable {config.api_key_env}, which holds its key, is not set"]
+        return []
+    named = [*config.confusions, *config.confusions.values()]
+    unknown = sorted({label for label in named if label not in task.labels.names})
+    return [f"teacher {name}: confusions: {label!r} is not a label of task {task.name}" for label in unknown]
+
+
+def api_key(config: OpenAIConfig) -> str | None:
+    """The key of a teacher's servers, from the environment; None when there is none."""
+    return os.environ.get(config.api_key_env, "").strip() or None if config.api_key_env else None
+
+
+def _attribute_problems(config: AttributeConfig) -> list[str]:
+    problems = []
+    for name in ("confusion_rate", "omit_think_rate", "misread_rate"):
+        value = getattr(config, name)
+        if not 0 <= value <= 1:
+            problems.append(f"{name}: {value} is not between 0 and 1")
+    for attribute in config.attributes:
+        if attribute not in (*ATTRIBUTES, DESCRIPTION):
+            problems.append(f"attributes: {attribute!r} is not one of {', '.join((*ATTRIBUTES, DESCRIPTION))}")
+    if config.confusion_rate and not config.confusions:
+        problems.append("confusion_rate is set but confusions is empty")
+    return problems
+
+
+def _openai_problems(config: OpenAIConfig) -> list[str]:
+    problems = []
+    if not config.model:
+        problems.append("model: missing; give the name the server serves")
+    problems += [f"base_urls: {problem}" for problem in _address_problems(config.base_urls)]
+    if config.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.api_key_env):
+        problems.append("api_key_env: must be the NAME of an environment variable, not the key itself")
+    minima = {"temperature": 0, "max_tokens": 1, "image_size": 1, "timeout": 0.001, "retries": 0, "patience": 0}
+    for name, least in minima.items():
+        if getattr(config, name) < least:
+            problems.append(f"{name}: {getattr(config, name)} is less than {least}")
+    if not 0 < config.top_p <= 1:
+        problems.append(f"top_p: {config.top_p} is not in (0, 1]")
+    if config.concurrency is not None and config.concurrency < 1:
+        problems.append(f"concurrency: {config.concurrency} is less than 1")
+    return problems
+
+
+def _address_problems(urls: Sequence[str]) -> list[str]:
+    problems = [] if urls else ["empty; give at least one, such as http://localhost:8000/v1"]
+    for url in urls:
+        parts = urlsplit(url)
+        if "@" in url or parts.query:  # First, because the other message shows the address.
+            problems.append("an address must not carry a user, password or query; see api_key_env")
+        elif parts.scheme not in ("http", "https") or not parts.hostname:
+            problems.append(f"{url!r} is not an http(s) address")
+    return problems

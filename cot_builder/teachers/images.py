@@ -1,0 +1,83 @@
+"""A row's picture as it is sent: read once, digested once, encoded once per size."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+from io import BytesIO
+from pathlib import Path
+
+from PIL import Image
+
+from pipeline.data.images import ImageError, open_rgb, plain_jpeg
+from pipeline.files import file_digest
+
+ENCODING = "jpeg-as-is-or-hamming-q92"
+"""Part of the journal key: a change of how pictures are sent changes what the teacher sees."""
+
+
+class Picture:
+    """The picture of one row, shared by every request about it.
+
+    Args:
+        path: the file.
+        digest: sha256 of its bytes, where it is known already.
+    """
+
+    def __init__(self, path: Path, digest: str | None = None) -> None:
+        self.path = path
+        self._digest = digest
+        self._urls: dict[int, asyncio.Task[str]] = {}
+
+    @property
+    def is_read(self) -> bool:
+        """Whether the digest is known, so that asking for it reads nothing."""
+        return self._digest is not None
+
+    @property
+    def digest(self) -> str:
+        """sha256 of the file's bytes.
+
+        Raises:
+            ImageError: when it cannot be read.
+        """
+        if self._digest is None:
+            if not self.path.is_file():  # Opening a pipe would hang.
+                raise ImageError("missing_image", self.path, "not a file")
+            try:
+                self._digest = file_digest(self.path)
+            except OSError as error:
+                raise ImageError("missing_image", self.path, str(error.strerror)) from error
+        return self._digest
+
+    async def data_url(self, longest_side: int) -> str:
+        """The picture as a JPEG data URL, scaled down so that no side is longer than `longest_side` pixels.
+
+        Raises:
+            ImageError: when it cannot be read.
+        """
+        if longest_side not in self._urls:
+            self._urls[longest_side] = asyncio.create_task(asyncio.to_thread(self._encode, longest_side))
+        return await asyncio.shield(self._urls[longest_side])  # One caller's cancellation is not the others'.
+
+    def _encode(self, longest_side: int) -> str:
+        url = data_url(self.path, longest_side)
+        # The request is recorded under the digest that was read before.
+        if self._digest is not None and file_digest(self.path) != self._digest:
+            raise ImageError("missing_image", self.path, "it was replaced during the build")
+        return url
+
+
+def data_url(path: Path, longest_side: int) -> str:
+    """See `Picture.data_url`. Runs in a thread; Pillow holds no lock while it decodes, resizes and encodes."""
+    data = plain_jpeg(path, longest_side)
+    if data is None:
+        image = open_rgb(path, longest_side=longest_side)
+        if max(image.size) > longest_side:
+            # Hamming averages over the whole area of each new pixel (no moiré) and stays sharp, at 0.6 of bicubic's time.
+            image.thumbnail((longest_side, longest_side), Image.Resampling.HAMMING)
+        image.info.clear()  # Comments would be written again.
+        buffer = BytesIO()
+        image.save(buffer, "JPEG", quality=92)
+        data = buffer.getvalue()
+    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,142 @@
+"""The rules a lab's configuration must meet before anything is loaded or started. All broken rules are told at once."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import cast
+
+from pipeline.config.evaluation import BACKENDS, MODES, PRECISIONS, SWEEPS, LabConfig, LabModel, LabTask
+from pipeline.config.families import REFUSED, model_type
+from pipeline.config.loader import find_config, load_merged
+from pipeline.data.load import task_names
+from pipeline.data.splits import split_problem
+from pipeline.errors import UserError, nearest
+from pipeline.runs.handover import model_folder
+
+_FOLDER = re.compile(r"(?!\.)[\w.-]+")
+_PACKAGES = {"8bit": "bitsandbytes", "4bit": "bitsandbytes", "vllm": "vllm"}
+"""Precision or backend: the package it needs, which not every install has."""
+
+
+def lab_problems(config: LabConfig) -> Iterator[str]:
+    """Every broken rule: the key, its value, the rule and the cure."""
+    if not _FOLDER.fullmatch(config.name):
+        yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
+    if not 0 <= config.seed < 2**32:
+        yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
+    if config.batch_size < 1:
+        yield f"batch_size: {config.batch_size} must be at least 1"
+    if config.smoke < 0:
+        yield f"smoke: {config.smoke} must be 0 or more"
+    yield from _words("precisions", config.precisions, PRECISIONS)
+    yield from _words("modes", config.modes, MODES)
+    for key in ("models", "tasks"):
+        if not getattr(config, key):
+            yield f"{key}: is empty; name at least one"
+    for key in ("models", "reasoners", "tasks"):
+        for name in getattr(config, key):
+            if not _FOLDER.fullmatch(name) or "--" in name:
+                yield f"{key}.{name}: a name is part of a folder's: letters, digits, '_', '.', and '-' but not '--'"
+    if config.reasoners and not set(config.modes) & set(MODES[2:]):
+        yield f"reasoners: no mode asks them; add {' or '.join(MODES[2:])} to modes, or leave them out"
+    for key in ("models", "reasoners"):
+        for name, model in getattr(config, key).items():
+            yield from _model(f"{key}.{name}", model, config.precisions)
+    for name, task in config.tasks.items():
+        yield from _task(f"tasks.{name}", task)
+
+
+def _words(key: str, words: Sequence[str], known: Sequence[str]) -> Iterator[str]:
+    if not words:
+        yield f"{key}: is empty; name at least one of {', '.join(known)}"
+    for word, count in Counter(words).items():
+        if word not in known:
+            yield f"{key}: {word!r} is none of them; {nearest(word, known)}"
+        elif count > 1:
+            yield f"{key}: {word} stands there {count} times; name it once"
+        elif not _installed(word):
+            yield f"{key}: {word} needs {_PACKAGES[word]}; pip install -c requirements.lock {_PACKAGES[word]}"
+
+
+def _installed(word: str) -> bool:
+    return word not in _PACKAGES or importlib.util.find_spec(_PACKAGES[word]) is not None
+
+
+def _model(where: str, model: LabModel, precisions: Sequence[str]) -> Iterator[str]:
+    if (model.name_or_path is None) == (model.run is None):
+        yield f"{where}: set name_or_path (a hub id or folder) or run (the folder of a run), and not both"
+    elif model.run is not None or model.backend != "openai":
+        yield from _weights(where, model)
+    if model.backend not in BACKENDS:
+        yield f"{where}.backend: {model.backend!r} is none of them; {nearest(model.backend, BACKENDS)}"
+        return
+    if not _installed(model.backend):
+        yield f"{where}.backend: vllm is not installed; pip install 'clgrpo[vllm]', or use transformers"
+    served = model.backend == "openai"
+    if served:
+        if not re.match(r"https?://\S+", model.base_url or ""):
+            yield f"{where}.base_url: {model.base_url!r} must be the server's address, such as http://localhost:8000/v1"
+        if model.run is not None:
+            yield f"{where}.run: a server does not load a run; give the name it serves the model by as name_or_path"
+        if model.api_key_env and not os.environ.get(model.api_key_env):
+            yield f"{where}.api_key_env: the environment variable {model.api_key_env} is not set"
+        if wrong := [precision for precision in precisions if precision != "auto"]:
+            yield f"{where}.backend: a server has chosen its precision, so {', '.join(wrong)} cannot be asked; use auto"
+    for key in ("base_url", "api_key_env"):
+        if getattr(model, key) is not None and not served:
+            yield f"{where}.{key}: is read with backend openai alone; leave it out"
+    if model.processor and served:
+        yield f"{where}.processor: a server has its own; leave it out"
+    if model.options and model.backend == "transformers":
+        yield f"{where}.options: are for vllm and openai; with transformers use processor, or leave them out"
+
+
+def _weights(where: str, model: LabModel) -> Iterator[str]:
+    name = model.name_or_path
+    if name is not None and name[:1] in ("/", ".", "~") and not Path(name).expanduser().is_dir():
+        yield f"{where}.name_or_path: the folder {name!r} does not exist"
+        return
+    try:
+        folder = model_folder(model)
+    except UserError as error:
+        yield from (f"{where}: {problem}" for problem in error.problems)
+        return
+    kind = model_type(folder) if folder is not None else None
+    if kind == "internvl_chat" and model.backend == "transformers" and not model.trust_remote_code:
+        yield f"{where}: is a {kind}, which is refused: {REFUSED[kind]}"
+
+
+def _task(where: str, task: LabTask) -> Iterator[str]:
+    name, path = task.task.name, task.task.path
+    if name not in task_names():
+        yield f"{where}.task.name: {name!r} is not a file of pipeline/tasks; {nearest(name, task_names())}"
+    if path is not None and not Path(path).expanduser().exists():
+        yield f"{where}.task.path: {path!r} does not exist; set it to the root of the {name} data"
+    yield from split_problem(f"{where}.split", task.split)
+    if task.max_new_tokens < 1:
+        yield f"{where}.max_new_tokens: {task.max_new_tokens} must be at least 1"
+    if task.subset_seed < 0:
+        yield f"{where}.subset_seed: {task.subset_seed} must be 0 or more"
+
+
+def load_lab(file: str | Path, overrides: Sequence[str] = ()) -> LabConfig:
+    """Load a lab's configuration and test every rule (`pipeline.checks.evaluation`) before anything is loaded.
+
+    Args:
+        file: a YAML file, or the bare name of one in configs/sweeps/.
+        overrides: ``a.b=c`` words; c is read as YAML.
+
+    Raises:
+        UserError: naming every unknown key, every value of a wrong type, or else every broken rule.
+    """
+
+    config = cast(LabConfig, load_merged(LabConfig, find_config(file, SWEEPS), overrides))
+    problems = list(lab_problems(config))
+    if problems:
+        raise UserError(problems)
+    return config

@@ -1,0 +1,211 @@
+"""The rules a configuration must meet before anything is imported, loaded or started. All broken rules are told at once."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.checks.adapters import adapter_problems, part_problems
+from pipeline.checks.cot import cot_problems
+from pipeline.checks.deepspeed import deepspeed_problems
+from pipeline.checks.trainer import trainer_problems
+from pipeline.config.derived import asked_like_parent
+from pipeline.config.families import REFUSED, model_type, tiny_families
+from pipeline.config.loader import to_plain
+from pipeline.config.schema import (
+    BASELINE,
+    BEST,
+    FINAL,
+    GATE_ACTIONS,
+    AlarmConfig,
+    RunConfig,
+    StageConfig,
+    TaskConfig,
+    split_parent,
+)
+from pipeline.config.trainer_options import CONFIG_CLASSES
+from pipeline.data.load import task_names
+from pipeline.data.splits import split_problem
+from pipeline.data.task import PROMPT_STYLES
+from pipeline.errors import UserError, nearest
+from pipeline.run_dir import BASE
+from pipeline.system import multinode
+from pipeline.system.hardware import visible_gpus
+
+
+def check(config: RunConfig) -> None:
+    """Test every rule.
+
+    Raises:
+        UserError: holding one message per broken rule: the key, its value, the rule and the cure.
+    """
+    problems = list(_problems(config))
+    if problems:
+        raise UserError(problems)
+
+
+def _problems(config: RunConfig) -> Iterator[str]:
+    if not re.fullmatch(r"[\w.-]+", config.name) or config.name.startswith("."):
+        yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
+    if not 0 <= config.seed < 2**32:
+        yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
+    yield from _task(config.task, "task")
+    yield from _model(config)
+    yield from cot_problems(config)
+    for name, stage in config.stages.items():
+        if not re.fullmatch(r"stage\d+_\w+", name):
+            yield f"stages.{name}: a stage's name must read stage<number>_<word>; for example stage2_grpo_format"
+        yield from _stage(config, name, stage)
+    numbers = [name.split("_")[0] for name in config.stages]
+    for number in sorted({number for number in numbers if numbers.count(number) > 1}):
+        yield f"stages: {number} is the number of two stages; give each its own"
+    if config.baseline is not None:
+        yield from _stage(config, BASELINE, config.baseline)
+    yield from split_problem("evaluation.split", config.evaluation.split)
+    for key in ("batch_size", "max_new_tokens"):
+        if getattr(config.evaluation, key) < 1:
+            yield f"evaluation.{key}: {getattr(config.evaluation, key)} must be at least 1"
+    if config.evaluation.samples < 0:
+        yield f"evaluation.samples: {config.evaluation.samples} must be 0 or more"
+    for name, held in config.held_out.items():
+        yield from _task(held.task, f"held_out.{name}.task")
+        yield from split_problem(f"held_out.{name}.split", held.split)
+    yield from _launch(config)
+    yield from _alarms(config.alarms)
+
+
+def _task(task: TaskConfig, where: str) -> Iterator[str]:
+    if task.name not in task_names():
+        yield f"{where}.name: {task.name!r} is not a file of pipeline/tasks; {nearest(task.name, task_names())}"
+    if task.path is not None and not Path(task.path).expanduser().exists():
+        yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data"
+
+
+def _model(config: RunConfig) -> Iterator[str]:
+    model = config.model
+    if model.dtype not in ("auto", "bfloat16", "float32"):
+        yield f"model.dtype: {model.dtype!r} must be auto, bfloat16 or float32"
+    if model.name_or_path is None:
+        tiny = model.tiny
+        if tiny.family in REFUSED:
+            yield f"model.tiny.family: {tiny.family!r} is refused: {REFUSED[tiny.family]}"
+        elif tiny.family not in tiny_families():
+            near = nearest(tiny.family, tiny_families())
+            yield f"model.tiny.family: {tiny.family!r} is not a file of stages/tiny; {near}"
+        for key, size in to_plain(tiny).items():
+            if isinstance(size, int) and size < 1:
+                yield f"model.tiny.{key}: {size} must be at least 1"
+        if min(tiny.patch_size, tiny.scale_factor) > 0 and tiny.image_size % (tiny.patch_size * tiny.scale_factor):
+            yield (
+                f"model.tiny.image_size: {tiny.image_size} must be a multiple of patch_size * scale_factor = "
+                f"{tiny.patch_size * tiny.scale_factor}"
+            )
+        for key in ("hidden_size", "vision_hidden_size"):
+            if getattr(tiny, key) % 32:
+                yield f"model.tiny.{key}: {getattr(tiny, key)} must be a multiple of 32, the width of a head"
+    elif (
+        "/" in model.name_or_path
+        and model.name_or_path[0] in "./~"
+        and not Path(model.name_or_path).expanduser().is_dir()
+    ):
+        yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
+    elif (family := model_type(Path(model.name_or_path).expanduser())) in REFUSED:
+        yield f"model.name_or_path: {model.name_or_path!r} is a {family}, which is refused: {REFUSED[family]}"
+    yield from adapter_problems(config)
+
+
+def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
+    where = name if name == BASELINE else f"stages.{name}"
+    if stage.algorithm not in CONFIG_CLASSES:
+        near = nearest(stage.algorithm, CONFIG_CLASSES)
+        yield f"{where}.algorithm: {stage.algorithm!r} is not a training file of stages/; {near}"
+        return
+    yield from _parent(config, name, stage, where)
+    yield from _validation(where, stage)
+    yield from split_problem(f"{where}.split", stage.split)
+    allowed = ("cot", "labels") if stage.algorithm == "sft" else ("task",)
+    if stage.data not in allowed:
+        yield f"{where}.data: {stage.data!r} must be {' or '.join(allowed)} for {stage.algorithm}"
+    if stage.data == "cot" and config.cot is None:
+        yield f"{where}.data: cot needs a cot: block, which this run does not have"
+    if stage.prompt not in PROMPT_STYLES:
+        yield f"{where}.prompt: {stage.prompt!r} must be one of {', '.join(PROMPT_STYLES)}"
+    if stage.data == "cot" and stage.prompt != "think":
+        yield f"{where}.prompt: {stage.prompt!r} does not fit data: cot, whose completions reason; use think"
+    if stage.data == "labels" and stage.prompt != "direct":
+        yield f"{where}.prompt: {stage.prompt!r} does not fit data: labels, which hold no reasoning; use direct"
+    yield from _gate(config, name, stage, where)
+    yield from part_problems(where, stage)
+    yield from trainer_problems(config, where, stage)
+
+
+def _gate(config: RunConfig, name: str, stage: StageConfig, where: str) -> Iterator[str]:
+    gate = stage.gate
+    if not 0 <= gate.format_rate <= 1:
+        yield f"{where}.gate.format_rate: {gate.format_rate} must be a share from 0 to 1"
+    if gate.action not in GATE_ACTIONS:
+        yield f"{where}.gate.action: {gate.action!r} is none of its actions; {nearest(gate.action, GATE_ACTIONS)}"
+    if gate.accuracy and not any(_parent(config, name, stage, where)) and not asked_like_parent(config, stage):
+        yield (
+            f"{where}.gate.accuracy: its parent {stage.init_from} is not asked in the style {stage.prompt!r}, so it has no "
+            "accuracy to compare with; leave it null"
+        )
+
+
+def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Iterator[str]:
+    name_of_parent, which = split_parent(stage.init_from)
+    if which not in (FINAL, BEST):
+        yield f"{where}.init_from: {stage.init_from!r}: {which!r} must be {BEST}, or be left out for the last weights"
+    if name_of_parent == BASE:
+        if which == BEST:
+            yield f"{where}.init_from: {stage.init_from!r}: base is not trained, so it has no best; use base"
+        return
+    try:
+        parent = config.stage_name(name_of_parent)
+    except UserError as error:
+        yield f"{where}.init_from: {error}; or base"
+        return
+    order = [BASELINE, *config.stages]
+    if order.index(parent) >= order.index(name):
+        yield f"{where}.init_from: {parent} does not come before it; name an earlier stage or base"
+    if which == BEST and config.stage(parent).validation is None:
+        key = parent if parent == BASELINE else f"stages.{parent}"
+        yield (
+            f"{where}.init_from: {stage.init_from!r}: {parent} has no best, for it is not validated while it trains; "
+            f"set {key}.validation.split=val[:200], or drop :{BEST}"
+        )
+
+
+def _validation(where: str, stage: StageConfig) -> Iterator[str]:
+    if stage.validation is not None:
+        yield from split_problem(f"{where}.validation.split", stage.validation.split)
+        if stage.validation.steps is not None and stage.validation.steps < 1:
+            yield f"{where}.validation.steps: {stage.validation.steps} must be at least 1, or null for every save"
+
+
+def _alarms(alarms: AlarmConfig) -> Iterator[str]:
+    plain = to_plain(alarms)
+    if plain.pop("window") < 1:
+        yield f"alarms.window: {alarms.window} must be at least 1"
+    for name in plain.pop("stop"):
+        if name not in plain:
+            yield f"alarms.stop: {name!r} is not an alarm; {nearest(name, plain)}"
+        elif plain[name] is None:
+            yield f"alarms.stop: {name!r} is turned off (alarms.{name} is null); give it a threshold"
+    for name, threshold in plain.items():
+        if threshold is not None and threshold < 0:
+            yield f"alarms.{name}: {threshold} must be 0 or more, or null to turn it off"
+
+
+def _launch(config: RunConfig) -> Iterator[str]:
+    yield from multinode.problems()
+    processes = config.launch.num_processes
+    gpus, kept = visible_gpus(), config.launch.rollout_gpus
+    if kept and not 0 <= kept < gpus:
+        yield f"launch.rollout_gpus: {kept} must leave one of the {gpus} visible GPUs to the trainer; 0 shares them all"
+    if processes is not None and processes < 1:
+        yield f"launch.num_processes: {processes} must be at least 1"
+    elif processes is not None and gpus and processes > gpus - kept:
+        yield f"launch.num_processes: {processes} is more than the {gpus - kept} visible GPUs; lower it or make more visible"
+    yield from deepspeed_problems(config)

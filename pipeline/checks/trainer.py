@@ -1,0 +1,237 @@
+"""The rules of a stage's `trainer:` block: each option by itself, all together, and the arithmetic of rollouts."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterator
+from typing import Any
+
+from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, world_size
+from pipeline.config.schema import RunConfig, StageConfig
+from pipeline.config.trainer_options import CONFIG_CLASSES, trainer_fields
+from pipeline.errors import nearest
+from pipeline.files import ROOT
+
+OWNED = {
+    "output_dir": "it is the stage's folder of the run tree",
+    "deepspeed": "set launch.deepspeed",
+    "seed": "set the run's seed",
+    "data_seed": "set the run's seed",
+    "use_cpu": "it follows from the machine",
+    "bf16": "set model.dtype",
+    "fp16": "set model.dtype: bfloat16 or float32",
+    "model_init_kwargs": "set model.dtype, model.attn_implementation, model.revision",
+    "trust_remote_code": "set model.trust_remote_code",
+    "push_to_hub": "nothing is pushed; upload final/ yourself",
+    "resume_from_checkpoint": "an interrupted stage resumes by itself",
+    "save_only_model": "a checkpoint without its optimizer does not resume exactly",
+    "ignore_data_skip": "an interrupted stage goes on with the next rows",
+    "enable_jit_checkpoint": "Ctrl-C and SIGTERM write a checkpoint where resume is exact",
+    "remove_unused_columns": "the rewards need every column",
+    "eval_strategy": "every stage is evaluated after it; see evaluation",
+    "generation_batch_size": "set steps_per_generation, which says the same for any number of processes",
+}
+"""Trainer options that CLGRPO sets itself, and where to say it instead."""
+WHOLE = (
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "num_generations",
+    "steps_per_generation",
+    "num_iterations",
+    "max_completion_length",
+    "save_steps",
+    "save_total_limit",
+)
+"""Trainer options that count something: whole numbers of at least 1."""
+
+
+POSITIVE = ("learning_rate", "temperature", "epsilon", "epsilon_high", "num_train_epochs")
+"""Trainer options that mean something only above 0."""
+
+
+NOT_NEGATIVE = ("beta", "weight_decay", "warmup_steps", "max_grad_norm")
+"""Trainer options that may be 0, and not less."""
+
+
+ROLLOUTS = ("transformers", "vllm")
+"""What can sample a GRPO stage's completions."""
+
+
+CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
+"""The loss types of TRL that use epsilon and epsilon_high."""
+
+
+def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
+    """Every broken rule of the options of a stage's trainer, and of its rewards."""
+    unfit = [*_trainer_values(where, stage), *_report_to(where, stage)]
+    yield from unfit
+    if not unfit:
+        yield from _trainer(where, stage)
+    if stage.algorithm == "grpo":
+        yield from _rewards(where, stage)
+        if not unfit:
+            yield from _grpo(config, where, stage)
+    else:
+        if stage.reward_funcs:
+            yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
+        if stage.rollouts != "transformers" or stage.rollouts_ahead or stage.dynamic_sampling:
+            yield f"{where}.rollouts, rollouts_ahead, dynamic_sampling: sft samples nothing; remove them or set algorithm: grpo"
+
+
+def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
+    """Each trainer option by itself: is there such a one, and can it have this value."""
+    fields = trainer_fields(stage.algorithm)
+    for key, value in stage.trainer.items():
+        if key in OWNED:
+            yield f"{where}.trainer.{key}: {value!r} is not set here; {OWNED[key]}"
+        elif key not in fields:
+            yield f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {nearest(key, fields)}"
+        elif isinstance(fields[key], bool) and not isinstance(value, bool):
+            yield f"{where}.trainer.{key}: {value!r} must be true or false"
+        elif type(fields[key]) in (int, float) and not _number(value):
+            yield f"{where}.trainer.{key}: {value!r} must be a number"
+        elif (
+            key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
+        ):
+            yield f"{where}.trainer.{key}: {value!r} must be a whole number of at least 1"
+        elif key in POSITIVE and value is not None and (not _number(value) or value <= 0):
+            yield f"{where}.trainer.{key}: {value!r} must be a number above 0"
+        elif key in NOT_NEGATIVE and value < 0:
+            yield f"{where}.trainer.{key}: {value!r} must be 0 or more"
+
+
+TRACKERS = ("tensorboard", "wandb", "trackio")
+"""What `report_to` may name: packages of the same name, which transformers writes every logged number to."""
+
+
+def _report_to(where: str, stage: StageConfig) -> Iterator[str]:
+    named = stage.trainer.get("report_to") or []
+    for tracker in [named] if isinstance(named, str) else named:
+        if tracker != "none" and tracker not in TRACKERS:
+            yield f"{where}.trainer.report_to: {tracker!r} must be none or one of {', '.join(TRACKERS)}"
+        elif tracker != "none" and importlib.util.find_spec(tracker) is None:
+            yield f"{where}.trainer.report_to: {tracker} is not installed; pip install {tracker}, or leave report_to out"
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _trainer(where: str, stage: StageConfig) -> Iterator[str]:
+    """The trainer options together."""
+    cycle = checkpoint_cycle(stage)
+    save_steps = stage.trainer.get("save_steps")
+    if save_steps and save_steps % cycle:
+        yield (
+            f"{where}.trainer.save_steps: {save_steps} must be a multiple of {cycle} (steps_per_generation * num_iterations / "
+            f"gradient_accumulation_steps): resume is exact only there; use {save_steps + cycle - save_steps % cycle}"
+        )
+    limit = stage.trainer.get("save_total_limit")
+    if limit and limit < 2:
+        yield f"{where}.trainer.save_total_limit: {limit} must be 2 or more, so that a crash during a save leaves the one before"
+    if stage.algorithm == "sft":
+        for key in ("packing", "padding_free"):
+            if stage.trainer.get(key):
+                yield f"{where}.trainer.{key}: true is refused by TRL for rows with images; remove it"
+        if stage.trainer.get("max_length") is not None:
+            yield f"{where}.trainer.max_length: {stage.trainer['max_length']} would cut image tokens; leave it null"
+
+
+def _rewards(where: str, stage: StageConfig) -> Iterator[str]:
+    if not stage.reward_funcs:
+        yield f"{where}.reward_funcs: is empty; name files of rewards/, for example [format, accuracy]"
+    rewards = {path.stem for path in (ROOT / "rewards").glob("*.py")} - {"__init__"}
+    for reward in stage.reward_funcs:
+        if "." in reward:
+            module = reward.rpartition(".")[0]
+            try:
+                found = importlib.util.find_spec(module) is not None
+            except ModuleNotFoundError:
+                found = False
+            if not found:
+                yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
+        elif reward not in rewards:
+            yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {nearest(reward, rewards)}"
+    weights = stage.trainer.get("reward_weights")
+    if weights is not None and not (isinstance(weights, list) and all(_number(weight) for weight in weights)):
+        yield f"{where}.trainer.reward_weights: {weights!r} must be a list of numbers, for example [0.5, 0.5]"
+    elif weights is not None and len(weights) != len(stage.reward_funcs):
+        yield f"{where}.trainer.reward_weights: {len(weights)} weights for {len(stage.reward_funcs)} reward_funcs; give one each"
+
+
+def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
+    """The arithmetic of rollouts and clipping."""
+    trainer, defaults = stage.trainer, trainer_fields("grpo")
+    accumulation, per_generation, iterations = _schedule(stage)
+    generations = int(trainer.get("num_generations") or defaults["num_generations"] or 8)
+    per_device = int(trainer.get("per_device_train_batch_size", defaults["per_device_train_batch_size"]))
+    processes = world_size(config)
+    batch = per_device * processes * per_generation
+    if generations < 2:
+        yield f"{where}.trainer.num_generations: {generations} must be at least 2: advantages compare completions of one prompt"
+    elif batch % generations:
+        yield (
+            f"{where}.trainer: a rollout holds {batch} completions (per_device_train_batch_size {per_device} * {processes} "
+            f"processes * steps_per_generation {per_generation}), which is not divisible by num_generations {generations}"
+        )
+    rollout = per_generation * iterations
+    if rollout % accumulation and accumulation % rollout:
+        yield (
+            f"{where}.trainer.gradient_accumulation_steps: {accumulation} must divide steps_per_generation * num_iterations, "
+            f"{rollout}, or be a multiple of it: else an epoch ends inside a rollout, and resume is no longer exact"
+        )
+    clip = clip_range(stage)
+    if clip:
+        loss_type = trainer.get("loss_type", defaults["loss_type"])
+        if loss_type not in CLIPPED_LOSSES:
+            yield f"{where}.trainer.epsilon: loss_type {loss_type} ignores it; use one of {', '.join(CLIPPED_LOSSES)}"
+        if iterations == 1 and per_generation <= accumulation:
+            yield (
+                f"{where}: asks for clipping (epsilon {clip[0]}, epsilon_high {clip[1]}) but cannot clip: every rollout gets "
+                f"exactly one optimizer step, so the ratio is always 1. Set trainer.num_iterations above 1 (now {iterations}), "
+                f"or steps_per_generation above gradient_accumulation_steps (now {per_generation} and {accumulation})"
+            )
+        if clip[0] >= 1:
+            yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so it would never act"
+    yield from _rollouts(where, stage, per_device * per_generation, generations)
+
+
+def _rollouts(where: str, stage: StageConfig, own: int, generations: int) -> Iterator[str]:
+    """What samples, and dynamic sampling. `own`: completions of one process in a rollout."""
+    trainer, defaults = stage.trainer, trainer_fields("grpo")
+    if trainer.get("use_vllm"):
+        yield (
+            f"{where}.trainer.use_vllm: TRL 1.16's own vLLM modes are wrong for images: colocated it expands image tokens twice "
+            "(its issue 6294), and its server breaks tiled images; remove it and set the stage's rollouts: vllm"
+        )
+    if stage.rollouts not in ROLLOUTS:
+        yield f"{where}.rollouts: {stage.rollouts!r} must be one of {', '.join(ROLLOUTS)}; {nearest(stage.rollouts, ROLLOUTS)}"
+    if stage.rollouts == "vllm":
+        if importlib.util.find_spec("vllm") is None:
+            yield f"{where}.rollouts: vllm is not installed; ./launch/install.sh --vllm installs it"
+        if trainer.get("generation_kwargs"):
+            yield f"{where}.trainer.generation_kwargs: is not sent to the server of rollouts: vllm; remove it"
+    if stage.rollouts_ahead:
+        if stage.rollouts != "vllm":
+            yield f"{where}.rollouts_ahead: true needs a server that samples while the stage trains; set rollouts: vllm"
+        if stage.dynamic_sampling > 0:
+            yield (
+                f"{where}.rollouts_ahead: true cannot go with dynamic_sampling {stage.dynamic_sampling}: its further prompts are "
+                "known only after a rollout's rewards; remove one of them"
+            )
+        if not trainer.get("vllm_importance_sampling_correction", defaults["vllm_importance_sampling_correction"]):
+            yield (
+                f"{where}.trainer.vllm_importance_sampling_correction: false would train on what older weights sampled as if the "
+                "present ones had (rollouts_ahead: true); remove it"
+            )
+    if stage.dynamic_sampling < 0:
+        yield f"{where}.dynamic_sampling: {stage.dynamic_sampling} must be 0 (off) or the most rounds of further prompts"
+    if stage.dynamic_sampling > 0:
+        if own % generations:
+            yield (
+                f"{where}.dynamic_sampling: needs whole groups in each process, and its {own} completions "
+                f"(per_device_train_batch_size * steps_per_generation) are not divisible by num_generations {generations}"
+            )
+        aggregation = trainer.get("multi_objective_aggregation", defaults["multi_objective_aggregation"])
+        if aggregation != "sum_then_normalize":
+            yield f"{where}.dynamic_sampling: judges the sum of rewards; remove multi_objective_aggregation: {aggregation}"

@@ -1,0 +1,1 @@
+"""Order the phases, start each as a process, tell where a run stands."""

@@ -1,0 +1,120 @@
+"""The evaluation lab's configuration: which models are asked which tasks, in which modes and precisions.
+
+One evaluation is a lab of one cell. A cell is (model, task, precision, mode[, reasoner]); each runs in a process of its own and
+has a folder of its own, `<output_dir>/<name>/cells/<cell id>/`, with `evaluation.json` (status, inputs, figures) and
+`predictions.jsonl`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import MISSING
+
+from pipeline.config.loader import CONFIGS
+from pipeline.config.schema import TaskConfig
+
+SWEEPS = CONFIGS / "sweeps"
+
+BACKENDS = ("transformers", "vllm", "openai")
+"""Who generates: transformers in this process, vLLM offline in this process, a server with an OpenAI-compatible API."""
+PRECISIONS = ("auto", "float32", "bfloat16", "float16", "8bit", "4bit")
+MODES = ("direct", "think", "caption-think", "extract-think")
+"""direct: the answer alone. think: <think>…</think><answer>…</answer>. caption-think: a general description first, then a
+reasoner over its text. extract-think: a description of what the question needs, then a reasoner over its text
+(arXiv 2511.17487)."""
+
+
+@dataclass(frozen=True)
+class LabModel:
+    """A model to judge, or a reasoner over text."""
+
+    name_or_path: str | None = None
+    """Hub id, folder, or the name a server knows it by."""
+    run: str | None = None
+    """Instead: the folder of a run of the pipeline (runs/demo), whose `phase` is judged."""
+    phase: str = "stage4"
+    """base, baseline, stage3, stage3:best …; only with `run`."""
+    backend: str = "transformers"
+    base_url: str | None = None
+    """Of an OpenAI-compatible server, up to and with /v1; only with backend openai."""
+    api_key_env: str | None = None
+    """Environment variable that holds its key; never the key itself."""
+    revision: str | None = None
+    trust_remote_code: bool = False
+    processor: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of AutoProcessor.from_pretrained."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Keyword arguments of vllm.LLM, or of each request to a server."""
+
+
+@dataclass(frozen=True)
+class LabTask:
+    """A task and the rows of it that are asked."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    split: str = MISSING
+    """val, val[:200], val[:10%]; a slice is a random subset."""
+    subset_seed: int = 0
+    max_new_tokens: int = 512
+
+
+@dataclass(frozen=True)
+class LabConfig:
+    """One sweep; one evaluation is a sweep of one cell."""
+
+    name: str = MISSING
+    output_dir: str = "evaluations"
+    seed: int = 0
+    models: dict[str, LabModel] = field(default_factory=dict)
+    """Judged, and in the two-step modes the perceivers."""
+    reasoners: dict[str, LabModel] = field(default_factory=dict)
+    """Read the description and answer; only for caption-think and extract-think. Empty: each model reasons over its own text."""
+    tasks: dict[str, LabTask] = field(default_factory=dict)
+    precisions: list[str] = field(default_factory=lambda: ["auto"])
+    modes: list[str] = field(default_factory=lambda: ["direct"])
+    batch_size: int = 16
+    smoke: int = 2
+    """Rows every cell must answer first with at least one parsable answer, before it goes on; 0 for none."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One model on one task in one way. `id` names its folder."""
+
+    model: str
+    task: str
+    precision: str
+    mode: str
+    reasoner: str | None = None
+
+    @property
+    def id(self) -> str:
+        return "--".join(
+            [self.model, self.task, self.precision, self.mode, *([self.reasoner] if self.reasoner else [])]
+        )
+
+
+def cells(config: LabConfig) -> list[Cell]:
+    """Every cell, model by model, so that a cell's files are warm for the next one."""
+    reasoners: list[str | None] = [*config.reasoners] or [None]
+    return [
+        Cell(model, task, precision, mode, reasoner)
+        for model in config.models
+        for precision in config.precisions
+        for task in config.tasks
+        for mode in config.modes
+        for reasoner in (reasoners if mode in MODES[2:] else [None])
+    ]
+
+
+def lab_folder(config: LabConfig) -> Path:
+    """Where a lab keeps its cells, results and page."""
+    return Path(config.output_dir) / config.name
+
+
+def cell_folder(config: LabConfig, cell: Cell) -> Path:
+    """Where a cell keeps its predictions and figures."""
+    return lab_folder(config) / "cells" / cell.id

@@ -1,0 +1,53 @@
+"""The families of small VLMs that the tests train, and those that are refused by name, with the reason; docs/families.md."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from pipeline.files import ROOT
+
+REFUSED = {
+    "paligemma": (
+        "TRL 1.16 cannot train PaliGemma: it tokenizes completions without an image, which the processor refuses; it renders "
+        "prompts with a chat template, which PaliGemma lacks; and it marks completions as part of the prefix, so that every "
+        "token would see the ones after it"
+    ),
+    "internvl_chat": "InternVL's own format is not read by transformers; take the checkpoint whose name ends in -hf",
+}
+"""model_type of a checkpoint: why no stage can start from it."""
+
+PART_PREFIXES = {
+    "vision": ("vision_model", "vision_tower", "visual"),
+    "connector": (
+        "connector",
+        "multi_modal_projector",
+        "image_newline",
+        "visual.merger",
+        "visual.deepstack_merger_list",
+    ),
+    "language": ("text_model", "language_model", "lm_head"),
+}
+"""Module names of the parts of a VLM across the model families of transformers."""
+
+
+def tiny_families() -> list[str]:
+    """The families that `model.tiny.family` can name: the files of stages/tiny."""
+    folder = ROOT / "stages" / "models" / "tiny"
+    return sorted(path.stem for path in folder.glob("[!_]*.py"))
+
+
+def model_type(folder: Path) -> str | None:
+    """What a checkpoint's config.json calls its family; None without one."""
+    file = folder / "config.json"
+    return json.loads(file.read_text()).get("model_type") if file.is_file() else None
+
+
+def part_of(name: str) -> str | None:
+    """The part of a VLM a parameter belongs to, by its name; the longest prefix decides, so visual.merger is a connector."""
+    found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}."}
+    return found[max(found, key=len)] if found else None
+
+
+FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
+"""model_type of those whose log-probabilities and gradients are tested to be the same."""

@@ -1,0 +1,184 @@
+"""The one way to load a run's configuration (`pipeline.config.schema`): defaults < file(s) < ``a.b=c``.
+
+A file may name another as its `base:` (relative to itself), which is merged beneath it, or a list of them, the first lowest.
+Unknown keys are errors that name the nearest right key. `pipeline.checks` then tests the combinations; nothing here imports
+torch.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+import typing
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from pipeline.config.schema import RunConfig, match_stage
+from pipeline.config.validation import misfits
+from pipeline.errors import UserError
+from pipeline.files import ROOT, write_atomic
+
+CONFIGS = ROOT / "configs"
+
+
+def load(file: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
+    """Load a run's configuration.
+
+    Args:
+        file: a YAML file, or the bare name of one in configs/.
+        overrides: ``a.b=c`` words; c is read as YAML. A stage may go by its short name (stages.stage3.trainer.beta=0).
+
+    Returns:
+        The merged, type-checked, frozen configuration. Cross-field rules are `pipeline.checks.check`'s.
+
+    Raises:
+        UserError: naming every unknown key, every missing one and every value of a wrong type.
+    """
+    return typing.cast(RunConfig, load_merged(RunConfig, find_config(file), overrides))
+
+
+def load_merged(cls: type, path: Path, overrides: typing.Sequence[str] = ()) -> Any:
+    """A YAML file on its `base:` files, changed by ``a.b=c`` words, as the dataclass `cls`.
+
+    Raises:
+        UserError: naming every unknown key, every missing one and every value of a wrong type.
+    """
+    merged: Any = OmegaConf.create({})
+    for layer in _layers(path):
+        try:
+            merged = OmegaConf.merge(merged, _with_full_stage_names(layer, merged))
+        except (OmegaConfBaseException, TypeError) as error:
+            raise UserError(f"{path}: does not fit on its base: {error}") from error
+    problems = []
+    for word in overrides:
+        key, equals, text = word.partition("=")
+        if not equals or not _KEY.fullmatch(key):
+            problems.append(f"override {word!r} is not of the form a.b=c")
+            continue
+        try:
+            key = _full_stage_key(key, merged)
+            OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={text}"])["value"], force_add=True)
+        except (OmegaConfBaseException, yaml.YAMLError, UserError) as error:
+            problems.append(f"override {word!r}: {str(error).splitlines()[0]}")
+    if problems:
+        raise UserError(problems)
+    return _typed(cls, merged, path)
+
+
+def load_typed(cls: type, path: Path) -> Any:
+    """Load one YAML file as the dataclass `cls`.
+
+    Raises:
+        UserError: naming every unknown key, every missing one and every value of a wrong type.
+    """
+    return _typed(cls, _read(path), path)
+
+
+def to_plain(config: Any) -> dict[str, Any]:
+    """A configuration dataclass as plain dicts and lists, ready for YAML or JSON."""
+    return dataclasses.asdict(config)
+
+
+def write_config(config: RunConfig, path: Path) -> Path:
+    """Write the resolved configuration as YAML, for the record and for child processes; gives the path."""
+    write_atomic(path, yaml.safe_dump(to_plain(config), sort_keys=False))
+    return path
+
+
+def find_config(file: str | Path, folder: Path = CONFIGS) -> Path:
+    """The path of a config named by path or by its bare name in configs/ (or in `folder`, a folder of it).
+
+    Raises:
+        UserError: when there is none; lists the shipped ones and the nearest.
+    """
+    path = Path(file)
+    for candidate in (path, folder / path, folder / f"{file}.yaml"):
+        if candidate.is_file():
+            return candidate
+    files = shipped_configs() if folder == CONFIGS else sorted(folder.glob("*.yaml"))
+    shipped = [str(path.relative_to(CONFIGS)) for path in files]
+    near = difflib.get_close_matches(str(file), shipped, 1)
+    hint = f"did you mean configs/{near[0]}? " if near else ""
+    raise UserError(f"config {str(file)!r} does not exist; {hint}shipped: {', '.join(shipped)}")
+
+
+def shipped_configs() -> list[Path]:
+    """The files of configs/ that describe a run; those whose name begins with an underscore are parts of others."""
+    files = CONFIGS.rglob("*.yaml")
+    return sorted(
+        file for file in files if file.parent.name not in ("teachers", "sweeps") and not file.name.startswith("_")
+    )
+
+
+def _read(path: Path) -> DictConfig:
+    """One YAML file. OmegaConf's reader takes 1e-5 for a number (plain YAML 1.1 wants 1.0e-5) and refuses a key given twice."""
+    try:
+        read = OmegaConf.load(path)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not readable as YAML: {error}") from error
+    if not isinstance(read, DictConfig):
+        raise UserError(f"{path}: must be a mapping of keys, not a list")
+    return read
+
+
+def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[DictConfig]:
+    """The files to merge, lowest first."""
+    if path.resolve() in above:
+        raise UserError(f"{path}: base: names itself in a circle")
+    layer = _read(path)
+    bases = layer.pop("base", None)
+    layers = []
+    for base in [bases] if isinstance(bases, str) else bases or []:
+        below = path.parent / str(base)
+        if not below.is_file():
+            raise UserError(f"{path}: base: {base} does not exist beside it")
+        layers += _layers(below, (*above, path.resolve()))
+    return [*layers, layer]
+
+
+_KEY = re.compile(r"[^.=\[\]\s]+(\.[^.=\[\]\s]+)*")
+
+
+def _with_full_stage_names(layer: DictConfig, below: Any) -> DictConfig:
+    """`layer` with short stage names written out as those of the layers below, so that it changes stages, not adds them."""
+    stages = layer.get("stages")
+    if isinstance(stages, DictConfig) and isinstance(below.get("stages"), DictConfig):
+        full = {name: match_stage(str(name), below.stages) for name in stages}
+        layer.stages = {names[0] if len(names) == 1 else name: stages[name] for name, names in full.items()}
+    return layer
+
+
+def _full_stage_key(key: str, merged: Any) -> str:
+    """`key` with a short stage name written out.
+
+    Raises:
+        UserError: when it names a stage the run does not have.
+    """
+    first, *rest = key.split(".")
+    stages = merged.get("stages")
+    if first != "stages" or not rest or not isinstance(stages, DictConfig):
+        return key
+    names = match_stage(rest[0], stages)
+    if len(names) != 1:
+        known = [str(name) for name in stages]
+        near = difflib.get_close_matches(rest[0], known, 1)
+        hint = f"did you mean {near[0]}? " if near else ""
+        raise UserError(f"{rest[0]!r} is not one of this run's stages; {hint}there are: {', '.join(known) or 'none'}")
+    return ".".join([first, names[0], *rest[1:]])
+
+
+def _typed(cls: type, merged: DictConfig, path: Path) -> Any:
+    try:
+        plain = OmegaConf.to_container(merged, resolve=True)
+        problems = list(misfits(plain, cls))
+        if problems:
+            raise UserError([f"{path}: {problem}" for problem in problems])
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), plain))
+    except OmegaConfBaseException as error:
+        key = getattr(error, "full_key", None) or "the file"
+        raise UserError(f"{path}: {key}: {str(error).splitlines()[0]}") from error

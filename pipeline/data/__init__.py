@@ -1,0 +1,1 @@
+"""From files to rows: tasks, benchmarks, splits, images, prompts, training rows."""

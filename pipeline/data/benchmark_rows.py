@@ -1,0 +1,289 @@
+"""Rows of a benchmark as its authors publish them: parquet with the pictures inside, or JSON beside a folder of pictures.
+
+A row becomes a dict whose picture columns hold a `Picture`. What cannot be asked is counted as a problem, never left out in
+silence.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.data.images import check_images, exclusive, inside
+from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
+from pipeline.errors import UserError
+from pipeline.files import digest, write_atomic
+from pipeline.scoring.multiple_choice import letters
+from pipeline.types import Problem, Question, Questions
+
+VERSION = 1
+"""Part of the index's key: raise it when what is taken out of parquet files changes."""
+KINDS = ("parquet", "jsonl", "json")
+Row = dict[str, Any]
+
+
+class Unusable(ValueError):
+    """A row that cannot be asked; `reason` is a short snake_case word that can be counted."""
+
+    def __init__(self, reason: str, detail: str = "") -> None:
+        self.reason = reason
+        super().__init__(detail)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What is read of each row.
+
+    Args:
+        pictures: columns that hold a picture (struct {bytes, path}, bytes, or a path inside the data); those a file has are read.
+        needed: columns every file must have.
+        optional: further columns, read where there are any.
+    """
+
+    pictures: tuple[str, ...]
+    needed: tuple[str, ...]
+    optional: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Where a row's picture is, or why there is none."""
+
+    path: Path | None
+    reason: str = ""
+    detail: str = ""
+
+
+def data_files(root: Path, names: Iterable[str]) -> list[Path]:
+    """The files of one split: of the first of `KINDS` there is, in `root` or its ``data/``.
+
+    Args:
+        root: the data's folder.
+        names: how a file may be called, whole or before a "-": ``test`` finds ``test-00000-of-00001.parquet``.
+    """
+    wanted = tuple(names)
+    for kind in KINDS:
+        files = sorted([*root.glob(f"*.{kind}"), *root.glob(f"data/*.{kind}")])
+        found = [
+            file for file in files if any(file.stem == name or file.stem.startswith(f"{name}-") for name in wanted)
+        ]
+        if found:
+            return found
+    return []
+
+
+def read_rows(files: Sequence[Path], columns: Columns, folder: Path, cache: Path) -> Iterator[Row]:
+    """Every row of `files`, its pictures taken out to `cache` or found below `folder`.
+
+    Raises:
+        UserError: when a file cannot be read or lacks a needed column.
+    """
+    for file in files:
+        rows = (
+            _of_parquet(file, columns, folder, cache) if file.suffix == ".parquet" else _of_json(file, columns, folder)
+        )
+        for row in rows:
+            yield {
+                name: _picture(value, folder, cache) if name in columns.pictures and value is not None else value
+                for name, value in row.items()
+            }
+
+
+def _of_parquet(file: Path, columns: Columns, folder: Path, cache: Path) -> list[Row]:
+    """The rows, out of the index of an earlier call where the file is unchanged and its pictures are still there."""
+    with open_parquet(file) as parquet:
+        names = parquet.schema_arrow.names
+        _require(file, names, columns)
+        wanted = [name for name in (*columns.pictures, *columns.needed, *columns.optional) if name in names]
+        stamp = file.stat()
+        key = digest([VERSION, str(file.resolve()), stamp.st_size, stamp.st_mtime_ns, wanted])
+        index = cache / f"rows-{key[:16]}.json"
+        with exclusive(index):
+            rows = _indexed(index, cache)
+            if rows is None:
+                (cache / "images").mkdir(parents=True, exist_ok=True)
+                rows = []
+                for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
+                    for row in batch.to_pylist():
+                        for name in set(columns.pictures) & set(row):
+                            row[name] = None if row[name] is None else place(folder, row[name], cache / "images")
+                        rows.append(row)
+                write_atomic(index, json.dumps(rows, default=str))
+                rows = json.loads(json.dumps(rows, default=str))  # As a second load gives them.
+    return rows or []
+
+
+def _indexed(index: Path, cache: Path) -> list[Row] | None:
+    try:
+        rows: list[Row] = json.loads(index.read_bytes())
+        pictures = [value for row in rows for value in row.values() if isinstance(value, dict) and "file" in value]
+        whole = all((cache / "images" / picture["file"]).stat().st_size == picture["size"] for picture in pictures)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return rows if whole else None
+
+
+def _of_json(file: Path, columns: Columns, folder: Path) -> Iterator[Row]:
+    """Rows of a .jsonl file, of a JSON list, or of a JSON object {id: row}; a row then gets its id as ``_key``."""
+    try:
+        text = file.read_text(encoding="utf-8")
+        if file.suffix == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        else:
+            whole = json.loads(text)
+            rows = [{"_key": key, **row} for key, row in whole.items()] if isinstance(whole, dict) else list(whole)
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{file}: not readable as {file.suffix[1:]} rows: {error}") from error
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{file}: holds {'no rows' if not rows else 'rows that are no JSON objects'}")
+    _require(file, list(rows[0]), columns)
+    for row in rows:
+        for name in set(columns.pictures) & set(row):
+            value = row[name]
+            if isinstance(value, list) and len(value) == 1:
+                value = value[0]
+            if value is not None:
+                row[name] = place(folder, _located(folder, value), folder) if isinstance(value, str) else _NOT_A_PATH
+        yield row
+
+
+_NOT_A_PATH = {"reason": "missing_image", "detail": "the picture is not given as a path"}
+
+
+def _located(folder: Path, path: str) -> str:
+    """The longest end of `path` that exists below `folder` or its ``images/``; `path` itself when none does.
+
+    Data files name pictures relative to the machine they were made on: ``./dataset/CV-Bench/img/2D/count/x.png``.
+    """
+    parts = [part for part in PurePosixPath(path).parts if part not in (".", "/", "")]
+    if ".." in parts:
+        return path
+    for start in range(len(parts)):
+        for below in ("", "images/"):
+            end = below + "/".join(parts[start:])
+            if inside(folder, end) is not None and (folder / end).is_file():
+                return end
+    return path
+
+
+def _picture(value: Any, folder: Path, cache: Path) -> Picture:
+    if not isinstance(value, dict):
+        return Picture(None, "missing_image", "neither bytes nor a path")
+    if "file" in value:
+        return Picture(cache / "images" / value["file"])
+    if "path" in value:
+        return Picture(folder / value["path"])
+    return Picture(None, value["reason"], value["detail"])
+
+
+def _require(file: Path, names: Sequence[str], columns: Columns) -> None:
+    missing = [name for name in columns.needed if name not in names]
+    if missing:
+        raise UserError(f"{file}: has no column {', '.join(missing)}; it has {', '.join(names)}")
+    if columns.pictures and not set(columns.pictures) & set(names):
+        raise UserError(f"{file}: has no picture column {' or '.join(columns.pictures)}; it has {', '.join(names)}")
+
+
+def picture(row: Row, *names: str) -> Path:
+    """The path of the first picture a row has among `names`.
+
+    Raises:
+        Unusable: when it has none, with the reason of the last.
+    """
+    found = [row[name] for name in names if isinstance(row.get(name), Picture)]
+    path = next((each.path for each in found if each.path is not None), None)
+    if path is None:
+        last = found[-1] if found else Picture(None, "missing_image", f"no picture in {', '.join(names)}")
+        raise Unusable(last.reason, last.detail)
+    return path
+
+
+def listed(value: Any) -> list[Any]:
+    """A list given as a list, as its Python text ("['a', 'b']") or as nothing.
+
+    Raises:
+        Unusable: when it is none of these.
+    """
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        try:
+            value = ast.literal_eval(value)
+        except (ValueError, SyntaxError, MemoryError, RecursionError) as error:
+            raise Unusable("malformed_row", f"{value[:80]!r} is not a list") from error
+    if not isinstance(value, list | tuple):
+        raise Unusable("malformed_row", f"{str(value)[:80]!r} is not a list")
+    return list(value)
+
+
+def gold_letter(value: Any, options: Sequence[str]) -> str | None:
+    """The letter of the gold answer, out of "B", "(B)" or "b."; None where it is not published ("", "?", "-").
+
+    Raises:
+        Unusable: when it is no letter of the options, or there are no options or too many.
+    """
+    if not 2 <= len(options) <= 26:
+        raise Unusable("unusable_options", f"{len(options)} options")
+    text = str(value if value is not None else "").strip().strip("().").upper()
+    if text in ("", "?", "-", "NONE"):
+        return None
+    if len(text) != 1 or text not in letters(len(options)):
+        raise Unusable(
+            "answer_not_an_option", f"the answer is {str(value)[:40]!r}, the options are {letters(len(options))}"
+        )
+    return text
+
+
+def questions(
+    rows: Iterable[Row],
+    build: Callable[[Row], Iterable[Question]],
+    split: str,
+    files: Sequence[Path],
+    cache: Path,
+    id_columns: Sequence[str] = ("id", "_key"),
+) -> Questions:
+    """The questions of all rows that can be asked, and a problem for each row that cannot.
+
+    Args:
+        rows: as `read_rows` gives them.
+        build: one row's questions; raises `Unusable`, or what a malformed row makes plain code raise.
+        split: names rows without an id.
+        files: the split's files; shards that are missing are a problem.
+        cache: the task's folder; verdicts on pictures are kept in it.
+        id_columns: where a row's id is found, for the problems.
+    """
+    found: list[Question] = []
+    folders = sorted({file.parent for file in files})
+    problems = [
+        lost for folder in folders for lost in missing_shards([file for file in files if file.parent == folder], split)
+    ]
+    seen: set[str] = set()
+    for number, row in enumerate(rows):
+        name = next((str(row[column]) for column in id_columns if row.get(column) is not None), f"{split}-{number}")
+        try:
+            built = list(build(row))
+        except Unusable as error:
+            problems.append(Problem(name, error.reason, str(error)))
+            continue
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            problems.append(Problem(name, "malformed_row", f"{type(error).__name__}: {error}"))
+            continue
+        for question in built:
+            if question.id in seen:
+                problems.append(Problem(question.id, "duplicate_id", "an earlier row has this id; that one is used"))
+            else:
+                found.append(question)
+            seen.add(question.id)
+    broken = check_images((image for question in found for image in question.images), cache / "checked_images.json")
+    usable = []
+    for question in found:
+        bad = next((image for image in question.images if image in broken), None)
+        if bad is None:
+            usable.append(question)
+        else:
+            problems.append(Problem(question.id, broken[bad], str(bad)))
+    return Questions(tuple(usable), tuple(problems))

@@ -1,0 +1,87 @@
+"""Examples as the trainers' conversational columns: the only place that knows both sides."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.task import Task
+from pipeline.errors import UserError
+from pipeline.types import Example
+
+
+def user_turn(prompt: str) -> list[dict[str, Any]]:
+    """A user message with one image before the text; the image itself travels in its own column."""
+    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+
+
+def _columns(examples: Sequence[Example], prompt: str) -> dict[str, list[Any]]:
+    return {
+        "id": [example.id for example in examples],
+        "prompt": [user_turn(prompt) for _ in examples],
+        "image": [str(example.image) for example in examples],
+    }
+
+
+def grpo_columns(task: Task, examples: Sequence[Example], style: str) -> dict[str, list[Any]]:
+    """Columns id, prompt, image (a path), label, style: what GRPOTrainer and the rewards read."""
+    columns = _columns(examples, task.prompt(style))
+    return {**columns, "label": [example.label for example in examples], "style": [style] * len(examples)}
+
+
+def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:
+    """Columns id, prompt, image, completion, whose completion is the bare label: supervised on the original data."""
+    completions = [assistant_turn(example.label) for example in examples]
+    return {**_columns(examples, task.prompt("direct")), "completion": completions}
+
+
+def cot_columns(task: Task, examples: Sequence[Example], cot: Path) -> dict[str, list[Any]]:
+    """Columns id, prompt, image, completion of the built rows, in the file's order.
+
+    Args:
+        task: whose question is asked, where the rows bring no prompt of their own (the extraction recipe's do).
+        examples: the rows the builder was asked about (`cot.split`); ids are only unique within one split.
+        cot: the folder the builder wrote.
+
+    Raises:
+        UserError: when there are none, or a row's image is no longer among them, or has another label now.
+    """
+    import pyarrow.parquet as pq
+
+    file = cot / "train.parquet"
+    if not file.exists():
+        raise UserError(
+            f"{file} does not exist; build the rows first: python -m cot_builder build, or python -m pipeline run"
+        )
+    columns = ["id", "label", "completion", *(name for name in pq.read_schema(file).names if name == "prompt")]
+    table = pq.read_table(file, columns=columns).to_pydict()
+    known = {example.id: example for example in examples}
+    pairs = list(zip(table["id"], table["label"], strict=True))
+    lost = [row_id for row_id, label in pairs if row_id not in known or known[row_id].label != label]
+    if lost:
+        raise UserError(
+            f"{file}: {len(lost)} rows have no image, or one with another label, in the task {task.name} "
+            f"(first: {lost[0]}); build the CoT data again, or restore the images"
+        )
+    built = _columns([known[row_id] for row_id in table["id"]], task.prompt("think"))
+    if "prompt" in table:
+        built["prompt"] = [user_turn(prompt) for prompt in table["prompt"]]
+    return {**built, "completion": [assistant_turn(text) for text in table["completion"]]}
+
+
+def assistant_turn(text: str) -> list[dict[str, Any]]:
+    return [{"role": "assistant", "content": [{"type": "text", "text": text}]}]
+
+
+def tokenizer_texts(task: Task, cot: Path | None) -> Iterator[str]:
+    """What a tiny student's tokenizer is trained on: its prompts, the labels, and the CoT completions when there are any."""
+    yield from (task.prompt(style) for style in ("think", "direct") for _ in range(50))
+    yield from task.labels.names
+    if cot is not None and (cot / "train.parquet").exists():
+        import pyarrow.parquet as pq
+
+        table = pq.read_table(cot / "train.parquet")
+        for column in ("prompt", "completion"):
+            if column in table.column_names:
+                yield from table[column].to_pylist()

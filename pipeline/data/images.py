@@ -1,0 +1,235 @@
+"""Pictures on disk: is a file whole, is its path inside the data, and its pixels as RGB.
+
+`open_rgb` is the only decoder and `check_image` runs it, so a picture that passed the check opens later. Limits on the
+number of pixels are tested on the header, before anything is decoded.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import stat
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from pipeline.files import write_atomic
+
+MAX_PIXELS = 64 * 1024 * 1024
+"""8192 x 8192: far above any photograph a small VLM is shown, far below what fills a machine's memory."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+"""The decoders files may reach. Pillow knows others (EPS starts Ghostscript) that no image set needs."""
+REASONS = ("missing_image", "empty_image", "unreadable_image", "truncated_image", "decompression_bomb")
+"""Every reason `check_image` can give."""
+
+_PRIVATE = frozenset({"exif", "xmp", "comment", "photoshop"})
+"""Where a JPEG keeps who took it, where and with what."""
+_SAVE_EVERY = 8192  # Files between two writes of what was found: a kill loses a minute of looking at most.
+
+
+class ImageError(ValueError):
+    """A picture that cannot be used; `reason` is one of `REASONS`."""
+
+    def __init__(self, reason: str, path: Path, detail: str = "") -> None:
+        self.reason = reason
+        super().__init__(f"{path}: {reason}{f' ({detail})' if detail else ''}")
+
+
+def inside(root: Path, relative: str) -> Path | None:
+    """``root / relative``, or None when that is not below `root`.
+
+    Absolute paths, ``..`` and symbolic links that lead out are all refused: an index file may come from anyone.
+    """
+    if not relative or "\0" in relative or os.path.isabs(relative):
+        return None
+    base = os.path.realpath(root)
+    resolved = os.path.realpath(os.path.join(base, relative))
+    return root / relative if resolved.startswith(os.path.join(base, "")) else None
+
+
+def open_rgb(path: Path, max_pixels: int = MAX_PIXELS, longest_side: int | None = None) -> Image.Image:
+    """Decode a picture to RGB, upright.
+
+    EXIF orientation is applied; transparency is laid over white (the colour stored under it is arbitrary); 16-bit grey
+    is scaled to 8 bits rather than clipped; an animation gives its first frame.
+
+    Args:
+        path: the file.
+        max_pixels: most pixels it may have.
+        longest_side: for a caller that will shrink it to this: a JPEG may be decoded at half, a quarter or an eighth of
+            its size, as long as its longest side keeps this many pixels.
+
+    Raises:
+        ImageError: when the file is missing, empty, damaged, of a format not in `FORMATS`, or too large.
+    """
+    with _opened(path, max_pixels) as image:
+        if longest_side is not None and (shrink := max(image.size) / longest_side) >= 2:
+            # draft() rounds the scale down on both sides, so neither ends below what is asked here.
+            image.draft(None, (max(1, int(image.width / shrink)), max(1, int(image.height / shrink))))
+        image.load()
+        return _to_rgb(image)
+
+
+def picture_size(path: Path) -> tuple[int, int]:
+    """(width, height) in pixels as the header has them, before EXIF turns the picture.
+
+    Raises:
+        ImageError: as `open_rgb`, as far as the header shows it.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        return image.size
+
+
+def plain_jpeg(path: Path, longest_side: int) -> bytes | None:
+    """The bytes of a JPEG that anyone decodes to the pixels `open_rgb` gives and that tells nothing but the picture: RGB
+    or grey, upright, no longer than `longest_side`, whole to its end marker, without EXIF, XMP or comments. Else None.
+
+    Raises:
+        ImageError: as `open_rgb`, as far as the header shows it.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        plain = image.format == "JPEG" and image.mode in ("RGB", "L") and max(image.size) <= longest_side
+        if not plain or not _PRIVATE.isdisjoint(image.info):
+            return None
+        data = path.read_bytes()
+        return data if data.endswith(b"\xff\xd9") else None
+
+
+@contextlib.contextmanager
+def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
+    """A picture whose header has been read; what goes wrong with it in here is an ImageError."""
+    try:
+        status = os.stat(path)
+    except OSError as error:
+        raise ImageError("missing_image", path, str(error.strerror)) from error
+    if not stat.S_ISREG(status.st_mode):  # Opening a pipe or a device could hang.
+        raise ImageError("missing_image", path, "not a file")
+    if status.st_size == 0:
+        raise ImageError("empty_image", path)
+    try:
+        with Image.open(path, formats=FORMATS) as image:
+            width, height = image.size
+            if width * height > max_pixels:
+                raise ImageError("decompression_bomb", path, f"{width} x {height} pixels, the limit is {max_pixels}")
+            yield image
+    except (ImageError, MemoryError):  # Neither says that the bytes are damaged.
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageError("decompression_bomb", path, str(error)) from error
+    except UnidentifiedImageError as error:
+        raise ImageError("unreadable_image", path, "no known image format") from error
+    except Exception as error:  # Decoders raise nearly anything on damaged bytes: SyntaxError, struct.error, …
+        reason = "truncated_image" if "truncated" in str(error).lower() else "unreadable_image"
+        raise ImageError(reason, path, str(error)) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    ImageOps.exif_transpose(image, in_place=True)  # It would copy a picture that is upright.
+    if image.mode.startswith("I"):
+        # convert() clips at 255, which turns a 16-bit picture white. Mode I may also hold plain 8-bit values.
+        deep = image.mode != "I" or image.getextrema()[1] > 255  # type: ignore[operator]
+        image = (image.point(lambda value: value * (1 / 256)) if deep else image).convert("L")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        image = Image.alpha_composite(white, image)
+    return image.convert("RGB")
+
+
+def check_image(path: Path, max_pixels: int = MAX_PIXELS) -> str | None:
+    """None when the whole picture decodes, else one of `REASONS`."""
+    try:
+        open_rgb(path, max_pixels)
+    except ImageError as error:
+        return error.reason
+    return None
+
+
+def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_PIXELS) -> dict[Path, str]:
+    """Check many pictures, remembering the verdict of each file for as long as its size and time stay the same.
+
+    Args:
+        paths: the files to check.
+        cache_file: JSON the verdicts are kept in. Several processes may share it; the first one does the work.
+        max_pixels: as for `check_image`.
+
+    Returns:
+        The reason of every picture that cannot be used.
+    """
+    with warnings.catch_warnings():
+        # Pillow warns about damaged EXIF and large pictures; here every such file is decoded or counted.
+        warnings.simplefilter("ignore")
+        verdicts = remembered(
+            paths,
+            cache_file,
+            lambda path: check_image(path, max_pixels),
+            under={"max_pixels": max_pixels},
+            threads=len(os.sched_getaffinity(0)),
+        )
+    return {path: reason for path, reason in verdicts.items() if reason is not None}
+
+
+def remembered(
+    paths: Iterable[Path],
+    cache_file: Path,
+    find: Callable[[Path], Any],
+    *,
+    under: Mapping[str, Any] | None = None,
+    threads: int = 8,
+) -> dict[Path, Any]:
+    """What `find` says of each file, remembered for as long as the file's size and time of change stay the same.
+
+    Args:
+        paths: the files; one that is not there is asked about like the others.
+        cache_file: JSON that keeps it. Several processes may share it; the first one does the work.
+        find: file -> something JSON can hold; called in threads.
+        under: what else the answers depend on; with another value nothing is remembered.
+        threads: files looked at side by side.
+    """
+    wanted = list(dict.fromkeys(paths))
+    with exclusive(cache_file):
+        known = _read_cache(cache_file, under or {})
+        stamps = {path: _stamp(path) for path in wanted}
+        new = [path for path in wanted if known.get(str(path), ())[:2] != stamps[path]]
+        with ThreadPoolExecutor(max_workers=threads) as pool:
+            for start in range(0, len(new), _SAVE_EVERY):
+                chunk = new[start : start + _SAVE_EVERY]
+                for path, found in zip(chunk, pool.map(find, chunk), strict=True):
+                    known[str(path)] = [*stamps[path], found]
+                write_atomic(cache_file, json.dumps({**(under or {}), "images": known}))
+    return {path: known[str(path)][2] for path in wanted}
+
+
+def _stamp(path: Path) -> list[int]:
+    """[size, mtime_ns] of a file; [-1, -1] when there is none."""
+    try:
+        status = os.stat(path)
+    except OSError:
+        return [-1, -1]
+    return [status.st_size, status.st_mtime_ns]
+
+
+def _read_cache(cache_file: Path, under: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """{path: [size, mtime_ns, what was found]}; empty when there is no usable cache, which costs only time."""
+    try:
+        cache = json.loads(cache_file.read_bytes())
+        known = dict(cache.pop("images"))
+        return known if cache == under else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return {}
+
+
+@contextlib.contextmanager
+def exclusive(path: Path) -> Iterator[None]:
+    """Hold a lock beside `path`, so that the ranks of one job do a piece of work once and the others find it done."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(f".{path.name}.lock").open("w") as file:
+        with contextlib.suppress(OSError):  # A file system without locks costs repeated work, not wrong results.
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,93 @@
+"""Load a task or a benchmark by the name of its file in pipeline/tasks."""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pipeline.config.schema import TaskConfig
+from pipeline.data.benchmark import Benchmark, as_benchmark
+from pipeline.data.task import Task
+from pipeline.errors import UserError, nearest
+from pipeline.files import ROOT, digest
+
+if TYPE_CHECKING:
+    from pipeline.config.schema import TaskConfig
+
+TASKS = ROOT / "pipeline" / "tasks"
+"""The plug-in folder, which is looked into by name: it lies above this room."""
+
+
+def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
+    """Load the task or the benchmark `config.name`, both as a benchmark.
+
+    Args:
+        config: a ``task:`` block.
+        cache: a folder the task may write derived files into.
+
+    Raises:
+        UserError: on an unknown name, or whatever the task finds wrong with its data.
+    """
+    loaded = load_file(config, cache)
+    return as_benchmark(loaded) if isinstance(loaded, Task) else loaded
+
+
+def check_options(config: TaskConfig, allowed: Iterable[str]) -> dict[str, Any]:
+    """The task's ``options:``, once each key is known to be one of `allowed`.
+
+    Raises:
+        UserError: naming every other key, and the nearest right one.
+    """
+    keys = sorted(allowed)
+    problems = []
+    for key in config.options:
+        if key not in keys:
+            problems.append(f"task.options.{key}: the {config.name} task has no such option; {nearest(key, keys)}")
+    if problems:
+        raise UserError(problems)
+    return dict(config.options)
+
+
+def task_names() -> list[str]:
+    """The tasks there are: every module of pipeline/tasks."""
+    return sorted(module.name for module in pkgutil.iter_modules([str(TASKS)]) if not module.name.startswith("_"))
+
+
+def load_task(config: TaskConfig, cache: Path) -> Task:
+    """Load the task `config.name`.
+
+    Args:
+        config: the run's ``task:`` block.
+        cache: a folder the task may write derived files into (drawn scenes, images taken out of parquet files).
+
+    Raises:
+        UserError: on an unknown name, a benchmark, or whatever the task finds wrong with its data.
+    """
+    if config.name in task_names() and getattr(_module(config.name), "EVALUATED_ONLY", False):
+        trainable = [name for name in task_names() if not getattr(_module(name), "EVALUATED_ONLY", False)]
+        raise UserError(
+            f"task.name: {config.name!r} is a benchmark: it can be evaluated, but not trained on; "
+            f"train on {', '.join(trainable)}"
+        )
+    task: Task = load_file(config, cache)
+    return task
+
+
+def load_file(config: TaskConfig, cache: Path) -> Any:
+    """What the file `config.name` gives: a `Task`, or a `pipeline.data.benchmark.Benchmark`.
+
+    Raises:
+        UserError: as `load_task`.
+    """
+    names = task_names()
+    if config.name not in names:
+        raise UserError(f"task.name: {config.name!r} is not a file of pipeline/tasks; {nearest(config.name, names)}")
+    own = cache / f"{config.name}-{digest([config.path, config.options])[:12]}"
+    return _module(config.name).load(config, own)
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f"pipeline.tasks.{name}")

@@ -1,0 +1,83 @@
+"""Tasks: a labelled image set and how its answers are judged. One file per task; the file name is its name.
+
+A task file defines ``load(config: TaskConfig, cache: Path) -> Task``. `load_task` finds it by name, so adding
+``pipeline/tasks/fi8.py`` is all it takes to add the task ``fi8``.
+
+A file that gives a `pipeline.data.benchmark.Benchmark` instead, which can be evaluated but not trained on, says so with
+``EVALUATED_ONLY = True``; `pipeline.data.benchmark.load_benchmark` loads both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pipeline.data.splits import named_split, sliced
+from pipeline.scoring.labels import LabelSet
+from pipeline.scoring.response import Malformed, parse
+from pipeline.types import Split, Verdict
+
+if TYPE_CHECKING:
+    pass
+
+PROMPT_STYLES = ("think", "direct")
+"""`think` asks for ``<think>…</think><answer>…</answer>``; `direct` asks for the bare label."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """A labelled image set, its question and its judge.
+
+    Args:
+        name: the task file's name.
+        labels: the closed list of answers.
+        question: what the student is asked about an image, without answer options or format instructions.
+        splits: the names `read` accepts.
+        read: reads one whole split; called at most once per use, no caching promised.
+    """
+
+    name: str
+    labels: LabelSet
+    question: str
+    splits: tuple[str, ...]
+    read: Callable[[str], Split]
+
+    def select(self, spec: str) -> Split:
+        """Rows of a split in the usual slicing syntax: ``train``, ``train[:4000]``, ``train[4000:]``, ``train[:10%]``.
+
+        Rows are ordered by a hash of their id first, so that a slice of a class-sorted file holds every class, and
+        two disjoint slices never share a row.
+
+        Raises:
+            UserError: on a malformed spec, an unknown split or an empty slice.
+        """
+        whole = self.read(named_split(self.name, spec, self.splits))
+        rows = sorted(whole.examples, key=lambda row: hashlib.sha256(row.id.encode()).digest())
+        return Split(sliced(self.name, spec, rows, whole.problem_counts), whole.problems)
+
+    def prompt(self, style: str) -> str:
+        """The text the student reads beside the image, in one of `PROMPT_STYLES`."""
+        options = ", ".join(self.labels.names)
+        if style == "think":
+            how = "Reason inside <think> </think>, then give one of them inside <answer> </answer>."
+        elif style == "direct":
+            how = "Answer with one of them and nothing else."
+        else:
+            raise ValueError(f"prompt style {style!r} is not one of {PROMPT_STYLES}")
+        return f"{self.question} Options: {options}. {how}"
+
+    def judge(self, completion: str, label: str, style: str = "think") -> Verdict:
+        """Judge one completion against the gold label; the single judge behind filters, rewards and reports."""
+        if style == "direct":
+            answer, think = completion, None
+        else:
+            response = parse(completion)
+            if isinstance(response, Malformed):
+                return Verdict(None, False, response.reason)
+            answer, think = response.answer, response.think
+        found = self.labels.normalise(answer)
+        if found is None:
+            return Verdict(None, False, "not_a_label" if answer.strip() else "empty", think)
+        return Verdict(found, found == label, None, think)

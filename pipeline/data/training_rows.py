@@ -1,0 +1,103 @@
+"""The rows a stage trains on, and what they were when it began, so that changed data are noticed and named.
+
+A stage's folder keeps ``data.tsv``: a line per row with its id, a digest of its texts (prompt, label or completion) and one of
+its picture's bytes. A picture is read once; its digest is kept in the runs' cache for as long as its size and time of change
+stay the same, so a copied data set is read again and found equal, and an unchanged one costs a stat per file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import RunConfig
+from pipeline.data.conversations import cot_columns, grpo_columns, label_columns
+from pipeline.data.images import remembered
+from pipeline.data.task import Task
+from pipeline.files import digest
+from pipeline.run_dir import RunDir
+from pipeline.types import Split
+
+DATA = "data.tsv"
+_LENGTH = 16  # Hexadecimal digits of a digest: 64 bits, against accidents and not against attackers.
+
+
+def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> tuple[dict[str, list[Any]], Split]:
+    """(columns, the split they come from) that a stage trains on; see `pipeline.data.conversations`.
+
+    Raises:
+        UserError: as the task and `cot_columns` do.
+    """
+    stage = config.stage(name)
+    if stage.data == "cot":
+        assert config.cot is not None  # pipeline.checks refuses the stage otherwise.
+        split = task.select(config.cot.split)
+        return cot_columns(task, split.examples, run.cot), split
+    split = task.select(stage.split)
+    if stage.data == "labels":
+        return label_columns(task, split.examples), split
+    return grpo_columns(task, split.examples, stage.prompt), split
+
+
+def identity(columns: dict[str, list[Any]], cache: Path) -> str:
+    """The lines of data.tsv for these rows, in their order.
+
+    Args:
+        columns: id, image and what is trained on.
+        cache: the folder all runs share.
+    """
+    texts = [name for name in columns if name not in ("id", "image")]
+    pictures = image_digests(map(Path, columns["image"]), cache / "image_digests.json")
+    lines = []
+    for number, row_id in enumerate(columns["id"]):
+        text = digest([columns[name][number] for name in texts])[:_LENGTH]
+        lines.append(f"{json.dumps(row_id)}\t{text}\t{pictures[columns['image'][number]]}\n")
+    return "".join(lines)
+
+
+def changes(then: str, now: str) -> list[str]:
+    """What is different in the rows, with how many and the first of each kind; [] when nothing is."""
+    if then == now:
+        return []
+    old, new = (dict(_rows(text)) for text in (then, now))
+    both = [row for row in new if row in old]
+    kinds = {
+        "images changed": [row for row in both if old[row][1] != new[row][1]],
+        "rows have another prompt, label or completion": [row for row in both if old[row][0] != new[row][0]],
+        "rows are gone": [row for row in old if row not in new],
+        "rows are new": [row for row in new if row not in old],
+    }
+    found = [f"{len(rows):,} of {len(new):,} {kind} (first: {rows[0]})" for kind, rows in kinds.items() if rows]
+    return found or ["the rows come in another order"]
+
+
+def _rows(text: str) -> Iterator[tuple[str, tuple[str, str]]]:
+    """(id, (digest of the texts, of the picture)); the second row of one id has the id "… (2)"."""
+    seen: Counter[str] = Counter()
+    for line in text.splitlines():
+        quoted, words, picture = line.split("\t")
+        row_id = json.loads(quoted)
+        seen[row_id] += 1
+        yield (f"{row_id} ({seen[row_id]})" if seen[row_id] > 1 else row_id), (words, picture)
+
+
+def image_digests(paths: Iterable[Path], cache_file: Path) -> dict[str, str]:
+    """A digest of each file's bytes; "missing" for one that cannot be read.
+
+    Args:
+        paths: the files.
+        cache_file: JSON that keeps them; processes may share it.
+    """
+    return {str(path): found for path, found in remembered(paths, cache_file, lambda path: _digest(str(path))).items()}
+
+
+def _digest(path: str) -> str:
+    try:
+        with open(path, "rb", buffering=0) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()[:_LENGTH]
+    except OSError:
+        return "missing"

@@ -1,0 +1,108 @@
+"""Files that are whole or absent: atomic writes, JSON and JSON lines, digests; and where this project lies."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+"""The folder that holds the rooms: the repository, or where the package is installed."""
+
+
+def differences(old: Any, new: Any, key: str = "") -> list[str]:
+    """What changed between two plain configurations, as ``a.b: old -> new``."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        changed = []
+        for name in [*old, *(name for name in new if name not in old)]:
+            changed += differences(old.get(name), new.get(name), f"{key}.{name}" if key else str(name))
+        return changed
+    return [] if old == new else [f"{key}: {old!r} -> {new!r}"]
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON mapping; empty when the file is missing or is something else."""
+    try:
+        value = json.loads(path.read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}
+    return value if isinstance(value, dict) else {}
+
+
+def write_atomic(path: Path, text: str | bytes) -> None:
+    """Write a file so that a reader sees the old content or the new, never a part; durable when this returns."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(text.encode() if isinstance(text, str) else text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # The new name is durable only with the folder that holds it.
+        finally:
+            os.close(folder)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as readable JSON, atomically."""
+    write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
+    """Rows of a JSON-lines file; a torn last line (the writer was killed) is left out.
+
+    Raises:
+        ValueError: when a line other than the last is not JSON.
+    """
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise ValueError(f"{path}:{number}: not JSON: {error}") from error
+
+
+def end_half_line(path: Path) -> None:
+    """Take away the half line at the end of a JSON-lines file, which a killed writer left. Only while nobody else writes."""
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END)
+        if not size:
+            return
+        file.seek(size - 1)
+        if file.read() != b"\n":  # Seldom: a whole file is not read for it.
+            file.seek(0)
+            file.truncate(file.read().rfind(b"\n") + 1)
+
+
+def digest(value: Any) -> str:
+    """sha256 of a JSON-like value, independent of key order."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_digest(folder: Path) -> str | None:
+    """One sha256 over a checkpoint's safetensors files (names and bytes), or None when it has none."""
+    files = sorted(folder.glob("*.safetensors"))
+    return digest({file.name: file_digest(file) for file in files}) if files else None

@@ -1,0 +1,309 @@
+"""The numbers of a report: plain functions from predictions to dicts. No files, no plots, no torch.
+
+Two rules hold everywhere. Every row stays in every denominator: a completion without an answer is wrong, and where answers are
+labels it has its own column, ``(unparsable)``. Every rate comes with its count, its n and a 95 % interval.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from pipeline.metrics.calibration import by_length, calibration
+from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, interval, rate, wilson
+from pipeline.metrics.paired_tests import Prediction, cluster, paired, right
+from pipeline.scoring.labels import LabelSet
+from pipeline.scoring.response import REASONS
+
+__all__ = [
+    "UNPARSABLE",
+    "Prediction",
+    "agreement",
+    "attributes_named",
+    "paired",
+    "rate",
+    "score",
+    "well_formed",
+    "wilson",
+]
+
+UNPARSABLE = "(unparsable)"
+"""The confusion column of completions that gave no label."""
+_NOT_ATTRIBUTES = {"image_id", "emotion"}  # EmoSet's key and label: naming them says nothing about what was seen.
+
+
+def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> dict[str, Any]:
+    """Every number of one evaluated model in one prompt style.
+
+    Args:
+        predictions: rows of one style; ``decoding: greedy`` rows are the headline, ``sample`` rows give ``sample``. Rows whose
+            gold answer is not published are counted (``unjudged``) and take no part.
+        labels: the closed list of answers, in the order of tables and matrices; None for a benchmark whose answers are none.
+            Then nothing per class is there.
+
+    Returns:
+        A JSON-ready dict. Rates are ``{"value", "low", "high", "count", "n"}``; undefined values are None.
+        Macro averages run over the classes that have rows (a class without any has no recall).
+
+    Raises:
+        ValueError: without a greedy row, on mixed styles, or on a gold or predicted label outside `labels`.
+    """
+    rows = list(predictions)
+    judged = [row for row in rows if row["gold"] is not None]
+    greedy = [row for row in judged if row["decoding"] == "greedy"]
+    if not greedy:
+        raise ValueError("there is no greedy prediction to score")
+    styles = {row["style"] for row in rows}
+    if len(styles) > 1:
+        raise ValueError(f"predictions of several styles ({', '.join(sorted(styles))}) must be scored apart")
+    clusters = [cluster(row) for row in greedy]
+    lost = sum(row["label"] is None for row in greedy)
+    tokens = [row["completion_tokens"] for row in greedy if row.get("completion_tokens") is not None]
+    seconds = [row["seconds"] for row in greedy if row.get("seconds") is not None]
+    return {
+        "n": len(greedy),
+        "unjudged": sum(row["decoding"] == "greedy" for row in rows) - len(greedy),
+        "style": greedy[0]["style"],
+        "labels": list(labels.names) if labels else None,
+        "accuracy": clustered_rate([right(row) for row in greedy], clusters),
+        "chance": chance(greedy, labels),
+        "format": clustered_rate([well_formed(row) for row in greedy], clusters),
+        "parsed": clustered_rate([row["label"] is not None for row in greedy], clusters),
+        "unparsable": {"n": lost, "reasons": _reasons(greedy)},
+        "guessed": sum(row.get("guessed") is not None for row in greedy),
+        "truncated": rate(sum(bool(row.get("truncated")) for row in greedy), len(greedy)),
+        "completion_tokens": _mean(tokens),
+        "seconds_per_row": _mean(seconds),
+        "most_answered": _most(row["label"] for row in greedy if row["label"] is not None),
+        "most_thought": _most((row["think"] for row in greedy if row.get("think")), name_it=False),
+        "groups": by_group(greedy, labels),
+        "by_length": by_length(greedy),
+        "calibration": calibration(greedy),
+        "attributes": attributes_named(greedy),
+        "sample": _sampled([row for row in judged if row["decoding"] == "sample"]),
+        **(_of_labels(greedy, clusters, labels) if labels else {}),
+    }
+
+
+def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
+    """What guessing at random earns on average: one part in the number of labels, or of a row's options; 0 on an open question.
+
+    None where no row has labels or options to guess among.
+    """
+    if labels:
+        return 1 / len(labels)
+    options = [len(row.get("options") or ()) for row in rows]
+    return sum(1 / number for number in options if number) / len(rows) if any(options) else None
+
+
+def by_group(rows: Sequence[Prediction], labels: LabelSet | None) -> dict[str, dict[str, dict[str, Any]]]:
+    """Accuracy, chance and unparsable answers of every value of every group: ``{group: {value: …}}``, values in text order.
+
+    The group ``label`` is left to the per-class table where there is one.
+    """
+    found: dict[str, dict[str, list[Prediction]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows:
+        for key, value in (row.get("groups") or {}).items():
+            if not (labels and key == "label"):
+                found[key][str(value)].append(row)
+    return {
+        key: {
+            value: {
+                "n": len(members),
+                "chance": chance(members, labels),
+                "accuracy": clustered_rate([right(row) for row in members], [cluster(row) for row in members]),
+                "unparsable": sum(row["label"] is None for row in members),
+            }
+            for value, members in sorted(values.items())
+        }
+        for key, values in sorted(found.items())
+    }
+
+
+def _of_labels(greedy: Sequence[Prediction], clusters: Sequence[str], labels: LabelSet) -> dict[str, Any]:
+    """What a closed list of answers adds: per-class table, confusion matrix, blind baselines, agreement with the thinking."""
+    from sklearn.metrics import confusion_matrix
+
+    names = list(labels.names)
+    if UNPARSABLE in names:
+        raise ValueError(f"{UNPARSABLE!r} is the column of missing answers and cannot be a label")
+    gold = [row["gold"] for row in greedy]
+    answers = [UNPARSABLE if row["label"] is None else row["label"] for row in greedy]
+    strange = sorted((set(gold) - set(names)) | (set(answers) - {*names, UNPARSABLE}))
+    if strange:
+        raise ValueError(f"labels {strange} are not of the label set {names}")
+    counts = confusion_matrix(gold, answers, labels=[*names, UNPARSABLE])[:-1]
+    return {
+        **_per_class(gold, answers, names, counts, clusters),
+        "baselines": _baselines(gold, len(names)),
+        "confusion": {"rows": names, "columns": [*names, UNPARSABLE], "counts": counts.tolist()},
+        "agreement": agreement(greedy, labels),
+    }
+
+
+def agreement(rows: Sequence[Prediction], labels: LabelSet) -> dict[str, Any]:
+    """How often the last label named in the thinking is the answer, over rows with both.
+
+    ``silent`` counts the rows whose thinking names no label; they stay in n, as neither agreeing nor disagreeing.
+    """
+    both = [row for row in rows if row["label"] is not None and row.get("think")]
+    last = [last_mentioned(row["think"], labels) for row in both]
+    agree = sum(name == row["label"] for name, row in zip(last, both, strict=True))
+    silent = last.count(None)
+    return {**rate(agree, len(both)), "silent": silent, "disagree": len(both) - agree - silent}
+
+
+def last_mentioned(text: str, labels: LabelSet) -> str | None:
+    """The label whose mention comes last in `text`, or None. `LabelSet.mentioned` decides what a mention is."""
+    found = labels.mentioned(text)
+    if len(found) < 2:
+        return found[0] if found else None
+    words = text.split()
+    start, stop = 0, len(words)  # words[start:] mentions a label, words[stop:] does not
+    while stop - start > 1:
+        middle = (start + stop) // 2
+        if labels.mentioned(" ".join(words[middle:])):
+            start = middle
+        else:
+            stop = middle
+    return (labels.mentioned(" ".join(words[start:])) or found)[-1]
+
+
+def attributes_named(rows: Sequence[Prediction]) -> dict[str, Any]:
+    """Share of the annotated attribute values (text and lists of text) that occur in the thinking as whole words.
+
+    Rows without thinking or attributes are left out; n counts attribute values. It measures recall: a text that names
+    every possible value would score 1.
+    """
+    named: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for row in rows:
+        if not row.get("think"):
+            continue
+        text = _fold(row["think"])
+        for key, value in (row.get("attributes") or {}).items():
+            values = value if isinstance(value, list) else [value]
+            for item in {_fold(item) for item in values if isinstance(item, str) and item.strip()}:
+                if key not in _NOT_ATTRIBUTES and item:
+                    total[key] += 1
+                    named[key] += bool(re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text))
+    by_key = {key: rate(named[key], total[key]) for key in sorted(total)}
+    return {**rate(named.total(), total.total()), "by_attribute": by_key}
+
+
+def _per_class(
+    gold: list[str], answers: list[str], names: list[str], counts: Any, clusters: Sequence[str]
+) -> dict[str, Any]:
+    """The per-class table, its averages and the balanced view."""
+    from sklearn.metrics import precision_recall_fscore_support
+
+    with_rows = [name for name in names if name in set(gold)]
+    columns = precision_recall_fscore_support(gold, answers, labels=names, zero_division=0)
+    table: dict[str, dict[str, Any]] = {}
+    for index, name in enumerate(names):
+        precision, recall, f1 = (column[index].item() for column in columns[:3])
+        support = int(counts[index].sum())
+        low, high = wilson(int(counts[index, index]), support)
+        table[name] = {
+            "precision": precision if support or counts[:, index].sum() else None,
+            "recall": recall if support else None,
+            "recall_low": low,
+            "recall_high": high,
+            "f1-score": f1 if support else None,
+            "support": support,
+            "predicted": int(counts[:, index].sum()),
+        }
+    averages = {}
+    for kind in ("macro", "weighted"):
+        values = precision_recall_fscore_support(gold, answers, labels=with_rows, average=kind, zero_division=0)[:3]
+        averages[f"{kind} avg"] = {
+            **{key: float(value) for key, value in zip(("precision", "recall", "f1-score"), values, strict=True)},
+            "support": len(gold),
+        }
+    f1_interval, recall_interval = _macro_intervals(gold, answers, names, clusters)
+    averages["macro avg"] |= {
+        "f1-score_low": f1_interval[0],
+        "f1-score_high": f1_interval[1],
+        "classes": len(with_rows),
+    }
+    balanced = {
+        "value": averages["macro avg"]["recall"],
+        "low": recall_interval[0],
+        "high": recall_interval[1],
+        "chance": 1 / len(names),
+    }
+    return {"per_class": table, **averages, "balanced_accuracy": balanced}
+
+
+def _macro_intervals(
+    gold: list[str], answers: list[str], names: list[str], clusters: Sequence[str]
+) -> tuple[tuple[float, float], tuple[float, float]]:
+    """95 % percentile intervals of macro-F1 and of macro recall (balanced accuracy). A class that a resample lost leaves
+    its mean."""
+    import numpy as np
+
+    place = {name: index for index, name in enumerate(names)}
+    one_hot = np.eye(len(names) + 1, dtype=np.int8)[:, :-1]  # The last one stands for no label.
+    wanted = one_hot[[place[name] for name in gold]]
+    said = one_hot[[place.get(name, len(names)) for name in answers]]
+    sums = bootstrap_sums(np.hstack([wanted, said, wanted * said]), clusters)
+    support, predicted, hits = np.split(sums, 3, axis=1)
+    present = support > 0
+    f1 = np.where(present, 2 * hits / np.maximum(support + predicted, 1), 0).sum(axis=1) / present.sum(axis=1)
+    recall = np.where(present, hits / np.maximum(support, 1), 0).sum(axis=1) / present.sum(axis=1)
+    return interval(f1), interval(recall)
+
+
+def _baselines(gold: list[str], classes: int) -> dict[str, Any]:
+    """What knowing nothing about the picture earns: the commonest gold label always, and a fair die."""
+    support = Counter(gold)
+    label = min(support, key=lambda name: (-support[name], name))
+    share = support[label] / len(gold)
+    return {
+        "majority": {"label": label, "accuracy": share, "macro_f1": 2 * share / (1 + share) / len(support)},
+        "chance": {"accuracy": 1 / classes},
+    }
+
+
+def _sampled(rows: list[Prediction]) -> dict[str, Any] | None:
+    """Format rate and accuracy at temperature 1, with rows (not samples) as the unit of the interval."""
+    if not rows:
+        return None
+    ids = [cluster(row) or f"row {row['id']}" for row in rows]
+    return {
+        "n": len(rows),
+        "rows": len({row["id"] for row in rows}),
+        "format": clustered_rate([well_formed(row) for row in rows], ids),
+        "accuracy": clustered_rate([right(row) for row in rows], ids),
+        "reasons": _reasons(rows),
+    }
+
+
+def well_formed(row: Prediction) -> bool:
+    """Whether the grammar holds (think), or whether the whole text is one label (direct, which has no other form)."""
+    return row["label"] is not None or (row["style"] == "think" and row.get("reason") not in REASONS)
+
+
+def _reasons(rows: Sequence[Prediction]) -> dict[str, int]:
+    found = Counter(row.get("reason") or "unknown" for row in rows if row["label"] is None)
+    return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _most(values: Iterable[str], name_it: bool = True) -> dict[str, Any]:
+    """The commonest value (unless it is free text), its share of all values, and how many different ones there are."""
+    found = Counter(values)
+    value = min(found, key=lambda item: (-found[item], item), default=None)
+    share = found[value] / found.total() if value is not None else None
+    return {**({"value": value} if name_it else {}), "share": share, "n": found.total(), "distinct": len(found)}
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+def _fold(text: str) -> str:
+    """Casefolded text with `_`, `-` and white space folded to one space."""
+    return re.sub(r"[\s_\-]+", " ", unicodedata.normalize("NFKC", text).casefold()).strip()

@@ -1,0 +1,1 @@
+"""Entries of runs as tables, charts and pages."""

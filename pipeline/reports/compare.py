@@ -1,0 +1,247 @@
+"""Runs side by side: what differs in their configurations, their accuracy and macro-F1, and paired tests on the same rows.
+
+A run is the folder of a pipeline's run, a cell of the evaluation lab, or any folder with predictions.jsonl.
+"""
+
+from __future__ import annotations
+
+import json
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.errors import UserError
+from pipeline.files import differences, read_json
+from pipeline.metrics.paired_tests import holm, macro_f1_difference, paired
+from pipeline.reports.entries import Entry, names_apart, read_folders, read_run
+from pipeline.reports.table import Column, Table, cell, markdown_table
+
+OWN = ("name", "output_dir")
+"""Keys in which any two runs differ."""
+SPREAD = "[95 % interval of one run]; mean ± sample standard deviation [n] of runs that differ only in their seed."
+NO_TESTS = "The runs have no answered row in common."
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Runs side by side, as values. `settings` are (run, how it differs from the first); `tests` is None without common rows."""
+
+    runs: tuple[str, ...]
+    settings: tuple[tuple[str, str], ...]
+    numbers: tuple[Table, ...]
+    tests: Table | None
+    entries: Mapping[str, Mapping[str, Entry]]
+
+
+def compare(run_roots: Sequence[Path]) -> str:
+    """Runs side by side as markdown; see `gather` for what is compared and when it is refused."""
+    found = gather(run_roots)
+    parts = ["# Runs side by side\n"]
+    if found.settings:
+        lines = [f"- **{cell(name)}**: {cell(text)}" for name, text in found.settings]
+        parts += [f"## Settings, {cell(found.runs[0])} -> the other\n", *lines, ""]
+    parts += [*map(markdown_table, found.numbers), f"{SPREAD}\n"]
+    if found.tests:
+        parts.append(markdown_table(found.tests))
+    elif len(found.runs) > 1:
+        parts.append(f"## Paired tests\n\n{NO_TESTS}\n")
+    return "\n".join(parts)
+
+
+def gather(run_roots: Sequence[Path]) -> Comparison:
+    """Compare runs, from their report/summary.json, config.yaml and predictions; other folders from their predictions alone.
+
+    Runs whose config.yaml differs in nothing but name and seed are one group, whose mean ± sd has a column of its own. Every
+    other run is tested against the first, entry by entry, on the rows both answered.
+
+    Raises:
+        UserError: naming every run that has no report yet.
+    """
+    roots = list(dict.fromkeys(run_roots))
+    missing = [
+        f"{root}: has no report/summary.json; write it with: python -m pipeline report"
+        for root in roots
+        if not (root / "report" / "summary.json").is_file() and not (root / "predictions.jsonl").is_file()
+    ]
+    if missing or not roots:
+        raise UserError(missing or "compare needs at least one run folder")
+    called = names_apart(roots)
+    entries = {called[root]: _entries(root) for root in roots}
+    names = list(dict.fromkeys(name for of_run in entries.values() for name in of_run))
+    configs = {called[root]: _config(root) for root in roots if not (root / "predictions.jsonl").is_file()}
+    return Comparison(
+        runs=tuple(called.values()),
+        settings=tuple(_differences(configs)) if len(configs) == len(roots) else (),
+        numbers=tuple(_numbers(entries, configs, names)),
+        tests=_tests(entries, names),
+        entries=entries,
+    )
+
+
+def _entries(root: Path) -> dict[str, Entry]:
+    """A run's entries by name. Those of a plain folder are named by their prompt style alone, or they could not be paired."""
+    if (root / "predictions.jsonl").is_file():
+        return {_plain(entry): entry for entry in read_folders([root])}
+    summary = read_json(root / "report" / "summary.json")
+    phases = list(dict.fromkeys(row["phase"] for row in summary["entries"]))
+    scores = {row["name"]: row["scores"] for row in summary["entries"]}
+    return {
+        entry.name: Entry(entry.name, entry.phase, entry.predictions, scores.get(entry.name), entry.record)
+        for entry in read_run(root, phases, None)
+    }
+
+
+def _plain(entry: Entry) -> str:
+    return "answers" + entry.name.removeprefix(entry.phase)
+
+
+def _differences(configs: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The settings in which each run differs from the first."""
+    first, *others = configs
+    found = []
+    for name in others:
+        if configs[name] is None or configs[first] is None:
+            found.append((name, "a config.yaml is missing or unreadable"))
+            continue
+        plain = [{key: value for key, value in configs[one].items() if key not in OWN} for one in (first, name)]
+        found.append((name, "; ".join(differences(plain[0], plain[1])) or "the same settings"))
+    return found
+
+
+def _numbers(
+    entries: Mapping[str, Mapping[str, Entry]], configs: Mapping[str, Any], names: Sequence[str]
+) -> list[Table]:
+    """A table per metric: a row per stage, a column per run and per group of seeds."""
+    groups: dict[str, list[str]] = {}
+    for run in entries:
+        groups.setdefault(_without_seed(run, configs.get(run)), []).append(run)
+    several = {f"mean of {', '.join(group)}": group for group in groups.values() if len(group) > 1}
+    made = []
+    for key, (title, metric) in _COMPARED.items():
+        found = {
+            run: {name: metric(entry.scores) if entry.scores else None for name, entry in of_run.items()}
+            for run, of_run in entries.items()
+        }
+        rows = [
+            {
+                "stage": name,
+                **{f"run:{run}": found[run].get(name) or "not run" for run in entries},
+                **{
+                    f"mean:{head}": _mean_sd([found[run].get(name) for run in group]) for head, group in several.items()
+                },
+            }
+            for name in names
+            if any(found[run].get(name) for run in entries)
+        ]
+        columns = (
+            Column("stage", "stage"),
+            *(Column(f"run:{run}", run, "percent") for run in entries),
+            *(Column(f"mean:{head}", head, "mean") for head in several),
+        )
+        if rows:
+            made.append(Table(key, title, columns, tuple(rows)))
+    return made
+
+
+def _tests(entries: Mapping[str, Mapping[str, Entry]], names: Sequence[str]) -> Table | None:
+    """Every other run against the first, per entry, on the rows both answered; p corrected over all tests of the table."""
+    first, *others = entries
+    rows: list[dict[str, Any]] = []
+    tests: list[tuple[dict[str, Any], str]] = []
+    for run in others:
+        for name in names:
+            ours, theirs = entries[first].get(name), entries[run].get(name)
+            if ours is None or theirs is None:
+                continue
+            right = paired(theirs.predictions, ours.predictions)
+            if not right["n"]:
+                continue
+            row: dict[str, Any] = {"runs": f"{run} - {first}", "stage": name, "rows": _rows(theirs, ours, right["n"])}
+            pairs = {"accuracy": right}
+            if "per_class" in (theirs.scores or {}) and "per_class" in (ours.scores or {}):
+                pairs["macro_f1"] = macro_f1_difference(theirs.predictions, ours.predictions)
+            row["detectable"] = right["detectable"]
+            for key, test in pairs.items():
+                row[key] = {"value": test["difference"], "low": test["low"], "high": test["high"]}
+                row[f"{key}_p"] = test["p"]
+                tests.append((row, key))
+            rows.append(row)
+    if not rows:
+        return None
+    for (row, key), p in zip(tests, holm([row[f"{key}_p"] for row, key in tests]), strict=True):
+        row[f"{key}_p_holm"] = p
+    columns = [Column("runs", "runs"), Column("stage", "stage"), Column("rows", "rows")]
+    for key, title in (("accuracy", "accuracy, points"), ("macro_f1", "macro-F1, points")):
+        if any(key in row for row in rows):
+            columns += [Column(key, f"{title} [95 %]", "points"), Column(f"{key}_p", "p", "p")]
+            columns.append(Column(f"{key}_p_holm", "p, Holm", "p"))
+    columns.append(Column("detectable", "detectable, points", "percent"))
+    note = (
+        "Greedy answers to the same rows. Accuracy: McNemar's exact test, interval by paired bootstrap; macro-F1: paired "
+        f"bootstrap. Holm's correction is over all {len(tests)} tests of the table. Detectable: the smallest difference in "
+        "accuracy that this many rows and this much discordance find in 80 % of cases at two-sided 5 %. They tell two trained "
+        "models apart on other rows; what another seed would give, only several seeds tell."
+    )
+    return Table("tests", "Paired tests", tuple(columns), tuple(rows), note=note)
+
+
+def _rows(a: Entry, b: Entry, common: int) -> str | int:
+    """How many rows a test is on, and of how many where not all are common."""
+    counts = [len(entry.greedy) for entry in (a, b)]
+    return common if counts == [common, common] else f"only {common} of {counts[0]} and {counts[1]}"
+
+
+def _config(root: Path) -> dict[str, Any] | None:
+    try:
+        config = yaml.safe_load((root / "config.yaml").read_text())
+    except (OSError, yaml.YAMLError):
+        return None
+    return config if isinstance(config, dict) else None
+
+
+def _without_seed(run: str, config: dict[str, Any] | None) -> str:
+    """What runs of one group share: the configuration less name, folder and seed; the run's own name when unreadable."""
+    if config is None:
+        return run
+    return json.dumps(
+        {key: value for key, value in config.items() if key not in (*OWN, "seed")}, sort_keys=True, default=str
+    )
+
+
+Number = dict[str, Any]
+"""``value``, ``low`` and ``high`` of a rate."""
+
+
+def _rate(rate: Mapping[str, Any] | None) -> Number | None:
+    return {key: rate[key] for key in ("value", "low", "high")} if rate else None
+
+
+def _macro_f1(scores: Mapping[str, Any]) -> Number | None:
+    macro = scores.get("macro avg")
+    return {"value": macro["f1-score"], "low": macro["f1-score_low"], "high": macro["f1-score_high"]} if macro else None
+
+
+_COMPARED: dict[str, tuple[str, Callable[[Mapping[str, Any]], Number | None]]] = {
+    "accuracy": ("Accuracy, %", lambda scores: _rate(scores.get("accuracy"))),
+    "macro_f1": ("Macro-F1, %", _macro_f1),
+    "format_sampled": (
+        "Format rate at temperature 1, %",
+        lambda scores: _rate((scores.get("sample") or {}).get("format")),
+    ),
+}
+"""What `compare` shows, each with how it is found in the scores of an entry."""
+
+
+def _mean_sd(found: Sequence[Number | None]) -> dict[str, Any] | str:
+    values = [one["value"] for one in found if one]
+    if not values:
+        return "not run"
+    return {
+        "value": statistics.fmean(values),
+        "sd": statistics.stdev(values) if len(values) > 1 else None,
+        "n": len(values),
+    }

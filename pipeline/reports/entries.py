@@ -1,0 +1,184 @@
+"""Who a report is of: predictions read into entries, one per model and prompt style, from phases of a run or any folders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, read_jsonl
+from pipeline.metrics import classification
+from pipeline.run_dir import BASE
+from pipeline.scoring.labels import LabelSet
+
+MOST_LABELS = 60
+"""Different answers a closed list may have that is taken from the rows."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One evaluated model in one prompt style: a phase of a run, or a cell of the evaluation lab.
+
+    `phase` is the folder's name. `scores` is None when it has not been evaluated. `task` keeps entries apart that were not asked
+    the same questions.
+    """
+
+    name: str
+    phase: str
+    predictions: tuple[dict[str, Any], ...] = ()
+    scores: dict[str, Any] | None = None
+    record: dict[str, Any] = field(default_factory=dict)
+    log: tuple[dict[str, Any], ...] = ()
+    duplicates: int = 0
+    task: str = ""
+    official: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def greedy(self) -> list[dict[str, Any]]:
+        return [row for row in self.predictions if row["decoding"] == "greedy"]
+
+    @property
+    def is_base(self) -> bool:
+        return self.phase == BASE
+
+    @property
+    def is_baseline(self) -> bool:
+        return self.phase.startswith("baseline")
+
+
+def read_phase(folder: Path, labels: LabelSet | None) -> list[Entry]:
+    """A phase's entries: one, or one per prompt style with `direct` named "<phase> (direct)" beside `think`.
+
+    Args:
+        folder: the phase's folder; it need not exist.
+        labels: None takes the scores of report/metrics.json instead of computing them.
+    """
+    record = read_json(folder / "stage.json")
+    log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
+    stored = read_json(folder / "report" / "metrics.json").get("entries", {}) if labels is None else {}
+    entries = []
+    for name, rows, repeated in _by_style(folder):
+        scores = stored.get(name)
+        if labels is not None and any(row["decoding"] == "greedy" for row in rows):
+            scores = classification.score(rows, labels)
+        entries.append(Entry(name, folder.name, rows, scores, record, log, repeated))
+    return entries or [Entry(folder.name, folder.name, record=record, log=log)]
+
+
+def read_folders(folders: Sequence[Path]) -> list[Entry]:
+    """The entries of any folders with predictions.jsonl, or with such folders in them (a run, or a lab's cells).
+
+    Without a configuration labels are taken from the rows, see `labels_of`; the cells of one task share them.
+
+    Raises:
+        UserError: naming every folder without a prediction to report, and every one whose rows are not predictions.
+    """
+    found: dict[Path, list[tuple[str, tuple[dict[str, Any], ...], int]]] = {}
+    problems = []
+    for folder in folders:
+        inside = _with_predictions(folder)
+        if not inside:
+            problems.append(f"{folder}: there is no predictions.jsonl in it, in a folder in it, or in a cells/ in it")
+        for one in inside:
+            try:
+                found[one] = [style for style in _by_style(one) if any(_is_judged(row) for row in style[1])]
+            except (KeyError, TypeError, ValueError) as error:
+                problems.append(f"{one / 'predictions.jsonl'}: its rows are no predictions of the pipeline: {error!r}")
+                continue
+            if not found[one]:
+                problems.append(f"{one / 'predictions.jsonl'} holds no greedy prediction whose gold answer is known")
+    if problems:
+        raise UserError(problems)
+    tasks = {one: _task_of(one) for one in found}
+    labels = {
+        task: labels_of([row for one in found if tasks[one] == task for _, rows, _ in found[one] for row in rows])
+        for task in set(tasks.values())
+    }
+    names = names_apart(list(found))
+    return [
+        Entry(
+            name=names[one] + style.removeprefix(one.name),
+            phase=one.name,
+            predictions=rows,
+            scores=classification.score(rows, labels[tasks[one]]),
+            record=read_json(one / "stage.json"),
+            log=tuple(row for row in read_jsonl(one / "metrics.jsonl") if "step" in row),
+            duplicates=repeated,
+            task=tasks[one],
+            official=dict(read_json(one / "evaluation.json").get("official") or {}),
+        )
+        for one, styles in found.items()
+        for style, rows, repeated in styles
+    ]
+
+
+def labels_of(rows: Sequence[dict[str, Any]]) -> LabelSet | None:
+    """The closed list of answers that rows imply, in text order: at most `MOST_LABELS` gold answers and answers given.
+
+    None where rows are a benchmark's (they record their question) and not each of a labelled image set (``groups`` has
+    ``label``): the letters of a multiple choice are no classes.
+    """
+    labelled = all("label" in row["groups"] if row.get("groups") else "question" not in row for row in rows)
+    names = {row["gold"] for row in rows} | {row["label"] for row in rows}
+    names.discard(None)
+    return LabelSet.of(sorted(names)) if labelled and 0 < len(names) <= MOST_LABELS else None
+
+
+def _by_style(folder: Path) -> list[tuple[str, tuple[dict[str, Any], ...], int]]:
+    """(entry name, rows, rows written twice) per prompt style of predictions.jsonl, `think` first."""
+    by_style: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
+    repeated: dict[str, int] = {}
+    for row in read_jsonl(folder / "predictions.jsonl"):
+        of_style = by_style.setdefault(row["style"], {})
+        key = (row["id"], row["decoding"], row.get("sample", 0))
+        repeated[row["style"]] = repeated.get(row["style"], 0) + (key in of_style)
+        of_style[key] = row  # The last one counts, as after a resumed evaluation.
+    return [
+        (
+            f"{folder.name} ({style})" if style != "think" and "think" in by_style else folder.name,
+            tuple(by_style[style].values()),
+            repeated[style],
+        )
+        for style in sorted(by_style, key=lambda style: style != "think")
+    ]
+
+
+def _with_predictions(folder: Path) -> list[Path]:
+    """The folder itself, else the cells in it, else the phases in it."""
+    for pattern in ("predictions.jsonl", "cells/*/predictions.jsonl", "*/predictions.jsonl"):
+        if found := sorted(path.parent for path in folder.glob(pattern)):
+            return found
+    return []
+
+
+def _is_judged(row: dict[str, Any]) -> bool:
+    return row["decoding"] == "greedy" and row["gold"] is not None
+
+
+def _task_of(folder: Path) -> str:
+    """What tells whether two folders were asked the same: the task in their record, or in a cell's name."""
+    record = read_json(folder / "evaluation.json")
+    cell = record.get("cell")
+    if isinstance(cell, dict) and cell.get("task"):
+        return str(cell["task"])
+    parts = folder.name.split("--")  # <model>--<task>--<precision>--<mode>[--<reasoner>]
+    if len(parts) >= 4:
+        return parts[1]
+    task = (record.get("inputs") or {}).get("task")
+    return str(task["name"]) if isinstance(task, dict) and task.get("name") else ""
+
+
+def names_apart(folders: Sequence[Path]) -> dict[Path, str]:
+    """A name per folder: its own, with its parents' as far as that tells it from the others."""
+    for depth in range(1, 1 + max((len(folder.resolve().parts) for folder in folders), default=0)):
+        names = {folder: "/".join(folder.resolve().parts[-depth:]) for folder in folders}
+        if len(set(names.values())) == len(folders):
+            return names
+    return {folder: str(folder) for folder in folders}
+
+
+def read_run(run_root: Path, phases: Sequence[str], labels: LabelSet | None) -> list[Entry]:
+    """The entries of a run's phases, in their order."""
+    return [entry for phase in phases for entry in read_phase(run_root / phase, labels)]

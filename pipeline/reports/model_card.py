@@ -1,0 +1,164 @@
+"""The model card of a trained stage, filled from its record and its report: markdown with the metadata the Hub reads.
+
+The front matter's ``model-index`` holds the evaluation's results (the layout of Papers with Code, which
+`huggingface_hub.ModelCard` reads); what a run cannot know, such as a licence, is left for a person and said to be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import yaml
+
+from pipeline.formatting import percent
+from pipeline.reports.entries import Entry
+from pipeline.reports.table import cell, table
+
+
+def model_card(entries: Sequence[Entry], evaluations: Sequence[Mapping[str, Any]]) -> str | None:
+    """The card of the last evaluated stage as markdown; None where nothing trained has been evaluated.
+
+    Args:
+        entries: of a run or a stage, in order.
+        evaluations: evaluation.json of each, for the split; empty where there is none.
+    """
+    trained = [
+        (entry, evaluation)
+        for entry, evaluation in zip(entries, evaluations, strict=True)
+        if entry.scores and entry.record.get("algorithm") and not entry.is_baseline
+    ]
+    if not trained:
+        return None
+    entry, evaluation = trained[-1]
+    record, scores = entry.record, entry.scores
+    assert scores is not None
+    inputs = record.get("inputs") or {}
+    task = str((inputs.get("task") or {}).get("name") or "unknown")
+    split = str(((evaluation.get("inputs") or {}).get("evaluation") or {}).get("split") or "unknown")
+    lineage = _lineage(entry, entries)
+    parts = [
+        f"---\n{yaml.safe_dump(_front(entry, task, split), sort_keys=False, allow_unicode=True)}---\n",
+        f"# {cell(entry.name)}\n",
+        f"A small vision-language model trained with CLGRPO (arXiv 2506.18048): {' → '.join(map(cell, lineage))}.\n",
+        "## Use\n",
+        "It answers one question about one picture"
+        + (
+            " as `<think>…</think>` `<answer>…</answer>`"
+            if scores["style"] == "think"
+            else " with the bare label and nothing else"
+        )
+        + ". Ask it exactly as below; it was trained on no other prompt.\n",
+        f"```text\n{_prompt(entry)}\n```\n",
+        "## Evaluation\n",
+        f"{scores['n']} rows of `{cell(split)}` of task `{cell(task)}`, greedy decoding, 95 % intervals. An answer that "
+        f"cannot be read is wrong ({scores['unparsable']['n']} rows).\n",
+        table(["metric", "value, %"], [[name, _shown(rate)] for name, _, rate in _metrics(scores)]),
+        *_classes(scores),
+        "## Training\n",
+        table(["setting", "value"], _settings(record)),
+        "## Limits\n",
+        "- The intervals cover the rows drawn for evaluation, not the luck of the seed trained with.\n"
+        "- Chains of thought were verified by their answer, not by a person; a right answer may stand below a wrong reason.\n"
+        f"{_agreement(scores)}"
+        "- The epsilons of ClipLow are our reading of the paper, which publishes none.\n",
+        "## Licence\n",
+        "That of the base model and of the data; a run does not know it. Add `license:` above before you publish.\n",
+    ]
+    return "\n".join(parts)
+
+
+def _front(entry: Entry, task: str, split: str) -> dict[str, Any]:
+    record, scores = entry.record, entry.scores or {}
+    model = ((record.get("inputs") or {}).get("model") or {}).get("name_or_path")
+    results = [
+        {"type": kind, "name": name, "value": round(100 * rate["value"], 2)}
+        for name, kind, rate in _metrics(scores)
+        if rate["value"] is not None
+    ]
+    return {
+        "library_name": "transformers",
+        "pipeline_tag": "image-text-to-text",
+        "tags": ["clgrpo", str(record["algorithm"])],
+        **({"base_model": model} if isinstance(model, str) and not model.startswith(("/", ".")) else {}),
+        "model-index": [
+            {
+                "name": entry.name,
+                "results": [
+                    {
+                        "task": {"type": "image-text-to-text", "name": task},
+                        "dataset": {"name": task, "type": task, "split": split},
+                        "metrics": results,
+                    }
+                ],
+            }
+        ],
+    }
+
+
+def _metrics(scores: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+    """(name, the Hub's type, rate) of what a card states."""
+    found = [("Accuracy", "accuracy", scores["accuracy"])]
+    if "macro avg" in scores:
+        macro, balanced = scores["macro avg"], scores["balanced_accuracy"]
+        f1 = {"value": macro["f1-score"], "low": macro["f1-score_low"], "high": macro["f1-score_high"]}
+        found += [("Macro-F1", "f1", f1), ("Macro recall (balanced accuracy)", "recall", balanced)]
+    return [*found, ("Well-formed answers", "format", scores["format"])]
+
+
+def _shown(rate: Mapping[str, Any]) -> str:
+    return f"{percent(rate['value'])} [{percent(rate['low'])}, {percent(rate['high'])}]"
+
+
+def _classes(scores: Mapping[str, Any]) -> list[str]:
+    if "per_class" not in scores:
+        return []
+    rows = [
+        [cell(name), percent(row["precision"]), percent(row["recall"]), percent(row["f1-score"]), str(row["support"])]
+        for name, row in scores["per_class"].items()
+    ]
+    return [table(["class", "precision, %", "recall, %", "F1, %", "rows"], rows)]
+
+
+def _settings(record: Mapping[str, Any]) -> list[list[str]]:
+    trainer, versions = record.get("trainer") or {}, record.get("versions") or {}
+    named = {
+        "algorithm": record.get("algorithm"),
+        "started from": record.get("init_from"),
+        "steps": record.get("steps"),
+        "rows": record.get("rows"),
+        "rewards": ", ".join(record.get("reward_funcs") or ()) or None,
+        "learning rate": trainer.get("learning_rate"),
+        "epsilon (low)": (record.get("clip") or {}).get("epsilon"),
+        "epsilon_high": (record.get("clip") or {}).get("epsilon_high"),
+        "seed": record.get("seed"),
+        "commit": record.get("commit"),
+        "versions": ", ".join(
+            f"{name} {versions[name]}" for name in ("torch", "transformers", "trl") if name in versions
+        ),
+        "sha256 of the weights": record.get("weights"),
+    }
+    return [[name, cell(str(value))] for name, value in named.items() if value not in (None, "")]
+
+
+def _lineage(entry: Entry, entries: Sequence[Entry]) -> list[str]:
+    """The phases from the first to this one, as far as the entries know them."""
+    by_phase = {other.phase: other for other in entries}
+    line = [entry.phase]
+    while (parent := str(by_phase[line[0]].record.get("init_from") or "")) and parent not in line:
+        line.insert(0, parent)
+        if parent not in by_phase:
+            break
+    return line
+
+
+def _prompt(entry: Entry) -> str:
+    """The text that was asked, in which no fence can end the block."""
+    return str(entry.greedy[0].get("prompt") or "").replace("```", "'''")
+
+
+def _agreement(scores: Mapping[str, Any]) -> str:
+    said = scores.get("agreement") or {}
+    if not said.get("n"):
+        return ""
+    return f"- In {percent(said['value'])} % of the parsed rows the reasoning ends on the label that is answered.\n"

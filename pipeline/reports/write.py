@@ -1,0 +1,211 @@
+"""Reports: per-class numbers and their reading, for one phase, for a whole run, for any folders, and for runs side by side.
+
+`pipeline.metrics` computes, `entries` and `summary` gather, `report_tables` says what the tables hold, `svg_charts` and
+`png_charts` draw, `page` and `markdown` lay out; this file
+writes. The same input gives the same bytes. No torch; nothing heavy is imported before the first call.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.files import read_json, write_atomic, write_json
+from pipeline.formatting import printable
+from pipeline.reports import png_charts, svg_charts
+from pipeline.reports.compare import NO_TESTS, SPREAD, Comparison, compare, gather
+from pipeline.reports.completions_page import write_completions_page
+from pipeline.reports.entries import Entry, read_folders, read_phase, read_run
+from pipeline.reports.markdown import NOTES, markdown, summary_table
+from pipeline.reports.model_card import model_card
+from pipeline.reports.page import page, render
+from pipeline.reports.prediction_browser import browser
+from pipeline.reports.report_tables import tables
+from pipeline.reports.summary import read_cot, summarise
+from pipeline.reports.table import files
+from pipeline.scoring.labels import LabelSet
+
+__all__ = [
+    "compare",
+    "summary_table",
+    "write_comparison",
+    "write_folder_report",
+    "write_run_report",
+    "write_stage_report",
+]
+
+
+def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = None) -> Path:
+    """Write `phase_dir`/report/ from its predictions.jsonl: index.html, metrics.json, report.md, tables/, two png, model card.
+
+    Args:
+        phase_dir: a phase's folder, with predictions.jsonl and usually stage.json and metrics.jsonl.
+        labels: the task's closed list of answers.
+        title: the heading; the folder's name when None.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        UserError: when there is no prediction to report.
+    """
+    write_completions_page(phase_dir)
+    entries = read_phase(phase_dir, labels)
+    if not any(entry.scores for entry in entries):
+        raise UserError(
+            f"{phase_dir / 'predictions.jsonl'} holds no greedy prediction; run python -m stages.evaluate for it"
+        )
+    summary = summarise(printable(title or phase_dir.name), entries, labels.names, None)
+    scores = {entry.name: entry.scores for entry in entries}
+    folder = phase_dir / "report"
+    write_json(folder / "metrics.json", {"phase": phase_dir.name, "entries": scores, "warnings": summary["warnings"]})
+    write_atomic(folder / "report.md", markdown(summary, full=True))
+    drawn = {"per_class": png_charts.per_class(entries, labels.names), "confusion": png_charts.confusion(entries)}
+    return _write(folder, summary, entries, drawn, phase_dir.parent)
+
+
+def write_run_report(run_root: Path, phases: Sequence[str], labels: LabelSet, title: str | None = None) -> Path:
+    """Write `run_root`/report/: index.html, summary.md, summary.json, tables/, every chart as png, and a model card.
+
+    Args:
+        run_root: the run's folder.
+        phases: phase names in the order of the tables; those without predictions are shown as not run.
+        labels: the task's closed list of answers.
+        title: the heading; the run folder's name when None.
+
+    Returns:
+        The path of index.html.
+    """
+    for phase in phases:
+        write_completions_page(run_root / phase)
+    entries = read_run(run_root, phases, labels)
+    cot = read_cot(run_root)
+    summary = summarise(printable(title or run_root.name), entries, labels.names, cot)
+    folder = run_root / "report"
+    write_json(folder / "summary.json", summary)
+    write_atomic(folder / "summary.md", markdown(summary))
+    drawn = {
+        "accuracy": png_charts.accuracy(entries),
+        "per_class": png_charts.per_class(entries, labels.names),
+        "confusion": png_charts.confusion(entries),
+        "curves": png_charts.curves(entries),
+        "clip": png_charts.clip(entries),
+        "cot": png_charts.cot(cot),
+    }
+    return _write(folder, summary, entries, drawn, run_root)
+
+
+def write_folder_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+    """Write a report of any folders with predictions.jsonl (or with cells or phases that have one), without a configuration.
+
+    Labels are taken from the rows, see `report_entries.labels_of`.
+
+    Args:
+        folders: what to report, in the order of the tables.
+        out: where to; ``report/`` in the folder, or in what several have in common, when None.
+
+    Returns:
+        The path of index.html.
+
+    Raises:
+        UserError: naming every folder that has nothing to report.
+    """
+    entries = read_folders(folders)
+    root = Path(os.path.commonpath([folder.resolve() for folder in folders]))
+    names = list(dict.fromkeys(name for entry in entries for name in (entry.scores or {})["labels"] or ()))
+    summary = summarise(printable(root.name), entries, names, None)
+    folder = out or (folders[0] if len(folders) == 1 else root) / "report"
+    write_json(folder / "summary.json", summary)
+    write_atomic(folder / "summary.md", markdown(summary))
+    return _write(folder, summary, entries, {}, root)
+
+
+def write_comparison(run_roots: Sequence[Path], out: Path) -> Path:
+    """Compare runs on a page: index.html, compare.md and tables/ in the folder `out`; the page alone where it ends in .html,
+    markdown alone where it ends in .md.
+
+    Its browser shows the last entry that all runs have.
+
+    Returns:
+        The path of what a person opens.
+
+    Raises:
+        UserError: as `compare.gather`.
+    """
+    if out.suffix == ".md":
+        write_atomic(out, compare(run_roots))
+        return out
+    found = gather(run_roots)
+    folder, page_path = (out.parent, out) if out.suffix == ".html" else (out, out / "index.html")
+    if folder is out:
+        write_atomic(folder / "compare.md", compare(run_roots))
+        for table in (*found.numbers, *([found.tests] if found.tests else [])):
+            for name, text in files(table).items():
+                write_atomic(folder / "tables" / name, text)
+    write_atomic(page_path, _comparison_page(found, run_roots, folder))
+    return page_path
+
+
+def _comparison_page(found: Comparison, run_roots: Sequence[Path], folder: Path) -> str:
+    common = [name for name in found.entries[found.runs[0]] if all(name in of for of in found.entries.values())]
+    shown = [dataclasses.replace(found.entries[run][common[-1]], name=run, task="") for run in found.runs if common]
+    turns = {run: (3, 5, 6, 1, 7, 2, 4, 0)[place % svg_charts.SERIES] for place, run in enumerate(found.runs)}
+    rows = [
+        (f"{run}, {name}" if len(common) > 1 else run, turns[run], entry.scores)
+        for name in common
+        for run in found.runs
+        if (entry := found.entries[run][name]).scores
+    ]
+    return render(
+        "compare.html.jinja",
+        browser(shown, run_roots[0], folder),
+        title=" and ".join(found.runs) if len(found.runs) == 2 else f"{len(found.runs)} runs side by side",
+        lead=f"{len(found.runs)} runs, each tested against {found.runs[0]}"
+        + (f". Predictions: {common[-1]}." if common else "."),
+        warnings=_uncommon(found),
+        chart=svg_charts.intervals(
+            [
+                (name, colour, [scores["accuracy"], *([scores["sample"]["accuracy"]] if scores["sample"] else [])])
+                for name, colour, scores in rows
+            ]
+        ),
+        settings=[{"name": name, "text": text} for name, text in found.settings],
+        numbers=found.numbers,
+        tables={"tests": found.tests} if found.tests else {},
+        spread=SPREAD,
+        no_tests=NO_TESTS,
+        notes=NOTES,
+    )
+
+
+def _uncommon(found: Comparison) -> list[dict[str, str]]:
+    """A warning per test on fewer rows than its runs answered."""
+    rows = found.tests.rows if found.tests else ()
+    partly = [row for row in rows if isinstance(row["rows"], str)]
+    return [
+        {"entry": f"{row['runs']}, {row['stage']}", "level": "warning", "text": f"tested on {row['rows']} rows."}
+        for row in partly
+    ]
+
+
+def _write(
+    folder: Path, summary: Mapping[str, Any], entries: list[Entry], drawn: Mapping[str, bytes | None], root: Path
+) -> Path:
+    """What all reports share: tables, png, the model card and, last, the page."""
+    made = tables(summary, entries)
+    for table in made.values():
+        for name, text in files(table).items():
+            write_atomic(folder / "tables" / name, text)
+    for name, png in drawn.items():
+        if png:
+            write_atomic(folder / f"{name}.png", png)
+    if card := model_card(entries, [read_json(root / entry.phase / "evaluation.json") for entry in entries]):
+        write_atomic(folder / "model_card.md", card)
+    examples = [row_id for row in getattr(made.get("confused"), "rows", ()) for row_id in row["examples"]]
+    data = browser(entries, root, folder, first=examples)
+    write_atomic(folder / "index.html", page(summary, entries, made, data, NOTES))
+    return folder / "index.html"

@@ -1,0 +1,1 @@
+"""A phase on disk and what may follow from it."""

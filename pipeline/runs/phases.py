@@ -1,0 +1,151 @@
+"""The phases of a run, in order, and what each depends on, so that a finished one is skipped only while it still holds."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pipeline.config.derived import deepspeed_file, world_size
+from pipeline.config.loader import CONFIGS, to_plain
+from pipeline.config.schema import BASELINE, BEST, RunConfig, split_parent
+from pipeline.files import differences, file_digest
+from pipeline.run_dir import BASE, COT, RunDir
+
+
+def phase_names(config: RunConfig) -> list[str]:
+    """cot, base, the baseline and the stages: those this run has, in the order they run."""
+    cot = [COT] if config.cot is not None else []
+    baseline = [BASELINE] if config.baseline is not None else []
+    return [*cot, BASE, *baseline, *config.stages]
+
+
+def trained_phases(config: RunConfig) -> list[str]:
+    """The phases that hold a model, in order."""
+    return [name for name in phase_names(config) if name != COT]
+
+
+def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
+    """The part of the configuration a phase's result depends on, recorded in its record and compared when it is run again.
+
+    Not in it: names of folders, where and how fast teachers are asked, evaluation settings, gates, the number of processes
+    used for evaluation, whether prompts are shared, which changes no more than the rounding.
+    """
+    plain = to_plain(config)
+    common = {"task": plain["task"], "seed": config.seed}
+    if name == COT:
+        assert config.cot is not None
+        cot = {key: value for key, value in plain["cot"].items() if key not in _ASKING}
+        reader = config.cot.cross_check.teacher if config.cot.cross_check else None
+        names = [*config.cot.teachers, *([reader] if reader else [])]
+        return {**common, "cot": cot, "teachers": {name: _teacher(name) for name in names}}
+    model = plain["model"]
+    if name == BASE:
+        keys = ["name_or_path", "revision", "tiny", "trust_remote_code", "processor"]
+        return {**common, "model": {key: model[key] for key in keys}}
+    trained = {key: model[key] for key in ("dtype", "attn_implementation", "peft", "quantization")}
+    if model["processor"]:
+        trained["processor"] = model["processor"]
+    deepspeed = deepspeed_file(config)
+    launch = {
+        "num_processes": world_size(config),  # As resolved: a trainer's state cannot be split over another number.
+        "deepspeed": deepspeed.read_text() if deepspeed else None,
+    }
+    stage = {key: value for key, value in to_plain(config.stage(name)).items() if key not in _SAME_WEIGHTS}
+    return {**common, "model": trained, "stage": stage, "launch": launch}
+
+
+_SAME_WEIGHTS = ("gate", "shared_prefix")
+"""Keys of a stage that change nothing it learns."""
+_ASKING = ("concurrency", "endpoints", "min_rows", "min_rows_per_class")
+"""Keys of the cot block that say where and how fast teachers are asked or when a build fails, and change no row."""
+TRANSPORT = ("base_urls", "api_key_env", "timeout", "retries", "patience", "concurrency", "serve")
+"""Keys of a teacher's file that say where, how fast and with what patience it is asked, and change no reply."""
+SERVED_AS = ("quantization", "dtype", "mm-processor-kwargs", "hf-overrides", "chat-template")
+"""Flags of a teacher's `serve` block that do change its replies."""
+
+
+def _teacher(name: str) -> Any:
+    path = CONFIGS / "teachers" / f"{name}.yaml"
+    settings = yaml.safe_load((path if path.is_file() else Path(name)).read_text())
+    served_as = {flag: value for flag, value in (settings.get("serve") or {}).items() if flag in SERVED_AS}
+    own = {key: value for key, value in settings.items() if key not in TRANSPORT}
+    return {**own, **({"serve": served_as} if served_as else {})}
+
+
+def _edited_prompts(record: dict[str, Any]) -> list[str]:
+    """Prompts that were another text when the rows were asked for."""
+    folder = CONFIGS.parent / "cot_builder" / "prompts"
+    files = {name: folder / f"{name}.jinja" for name in record.get("prompts", {})}
+    return [
+        f"the prompt {name} was edited"
+        for name, file in files.items()
+        if file.is_file() and file_digest(file) != record["prompts"][name]["digest"]
+    ]
+
+
+def evaluation_inputs(config: RunConfig) -> dict[str, Any]:
+    """What the predictions of a phase depend on beside its weights."""
+    plain = to_plain(config)
+    model = {key: plain["model"][key] for key in ("dtype", "attn_implementation", "processor")}
+    return {"task": plain["task"], "seed": config.seed, "evaluation": plain["evaluation"], "model": model}
+
+
+def parent_of(config: RunConfig, name: str) -> str | None:
+    """The phase a stage starts from; None for cot and base."""
+    if name in (COT, BASE):
+        return None
+    init_from = split_parent(config.stage(name).init_from)[0]
+    return BASE if init_from == BASE else config.stage_name(init_from)
+
+
+def parent_weights(config: RunConfig, run: RunDir, name: str) -> str | None:
+    """The recorded digest of the weights a stage starts from: its parent's last ones, or its best."""
+    parent = parent_of(config, name)
+    assert parent is not None, f"{name} has no parent"
+    record = run.record(parent) or {}
+    return (record.get(BEST) or {} if split_parent(config.stage(name).init_from)[1] == BEST else record).get("weights")
+
+
+def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
+    """The record of a stage that is about to train: what it depends on, so that a change is noticed when it goes on."""
+    stage = config.stage(name)
+    parent = parent_of(config, name)
+    return {
+        "status": "running",
+        "phase": name,
+        "algorithm": stage.algorithm,
+        "init_from": parent,
+        "inputs": phase_inputs(config, name),
+        "parent_weights": parent_weights(config, run, name),
+        "data_digest": (run.record(COT) or {}).get("data_digest") if stage.data == "cot" else None,
+        "reward_funcs": stage.reward_funcs,
+        "seed": config.seed,
+    }
+
+
+OTHER_ROWS = "the CoT rows are other rows now"
+
+
+def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None:
+    """Why a phase that was begun or finished no longer holds: [] when it does, None when it was not begun.
+
+    A phase goes stale when its part of the configuration changed, or when what it was made from (parent weights, CoT rows)
+    did.
+    """
+    record = run.record(name)
+    if record is None:
+        return None
+    reasons = differences(record.get("inputs"), json.loads(json.dumps(phase_inputs(config, name), default=str)))
+    if name == COT:
+        reasons += _edited_prompts(record)
+    parent = parent_of(config, name)
+    if parent and parent_weights(config, run, name) != record.get("parent_weights"):
+        reasons.append(f"its parent {parent} now has other weights")
+    if name != COT and record.get("data_digest"):
+        made = (run.record(COT) or {}).get("data_digest")
+        if made != record["data_digest"]:
+            reasons.append(OTHER_ROWS)
+    return reasons

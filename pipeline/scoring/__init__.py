@@ -1,0 +1,1 @@
+"""From a text to a verdict: the grammar and the judges, pure."""

@@ -1,0 +1,57 @@
+"""Judges: from a model's text to an answer and whether it is right. Pure functions, one file per rule."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from pipeline.scoring.multiple_choice import Stated, stated_choice
+from pipeline.scoring.response import Malformed, parse
+from pipeline.types import Judgement, Question
+
+
+def judged(completion: str, style: str, read: Callable[[str], Judgement]) -> Judgement:
+    """Judge a completion: the whole of it in direct style, the <answer> part in think style.
+
+    Args:
+        completion: untrusted text. style: one of `pipeline.tasks.PROMPT_STYLES`. A think completion that breaks the grammar
+        is unparsable, with the broken rule as
+            reason; no benchmark's guess replaces it, since the grammar is ours.
+        read: the benchmark's rule.
+    """
+    if style == "direct":
+        return read(completion)
+    response = parse(completion)
+    if isinstance(response, Malformed):
+        return Judgement(None, False, response.reason)
+    return dataclasses.replace(read(response.answer), think=response.think)
+
+
+def chosen(question: Question, stated: Stated) -> Judgement:
+    """A reading of a multiple-choice answer, held against the gold letter; without one it is never right."""
+    return Judgement(stated.letter, stated.letter is not None and stated.letter == question.answer, stated.reason)
+
+
+def judge_choice(question: Question, completion: str, style: str) -> Judgement:
+    """The judge of benchmarks whose options are read by `stated_choice` alone."""
+    return judged(completion, style, lambda text: chosen(question, stated_choice(text, question.options)))
+
+
+def even_chance(question: Question) -> float:
+    """What guessing at random earns: one in the number of options, nothing on an open question."""
+    return 1 / len(question.options) if question.options else 0.0
+
+
+def accuracy(rows: Iterable[Mapping[str, Any]]) -> float | None:
+    """Share of right rows in percent, unparsable ones counted as wrong; None of no rows."""
+    right = [bool(row["correct"]) for row in rows]
+    return 100 * sum(right) / len(right) if right else None
+
+
+def accuracies(rows: Sequence[Mapping[str, Any]], group: str) -> dict[str, float]:
+    """Accuracy in percent of every value a group has, in the order of their names."""
+    split: dict[str, list[Mapping[str, Any]]] = {}
+    for row in rows:
+        split.setdefault(str(row["groups"].get(group, "")), []).append(row)
+    return {name: 100 * sum(bool(row["correct"]) for row in split[name]) / len(split[name]) for name in sorted(split)}

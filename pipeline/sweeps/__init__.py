@@ -1,0 +1,1 @@
+"""Sweeps of models: plan, memory, results, page."""

@@ -1,0 +1,254 @@
+"""What a sweep found, from its cells' folders alone: one row per cell, groups, and tests between the cells of a task.
+
+A row is a plain dict in the order of `COLUMNS`. The same folders give the same results, byte for byte; only `TIMED` columns
+differ between two sweeps that ask the same.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import combinations
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells
+from pipeline.files import read_jsonl
+from pipeline.metrics.intervals import clustered_rate
+from pipeline.metrics.paired_tests import holm, paired
+from pipeline.metrics.power import minimum_detectable_difference
+
+EVALUATION, FAILURE, PREDICTIONS = "evaluation.json", "failure.json", "predictions.jsonl"
+TIMED = (
+    "memory_measured_mb",
+    "memory_error",
+    "seconds",
+    "rows_per_second",
+    "latency_p50_s",
+    "latency_p95_s",
+)
+"""Columns of a measurement, which no two runs share."""
+COLUMNS = (
+    *("model", "task", "precision", "mode", "reasoner", "status", "n", "correct", "accuracy", "accuracy_low", "accuracy_high"),
+    *("chance", "official_score", "official_value", "unparsable", "guessed", "truncated", "tokens", "unusable_rows"),
+    "memory_estimated_mb",
+    *TIMED,
+    *("versions", "reason", "cell"),
+)  # fmt: skip
+GROUP_COLUMNS = ("model", "task", "precision", "mode", "reasoner", "group", "value", "n", "correct", "accuracy",
+                 "accuracy_low", "accuracy_high")  # fmt: skip
+_REASON = 300
+"""Most characters of a failure's last line in a table; failure.json has all."""
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What is known of a cell before it is asked: bytes it should need, and why it is not started, if it is not."""
+
+    bytes: int | None = None
+    refused: str | None = None
+
+
+@dataclass
+class Cells:
+    """Reads cells, and reads a predictions file again only when it has changed."""
+
+    config: LabConfig
+    planned: Mapping[str, Planned] = field(default_factory=dict)
+    _read: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = field(default_factory=dict)
+
+    def record(self, cell: Cell) -> dict[str, Any] | None:
+        """A cell's evaluation.json, complete or not; None before it is begun."""
+        return _json(cell_folder(self.config, cell) / EVALUATION)
+
+    def failure(self, cell: Cell) -> dict[str, Any] | None:
+        """How a cell's last attempt failed; None when it did not."""
+        return _json(cell_folder(self.config, cell) / FAILURE)
+
+    def answers(self, cell: Cell) -> list[dict[str, Any]]:
+        """The greedy rows of a cell, of each no more than the tables and tests need."""
+        path = cell_folder(self.config, cell) / PREDICTIONS
+        if not path.exists():
+            return []
+        status = os.stat(path)
+        stamp = (status.st_size, status.st_mtime_ns)
+        if path not in self._read or self._read[path][0] != stamp:
+            self._read[path] = (stamp, [_light(row) for row in read_jsonl(path) if row["decoding"] == "greedy"])
+        return self._read[path][1]
+
+    def row(self, cell: Cell) -> dict[str, Any]:
+        """One line of the table."""
+        record, failure, planned = self.record(cell), self.failure(cell), self.planned.get(cell.id, Planned())
+        names = _names(cell)
+        status, reason = "pending", None
+        complete = record is not None and record.get("status") == "complete" and not failure
+        if complete:
+            status = "complete"
+        elif failure:  # Also of a complete cell whose worker then found that what it depends on has changed.
+            status, reason = "failed", failure.get("reason", "")[:_REASON]
+        elif planned.refused:
+            status, reason = "refused", planned.refused
+        elif record:
+            status = "interrupted"
+        row = dict.fromkeys(COLUMNS) | names | {"status": status, "reason": reason, "cell": cell.id}
+        row["memory_estimated_mb"] = _mb(planned.bytes)
+        if complete and record is not None:
+            row |= _figures(record, self.answers(cell), planned)
+        return row
+
+    def groups(self, cell: Cell) -> list[dict[str, Any]]:
+        """One line per group of a complete cell's rows, such as task Count or source COCO."""
+        found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+        for row in self.answers(cell):
+            for group, value in row["groups"].items():
+                found[group, str(value)].append(row)
+        return [
+            {**_names(cell), "group": group, "value": value, **_rate(rows)}
+            for (group, value), rows in sorted(found.items())
+        ]
+
+
+def results(known: Cells) -> dict[str, Any]:
+    """All of it: ``cells``, ``groups``, and per task the ``pairs`` of its complete cells."""
+    every = cells(known.config)
+    rows = [known.row(cell) for cell in every]
+    complete = [cell for cell, row in zip(every, rows, strict=True) if row["status"] == "complete"]
+    return {
+        "name": known.config.name,
+        "cells": rows,
+        "counts": dict(Counter(row["status"] for row in rows)),
+        "groups": [line for cell in complete for line in known.groups(cell)],
+        "pareto": {task: pareto([row for row in rows if row["task"] == task]) for task in known.config.tasks},
+        "pairs": {task: _pairs(known, [cell for cell in complete if cell.task == task]) for task in known.config.tasks},
+    }
+
+
+def memory_of(row: Mapping[str, Any]) -> float | None:
+    """Megabytes a cell took, or should take where that was not measured."""
+    measured: float | None = row["memory_measured_mb"]
+    return measured if measured is not None else row["memory_estimated_mb"]
+
+
+def pareto(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The complete cells of one task that no other beats: none is as accurate with less memory, or more accurate with as much.
+
+    By memory, the smallest first. Of cells equal in both all are given.
+    """
+    points = [
+        (memory, -row["accuracy"], row["cell"])
+        for row in rows
+        if row["status"] == "complete" and (memory := memory_of(row)) is not None
+    ]
+    front: list[tuple[float, float, str]] = []
+    for point in sorted(points):
+        if not front or point[1] < front[-1][1] or point[:2] == front[-1][:2]:
+            front.append(point)
+    return [cell for _, _, cell in front]
+
+
+def _pairs(known: Cells, compared: Sequence[Cell]) -> dict[str, Any]:
+    """McNemar's test between all pairs of cells of one task, corrected by Holm over them all."""
+    found = []
+    for a, b in combinations(compared, 2):
+        test = paired(known.answers(a), known.answers(b))
+        found.append({"a": a.id, "b": b.id, **test})
+    tested = [pair for pair in found if pair["p"] is not None]
+    for pair, p in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
+        pair["p_holm"] = p
+    discordant = median([(pair["only_a"] + pair["only_b"]) / pair["n"] for pair in tested]) if tested else 0.0
+    n = min((pair["n"] for pair in tested), default=0)
+    alpha = 0.05 / max(len(tested), 1)
+    return {
+        "cells": [cell.id for cell in compared],
+        "n": n,
+        "pairs": found,
+        "detectable": {
+            "difference": minimum_detectable_difference(n, discordant, alpha),
+            "n": n,
+            "discordant": discordant,
+            "alpha": alpha,
+            "power": 0.8,
+        },
+    }
+
+
+def _figures(record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], planned: Planned) -> dict[str, Any]:
+    """The columns that only a complete cell has. Every row stays in n."""
+    figures = _rate(answers)
+    official = record.get("official") or {}
+    name = next(iter(official), None)
+    measured = record.get("peak_memory_bytes")
+    return figures | {
+        "chance": _rounded(record.get("chance")),
+        "official_score": name,
+        "official_value": _rounded(official[name]) if name is not None else None,
+        "unparsable": sum(not row["parsed"] for row in answers),
+        "guessed": sum(row["guessed"] for row in answers),
+        "truncated": sum(row["truncated"] for row in answers),
+        "tokens": sum(row["tokens"] for row in answers),
+        "unusable_rows": sum((record.get("problems") or {}).values()),
+        "memory_measured_mb": _mb(measured),
+        "memory_error": _rounded(planned.bytes / measured - 1) if planned.bytes and measured else None,
+        **{key: _rounded(record.get(key)) for key in TIMED[2:]},
+        "versions": _versions(record.get("versions") or {}),
+    }
+
+
+def _versions(found: Mapping[str, Any]) -> str:
+    """Packages as ``name=version``; a record may hold them among the rest of its provenance."""
+    packages = found.get("versions", found)
+    return " ".join(f"{name}={version}" for name, version in sorted(packages.items()) if isinstance(version, str))
+
+
+def _names(cell: Cell) -> dict[str, Any]:
+    return {
+        "model": cell.model,
+        "task": cell.task,
+        "precision": cell.precision,
+        "mode": cell.mode,
+        "reasoner": cell.reasoner,
+    }
+
+
+def _rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many of them are right, with an interval that knows which rows share a picture."""
+    found = clustered_rate([row["correct"] for row in rows], [row["cluster"] for row in rows])
+    interval = {"accuracy_low": _rounded(found["low"]), "accuracy_high": _rounded(found["high"])}
+    return {"n": found["n"], "correct": found["count"], "accuracy": _rounded(found["value"]), **interval}
+
+
+def _light(row: Mapping[str, Any]) -> dict[str, Any]:
+    """What tables and paired tests read of a row; `label` and `gold` say no more than whether it is right."""
+    return {
+        "id": row["id"],
+        "decoding": "greedy",
+        "correct": bool(row["correct"]),
+        "label": bool(row["correct"]),
+        "gold": True,
+        "parsed": row.get("label") is not None,
+        "guessed": row.get("guessed") is not None,
+        "truncated": bool(row.get("truncated")),
+        "tokens": row.get("completion_tokens") or 0,
+        "groups": row.get("groups") or {},
+        "cluster": row.get("cluster") or "",
+    }
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    try:
+        read = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):  # Not JSON: torn by something else, so it says nothing.
+        return None
+    return read if isinstance(read, dict) else None
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def _mb(number: int | None) -> float | None:
+    return None if number is None else round(number / 1e6, 1)

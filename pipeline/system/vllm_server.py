@@ -1,0 +1,119 @@
+"""vLLM servers, as the CoT builder and the rollouts of GRPO start and end them: command, environment, health, end.
+
+On a machine without an NVIDIA GPU the command gets what vLLM's CPU build needs. Nothing of vLLM is imported here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from pipeline.system.processes import child_environment
+
+STOP_SECONDS = 20
+LAST_LINES = 25
+CPU_ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",  # Two threads on busy cores are many times slower.
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+CPU_FLAGS: dict[str, object] = {
+    "dtype": "float32",
+    "enforce-eager": True,
+    # A prompt that is taken in in parts moves its sampling seed back, which vLLM 0.31 cannot do on a CPU: the server dies.
+    "no-enable-chunked-prefill": True,
+    "kv-cache-memory-bytes": 268435456,
+}
+CPU_SITE = Path(__file__).resolve().parent / "cpu_site"
+"""On the PYTHONPATH of vLLM's processes on a CPU: the cure for torchvision on a CPU-only torch, which each of them needs."""
+_GPU_ONLY = ("gpu-memory-utilization",)
+_OF_THE_COMMAND = ("--headless", "--api-server-count", "--data-parallel", "-dp")
+"""Flags that only `vllm serve` acts on, or acts on better: it starts an API process per replica."""
+
+
+def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str], *, cpu: bool) -> list[str]:
+    """The words of the server's command.
+
+    Args:
+        model: hub id or folder.
+        flags: vLLM flags; True is a bare flag, a mapping or list is written as JSON.
+        extra: words the user adds; they come last, so they win.
+        cpu: whether vLLM runs on a CPU, where it needs other flags.
+    """
+    if cpu:
+        flags = {**CPU_FLAGS, **{name: value for name, value in flags.items() if name not in _GPU_ONLY}}
+    words = []
+    for name, value in flags.items():
+        if value is False or value is None:
+            continue
+        words.append(f"--{name}")
+        if value is not True:
+            words.append(json.dumps(value) if isinstance(value, dict | list) else str(value))
+    words += extra
+    # Modules, not the `vllm` command: it need not be on the PATH, and that of the CPU build does not start.
+    if not cpu and any(word.startswith(_OF_THE_COMMAND) for word in words):
+        return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, *words]
+    return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *words]
+
+
+def serve_environment(*, cpu: bool, **more: str) -> dict[str, str]:
+    """The environment of a server: ours, on a CPU with what vLLM needs there."""
+    environment = child_environment(**more)
+    if not cpu:
+        return environment
+    path = os.pathsep.join([str(CPU_SITE), environment["PYTHONPATH"]])
+    return {**CPU_ENVIRONMENT, **environment, "PYTHONPATH": path}
+
+
+def open_url(url: str | urllib.request.Request, timeout: float) -> urllib.request._UrlopenRet:
+    """Ask an address directly: a proxy of the environment knows nothing of this machine or its neighbours."""
+    return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
+
+
+def answers(url: str) -> bool:
+    """Whether a server's /health says that it is ready."""
+    try:
+        with open_url(url, timeout=5) as answer:
+            return bool(answer.status == 200)
+    except (OSError, http.client.HTTPException):
+        return False
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def end_of(log: Path, lines: int = LAST_LINES) -> str:
+    """The last lines of a log; one alone stands without the log's name."""
+    text = log.read_text(errors="replace").rstrip().splitlines()[-lines:]
+    return "".join(text) if lines == 1 else "\n".join([f"the end of {log}:", *text])
+
+
+def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
+    """End servers, each the leader of a session, and what they started; a second Ctrl-C does not keep this from happening."""
+    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
+    for process in processes:
+        process.terminate()
+    deadline = time.monotonic() + STOP_SECONDS
+    for process in processes:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.0, deadline - time.monotonic()))
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    for number, handler in before.items():
+        signal.signal(number, handler)

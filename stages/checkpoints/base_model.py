@@ -1,0 +1,58 @@
+"""The model a run starts from: a checkpoint, found or downloaded, or a tiny one made from scratch; and its record."""
+
+from __future__ import annotations
+
+from pipeline.config.families import REFUSED, model_type, tiny_families
+from pipeline.data.load import load_task
+from pipeline.errors import UserError
+from pipeline.files import write_json
+from pipeline.run_dir import BASE, COT
+from pipeline.runs.handover import file_digests, weights_of
+from pipeline.runs.phases import phase_inputs
+from pipeline.runs.provenance import provenance
+from stages.models.hub import locate
+from stages.processes.console import say
+from stages.processes.work import Work
+
+
+def make(work: Work) -> None:
+    """Build or locate the model in this process and write its record."""
+    config, run = work.config, work.run
+    tiny = config.model.name_or_path is None
+    if tiny:
+        from pipeline.data.conversations import tokenizer_texts
+        from stages.models.tiny import build_tiny
+
+        folder = run.final(BASE)
+        texts = tokenizer_texts(load_task(config.task, run.cache), run.cot if config.cot else None)
+        build_tiny(folder, config.model.tiny, texts, config.seed)
+    else:
+        folder = locate(config.model)
+        family = model_type(folder)
+        if family in REFUSED:
+            raise UserError(f"model.name_or_path: {config.model.name_or_path!r} is a {family}: {REFUSED[family]}")
+        if family not in tiny_families():
+            say(f"base: no test trains the family {family}; docs/families.md lists those that are trained")
+    files = file_digests(folder)
+    weights = weights_of(files)
+    if weights is None:
+        raise UserError(
+            f"model.name_or_path: {config.model.name_or_path!r} has no *.safetensors; only safetensors are read"
+        )
+    from stages.checkpoints.verify import unfit
+
+    problems = unfit(folder, config, load_task(config.task, run.cache))
+    if problems:
+        raise UserError([f"base: {folder}: {problem}" for problem in problems])
+    record = {
+        "status": "complete",
+        "phase": BASE,
+        "checkpoint": "final" if tiny else str(folder.resolve()),
+        "weights": weights,
+        "files": files,
+        "inputs": phase_inputs(config, BASE),
+        "data_digest": (run.record(COT) or {}).get("data_digest") if tiny and config.cot else None,
+        "seed": config.seed,
+        **provenance(),
+    }
+    write_json(run.record_path(BASE), record)

@@ -1,0 +1,103 @@
+"""A trained model as plain float32 weights: its parent, with what was trained put in place and adapters merged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from stages.models.loading import load_processor, peft_config
+from stages.processes.work import Work
+
+ADAPTER = "default"
+"""peft's name for the one adapter; a component of the name of every tensor that belongs to it."""
+
+
+def export(trainer: Any, work: Work, parent: Path, folder: Path) -> Any:
+    """Write the model that a trainer holds, and its parent's processor, as a plain Hugging Face folder.
+
+    Called on all ranks; rank 0 writes.
+
+    What was not trained comes from the parent's own files: the module may hold it rounded to bf16, quantised or in parts.
+
+    Args:
+        trainer: after training, plain or under DeepSpeed.
+        work: the stage.
+        parent: the checkpoint it started from.
+        folder: where to write.
+
+    Returns:
+        The model as it was written, on rank 0; None elsewhere.
+    """
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    adapted = work.config.model.peft is not None
+    kind = type(model.get_base_model() if adapted else model)
+    trained = trained_tensors(model, main=trainer.accelerator.is_main_process)
+    if not trainer.accelerator.is_main_process:
+        return None
+    plain = load_plain(kind, parent, work)
+    if adapted:
+        from peft import get_peft_model
+
+        plain = get_peft_model(plain, peft_config(work))
+    put(plain, trained)
+    plain = plain.merge_and_unload() if adapted else plain
+    plain.save_pretrained(folder)
+    load_processor(parent, work.config).save_pretrained(folder)
+    return plain
+
+
+def trained_tensors(model: torch.nn.Module, main: bool) -> dict[str, torch.Tensor]:
+    """The float32 masters of all that trained, and an adapter's fixed parts, on the CPU of rank 0; empty elsewhere.
+
+    Called on all ranks. Under bf16 a module that DeepSpeed trains holds rounded copies, in which most of a short stage at a
+    learning rate of 1e-6 would be lost; under ZeRO-3 it holds parts.
+    """
+    tensors = {}
+    for name, parameter in model.named_parameters():  # Tied weights come once, as a checkpoint has them.
+        if parameter.requires_grad or ADAPTER in name.split("."):
+            value = full(parameter)
+            if main:
+                tensors[name] = value
+    if main:
+        buffers = {name: buffer for name, buffer in model.named_buffers() if ADAPTER in name.split(".")}
+        tensors |= {name: buffer.detach().cpu().clone() for name, buffer in buffers.items()}
+    return tensors
+
+
+def full(parameter: torch.nn.Parameter) -> torch.Tensor:
+    """A parameter's float32 values, gathered from all ranks when DeepSpeed shares it out."""
+    partitioned = hasattr(parameter, "ds_id")
+    if partitioned or hasattr(parameter, "_hp_mapping"):
+        from deepspeed import zero
+        from deepspeed.utils import safe_get_full_fp32_param
+
+        master = safe_get_full_fp32_param(parameter) if parameter.requires_grad else None
+        if master is not None:
+            return master.detach().float().cpu().clone()
+        with zero.GatheredParameters([parameter], enabled=partitioned):
+            return parameter.detach().float().cpu().clone()
+    return parameter.detach().float().cpu().clone()
+
+
+def load_plain(kind: Any, parent: Path, work: Work) -> Any:
+    """The parent in float32 on the CPU of this rank alone, also where ZeRO-3 has transformers share out what it loads."""
+    from transformers.integrations import deepspeed
+
+    shared_out = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        return kind.from_pretrained(parent, dtype=torch.float32, trust_remote_code=work.config.model.trust_remote_code)
+    finally:
+        deepspeed._hf_deepspeed_config_weak_ref = shared_out  # Training may go on after it.
+
+
+@torch.no_grad()
+def put(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+    """Give a model's tensors new values, by name."""
+    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    strange = {name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape}
+    assert not strange, f"not in the parent, or of another shape there: {sorted(strange)}"
+    for name, tensor in tensors.items():
+        own[name].copy_(tensor)

@@ -1,0 +1,1 @@
+"""What answers: transformers, vLLM, a server."""

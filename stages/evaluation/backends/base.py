@@ -1,0 +1,123 @@
+"""What a backend is asked and what it answers: one user turn with its pictures, how to sample, the text that came."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from pipeline.config.evaluation import LabModel
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One user turn to be answered.
+
+    Args:
+        id: of its row.
+        text: ``<image 1>`` marks where picture 1 belongs.
+        images: their files.
+        said: how the answer begins; the model goes on from there.
+        seed: of the draws, where there are any.
+    """
+
+    id: str
+    text: str
+    images: tuple[Path, ...] = ()
+    said: str = ""
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class How:
+    """How answers are written: greedily at temperature 0."""
+
+    max_new_tokens: int
+    temperature: float = 0.0
+    top_p: float = 1.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """What came of an `Ask`.
+
+    Args:
+        id: of its row.
+        text: the answer, without `Ask.said`; empty when there is none.
+        tokens: its length.
+        prompt_tokens: length of what was read, where the backend tells.
+        truncated: whether it was cut at `How.max_new_tokens`.
+        seconds: from when its batch was begun to its end.
+        logprob: mean log-probability of its tokens in nats, where the backend tells.
+        failed: why there is no answer (``unreadable_image``, ``request_refused``), with `detail`; None when there is one.
+    """
+
+    id: str
+    text: str
+    tokens: int = 0
+    prompt_tokens: int | None = None
+    truncated: bool = False
+    seconds: float = 0.0
+    logprob: float | None = None
+    failed: str | None = None
+    detail: str = ""
+
+
+class Backend(Protocol):
+    """A model that answers."""
+
+    def answer(self, asks: Sequence[Ask], how: How) -> Iterator[list[Said]]:
+        """Answers, batch by batch, in whatever order is quickest; each ask comes back once, or never from a dead server."""
+        ...
+
+    def peak_memory(self) -> int | None:
+        """Most bytes its weights and work took: of the GPU where there is one, else of this process; None for a server."""
+        ...
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model of the lab, found. `identity` is everything about it that changes its answers."""
+
+    model: LabModel
+    precision: str
+    folder: Path | None
+    identity: dict[str, Any]
+
+    @property
+    def name(self) -> str:
+        """What a person knows it by."""
+        return self.model.name_or_path or f"{self.model.run}:{self.model.phase}"
+
+
+_MARK = re.compile(r"<image (\d+)>")
+
+
+def parts(text: str, images: int) -> list[str | int]:
+    """A text with its pictures in their places: words, and indices of pictures from 0.
+
+    Pictures without a mark come first, in order. A further mark of the same picture, or of one there is not, is read as words.
+    """
+    found: list[str | int] = []
+    placed: set[int] = set()
+    words, end = "", 0
+    for mark in _MARK.finditer(text):
+        index = int(mark[1]) - 1
+        words += text[end : mark.start()]
+        end = mark.end()
+        if index in placed or not 0 <= index < images:
+            words += f"image {mark[1]}"
+            continue
+        found += [piece for piece in (words.strip(),) if piece]
+        found.append(index)
+        placed.add(index)
+        words = ""
+    words = (words + text[end:]).strip()
+    return [*(index for index in range(images) if index not in placed), *found, *([words] if words else [])]
+
+
+def without_marks(text: str) -> str:
+    """A text for one who sees no picture: ``<image 1>`` is read as words."""
+    return _MARK.sub(r"image \1", text)

@@ -1,0 +1,220 @@
+"""A checkpoint that answers with transformers' generate, in this process.
+
+While one batch is generated, the pictures of the next ones are decoded and made into tensors in threads. Rows of like length
+share a batch, the longest first, so that little is padded and what does not fit in memory shows at once. A row's answer does
+not depend on the rows beside it (but for the rounding of floats): padding is masked, and draws have a generator per row.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.config.schema import ModelConfig, RunConfig
+from pipeline.data.images import ImageError, open_rgb, picture_size
+from pipeline.errors import UserError
+from stages.evaluation.backends.base import Ask, Checkpoint, How, Said, parts
+from stages.models import loading  # Before torch's users: it mends torchvision's import.
+
+import torch  # isort: skip
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+from transformers.utils import logging
+
+from stages.models.generate import ahead, complete
+from stages.models.memory_usage import peak_memory
+from stages.models.row_sampling import Draws
+
+_AHEAD = 3
+"""Batches whose tensors are ready before they are needed."""
+_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
+"""Ours to write in a prompt, also where a tokenizer counts them among its special tokens."""
+_DECODERS = min(4, os.cpu_count() or 1)
+
+
+@dataclass
+class _Batch:
+    """Asks whose pictures could be read, their tensors, and what became of the others."""
+
+    asks: list[Ask]
+    inputs: Any
+    failed: list[Said]
+
+
+class Local:
+    """See the module.
+
+    Args:
+        checkpoint: a VLM, or a model of text alone, which is then asked text alone.
+        batch_size: rows generated at once; halved for a batch that does not fit in the GPU's memory.
+
+    Raises:
+        UserError: when weights are missing or left over, or the processor needs a package that is not installed.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, batch_size: int) -> None:
+        logging.set_verbosity_error()  # Its warnings are of checkpoints' files, which a person who judges them did not write.
+        logging.disable_progress_bar()
+        assert checkpoint.folder is not None
+        folder, model = checkpoint.folder, checkpoint.model
+        processor = {**checkpoint.identity["processor"]}
+        config = RunConfig(model=ModelConfig(trust_remote_code=model.trust_remote_code, processor=processor))
+        precision = checkpoint.precision
+        dtype = precision if precision in ("float32", "bfloat16", "float16") else loading.compute_dtype(config)
+        kind = AutoConfig.from_pretrained(folder, trust_remote_code=model.trust_remote_code)
+        self.sees = type(kind) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+        self.model, problems = loading.load_model(
+            folder,
+            config,
+            dtype,
+            quantization=precision if precision in ("8bit", "4bit") else None,
+            auto_class=AutoModelForImageTextToText if self.sees else AutoModelForCausalLM,
+        )
+        if problems:
+            raise UserError([f"{checkpoint.name}: {problem}" for problem in problems])
+        self.dtype = getattr(torch, dtype)
+        if self.sees:
+            self.processor = loading.load_processor(folder, config)
+            self.tokenizer = self.processor.tokenizer
+        else:
+            self.processor = self.tokenizer = AutoTokenizer.from_pretrained(
+                folder, trust_remote_code=model.trust_remote_code, padding_side="left"
+            )
+        if self.tokenizer.pad_token_id is None:
+            self.tokenizer.pad_token = self.tokenizer.eos_token
+        self.name, self.batch_size = checkpoint.name, batch_size
+        self._special = [token for token in self.tokenizer.all_special_tokens if len(token) > 1 and token not in _TAGS]
+
+    def answer(self, asks: Sequence[Ask], how: How) -> Iterator[list[Said]]:
+        """See `Backend`."""
+        if not self.sees and any(ask.images for ask in asks):
+            raise UserError(f"{self.name} reads text alone, and this task shows pictures; it can only be a reasoner")
+        for batch in self._prepared(self._batches(asks)):
+            yield [*batch.failed, *(self._generate(batch.asks, batch.inputs, how) if batch.asks else [])]
+
+    def peak_memory(self) -> int | None:
+        """See `Backend`."""
+        return peak_memory()
+
+    def _batches(self, asks: Sequence[Ask]) -> list[list[Ask]]:
+        """Rows of like length together, the longest first; rows with and without pictures apart, as processors want it."""
+        texts = self.tokenizer([ask.text + ask.said for ask in asks], add_special_tokens=False)["input_ids"]
+        with ThreadPoolExecutor(_DECODERS) as readers:
+            images = list(readers.map(self._image_tokens, asks))
+        lengths = {ask.id: len(ids) + tokens for ask, ids, tokens in zip(asks, texts, images, strict=True)}
+        batches = []
+        for some in (True, False):
+            rows = sorted((ask for ask in asks if bool(ask.images) == some), key=lambda ask: -lengths[ask.id])
+            batches += [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
+        return batches
+
+    def _image_tokens(self, ask: Ask) -> int:
+        """About how many tokens the pictures of a row become, from their headers; 0 where that cannot be told."""
+        count = getattr(self.processor, "_get_num_multimodal_tokens", None)  # What vLLM sizes its batches by.
+        try:
+            sizes = [picture_size(image) for image in ask.images]
+            return sum(count([(height, width) for width, height in sizes]).num_image_tokens) if count and sizes else 0
+        except Exception:  # It only orders rows; a damaged picture is told of when it is decoded.
+            return 0
+
+    def _prepared(self, batches: Sequence[list[Ask]]) -> Iterator[_Batch]:
+        """Batches as tensors, in order, made a few ahead."""
+        with ThreadPoolExecutor(_DECODERS) as decoders:
+            yield from ahead(lambda batch: self._prepare(batch, decoders), batches, _AHEAD)
+
+    def _prepare(self, asks: list[Ask], decoders: ThreadPoolExecutor) -> _Batch:
+        opened = list(decoders.map(_open, asks))
+        failed = [found for found in opened if isinstance(found, Said)]
+        rows = [(ask, found) for ask, found in zip(asks, opened, strict=True) if not isinstance(found, Said)]
+        usable = [ask for ask, _ in rows]
+        return _Batch(usable, self._tensors(usable, [images for _, images in rows]) if usable else None, failed)
+
+    def _tensors(self, asks: list[Ask], images: list[list[Any]]) -> Any:
+        texts, shown = [], []
+        for ask, pictures in zip(asks, images, strict=True):
+            text, order = self.render(ask)
+            texts.append(text)
+            shown.append([pictures[index] for index in order])
+        how = {"return_tensors": "pt", "padding": True, "add_special_tokens": False}
+        if not self.sees:
+            return self.processor(texts, **how)
+        return self.processor(text=texts, images=shown if any(shown) else None, **how)
+
+    def render(self, ask: Ask) -> tuple[str, list[int]]:
+        """(the prompt as the model reads it, the order in which it meets the pictures)."""
+        pieces = [piece if isinstance(piece, int) else self._plain(piece) for piece in parts(ask.text, len(ask.images))]
+        said = self._plain(ask.said)
+        if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:
+            if ask.images:
+                raise UserError(f"{self.name} has no chat template, so there is no telling where a picture belongs")
+            return f"{''.join(map(str, pieces))}\n{said}", []
+        content: Any = [
+            {"type": "image"} if isinstance(piece, int) else {"type": "text", "text": piece} for piece in pieces
+        ]
+        if not self.sees:  # Templates of text models take a plain string.
+            content = "".join(map(str, pieces))
+        turn = [{"role": "user", "content": content}]
+        text = self.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        return text + said, [piece for piece in pieces if isinstance(piece, int)]
+
+    def _plain(self, text: str) -> str:
+        """Words of data or of another model, in which a special token (<image>, <|im_end|>) is only text."""
+        for token in self._special:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        return text
+
+    @torch.inference_mode()
+    def _generate(self, asks: list[Ask], inputs: Any, how: How) -> list[Said]:
+        began = time.monotonic()
+        try:
+            moved = inputs.to(self.model.device)
+            for name, value in moved.items():
+                if torch.is_floating_point(value):
+                    moved[name] = value.to(self.dtype)
+            draws = Draws([ask.seed for ask in asks], how.temperature, how.top_p)
+            answers = complete(self.model, self.tokenizer, moved, how.max_new_tokens, [draws])
+        except torch.OutOfMemoryError:
+            answers = None  # Outside of the handler, whose traceback holds the tensors.
+        if answers is None:
+            return self._halved(asks, how)
+        seconds = time.monotonic() - began
+        read = inputs["attention_mask"].sum(dim=1).tolist()
+        logprobs = draws.means([length for _, length in answers])
+        return [
+            Said(
+                ask.id,
+                text,
+                tokens=length,
+                prompt_tokens=int(prompt),
+                truncated=length >= how.max_new_tokens,
+                seconds=seconds,
+                logprob=logprob,
+            )
+            for ask, (text, length), prompt, logprob in zip(asks, answers, read, logprobs, strict=True)
+        ]
+
+    def _halved(self, asks: list[Ask], how: How) -> list[Said]:
+        if len(asks) == 1:
+            raise UserError(
+                f"{self.name}: one row ({asks[0].id}) does not fit in the GPU's memory; take 8bit or 4bit, fewer "
+                "max_new_tokens, or limit the tokens of a picture with processor"
+            )
+        torch.cuda.empty_cache()
+        halves = asks[: len(asks) // 2], asks[len(asks) // 2 :]
+        with ThreadPoolExecutor(1) as decoders:
+            return [
+                said
+                for half in halves
+                for said in self._generate(half, self._prepare(list(half), decoders).inputs, how)
+            ]
+
+
+def _open(ask: Ask) -> list[Any] | Said:
+    try:
+        return [open_rgb(image) for image in ask.images]
+    except ImageError as error:
+        return Said(ask.id, "", failed=error.reason, detail=str(error))

@@ -1,0 +1,151 @@
+"""A checkpoint that answers with vLLM in this process, without a server. vLLM does its own batching and caching."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from pipeline.data.images import ImageError, open_rgb
+from pipeline.errors import UserError
+from pipeline.system.hardware import visible_gpus
+from pipeline.system.library_patches import declare_torchvision_ops
+from pipeline.system.vllm_server import CPU_ENVIRONMENT, CPU_FLAGS
+from stages.evaluation.backends.base import Ask, Checkpoint, How, Said, parts
+
+_AT_ONCE = 16
+"""Batches handed over together: enough for vLLM to keep full, few enough that a kill loses little."""
+
+
+class Offline:
+    """See the module.
+
+    Args:
+        checkpoint: a model vLLM serves; `options` are keyword arguments of vllm.LLM.
+        batch_size: rows in flight, as far as vLLM's memory goes.
+        images: most pictures a row has; vLLM keeps memory for them.
+
+    Raises:
+        UserError: on a precision vLLM cannot make of these weights.
+    """
+
+    def __init__(self, checkpoint: Checkpoint, batch_size: int, images: int) -> None:
+        if checkpoint.precision == "8bit":
+            raise UserError(f"{checkpoint.name}: vLLM makes no 8bit weights while loading; take 4bit or transformers")
+        cpu = visible_gpus() == 0
+        if cpu:
+            for name, value in CPU_ENVIRONMENT.items():
+                os.environ.setdefault(name, value)
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # One process: its end is the engine's too.
+        declare_torchvision_ops()
+        import vllm
+
+        own: dict[str, Any] = {"max_num_seqs": batch_size, "limit_mm_per_prompt": {"image": images}}
+        if checkpoint.precision in ("float32", "bfloat16", "float16"):
+            own["dtype"] = checkpoint.precision
+        if checkpoint.precision == "4bit":
+            own["quantization"] = "bitsandbytes"
+        if cpu:
+            own = {**_cpu_arguments(), **own}
+        if not _sees(checkpoint):
+            del own["limit_mm_per_prompt"]
+        model = checkpoint.model
+        if processor := checkpoint.identity["processor"]:
+            own["mm_processor_kwargs"] = processor
+        own |= {"model": str(checkpoint.folder), "trust_remote_code": model.trust_remote_code}
+        self._llm = vllm.LLM(**{"seed": 0, **own, **model.options})
+        self._batch_size = batch_size
+        image_token = getattr(self._llm.model_config.hf_config, "image_token_id", None)
+        self._never = {int(image_token): -100.0} if image_token is not None else None  # As with transformers.
+
+    def answer(self, asks: Sequence[Ask], how: How) -> Iterator[list[Said]]:
+        """See `Backend`."""
+        size = _AT_ONCE * self._batch_size
+        for start in range(0, len(asks), size):
+            yield self._chunk(asks[start : start + size], how)
+
+    def peak_memory(self) -> int | None:
+        """See `Backend`: what vLLM has taken of the GPU, its cache included."""
+        import torch
+
+        if torch.cuda.is_available():
+            free, total = torch.cuda.mem_get_info()
+            return int(total - free)
+        from stages.models.memory_usage import peak_memory
+
+        return peak_memory()
+
+    def _chunk(self, asks: Sequence[Ask], how: How) -> list[Said]:
+        from vllm import SamplingParams
+
+        said, kept, chats, sampling = [], [], [], []
+        for ask in asks:
+            try:
+                chats.append(_chat(ask))
+            except ImageError as error:
+                said.append(Said(ask.id, "", failed=error.reason, detail=str(error)))
+                continue
+            kept.append(ask)
+            sampling.append(
+                SamplingParams(
+                    max_tokens=how.max_new_tokens,
+                    temperature=how.temperature,
+                    top_p=how.top_p,
+                    seed=ask.seed % 2**31 if how.temperature else None,
+                    logprobs=0,  # Of the chosen token alone.
+                    logit_bias=self._never,
+                )
+            )
+        if not kept:
+            return said
+        going_on = bool(kept[0].said)  # All of them, or none: asks of one call are of one kind.
+        began = time.monotonic()
+        outputs = self._llm.chat(
+            chats,
+            sampling,
+            use_tqdm=False,
+            add_generation_prompt=not going_on,
+            continue_final_message=going_on,
+        )
+        seconds = time.monotonic() - began
+        return said + [_said(ask.id, output, seconds) for ask, output in zip(kept, outputs, strict=True)]
+
+
+def _said(row_id: str, output: Any, seconds: float) -> Said:
+    answer = output.outputs[0]
+    tokens = len(answer.token_ids)
+    return Said(
+        row_id,
+        answer.text,
+        tokens=tokens,
+        prompt_tokens=len(output.prompt_token_ids or ()),
+        truncated=answer.finish_reason == "length",
+        seconds=seconds,
+        logprob=answer.cumulative_logprob / tokens if tokens and answer.cumulative_logprob is not None else None,
+    )
+
+
+def _chat(ask: Ask) -> Any:
+    content = [
+        {"type": "text", "text": piece}
+        if isinstance(piece, str)
+        else {"type": "image_pil", "image_pil": open_rgb(ask.images[piece])}
+        for piece in parts(ask.text, len(ask.images))
+    ]
+    turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
+    return [*turns, {"role": "assistant", "content": ask.said}] if ask.said else turns
+
+
+def _cpu_arguments() -> dict[str, Any]:
+    """The flags of a server on a CPU as keyword arguments."""
+    words = {name.replace("-", "_"): value for name, value in CPU_FLAGS.items()}
+    return {name.removeprefix("no_"): False if name.startswith("no_") else value for name, value in words.items()}
+
+
+def _sees(checkpoint: Checkpoint) -> bool:
+    from transformers import AutoConfig
+    from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+
+    kind = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.model.trust_remote_code)
+    return type(kind) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING

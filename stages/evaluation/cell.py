@@ -1,0 +1,188 @@
+"""One cell, from its rows to evaluation.json."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.evaluation import MODES, Cell, LabConfig, LabModel, cell_folder, lab_folder
+from pipeline.config.loader import to_plain
+from pipeline.data.benchmark import Benchmark
+from pipeline.data.load import load_benchmark
+from pipeline.errors import UserError
+from pipeline.metrics.descriptions import totals, vocabulary
+from pipeline.runs.provenance import provenance
+from pipeline.scoring.response import GRAMMAR_VERSION
+from pipeline.types import Question, Questions
+from stages.evaluation import modes, prompts
+from stages.evaluation.backends import base, checkpoint
+from stages.evaluation.cell_record import Record, Row, picture_digests, rows_digest
+from stages.evaluation.modes import Models, Setting
+from stages.processes.console import say_here
+from stages.processes.work import only_one
+
+_LINES = 10
+"""Lines of progress in all."""
+
+
+def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
+    """Answer every row of a cell that is not answered yet, judge them, and write its figures.
+
+    Args:
+        config: checked.
+        cell: one of its cells.
+        clean: forget what the cell has and begin anew.
+
+    Raises:
+        UserError: when what is there depends on other inputs, a model or its data cannot be had, no answer of the first rows
+            could be read, or a server left rows unanswered.
+    """
+    folder = cell_folder(config, cell)
+    lab_task = config.tasks[cell.task]
+    with only_one(folder):
+        cache = Path(config.output_dir) / ".cache"
+        benchmark = load_benchmark(lab_task.task, cache)
+        rows = benchmark.select(lab_task.split, lab_task.subset_seed)
+        perceiver, reasoner, observer = _find(config, cell)
+        setting = Setting(
+            benchmark=benchmark,
+            task=lab_task,
+            mode=cell.mode,
+            seed=config.seed,
+            models=Models(config.batch_size, max((len(row.images) for row in rows.rows), default=0)),
+            perceiver=perceiver,
+            reasoner=reasoner,
+            observer=observer,
+            texts=lab_folder(config) / "texts",
+            pictures=picture_digests(rows.rows, cache),
+            vocabulary=vocabulary(row.facts.get("attributes") or {} for row in rows.rows),
+        )
+        inputs = _inputs(config, cell, setting, rows)
+        record = Record(folder)
+        if record.begin(inputs, clean=clean):
+            say_here(f"{cell.id}: complete")
+            return
+        began, answered = time.monotonic(), record.answered()
+        here_before = len(answered)
+        _ask(setting, rows.rows[: config.smoke], record, answered, cell.id)
+        _smoke(rows.rows[: config.smoke], answered, cell.id)
+        _ask(setting, rows.rows, record, answered, cell.id)
+        missing = [row.id for row in rows.rows if row.id not in answered]
+        if missing:
+            raise UserError(
+                f"{cell.id}: {len(missing)} of {len(rows.rows)} rows are not answered (first: {missing[0]}); "
+                "what is there is kept, the same command goes on"
+            )
+        ordered = [answered[row.id] for row in rows.rows]
+        seconds = time.monotonic() - began
+        figures = _figures(benchmark, rows, ordered, setting, seconds, len(ordered) - here_before)
+        record.complete(ordered, inputs, figures)
+        right = f"{100 * figures['accuracy']:.1f} % right (chance {100 * figures['chance']:.1f} %)"
+        say_here(f"{cell.id}: {len(ordered)} rows, {right}, {100 * figures['parsed']:.1f} % readable, {seconds:.0f} s")
+
+
+def _find(config: LabConfig, cell: Cell) -> tuple[base.Checkpoint, base.Checkpoint, base.Checkpoint]:
+    """Perceiver, reasoner and observer. A reasoner has the cell's precision, or a server's own."""
+    known: dict[int, base.Checkpoint] = {}
+
+    def found(model: LabModel) -> base.Checkpoint:
+        if id(model) not in known:
+            known[id(model)] = checkpoint.find(model, "auto" if model.backend == "openai" else cell.precision)
+        return known[id(model)]
+
+    perceiver = config.models[cell.model]
+    reasoner = config.reasoners[cell.reasoner] if cell.reasoner else perceiver
+    observer = next(iter(config.reasoners.values()), perceiver) if cell.mode == "extract-think" else reasoner
+    return found(perceiver), found(reasoner), found(observer)
+
+
+def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) -> dict[str, Any]:
+    """Everything the answers of a cell depend on."""
+    task = to_plain(setting.task)
+    inputs = {
+        "model": setting.perceiver.identity,
+        "mode": cell.mode,
+        "task": {**task["task"], "path": None},  # Where the data lie says nothing of what they are; `rows` does.
+        "split": task["split"],
+        "subset_seed": task["subset_seed"],
+        "rows": rows_digest(rows.rows, setting.pictures),
+        "max_new_tokens": modes.answer_tokens(cell.mode, task["max_new_tokens"]),
+        "grammar": GRAMMAR_VERSION,
+        "prompt": setting.benchmark.prompt(rows.rows[0], "direct" if cell.mode == "direct" else "think"),
+    }
+    if cell.mode in MODES[2:]:
+        inputs |= {"reasoner": setting.reasoner.identity, "seed": config.seed, "prompts": prompts.VERSION}
+    if cell.mode == "extract-think":
+        inputs["observer"] = setting.observer.identity
+    return inputs
+
+
+def _ask(setting: Setting, questions: Sequence[Question], record: Record, answered: dict[str, Row], name: str) -> None:
+    """Have the questions answered that are not, and write each batch down as it comes."""
+    waiting = [question for question in questions if question.id not in answered]
+    began, told, count = time.monotonic(), 0, 0
+    for batch in modes.answer(setting, waiting):
+        record.append(batch)
+        answered |= {row["id"]: row for row in batch}
+        count += len(batch)
+        if count * _LINES // len(waiting) > told and len(waiting) > setting.models.batch_size:
+            told = count * _LINES // len(waiting)
+            rate = count / (time.monotonic() - began)
+            say_here(f"  {name}: {count}/{len(waiting)} rows, {rate:.1f} rows/s")
+
+
+def _smoke(questions: Sequence[Question], answered: dict[str, Row], name: str) -> None:
+    """Refuse to go on when none of the first answers could be read."""
+    rows = [answered[question.id] for question in questions if question.id in answered]
+    if not questions or any(row["label"] is not None for row in rows):
+        return
+    told = [f"{row['id']}: {row.get('detail') or repr(row['completion'][:300])} ({row['reason']})" for row in rows]
+    raise UserError(
+        [
+            f"{name}: none of the first {len(questions)} answers could be read; these were given:",
+            *told,
+            "mend the model, its processor or the mode; or set smoke: 0 (--smoke 0) where such answers are to be measured",
+        ]
+    )
+
+
+def _figures(
+    benchmark: Benchmark, rows: Questions, answers: Sequence[Row], setting: Setting, seconds: float, asked: int
+) -> dict[str, Any]:
+    """What evaluation.json says of the answers. Shares are of all rows, readable or not."""
+    n = len(answers)
+    latencies = sorted(row["seconds"] for row in answers)
+    spoken = [row["logprob"] for row in answers if row["logprob"] is not None]
+    perceived = [row["perception"] for row in answers if row.get("perception")]
+    return {
+        "rows": n,
+        "problems": rows.problem_counts,
+        "accuracy": sum(row["correct"] for row in answers) / n,
+        "chance": sum(benchmark.chance(question) for question in rows.rows) / n,
+        "official": dict(benchmark.official(answers)),
+        "parsed": sum(row["label"] is not None for row in answers) / n,
+        "truncated": sum(row["truncated"] for row in answers) / n,
+        "reasons": dict(Counter(row["reason"] for row in answers if row["reason"]).most_common()),
+        "perception": totals(perceived) if perceived else None,
+        "logprob": statistics.fmean(spoken) if spoken else None,
+        "seconds": round(seconds, 3),
+        "load_seconds": round(setting.models.load_seconds, 3),
+        "rows_per_second": round(asked / (seconds - setting.models.load_seconds), 3) if asked else None,
+        "latency_p50_s": _share(latencies, 0.50),
+        "latency_p95_s": _share(latencies, 0.95),
+        "peak_memory_bytes": setting.models.peak_memory(),
+        "tokens": {
+            "prompt": sum(row["prompt_tokens"] or 0 for row in answers),
+            "completion": sum(row["completion_tokens"] for row in answers),
+        },
+        **provenance(),
+    }
+
+
+def _share(ordered: Sequence[float], share: float) -> float:
+    """The value below which a share of the ordered values lies (nearest rank)."""
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))]

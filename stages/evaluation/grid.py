@@ -1,0 +1,126 @@
+"""The decoupled analysis: every perceiver with every reasoner, and each perceiver alone beside them.
+
+`<lab>/grid/` holds the table as grid.csv, grid.json and grid.md, and the heat maps as grid.png. Rates come with a 95 % Wilson
+interval; rows without a readable answer count as wrong.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.evaluation import MODES, Cell, LabConfig, cell_folder, cells, lab_folder
+from pipeline.files import read_jsonl, write_atomic, write_json
+from pipeline.metrics.intervals import rate
+from pipeline.reports.png_charts import heat_maps
+
+_COLUMNS = (
+    "task",
+    "precision",
+    "perceiver",
+    "mode",
+    "reasoner",
+    "accuracy",
+    "low",
+    "high",
+    "correct",
+    "n",
+    "parsed",
+    "truncated",
+    "chance",
+)
+
+
+def write_grid(config: LabConfig) -> list[Path]:
+    """Write the table and the heat maps of a lab's complete cells; the files, in order of interest."""
+    rows = [row for cell in cells(config) if (row := _row(config, cell)) is not None]
+    folder = lab_folder(config) / "grid"
+    files = [folder / f"grid.{ending}" for ending in ("md", "png", "csv", "json")]
+    write_atomic(files[0], as_markdown(rows))
+    pictures = heat_maps(_panels(config, rows))
+    if pictures is not None:
+        write_atomic(files[1], pictures)
+    write_atomic(files[2], as_csv(rows))
+    write_json(files[3], rows)
+    return [file for file in files if file.exists()]
+
+
+def _row(config: LabConfig, cell: Cell) -> dict[str, Any] | None:
+    folder = cell_folder(config, cell)
+    path = folder / "evaluation.json"
+    record = json.loads(path.read_text()) if path.exists() else {}
+    if record.get("status") != "complete":
+        return None
+    answers = list(read_jsonl(folder / "predictions.jsonl"))
+    accuracy = rate(sum(row["correct"] for row in answers), len(answers))
+    return {
+        "task": cell.task,
+        "precision": cell.precision,
+        "perceiver": cell.model,
+        "mode": cell.mode,
+        "reasoner": cell.reasoner or (cell.model if cell.mode in MODES[2:] else None),
+        "accuracy": accuracy["value"],
+        "low": accuracy["low"],
+        "high": accuracy["high"],
+        "correct": accuracy["count"],
+        "n": accuracy["n"],
+        "parsed": record["parsed"],
+        "truncated": record["truncated"],
+        "chance": record["chance"],
+        "official": record["official"],
+    }
+
+
+def as_csv(rows: list[dict[str, Any]]) -> str:
+    """The table, one line per cell."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def as_markdown(rows: list[dict[str, Any]]) -> str:
+    """One table per task and precision: a line per perceiver and reasoner, the four modes side by side."""
+    note = "Accuracy over all rows in %, with its 95 % interval (Wilson). In `direct` and `think` the perceiver answers alone."
+    lines = ["# Perceivers and reasoners", "", note, ""]
+    for task, precision in dict.fromkeys((row["task"], row["precision"]) for row in rows):
+        here = [row for row in rows if (row["task"], row["precision"]) == (task, precision)]
+        chance = 100 * here[0]["chance"]
+        lines += [f"## {task}, {precision}: {here[0]['n']} rows, chance {chance:.1f} %", ""]
+        lines += [f"| perceiver | reasoner | {' | '.join(MODES)} |", f"|---|---|{'---|' * len(MODES)}"]
+        found = {(row["perceiver"], row["reasoner"], row["mode"]): row for row in here}
+        for perceiver, reasoner in dict.fromkeys((row["perceiver"], row["reasoner"]) for row in here):
+            if reasoner is None and any(row["reasoner"] for row in here if row["perceiver"] == perceiver):
+                continue
+            shown = [found.get((perceiver, None if mode in MODES[:2] else reasoner, mode)) for mode in MODES]
+            lines.append(f"| {perceiver} | {reasoner or '–'} | {' | '.join(map(_cell, shown))} |")
+        lines.append("")
+    return "\n".join(lines)
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    return "–" if row is None else f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
+
+
+def _panels(
+    config: LabConfig, rows: list[dict[str, Any]]
+) -> list[tuple[str, list[str], list[str], list[list[float | None]]]]:
+    """(title, perceivers, reasoners, shares) of every two-step mode, task and precision that has cells."""
+    panels = []
+    for task, precision, mode in dict.fromkeys(
+        (row["task"], row["precision"], row["mode"]) for row in rows if row["reasoner"]
+    ):
+        found = {
+            (row["perceiver"], row["reasoner"]): row["accuracy"]
+            for row in rows
+            if (row["task"], row["precision"], row["mode"]) == (task, precision, mode)
+        }
+        perceivers = list(config.models)
+        reasoners = list(dict.fromkeys(reasoner for _, reasoner in found))
+        values = [[found.get((perceiver, reasoner)) for reasoner in reasoners] for perceiver in perceivers]
+        panels.append((f"{mode}, {task}, {precision}", perceivers, reasoners, values))
+    return panels

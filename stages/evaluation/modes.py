@@ -1,0 +1,293 @@
+"""The ways a cell asks its rows: direct and think in one step, caption-think and extract-think in two.
+
+    caption-think    perceiver: a general description             reasoner: answers from the description alone
+    extract-think    reasoner:  what must be looked at, once per question text
+                     perceiver: a description that holds it above all
+                     reasoner:  answers from the description alone
+
+Descriptions and contents to observe are written greedily and kept for the other cells of the lab (texts.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pipeline.config.evaluation import LabTask
+from pipeline.data.benchmark import Benchmark
+from pipeline.files import digest
+from pipeline.metrics.descriptions import Vocabulary, named
+from pipeline.types import Judgement, Question
+from stages.evaluation import prompts
+from stages.evaluation.backends.base import Ask, Backend, Checkpoint, How, Said
+from stages.evaluation.backends.checkpoint import open_backend
+from stages.evaluation.cell_record import Row
+from stages.evaluation.text_cache import Texts
+
+_CHUNK = 8
+"""Batches a reasoner thinks about before those that did not end are made to answer."""
+
+
+@dataclass
+class Models:
+    """The models of a cell, each loaded when it is first asked."""
+
+    batch_size: int
+    images: int
+    loaded: dict[str, Backend] = field(default_factory=dict)
+    load_seconds: float = 0.0
+
+    def get(self, checkpoint: Checkpoint) -> Backend:
+        """A model, ready to answer."""
+        key = digest(checkpoint.identity)
+        if key not in self.loaded:
+            began = time.monotonic()
+            self.loaded[key] = open_backend(checkpoint, self.batch_size, self.images)
+            self.load_seconds += time.monotonic() - began
+        return self.loaded[key]
+
+    def peak_memory(self) -> int | None:
+        """Most bytes that all of them took; None where all are served."""
+        known = [peak for backend in self.loaded.values() if (peak := backend.peak_memory()) is not None]
+        return max(known, default=None)  # Those of one process share one count.
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the rows of a cell are asked with.
+
+    Args:
+        observer: in extract-think, who says what to observe: the first reasoner of the lab, so that all read one description.
+        texts: the folder of what models wrote for others.
+        pictures: digest of each picture that is shown.
+    """
+
+    benchmark: Benchmark
+    task: LabTask
+    mode: str
+    seed: int
+    models: Models
+    perceiver: Checkpoint
+    reasoner: Checkpoint
+    observer: Checkpoint
+    texts: Path
+    pictures: Mapping[Path, str]
+    vocabulary: Vocabulary
+
+
+def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Row]]:
+    """Ask every question; rows as they are to stand in predictions.jsonl, batch by batch."""
+    if not questions:
+        return
+    if setting.mode in ("direct", "think"):
+        yield from _in_one_step(setting, questions)
+    else:
+        yield from _in_two_steps(setting, questions)
+
+
+def answer_tokens(mode: str, most: int) -> int:
+    """Tokens an answer may have: a direct one is a label, a letter or a number."""
+    return min(prompts.ANSWER_TOKENS, most) if mode == "direct" else most
+
+
+def _in_one_step(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Row]]:
+    benchmark, style = setting.benchmark, setting.mode
+    asked = {question.id: question for question in questions}
+    texts = {question.id: benchmark.prompt(question, style) for question in questions}
+    asks = [Ask(question.id, texts[question.id], question.images) for question in questions]
+    how = How(answer_tokens(style, setting.task.max_new_tokens))
+    for batch in setting.models.get(setting.perceiver).answer(asks, how):
+        rows = []
+        for said in batch:
+            question = asked[said.id]
+            judged = benchmark.judge(question, said.text, style)
+            rows.append(_row(setting, question, texts[said.id], said, judged))
+        yield rows
+
+
+def _in_two_steps(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Row]]:
+    described = _describe(setting, questions)
+    there = [question for question in questions if question.id in described]
+    lost = [question for question in there if described[question.id]["failed"]]
+    if lost:
+        yield [_lost(setting, question, described[question.id]) for question in lost]
+    ready = [question for question in there if not described[question.id]["failed"]]
+    size = _CHUNK * setting.models.batch_size
+    for start in range(0, len(ready), size):
+        yield _reason(setting, ready[start : start + size], described)
+
+
+def _reason(setting: Setting, questions: Sequence[Question], described: Mapping[str, Row]) -> list[Row]:
+    """The reasoner's answers from descriptions; a thought that does not end within its tokens is closed, and answers then."""
+    reasoner = setting.models.get(setting.reasoner)
+    asks = {}
+    for question in questions:
+        seen = described[question.id]["text"] if question.images else None
+        text = prompts.reason(prompts.asked(setting.benchmark, question), seen)
+        asks[question.id] = Ask(question.id, text, seed=_seed(setting.seed, question.id))
+    how = How(setting.task.max_new_tokens, prompts.TEMPERATURE, prompts.TOP_P)
+    thoughts = {said.id: said for batch in reasoner.answer(list(asks.values()), how) for said in batch}
+    endless = [
+        Ask(said.id, asks[said.id].text, said=prompts.closing(said.text))
+        for said in thoughts.values()
+        if said.truncated and prompts.final_answer(said.text)[1] is None
+    ]
+    forced = (
+        {said.id: said for batch in reasoner.answer(endless, How(prompts.ANSWER_TOKENS)) for said in batch}
+        if endless
+        else {}
+    )
+    rows = []
+    for question in questions:
+        if (said := thoughts.get(question.id)) is None:
+            continue
+        if said.truncated and prompts.final_answer(said.text)[1] is None:
+            if (end := forced.get(said.id)) is None:
+                continue
+            said = _joined(said, end)
+        rows.append(_reasoned(setting, question, asks[question.id].text, said, described[question.id]))
+    return rows
+
+
+def _reasoned(setting: Setting, question: Question, prompt: str, said: Said, seen: Row) -> Row:
+    thought, conclusion = prompts.final_answer(said.text)
+    judged = setting.benchmark.judge(question, conclusion or "", "direct")
+    reason = "no_answer" if conclusion is None and judged.answer is None else judged.reason
+    judged = Judgement(judged.answer, judged.correct, reason, thought or None, judged.guessed)
+    row = _row(setting, question, prompt, said, judged)
+    if not question.images:
+        return row
+    row["description"] = seen["text"]
+    row["description_prompt"], row["description_truncated"] = seen["prompt"], seen["truncated"]
+    found = named(seen["text"], question.facts.get("attributes") or {}, setting.vocabulary)
+    return {**row, **({"perception": found} if found else {})}
+
+
+def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, Row]:
+    """What the perceiver says of each row's pictures, as far as it is known from the cache; without rows a dead server left."""
+    contents = _observe(setting, questions) if setting.mode == "extract-think" else {}
+    texts = _texts(setting, "descriptions", setting.perceiver)
+    most = setting.task.max_new_tokens
+    found: dict[str, Row] = {}
+    asks, keys = [], {}
+    for question in questions:
+        if not question.images:
+            found[question.id] = {"text": "", "failed": None}
+            continue
+        words = prompts.asked(setting.benchmark, question).text
+        if setting.mode == "extract-think" and words not in contents:
+            continue
+        prompt = prompts.perceive(len(question.images), contents.get(words, ""))
+        key = digest([prompt, [setting.pictures[image] for image in question.images], most])
+        keys[question.id] = key
+        if row := texts.get(key):
+            found[question.id] = row
+        else:
+            asks.append(Ask(question.id, prompt, question.images))
+    waiting = {ask.id: ask for ask in asks}
+    for batch in setting.models.get(setting.perceiver).answer(asks, How(most)) if asks else ():
+        rows = [
+            {
+                "key": keys[said.id],
+                "id": said.id,
+                "prompt": waiting[said.id].text,
+                "text": said.text.strip(),
+                "truncated": said.truncated,
+                "tokens": said.tokens,
+                "failed": said.failed,
+                "detail": said.detail,
+            }
+            for said in batch
+        ]
+        texts.add(row for row in rows if not row["failed"])
+        found |= {str(row["id"]): row for row in rows}
+    return found
+
+
+def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
+    """What to look for, per question text: asked once of the observer, without any picture."""
+    texts = _texts(setting, "observe", setting.observer)
+    wanted: dict[str, str] = {}
+    for question in questions:
+        asked = prompts.asked(setting.benchmark, question)
+        wanted.setdefault(asked.text, prompts.observe(asked))
+    new = [Ask(words, prompt) for words, prompt in wanted.items() if texts.get(digest(prompt)) is None]
+    found = {words: row["text"] for words, prompt in wanted.items() if (row := texts.get(digest(prompt))) is not None}
+    for batch in setting.models.get(setting.observer).answer(new, How(prompts.OBSERVE_TOKENS)) if new else ():
+        found |= {
+            said.id: _one_line(said.text) for said in batch
+        }  # Nothing where it was refused: a general description.
+        texts.add(
+            {"key": digest(wanted[said.id]), "question": said.id, "text": found[said.id]}
+            for said in batch
+            if not said.failed
+        )
+    return found
+
+
+def _row(setting: Setting, question: Question, prompt: str, said: Said, judged: Judgement) -> Row:
+    return {
+        "id": question.id,
+        "image": str(question.images[0]) if question.images else None,
+        "images": [str(image) for image in question.images],
+        "question": question.text,
+        "options": list(question.options),
+        "gold": question.answer,
+        "groups": dict(question.groups),
+        "cluster": question.cluster,
+        "mode": setting.mode,
+        "style": "direct" if setting.mode == "direct" else "think",
+        "decoding": "greedy",
+        "sample": 0,
+        "prompt": prompt,
+        "completion": said.text,
+        "description": None,
+        "label": None if said.failed else judged.answer,
+        "guessed": None if said.failed else judged.guessed,
+        "correct": judged.correct and not said.failed,
+        "reason": said.failed or judged.reason,
+        "think": judged.think,
+        "truncated": said.truncated,
+        "completion_tokens": said.tokens,
+        "prompt_tokens": said.prompt_tokens,
+        "seconds": round(said.seconds, 4),
+        "attributes": dict(question.facts.get("attributes") or {}),
+        "logprob": said.logprob,
+        **({"detail": said.detail} if said.failed else {}),
+    }
+
+
+def _lost(setting: Setting, question: Question, seen: Row) -> Row:
+    """The row of a picture that could not be described."""
+    said = Said(question.id, "", failed=seen["failed"], detail=seen["detail"])
+    return _row(setting, question, seen["prompt"], said, Judgement(None, False))
+
+
+def _joined(thought: Said, end: Said) -> Said:
+    """A thought that was cut off, closed, and the answer that was forced."""
+    return Said(
+        thought.id,
+        prompts.closing(thought.text) + end.text,
+        tokens=thought.tokens + end.tokens,
+        prompt_tokens=thought.prompt_tokens,
+        truncated=True,
+        seconds=thought.seconds + end.seconds,
+        logprob=thought.logprob,
+        failed=end.failed,
+        detail=end.detail,
+    )
+
+
+def _texts(setting: Setting, kind: str, checkpoint: Checkpoint) -> Texts:
+    return Texts(setting.texts / f"{kind}-{digest(checkpoint.identity)[:16]}.jsonl")
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split()).rstrip(" .")
+
+
+def _seed(seed: int, row_id: str) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{row_id}".encode()).digest()[:8])

@@ -1,0 +1,116 @@
+"""What the two-step modes say (Extract+Think, arXiv 2511.17487). Its prompts are not published: the words are our reading.
+
+What to observe and the description are asked for in the words of the builder's `extraction` recipe (cot_builder/prompts), so
+that a model tuned on its rows is asked what it was trained on; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from pipeline.data.benchmark import Benchmark
+from pipeline.scoring.response import Response, parse
+from pipeline.types import Question
+from stages.evaluation.backends.base import without_marks
+
+VERSION = "1"
+"""Part of what a cell depends on; raise it with every change of a prompt."""
+TEMPERATURE, TOP_P = 0.6, 0.95
+"""The reasoner's sampling, as the paper has it."""
+OBSERVE_TOKENS = 128
+ANSWER_TOKENS = 32
+"""Tokens of an answer alone: labels, letters and numbers are a few; also what a forced answer may have."""
+
+_PERCEIVE = "Describe {what} in fine detail: {its} scenes, objects, people, relationships, locations and any text"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question as one reads it who sees no picture."""
+
+    text: str
+    options: tuple[str, ...]
+    form: str
+    """What the answer is to be."""
+    meanings: Mapping[str, str] = field(default_factory=dict)
+    """What an option stands for, where its name does not say enough."""
+
+
+def asked(benchmark: Benchmark, question: Question) -> Asked:
+    """A question in words alone, with its possible answers; those of a labelled image set stand in its prompt only."""
+    text = without_marks(question.text).strip()
+    if benchmark.task is not None:
+        labels = benchmark.task.labels
+        return Asked(text, labels.names, "one of the options, word for word", labels.descriptions)
+    return Asked(text, question.options, "the letter of the right option" if question.options else "the answer alone")
+
+
+def observe(question: Asked) -> str:
+    """Asks a reader of text what a picture must be looked at for."""
+    lines = [
+        "You will not see any picture. Here is a question that will be asked about many pictures:",
+        f"\n{question.text}",
+    ]
+    if question.options:
+        meanings = {option: f": {meaning}" for option, meaning in question.meanings.items()}
+        lines += ["Possible answers:", *(f"- {option}{meanings.get(option, '')}" for option in question.options)]
+    lines.append(
+        "\nWhat should someone look for in a picture to be able to answer it? Name the kinds of visible things, separated by "
+        "commas, in one line of at most forty words. Do not answer the question, and do not name any of the possible answers."
+    )
+    return "\n".join(lines)
+
+
+def perceive(images: int, contents: str = "") -> str:
+    """Asks for a description: a general one, or one that holds `contents` above all."""
+    prompt = (
+        _PERCEIVE.format(what="these pictures", its="their")
+        if images > 1
+        else _PERCEIVE.format(what="this picture", its="its")
+    )
+    return f"{prompt}, and especially {contents}." if contents else f"{prompt}."
+
+
+def reason(question: Asked, description: str | None) -> str:
+    """Asks a reader of text to answer from a description; None for a question without a picture."""
+    lines = (
+        []
+        if description is None
+        else ["You do not see the picture. This is what someone saw in it:", f"\n{description}\n"]
+    )
+    lines.append(f"Question: {question.text}")
+    if question.options and question.form.startswith("one"):
+        lines.append(f"Options: {', '.join(question.options)}.")
+    lines.append(f"\nThink step by step. End with one line that reads: Answer: {question.form}")
+    return "\n".join(lines)
+
+
+_ANSWER = re.compile(r"\banswer\s*(?:\*\*)?\s*:[ \t]*", re.IGNORECASE)
+_LINE = re.compile(r"[^\n]*")
+
+
+def closing(thought: str) -> str:
+    """What is put behind a thought that did not end within its budget, so that an answer must follow (our reading)."""
+    end = "\n</think>" if _open(thought) else ""
+    return f"{thought.rstrip()}{end}\n\nAnswer:"
+
+
+def final_answer(text: str) -> tuple[str, str | None]:
+    """(the thought, the answer): what stands on the line behind the last ``Answer:``, None where there is no such line.
+
+    A reasoner trained here may answer in the pipeline's own grammar instead, which is read too.
+    """
+    found = list(_ANSWER.finditer(text))
+    if not found or found[-1].start() < text.rfind("</think>") or _open(text):
+        response = parse(text)
+        return (response.think, response.answer) if isinstance(response, Response) else (text.strip(), None)
+    line = _LINE.match(text, found[-1].end())
+    answer = line.group().strip().strip("*_`").strip() if line else ""
+    return text[: found[-1].start()].strip().strip("*").strip(), answer or None
+
+
+def _open(text: str) -> bool:
+    """Whether a text ends inside of its thinking."""
+    return text.rfind("<think>") > text.rfind("</think>")

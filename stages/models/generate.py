@@ -1,0 +1,116 @@
+"""A checkpoint that answers prompts about images."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from transformers import GenerationConfig
+
+from pipeline.data.images import open_rgb
+from stages.models import loading  # Before torch's users: it mends torchvision's import.
+from stages.models.finished_rows import live_rows
+
+Given = TypeVar("Given")
+Made = TypeVar("Made")
+
+
+class Answerer:
+    """A checkpoint that answers prompts about images with transformers' generate.
+
+    Args:
+        folder: the checkpoint.
+        config: the run's configuration.
+        local_rank: the GPU to use, where there is one.
+    """
+
+    def __init__(self, folder: Path, config: Any, local_rank: int) -> None:
+        self.processor = loading.load_processor(folder, config)
+        self.model, _ = loading.load_model(folder, config, loading.compute_dtype(config), local_rank)
+
+    def __call__(
+        self, prompt: str, examples: Any, max_new_tokens: int, sample: bool, seed: int
+    ) -> list[tuple[str, int]]:
+        """(text, number of tokens) per example; at temperature 1 without any truncation of the distribution when sampling."""
+        (answers,) = self.each([(prompt, examples, max_new_tokens, sample, seed)])
+        return answers
+
+    def each(self, batches: Iterable[tuple[str, Any, int, bool, int]]) -> Iterator[list[tuple[str, int]]]:
+        """What `__call__` says to each; while one batch is answered, the pictures of the next are made into tensors."""
+        read = ahead(lambda batch: (batch, tensors(self.processor, *batch[:2])), batches, 1)
+        for (_, _, max_new_tokens, sample, seed), inputs in read:
+            torch.manual_seed(seed % 2**63)
+            yield self._answer(inputs, max_new_tokens, sample)
+
+    @torch.inference_mode()
+    def _answer(self, inputs: Any, max_new_tokens: int, sample: bool) -> list[tuple[str, int]]:
+        how: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
+        return complete(self.model, self.processor.tokenizer, moved(inputs, self.model), max_new_tokens, **how)
+
+
+def generate(model: Any, processor: Any, prompt: str, examples: Any, max_new_tokens: int) -> list[tuple[str, int]]:
+    """(text, number of tokens) that a model answers greedily per example.
+
+    Args:
+        model: in evaluation mode, on the device it is to run on.
+        processor: padding on the left.
+    """
+    inputs = moved(tensors(processor, prompt, examples), model)
+    return complete(model, processor.tokenizer, inputs, max_new_tokens)
+
+
+def tensors(processor: Any, prompt: str, examples: Any) -> Any:
+    """What a model reads of a prompt that is asked about each example's picture."""
+    from pipeline.data.conversations import user_turn
+
+    text = processor.apply_chat_template(user_turn(prompt), add_generation_prompt=True)
+    images = [[open_rgb(example.image)] for example in examples]
+    how = {"return_tensors": "pt", "padding": True, "add_special_tokens": False}
+    return processor(text=[text] * len(images), images=images, **how)
+
+
+def moved(inputs: Any, model: Any) -> Any:
+    """What a processor made, as the model takes it; only pixels are floats."""
+    return inputs.to(model.device, dtype=model.dtype)
+
+
+def complete(
+    model: Any, tokenizer: Any, inputs: Any, max_new_tokens: int, processors: Sequence[Any] = (), **how: Any
+) -> list[tuple[str, int]]:
+    """(text, number of tokens) with which a model goes on from `inputs`, (batch, length) padded on the left.
+
+    Greedy, and without the penalties of the checkpoint's own generation config, unless `how` says otherwise.
+    """
+    # Said in full, as rollouts are: a checkpoint's own generation config may penalise repetition (Qwen2.5-VL's does). Said as an
+    # object: given words, generate builds and prints a default configuration of the model at every call.
+    image_token = loading.image_token_id(model)
+    asked = GenerationConfig(
+        max_new_tokens=max_new_tokens,
+        suppress_tokens=None if image_token is None else [image_token],  # A model near random would write it.
+        **{"do_sample": False, "repetition_penalty": 1.0, **how},
+    )
+    with live_rows(model):
+        written = model.generate(**inputs, generation_config=asked, logits_processor=[*processors])
+    tokens = written[:, inputs["input_ids"].shape[1] :]
+    texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    lengths = (tokens != tokenizer.pad_token_id).sum(dim=1).tolist()
+    return list(zip(texts, lengths, strict=True))
+
+
+def ahead(make: Callable[[Given], Made], given: Iterable[Given], count: int) -> Iterator[Made]:
+    """What `make` makes of each, in order, made in a thread up to `count` ahead of its use.
+
+    One thread makes them: a fast tokenizer serves one at a time.
+    """
+    with ThreadPoolExecutor(1) as maker:
+        made: deque[Future[Made]] = deque()
+        for one in given:
+            made.append(maker.submit(make, one))
+            if len(made) > count:
+                yield made.popleft().result()
+        while made:
+            yield made.popleft().result()

@@ -1,0 +1,32 @@
+"""A model as a local folder, downloaded from the hub where it is none."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.config.schema import ModelConfig
+from pipeline.errors import UserError
+
+
+def locate(model: ModelConfig) -> Path:
+    """The local folder of a model, downloading safetensors and processor files when it is a hub id.
+
+    Raises:
+        UserError: when it is neither a folder nor a hub model that can be had.
+    """
+    assert model.name_or_path is not None
+    folder = Path(model.name_or_path).expanduser()
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        wanted = ["*.json", "*.safetensors", "*.jinja", "*.txt", "*.model"]
+        wanted += ["*.py"] if model.trust_remote_code else []
+        return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=wanted))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        raise UserError(
+            f"model.name_or_path: {model.name_or_path!r} is no local folder and cannot be had from the hub "
+            f"({str(error).splitlines()[0]}); check the name and the connection, or download it and give the folder"
+        ) from error

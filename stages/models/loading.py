@@ -1,0 +1,188 @@
+"""Where models and processors are loaded, in one place: device, precision, adapters, and the parts that stay fixed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.families import PART_PREFIXES, part_of
+from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE
+from pipeline.errors import UserError
+from pipeline.system.library_patches import declare_torchvision_ops
+from stages.processes.work import Work
+
+declare_torchvision_ops()
+
+import torch  # noqa: E402
+from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
+
+
+def use_cpu() -> bool:
+    """Whether stages run on the CPU of this machine."""
+    return not torch.cuda.is_available()
+
+
+def compute_dtype(config: Any) -> str:
+    """bfloat16 or float32, as model.dtype resolves on this machine. Weights are float32 masters either way."""
+    if config.model.dtype != "auto":
+        return config.model.dtype
+    return "bfloat16" if not use_cpu() and torch.cuda.is_bf16_supported() else "float32"
+
+
+def load_model(
+    folder: Path,
+    config: Any,
+    dtype: str,
+    local_rank: int = 0,
+    *,
+    quantization: str | None = None,
+    auto_class: Any = AutoModelForImageTextToText,
+) -> tuple[Any, list[str]]:
+    """A checkpoint as plain transformers load it, for inference.
+
+    Args:
+        folder: the checkpoint.
+        config: the run's configuration.
+        dtype: of the weights in memory.
+        local_rank: the GPU to use, where there is one.
+        quantization: 8bit or 4bit (NF4) for the language model's weights.
+        auto_class: what reads it; a model of text alone needs AutoModelForCausalLM.
+
+    Returns:
+        The model on its device, and what was amiss, as ``missing keys: a, b``: such weights would be random.
+    """
+    device = torch.device("cpu")
+    if not use_cpu():
+        device = torch.device("cuda", local_rank)
+        torch.cuda.set_device(device)  # Else every process would open a context on the first GPU too.
+    # Quantized weights are made on the device they stay on.
+    more = {"quantization_config": bitsandbytes(quantization, dtype), "device_map": device} if quantization else {}
+    model, info = auto_class.from_pretrained(
+        folder,
+        dtype=getattr(torch, dtype),
+        attn_implementation=config.model.attn_implementation,
+        trust_remote_code=config.model.trust_remote_code,
+        output_loading_info=True,
+        **more,
+    )
+    amiss = {kind.replace("_", " "): sorted(map(str, keys)) for kind, keys in sorted(info.items()) if keys}
+    problems = [
+        f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}" for kind, keys in amiss.items()
+    ]
+    return (model if quantization else model.to(device)).eval(), problems
+
+
+def load_processor(folder: Path, config: Any) -> Any:
+    """The processor of a checkpoint, with the run's `model.processor` arguments. It pads on the left.
+
+    Some checkpoints (Qwen2.5-VL, Qwen3-VL) pad on the right by default. GRPOTrainer lays prompts out from the left itself, but
+    takes mm_token_type_ids as the processor pads them: in a batch of images of several shapes they would mark other tokens than
+    the image's, and the log-probabilities that train would be those of other positions.
+
+    Raises:
+        UserError: when the processor needs a package that is not installed.
+    """
+    try:
+        processor = AutoProcessor.from_pretrained(
+            folder, trust_remote_code=config.model.trust_remote_code, **config.model.processor
+        )
+    except ImportError as error:  # torchvision for processors that also read videos, num2words for SmolVLM2's.
+        raise UserError(f"the processor in {folder} needs a package that is not installed: {error}") from error
+    processor.tokenizer.padding_side = "left"
+    return processor
+
+
+def image_token_id(model: Any) -> int | None:
+    """The token that stands for a piece of image."""
+    return getattr(model.config, "image_token_id", None)
+
+
+def plain(model: Any) -> Any:
+    """The model within adapters of peft."""
+    return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
+
+
+def peft_config(work: Work) -> Any:
+    """The configuration of the adapters that `model.peft` describes, or None when all weights train."""
+    if work.config.model.peft is None:
+        return None
+    from peft import get_peft_config
+
+    return get_peft_config({"peft_type": DEFAULT_PEFT_TYPE, **work.config.model.peft})
+
+
+def quantization_config(work: Work) -> Any:
+    """transformers.BitsAndBytesConfig of `model.quantization`, or None."""
+    bits = work.config.model.quantization
+    return bitsandbytes(bits, compute_dtype(work.config)) if bits else None
+
+
+def bitsandbytes(bits: str, dtype: str) -> Any:
+    """transformers.BitsAndBytesConfig of 8bit or 4bit (NF4). Vision tower, connector and head keep their precision."""
+    from transformers import BitsAndBytesConfig
+
+    kept = [rf".*\b{prefix}\b" for part in ("vision", "connector") for prefix in PART_PREFIXES[part]]
+    return BitsAndBytesConfig(
+        load_in_4bit=bits == "4bit",
+        load_in_8bit=bits == "8bit",
+        llm_int8_skip_modules=[*kept, "lm_head"],
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=dtype,
+    )
+
+
+def prepare(trainer: Any, work: Work) -> None:
+    """What a stage does to the trainer's model before training: hold parts fixed, keep trained weights in float32."""
+    model = trainer.model
+    freeze(model, work.stage.freeze)
+    if not (trainer.args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
+        end_backward_at_trained_weights(model)
+    if work.config.model.quantization is not None:  # TRL makes these adapters bf16, where small steps are rounded away.
+        for parameter in model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()
+
+
+def freeze(model: torch.nn.Module, parts: list[str]) -> None:
+    """Hold the named parts fixed.
+
+    Raises:
+        UserError: when a part has no parameter in this model, or nothing is left to train.
+    """
+    for part in parts:
+        found = [parameter for name, parameter in model.named_parameters() if part_of(name) == part]
+        if not found:
+            raise UserError(
+                f"freeze: this model has no part named {part} (looked for {', '.join(PART_PREFIXES[part])})"
+            )
+        for parameter in found:
+            parameter.requires_grad_(False)
+    if not any(parameter.requires_grad for parameter in model.parameters()):
+        raise UserError(f"freeze: {parts} leaves nothing to train")
+
+
+def end_backward_at_trained_weights(model: Any) -> None:
+    """Let backward end where nothing before it trains, with gradient checkpointing too; the gradients are the same.
+
+    Whenever transformers turns checkpointing on, it makes the outputs of all embeddings ask for gradients, the vision tower's
+    too: a frozen tower would be recomputed and gone through backward for nothing. Only reentrant checkpointing needs it. TRL's
+    GRPO trainer turns checkpointing off and on around each rollout, and every time the hooks would be one more.
+    """
+    base = plain(model)
+    base.disable_input_require_grads()
+    base.enable_input_require_grads = _nothing
+
+
+def _nothing() -> None: ...
+
+
+FIELDS = (
+    "pixel_values",
+    "pixel_attention_mask",
+    "image_grid_thw",
+    "image_sizes",
+    "mm_token_type_ids",
+    "token_type_ids",
+)
+"""What models take of it."""

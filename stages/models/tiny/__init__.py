@@ -1,0 +1,38 @@
+"""Tiny random models of every family, as plain Hugging Face folders: the students of the demo and the tests.
+
+A file here is a family and its name goes into `model.tiny.family`. Its `build` gives what a real checkpoint of the family
+holds: the configuration of a model, a processor with tokenizer and chat template, and a generation config. Tokenizers are
+byte-level BPEs trained on the texts the student will read and write; nothing binary is kept in the repository.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from pipeline.config.schema import TinyConfig
+
+
+def build_tiny(folder: Path, sizes: TinyConfig, texts: Iterable[str], seed: int) -> None:
+    """Write model, processor, tokenizer, chat template and generation config to `folder`.
+
+    Args:
+        folder: where to write; created.
+        sizes: see `pipeline.config.schema.TinyConfig`.
+        texts: what the tokenizer is trained on.
+        seed: of the random weights; the same arguments give the same bytes.
+    """
+    from pipeline.system.library_patches import declare_torchvision_ops
+
+    declare_torchvision_ops()
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    config, processor, generation = importlib.import_module(f"stages.models.tiny.{sizes.family}").build(sizes, texts)
+    torch.manual_seed(seed)
+    model = AutoModelForImageTextToText.from_config(config)
+    model.generation_config = generation
+    folder.mkdir(parents=True, exist_ok=True)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)

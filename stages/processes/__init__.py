@@ -1,0 +1,1 @@
+"""Processes of a stage: command line, workers, console."""

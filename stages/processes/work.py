@@ -1,0 +1,63 @@
+"""What a worker works on: a run, a phase and its folder, which one process holds at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import RunConfig, StageConfig
+from pipeline.errors import UserError
+from pipeline.run_dir import RunDir
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a worker needs to know: the run, the phase, and where its files go."""
+
+    config: RunConfig
+    name: str
+    run: RunDir
+    look: Callable[[Any], None] | None = None
+    """Given the trainer before its first step, in every process; the preflight looks at it there."""
+
+    @property
+    def folder(self) -> Path:
+        return self.run.phase(self.name)
+
+    @property
+    def stage(self) -> StageConfig:
+        return self.config.stage(self.name)
+
+
+@contextlib.contextmanager
+def only_one(folder: Path, wait: float = 20.0) -> Iterator[None]:
+    """Hold a phase's folder alone: a second start waits `wait` seconds for the first to end, then is refused.
+
+    The kernel drops the lock with the process, however it dies.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / ".lock").open("a+") as lock:
+        deadline = time.monotonic() + wait
+        while True:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    raise UserError(f"{folder} is in use by another process; wait for it or stop it") from None
+                time.sleep(0.2)
+        yield
+
+
+def clean(folder: Path) -> None:
+    """Delete what a phase wrote, keeping the folder's lock."""
+    for path in folder.iterdir() if folder.exists() else ():
+        if path.name == ".lock":
+            continue
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

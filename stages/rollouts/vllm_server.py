@@ -1,0 +1,90 @@
+"""The vLLM server of a stage's rollouts: its command, its GPUs, its life. Light: nothing here imports torch or vLLM."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.derived import world_size
+from pipeline.config.schema import RunConfig
+from pipeline.errors import UserError
+from pipeline.system.hardware import visible_gpus
+from pipeline.system.processes import die_with_parent
+from pipeline.system.vllm_server import answers, end_of, free_port, serve_command, serve_environment, stop
+from stages.processes.work import Work
+
+MODEL = "policy"
+"""The name the server gives what it serves."""
+READY_SECONDS = 1800
+SHARED_MEMORY = 0.3
+"""Part of a GPU's memory for a server that shares it with the trainer."""
+
+
+@contextlib.contextmanager
+def running(work: Work, model: Path) -> Iterator[str]:
+    """The address of a server of `model` that answers within the block and is gone after it.
+
+    Raises:
+        UserError: when it ends before it answers, or does not answer in time, with the last lines of its log.
+    """
+    gpus = server_gpus(work.config)
+    port = free_port()
+    log = work.folder / "logs" / "rollout-server.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    more = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    with log.open("wb") as sink:
+        process = subprocess.Popen(
+            serve_command(str(model), flags(work.config, gpus, port), (), cpu=not gpus),
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            env=serve_environment(cpu=not gpus, VLLM_SERVER_DEV_MODE="1", **more),
+            preexec_fn=die_with_parent,
+            start_new_session=True,
+        )
+    try:
+        begun = time.monotonic()
+        while not answers(f"http://127.0.0.1:{port}/health"):
+            if process.poll() is not None:
+                raise UserError(f"the rollout server ended with exit code {process.returncode}; {end_of(log)}")
+            if time.monotonic() - begun > READY_SECONDS:
+                raise UserError(f"the rollout server does not answer after {READY_SECONDS} s; {end_of(log)}")
+            time.sleep(0.5)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        stop([process])
+
+
+def flags(config: RunConfig, gpus: tuple[str, ...], port: int) -> dict[str, Any]:
+    """vLLM's flags; `launch.rollout_flags` come last, so they win."""
+    ours: dict[str, Any] = {
+        "served-model-name": MODEL,
+        "host": "127.0.0.1",
+        "port": port,
+        "dtype": config.model.dtype,
+        "trust-remote-code": config.model.trust_remote_code,
+        "limit-mm-per-prompt": {"image": 1},
+        "generation-config": "vllm",  # Else sampling settings of the model's own would be added to the stage's.
+        "logprobs-mode": "processed_logprobs",  # At the temperature that was sampled at, as the trainer's are.
+        "worker-extension-cls": "stages.rollouts.vllm_worker.PolicyWorker",
+        "disable-uvicorn-access-log": True,
+    }
+    if gpus:
+        ours["data-parallel-size"] = len(gpus) if len(gpus) > 1 else None
+        ours["gpu-memory-utilization"] = None if config.launch.rollout_gpus else SHARED_MEMORY
+    elif config.model.dtype == "auto":
+        del ours["dtype"]  # The CPU's own, which is the trainer's.
+    return {**ours, **config.launch.rollout_flags}
+
+
+def server_gpus(config: RunConfig) -> tuple[str, ...]:
+    """The GPUs of the server, as CUDA_VISIBLE_DEVICES names them: the last `launch.rollout_gpus`, or all that the trainer has."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    names = (visible.split(",") if visible else [str(number) for number in range(visible_gpus())])[: visible_gpus()]
+    own = config.launch.rollout_gpus
+    return tuple(names[-own:] if own else names[: world_size(config)])

@@ -1,0 +1,1 @@
+"""Compute a prompt once for all its completions."""

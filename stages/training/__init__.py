@@ -1,0 +1,1 @@
+"""Train a stage: arguments, trainers, logs, validation."""

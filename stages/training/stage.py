@@ -1,0 +1,150 @@
+"""What ``python -m stages.<algorithm> --stage N`` does around the training itself: check, skip, train, evaluate."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+
+from pipeline import command_line
+from pipeline.config.derived import clip_range, prompts_per_rollout, world_size
+from pipeline.config.schema import RunConfig
+from pipeline.data.load import load_task
+from pipeline.data.training_rows import DATA, changes, identity, training_columns
+from pipeline.errors import UserError
+from pipeline.files import differences, write_atomic, write_json
+from pipeline.run_dir import RunDir
+from pipeline.runs.handover import has_checkpoint, parent_checkpoint
+from pipeline.runs.phases import parent_of, start_record
+from pipeline.runs.provenance import provenance
+from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
+from stages.evaluation import phase
+from stages.processes import command, console
+from stages.processes.work import Work, clean, only_one
+from stages.processes.workers import as_worker, run_workers
+
+
+def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], argv: Sequence[str] | None) -> int:
+    """The entry point of a training stage.
+
+    Args:
+        algorithm: the stage file's name.
+        purpose: its docstring, shown by ``--help``.
+        train: the work of one process.
+        argv: command line without the program; None for sys.argv.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    parser = command.parser(algorithm, (purpose or "").split("\n")[0])
+    parser.add_argument("--stage", required=True, help="stage number or name, or baseline")
+    arguments = command_line.parse(parser, argv)
+    config, run = command.load_checked(arguments)
+    name = config.stage_name(arguments.stage)
+    stage = config.stage(name)
+    if stage.algorithm != algorithm:
+        raise UserError(
+            f"{name} is a {stage.algorithm} stage: python -m stages.{stage.algorithm} --stage {arguments.stage}"
+        )
+    work = Work(config, name, run)
+    if arguments.worker:
+        with as_worker():
+            declare_torchvision_ops()  # Before transformers and trl are imported.
+            hide_vllm_from_trl()
+            score_labels_alone()
+            train(work)
+        return 0
+    if arguments.dry_run:
+        print(describe(config, run, name))
+        return 0
+    with only_one(work.folder):
+        if arguments.clean:
+            clean(work.folder)
+        done = has_checkpoint(work.config, work.run, work.name)
+        if not done:
+            parent_checkpoint(config, run, name)  # Refuse here, in one line, not in every worker.
+            if config.held_out:
+                from pipeline.conductor.contamination import check_run
+
+                check_run(config, run)
+        rows = rows_as_begun(work)
+        if not done:
+            record = run.record(name)
+            if record is None:
+                write_atomic(work.folder / DATA, rows)
+                write_json(run.record_path(name), start_record(config, run, name) | provenance())
+            elif moved := differences(record.get("versions", {}), provenance()["versions"]):
+                console.say_here(f"warning: {name} was begun with other packages: {', '.join(moved)}")
+                write_json(run.record_path(name), {**record, "resumed_with": provenance()["versions"]})
+            console.say_here(f"{name}: {stage.algorithm} from {parent_of(config, name)}")
+            train_in_workers(algorithm, work, [word for word in argv if word != "--clean"])
+            if not has_checkpoint(work.config, work.run, work.name):
+                raise UserError(f"{name}: the workers ended but handed nothing over; see {work.folder / 'logs'}")
+        return phase.evaluate(config, run, name)  # Verifies first. In the lock: its workers append to files here.
+
+
+def train_in_workers(algorithm: str, work: Work, argv: Sequence[str]) -> None:
+    """Run the training workers.
+
+    Raises:
+        UserError: when they fail; the alarm that ended them, if it was one.
+    """
+    path, record = work.run.record_path(work.name), work.run.record(work.name) or {}
+    if "stopped" in record:
+        write_json(path, {key: value for key, value in record.items() if key not in ("stopped", "alarms")})
+    try:
+        run_workers(algorithm, work, argv)
+    except UserError as failure:
+        if has_checkpoint(work.config, work.run, work.name):
+            console.say_here(
+                f"{work.name} is trained; a worker failed after that: {failure.problems[0].splitlines()[0]}"
+            )
+            return
+        stopped = (work.run.record(work.name) or {}).get("stopped")
+        raise (UserError(stopped) if stopped else failure) from None
+
+
+def rows_as_begun(work: Work) -> str:
+    """The rows the stage trains on, as lines of `DATA`.
+
+    Raises:
+        UserError: when the stage was begun or finished with others, naming what changed; when they do not fill a rollout.
+    """
+    task = load_task(work.config.task, work.run.cache)
+    columns, _ = training_columns(work.config, work.run, work.name, task)
+    least = prompts_per_rollout(work.config, work.stage) if work.stage.algorithm == "grpo" else 1
+    if (
+        len(columns["id"]) < least
+    ):  # TRL's sampler leaves out what does not fill a rollout: there would be no step at all.
+        raise UserError(
+            f"{work.name}: has {len(columns['id'])} rows, and one rollout asks {least} prompts (per_device_train_batch_size * "
+            "processes * steps_per_generation / num_generations); give it more rows, or make one of these smaller"
+        )
+    now = identity(columns, work.run.cache)
+    begun = work.folder / DATA
+    changed = changes(begun.read_text(), now) if work.run.record(work.name) and begun.exists() else []
+    if changed:
+        raise UserError(
+            [f"{work.name} was trained on other data: {change}" for change in changed]
+            + [f"restore the data, give the run another name, or start it anew with --clean ({work.folder})"]
+        )
+    return now
+
+
+def describe(config: RunConfig, run: RunDir, name: str) -> str:
+    """What a stage would do, for ``--dry-run``."""
+    stage = config.stage(name)
+    clip = clip_range(stage)
+    lines = [
+        f"{name}: {stage.algorithm} from {parent_of(config, name)} into {run.phase(name)}",
+        f"  rows: {stage.data if stage.data == 'cot' else stage.split}   prompt: {stage.prompt}",
+        f"  freeze: {', '.join(stage.freeze) or 'nothing'}",
+        f"  processes: {world_size(config)}   deepspeed: {config.launch.deepspeed or 'no'}",
+    ]
+    if stage.learning_rates:
+        lines.append(f"  learning rates: {', '.join(f'{part} {rate}' for part, rate in stage.learning_rates.items())}")
+    if stage.reward_funcs:
+        lines.append(f"  rewards: {', '.join(stage.reward_funcs)}")
+        ahead = ", one ahead" if stage.rollouts_ahead else ""
+        lines.append(f"  rollouts: {stage.rollouts}{ahead}   dynamic sampling: {stage.dynamic_sampling or 'no'}")
+    if clip:
+        lines.append(f"  clip range: 1 - {clip[0]} to 1 + {clip[1]}")
+    lines += [f"  trainer.{key}: {value}" for key, value in stage.trainer.items()]
+    return "\n".join(lines)

@@ -1,0 +1,184 @@
+"""The scratch run a preflight tries every stage in: its settings, its rows, and what its files say afterwards."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+from pipeline.conductor.forecast import Trial
+from pipeline.config.derived import checkpoint_cycle, world_size
+from pipeline.config.schema import BASELINE, RunConfig, StageConfig
+from pipeline.config.trainer_options import trainer_fields
+from pipeline.files import read_jsonl, write_json
+from pipeline.run_dir import BASE, COT, RunDir
+from pipeline.scoring.response import render
+
+EVALUATION = "evaluation"
+"""The trial that is no stage: one batch of answers."""
+CYCLES = 3
+"""Rollout cycles (SFT: steps) of a trial: one at the largest size, to warm up and for the peak of memory, then timed ones."""
+SAMPLED = 5000
+"""CoT rows whose tokens are counted."""
+
+
+def scratch_of(run: RunDir) -> RunDir:
+    """The folder a preflight of a run works in; it reads the run's own cache of images."""
+    scratch = RunDir(run.root / "preflight", "scratch")
+    scratch.cache = run.cache
+    return scratch
+
+
+def stages_of(config: RunConfig) -> dict[str, StageConfig]:
+    """The stages that train, in order, the baseline first."""
+    return {**({BASELINE: config.baseline} if config.baseline else {}), **config.stages}
+
+
+def completion_length(stage: StageConfig) -> int:
+    """Most tokens a GRPO stage generates per completion."""
+    return int(stage.trainer.get("max_completion_length") or trainer_fields("grpo")["max_completion_length"] or 256)
+
+
+def trial_config(config: RunConfig) -> RunConfig:
+    """The run with every stage cut to a few steps from the base weights; sizes, devices and data stay what they are."""
+    stages = {name: _shortened(stage) for name, stage in stages_of(config).items()}
+    return dataclasses.replace(config, baseline=stages.pop(BASELINE, None), stages=stages)
+
+
+def _shortened(stage: StageConfig) -> StageConfig:
+    steps = CYCLES * checkpoint_cycle(stage)
+    trainer = {**stage.trainer, "max_steps": steps, "save_steps": steps, "logging_steps": 1, "report_to": "none"}
+    if stage.algorithm == "grpo":
+        if stage.rollouts == "transformers":  # A server takes no such word; what it samples is as short as it is.
+            least = {"min_new_tokens": completion_length(stage)}
+            trainer["generation_kwargs"] = {**(trainer.get("generation_kwargs") or {}), **least}
+    else:
+        trainer["train_sampling_strategy"] = "sequential"  # The longest rows come first.
+    return dataclasses.replace(stage, init_from=BASE, trainer=trainer, validation=None)
+
+
+def write_rows(config: RunConfig, run: RunDir, scratch: RunDir) -> bool:
+    """Copy the run's CoT rows for the trial, a batch of the longest first, then the others in random order.
+
+    Returns:
+        Whether there were any: a complete build of this run.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    file = run.cot / "train.parquet"
+    if (run.record(COT) or {}).get("status") != "complete" or not file.exists():
+        return False
+    table = pq.read_table(file)
+    order = list(range(table.num_rows))
+    lengths = [len(text) for text in table["completion"].to_pylist()]
+    longest = sorted(order, key=lambda index: -lengths[index])[: _largest_batch(config)]
+    rest = sorted(set(order) - set(longest))
+    random.Random(0).shuffle(rest)
+    scratch.cot.mkdir(parents=True, exist_ok=True)
+    pq.write_table(table.take(pa.array([*longest, *rest])), scratch.cot / "train.parquet")
+    return True
+
+
+def _largest_batch(config: RunConfig) -> int:
+    """Rows of the largest optimizer step of an SFT stage."""
+    fields, largest = trainer_fields("sft"), 1
+    for stage in stages_of(config).values():
+        size = 1
+        for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
+            size *= int(stage.trainer.get(key, fields[key]))
+        largest = max(largest, size * world_size(config)) if stage.algorithm == "sft" else largest
+    return largest
+
+
+def write_stand_ins(config: RunConfig, scratch: RunDir, task: Any, tokenizer: Any) -> None:
+    """Rows in place of CoT rows that are not built yet: one per selected row, as long as a GRPO completion may be."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    assert config.cot is not None
+    limits = [completion_length(stage) for stage in config.stages.values() if stage.algorithm == "grpo"]
+    most = max(limits, default=config.evaluation.max_new_tokens)
+    words = task.prompt("think").replace("<", " ").replace(">", " ").split() * most
+    texts = {}
+    for label in task.labels.names:
+        few, many = 1, len(words)
+        while many - few > 1:  # The longest that is not longer.
+            middle = (few + many) // 2
+            fits = len(tokenizer(render(" ".join(words[:middle]), label))["input_ids"]) <= most
+            few, many = (middle, many) if fits else (few, middle)
+        texts[label] = render(" ".join(words[:few]), label)
+    examples = task.select(config.cot.split).examples
+    columns = {
+        "id": [example.id for example in examples],
+        "label": [example.label for example in examples],
+        "completion": [texts[example.label] for example in examples],
+    }
+    scratch.cot.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), scratch.cot / "train.parquet")
+
+
+def token_lengths(scratch: RunDir, task: Any, tokenizer: Any, stand_in: bool) -> dict[str, Any]:
+    """Tokens of the completions stages learn from: p50, p95, p99, max, and ``label``, the longest bare label."""
+    import numpy as np
+
+    def counted(texts: list[str]) -> list[int]:
+        return [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # and the end of the turn
+
+    found: dict[str, Any] = {"label": max(counted(list(task.labels.names))), "stand_in": stand_in, "rows": 0}
+    file = scratch.cot / "train.parquet"
+    if file.exists():
+        import pyarrow.parquet as pq
+
+        texts = pq.read_table(file, columns=["completion"])["completion"].to_pylist()
+        counts = counted(texts[:: max(1, len(texts) // SAMPLED)])
+        p50, p95, p99 = (int(value) for value in np.percentile(counts, [50, 95, 99]))
+        found |= {"rows": len(texts), "p50": p50, "p95": p95, "p99": p99, "max": max(counts)}
+    return found
+
+
+def settle(folder: Path) -> None:
+    """Keep what the files of a trial say of its time (`timing.json`), and delete its weights, which may fill the disk."""
+    record, metrics = folder / "stage.json", folder / "metrics.jsonl"
+    if not record.exists() or not metrics.exists():
+        return
+    logged = metrics.stat().st_mtime  # The last step's row; then comes the checkpoint, then the hand-over.
+    saved = max((path.stat().st_mtime for path in folder.glob("checkpoint-*/complete")), default=logged)
+    write_json(
+        folder / "timing.json",
+        {"save": max(0.0, saved - logged), "handover": max(0.0, record.stat().st_mtime - max(saved, logged))},
+    )
+    for path in [*folder.glob("checkpoint-*"), folder / "final"]:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def read_trial(stage: StageConfig, folder: Path, launched: float) -> Trial:
+    """What a trial measured.
+
+    Args:
+        stage: as the run has it.
+        folder: the trial's.
+        launched: clock at which its workers were started.
+    """
+    cycle = checkpoint_cycle(stage)
+    large = folder / "too_large.json"
+    if large.exists():
+        return Trial(0, cycle, (), 0, 0, 0, (), 0, 0, 0, 0, json.loads(large.read_text())["error"])
+    seen, timing = (json.loads((folder / name).read_text()) for name in ("look.json", "timing.json"))
+    used = json.loads((folder / "stage.json").read_text())["usage"]
+    return Trial(
+        steps=seen["steps"],
+        cycle=cycle,
+        seconds=[row["seconds"] for row in read_jsonl(folder / "metrics.jsonl")],
+        startup=max(0.0, seen["created"] - launched) + seen["imports"] + seen["load"],
+        save=timing["save"],
+        handover=timing["handover"],
+        peak_memory=used["peak_memory_bytes"],
+        checkpoint=used["checkpoint_bytes"],
+        final=used["final_bytes"],
+        save_steps=seen["save_steps"],
+        save_total_limit=seen["save_total_limit"],
+    )

@@ -1,0 +1,172 @@
+"""What a worker of the preflight does: the base model and the rows, then each stage for a few steps, then a batch of answers."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import importlib
+import json
+import math
+import os
+import time
+from typing import Any
+
+from pipeline.config.derived import checkpoint_cycle, world_size
+from pipeline.config.schema import RunConfig
+from pipeline.data.load import load_task
+from pipeline.files import digest, write_json
+from pipeline.run_dir import BASE, RunDir
+from pipeline.runs.phases import start_record
+from stages.processes.console import say
+from stages.processes.work import Work
+from stages.trial import plan
+from stages.trial.plan import EVALUATION
+
+
+def work_through(config: RunConfig, run: RunDir, names: list[str]) -> None:
+    """The work of one process: its trials, one after the other."""
+    from stages.models import generate, memory_usage
+
+    clocks = {"created": time.time() - memory_usage.age(), "answering_imports": memory_usage.age()}
+    _ = generate
+    import trl
+
+    _ = trl.SFTTrainer, trl.GRPOTrainer  # Loaded on first use; a stage's start-up is mostly this.
+    clocks["imports"] = memory_usage.age()
+    scratch = plan.scratch_of(run)
+    if os.environ.get("RANK", "0") == "0":
+        prepare(config, run, scratch)
+    while not (scratch.root / "lengths.json").exists():
+        time.sleep(0.1)  # Rank 0 writes it last.
+    for name in names:
+        if name == EVALUATION:
+            time_answers(config, scratch, clocks)
+        else:
+            try_stage(config, scratch, name, clocks)
+            gc.collect()
+            plan.settle(scratch.phase(name))
+
+
+def prepare(config: RunConfig, run: RunDir, scratch: RunDir) -> None:
+    """The base model, the rows and their lengths, in the scratch folder, unless they are there."""
+    if (scratch.root / "lengths.json").exists():
+        return
+    from pipeline.runs.handover import checkpoint
+    from stages.checkpoints.base_model import make
+    from stages.models.loading import load_processor
+
+    task = load_task(config.task, run.cache)
+    built = config.cot is not None and plan.write_rows(config, run, scratch)
+    make(Work(config, BASE, scratch))
+    tokenizer = load_processor(checkpoint(scratch, BASE), config).tokenizer
+    if config.cot is not None and not built:
+        plan.write_stand_ins(config, scratch, task, tokenizer)
+    stand_in = config.cot is not None and not built
+    write_json(scratch.root / "lengths.json", plan.token_lengths(scratch, task, tokenizer, stand_in))
+
+
+def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, float]) -> None:
+    """Train a stage for a few cycles; what is seen goes to look.json, the rest is in the files every stage writes."""
+    import torch
+
+    from stages.models import loading, memory_usage
+    from stages.training import setup
+    from stages.trial import first_rows
+
+    stage, trial = config.stage(name), plan.trial_config(config)
+    lengths = json.loads((scratch.root / "lengths.json").read_text())
+    main = os.environ.get("RANK", "0") == "0"
+    real = setup.trainer_arguments(Work(config, name, scratch))
+    began = time.time()
+
+    def look(trainer: Any) -> None:
+        load = time.time() - began
+        steps = planned_steps(trainer, real)  # On every rank: it prepares a data loader.
+        if stage.algorithm == "grpo" and "p99" in lengths and stage.rollouts != "vllm":
+            _usual_length(trainer, stage, min(lengths["p99"], plan.completion_length(stage)))
+        if not main:
+            return
+        tokenizer = trainer.processing_class.tokenizer
+        runs, batch = first_rows.view(trainer, stage)
+        say(f"{name}: {stage.algorithm}, the first of {len(trainer.train_dataset)} rows; {steps} steps in all")
+        shown = scratch.root / f"shown-{digest(runs)[:16]}"
+        for line in (
+            [f"  the same tokens as in {shown.read_text()}"]
+            if shown.exists()
+            else first_rows.lines(runs, tokenizer, loading.image_token_id(trainer.model))
+        ):
+            say(line)
+        shown.write_text(name)
+        for problem in first_rows.problems(trainer, config, stage, runs, batch, lengths):
+            say(f"  ! {problem}")
+        write_json(
+            scratch.phase(name) / "look.json",
+            {
+                **clocks,
+                "load": load,
+                "steps": steps,
+                "save_steps": 0 if real["save_strategy"] == "no" else real["save_steps"],
+                "save_total_limit": real["save_total_limit"],
+            },
+        )
+
+    if main:
+        write_json(scratch.record_path(name), start_record(trial, scratch, name))
+    memory_usage.start_peak()
+    train = importlib.import_module(f"stages.{stage.algorithm}").train
+    try:
+        train(Work(trial, name, scratch, look))
+    except (torch.OutOfMemoryError, RuntimeError) as error:
+        if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+            raise
+        write_json(scratch.phase(name) / "too_large.json", {"error": str(error).splitlines()[0]})
+        if world_size(config) > 1:
+            raise  # The other ranks wait for this one.
+
+
+def planned_steps(trainer: Any, real: dict[str, Any]) -> int:
+    """Optimizer steps the whole stage will take, by the trainer's own arithmetic on its own data loader."""
+    args = copy.copy(trainer.args)
+    args.max_steps = real.get("max_steps", -1)
+    args.num_train_epochs = real.get("num_train_epochs", args.num_train_epochs)
+    return int(trainer.set_initial_training_values(args, trainer.get_train_dataloader())[-1])
+
+
+def _usual_length(trainer: Any, stage: Any, tokens: int) -> None:
+    """From the second rollout on, generate exactly `tokens` tokens; the first went to the very end."""
+    from transformers import TrainerCallback
+
+    class Shorter(TrainerCallback):
+        def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+            if state.global_step == checkpoint_cycle(stage):
+                trainer.generation_config.min_new_tokens = tokens
+                trainer.generation_config.max_new_tokens = tokens
+
+    trainer.add_callback(Shorter())
+
+
+def time_answers(config: RunConfig, scratch: RunDir, clocks: dict[str, float]) -> None:
+    """Answer one batch of the evaluation split at two lengths, from the base weights."""
+    from pipeline.runs.handover import checkpoint
+    from stages.models import memory_usage
+    from stages.models.generate import Answerer
+    from stages.models.loading import use_cpu
+
+    task = load_task(config.task, scratch.cache)
+    examples = task.select(config.evaluation.split).examples
+    began = time.time()
+    answer = Answerer(checkpoint(scratch, BASE, verify=False), config, int(os.environ.get("LOCAL_RANK", "0")))
+    load = time.time() - began
+    most = config.evaluation.max_new_tokens
+    tokens, seconds = (max(1, most // 4), most), []
+    for count in (min(4, most), *tokens):  # The first warms up.
+        began = time.time()
+        answer.model.generation_config.min_new_tokens = count
+        answer(task.prompt("think"), examples[: config.evaluation.batch_size], count, False, config.seed)
+        seconds.append(time.time() - began)
+    if os.environ.get("RANK", "0") == "0":
+        batches = math.ceil(len(examples) / config.evaluation.batch_size / world_size(config))
+        found = {"tokens": tokens, "seconds": seconds[1:], "batches": batches, "load": load, "gpu": not use_cpu()}
+        write_json(
+            scratch.phase(EVALUATION) / "asking.json", {**clocks, **found, "memory": memory_usage.device_memory()}
+        )

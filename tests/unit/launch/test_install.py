@@ -1,0 +1,139 @@
+"""The launch scripts are thin and answer at once; the lock covers what pyproject.toml asks for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from setuptools import find_namespace_packages
+
+ROOT = Path(__file__).resolve().parents[3]
+SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
+USER_SCRIPTS = ["install.sh", "run_all_stages.sh", "test.sh"]
+SETS = {"base", "cuda", "dev", "vllm", "vllm-cpu"}
+
+
+@pytest.fixture(scope="module")
+def project() -> dict:
+    return tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def lock() -> dict[str, tuple[str, set[str]]]:
+    """name -> (version, sets) of every line of requirements.lock."""
+    pins = {}
+    for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines():
+        if not line.startswith("#"):
+            match = re.fullmatch(r"([a-z0-9.-]+)==([^ ;]+)(?: ; [^#]+)?  # ([a-z -]+)", line)
+            assert match, f"not a pin with its sets: {line!r}"
+            assert match[1] not in pins, f"{match[1]} is pinned twice"
+            pins[match[1]] = (match[2], set(match[3].split()))
+    return pins
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.name)
+def test_every_launch_script_parses_is_executable_and_stops_at_errors(script: Path) -> None:
+    subprocess.run(["bash", "-n", script], check=True)
+    assert script.stat().st_mode & 0o111, f"{script.name} is not executable"
+    assert "set -euo pipefail" in script.read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", USER_SCRIPTS)
+def test_help_works_from_any_folder_and_installs_nothing(name: str, tmp_path: Path) -> None:
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    done = subprocess.run(
+        [tmp_path / "launch" / name, "--help"], cwd="/", capture_output=True, text=True, timeout=10, check=True
+    )
+    assert name in done.stdout
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["launch"]
+
+
+@pytest.fixture
+def pretend_repo(tmp_path: Path) -> Path:
+    """The launch folder with an installer and a Python that only print how they were called."""
+    shutil.copytree(ROOT / "launch", tmp_path / "repo" / "launch")
+    python = tmp_path / "repo" / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    for script in (python, tmp_path / "repo" / "launch" / "install.sh"):
+        script.write_text('#!/bin/sh\necho "$(basename "$0")|$PWD|$OMP_NUM_THREADS|$*"\n', encoding="utf-8")
+        script.chmod(0o755)
+    return tmp_path / "repo"
+
+
+def test_run_all_stages_installs_then_runs_the_pipeline_from_the_repository(pretend_repo: Path, tmp_path: Path) -> None:
+    (tmp_path / "my run.yaml").touch()
+    words = ["--config", "my run.yaml", "--gpus", "4", "--dry-run", "task.question=What is it?"]
+    environment = {"PATH": "/usr/bin:/bin"}
+    done = subprocess.run(
+        [pretend_repo / "launch" / "run_all_stages.sh", *words],
+        cwd=tmp_path, env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    install, run = done.stdout.splitlines()
+    assert install == f"install.sh|{pretend_repo}||"
+    assert run == (
+        f"python|{pretend_repo}|1|-m pipeline run --config {tmp_path}/my run.yaml "
+        "launch.num_processes=4 --dry-run task.question=What is it?"
+    )
+
+
+def test_run_all_stages_runs_the_demo_unless_told_otherwise(pretend_repo: Path) -> None:
+    done = subprocess.run(
+        [pretend_repo / "launch" / "run_all_stages.sh"],
+        cwd="/", env={"PATH": "/usr/bin:/bin", "OMP_NUM_THREADS": "6"}, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert (
+        done.stdout.splitlines()[1]
+        == f"python|{pretend_repo}|6|-m pipeline run --config {pretend_repo}/configs/demo.yaml"
+    )
+
+
+def test_install_names_the_pythons_it_found_when_none_is_new_enough(tmp_path: Path) -> None:
+    repo = tmp_path / "repo"
+    shutil.copytree(ROOT / "launch", repo / "launch")
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, repo)
+    old = tmp_path / "python3"
+    old.write_text("#!/bin/sh\necho 3.9\n", encoding="utf-8")
+    old.chmod(0o755)
+    done = subprocess.run(
+        [repo / "launch" / "install.sh"],
+        env={"PATH": "/usr/bin:/bin", "PYTHON": str(old)}, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert f"needs Python 3.11, 3.12 or 3.13; found: {old} is 3.9;" in done.stderr.splitlines()[-1]
+
+
+def test_the_lock_pins_every_dependency_at_a_version_that_fits(project: dict, lock: dict) -> None:
+    extras = project["project"]["optional-dependencies"]
+    wanted = {"base": project["project"]["dependencies"], **extras}
+    for name, requirements in wanted.items():
+        for requirement in map(Requirement, requirements):
+            version, sets = lock[canonicalize_name(requirement.name)]
+            assert requirement.specifier.contains(version, prereleases=True), f"{requirement} against =={version}"
+            assert sets & {"base", name}, f"{requirement.name} is not in the set {name}"
+
+
+def test_the_lock_names_known_sets_and_no_host(lock: dict) -> None:
+    assert {word for _, sets in lock.values() for word in sets} == SETS
+    assert "://" not in (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+def test_no_cuda_package_is_in_a_set_of_machines_without_a_gpu(lock: dict) -> None:
+    cuda = re.compile(r"nvidia-|cuda-|triton$|flashinfer|torchaudio$|torchcodec$|vllm$")
+    for name, (_, sets) in lock.items():
+        if cuda.match(name):
+            assert sets <= {"cuda", "vllm"}, f"{name} would be installed without a GPU"
+
+
+def test_every_package_of_the_rooms_ships(project: dict) -> None:
+    rooms = ["pipeline", "stages", "cot_builder", "rewards"]
+    folders = {path.parent for room in rooms for path in (ROOT / room).rglob("__init__.py")}
+    packages = {".".join(folder.relative_to(ROOT).parts) for folder in folders}
+    found = find_namespace_packages(str(ROOT), include=project["tool"]["setuptools"]["packages"]["find"]["include"])
+    assert packages <= set(found)

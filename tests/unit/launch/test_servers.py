@@ -1,0 +1,369 @@
+"""One machine: a build with its teachers' servers, which are gone afterwards however it ends. vLLM is a stand-in here."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cot_builder import serve
+from cot_builder.serving.__main__ import assign_gpus, override, plan
+from pipeline.config.loader import load
+from pipeline.errors import UserError
+
+FAKE_VLLM = '''
+"""Takes the place of vLLM's server: answers what is asked of it in the prompt, and does what FAKE_VLLM says."""
+import argparse, json, os, re, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+parser = argparse.ArgumentParser()
+parser.add_argument("--port", type=int)
+parser.add_argument("--model")
+arguments, _ = parser.parse_known_args()
+print(f"loading {arguments.model} on GPU {os.environ.get('CUDA_VISIBLE_DEVICES')}", flush=True)
+orders = os.environ.get("FAKE_VLLM", "")
+if orders == "die":
+    sys.exit("ValueError: not enough memory for the KV cache")
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    def do_GET(self):
+        self.answer({"data": [{"id": arguments.model}]} if self.path == "/v1/models" else {})
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        if orders == "hang":
+            print("asked", flush=True)
+            time.sleep(3)
+        label = re.search(r"answered: (\\w+)\\.", body)[1]
+        text = f"<think>The light and the face in it speak of {label}.</think>\\n<answer>{label}</answer>"
+        message = {"role": "assistant", "content": text}
+        choice = {"index": 0, "finish_reason": "stop", "message": message}
+        self.answer({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice],
+                     "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
+    def answer(self, value):
+        data = json.dumps(value).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+    def log_message(self, *_):
+        pass
+ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler).serve_forever()
+'''
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def until(what: Callable[[], bool], seconds: float = 30) -> None:
+    end = time.monotonic() + seconds
+    while not what():
+        assert time.monotonic() < end, "it did not happen in time"
+        time.sleep(0.1)
+
+
+class Bench:
+    """A run of two served teachers, and the launcher with the stand-in for vLLM."""
+
+    def __init__(self, folder: Path, root: Path) -> None:
+        self.folder, self.root = folder, root
+        package = folder / "fake" / "vllm" / "entrypoints" / "openai"
+        package.mkdir(parents=True)
+        for parent in (package, package.parent, package.parent.parent):
+            (parent / "__init__.py").touch()
+        (package / "api_server.py").write_text(FAKE_VLLM)
+        self.ports = [free_port(), free_port()]
+        self.teachers: dict[str, dict[str, Any]] = {
+            name: {
+                "kind": "openai",
+                "model": f"org/{name}",
+                "base_urls": [f"http://localhost:{port}/v1"],
+                "patience": 0.0,
+            }
+            for name, port in zip(("left", "right"), self.ports, strict=True)
+        }
+        self.cot = folder / "runs" / "two" / "cot"
+        self.started: list[subprocess.Popen[str]] = []
+
+    def config(self, **cot: Any) -> Path:
+        for name, teacher in self.teachers.items():
+            (self.folder / f"{name}.yaml").write_text(yaml.safe_dump(teacher))
+        block = {
+            "split": "train[:12]",
+            "teachers": [str(self.folder / f"{name}.yaml") for name in self.teachers],
+            "prompt": "answer_given_v1",
+            "concurrency": 4,
+            "min_rows_per_class": 0,
+            "filters": {"near_duplicate": None},
+            **cot,
+        }
+        task = {"name": "scenes", "options": {"train": 24, "val": 1, "test": 1, "size": 32}}
+        run = {"name": "two", "output_dir": str(self.folder / "runs"), "task": task, "cot": block}
+        path = self.folder / "run.yaml"
+        path.write_text(yaml.safe_dump(run))
+        return path
+
+    def environment(self, **more: str) -> dict[str, str]:
+        paths = {"PYTHONPATH": str(self.folder / "fake"), "PYTHON": sys.executable, "CUDA_VISIBLE_DEVICES": ""}
+        return {**os.environ, **paths, **more}
+
+    def start(self, *words: str, config: Path | None = None, **more: str) -> subprocess.Popen[str]:
+        command = [self.root / "launch" / "build_with_servers.sh", "--config", config or self.config(), *words]
+        process = subprocess.Popen(
+            command, cwd="/", env=self.environment(**more), text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        )
+        self.started.append(process)
+        return process
+
+    def build(self, *words: str, **more: Any) -> tuple[int, str]:
+        process = self.start(*words, **more)
+        told = process.communicate(timeout=120)[0]
+        return process.returncode, told
+
+    def logs(self) -> str:
+        return "".join(log.read_text() for log in (self.cot.parent / "servers").glob("*.log"))
+
+
+@pytest.fixture
+def bench(tmp_path: Path, repo_root: Path) -> Iterator[Bench]:
+    made = Bench(tmp_path, repo_root)
+    yield made
+    for process in made.started:
+        process.kill()
+        process.wait()
+
+
+def test_both_teachers_are_served_asked_and_stopped(bench: Bench) -> None:
+    code, told = bench.build()
+    assert code == 0, told
+    assert "waiting for left on port" in told
+    assert "right on port" in told
+    manifest = json.loads((bench.cot / "manifest.json").read_text())
+    assert manifest["status"] == "complete"
+    assert set(manifest["per_teacher"]) == {"left", "right"}
+    assert "loading org/left" in bench.logs()
+    assert not any(listens(port) for port in bench.ports)
+
+
+def test_the_build_s_exit_code_is_passed_on(bench: Bench) -> None:
+    code, told = bench.build("cot.min_rows=500")
+    assert code == 2, told
+    assert not any(listens(port) for port in bench.ports)
+
+
+def test_a_server_that_dies_shows_why_and_takes_the_others_along(bench: Bench) -> None:
+    code, told = bench.build(FAKE_VLLM="die")
+    assert code == 2
+    assert "ended with exit code 1 before it answered" in told
+    assert "not enough memory for the KV cache" in told
+    assert not (bench.cot / "train.parquet").exists()
+    until(lambda: not any(listens(port) for port in bench.ports))
+
+
+@pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, {130, 143}), (signal.SIGINT, {130})])
+def test_a_signal_stops_the_build_and_its_servers(bench: Bench, number: int, codes: set[int]) -> None:
+    process = bench.start(FAKE_VLLM="hang")
+    until(lambda: "asked" in bench.logs())
+    process.send_signal(number)
+    told = process.communicate(timeout=60)[0]
+    assert process.returncode in codes, told
+    assert "Traceback" not in told
+    assert not any(listens(port) for port in bench.ports)
+
+
+def test_a_signal_while_servers_load_stops_them(bench: Bench) -> None:
+    process = bench.start(FAKE_VLLM="hang")
+    until(lambda: "loading" in bench.logs())
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) in {130, 143}
+    until(lambda: not any(listens(port) for port in bench.ports))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
+def test_no_server_outlives_a_kill_9(bench: Bench) -> None:
+    process = bench.start(FAKE_VLLM="hang")
+    until(lambda: "asked" in bench.logs())
+    process.kill()
+    process.wait()
+    until(lambda: not any(listens(port) for port in bench.ports))
+
+
+def test_ports_can_be_numbered_from_anywhere_and_the_build_asks_there(bench: Bench) -> None:
+    base = free_port()
+    with socket.socket() as taken:  # as when another job on this node has the ports of the teachers' files
+        taken.bind(("", bench.ports[0]))
+        taken.listen()
+        code, told = bench.build("--base-port", str(base))
+    assert code == 0, told
+    assert f"left on port {base} " in told
+    assert f"right on port {base + 1} " in told
+
+
+def test_shards_with_servers_on_ports_of_their_own_merge_into_one_build(bench: Bench) -> None:
+    for shard in ("0/2", "1/2"):
+        code, told = bench.build("--base-port", str(free_port()), "--shard", shard)
+        assert code == 0, told
+    merge = [sys.executable, "-m", "cot_builder", "merge", "--config", bench.folder / "run.yaml", "--shards", "2"]
+    done = subprocess.run(merge, cwd=bench.root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert json.loads((bench.cot / "manifest.json").read_text())["status"] == "complete"
+
+
+def test_a_taken_port_is_told_before_anything_starts(bench: Bench) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", bench.ports[1]))
+        taken.listen()
+        code, told = bench.build()
+    assert code == 2
+    assert f"port {bench.ports[1]} is taken" in told
+    assert "loading" not in bench.logs()
+
+
+def test_a_run_without_served_teachers_just_builds(bench: Bench) -> None:
+    code, told = bench.build("cot.teachers=[attribute]")
+    assert code == 0, told
+    assert "no server to wait for" in told
+
+
+def test_dry_run_starts_nothing(bench: Bench) -> None:
+    code, told = bench.build("--dry-run")
+    assert code == 0, told
+    assert f"left on port {bench.ports[0]}" in told
+    assert not bench.cot.exists() or not list(bench.cot.iterdir())
+    assert bench.logs() == ""
+
+
+def test_two_teachers_on_one_port_are_refused(bench: Bench) -> None:
+    bench.teachers["right"]["base_urls"] = bench.teachers["left"]["base_urls"]
+    with pytest.raises(UserError, match="left and right: two servers are to listen on port"):
+        plan(load(bench.config()))
+
+
+def test_servers_elsewhere_are_not_started(bench: Bench) -> None:
+    config = load(bench.config(), ["cot.endpoints.left=[http://node1:8000/v1]"])
+    assert [server.teacher for server in plan(config)[0]] == ["right"]
+
+
+def test_a_model_that_was_not_trained_yet_is_told(bench: Bench) -> None:
+    bench.teachers["left"]["model"] = "runs/nowhere/stage1_sft/final"
+    with pytest.raises(UserError, match="the folder runs/nowhere/stage1_sft/final does not exist"):
+        plan(load(bench.config()))
+
+
+def test_every_server_gets_gpus_of_its_own() -> None:
+    eight = [str(number) for number in range(8)]
+    wanted = [("a", {"tensor-parallel-size": 2, "data-parallel-size": 3}), ("b", {}), ("c", {})]
+    assert assign_gpus(wanted, eight) == [("0", "1", "2", "3", "4", "5"), ("6",), ("7",)]
+    assert assign_gpus(wanted, []) == [(), (), ()]
+
+
+def test_small_servers_share_a_gpu_and_large_ones_are_refused() -> None:
+    half = {"gpu-memory-utilization": 0.45}
+    assert assign_gpus([("a", half), ("b", half)], ["7"]) == [("7",), ("7",)]
+    with pytest.raises(UserError, match="do not fit on the 1 GPUs"):
+        assign_gpus([("a", {}), ("b", {})], ["7"])
+
+
+def test_idle_gpus_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    assign_gpus([("a", {})], ["0", "1", "2"])
+    assert "2 of 3 GPUs stay idle; data-parallel-size" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["qwen", "qwen2.5"])
+def test_the_printed_override_is_one_the_builder_reads(bench: Bench, name: str) -> None:
+    urls = ["http://node1:8000/v1", "http://node2:8000/v1"]
+    config = load(bench.config(), [override(name, urls)])
+    assert config.cot is not None
+    assert config.cot.endpoints == {name: urls}
+
+
+def test_serve_names_the_port_and_who_holds_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.config()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "cot_builder.serve", bench.folder / "left.yaml"], cwd=bench.root, env=bench.environment()
+    )
+    try:
+        until(lambda: listens(bench.ports[0]))
+        monkeypatch.syspath_prepend(str(bench.folder / "fake"))
+        assert serve.main([str(bench.folder / "left.yaml")]) == 2
+    finally:
+        process.kill()
+        process.wait()
+    told = capsys.readouterr().err
+    assert f"port {bench.ports[0]} is taken by a server of org/left" in told
+    assert "--port N" in told
+
+
+def test_serve_without_vllm_says_how_to_get_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bench.config()
+    monkeypatch.setattr(serve.importlib.util, "find_spec", lambda name: None)
+    assert serve.main([str(bench.folder / "left.yaml")]) == 2
+    assert "./launch/install.sh --vllm installs it" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["serve", "qwen2_5_vl_7b"], ["serving", "build", "--config", "demo"]])
+def test_a_bare_python_names_the_environment(repo_root: Path, words: list[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-S", "-m", f"cot_builder.{words[0]}", *words[1:]],
+        cwd=repo_root, capture_output=True, text=True, check=False, env={"PATH": os.environ["PATH"]},
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "has no module" in done.stderr
+    assert "./launch/install.sh --vllm" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ([], "serve org/left"),
+        (["--headless", "--data-parallel-start-rank", "8"], "--headless --data-parallel-start-rank 8"),
+    ],
+)
+def test_data_parallel_is_vllm_s_own(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], words: list[str], shown: str
+) -> None:
+    monkeypatch.setattr("pipeline.system.hardware.visible_gpus", lambda: 8)
+    bench.teachers["left"]["serve"] = {"data-parallel-size": 8}
+    bench.config()
+    assert serve.main([str(bench.folder / "left.yaml"), "--port", "7", "--dry-run", *words]) == 0
+    told = capsys.readouterr().out
+    assert "-m vllm.entrypoints.cli.main serve org/left" in told
+    assert "--data-parallel-size 8" in told
+    assert "--port 7" in told
+    assert shown in told
+
+
+def test_the_data_parallel_flags_of_the_guide_are_vllm_s(repo_root: Path) -> None:
+    spec = serve.importlib.util.find_spec("vllm")
+    if spec is None or not spec.submodule_search_locations:
+        pytest.skip("vllm is not installed")
+    root = Path(spec.submodule_search_locations[0])
+    known = (root / "engine" / "arg_utils.py").read_text() + (
+        root / "entrypoints" / "launchers" / "cli_args.py"
+    ).read_text()
+    guide = (repo_root / "docs" / "multi_node.md").read_text()
+    flags = {word.strip("`,;.") for word in guide.split() if word.strip("`").startswith("--data-parallel")}
+    assert len(flags) >= 4
+    assert {flag for flag in flags if f'"{flag}"' not in known} == set()

@@ -1,0 +1,122 @@
+"""A lab's configuration: what it says, what it refuses, and which cells it has."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline.checks import evaluation
+from pipeline.checks.evaluation import load_lab
+from pipeline.config.evaluation import Cell, cells
+from pipeline.errors import UserError
+from pipeline.runs.handover import model_folder
+
+SMALL: dict[str, Any] = {
+    "name": "small",
+    "models": {"a": {"name_or_path": "org/a"}, "b": {"name_or_path": "org/b"}},
+    "tasks": {"val": {"task": {"name": "scenes"}, "split": "val[:20]"}},
+}
+
+
+@pytest.fixture
+def written(tmp_path: Path) -> Any:
+    def write(**more: Any) -> Path:
+        path = tmp_path / "lab.yaml"
+        path.write_text(yaml.safe_dump({**SMALL, **more}))
+        return path
+
+    return write
+
+
+def problems(path: Path, *words: str) -> list[str]:
+    with pytest.raises(UserError) as caught:
+        load_lab(path, words)
+    return caught.value.problems
+
+
+def test_cells_come_model_by_model_and_reasoners_only_where_a_mode_asks_them(written: Any) -> None:
+    config = load_lab(
+        written(modes=["direct", "caption-think"], reasoners={"r": {"name_or_path": "org/r"}}),
+        ["precisions=[float32,bfloat16]"],
+    )
+    found = cells(config)
+    assert len(found) == 2 * 2 * 1 * 2
+    assert found[0] == Cell("a", "val", "float32", "direct")
+    assert [cell.id for cell in found[:2]] == ["a--val--float32--direct", "a--val--float32--caption-think--r"]
+    assert [cell.model for cell in found] == ["a"] * 4 + ["b"] * 4
+
+
+def test_all_that_is_wrong_is_told_at_once_with_the_nearest_right_word(written: Any) -> None:
+    told = problems(
+        written(
+            name="a/b",
+            precisions=["bfloat61", "float32", "float32"],
+            modes=[],
+            models={
+                "x--y": {"name_or_path": "org/a", "run": "runs/none"},
+                "z": {"backend": "vlm", "name_or_path": "a"},
+            },
+            tasks={"val": {"task": {"name": "scene"}, "split": "val[", "max_new_tokens": 0}},
+        )
+    )
+    assert len(told) == 10
+    for words in (
+        "name: 'a/b' must be one folder name",
+        "'bfloat61' is none of them; did you mean bfloat16?",
+        "float32 stands there 2 times",
+        "modes: is empty",
+        "models.x--y: a name is part of a folder's",
+        "and not both",
+        "'vlm' is none of them; did you mean vllm?",
+        "'scene' is not a file of pipeline/tasks; did you mean scenes?",
+        "is not of the form name",
+        "max_new_tokens: 0 must be at least 1",
+    ):
+        assert [line for line in told if words in line], words
+
+
+def test_a_mistyped_key_names_the_right_one(written: Any) -> None:
+    assert problems(written(batchsize=3)) == [
+        f"{written(batchsize=3)}: batchsize is not a known key; did you mean batch_size?"
+    ]
+
+
+def test_a_server_is_told_what_it_needs(written: Any) -> None:
+    served = {"s": {"backend": "openai", "name_or_path": "m", "api_key_env": "NO_SUCH_KEY", "processor": {"a": 1}}}
+    told = problems(written(models=served, precisions=["4bit"]))
+    assert [line.split(":")[0] for line in told] == [
+        "models.s.base_url",
+        "models.s.api_key_env",
+        "models.s.backend",
+        "models.s.processor",
+    ]
+
+
+def test_a_missing_package_is_told_before_anything_runs(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation.importlib.util, "find_spec", lambda name: None)
+    assert any("8bit needs bitsandbytes" in line for line in problems(written(precisions=["8bit"])))
+
+
+def test_a_run_s_phase_goes_by_its_short_name_and_must_be_complete(tmp_path: Path, written: Any) -> None:
+    for phase, status in (("base", "complete"), ("stage1_sft", "complete"), ("stage4_clgrpo", "running")):
+        (tmp_path / "demo" / phase / "final").mkdir(parents=True)
+        record = {"status": status, "checkpoint": "final", "files": {}}
+        (tmp_path / "demo" / phase / "stage.json").write_text(json.dumps(record))
+    run = str(tmp_path / "demo")
+    models = {phase: {"run": run, "phase": phase} for phase in ("base", "stage1")}
+    config = load_lab(written(models=models))
+    assert model_folder(config.models["stage1"]) == tmp_path / "demo" / "stage1_sft" / "final"
+    models |= {"c": {"run": run, "phase": "stage4"}, "d": {"run": run, "phase": "stage5"}}
+    told = problems(written(models=models | {"e": {"run": str(tmp_path / "none")}}))
+    assert any("stage4_clgrpo is running" in line for line in told)
+    assert any("'stage5' is not a phase of it" in line for line in told)
+    assert any("holds no run" in line for line in told)
+
+
+def test_overrides_reach_into_a_lab(written: Any) -> None:
+    config = load_lab(written(), ["tasks.val.split=val[:5]", "models.a.revision=v2"])
+    assert (config.tasks["val"].split, config.models["a"].revision) == ("val[:5]", "v2")

@@ -1,0 +1,60 @@
+"""Examples as trainer columns: the right picture under every completion."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pipeline.data.conversations import cot_columns, grpo_columns, label_columns
+from pipeline.data.task import Task
+from pipeline.errors import UserError
+from pipeline.scoring.labels import LabelSet
+from pipeline.types import Example, Split
+
+TRAIN = (Example("1", Path("train/1.png"), "cat"), Example("2", Path("train/2.png"), "dog"))
+TEST = (Example("1", Path("test/1.png"), "dog"),)
+SPLITS = {"train": TRAIN, "test": TEST}
+TASK = Task("t", LabelSet.of(["cat", "dog"]), "Which?", ("train", "test"), lambda name: Split(SPLITS[name]))
+
+
+def built(folder: Path, rows: list[tuple[str, str]]) -> Path:
+    columns = {"id": [r[0] for r in rows], "label": [r[1] for r in rows], "completion": [f"about {r[1]}" for r in rows]}
+    pq.write_table(pa.table(columns), folder / "train.parquet")
+    return folder
+
+
+def test_a_cot_row_keeps_its_picture_when_another_split_has_the_same_id(tmp_path: Path) -> None:
+    columns = cot_columns(TASK, TRAIN, built(tmp_path, [("2", "dog"), ("1", "cat")]))
+    assert columns["image"] == ["train/2.png", "train/1.png"]
+    assert [turn[0]["content"][0]["text"] for turn in columns["completion"]] == ["about dog", "about cat"]
+
+
+def test_a_row_that_brings_its_own_prompt_is_asked_that_one(tmp_path: Path) -> None:
+    columns = {"id": ["1"], "label": ["cat"], "completion": ["Whiskers."], "prompt": ["Describe the picture."]}
+    pq.write_table(pa.table(columns), tmp_path / "train.parquet")
+    built_rows = cot_columns(TASK, TRAIN, tmp_path)
+    assert [turn[0]["content"][1]["text"] for turn in built_rows["prompt"]] == ["Describe the picture."]
+
+
+@pytest.mark.parametrize("row", [("3", "cat"), ("1", "dog")])
+def test_a_cot_row_without_its_picture_or_with_another_label_is_refused(tmp_path: Path, row: tuple[str, str]) -> None:
+    with pytest.raises(UserError, match=f"1 rows .*first: {row[0]}"):
+        cot_columns(TASK, TRAIN, built(tmp_path, [("2", "dog"), row]))
+
+
+def test_the_baseline_learns_the_bare_label_and_rewards_see_the_gold_one() -> None:
+    labels = label_columns(TASK, TRAIN)
+    assert [turn[0]["content"][0]["text"] for turn in labels["completion"]] == ["cat", "dog"]
+    assert "<think>" not in labels["prompt"][0][0]["content"][1]["text"]
+    rewards = grpo_columns(TASK, TRAIN, "think")
+    assert rewards["label"] == ["cat", "dog"]
+    assert rewards["style"] == ["think", "think"]
+    assert "<think>" in rewards["prompt"][0][0]["content"][1]["text"]
+
+
+def test_rows_that_were_not_built_yet_say_how(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"train\.parquet does not exist; build the rows first"):
+        cot_columns(TASK, TRAIN, tmp_path)

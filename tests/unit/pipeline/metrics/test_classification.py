@@ -1,0 +1,221 @@
+"""The numbers of a report, against hand-computed and scikit-learn's values."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from scipy.stats import binomtest
+from sklearn.metrics import classification_report
+
+from pipeline.metrics import classification, intervals, paired_tests
+from pipeline.scoring.labels import LabelSet
+
+LABELS = LabelSet.of(["cat", "dog", "owl"], {"cat": ["kitty"]})
+
+
+def row(number: int, gold: str, label: str | None, **more: Any) -> dict[str, Any]:
+    """A prediction; the reason of a missing label is no_answer unless told."""
+    reason = None if label else "no_answer"
+    plain = {"id": f"r{number}", "gold": gold, "label": label, "style": "think", "decoding": "greedy", "sample": 0}
+    return {**plain, "reason": reason, "think": None, "truncated": False, "completion_tokens": 10, **more}
+
+
+def rows(*pairs: tuple[str, str | None], **more: Any) -> list[dict[str, Any]]:
+    return [row(number, gold, label, **more) for number, (gold, label) in enumerate(pairs)]
+
+
+MIXED = rows(("cat", "cat"), ("cat", "dog"), ("cat", None), ("dog", "dog"), ("dog", "dog"), ("owl", "cat"))
+
+
+def test_an_answer_without_a_label_stays_in_every_denominator() -> None:
+    scores = classification.score(MIXED, LABELS)
+    assert scores["accuracy"]["value"] == pytest.approx(3 / 6)
+    assert scores["per_class"]["cat"]["recall"] == pytest.approx(1 / 3)
+    assert scores["unparsable"] == {"n": 1, "reasons": {"no_answer": 1}}
+    assert scores["confusion"]["columns"][-1] == classification.UNPARSABLE
+    assert scores["confusion"]["counts"] == [[1, 1, 0, 1], [0, 2, 0, 0], [1, 0, 0, 0]]
+    assert sum(map(sum, scores["confusion"]["counts"])) == scores["n"]
+
+
+def test_dropping_the_unparsable_would_have_raised_the_score() -> None:
+    parsed = [r for r in MIXED if r["label"]]
+    assert (
+        classification.score(MIXED, LABELS)["macro avg"]["recall"]
+        < classification.score(parsed, LABELS)["macro avg"]["recall"]
+    )
+
+
+def test_the_table_is_scikit_learns() -> None:
+    scores = classification.score(MIXED, LABELS)
+    gold, answers = [r["gold"] for r in MIXED], [r["label"] or "(none)" for r in MIXED]
+    wanted = classification_report(gold, answers, labels=list(LABELS.names), output_dict=True, zero_division=0)
+    for name in (*LABELS.names, "macro avg", "weighted avg"):
+        table = scores["per_class"].get(name) or scores[name]
+        for key in ("precision", "recall", "f1-score", "support"):
+            assert table[key] == pytest.approx(wanted[name][key]), (name, key)
+    assert scores["per_class"]["cat"]["f1-score"] == pytest.approx(2 * 1 / (3 + 2))  # 2tp / (support + predicted)
+
+
+def test_a_class_without_rows_has_no_recall_and_leaves_the_macro_average() -> None:
+    scores = classification.score(rows(("cat", "cat"), ("dog", "owl")), LABELS)
+    assert (
+        scores["per_class"]["owl"] | {"precision": 0.0, "recall": None, "f1-score": None, "support": 0}
+        == (scores["per_class"]["owl"])
+    )
+    assert scores["macro avg"]["classes"] == 2
+    assert scores["macro avg"]["f1-score"] == pytest.approx(0.5)
+
+
+def test_a_class_never_answered_counts_as_zero_not_as_missing() -> None:
+    scores = classification.score(rows(("cat", "cat"), ("dog", "cat"), ("owl", "cat")), LABELS)
+    assert scores["macro avg"]["precision"] == pytest.approx(1 / 9)
+    assert scores["most_answered"] == {"value": "cat", "share": 1.0, "n": 3, "distinct": 1}
+
+
+def test_one_row_is_enough() -> None:
+    right, wrong = (classification.score(rows(("cat", label)), LABELS) for label in ("cat", None))
+    assert right["accuracy"]["value"] == right["macro avg"]["f1-score"] == right["macro avg"]["f1-score_low"] == 1
+    assert wrong["accuracy"]["value"] == wrong["macro avg"]["f1-score_high"] == 0
+    json.dumps([right, wrong], allow_nan=False)
+
+
+@pytest.mark.parametrize(("count", "n"), [(0, 10), (10, 10), (3, 10), (448, 800), (1, 1)])
+def test_wilson_is_scipys(count: int, n: int) -> None:
+    wanted = binomtest(count, n).proportion_ci(method="wilson")
+    assert intervals.wilson(count, n) == (pytest.approx(wanted.low, abs=1e-12), pytest.approx(wanted.high, abs=1e-12))
+
+
+def test_a_rate_of_nothing_is_undefined() -> None:
+    assert intervals.rate(0, 0) == {"value": None, "low": None, "high": None, "count": 0, "n": 0}
+
+
+def test_the_f1_interval_is_near_the_normal_one_and_repeats_itself() -> None:
+    # With two even classes and symmetric errors, macro-F1 moves like accuracy, whose standard error is known.
+    pairs = [("cat", "cat")] * 160 + [("cat", "dog")] * 40 + [("dog", "dog")] * 160 + [("dog", "cat")] * 40
+    first, second = (classification.score(rows(*pairs), LABELS)["macro avg"] for _ in range(2))
+    half = 1.96 * (0.8 * 0.2 / 400) ** 0.5
+    assert first["f1-score_low"] == pytest.approx(0.8 - half, abs=0.006)
+    assert first["f1-score_high"] == pytest.approx(0.8 + half, abs=0.006)
+    assert first == second
+
+
+def test_balanced_accuracy_is_the_mean_recall() -> None:
+    scores = classification.score(rows(*[("cat", "cat")] * 9, ("dog", "cat")), LABELS)
+    assert scores["accuracy"]["value"] == pytest.approx(0.9)
+    assert scores["balanced_accuracy"]["value"] == pytest.approx(0.5)
+
+
+def test_the_blind_baselines() -> None:
+    blind = classification.score(rows(("cat", None), ("cat", None), ("cat", None), ("dog", None)), LABELS)["baselines"]
+    assert blind["majority"] == {"label": "cat", "accuracy": 0.75, "macro_f1": pytest.approx(6 / 7 / 2)}
+    assert blind["chance"]["accuracy"] == pytest.approx(1 / 3)
+
+
+def test_format_and_label_are_two_questions() -> None:
+    think = classification.score(
+        [*rows(("cat", None), ("cat", None), ("cat", "cat")), row(9, "dog", None, reason="not_a_label")], LABELS
+    )
+    assert think["format"]["count"] == 2  # not_a_label is well formed
+    assert think["parsed"]["count"] == 1
+    direct = classification.score([row(1, "dog", None, reason="not_a_label", style="direct")], LABELS)
+    assert direct["format"]["count"] == 0  # a direct answer has no form but the label
+
+
+def test_samples_are_scored_apart_from_the_greedy_headline() -> None:
+    sampled = rows(("cat", None), ("cat", "cat"), decoding="sample")
+    scores = classification.score(rows(("cat", "cat"), ("cat", "cat")) + sampled, LABELS)
+    assert scores["n"] == 2
+    assert scores["accuracy"]["value"] == 1
+    assert scores["sample"]["accuracy"] == intervals.rate(1, 2)
+    assert scores["sample"]["format"] == intervals.rate(1, 2)
+    assert classification.score(MIXED, LABELS)["sample"] is None
+
+
+def test_rows_not_samples_are_the_unit_of_the_interval() -> None:
+    # Ten samples a row that all agree say no more than one: the interval must be that of 40 rows, not of 400.
+    sampled = [
+        row(i, "cat", "cat" if i % 2 else None, decoding="sample", sample=s) for i in range(40) for s in range(10)
+    ]
+    rate = classification.score([row(0, "cat", "cat"), *sampled], LABELS)["sample"]["accuracy"]
+    low, high = intervals.wilson(20, 40)
+    assert rate["value"] == 0.5
+    assert (rate["n"], rate["clusters"]) == (400, 40)
+    assert (rate["low"], rate["high"]) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+
+
+def test_paired_difference_and_mcnemar_by_hand() -> None:
+    a = rows(*[("cat", "cat")] * 9, ("cat", "dog"))
+    b = rows(*[("cat", "cat")] * 4, *[("cat", "dog")] * 5, ("cat", "cat"))
+    result = paired_tests.paired(a, b)
+    assert (result["n"], result["only_a"], result["only_b"]) == (10, 5, 1)
+    assert result["difference"] == pytest.approx(0.4)
+    assert result["p"] == pytest.approx(14 / 64)  # 2 · P(X ≤ 1), X ~ B(6, ½)
+    assert result["low"] < 0.4 < result["high"]
+    assert paired_tests.paired(b, a)["difference"] == pytest.approx(-0.4)
+
+
+def test_pairs_are_common_rows_only() -> None:
+    result = paired_tests.paired(rows(("cat", "cat")), [row(7, "cat", "cat")])
+    assert result["n"] == 0
+    assert result["p"] is None
+    assert paired_tests.paired(MIXED, MIXED)["p"] == 1
+
+
+@pytest.mark.parametrize(
+    ("think", "last"),
+    [
+        ("dog, then cat, then dog again", "dog"),
+        ("a cat", "cat"),
+        ("first an owl; no, a dog; rather a Kitty.", "cat"),
+        ("nothing here, dogma", None),
+        ("cat-dog", "dog"),
+    ],
+)
+def test_the_last_label_of_a_text(think: str, last: str | None) -> None:
+    assert classification.last_mentioned(think, LABELS) == last
+
+
+def test_agreement_counts_what_the_thinking_ends_on() -> None:
+    said = [("cat", "so a cat"), ("cat", "so a dog"), ("dog", "no idea"), (None, "a cat")]
+    predictions = [row(i, "cat", label, think=think) for i, (label, think) in enumerate(said)]
+    result = classification.score(predictions, LABELS)["agreement"]
+    assert (result["count"], result["n"], result["silent"], result["disagree"]) == (1, 3, 1, 1)
+
+
+def test_attributes_are_whole_words_with_underscores_as_spaces() -> None:
+    attributes = {
+        "emotion": "cat",
+        "image_id": "park",
+        "scene": "ski_slope",
+        "object": ["Ball", "tree"],
+        "brightness": 0.5,
+    }
+    think = "On a ski slope stands a street lamp and a ball."
+    result = classification.attributes_named(
+        [row(0, "cat", "cat", think=think, attributes=attributes), row(1, "cat", None)]
+    )
+    assert (result["count"], result["n"]) == (2, 3)  # ski slope, ball; "tree" is only a part of "street"
+    assert result["by_attribute"]["object"]["value"] == 0.5
+    assert classification.attributes_named([row(0, "cat", "cat", think="x")])["value"] is None
+
+
+def test_what_cannot_be_scored_is_refused() -> None:
+    with pytest.raises(ValueError, match="no greedy"):
+        classification.score([], LABELS)
+    with pytest.raises(ValueError, match="styles"):
+        classification.score([*MIXED, row(9, "cat", "cat", style="direct")], LABELS)
+    with pytest.raises(ValueError, match="emu"):
+        classification.score([row(1, "emu", None)], LABELS)
+    with pytest.raises(ValueError, match="emu"):
+        classification.score([row(1, "cat", "emu")], LABELS)
+
+
+def test_importing_the_report_loads_nothing_heavy() -> None:
+    heavy = ["torch", "sklearn", "matplotlib", "scipy", "numpy", "jinja2", "PIL"]
+    code = f"import sys, pipeline.reports.write; print([name for name in {heavy} if name in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

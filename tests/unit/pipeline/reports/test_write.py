@@ -1,0 +1,477 @@
+"""The reports a run writes: what they say, that they repeat byte for byte, and that hostile text stays text."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+import json
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from PIL import Image
+
+from pipeline import __main__
+from pipeline.errors import UserError
+from pipeline.formatting import printable
+from pipeline.reports import compare, markdown, png_charts, prediction_browser
+from pipeline.reports import write as report
+from pipeline.reports.entries import read_run
+from pipeline.reports.prediction_browser import as_json, browser
+from pipeline.reports.summary import read_cot, summarise
+from pipeline.scoring.labels import LabelSet
+
+LABELS = LabelSet.of(["joy", "fear", "$awe_"])
+PHASES = ["base", "baseline_sft_labels", "stage1_sft", "stage2_grpo", "stage4_clgrpo"]
+HOSTILE = "<script>alert(1)</script></pre>{{ 7*7 }} | \ud800\x00\u202e &amp;"
+
+
+def prediction(number: int, label: str | None, style: str = "think", **more: Any) -> dict[str, Any]:
+    gold = LABELS.names[number % 2]
+    think = f"it looks like {label}" if label and style == "think" else None
+    plain = {
+        "id": f"row{number}",
+        "image": "data/a.png",
+        "gold": gold,
+        "style": style,
+        "decoding": "greedy",
+        "sample": 0,
+    }
+    text = f"<think>{think}</think>\n<answer>{label}</answer>" if label else HOSTILE
+    answer = {"prompt": "?", "completion": text, "label": label, "correct": label == gold, "think": think}
+    rest = {"reason": None if label else "no_think", "truncated": False, "completion_tokens": 12, "attributes": {}}
+    return {**plain, **answer, **rest, **more}
+
+
+def write_phase(
+    folder: Path, rows: list[dict[str, Any]], log: list[dict[str, Any]] | None = None, **record: Any
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "stage.json").write_text(
+        json.dumps({"status": "complete", "phase": folder.name, "seconds": 61.5, **record})
+    )
+    (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in log or []))
+
+
+def answers(right: int, wrong: int, lost: int, **more: Any) -> list[dict[str, Any]]:
+    """Predictions of `right` + `wrong` + `lost` rows; gold alternates between the first two labels."""
+    kinds = [*("right",) * right, *("wrong",) * wrong, *("lost",) * lost]
+    label = {"right": lambda n: LABELS.names[n % 2], "wrong": lambda n: LABELS.names[1 - n % 2], "lost": lambda n: None}
+    return [prediction(number, label[kind](number), **more) for number, kind in enumerate(kinds)]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A run with the base in both styles, a baseline, stage 1, a void stage 4, and stage 2 not run."""
+    root = tmp_path / "demo"
+    write_phase(root / "base", answers(2, 8, 20) + answers(1, 20, 9, style="direct"))
+    sft = [{"step": step, "loss": 2 / step, "mean_token_accuracy": 0.5} for step in range(1, 9)]
+    write_phase(root / "baseline_sft_labels", answers(25, 5, 0, style="direct"), sft, algorithm="sft", init_from="base")
+    write_phase(root / "stage1_sft", answers(15, 15, 0) + answers(12, 12, 6, decoding="sample"), sft, init_from="base")
+    grpo = [{"step": 1, "loss": 0.1, "reward": 1.0, "rewards/format_reward/mean": 1.0, "clip_ratio/low_mean": 0.0}]
+    grpo += [{"step": 2, "loss": 0.1, "clip_ratio/low_mean": 0.0, "clip_ratio/high_mean": 0.0}, {"train_runtime": 3.0}]
+    clip = {"low": 0.0, "high": 0.0, "epsilon": 0.2, "epsilon_high": 0.1, "clips": False, "void": True}
+    write_phase(root / "stage4_clgrpo", answers(28, 1, 1), grpo, algorithm="grpo", init_from="stage1", clip=clip)
+    (root / "data").mkdir()
+    Image.new("RGB", (300, 200), "teal").save(root / "data" / "a.png")
+    cot = {"rows": {"selected": 9, "kept": 7, "rejected": 2}, "rejected_rows_by_reason": {"label_mismatch": 2}}
+    per_class = {"joy": {"kept": 4, "rejected": {}}, "fear": {"kept": 3, "rejected": {"label_mismatch": 2}}}
+    (root / "cot").mkdir()
+    (root / "cot" / "manifest.json").write_text(json.dumps({"status": "complete", **cot, "per_class": per_class}))
+    return root
+
+
+def summary_of(root: Path, phases: Sequence[str] = PHASES) -> dict[str, Any]:
+    """What a report would say, as it reads back from json, without drawing it."""
+    summary = summarise("Demo", read_run(root, phases, LABELS), LABELS.names, read_cot(root))
+    return json.loads(json.dumps(summary, allow_nan=False))
+
+
+def entry(summary: dict[str, Any], name: str) -> dict[str, Any]:
+    return next(row for row in summary["entries"] if row["name"] == name)
+
+
+def test_the_base_in_two_styles_is_two_entries(run: Path) -> None:
+    names = [row["name"] for row in summary_of(run)["entries"]]
+    assert names == ["base", "base (direct)", *PHASES[1:]]
+
+
+def test_a_phase_that_was_not_run_is_said_to_be(run: Path) -> None:
+    assert entry(summary_of(run), "stage2_grpo")["status"] == "not run"
+    report.write_run_report(run, PHASES, LABELS)
+    assert "not run" in (run / "report" / "index.html").read_text()
+    assert "not run" in (run / "report" / "summary.md").read_text()
+
+
+def test_stages_are_compared_with_their_parent_in_the_same_style(run: Path) -> None:
+    summary = summary_of(run)
+    assert entry(summary, "baseline_sft_labels")["versus_parent"]["name"] == "base (direct)"
+    assert entry(summary, "stage1_sft")["versus_parent"]["name"] == "base"
+    versus = entry(summary, "stage4_clgrpo")["versus_parent"]
+    assert (versus["name"], versus["difference"]) == ("stage1_sft", pytest.approx(13 / 30))
+    assert entry(summary, "stage4_clgrpo")["versus_baseline"]["difference"] == pytest.approx(3 / 30)
+
+
+def test_a_clipping_stage_that_never_clipped_is_void_everywhere(run: Path) -> None:
+    summary = summary_of(run)
+    assert "VOID" in summary["warnings"][0]["text"]
+    assert entry(summary, "stage4_clgrpo")["clip"]["void"]
+    report.write_run_report(run, PHASES, LABELS)
+    for text in ((run / "report" / name).read_text() for name in ("index.html", "summary.md")):
+        assert "VOID" in text
+    report.write_stage_report(run / "stage4_clgrpo", LABELS)
+    assert "VOID" in markdown.summary_table(run, PHASES)
+    assert "VOID" in (run / "stage4_clgrpo" / "report" / "report.md").read_text()
+
+
+def test_a_stage_that_clipped_is_not_void(run: Path) -> None:
+    clip = {"low": 0.003, "high": 0.0, "clips": True, "void": False}
+    write_phase(run / "stage4_clgrpo", answers(28, 2, 0), init_from="stage1", clip=clip)
+    assert not any("VOID" in warning["text"] for warning in summary_of(run)["warnings"])
+
+
+CHECKED = {
+    "problems": [],
+    "logits": {"dtype": "float32", "difference": 2e-7, "largest": 12.5},
+    "answers": {"asked": 8, "parsed": 7},
+}
+
+
+@pytest.mark.parametrize(("action", "level"), [("stop", "warning"), ("warn", "warning"), ("continue", "note")])
+def test_a_hand_over_and_a_missed_gate_are_told_in_every_form(run: Path, action: str, level: str) -> None:
+    rates = {"format_rate": {"value": 0.7, "least": 0.9}, "accuracy": {"value": 0.5, "least": None, "parent": "base"}}
+    gate = {"action": action, **rates, "missed": ["21 of 30 greedy answers are well formed"]}
+    write_phase(run / "stage1_sft", answers(15, 15, 0), verification=CHECKED, gate=gate, freed_bytes=2_500_000_000)
+    summary = summary_of(run)
+    line = entry(summary, "stage1_sft")["hand_over"]
+    assert "within 2.0e-07 (largest 12.5, float32), 7 of 8 answers well formed" in line
+    assert f"gate MISSED ({action}): format 70.0 %, at least 90.0 %, accuracy 50.0 %, its parent has no answers" in line
+    assert "2.5 GB of checkpoints deleted" in line
+    (miss,) = [warning for warning in summary["warnings"] if "missed its gate" in warning["text"]]
+    assert (miss["entry"], miss["level"]) == ("stage1_sft", level)
+    report.write_run_report(run, PHASES, LABELS)
+    for name in ("index.html", "summary.md"):
+        text = (run / "report" / name).read_text()
+        assert "Hand-over" in text
+        assert f"gate MISSED ({action})" in text
+        assert f"missed its gate ({action}): 21 of 30" in text
+
+
+def test_a_stage_that_failed_its_verification_says_why(run: Path) -> None:
+    found = {"problems": ["tokenizer.json: a: 1 -> 2"]}
+    write_phase(run / "stage1_sft", answers(15, 15, 0), status="trained", verification=found)
+    summary = summary_of(run)
+    assert entry(summary, "stage1_sft")["hand_over"] == "NOT handed over: tokenizer.json: a: 1 -> 2"
+    assert any("its record says 'trained', not complete" in warning["text"] for warning in summary["warnings"])
+
+
+def test_warnings_name_what_to_doubt(tmp_path: Path) -> None:
+    rows = [prediction(n, "joy", truncated=n < 5, think="it is fear", id=f"r{n}") for n in range(30)]
+    write_phase(tmp_path / "stage1_sft", rows + [prediction(n, None, id=f"r{n}") for n in range(30, 40)])
+    text = " ".join(warning["text"] for warning in summary_of(tmp_path, ["stage1_sft"])["warnings"])
+    for sign in (
+        "give no label",
+        "cut at max_new_tokens",
+        "parsed answers are 'joy'",
+        "word for word",
+        "another label",
+    ):
+        assert sign in text
+    assert "always answering" in text
+
+
+def test_completions_stay_text(run: Path) -> None:
+    for page in (
+        report.write_run_report(run, PHASES, LABELS, HOSTILE),
+        report.write_stage_report(run / "base", LABELS),
+    ):
+        html = page.read_text()
+        assert "\\u003cscript\\u003ealert(1)\\u003c/script\\u003e\\u003c/pre\\u003e{{ 7*7 }}" in html
+        assert "<script>alert" not in html
+        assert re.findall(r"<script[^>]*>", html) == [
+            '<script type="application/json" id="data">',
+            '<script type="application/json" id="pictures">',
+            "<script>",
+        ]
+        assert "\x00" not in html
+        assert "\u202e" not in html
+
+
+def test_the_page_fetches_nothing(run: Path) -> None:
+    html = report.write_run_report(run, PHASES, LABELS).read_text()
+    sources = re.findall(r"(?:src|href)=\"([^\"]{0,30})", html)
+    assert sources
+    assert all(source.startswith("#") for source in sources)
+    assert "url(" not in html
+    assert "http://" not in html.replace("http-equiv", "")
+    policy = re.search(r'Content-Security-Policy" content="([^"]+)"', html)
+    assert policy
+    assert "unsafe" not in policy[1]
+    style, script = (re.search(f"<{tag}>(.*?)</{tag}>", html, re.DOTALL) for tag in ("style", "script"))
+    for found in (style, script):
+        assert found
+        digest = base64.b64encode(hashlib.sha256(found[1].encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in policy[1]
+    assert " style=" not in html
+
+
+def test_the_same_input_gives_the_same_bytes(run: Path) -> None:
+    def write_all() -> dict[str, bytes]:
+        report.write_run_report(run, PHASES, LABELS)
+        report.write_stage_report(run / "base", LABELS)
+        folders = (run / "report", run / "base" / "report")
+        return {str(file): file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file()}
+
+    first = write_all()
+    names = {Path(name).name for name in first}
+    wanted = (
+        "index.html summary.md summary.json per_class.csv confusion.json tests.md metrics.json report.md model_card.md"
+    )
+    assert {
+        *wanted.split(),
+        "confusion.png",
+        "accuracy.png",
+        "per_class.png",
+        "curves.png",
+        "clip.png",
+        "cot.png",
+    } <= names
+    assert write_all() == first
+    assert str(run) not in (run / "report" / "summary.json").read_text()
+
+
+def test_a_torn_last_line_is_left_out(run: Path) -> None:
+    with (run / "stage1_sft" / "predictions.jsonl").open("a") as file:
+        file.write('{"id": "row99", "gol')
+    assert entry(summary_of(run), "stage1_sft")["scores"]["n"] == 30
+
+
+def test_a_prediction_written_twice_counts_once(run: Path) -> None:
+    with (run / "stage1_sft" / "predictions.jsonl").open("a") as file:
+        file.write(json.dumps(prediction(0, None)) + "\n")
+    summary = summary_of(run)
+    assert entry(summary, "stage1_sft")["scores"]["n"] == 30
+    assert entry(summary, "stage1_sft")["scores"]["unparsable"]["n"] == 1
+    assert any("written twice" in warning["text"] for warning in summary["warnings"])
+
+
+def test_a_stage_report_holds_every_entry_of_the_phase(run: Path) -> None:
+    page = report.write_stage_report(run / "base", LABELS, "The base")
+    scores = json.loads((page.parent / "metrics.json").read_text())["entries"]
+    assert list(scores) == ["base", "base (direct)"]
+    lines = (page.parent / "tables" / "confusion.csv").read_text().splitlines()
+    assert lines[0] == "entry,gold,answer:joy,answer:fear,answer:$awe_,answer:(unparsable)"
+    assert len(lines) == 1 + 2 * len(LABELS)
+    with (page.parent / "tables" / "per_class.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["class"] for row in rows[:5]] == ["joy", "fear", "$awe_", "macro avg", "weighted avg"]
+    joy = scores["base"]["per_class"]["joy"]
+    assert float(rows[0]["recall"]) == joy["recall"]
+    assert float(rows[0]["recall_high"]) == joy["recall_high"]
+
+
+def test_a_stage_without_predictions_is_refused_with_the_cure(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"stages\.evaluate"):
+        report.write_stage_report(tmp_path / "stage1_sft", LABELS)
+
+
+def test_a_run_with_nothing_evaluated_still_reports(tmp_path: Path) -> None:
+    html = report.write_run_report(tmp_path / "new", PHASES, LABELS).read_text()
+    assert "Nothing has been evaluated yet" in html
+    assert markdown.summary_table(tmp_path / "new", PHASES).count("not run") == len(PHASES)
+
+
+@pytest.mark.parametrize("rows", [[prediction(0, "joy")], [prediction(0, None)], [prediction(0, "$awe_")]])
+def test_one_row_makes_a_whole_report(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    write_phase(tmp_path / "stage1_sft", rows)
+    assert report.write_stage_report(tmp_path / "stage1_sft", LABELS).stat().st_size > 10_000
+
+
+def test_many_classes_and_strange_names_are_drawn(tmp_path: Path) -> None:
+    many = LabelSet.of([f"class $number_{i} of a long name |<b>" for i in range(70)])
+    rows = [prediction(i, many.names[0], gold=name, id=f"r{i}") for i, name in enumerate(many.names)]
+    write_phase(tmp_path / "stage1_sft", rows)
+    page = report.write_stage_report(tmp_path / "stage1_sft", many)
+    assert "<b>|" not in page.read_text()
+    assert 'class="matrix"' not in page.read_text()  # too many classes for a matrix: the commonest confusions instead
+    assert "\\|&lt;b>" in (page.parent / "report.md").read_text()
+
+
+def test_the_terminal_table_fits_a_hundred_columns(run: Path) -> None:
+    clip = {"low": 0.0123, "high": 0.0456}
+    write_phase(
+        run / "stage2_grpo_with_a_very_long_name", answers(30, 0, 0) + answers(30, 0, 0, decoding="sample"), clip=clip
+    )
+    phases = [*PHASES, "stage2_grpo_with_a_very_long_name"]
+    for phase in ("base", "baseline_sft_labels", "stage1_sft", "stage4_clgrpo", phases[-1]):
+        report.write_stage_report(run / phase, LABELS)
+    table = markdown.summary_table(run, phases)
+    assert max(map(len, table.splitlines())) <= 100
+    assert re.search(r"stage1_sft +100\.0 +80\.0 +50\.0 \[33\.2, 66\.8\]", table)
+    assert "+43.3***" in table
+
+
+def pictures_of(root: Path, *names: str) -> dict[str, Any]:
+    write_phase(root / "stage1_sft", [prediction(n, "joy", image=name) for n, name in enumerate(names)])
+    return browser(read_run(root, ["stage1_sft"], LABELS), root, root / "report") or {}
+
+
+def test_a_picture_is_inlined_once_however_often_and_under_whatever_name_it_occurs(tmp_path: Path) -> None:
+    Image.new("RGB", (640, 320)).save(tmp_path / "a.png")
+    Image.new("RGB", (640, 320)).save(tmp_path / "b.png")
+    found = pictures_of(tmp_path, "a.png", "a.png", "b.png", "none.png")
+    assert [row["p"] for row in found["rows"]] == [[0], [0], [0], [1]]
+    with Image.open(io.BytesIO(base64.b64decode(found["pictures"][0]["jpeg"]))) as small:
+        assert (small.format, small.size) == ("JPEG", (160, 80))
+    assert found["pictures"][1] == {"why": "picture not found"}
+    assert (found["inlined"], found["linked"], found["missing"]) == (1, 0, 1)
+
+
+def test_a_picture_that_cannot_be_read_says_why(tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 not a picture")
+    assert pictures_of(tmp_path, "broken.jpg")["pictures"] == [{"why": "unreadable image"}]
+
+
+def test_pictures_beyond_the_budget_are_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction_browser, "PICTURE_BYTES", 10)
+    for number in range(3):
+        Image.new("RGB", (64, 64), (number, 0, 0)).save(tmp_path / f"{number}.png")
+    found = pictures_of(tmp_path, "0.png", "1.png", "2.png")
+    assert found["pictures"][1:] == [{"link": "../1.png"}, {"link": "../2.png"}]
+    assert (found["inlined"], found["linked"]) == (1, 2)
+
+
+def test_json_in_a_page_cannot_end_its_element() -> None:
+    hostile = "</script><!-- <script> ]]> & \u2028 \u2029"
+    text = as_json({"a": hostile})
+    assert not set("<>&\u2028\u2029") & set(text)
+    assert json.loads(text) == {"a": hostile}
+
+
+def test_the_browser_has_every_answer_to_a_row_once(run: Path) -> None:
+    found = browser(read_run(run, PHASES, LABELS), run, run / "report") or {}
+    assert [entry["name"] for entry in found["entries"]] == [
+        "base",
+        "base (direct)",
+        "baseline_sft_labels",
+        "stage1_sft",
+        "stage4_clgrpo",
+    ]
+    assert [entry["mode"] for entry in found["entries"]][:2] == ["think", "direct"]
+    assert len(found["rows"]) == 30  # Greedy answers alone; the sampled ones are of the same rows.
+    assert all(len(row["a"]) == 5 for row in found["rows"])
+    assert len(found["texts"]) == len(set(found["texts"]))
+
+
+def test_a_very_long_completion_is_cut_and_says_so(tmp_path: Path) -> None:
+    write_phase(tmp_path / "stage1_sft", [prediction(0, "joy", completion="x" * 50_000)])
+    found = browser(read_run(tmp_path, ["stage1_sft"], LABELS), tmp_path, tmp_path) or {}
+    assert any(text.endswith("… (50000 characters)") and len(text) < 5000 for text in found["texts"])
+
+
+def test_printable_keeps_letters_and_drops_controls() -> None:
+    assert printable("é 日本\n\tok") == "é 日本\n\tok"
+    assert printable("a\x00\x1b[31m\ud800\u202e") == "a��[31m��"
+
+
+def test_cot_yields_are_those_of_the_manifest(run: Path) -> None:
+    cot = summary_of(run)["cot"]
+    assert (cot["kept"], cot["rejected"], cot["reasons"]) == (7, 2, {"label_mismatch": 2})
+    assert cot["per_class"]["fear"] == {"kept": 3, "rejected": 2}
+    (run / "cot" / "manifest.json").write_text('{"status": "incomplete"}')
+    assert summary_of(run)["cot"] is None
+
+
+def test_stages_have_colours_of_their_own(run: Path) -> None:
+    chosen = png_charts.colours(read_run(run, PHASES, LABELS))
+    assert len(set(chosen.values())) == len(chosen) == 6
+
+
+def make_seeds(tmp_path: Path, write: Callable[[Path, int], None]) -> list[Path]:
+    roots = [tmp_path / f"seed{seed}" for seed in range(3)]
+    for seed, root in enumerate(roots):
+        write(root, seed)
+        (root / "config.yaml").write_text(yaml.safe_dump({"name": root.name, "seed": seed, "task": {"name": "scenes"}}))
+        report.write_run_report(root, ["stage1_sft"], LABELS)
+    return roots
+
+
+def test_runs_that_differ_in_their_seed_are_averaged(tmp_path: Path) -> None:
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(5 + seed, 5 - seed, 0)))
+    table = compare.compare(roots)
+    assert "| stage | seed0 | seed1 | seed2 | mean of seed0, seed1, seed2 |" in table
+    assert "| 60.0 ± 10.0 [3] |" in table
+    assert "| stage1_sft | 50.0 [23.7, 76.3] |" in table
+    (roots[2] / "config.yaml").write_text("name: other\nseed: 2\ntask: {name: emoset}\n")
+    assert "| 55.0 ± 7.1 [2] |" in compare.compare(roots)
+
+
+def test_runs_are_tested_against_the_first_on_the_same_rows(tmp_path: Path) -> None:
+    kinds = [(10, 20, 0), (28, 2, 0), (10, 20, 0)]
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(*kinds[seed])))
+    text = compare.compare(roots)
+    better, same = (line for line in text.splitlines() if line.startswith(("| seed1 - seed0", "| seed2 - seed0")))
+    assert better.startswith("| seed1 - seed0 | stage1_sft | 30 | +60.0 [")
+    assert "< .001" in better
+    assert "+0.0 [+0.0, +0.0] | 1.000 | 1.000" in same
+    assert "over all 4 tests" in text
+    assert "- **seed1**: seed: 0 -&gt; 1" in text or "- **seed1**: seed: 0 -> 1" in text
+
+
+def test_runs_on_other_rows_are_said_to_be(tmp_path: Path) -> None:
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(10 + 2 * seed, 4, 0)))
+    assert "only 14 of 16 and 14" in compare.compare(roots)
+    rows = [{**row, "id": f"other {row['id']}"} for row in answers(10, 4, 0)]
+    write_phase(roots[1] / "stage1_sft", rows)
+    assert "no answered row in common" in compare.compare(roots[:2])
+
+
+def test_a_comparison_can_be_written_to_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    roots = make_seeds(tmp_path, lambda root, seed: write_phase(root / "stage1_sft", answers(10, 4, 0)))
+    assert __main__.main(["compare", *map(str, roots), "--out", str(tmp_path / "out.md")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "out.md")
+    assert (tmp_path / "out.md").read_text() == compare.compare(roots)
+
+
+def test_comparing_a_run_without_a_report_says_which(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere"):
+        compare.compare([tmp_path / "nowhere"])
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        ("frac_reward_zero_std", "learns nothing"),
+        ("completions/duplicate_ratio", "repeat an earlier one of their group"),
+    ],
+)
+def test_a_stage_that_could_not_learn_says_why(tmp_path: Path, key: str, said: str) -> None:
+    def texts(value: float) -> str:
+        log = [{"step": step, key: value} for step in range(1, 5)] + [
+            {"step": 5, "loss": 0.0}
+        ]  # A reuse step has none.
+        write_phase(tmp_path / "stage2_grpo_format", answers(15, 15, 0), log, algorithm="grpo")
+        summary = summary_of(tmp_path, ["stage2_grpo_format"])
+        return " ".join(warning["text"] for warning in summary["warnings"])
+
+    assert said in texts(0.97)
+    assert said not in texts(0.6)
+
+
+def test_a_stage_s_alarms_come_from_its_record_under_its_own_thresholds(tmp_path: Path) -> None:
+    one = {"first": 12, "last": 40, "steps": 29, "worst": 0.61, "threshold": 0.6}
+    log = [{"step": step, "frac_reward_zero_std": 1.0} for step in range(1, 10)]  # An alarm that was turned off.
+    folder = tmp_path / "stage2_grpo"
+    write_phase(folder, answers(15, 15, 0), log, algorithm="grpo", alarms={"truncated": one})
+    texts = " ".join(warning["text"] for warning in summary_of(tmp_path, ["stage2_grpo"])["warnings"])
+    assert (
+        "in training (steps 12 to 40, 29 in all), the share of completions cut at max_completion_length is 0.61"
+        in texts
+    )
+    assert "learns nothing" not in texts

@@ -1,0 +1,201 @@
+"""What a phase depends on: a change makes it stale, a change elsewhere does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import loader
+from pipeline.config.loader import load
+from pipeline.config.schema import BASELINE, RunConfig
+from pipeline.files import differences, file_digest, write_json
+from pipeline.run_dir import BASE, COT, RunDir
+from pipeline.runs.phases import (
+    evaluation_inputs,
+    phase_inputs,
+    phase_names,
+    stale_reasons,
+    start_record,
+    trained_phases,
+)
+
+STAGES = ["stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDir:
+    """The demo, every phase finished under its own settings."""
+    config, run = load("demo"), RunDir(tmp_path, "demo")
+    finish(config, run)
+    return run
+
+
+def finish(config: RunConfig, run: RunDir) -> None:
+    for name in phase_names(config):
+        if name in (COT, BASE):
+            record = {"status": "complete", "inputs": phase_inputs(config, name), "weights": f"weights of {name}"}
+            record["data_digest"] = "rows"
+        else:
+            record = {**start_record(config, run, name), "status": "complete", "weights": f"weights of {name}"}
+        write_json(run.record_path(name), record)
+
+
+def stale(run: RunDir, *overrides: str) -> dict[str, list[str]]:
+    """The phases that no longer hold under these overrides, with the reasons."""
+    config = load("demo", overrides)
+    reasons = {name: stale_reasons(config, run, name) for name in phase_names(config)}
+    return {name: why for name, why in reasons.items() if why}
+
+
+def test_phases_run_in_order_and_only_those_the_run_has() -> None:
+    assert phase_names(load("demo")) == [COT, BASE, BASELINE, *STAGES]
+    config = load("demo", ["baseline=null"])
+    assert trained_phases(config) == [BASE, *STAGES]
+
+
+def test_a_phase_that_was_not_begun_is_neither_stale_nor_sound(tmp_path: Path) -> None:
+    assert stale_reasons(load("demo"), RunDir(tmp_path, "demo"), "stage1_sft") is None
+
+
+def test_a_finished_run_holds_under_the_same_settings(run: RunDir) -> None:
+    assert stale(run) == {}
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "name=other",
+        "output_dir=elsewhere",
+        "evaluation.split=val",
+        "evaluation.batch_size=7",
+        "evaluation.samples=0",
+        "cot.concurrency=1",
+        "cot.min_rows=5",
+        "stages.3.gate.action=warn",
+        "baseline.gate.format_rate=0.5",
+        "keep_checkpoints=true",
+    ],
+)
+def test_what_changes_no_result_makes_nothing_stale(run: RunDir, override: str) -> None:
+    assert stale(run, override) == {}
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("stages.4.trainer.learning_rate=1e-6", ["stage4_clgrpo"]),
+        ("stages.4.trainer.epsilon_high=0.2", ["stage4_clgrpo"]),
+        ("stages.3.reward_funcs=[accuracy]", ["stage3_grpo_accuracy"]),
+        ("stages.1.trainer.max_steps=5", ["stage1_sft"]),
+        ("baseline.split=train[:10]", [BASELINE]),
+        ("cot.split=train[:10]", [COT]),
+        ("cot.attempts=3", [COT]),
+        ("cot.teachers=[attribute]", [COT]),
+        ("model.tiny.layers=2", [BASE]),
+        ("model.dtype=float32", [BASELINE, *STAGES]),
+        ("model.peft={r: 4}", [BASELINE, *STAGES]),
+        ("model.processor={do_image_splitting: true}", [BASE, BASELINE, *STAGES]),
+        ("launch.deepspeed=zero2", [BASELINE, *STAGES]),
+        ("launch.num_processes=2", [BASELINE, *STAGES]),
+        ("seed=1", [COT, BASE, BASELINE, *STAGES]),
+        ("task.options.train=10", [COT, BASE, BASELINE, *STAGES]),
+        ("task.question=What now?", [COT, BASE, BASELINE, *STAGES]),
+    ],
+)
+def test_a_change_makes_stale_what_depends_on_it_directly(run: RunDir, override: str, expected: list[str]) -> None:
+    found = stale(run, override)
+    assert list(found) == expected
+    key = override.partition("=")[0].rpartition(".")[2]
+    assert all(key in " ".join(why) for why in found.values())
+
+
+def test_new_parent_weights_make_the_child_stale_and_not_the_grandchild(run: RunDir) -> None:
+    record = run.record("stage2_grpo_format") or {}
+    write_json(run.record_path("stage2_grpo_format"), {**record, "weights": "others"})
+    assert stale(run) == {"stage3_grpo_accuracy": ["its parent stage2_grpo_format now has other weights"]}
+
+
+def test_a_parent_that_is_gone_makes_the_child_stale(run: RunDir) -> None:
+    run.record_path(BASE).unlink()
+    assert list(stale(run)) == [BASELINE, "stage1_sft"]
+
+
+def test_another_parent_makes_a_stage_stale(run: RunDir) -> None:
+    why = stale(run, "stages.4.init_from=stage2")["stage4_clgrpo"]
+    assert "stage.init_from: 'stage3' -> 'stage2'" in why
+
+
+def test_other_cot_rows_make_only_the_stages_trained_on_them_stale(run: RunDir) -> None:
+    write_json(run.record_path(COT), {**(run.record(COT) or {}), "data_digest": "other rows"})
+    assert list(stale(run)) == [BASE, "stage1_sft"]  # base: its tokenizer is made from them
+    assert stale(run)["stage1_sft"] == ["the CoT rows are other rows now"]
+
+
+def test_rows_asked_with_a_prompt_that_was_edited_since_are_stale(run: RunDir, repo_root: Path) -> None:
+    record = run.record(COT) or {}
+    digest = file_digest(repo_root / "cot_builder" / "prompts" / "answer_given_v1.jinja")
+    write_json(run.record_path(COT), {**record, "prompts": {"answer_given_v1": {"digest": digest}}})
+    assert stale(run) == {}
+    write_json(run.record_path(COT), {**record, "prompts": {"answer_given_v1": {"digest": "of another text"}}})
+    assert stale(run) == {COT: ["the prompt answer_given_v1 was edited"]}
+
+
+def test_a_stage_under_way_is_judged_like_a_finished_one(run: RunDir) -> None:
+    config = load("demo")
+    write_json(run.record_path("stage4_clgrpo"), start_record(config, run, "stage4_clgrpo"))
+    assert stale(run) == {}
+    assert list(stale(run, "stages.4.trainer.beta=0.1")) == ["stage4_clgrpo"]
+
+
+def test_moving_a_teacher_to_another_address_keeps_its_rows(tmp_path: Path) -> None:
+    teacher = tmp_path / "mine.yaml"
+    text = "kind: openai\nmodel: m\nbase_urls: [http://a:1/v1]\nconcurrency: 4\ntemperature: 0.7\n"
+    config = load("demo", [f"cot.teachers=[{teacher}]"])
+    teacher.write_text(text)
+    before = phase_inputs(config, COT)
+    teacher.write_text(text.replace("a:1", "b:2").replace("concurrency: 4", "concurrency: 64"))
+    assert phase_inputs(config, COT) == before
+    teacher.write_text(text.replace("0.7", "0.9"))
+    assert phase_inputs(config, COT) != before
+
+
+def test_the_text_of_a_deepspeed_file_counts_and_not_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "mine.json"
+    path.write_text((loader.CONFIGS / "deepspeed" / "zero2.json").read_text())
+    mine, shipped = (phase_inputs(load("demo", [f"launch.deepspeed={name}"]), "stage1_sft") for name in (path, "zero2"))
+    assert mine == shipped
+
+
+def test_inputs_survive_being_written_down() -> None:
+    for name in phase_names(load("demo")):
+        inputs = phase_inputs(load("demo"), name)
+        assert differences(json.loads(json.dumps(inputs, default=str)), inputs) == []
+
+
+def test_predictions_depend_on_the_evaluation_block_and_not_on_the_stages() -> None:
+    before = evaluation_inputs(load("demo"))
+    assert evaluation_inputs(load("demo", ["stages.4.trainer.beta=0.5", "name=x"])) == before
+    assert differences(before, evaluation_inputs(load("demo", ["evaluation.split=val"]))) == [
+        "evaluation.split: 'test' -> 'val'"
+    ]
+
+
+def test_differences_name_the_key_and_both_values() -> None:
+    old, new = {"a": {"b": 1, "c": [1]}, "gone": 2}, {"a": {"b": 1, "c": [2]}, "new": None, "late": 3}
+    assert differences(old, new) == ["a.c: [1] -> [2]", "gone: 2 -> None", "late: None -> 3"]
+    assert differences(new, new) == []
+
+
+def test_alarms_make_nothing_stale(run: RunDir) -> None:
+    assert stale(run, "alarms.stop=[nan,kl]", "alarms.truncated=0.1", "alarms.window=3") == {}
+
+
+def test_starting_from_the_best_makes_a_stage_stale(run: RunDir) -> None:
+    config = load("demo")
+    record = run.record("stage3_grpo_accuracy") or {}
+    write_json(run.record_path("stage3_grpo_accuracy"), {**record, "best": {"weights": "better"}})
+    assert stale_reasons(config, run, "stage4_clgrpo") == []
+    reasons = stale(run, "stages.stage4.init_from=stage3:best")["stage4_clgrpo"]
+    assert any("its parent stage3_grpo_accuracy now has other weights" in reason for reason in reasons)

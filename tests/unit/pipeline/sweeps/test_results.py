@@ -1,0 +1,127 @@
+"""A sweep's tables, tests and page, from cells' folders that are written here."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.evaluation import Cell, LabConfig, LabModel, LabTask, cell_folder, cells
+from pipeline.sweeps.files import as_csv, as_markdown, write_results
+from pipeline.sweeps.page import page
+from pipeline.sweeps.results import COLUMNS, Cells, Planned, pareto, results
+
+
+@pytest.fixture
+def lab(tmp_path: Path) -> LabConfig:
+    models = {name: LabModel(name_or_path=name) for name in ("good", "same", "bad")}
+    return LabConfig("trial", str(tmp_path), models=models, tasks={"t": LabTask(split="val")})
+
+
+def answer(config: LabConfig, cell: Cell, right: list[bool], cluster: Any = lambda i: "", **more: Any) -> None:
+    folder = cell_folder(config, cell)
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = [
+        {"id": f"r{i}", "label": "A" if value else None, "gold": "A", "correct": value, "decoding": "greedy",
+         "groups": {"kind": "even" if i % 2 == 0 else "odd"}, "completion_tokens": 2, "truncated": False, "cluster": cluster(i)}
+        for i, value in enumerate(right)
+    ]  # fmt: skip
+    (folder / "predictions.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    record = {"status": "complete", "accuracy": sum(right) / len(right), "chance": 0.5, "official": {"micro": 12.345}}
+    (folder / "evaluation.json").write_text(json.dumps(record | more))
+
+
+def three(config: LabConfig) -> dict[str, Cell]:
+    found = {cell.model: cell for cell in cells(config)}
+    answer(config, found["good"], [True] * 90 + [False] * 10, peak_memory_bytes=2_000_000_000)
+    answer(config, found["same"], [True] * 89 + [False] * 11, peak_memory_bytes=1_000_000_000)
+    answer(config, found["bad"], [False] * 60 + [True] * 40, peak_memory_bytes=3_000_000_000)
+    return found
+
+
+def test_every_row_stays_in_n_and_what_cannot_be_read_is_counted(lab: LabConfig) -> None:
+    found = three(lab)
+    row = Cells(lab, {found["good"].id: Planned(2_200_000_000)}).row(found["good"])
+    assert (row["n"], row["correct"], row["accuracy"], row["unparsable"]) == (100, 90, 0.9, 10)
+    assert 0.82 < row["accuracy_low"] < 0.9 < row["accuracy_high"] < 0.95
+    assert (row["official_score"], row["official_value"]) == ("micro", 12.345)
+    assert (row["memory_estimated_mb"], row["memory_measured_mb"], row["memory_error"]) == (2200.0, 2000.0, 0.1)
+
+
+def test_an_interval_knows_which_rows_share_a_picture(lab: LabConfig) -> None:
+    found = three(lab)
+    alone = Cells(lab).row(found["bad"])
+    answer(lab, found["bad"], [False] * 60 + [True] * 40, cluster=lambda i: f"picture {i // 10}")
+    together = Cells(lab).row(found["bad"])
+    assert together["accuracy"] == alone["accuracy"]
+    assert together["accuracy_low"] < alone["accuracy_low"] - 0.1
+    assert together["accuracy_high"] > alone["accuracy_high"] + 0.1
+
+
+def test_pairs_are_tested_on_the_same_rows_and_corrected_over_the_task(lab: LabConfig) -> None:
+    found = three(lab)
+    told = results(Cells(lab))
+    tested = told["pairs"]["t"]
+    assert len(tested["pairs"]) == 3
+    by_pair = {(pair["a"].split("--")[0], pair["b"].split("--")[0]): pair for pair in tested["pairs"]}
+    assert by_pair["good", "same"]["p_holm"] == 1.0
+    good_bad = by_pair["good", "bad"]
+    assert (good_bad["only_a"], good_bad["only_b"], good_bad["difference"]) == (60, 10, 0.5)
+    assert good_bad["p"] < good_bad["p_holm"] < 0.001
+    assert tested["detectable"]["alpha"] == pytest.approx(0.05 / 3)
+    assert 0 < tested["detectable"]["difference"] < 0.5
+    assert [(line["value"], line["n"]) for line in told["groups"][:2]] == [("even", 50), ("odd", 50)]
+    assert told["pareto"]["t"] == [found["same"].id, found["good"].id]
+
+
+def test_the_front_holds_what_no_other_beats_in_both() -> None:
+    def row(cell: str, memory: float, accuracy: float) -> dict[str, Any]:
+        measured = {"memory_measured_mb": memory, "memory_estimated_mb": 1.0}
+        return {"cell": cell, "status": "complete", "accuracy": accuracy, **measured}
+
+    rows = [row("small", 1, 0.5), row("equal", 1, 0.5), row("worse", 2, 0.4), row("large", 3, 0.9), row("dear", 3, 0.8)]
+    assert pareto(rows) == ["equal", "small", "large"]
+
+
+def test_a_cell_that_cannot_fit_and_one_whose_inputs_changed_are_not_complete(lab: LabConfig) -> None:
+    found = three(lab)
+    (cell_folder(lab, found["good"]) / "failure.json").write_text(json.dumps({"reason": "rows changed"}))
+    (cell_folder(lab, found["bad"]) / "evaluation.json").unlink()
+    known = Cells(lab, {found["bad"].id: Planned(10**12, "needs too much")})
+    assert [known.row(found[name])["status"] for name in ("good", "same", "bad")] == ["failed", "complete", "refused"]
+    told = results(known)
+    assert told["counts"] == {"failed": 1, "complete": 1, "refused": 1}
+    assert "refused: needs too much" in as_markdown(told)
+
+
+def test_a_spreadsheet_takes_no_cell_for_a_formula() -> None:
+    row = dict.fromkeys(COLUMNS) | {"model": "=1+1", "reason": 'a "quoted",\nbroken line'}
+    read = list(csv.DictReader(io.StringIO(as_csv([row], COLUMNS))))
+    assert (read[0]["model"], read[0]["reason"]) == ("'=1+1", 'a "quoted", broken line')
+
+
+def test_the_page_runs_no_script_but_its_own_and_shows_hostile_text_as_text(lab: LabConfig, tmp_path: Path) -> None:
+    found = three(lab)
+    hostile = '<img src=x onerror="alert(1)">'
+    failure = {"reason": hostile + "\u202e"}
+    (cell_folder(lab, found["bad"]) / "failure.json").write_text(json.dumps(failure))
+    text = page(results(Cells(lab)))
+    assert hostile not in text
+    assert "\u202e" not in text
+    assert "&lt;img src=x" in text
+    assert len(re.findall("<script", text)) == 1
+    assert not re.findall(r'(?:src|href)="(?!#)', text)
+    assert "Pareto" not in text or text.count('class="front"') == 1
+    write_results(results(Cells(lab)), tmp_path / "again")
+    assert (tmp_path / "again" / "index.html").read_text() == text
+
+
+def test_a_page_of_nothing_and_of_one_cell_is_written(lab: LabConfig) -> None:
+    assert "No cell of this task is complete yet" in page(results(Cells(lab)))
+    answer(lab, cells(lab)[0], [True, False], peak_memory_bytes=10**9)
+    assert 'class="mark"' in page(results(Cells(lab)))

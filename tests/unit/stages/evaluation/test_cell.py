@@ -1,0 +1,155 @@
+"""One cell of the lab: nothing lost, nothing asked twice, nothing mixed, and every answer in the denominator."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from lab_fakes import ROWS, Lab, Scripted, record, rows
+
+from pipeline.errors import UserError
+from stages.evaluation.backends.base import Said
+from stages.evaluation.cell_record import picture_digests
+
+
+def awe(ask):
+    return "awe"
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    return Lab(tmp_path, monkeypatch, {"m": Scripted(awe)})
+
+
+def test_a_cell_has_a_row_for_every_question_in_the_split_s_order_and_its_figures(lab):
+    folder = lab.run()
+    from pipeline.data.load import load_benchmark
+
+    questions = (
+        load_benchmark(lab.config.tasks["scenes"].task, Path(lab.config.output_dir) / ".cache").select("test").rows
+    )
+    found = rows(folder)
+    assert [row["id"] for row in found] == [question.id for question in questions]
+    assert all(row["label"] == "awe" and row["correct"] == (row["gold"] == "awe") for row in found)
+    figures = record(folder)
+    assert figures["status"] == "complete"
+    assert figures["rows"] == ROWS
+    assert figures["accuracy"] == sum(row["correct"] for row in found) / ROWS
+    assert figures["chance"] == 1 / 8
+    assert figures["parsed"] == 1
+    assert figures["tokens"] == {"prompt": 7 * ROWS, "completion": 5 * ROWS}
+    assert figures["latency_p95_s"] == 0.5
+    assert figures["peak_memory_bytes"] == 1000
+
+
+def test_a_killed_cell_asks_only_what_is_missing(lab):
+    model = lab.models["m"]
+    model.dies_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        lab.run()
+    assert len(rows(lab.folder())) == 4
+    assert record(lab.folder())["status"] == "running"
+    first, model.dies_after, model.asked = {ask.id for ask in model.asked}, None, []
+    lab.run()
+    assert len(model.asked) == ROWS - 4
+    assert first.isdisjoint(ask.id for ask in model.asked)
+    assert len(rows(lab.folder())) == ROWS
+
+
+def test_a_half_line_is_taken_away_and_asked_again(lab):
+    model = lab.models["m"]
+    model.dies_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        lab.run()
+    file = lab.folder() / "predictions.jsonl"
+    file.write_bytes(file.read_bytes()[:-20])
+    model.dies_after, model.asked = None, []
+    lab.run()
+    assert len(model.asked) == ROWS - 3
+    assert len({row["id"] for row in rows(lab.folder())}) == ROWS
+
+
+def test_a_complete_cell_asks_nothing(lab):
+    lab.run()
+    lab.models["m"].asked = []
+    lab.run()
+    assert lab.models["m"].asked == []
+
+
+def test_a_changed_input_is_refused_and_named_and_clean_begins_anew(lab):
+    lab.run()
+    task = dataclasses.replace(lab.config.tasks["scenes"], split="test[:4]")
+    lab.config = dataclasses.replace(lab.config, tasks={"scenes": task})
+    with pytest.raises(UserError, match=r"split: 'test' -> 'test\[:4\]'") as caught:
+        lab.run()
+    assert "--clean" in str(caught.value)
+    assert len(rows(lab.folder())) == ROWS
+    lab.run(clean=True)
+    assert len(rows(lab.folder())) == 4
+
+
+def test_a_changed_picture_is_another_input(lab):
+    lab.run()
+    picture = Path(rows(lab.folder())[0]["image"])
+    picture.write_bytes(picture.read_bytes() + b"\0")
+    with pytest.raises(UserError, match="rows: "):
+        lab.run()
+
+
+def test_another_cell_reads_no_picture_again_to_know_it(tmp_path, monkeypatch):
+    questions = [dataclasses.make_dataclass("Question", ["images"])((tmp_path / f"{name}.jpg",)) for name in "ab"]
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    read: list[Path] = []
+    monkeypatch.setattr("stages.evaluation.cell_record.file_digest", lambda path: read.append(path) or str(len(read)))
+    first = picture_digests(questions, tmp_path / ".cache")
+    assert picture_digests(questions, tmp_path / ".cache") == first
+    assert read == [tmp_path / "a.jpg"]
+    assert first[tmp_path / "b.jpg"] == "missing"
+
+
+def test_the_smoke_test_stops_before_the_rest_and_says_what_was_said(tmp_path, monkeypatch):
+    lab = Lab(tmp_path, monkeypatch, {"m": Scripted(lambda ask: "As an AI I see things")}, smoke=2)
+    with pytest.raises(UserError, match="As an AI I see things") as caught:
+        lab.run()
+    assert "not_a_label" in str(caught.value)
+    assert len(lab.models["m"].asked) == 2
+
+
+def test_one_readable_answer_passes_the_smoke_test_and_the_others_stay_in_the_denominator(tmp_path, monkeypatch):
+    said = iter(["nonsense", "awe"])
+    lab = Lab(tmp_path, monkeypatch, {"m": Scripted(lambda ask: next(said, "nonsense"))}, smoke=2)
+    figures = record(lab.run())
+    assert figures["parsed"] == 1 / ROWS
+    assert figures["reasons"] == {"not_a_label": ROWS - 1}
+    assert figures["accuracy"] <= 1 / ROWS
+
+
+def test_a_picture_that_cannot_be_read_is_a_counted_wrong_row(tmp_path, monkeypatch):
+    say = lambda ask: Said(ask.id, "", failed="unreadable_image", detail="broken.jpg: unreadable_image")  # noqa: E731
+    folder = Lab(tmp_path, monkeypatch, {"m": Scripted(say)}).run()
+    assert record(folder)["reasons"] == {"unreadable_image": ROWS}
+    assert {(row["correct"], row["detail"]) for row in rows(folder)} == {(False, "broken.jpg: unreadable_image")}
+
+
+def test_rows_a_server_left_make_the_cell_fail_and_go_on_later(lab):
+    model = lab.models["m"]
+    whole = model.answer
+    model.answer = lambda asks, how: iter(list(whole(asks[:6], how)))
+    with pytest.raises(UserError, match="4 of 10 rows are not answered"):
+        lab.run()
+    model.answer = whole
+    lab.run()
+    assert record(lab.folder())["status"] == "complete"
+
+
+def test_a_direct_answer_is_short_and_a_thought_may_be_long(tmp_path, monkeypatch):
+    think = "<think>the sky</think><answer>awe</answer>"
+    model = Scripted(lambda ask: think if "Reason" in ask.text else "awe")
+    lab = Lab(tmp_path, monkeypatch, {"m": model}, modes=["direct", "think"])
+    lab.run(0)
+    assert {how.max_new_tokens for how in lab.models["m"].hows} == {32}
+    lab.models["m"].hows = []
+    folder = lab.run(1)
+    assert {how.max_new_tokens for how in lab.models["m"].hows} == {512}
+    assert {row["think"] for row in rows(folder)} == {"the sky"}

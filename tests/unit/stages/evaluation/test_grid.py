@@ -1,0 +1,55 @@
+"""The table and the maps of perceivers against reasoners."""
+
+from __future__ import annotations
+
+import csv
+import json
+
+import pytest
+from lab_fakes import ROWS, Lab, Scripted
+
+from pipeline.config.evaluation import MODES, cells
+from stages.evaluation.grid import write_grid
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    def eyes(ask):
+        return "A park." if ask.images and "Describe" in ask.text else "awe"
+
+    def brain(ask):
+        return "Answer: awe"
+
+    models = {
+        "small": Scripted(eyes),
+        "large": Scripted(eyes),
+        "thinker": Scripted(brain),
+        "poet": Scripted(lambda _: "La"),
+    }
+    return Lab(tmp_path, monkeypatch, models, reasoners=["thinker", "poet"], modes=list(MODES))
+
+
+def test_every_pair_and_every_perceiver_alone_stand_in_the_table(lab):
+    for number in range(len(cells(lab.config))):
+        lab.run(number)
+    files = {file.suffix: file for file in write_grid(lab.config)}
+    table = json.loads(files[".json"].read_text())
+    assert len(table) == 2 * (1 + 1 + 2 + 2)
+    assert {row["accuracy"] for row in table if row["reasoner"] == "poet"} == {0}
+    awe = next(row["accuracy"] for row in table if row["reasoner"] == "thinker")
+    assert awe == next(row["accuracy"] for row in table if row["mode"] == "direct") == table[0]["correct"] / ROWS
+    lines = files[".md"].read_text().splitlines()
+    assert "| perceiver | reasoner | direct | think | caption-think | extract-think |" in lines
+    pair = next(line for line in lines if line.startswith("| large | thinker |"))
+    assert pair.count(f"{100 * awe:.1f} (") == 3  # Direct and both two-step modes; "awe" alone is no thought.
+    assert files[".png"].read_bytes().startswith(b"\x89PNG")
+    assert len(list(csv.DictReader(files[".csv"].open()))) == len(table)
+
+
+def test_a_pair_that_is_not_answered_yet_is_left_blank(lab):
+    wanted = [cell.id for cell in cells(lab.config)]
+    lab.run(wanted.index("small--scenes--auto--caption-think--thinker"))
+    files = {file.suffix: file for file in write_grid(lab.config)}
+    assert "| small | thinker | – | – |" in files[".md"].read_text()
+    assert len(json.loads(files[".json"].read_text())) == 1
+    assert ".png" in files

@@ -1,0 +1,160 @@
+"""A served model: what is sent, what is tried again, what is given up, and that no key shows."""
+
+from __future__ import annotations
+
+import base64
+import json
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+from PIL import Image
+
+from pipeline.config.evaluation import LabModel
+from pipeline.errors import UserError
+from stages.evaluation.backends.base import Ask, How
+from stages.evaluation.backends.openai import Served
+
+KEY = "sk-do-not-tell"
+
+
+class Server:
+    """Answers each request with the next of `replies`, (status, body) or a function of the request, then "fine"."""
+
+    def __init__(self):
+        self.requests, self.headers, self.replies = [], [], []
+        self.busy = self.most = 0
+        lock = threading.Lock()
+        server = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self):
+                body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+                with lock:
+                    server.busy += 1
+                    server.most = max(server.most, server.busy)
+                    server.requests.append(body)
+                    server.headers.append(dict(self.headers))
+                    status, text = server.replies.pop(0) if server.replies else (200, completion("fine"))
+                if callable(text):
+                    text = text(self)
+                with lock:
+                    server.busy -= 1
+                data = text.encode()
+                self.send_response(status)
+                self.send_header("Content-Length", str(len(data)))
+                self.end_headers()
+                self.wfile.write(data)
+
+            def log_message(self, *_):
+                pass
+
+        self.http = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self.http.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self.http.server_port}/v1"
+
+
+def completion(text, reason="stop"):
+    choice = {"message": {"content": text}, "finish_reason": reason}
+    return json.dumps({"choices": [choice], "usage": {"prompt_tokens": 3, "completion_tokens": 2}})
+
+
+@pytest.fixture
+def server():
+    server = Server()
+    yield server
+    server.http.shutdown()
+
+
+@pytest.fixture
+def model(server, monkeypatch):
+    monkeypatch.setenv("LAB_KEY", KEY)
+    return LabModel(
+        name_or_path="big", backend="openai", base_url=server.url, api_key_env="LAB_KEY", options={"top_k": 1}
+    )
+
+
+def said(model, asks, how=How(64), concurrency=4):  # noqa: B008
+    return {one.id: one for batch in Served(model, concurrency, first_pause=0.01).answer(asks, how) for one in batch}
+
+
+def test_pictures_travel_in_the_places_of_their_marks_and_the_key_in_the_header(server, model, tmp_path):
+    paths = (tmp_path / "a.png", tmp_path / "b.jpg")
+    for path in paths:
+        Image.new("RGB", (8, 8), "red").save(path)
+    found = said(model, [Ask("r", "See <image 2> and <image 1>.", paths)])
+    assert (found["r"].text, found["r"].tokens, found["r"].prompt_tokens) == ("fine", 2, 3)
+    body = server.requests[0]
+    assert [part["type"] for part in body["messages"][0]["content"]] == [
+        "text",
+        "image_url",
+        "text",
+        "image_url",
+        "text",
+    ]
+    url = body["messages"][0]["content"][1]["image_url"]["url"]
+    assert base64.b64decode(url.split(",")[1]) == paths[1].read_bytes()
+    assert (body["model"], body["temperature"], body["max_tokens"], body["top_k"]) == ("big", 0.0, 64, 1)
+    assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_an_answer_that_was_begun_is_gone_on_with(server, model):
+    said(model, [Ask("r", "Why?", said="Because\n\nAnswer:")])
+    body = server.requests[0]
+    assert body["messages"][-1] == {"role": "assistant", "content": "Because\n\nAnswer:"}
+    assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
+
+
+def test_what_fails_in_transport_is_sent_again_and_what_is_refused_is_not(server, model):
+    server.replies = [(500, "oops"), (200, "no json"), (200, completion("at last"))]
+    assert said(model, [Ask("r", "a")])["r"].text == "at last"
+    server.requests, server.replies = [], [(400, "too long")]
+    refused = said(model, [Ask("r", "a")])["r"]
+    assert (refused.failed, len(server.requests)) == ("request_refused", 1)
+    assert "too long" in refused.detail
+
+
+def test_no_more_requests_are_in_flight_than_allowed(server, model):
+    import time
+
+    server.replies = [(200, lambda _: (time.sleep(0.02), completion("fine"))[1])] * 20
+    assert len(said(model, [Ask(str(number), "a") for number in range(20)], concurrency=3)) == 20
+    assert 1 < server.most <= 3
+
+
+def test_one_row_that_always_fails_is_left_and_the_others_are_answered(server, model, capsys):
+    asks = [Ask(str(number), "bad" if number == 3 else "good") for number in range(12)]
+
+    def reply(handler):
+        return completion("fine")
+
+    class Picky(list):
+        def pop(self, _):
+            bad = server.requests[-1]["messages"][0]["content"] == "bad"
+            return (500, "again") if bad else (200, completion("fine"))
+
+    server.replies = Picky([1])
+    found = said(model, asks)
+    assert set(found) == {ask.id for ask in asks} - {"3"}
+    assert "3: not answered: HTTP 500" in capsys.readouterr().err
+
+
+def test_a_dead_server_is_given_up_and_said_so(server, model):
+    server.http.shutdown()
+    server.http.server_close()
+    with pytest.raises(UserError, match=r"does not answer .* the same command goes on"):
+        said(model, [Ask(str(number), "a") for number in range(30)])
+
+
+@pytest.mark.parametrize("status", [401, 404])
+def test_a_wrong_key_or_name_ends_it_at_once_and_shows_no_key(server, model, status):
+    server.replies = [(status, f"bad key {KEY}")]
+    with pytest.raises(UserError) as caught:
+        said(model, [Ask("r", "a")])
+    assert KEY not in str(caught.value)
+    assert len(server.requests) == 1
+
+
+def test_a_cut_answer_is_truncated(server, model):
+    server.replies = [(200, completion("and then", "length"))]
+    assert said(model, [Ask("r", "a")])["r"].truncated

@@ -1,0 +1,162 @@
+"""Caption-think and extract-think: who sees what, what is asked once, and how an answer is had from a thought."""
+
+from __future__ import annotations
+
+import pytest
+from lab_fakes import ROWS, Lab, Scripted, record, rows
+
+from pipeline.config.schema import TaskConfig
+from pipeline.data.benchmark import as_benchmark
+from pipeline.data.load import load_task
+from pipeline.types import Question
+from stages.evaluation import prompts
+from stages.evaluation.backends.base import Said, parts
+
+OBSERVE = "You will not see any picture"
+
+
+def describe(ask):
+    return f"The scene is a park. Nobody waves. ({len(ask.images)} pictures)"
+
+
+def reason(ask):
+    return "places, faces." if ask.text.startswith(OBSERVE) else "A park.\nAnswer: awe"
+
+
+@pytest.fixture
+def lab(tmp_path, monkeypatch):
+    models = {"eyes": Scripted(describe), "brain": Scripted(reason), "other": Scripted(reason)}
+    return Lab(tmp_path, monkeypatch, models, reasoners=["brain", "other"], modes=["caption-think", "extract-think"])
+
+
+def test_the_reasoner_reads_the_description_and_never_a_picture(lab):
+    found = rows(lab.run(0))
+    assert len(found) == ROWS
+    assert {row["label"] for row in found} == {"awe"}
+    assert all("The scene is a park." in row["prompt"] and row["description"] in row["prompt"] for row in found)
+    assert all(ask.images == () for ask in lab.models["brain"].asked)
+    assert all(len(ask.images) == 1 for ask in lab.models["eyes"].asked)
+    assert {row["description_prompt"] for row in found} == {prompts.perceive(1)}
+
+
+def test_what_to_observe_is_asked_once_per_question_and_stands_in_the_perception_prompt(lab):
+    found = rows(lab.run(2))
+    asked = [ask for ask in lab.models["brain"].asked if ask.text.startswith(OBSERVE)]
+    assert len(asked) == 1
+    assert all(row["description_prompt"].endswith("and especially places, faces.") for row in found)
+
+
+def test_a_second_reasoner_reads_the_same_descriptions_without_asking_again(lab):
+    lab.run(2)
+    before = len(lab.models["eyes"].asked)
+    found = rows(lab.run(3))
+    assert len(lab.models["eyes"].asked) == before == ROWS
+    assert not [ask for ask in lab.models["other"].asked if ask.text.startswith(OBSERVE)]
+    assert len(found) == ROWS
+
+
+def test_reasoners_draw_with_the_paper_s_sampling_and_a_seed_per_row(lab):
+    lab.run(0)
+    how = lab.models["brain"].hows[0]
+    assert (how.temperature, how.top_p) == (0.6, 0.95)
+    assert len({ask.seed for ask in lab.models["brain"].asked}) == ROWS
+
+
+def test_a_thought_that_does_not_end_is_closed_and_must_answer(tmp_path, monkeypatch):
+    def endless(ask):
+        if ask.said:
+            assert ask.said.endswith("</think>\n\nAnswer:")
+            return " fear"
+        return Said(ask.id, "<think>and then and then", tokens=512, truncated=True)
+
+    lab = Lab(
+        tmp_path,
+        monkeypatch,
+        {"eyes": Scripted(describe), "brain": Scripted(endless)},
+        reasoners=["brain"],
+        modes=["caption-think"],
+    )
+    found = rows(lab.run())
+    assert {(row["label"], row["truncated"]) for row in found} == {("fear", True)}
+    assert found[0]["completion"] == "<think>and then and then\n</think>\n\nAnswer: fear"
+
+
+def test_without_reasoners_a_model_reasons_over_its_own_text(tmp_path, monkeypatch):
+    model = Scripted(lambda ask: describe(ask) if ask.images else reason(ask))
+    found = rows(Lab(tmp_path, monkeypatch, {"m": model}, modes=["extract-think"]).run())
+    assert {row["label"] for row in found} == {"awe"}
+
+
+def test_an_answer_that_does_not_come_is_a_counted_wrong_row(tmp_path, monkeypatch):
+    lab = Lab(
+        tmp_path,
+        monkeypatch,
+        {"eyes": Scripted(describe), "brain": Scripted(lambda ask: "Who knows?")},
+        reasoners=["brain"],
+        modes=["caption-think"],
+    )
+    assert record(lab.run())["reasons"] == {"no_answer": ROWS}
+
+
+def test_the_description_itself_is_scored_where_the_picture_is_annotated(lab):
+    folder = lab.run(0)
+    scored, found = record(folder)["perception"], rows(folder)
+    parks = sum(row["attributes"]["scene"] == "park" for row in found)
+    assert (scored["scene"]["precision"]["count"], scored["scene"]["precision"]["n"]) == (parks, ROWS)
+    assert (scored["scene"]["recall"]["count"], scored["scene"]["recall"]["n"]) == (parks, ROWS)
+    assert scored["facial_expression"]["recall"]["count"] == 0
+
+
+def test_a_killed_describer_goes_on(lab):
+    lab.models["eyes"].dies_after = 4
+    with pytest.raises(KeyboardInterrupt):
+        lab.run(0)
+    lab.models["eyes"].dies_after, lab.models["eyes"].asked = None, []
+    lab.run(0)
+    assert len(lab.models["eyes"].asked) == ROWS - 4
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("I see a dog.\nAnswer: B", "B"),
+        ("**Answer:** (B)\n", "(B)"),
+        ("Answer: A? No.\nFinal answer: C", "C"),
+        ("<think>Answer: A</think>\nAnswer: B", "B"),
+        ("<think>Answer: A</think>", None),
+        ("<think>Answer: A", None),
+        ("Answer:", None),
+        ("The answer is B", None),
+        ("", None),
+        ("<think>a dog</think><answer>B</answer>", "B"),
+        ("Answer: two words here", "two words here"),
+    ],
+)
+def test_the_answer_is_what_stands_behind_the_last_answer_line(text, answer):
+    assert prompts.final_answer(text)[1] == answer
+
+
+def test_the_prompts_are_those_the_extraction_recipe_trains_on(tmp_path, repo_root):
+    from cot_builder.prompts import load_prompt
+
+    task = load_task(TaskConfig(name="scenes", options={"train": 1, "val": 1, "test": 1, "size": 32}), tmp_path)
+    question = Question("a", (), task.question)
+    ours = prompts.observe(prompts.asked(as_benchmark(task), question))
+    assert ours.split() == load_prompt("observe_v1").render(task).split()
+    assert prompts.perceive(1, "faces") == load_prompt("perceive_v1").render(task, observe="faces").strip()
+
+
+@pytest.mark.parametrize(
+    ("text", "images", "found"),
+    [
+        ("What is it?", 1, [0, "What is it?"]),
+        ("What is it?", 0, ["What is it?"]),
+        ("In <image 1> and <image 2>?", 2, ["In", 0, "and", 1, "?"]),
+        ("<image 2> before <image 1>", 2, [1, "before", 0]),
+        ("Only <image 2> is marked", 3, [0, 2, "Only", 1, "is marked"]),
+        ("<image 1> and again <image 1>", 1, [0, "and again image 1"]),
+        ("<image 9>?", 1, [0, "image 9?"]),
+    ],
+)
+def test_pictures_stand_where_their_marks_do(text, images, found):
+    assert parts(text, images) == found

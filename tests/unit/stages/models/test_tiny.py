@@ -1,0 +1,143 @@
+"""The tiny models of every family, and what is taken care of where a processor is loaded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.families import REFUSED, model_type, tiny_families
+from pipeline.config.schema import ModelConfig, RunConfig, TinyConfig
+from pipeline.data.conversations import user_turn
+from pipeline.errors import UserError
+from pipeline.run_dir import RunDir
+from pipeline.system.library_patches import declare_torchvision_ops
+
+declare_torchvision_ops()
+
+from PIL import Image  # noqa: E402
+
+from stages.checkpoints import base_model  # noqa: E402
+from stages.models import loading  # noqa: E402
+from stages.models.tiny import build_tiny  # noqa: E402
+from stages.processes.work import Work  # noqa: E402
+
+CONFIG = RunConfig(name="run", model=ModelConfig())
+TEXTS = ["Which emotion? <think>A park. It's bright.</think> <answer>joy</answer>"] * 3
+SMALL = {"hidden_size": 64, "layers": 1, "intermediate_size": 32, "vision_hidden_size": 64, "vision_layers": 1}
+
+
+@pytest.fixture(scope="module", params=tiny_families())
+def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny checkpoint of each family."""
+    folder: Path = tmp_path_factory.mktemp("tiny") / request.param
+    build_tiny(folder, TinyConfig(family=request.param, vocab_size=330, **SMALL), TEXTS, seed=0)
+    return folder
+
+
+def test_a_tiny_checkpoint_is_of_its_family_and_whole(built: Path):
+    from transformers import AutoModelForImageTextToText
+
+    assert model_type(built) == built.name
+    _, info = AutoModelForImageTextToText.from_pretrained(built, output_loading_info=True)
+    assert not any(info.values()), info
+    assert (built / "generation_config.json").is_file()
+
+
+def test_a_reloaded_tokenizer_writes_and_reads_every_text(built: Path):
+    tokenizer = loading.load_processor(built, CONFIG).tokenizer
+    for text in (*TEXTS, "Grüße, 你好 \n\t é", "unseen  words, 12345"):
+        tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+        assert tokenizer.decode(tokens) == text
+    assert tokenizer.eos_token_id != tokenizer.pad_token_id
+
+
+def test_an_image_takes_as_many_tokens_as_the_model_makes_features(built: Path):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    processor = loading.load_processor(built, CONFIG)
+    text = processor.apply_chat_template(user_turn("Which?"), add_generation_prompt=True)
+    images = [[Image.new("RGB", size, "red")] for size in ((64, 64), (128, 64), (48, 96))]
+    inputs = processor(text=[text] * 3, images=images, return_tensors="pt", padding=True, add_special_tokens=False)
+    model = AutoModelForImageTextToText.from_pretrained(built)
+    with torch.no_grad():
+        assert model(**inputs).logits.isfinite().all()
+
+
+def test_every_processor_pads_on_the_left_whatever_its_checkpoint_says(built: Path):
+    path = built / "tokenizer_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "right"}))
+    processor = loading.load_processor(built, CONFIG)
+    assert processor.tokenizer.padding_side == "left"
+    text = processor.apply_chat_template(user_turn("Which?"), add_generation_prompt=True)
+    images = [[Image.new("RGB", size, "red")] for size in ((64, 64), (64, 64))]
+    batch = processor(text=[text, f"{text} and more"], images=images, return_tensors="pt", padding=True)
+    shorter = batch["attention_mask"][0]
+    assert shorter[0] == 0
+    if "mm_token_type_ids" in batch:  # What GRPOTrainer takes from here must mark the image's tokens.
+        image = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
+        assert ((batch["input_ids"] == image) == (batch["mm_token_type_ids"] == 1)).all()
+
+
+SETTINGS = {
+    "idefics3": {"do_image_splitting": True, "size": {"longest_edge": 128}},
+    "smolvlm": {"do_image_splitting": True, "size": {"longest_edge": 128}},
+    "qwen2_vl": {"max_pixels": 1024},
+    "qwen2_5_vl": {"max_pixels": 1024},
+    "qwen3_vl": {"max_pixels": 1024},
+    "internvl": {"max_patches": 1},
+    "llava": {"size": {"height": 32, "width": 32}},
+}
+
+
+def test_the_settings_of_model_processor_act_and_are_handed_on(built: Path, tmp_path: Path):
+    configured = RunConfig(name="run", model=ModelConfig(processor=SETTINGS[built.name]))
+    default, changed = (loading.load_processor(built, config) for config in (CONFIG, configured))
+    changed.save_pretrained(tmp_path)
+    handed_on = loading.load_processor(tmp_path, CONFIG)
+    image = Image.new("RGB", (128, 64), "red")
+    text = default.apply_chat_template(user_turn("Which?"), add_generation_prompt=True)
+    lengths = [
+        len(one(text=[text], images=[[image]], add_special_tokens=False)["input_ids"][0])
+        for one in (default, changed, handed_on)
+    ]
+    assert lengths[0] != lengths[1] == lengths[2]
+
+
+def test_a_processor_that_needs_a_missing_package_is_a_users_error(monkeypatch: pytest.MonkeyPatch):
+    def missing(*args: object, **kwargs: object) -> None:
+        raise ImportError("requires the torchvision library: `pip install torchvision`\nmore")
+
+    monkeypatch.setattr(loading.AutoProcessor, "from_pretrained", missing)
+    with pytest.raises(UserError, match="needs a package that is not installed: requires the torchvision"):
+        loading.load_processor(Path("checkpoint"), CONFIG)
+
+
+def test_the_default_is_the_demos_idefics3():
+    assert TinyConfig().family == "idefics3"
+    assert not set(REFUSED) & set(tiny_families())
+
+
+def test_a_hub_checkpoint_of_a_refused_family_is_refused_once_it_is_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "paligemma"}))
+    monkeypatch.setattr(base_model, "locate", lambda model: tmp_path)
+    config = RunConfig(name="run", model=ModelConfig(name_or_path="google/paligemma"))
+    with pytest.raises(UserError, match=r"'google/paligemma' is a paligemma: TRL 1\.16 cannot train PaliGemma"):
+        base_model.make(Work(config, "base", RunDir(tmp_path, "run")))
+
+
+def test_paligemmas_processor_is_still_as_trl_cannot_use_it():
+    from transformers import GemmaTokenizer, PaliGemmaProcessor, SiglipImageProcessor
+
+    images = SiglipImageProcessor(size={"height": 32, "width": 32})
+    images.image_seq_length = 4
+    processor = PaliGemmaProcessor(images, GemmaTokenizer())
+    assert processor.chat_template is None
+    with pytest.raises(ValueError, match="`images` are expected"):
+        processor(text=["joy"])  # As SFTTrainer tokenizes a completion.
+    inputs = processor(text=["<image>"], images=[[Image.new("RGB", (32, 32))]])
+    assert set(inputs["token_type_ids"][0]) == {0}  # Zero is the prefix; GRPOTrainer writes it for completions too.

@@ -1,0 +1,256 @@
+"""What is sent to a rollout server, what of its answers is refused, and the weights it is given."""
+
+from __future__ import annotations
+
+import base64
+import io
+import itertools
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from pipeline.config.loader import load
+from pipeline.errors import UserError
+from stages.rollouts import vllm_server
+from stages.rollouts.dynamic_sampling import further_rows
+from stages.rollouts.prefetch import Lookahead
+from stages.rollouts.requests import cache_counts, check_prompt, group_runs, served_messages
+from stages.rollouts.vllm_rollouts import MAX_DRIFT, ServedRollouts
+from stages.rollouts.weight_sync import merged_weights
+
+
+@pytest.mark.parametrize(
+    ("first", "length", "runs"),
+    [
+        (0, 8, [(0, 4), (4, 8)]),
+        (8, 4, [(0, 4)]),
+        (6, 6, [(0, 2), (2, 6)]),  # The first group begins on the process before.
+        (2, 1, [(0, 1)]),
+    ],
+)
+def test_a_request_is_sent_for_each_group_or_part_of_one(first, length, runs):
+    assert group_runs(first, length, num_generations=4) == runs
+
+
+def test_images_travel_in_the_message_and_lose_nothing():
+    image = Image.radial_gradient("L").convert("RGB")
+    prompt = [
+        {"role": "system", "content": "Be brief."},
+        {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]},
+    ]
+    system, user = served_messages(prompt)
+    assert system == prompt[0]
+    assert user["content"][1] == {"type": "text", "text": "What?"}
+    url = user["content"][0]["image_url"]["url"]
+    sent = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+    assert sent.tobytes() == image.tobytes()
+    assert prompt[1]["content"][0]["image"] is image
+
+
+@pytest.mark.parametrize(
+    ("served", "words"),
+    [
+        ([1, 9, 3], "token 1 is 9, not 2"),
+        ([1, 2], "as 2 tokens, the trainer as 3"),
+        ([1, 2, 2, 3], "token 2 is 2, not 3"),
+    ],
+)
+def test_a_prompt_that_the_server_reads_otherwise_is_refused(served, words):
+    with pytest.raises(UserError, match=words):
+        check_prompt(served, [1, 2, 3])
+
+
+def test_a_prompt_that_both_read_alike_is_taken():
+    check_prompt([1, 2, 3], torch.tensor([1, 2, 3]).tolist())
+
+
+def test_further_prompts_are_the_same_each_time_and_others_in_each_round():
+    drawn = further_rows("0/7/0/1", 5, rows=20)
+    assert drawn == further_rows("0/7/0/1", 5, rows=20) != further_rows("0/7/0/2", 5, rows=20)
+    assert len(set(drawn)) == 5
+    assert sorted(further_rows("0/7/0/1", 6, rows=3)) == [0, 0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("visible", "kept", "processes", "expected"),
+    [
+        (None, 1, None, ("3",)),
+        (None, 0, None, ("0", "1", "2", "3")),
+        (None, 0, 2, ("0", "1")),
+        ("4,5,6,7", 2, None, ("6", "7")),
+    ],
+)
+def test_the_server_has_the_last_gpus_or_shares_the_trainers(visible, kept, processes, expected, monkeypatch):
+    monkeypatch.setattr(vllm_server, "visible_gpus", lambda: 4)
+    monkeypatch.setattr("pipeline.config.derived.visible_gpus", lambda: 4)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    words = [f"launch.rollout_gpus={kept}", *([f"launch.num_processes={processes}"] if processes else [])]
+    assert vllm_server.server_gpus(load("demo", words)) == expected
+
+
+def test_a_users_flags_win_over_ours():
+    config = load("demo", ["launch.rollout_flags={dtype: bfloat16, max-model-len: 512}"])
+    flags = vllm_server.flags(config, (), 8000)
+    assert (flags["dtype"], flags["max-model-len"], flags["port"]) == ("bfloat16", 512, 8000)
+
+
+@pytest.mark.parametrize("dora", [False, True])
+def test_merged_weights_are_those_of_a_merge_and_leave_the_adapter_untouched(dora):
+    from peft import LoraConfig, get_peft_model
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.norm = torch.nn.Linear(8, 8), torch.nn.Linear(8, 4), torch.nn.LayerNorm(4)
+
+    torch.manual_seed(0)
+    model = get_peft_model(Model(), LoraConfig(r=2, target_modules=["a"], modules_to_save=["b"], use_dora=dora))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    merged = merged_weights(model)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    expected = model.merge_and_unload().state_dict()
+    assert merged.keys() == expected.keys()
+    assert all(torch.equal(merged[name], tensor) for name, tensor in expected.items())
+    assert not torch.equal(merged["a.weight"], before["base_model.model.a.base_layer.weight"])
+
+
+def test_the_caches_of_all_engines_of_a_server_are_counted_together():
+    metrics = """# TYPE vllm:prefix_cache_queries_total counter
+vllm:prefix_cache_queries_total{engine="0",model_name="policy"} 100.0
+vllm:prefix_cache_queries_total{engine="1",model_name="policy"} 60.0
+vllm:prefix_cache_hits_total{engine="0",model_name="policy"} 80.0
+vllm:external_prefix_cache_hits_total{engine="0"} 7.0
+vllm:mm_cache_queries_total 8.0
+vllm:mm_cache_hits_total 7.0
+"""
+    assert cache_counts(metrics) == {"prefix": (80.0, 160.0), "image": (7.0, 8.0)}
+    assert cache_counts("") == {"prefix": (0.0, 0.0), "image": (0.0, 0.0)}
+
+
+class _OneTurn:
+    """What of a rollout trl.GRPOTrainer does around what asks the server."""
+
+    def get_batch_samples(self, epoch: Any, count: int, device: Any) -> list[Any]:
+        return list(itertools.islice(epoch, count))
+
+    def _tokenize_prompts(self: Any, prompts: list[Any]) -> Any:
+        return [[7]] * len(prompts), None, {}
+
+    def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
+        ids, images, fields = self._tokenize_prompts([row["prompt"] for row in inputs])
+        completions, _ = self._generate_single_turn(ids, images, fields, 2)
+        self._metrics["train"]["sampling/sampling_logp_difference/mean"].append(self.drift)
+        return {"completion_ids": completions}
+
+
+class _Trainer(ServedRollouts, _OneTurn):
+    """Trains on rollouts of a server that is not there, and notes what it does. A prompt is a row's name."""
+
+    server = "http://nowhere"
+    max_completion_length = temperature = top_p = top_k = min_p = repetition_penalty = eos_token_ids = 1
+    num_generations = 2
+
+    def __init__(self, rollouts: str, fails: str = "", drift: float = 0.0) -> None:
+        model = SimpleNamespace(config=SimpleNamespace(image_token_id=5))
+        self.accelerator = SimpleNamespace(
+            process_index=0,
+            is_main_process=True,
+            wait_for_everyone=lambda: self.done.append("none in flight"),
+            unwrap_model=lambda _: model,
+        )
+        self.model, self.fails, self.drift = model, fails, drift
+        self.state = SimpleNamespace(global_step=0, max_steps=len(rollouts))
+        self.args = SimpleNamespace(seed=0, gradient_accumulation_steps=1)
+        self._step, self.chat_template_kwargs = 0, {}
+        self._metrics: Any = {"train": defaultdict(list)}
+        self.requests = ThreadPoolExecutor(1)
+        self.done: list[str] = []
+        self.seeds: dict[str, int] = {}
+        self.epoch = iter([[{"prompt": name, "image": None}] * 2 for name in rollouts])
+
+    def _sync(self) -> None:
+        self.done.append(f"weights {self.state.global_step}")
+        self._served_step = self.state.global_step
+
+    def _post(self, path: str, body: Any = None) -> Any:
+        name = body["messages"]
+        self.seeds[name] = body["seed"]
+        self.done.append(f"ask {name}")
+        if name == self.fails:
+            raise UserError("the server said no")
+        choices = [
+            {"index": at, "token_ids": [1], "logprobs": {"content": [{"logprob": 0.0}]}} for at in range(body["n"])
+        ]
+        return {"prompt_token_ids": [7], "choices": choices}
+
+    def _log_cache_hits(self) -> None:
+        self.done.append("collected")
+
+    def train(self) -> list[str]:
+        for _ in range(self.state.max_steps):
+            (rows,) = self.get_batch_samples(self.epoch, 1, None)
+            self._generate_and_score_completions(rows)
+            self.requests.submit(lambda: None).result()  # What was asked ahead is asked now, not at some moment.
+            self.done.append("train")
+            self.state.global_step += 1
+            self._step += 1
+        return self.done
+
+
+@pytest.fixture
+def _plain_prompts(monkeypatch):
+    """Rows' names as prompts, and as what is sent for them."""
+    monkeypatch.setattr("stages.rollouts.vllm_rollouts.prompts_of", lambda rows: [row["prompt"] for row in rows])
+    monkeypatch.setattr("stages.rollouts.vllm_rollouts.served_messages", lambda prompt: prompt)
+
+
+@pytest.mark.usefixtures("_plain_prompts")
+def test_weights_change_only_between_a_rollout_and_the_asking_for_the_next():
+    trainer = _Trainer("ABC")
+    trainer.lookahead = Lookahead(per_rollout=1, per_step=1)
+    first = ["weights 0", "ask A", "none in flight", "collected", "ask B", "train"]
+    second = ["none in flight", "collected", "weights 1", "ask C", "train"]
+    assert trainer.train() == [*first, *second, "none in flight", "collected", "train"]
+    assert trainer._metrics["train"]["sampling/staleness"] == [0, 1, 1]
+    assert len(set(trainer.seeds.values())) == 3
+
+
+@pytest.mark.usefixtures("_plain_prompts")
+def test_without_rollouts_ahead_each_rollout_is_asked_with_the_present_weights():
+    trainer = _Trainer("AB")
+    assert trainer.train() == [
+        *("weights 0", "ask A", "none in flight", "collected", "train"),
+        *("weights 1", "ask B", "none in flight", "collected", "train"),
+    ]
+    assert trainer._metrics["train"]["sampling/staleness"] == [0, 0]
+
+
+@pytest.mark.usefixtures("_plain_prompts")
+def test_what_the_server_refused_ahead_is_raised_when_it_is_collected():
+    trainer = _Trainer("ABC", fails="B")
+    trainer.lookahead = Lookahead(per_rollout=1, per_step=1)
+    with pytest.raises(UserError, match="the server said no"):
+        trainer.train()
+    assert trainer.done[-2:] == ["ask B", "train"]
+
+
+@pytest.mark.usefixtures("_plain_prompts")
+def test_the_limit_of_logprobs_holds_for_rollouts_of_the_present_weights():
+    with pytest.raises(UserError, match="step 0: the rollouts' logprobs are 0"):
+        _Trainer("A", drift=2 * MAX_DRIFT).train()
+    trainer = _Trainer("AB", drift=2 * MAX_DRIFT)
+    trainer._ahead = trainer._ask(["A", "A"], 2, "ahead")
+    trainer.state.global_step = 1
+    (rows,) = trainer.get_batch_samples(trainer.epoch, 1, None)
+    trainer._generate_and_score_completions(rows)  # What older weights sampled may differ.
+    assert trainer._staleness == 1

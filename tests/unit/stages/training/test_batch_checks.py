@@ -1,0 +1,122 @@
+"""What the trainers count beside TRL's own figures, on values small enough to count by hand."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from pipeline.system.library_patches import declare_torchvision_ops
+
+declare_torchvision_ops()
+
+import torch  # noqa: E402
+
+from stages.training import batch_checks  # noqa: E402
+
+IMAGE = 9
+IDEFICS3 = SimpleNamespace(
+    image_token_id=IMAGE, scale_factor=2, vision_config=SimpleNamespace(patch_size=16)
+)  # 64 pixels: 4 x 4 patches, 4 features a tile.
+
+
+def trainer(config: Any = IDEFICS3, completions: tuple[str, ...] = (), rewards: tuple[list[float], ...] = ()) -> Any:
+    """A trainer of one process, as far as it is looked at."""
+    accelerator = SimpleNamespace(num_processes=1, unwrap_model=lambda model: model, reduce=lambda one, reduction: one)
+    return SimpleNamespace(
+        accelerator=accelerator,
+        model=SimpleNamespace(config=config, training=True),
+        num_generations=2,
+        _metrics={"train": defaultdict(list)},
+        _logs={"completion": completions, "rewards": dict(enumerate(rewards))},
+    )
+
+
+def counted(one: Any) -> dict[str, float]:
+    return {key: values[-1] for key, values in one._metrics["train"].items()}
+
+
+def ids(*images: int) -> torch.Tensor:
+    """Rows of eight tokens, of which so many are image tokens."""
+    return torch.tensor([[IMAGE] * count + [1] * (8 - count) for count in images])
+
+
+def test_a_rollout_is_counted_over_its_groups_and_rewards():
+    nan = math.nan
+    one = trainer(completions=("a", "a", "b", "c"), rewards=([nan, 1.0, nan, 0.0], [nan, nan, nan, 1.0]))
+    batch = {
+        "prompt_ids": ids(4, 4, 4, 4),
+        "completion_ids": ids(0, 0, 0, 0),
+        "pixel_values": torch.ones(4, 1, 3, 64, 64),
+    }
+    batch_checks.count_rollout(one, batch)
+    assert counted(one) == {
+        "images/dropped_ratio": 0.0,
+        "images/token_mismatch_ratio": 0.0,
+        "completions/duplicate_ratio": 0.5,
+        "rewards/unscored_ratio": 0.5,
+    }
+
+
+def test_images_that_do_not_arrive_and_tokens_without_one_are_counted():
+    rewards = ([1.0] * 2,)
+    one = trainer(completions=("a", "b"), rewards=rewards)
+    batch_checks.count_rollout(one, {"prompt_ids": ids(4, 4), "completion_ids": ids(0, 0)})
+    assert counted(one)["images/dropped_ratio"] == 1.0  # TRL took pixel_values out of the batch.
+    one = trainer(completions=("a", "b"), rewards=rewards)
+    sampled = {"prompt_ids": ids(4, 4), "completion_ids": ids(0, 2), "pixel_values": torch.ones(2, 1, 3, 64, 64)}
+    batch_checks.count_rollout(one, sampled)
+    assert counted(one)["images/token_mismatch_ratio"] == 0.2  # The second completion writes two image tokens.
+    one = trainer(completions=("a", "b"), rewards=rewards)
+    batch_checks.count_rollout(one, {**sampled, "prompt_ids": ids(0, 8), "completion_ids": ids(0, 0)})
+    assert counted(one)["images/dropped_ratio"] == 0.5
+
+
+def test_rows_without_a_supervised_token_are_counted():
+    one = trainer()
+    labels = torch.tensor([[-100] * 8, [-100] * 5 + [1, 2, 3]])
+    batch_checks.count_supervised(
+        one, {"input_ids": ids(4, 4), "labels": labels, "pixel_values": torch.ones(2, 1, 3, 64, 64)}
+    )
+    assert counted(one) == {
+        "images/dropped_ratio": 0.0,
+        "images/token_mismatch_ratio": 0.0,
+        "labels/tokens": 3,
+        "labels/empty_ratio": 0.5,
+    }
+
+
+def test_a_batch_s_figures_cross_ranks_and_leave_the_device_at_once(monkeypatch):
+    one = trainer()
+    sums: list[torch.Tensor] = []
+    one.accelerator.reduce = lambda figures, reduction: sums.append(figures) or figures
+    read: list[str] = []
+    for way in ("item", "tolist", "__bool__", "__int__", "__float__"):
+        real = getattr(torch.Tensor, way)
+        monkeypatch.setattr(torch.Tensor, way, lambda self, way=way, real=real: read.append(way) or real(self))
+    batch = {"input_ids": ids(4, 4), "labels": ids(4, 4), "pixel_values": torch.ones(2, 1, 3, 64, 64)}
+    batch_checks.count_supervised(one, batch)
+    assert len(sums) == 1
+    assert read == ["tolist"]
+
+
+def test_features_are_counted_in_every_family_s_own_tensors():
+    qwen = SimpleNamespace(vision_config=SimpleNamespace(spatial_merge_size=2))
+    grid = {"pixel_values": torch.ones(24, 1176), "image_grid_thw": torch.tensor([[1, 4, 4], [1, 2, 4]])}
+    assert batch_checks.image_features(grid, qwen) == 6
+    padded = torch.cat([torch.ones(2, 1, 3, 64, 64), torch.zeros(2, 1, 3, 64, 64)], dim=1)
+    assert batch_checks.image_features({"pixel_values": padded}, IDEFICS3) == 8  # A tile of zeros is padding.
+    internvl = SimpleNamespace(image_seq_length=256)
+    assert batch_checks.image_features({"pixel_values": torch.ones(3, 3, 8, 8)}, internvl) == 768
+    assert batch_checks.image_features({"pixel_values": torch.ones(3, 3, 8, 8)}, SimpleNamespace()) is None
+    assert batch_checks.image_features({}, qwen) == 0
+
+
+@pytest.mark.parametrize(
+    ("texts", "group", "ratio"), [("aaaa", 4, 1.0), ("aabb", 2, 1.0), ("aabc", 2, 0.5), ("abab", 2, 0.0), ("", 4, 0.0)]
+)
+def test_only_texts_of_one_group_repeat_each_other(texts, group, ratio):
+    assert batch_checks.duplicate_ratio(list(texts), group) == ratio

@@ -1,0 +1,38 @@
+"""What a training stage refuses before a worker starts."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+
+from pipeline.config.schema import LaunchConfig, RunConfig, StageConfig, TaskConfig
+from pipeline.errors import UserError
+from pipeline.run_dir import RunDir
+from stages.processes.work import Work
+from stages.training import stage
+
+STAGE = "stage2_grpo"
+TRAINER = {"per_device_train_batch_size": 8, "steps_per_generation": 2, "num_generations": 4}
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> RunConfig:
+    return RunConfig(
+        name="run",
+        output_dir=str(tmp_path),
+        task=TaskConfig(name="scenes", options={"train": 6, "val": 1, "test": 1, "size": 32}),
+        stages={STAGE: StageConfig(algorithm="grpo", init_from="base", reward_funcs=["format"], trainer=TRAINER)},
+    )
+
+
+def test_a_grpo_stage_whose_rows_do_not_fill_a_rollout_is_refused_with_the_number_it_needs(config):
+    two = dataclasses.replace(config, launch=LaunchConfig(num_processes=2))
+    work = Work(two, STAGE, RunDir(two.output_dir, two.name))
+    with pytest.raises(UserError, match=r"has 6 rows, and one rollout asks 8 prompts"):
+        stage.rows_as_begun(work)
+
+
+def test_a_grpo_stage_with_the_rows_of_one_rollout_is_accepted(config):
+    assert stage.rows_as_begun(Work(config, STAGE, RunDir(config.output_dir, config.name))).count("\n") >= 5

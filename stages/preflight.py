@@ -29,7 +29,7 @@ from pipeline.files import digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import phase_inputs, trained_phases
 from pipeline.runs.provenance import provenance
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
+from pipeline.system.library_patches import prepare_trl
 from stages.processes import command
 from stages.processes.command import guarded
 from stages.processes.work import Work, only_one
@@ -47,9 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [*plan.stages_of(config), plan.EVALUATION]
     if arguments.worker:
         with as_worker():
-            declare_torchvision_ops()
-            hide_vllm_from_trl()
-            score_labels_alone()
+            prepare_trl()
             from stages.trial.worker import work_through
 
             work_through(config, run, arguments.only.split(","))

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.system.library_patches import prepare_libraries
+
 ROOT = Path(__file__).resolve().parent.parent
 
 ENVIRONMENT = {
@@ -21,6 +23,7 @@ ENVIRONMENT = {
     "TOKENIZERS_PARALLELISM": "false",
 }
 os.environ.update(ENVIRONMENT)  # before any test module imports torch
+prepare_libraries()
 
 RunModule = Callable[..., "subprocess.CompletedProcess[str]"]
 

@@ -2,9 +2,43 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Sequence
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from types import ModuleType
 from typing import Any
 
 _libraries: list[Any] = []  # torch.library registrations end with their object, so it is kept for the process's life.
+
+
+def prepare_libraries() -> None:
+    """Have torchvision's cure (`declare_torchvision_ops`) applied whenever this process comes to import it, and not earlier.
+
+    `stages` calls this as it is imported, so no module of it needs to come before a library. Nothing is imported here, and
+    calling it again does nothing.
+    """
+    if not any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _BeforeTorchvision())
+
+
+class _BeforeTorchvision(MetaPathFinder):
+    """Finds torchvision as Python does, and declares its operators just before it runs."""
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name != "torchvision":
+            return None
+        spec = PathFinder.find_spec(name, path, target)
+        if spec is None or spec.loader is None:
+            return spec
+        run = spec.loader.exec_module
+
+        def declare_and_run(module: ModuleType) -> None:
+            declare_torchvision_ops()
+            run(module)
+
+        spec.loader.exec_module = declare_and_run  # type: ignore[method-assign]
+        return spec
 
 
 def declare_torchvision_ops() -> None:
@@ -24,11 +58,18 @@ def declare_torchvision_ops() -> None:
     _libraries.append(library)
 
 
+def prepare_trl() -> None:
+    """Make of TRL what every training worker needs; before its trainers are imported."""
+    hide_vllm_from_trl()
+    score_labels_alone()
+
+
 def hide_vllm_from_trl() -> None:
     """Keep trl from importing an installed vLLM, which takes several seconds in every process and is used in few.
 
     Before trl's trainers are imported. Their own vLLM modes do not work after it.
     """
+    prepare_libraries()
     from trl import import_utils
 
     import_utils.is_vllm_available = lambda min_version=None: False

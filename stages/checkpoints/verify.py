@@ -9,6 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from transformers import AutoConfig, AutoProcessor, GenerationConfig
+
 from pipeline.config.derived import answer_tokens
 from pipeline.config.schema import BEST
 from pipeline.data.task import Task
@@ -16,17 +18,12 @@ from pipeline.files import differences, write_json
 from pipeline.metrics.classification import well_formed
 from pipeline.runs.handover import changes, checkpoint_folder, file_digests, weights_of
 from pipeline.runs.phases import parent_of
-from pipeline.system.library_patches import declare_torchvision_ops
 from stages.checkpoints.accept import FIGURES, REFERENCE, VERIFICATION, few_parsed
 from stages.checkpoints.reference_logits import Reference, examples, inputs_of, measure
 from stages.models.generate import Answerer
 from stages.models.loading import load_model, load_processor
 from stages.processes.console import say
 from stages.processes.work import Work
-
-declare_torchvision_ops()
-
-from transformers import AutoConfig, AutoProcessor, GenerationConfig  # noqa: E402
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """Largest difference of two logits, as a share of the largest logit, by the precision of the weights both came from."""

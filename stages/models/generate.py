@@ -12,7 +12,7 @@ import torch
 from transformers import GenerationConfig
 
 from pipeline.data.images import open_rgb
-from stages.models import loading  # Before torch's users: it mends torchvision's import.
+from stages.models import loading
 from stages.models.finished_rows import live_rows
 
 Given = TypeVar("Given")

@@ -5,16 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
 from pipeline.config.families import PART_PREFIXES, part_of
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE
 from pipeline.errors import UserError
-from pipeline.system.library_patches import declare_torchvision_ops
 from stages.processes.work import Work
-
-declare_torchvision_ops()
-
-import torch  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor  # noqa: E402
 
 
 def use_cpu() -> bool:

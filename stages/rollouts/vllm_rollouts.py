@@ -28,9 +28,9 @@ from types import MappingProxyType
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
+from trl.data_utils import prepare_multimodal_messages
 
 from pipeline.errors import UserError
-from pipeline.system.library_patches import declare_torchvision_ops
 from pipeline.system.vllm_server import end_of, open_url
 from stages.processes.console import say
 from stages.processes.work import Work
@@ -38,10 +38,6 @@ from stages.rollouts.prefetch import Lookahead, Rows
 from stages.rollouts.requests import cache_counts, check_prompt, group_runs, served_messages
 from stages.rollouts.vllm_server import MODEL, running
 from stages.rollouts.weight_sync import write_weights
-
-declare_torchvision_ops()
-
-from trl.data_utils import prepare_multimodal_messages  # noqa: E402
 
 AT_ONCE = 64
 """Requests a process has in flight; each brings all completions of one prompt."""

@@ -10,14 +10,11 @@ import io
 from pathlib import Path
 from typing import Any
 
+from transformers import TrainerCallback
+
 from pipeline.reports.completions_page import COMPLETIONS, REWARD
 from pipeline.reports.page import THUMBNAIL
-from pipeline.system.library_patches import declare_torchvision_ops
 from stages.processes.work import Work
-
-declare_torchvision_ops()
-
-from transformers import TrainerCallback  # noqa: E402
 
 TABLES = 20
 """Tables a stage writes, about."""

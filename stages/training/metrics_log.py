@@ -7,20 +7,17 @@ import time
 from pathlib import Path
 from typing import Any
 
+import torch
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback, ProgressCallback
+
 from pipeline.config.derived import checkpoint_cycle, clip_range
 from pipeline.errors import UserError
 from pipeline.files import read_jsonl, write_atomic, write_json
 from pipeline.metrics.alarms import Watch
 from pipeline.runs.checkpoint_folders import COMPLETE, make_durable
-from pipeline.system.library_patches import declare_torchvision_ops
 from stages.processes.console import say
 from stages.processes.work import Work
-
-declare_torchvision_ops()
-
-import torch  # noqa: E402
-from transformers import TrainerCallback  # noqa: E402
-from transformers.trainer_callback import PrinterCallback, ProgressCallback  # noqa: E402
 
 
 class NothingLeft(Exception):

@@ -16,7 +16,7 @@ from pipeline.run_dir import RunDir
 from pipeline.runs.handover import has_checkpoint, parent_checkpoint
 from pipeline.runs.phases import parent_of, start_record
 from pipeline.runs.provenance import provenance
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
+from pipeline.system.library_patches import prepare_trl
 from stages.evaluation import phase
 from stages.processes import command, console
 from stages.processes.work import Work, clean, only_one
@@ -46,9 +46,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     work = Work(config, name, run)
     if arguments.worker:
         with as_worker():
-            declare_torchvision_ops()  # Before transformers and trl are imported.
-            hide_vllm_from_trl()
-            score_labels_alone()
+            prepare_trl()
             train(work)
         return 0
     if arguments.dry_run:

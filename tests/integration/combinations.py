@@ -117,10 +117,9 @@ def main(folder: Path, names: list[str]) -> None:
     from pipeline.files import read_jsonl, write_json
     from pipeline.run_dir import BASE, RunDir
     from pipeline.runs.phases import start_record
-    from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
+    from pipeline.system.library_patches import hide_vllm_from_trl
     from stages.processes.work import Work
 
-    declare_torchvision_ops()
     hide_vllm_from_trl()
     import torch
 

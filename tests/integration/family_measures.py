@@ -10,10 +10,9 @@ from pipeline.config.schema import RunConfig
 from pipeline.data.conversations import user_turn
 from pipeline.data.images import open_rgb
 from pipeline.run_dir import BASE, RunDir
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.system.library_patches import hide_vllm_from_trl
 from pipeline.types import Example
 
-declare_torchvision_ops()
 hide_vllm_from_trl()
 
 import torch  # noqa: E402

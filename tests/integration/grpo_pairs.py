@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.system.library_patches import hide_vllm_from_trl
 
-declare_torchvision_ops()
 hide_vllm_from_trl()
 
 import torch  # noqa: E402

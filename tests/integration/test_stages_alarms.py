@@ -17,10 +17,9 @@ from pipeline.files import read_jsonl, weights_digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.handover import checkpoint
 from pipeline.runs.phases import start_record
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.system.library_patches import hide_vllm_from_trl
 from stages.processes.work import Work
 
-declare_torchvision_ops()
 hide_vllm_from_trl()
 
 from stages import (  # noqa: E402

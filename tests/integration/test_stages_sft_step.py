@@ -8,9 +8,8 @@ from unittest import mock
 
 import pytest
 
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl, score_labels_alone
+from pipeline.system.library_patches import hide_vllm_from_trl, score_labels_alone
 
-declare_torchvision_ops()
 hide_vllm_from_trl()
 
 import torch  # noqa: E402

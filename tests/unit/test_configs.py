@@ -24,7 +24,6 @@ from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNOWN, peft_fields, trainer_fields
 from pipeline.data.load import load_task, task_names
 from pipeline.files import differences
-from pipeline.system.library_patches import declare_torchvision_ops
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
 PRESETS = [name for name in RUNS if name.startswith("emoset/")]
@@ -55,11 +54,6 @@ def emoset(tmp_path: Path) -> Path:
     for split in ("train", "val", "test"):
         (tmp_path / f"{split}.json").write_text("[]")
     return tmp_path
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _libraries() -> None:
-    declare_torchvision_ops()
 
 
 def stages_of(config: RunConfig) -> dict[str, StageConfig]:

@@ -86,3 +86,10 @@ def test_help_of_every_entry_point_answers_without_the_training_libraries(module
     assert done.returncode == 0, done.stderr
     assert "usage:" in done.stdout or f"python -m {module}" in done.stdout
     assert done.stdout.splitlines()[-1].strip() == "LOADED"
+
+
+def test_a_stage_may_import_its_libraries_in_any_order() -> None:
+    """torchvision's wheel does not load beside a CPU-only torch; importing `stages` cures it and loads nothing."""
+    first = "import sys, stages; assert 'torch' not in sys.modules"
+    done = run_python(f"{first}\nimport torchvision, stages.models.loading; from transformers import AutoProcessor")
+    assert done.returncode == 0, done.stderr

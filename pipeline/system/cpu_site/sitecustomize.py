@@ -6,30 +6,6 @@ of pipeline/system/library_patches.py act in all of them, just before torchvisio
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
-from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from pipeline.system.library_patches import prepare_libraries
 
-
-class _BeforeTorchvision(MetaPathFinder):
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torchvision":
-            return None
-        spec = PathFinder.find_spec(name, path, target)
-        if spec is None or spec.loader is None:
-            return spec
-        run = spec.loader.exec_module
-
-        def declare_and_run(module: ModuleType) -> None:
-            from pipeline.system.library_patches import declare_torchvision_ops
-
-            declare_torchvision_ops()
-            run(module)
-
-        spec.loader.exec_module = declare_and_run  # type: ignore[method-assign]
-        return spec
-
-
-sys.meta_path.insert(0, _BeforeTorchvision())
+prepare_libraries()

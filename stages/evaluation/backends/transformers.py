@@ -14,17 +14,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.config.schema import ModelConfig, RunConfig
-from pipeline.data.images import ImageError, open_rgb, picture_size
-from pipeline.errors import UserError
-from stages.evaluation.backends.base import Ask, Checkpoint, How, Said, parts
-from stages.models import loading  # Before torch's users: it mends torchvision's import.
-
-import torch  # isort: skip
+import torch
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageTextToText, AutoTokenizer
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import logging
 
+from pipeline.config.schema import ModelConfig, RunConfig
+from pipeline.data.images import ImageError, open_rgb, picture_size
+from pipeline.errors import UserError
+from stages.evaluation.backends.base import Ask, Checkpoint, How, Said, parts
+from stages.models import loading
 from stages.models.generate import ahead, complete
 from stages.models.memory_usage import peak_memory
 from stages.models.row_sampling import Draws

@@ -23,9 +23,6 @@ def build_tiny(folder: Path, sizes: TinyConfig, texts: Iterable[str], seed: int)
         texts: what the tokenizer is trained on.
         seed: of the random weights; the same arguments give the same bytes.
     """
-    from pipeline.system.library_patches import declare_torchvision_ops
-
-    declare_torchvision_ops()
     import torch
     from transformers import AutoModelForImageTextToText
 

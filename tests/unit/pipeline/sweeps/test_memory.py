@@ -12,7 +12,6 @@ import pytest
 from pipeline.config.evaluation import LabModel
 from pipeline.errors import UserError
 from pipeline.sweeps.memory import PROCESS, Shapes, estimate, read_shapes, tensor_shapes
-from pipeline.system.library_patches import declare_torchvision_ops
 
 
 def write(folder: Path, tensors: dict[str, list[int]], config: dict[str, Any]) -> Path:
@@ -108,7 +107,6 @@ def test_the_tokens_of_a_picture_follow_the_family_and_its_processor(config: Any
 
 @pytest.mark.parametrize("family", ["idefics3", "qwen2_vl", "internvl"])
 def test_parameters_are_those_of_the_real_model(family: str, tmp_path: Path) -> None:
-    declare_torchvision_ops()
     from tests.unit.stages.training.test_setup import model_of
 
     there = model_of(family)  # Without memory.

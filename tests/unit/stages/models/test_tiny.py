@@ -6,22 +6,17 @@ import json
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from pipeline.config.families import REFUSED, model_type, tiny_families
 from pipeline.config.schema import ModelConfig, RunConfig, TinyConfig
 from pipeline.data.conversations import user_turn
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
-from pipeline.system.library_patches import declare_torchvision_ops
-
-declare_torchvision_ops()
-
-from PIL import Image  # noqa: E402
-
-from stages.checkpoints import base_model  # noqa: E402
-from stages.models import loading  # noqa: E402
-from stages.models.tiny import build_tiny  # noqa: E402
-from stages.processes.work import Work  # noqa: E402
+from stages.checkpoints import base_model
+from stages.models import loading
+from stages.models.tiny import build_tiny
+from stages.processes.work import Work
 
 CONFIG = RunConfig(name="run", model=ModelConfig())
 TEXTS = ["Which emotion? <think>A park. It's bright.</think> <answer>joy</answer>"] * 3

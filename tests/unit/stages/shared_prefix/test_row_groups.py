@@ -6,9 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
+from pipeline.system.library_patches import hide_vllm_from_trl
 
-declare_torchvision_ops()
 hide_vllm_from_trl()
 
 import torch  # noqa: E402

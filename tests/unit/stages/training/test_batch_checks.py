@@ -8,14 +8,9 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
-from pipeline.system.library_patches import declare_torchvision_ops
-
-declare_torchvision_ops()
-
-import torch  # noqa: E402
-
-from stages.training import batch_checks  # noqa: E402
+from stages.training import batch_checks
 
 IMAGE = 9
 IDEFICS3 = SimpleNamespace(

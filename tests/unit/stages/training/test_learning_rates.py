@@ -5,18 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
+from transformers import Trainer, TrainingArguments
 
 from pipeline.errors import UserError
-from pipeline.system.library_patches import declare_torchvision_ops
-
-declare_torchvision_ops()
-
-import torch  # noqa: E402
-from transformers import Trainer, TrainingArguments  # noqa: E402
-
-from stages.checkpoints import export  # noqa: E402
-from stages.models import loading  # noqa: E402
-from stages.training import learning_rates  # noqa: E402
+from stages.checkpoints import export
+from stages.models import loading
+from stages.training import learning_rates
 
 
 class Parts(torch.nn.Module):

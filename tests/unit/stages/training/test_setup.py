@@ -6,24 +6,19 @@ import json
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from pipeline.config.families import PART_PREFIXES, part_of
 from pipeline.config.schema import RunConfig, StageConfig, TinyConfig
 from pipeline.errors import UserError
 from pipeline.files import read_jsonl
 from pipeline.run_dir import RunDir
-from pipeline.system.library_patches import declare_torchvision_ops
+from pipeline.runs import checkpoint_folders
+from pipeline.runs import checkpoint_folders as _checkpoints
+from stages.checkpoints import handover
+from stages.models import loading
 from stages.processes.work import Work
-
-declare_torchvision_ops()
-
-import torch  # noqa: E402
-
-from pipeline.runs import checkpoint_folders  # noqa: E402
-from pipeline.runs import checkpoint_folders as _checkpoints  # noqa: E402
-from stages.checkpoints import handover  # noqa: E402
-from stages.models import loading  # noqa: E402
-from stages.training import (  # noqa: E402
+from stages.training import (
     metrics_log,
     setup,
 )

@@ -8,7 +8,6 @@ a prompt asks again.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import shutil
@@ -17,10 +16,11 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any, Self
+from typing import Any, Self
 
 from cot_builder.teachers.base import Reply, Request
 from pipeline.errors import UserError
+from pipeline.system.locks import acquire
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -61,16 +61,14 @@ class Journal:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "replies.sqlite"
-        self._lock: IO[str] = (folder / "lock").open("a")
         try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self._lock.close()
-            if not isinstance(error, BlockingIOError):
-                raise UserError(
-                    f"{folder}: its file system has no locks ({error.strerror}); use a local disk"
-                ) from error
+            self._lock = acquire(folder / "lock")
+        except BlockingIOError as error:
             raise UserError(f"{folder}: another build is using this journal; wait for it or stop it") from error
+        except OSError as error:
+            if error.filename:
+                raise
+            raise UserError(f"{folder}: its file system has no locks ({error.strerror}); use a local disk") from error
         try:
             self._db = _open(self.path)
         except sqlite3.OperationalError as error:  # A full disk or no permission: nothing is wrong with the file.

@@ -6,7 +6,6 @@ running stage, after it, and on another machine that sees the folder.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import time
 from collections.abc import Mapping
@@ -19,6 +18,7 @@ from pipeline.files import read_json, read_jsonl
 from pipeline.formatting import duration
 from pipeline.run_dir import COT, RunDir
 from pipeline.runs.phases import phase_names
+from pipeline.system.locks import is_held
 
 RECENT = 20
 """Rows of metrics.jsonl that speed and ETA are taken from."""
@@ -166,11 +166,5 @@ def show(config: RunConfig, run: RunDir, *, as_json: bool = False, every: float 
 
 def in_use(folder: Path) -> bool:
     """Whether a stage or a builder holds the lock of its folder."""
-    for path in (folder / ".lock", *folder.glob("journal/lock"), *folder.glob("shards/*/journal/lock")):
-        if path.exists():
-            with path.open("a") as lock:
-                try:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    return True
-    return False
+    locks = (folder / ".lock", *folder.glob("journal/lock"), *folder.glob("shards/*/journal/lock"))
+    return any(map(is_held, locks))

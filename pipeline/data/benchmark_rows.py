@@ -13,11 +13,12 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.data.images import check_images, exclusive, inside
+from pipeline.data.images import check_images, inside
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
 from pipeline.errors import UserError
 from pipeline.files import digest, write_atomic
 from pipeline.scoring.multiple_choice import letters
+from pipeline.system.locks import exclusive
 from pipeline.types import Problem, Question, Questions
 
 VERSION = 1

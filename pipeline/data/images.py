@@ -7,7 +7,6 @@ number of pixels are tested on the header, before anything is decoded.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import stat
@@ -20,6 +19,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.files import write_atomic
+from pipeline.system.locks import exclusive
 
 MAX_PIXELS = 64 * 1024 * 1024
 """8192 x 8192: far above any photograph a small VLM is shown, far below what fills a machine's memory."""
@@ -223,13 +223,3 @@ def _read_cache(cache_file: Path, under: Mapping[str, Any]) -> dict[str, list[An
         return known if cache == under else {}
     except (OSError, ValueError, TypeError, KeyError, AttributeError):
         return {}
-
-
-@contextlib.contextmanager
-def exclusive(path: Path) -> Iterator[None]:
-    """Hold a lock beside `path`, so that the ranks of one job do a piece of work once and the others find it done."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(f".{path.name}.lock").open("w") as file:
-        with contextlib.suppress(OSError):  # A file system without locks costs repeated work, not wrong results.
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield

@@ -25,12 +25,12 @@ import pyarrow as pa
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import data_root, label_set, usable
-from pipeline.data.images import exclusive
 from pipeline.data.load import check_options
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest, write_atomic
+from pipeline.system.locks import exclusive
 from pipeline.types import Example, Problem, Split
 
 VERSION = 1

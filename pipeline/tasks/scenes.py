@@ -27,10 +27,10 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.images import exclusive
 from pipeline.data.load import check_options
 from pipeline.data.task import Task
 from pipeline.files import digest
+from pipeline.system.locks import exclusive
 
 VERSION = 1
 """Part of the cache key: raise it when the drawing changes."""

@@ -6,13 +6,14 @@ last one; two cells that write the same text at once write it twice, and the fir
 
 from __future__ import annotations
 
-import fcntl
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import end_half_line, read_jsonl
+from pipeline.system.locks import acquire
 
 
 class Texts:
@@ -35,10 +36,8 @@ class Texts:
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Keep rows, each with its ``key``; on disk when this returns."""
         new = [dict(row) for row in rows]
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("ab") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
+        with acquire(self._path, wait=math.inf) as file:
             end_half_line(self._path)
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new).encode())
+            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
         for row in new:
             self._known.setdefault(row["key"], row)

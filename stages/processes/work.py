@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import shutil
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +12,7 @@ from typing import Any
 from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
+from pipeline.system.locks import acquire
 
 
 @dataclass(frozen=True)
@@ -41,17 +40,11 @@ def only_one(folder: Path, wait: float = 20.0) -> Iterator[None]:
 
     The kernel drops the lock with the process, however it dies.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("a+") as lock:
-        deadline = time.monotonic() + wait
-        while True:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if time.monotonic() > deadline:
-                    raise UserError(f"{folder} is in use by another process; wait for it or stop it") from None
-                time.sleep(0.2)
+    try:
+        lock = acquire(folder / ".lock", wait)
+    except BlockingIOError:
+        raise UserError(f"{folder} is in use by another process; wait for it or stop it") from None
+    with lock:
         yield
 
 

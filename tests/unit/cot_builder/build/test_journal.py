@@ -55,7 +55,7 @@ def test_nothing_is_recorded_twice(tmp_path):
 def test_a_torn_tail_of_the_log_loses_only_what_was_in_it(tmp_path, cut):
     """As after a power cut: the write-ahead log ends in the middle of a page."""
     code = (
-        "import os, sys; sys.path[:0] = [os.getcwd(), 'tests/unit/cot_builder']\n"
+        "import os, sys; sys.path[:0] = [os.getcwd(), 'tests/unit/cot_builder/build', 'tests/unit/cot_builder']\n"
         "from pathlib import Path; import test_journal as t\n"
         "journal = t.Journal(Path(sys.argv[1]))\n"
         "for n in range(200): journal.add(t.request(n), t.Reply(f'reply {n}'), row_id=str(n), teacher='t', attempt=0)\n"
@@ -154,7 +154,7 @@ def test_a_disk_without_locks_is_named_as_such(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr("cot_builder.build.journal.fcntl.flock", flock)
+    monkeypatch.setattr("pipeline.system.locks.fcntl.flock", flock)
     with pytest.raises(UserError, match=r"its file system has no locks \(No locks available\); use a local disk"):
         Journal(tmp_path)
 

@@ -15,6 +15,7 @@ from benchmarks.rivals.bed import PROMPT, TEMPERATURE, TOP_P, Bed, teacher_confi
 from benchmarks.rivals.environments import environment, version
 from benchmarks.rivals.measure import Run, run
 from pipeline.files import ROOT
+from pipeline.system.vllm_server import CPU_SITE
 
 _HERE = Path(__file__).parent
 _PACKAGES = {"distilabel": "distilabel", "swift": "ms-swift"}
@@ -26,7 +27,7 @@ _OFFLINE = {
     "PYTHONPATH": str(ROOT),
 }
 # vLLM's processes need the cure for torchvision on a CPU-only torch; the rivals must not see this project at all.
-_VLLM = {**_OFFLINE, "PYTHONPATH": f"{ROOT / 'pipeline' / 'cpu_site'}:{ROOT}"}
+_VLLM = {**_OFFLINE, "PYTHONPATH": f"{CPU_SITE}:{ROOT}"}
 _RIVAL = {**_OFFLINE, "PYTHONPATH": "", "OPENAI_API_KEY": "none"}
 
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {

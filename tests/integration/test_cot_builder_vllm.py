@@ -22,7 +22,7 @@ import pytest
 import yaml
 
 from cot_builder.__main__ import main
-from pipeline.system.vllm_server import CPU_ENVIRONMENT
+from pipeline.system.vllm_server import serve_environment
 
 pytestmark = [
     pytest.mark.slow,
@@ -208,8 +208,9 @@ def test_vllm_run_batch_answers_an_export(tmp_path, server):
         str(server.model), "--max-model-len", "2048", "--enforce-eager", "--dtype", "float32", "--kv-cache-memory-bytes",
         "268435456", "--limit-mm-per-prompt", '{"image": 1}',
     ]  # fmt: skip
-    environment = {**os.environ, **CPU_ENVIRONMENT, "PYTHONPATH": f"{server.root}/pipeline/cpu_site:{server.root}"}
-    done = subprocess.run(words, env=environment, capture_output=True, text=True, timeout=400, check=False)
+    done = subprocess.run(
+        words, env=serve_environment(cpu=True), capture_output=True, text=True, timeout=400, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert main(["import", "--config", str(config), str(replies)]) == 0
     assert main(["build", "--config", str(config)]) == 0

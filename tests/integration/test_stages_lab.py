@@ -138,13 +138,15 @@ def test_a_model_of_text_reasons_and_is_not_shown_pictures(tmp_path, asks):
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["idefics3", "qwen2_5_vl"])
 def test_vllm_offline_says_what_transformers_says(family, tmp_path, asks):
-    """In a process of its own, as a cell is: vLLM keeps what it takes."""
+    """In a process of its own, as a cell is: vLLM keeps what it takes. Its cache is empty, as on a new machine."""
     pytest.importorskip("vllm")
     folder = vlm(tmp_path / family, family)
     ours = said(backend(folder), asks, How(8))
     code = (
-        "import json, pickle, sys; from stages.evaluation.backends.checkpoint import *\n"
+        "import json, pickle, sys\n"
         "from pipeline.config.evaluation import LabModel\n"
+        "from stages.evaluation.backends.base import How\n"
+        "from stages.evaluation.backends.checkpoint import find, open_backend\n"
         "asks = pickle.load(open(sys.argv[2], 'rb'))\n"
         "model = LabModel(name_or_path=sys.argv[1], backend='vllm', options={'max_model_len': 1024})\n"
         "got = [s for b in open_backend(find(model, 'float32'), 4, 2).answer(asks, How(8)) for s in b]\n"
@@ -154,7 +156,12 @@ def test_vllm_offline_says_what_transformers_says(family, tmp_path, asks):
 
     (tmp_path / "asks").write_bytes(pickle.dumps(asks))
     done = subprocess.run(
-        [sys.executable, "-c", code, str(folder), str(tmp_path / "asks")], capture_output=True, text=True, timeout=400
+        [sys.executable, "-c", code, str(folder), str(tmp_path / "asks")],
+        env={**os.environ, "VLLM_CACHE_ROOT": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=400,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     theirs = json.loads(done.stdout.splitlines()[-1])

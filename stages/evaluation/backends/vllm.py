@@ -11,7 +11,7 @@ from pipeline.data.images import ImageError, open_rgb
 from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus
 from pipeline.system.library_patches import declare_torchvision_ops
-from pipeline.system.vllm_server import CPU_ENVIRONMENT, CPU_FLAGS
+from pipeline.system.vllm_server import CPU_FLAGS, serve_environment
 from stages.evaluation.backends.base import Ask, Checkpoint, How, Said, parts
 
 _AT_ONCE = 16
@@ -34,9 +34,8 @@ class Offline:
         if checkpoint.precision == "8bit":
             raise UserError(f"{checkpoint.name}: vLLM makes no 8bit weights while loading; take 4bit or transformers")
         cpu = visible_gpus() == 0
-        if cpu:
-            for name, value in CPU_ENVIRONMENT.items():
-                os.environ.setdefault(name, value)
+        # vLLM looks at a model's class in a child of its own, which needs on a CPU what its server's processes need.
+        os.environ.update(serve_environment(cpu=cpu))
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # One process: its end is the engine's too.
         declare_torchvision_ops()
         import vllm

@@ -10,7 +10,6 @@ from typing import Any
 from pipeline.data.images import ImageError, open_rgb
 from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus
-from pipeline.system.library_patches import declare_torchvision_ops
 from pipeline.system.vllm_server import CPU_FLAGS, serve_environment
 from stages.evaluation.backends.base import Ask, Checkpoint, How, Said, parts
 
@@ -37,7 +36,6 @@ class Offline:
         # vLLM looks at a model's class in a child of its own, which needs on a CPU what its server's processes need.
         os.environ.update(serve_environment(cpu=cpu))
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # One process: its end is the engine's too.
-        declare_torchvision_ops()
         import vllm
 
         own: dict[str, Any] = {"max_num_seqs": batch_size, "limit_mm_per_prompt": {"image": images}}

@@ -10,8 +10,10 @@ Reads what it finds of
   in every row: under the published rule (the default of the task) and under ``rule: stated``.
 
 The published code of MathVista had two ways to read an integer (``int(text)``, later ``int(float(text))``); a file is scored in
-the one whose predictions are the stored ones. --rows writes every row that is right in one and wrong in the other, with the
-reason, as JSON lines. Nothing is downloaded, and no figure is known beforehand: published ones are read from the files.
+the one whose predictions are the stored ones. Of free answers it is also counted how many are read as GPT-4 read them. A row
+that lacks its verdict, or another key, is left out and named with its file. --rows writes every row that is right in one and
+wrong in the other, with the reason, as JSON lines. Nothing is downloaded, and no figure is known beforehand: published ones are
+read from the files.
 """
 
 from __future__ import annotations
@@ -20,18 +22,20 @@ import argparse
 import ast
 import gzip
 import json
+import math
 import re
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.benchmark_rows import Picture
 from pipeline.errors import UserError
-from pipeline.scoring.mathvista import published_prediction
+from pipeline.scoring.mathvista import extracted, published_prediction
 from pipeline.scoring.mmmu import RULES, published_choice
 from pipeline.scoring.multiple_choice import letters
+from pipeline.scoring.numbers import numbers, stated_list
 from pipeline.tasks import mathvista, mmmu
 from pipeline.types import Judgement, Question
 
@@ -93,13 +97,34 @@ def scores(data: Path) -> list[Score]:
     Raises:
         UserError: when there is none.
     """
-    try:
-        found = [*_mathvista(data / "mathvista"), *_mmmu_pro(data / "mmmu_pro")]
-    except KeyError as error:
-        raise UserError(f"{data}: a stored row or score has no {error}") from error
+    found = [*_mathvista(data / "mathvista"), *_mmmu_pro(data / "mmmu_pro")]
     if not found:
         raise UserError(f"{data}: holds neither mathvista/outputs/output_*.json nor mmmu_pro/*.jsonl(.gz)")
     return found
+
+
+def _whole(file: Path, rows: Iterable[tuple[str, Any]], keys: Sequence[str]) -> tuple[dict[str, Any], str]:
+    """The rows of a file that hold every key, and a note of the others.
+
+    Args:
+        file: where they are from.
+        rows: (name, row).
+        keys: what a row needs.
+
+    Raises:
+        UserError: when none does.
+    """
+    kept: dict[str, Any] = {}
+    lacking: list[str] = []
+    for name, row in rows:
+        missing = [key for key in keys if not isinstance(row, dict) or key not in row]
+        if missing:
+            lacking.append(f"{file.name}, row {name}: no {', '.join(missing)}")
+        else:
+            kept[name] = row
+    if lacking and not kept:
+        raise UserError(f"{file}: none of {len(lacking)} rows can be scored; {lacking[0]}")
+    return kept, f"{len(lacking)} left out ({'; '.join(lacking[:5])})" if lacking else ""
 
 
 # ---- MathVista
@@ -109,13 +134,17 @@ def _mathvista(folder: Path) -> Iterator[Score]:
     files = sorted((folder / "outputs").glob("output_*.json"))
     problems = json.loads((folder / "testmini.json").read_bytes()) if files else {}
     for file in files:
-        outputs = json.loads(file.read_bytes())
+        stored = json.loads(file.read_bytes())
+        outputs, lacking = _whole(file, stored.items(), ("response", "extraction", "prediction", "true_false"))
         scored = file.with_name(file.name.replace("output_", "scores_", 1))
         right = sum(row["true_false"] for row in outputs.values())
         published = json.loads(scored.read_bytes()) if scored.exists() else {"average": {"correct": right}}
+        if lacking:  # The published total counts rows that cannot be compared.
+            published = {**published, "average": {"correct": right}}
         model = file.stem.removeprefix("output_")
-        yield _stored(model, outputs, published, problems)
-        yield _raw(model, outputs, published, problems)
+        for score in (_stored(model, outputs, published, problems), _raw(model, outputs, published, problems)):
+            score.note = "; ".join(part for part in (score.note, lacking) if part)
+            yield score
 
 
 def _predictions(outputs: dict[str, Any], problems: dict[str, Any], whole_floats: bool) -> dict[str, str | None]:
@@ -176,12 +205,14 @@ def _raw(model: str, outputs: dict[str, Any], published: dict[str, Any], problem
     """From the raw responses, by the judge of the task."""
     correct = 0
     differ = []
-    replaced = 0
+    replaced = free = same = 0
     for pid, row in outputs.items():
         (question,) = mathvista.build({"pid": pid, **problems[pid], "image": Picture(Path("unread"))})
         verdict = mathvista.judge(question, row["response"], "direct")
         correct += verdict.correct
         replaced += verdict.guessed is not None
+        free += not question.options
+        same += not question.options and _same_reading(question, row)
         if verdict.correct != row["true_false"]:
             differ.append(
                 {
@@ -195,10 +226,21 @@ def _raw(model: str, outputs: dict[str, Any], published: dict[str, Any], problem
                     "response": row["response"],
                 }
             )
-    note = f"{replaced} replaced by the nearest choice"
+    note = f"{same} of {free} free answers read as GPT-4 read them; {replaced} replaced by the nearest choice"
     return Score(
         f"MathVista {model}, raw responses", published["average"]["correct"], correct, len(outputs), note, differ
     )
+
+
+def _same_reading(question: Question, row: dict[str, Any]) -> bool:
+    """Whether the number or list read from a response is the one GPT-4 extracted, or neither found one."""
+    ours = extracted(row["response"], (), question.facts["answer_type"])
+    if question.facts["answer_type"] == "list":
+        return list(ours.values) == (stated_list(str(row["extraction"])) or [])
+    theirs = [number.value for number in numbers(str(row["extraction"]))]
+    if len(theirs) != 1 or ours.text is None:
+        return len(theirs) != 1 and ours.text is None
+    return any(math.isclose(value, theirs[0], rel_tol=1e-6) for value in ours.values)
 
 
 def _why(question: Question, row: dict[str, Any], verdict: Judgement) -> str:
@@ -224,9 +266,16 @@ def _why(question: Question, row: dict[str, Any], verdict: Judgement) -> str:
 def _mmmu_pro(folder: Path) -> Iterator[Score]:
     for file in sorted([*folder.glob("*.jsonl"), *folder.glob("*.jsonl.gz")]):
         data = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        rows = [json.loads(line) for line in data.decode().splitlines() if line.strip()]
+        stored = [json.loads(line) for line in data.decode().splitlines() if line.strip()]
+        rows, lacking = _whole(
+            file,
+            ((str(number), row) for number, row in enumerate(stored, 1)),
+            ("id", "options", "answer", "response", "if_right", "pred_indexs"),
+        )
         for rule in RULES:
-            yield _judged(file.name.partition(".jsonl")[0], rows, rule)
+            score = _judged(file.name.partition(".jsonl")[0], list(rows.values()), rule)
+            score.note = "; ".join(part for part in (score.note, lacking) if part)
+            yield score
 
 
 def _judged(name: str, rows: list[dict[str, Any]], rule: str) -> Score:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 from pipeline.scoring.markup import REFUSAL, plain
 from pipeline.scoring.multiple_choice import letters, stated_choice
-from pipeline.scoring.numbers import stated_list, stated_number, stated_tail
+from pipeline.scoring.numbers import stated_list, stated_number, stated_tail, written
 
 ANSWER_TYPES = ("text", "integer", "float", "list")
 MAX_NEAREST_CHARS = 60
@@ -99,9 +99,13 @@ def extracted(text: str, choices: Sequence[str], answer_type: str) -> Extracted:
         return Extracted(near, reason=None if near else stated.reason)
     if answer_type == "list":
         found = stated_list(text)
-        return Extracted(str(found), tuple(found)) if found else Extracted(None, reason="no_number")
+        return (
+            Extracted(f"[{', '.join(map(written, found))}]", tuple(found))
+            if found
+            else Extracted(None, reason="no_number")
+        )
     number = stated_number(text)
-    return Extracted(f"{number.value:g}", number.readings) if number else Extracted(None, reason="no_number")
+    return Extracted(written(number.value), number.readings) if number else Extracted(None, reason="no_number")
 
 
 def replacement(text: str, choices: Sequence[str]) -> str:

@@ -1,11 +1,13 @@
 """The number, or the list of numbers, a text answers with (our reading; benchmarks ask a language model, or take any number).
 
-In this order: the last ``\\boxed{…}``; the last declaration ("Answer: …", "the answer is …"); the last bold number; in the last
-sentence with a number what follows its last "=", "is", "so"; the last number there. A text that says it cannot answer has none.
+In this order: the last ``\\boxed{…}``; the last declaration ("Answer: …", "the answer is …"); the last bold number; the last
+sentence with a number. Of what is found so the number it opens with is meant, else what follows its last "=", "is", "so", else
+its last number. A limit is no answer where a count stands beside it ("2 bags with at least 60 buttons" is 2), and neither is
+the power of a unit (12 cm^2). A text that says it cannot answer has none.
 
 Read are ``1,234.5`` ``-3`` ``−3`` ``3/4`` ``1 3/4`` ``\\frac{3}{4}`` ``\\sqrt{2}`` ``2\\pi`` ``1.2e3`` ``1.2 \\times
-10^{3}`` ``50%`` ``$5`` and "three". A ratio (1:2), a time and a range are no number; what stands around one ("cm", "years")
-is not converted. Pure, and linear in the length of the text.
+10^{3}`` ``50%`` ``$5`` and "three". A ratio (1:2), a time and a range are no number, unless its ends are one value ("0.3 or
+30%"); what stands around one ("cm", "years") is not converted. Pure, and linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -37,12 +39,15 @@ _UNITS = "|".join(word for word, number in _WORDS.items() if 1 <= number < 10)
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _GROUP = r"\{([^{}]{1,40})\}"
 _S = r"\s{0,3}"  # Unbounded runs of optional white space would make hostile text quadratic; so would digits started in mid-run.
+_NO_POWER = (
+    r"(?<!\^)(?<!\^\{)(?<!\^-)(?<!\^\{-)(?<!\^\+)(?<!\^\{\+)"  # The 2 of cm^2; that of 10^2 is part of its number.
+)
 _NUMBER = re.compile(
     rf"(?P<sign>(?<![\w.)\]}}])[-+])?(?:{_S}[$€£¥])?{_S}(?P<minus>(?<![\w.)\]}}])-)?(?:"
     rf"(?P<whole>(?<!\d)\d+)?{_S}\\[dt]?frac{_S}{_GROUP}{_S}{_GROUP}"
     rf"|(?<![\d.])(?:(?P<mixed>\d+)\s{{1,3}})?(?P<top>\d+(?:\.\d+)?){_S}/{_S}(?P<bottom>\d+(?:\.\d+)?)(?![\d/])"
     rf"|(?P<factor>(?<!\d)(?:{_DIGITS}))?{_S}\\sqrt{_S}(?:{_GROUP}|(\d))"
-    rf"|(?P<digits>(?<![A-Za-z_\d])(?<!\d:)(?:{_DIGITS})(?!\d*{_S}:{_S}\d))"
+    rf"|(?P<digits>(?<![A-Za-z_\d])(?<!\d:){_NO_POWER}(?:{_DIGITS})(?!\d*{_S}:{_S}\d))"
     rf"(?:{_S}(?:\\times|\\cdot|[x×*·]){_S}10{_S}\^?{_S}\{{?{_S}(?P<power>[-+]?\d{{1,3}})\}}?"
     rf"|[eE](?P<exponent>[-+]?\d{{1,3}})(?!\w)|{_S}\^{_S}\{{?{_S}(?P<raised>[-+]?\d{{1,3}})\}}?)?"
     rf"(?P<pi>{_S}(?:\\pi\b|π))?"
@@ -51,19 +56,37 @@ _NUMBER = re.compile(
     re.IGNORECASE,
 )
 _DECLARED = re.compile(
-    r"\banswer\b[^.\n:=]{0,60}?(?:\b(?:is|are|was|be|equals?)\b|[:=])[\s:]*|\bfinal\s+answer\b[\s:]*|答案\s*(?:是|为)?\s*[:：]?\s*",
+    r"(?P<announced>\bhere(?:['’]s|\s+is|\s+are)\s+(?:\w+\s+){0,3}?)?"
+    r"(?:\bfinal\s+)?\banswer\b(?:[^.\n:=]{0,60}?(?:\b(?:is|are|was|be|equals?)\b|[:=])[\s:]*|(?<=final\sanswer)[\s:]*)"
+    r"|答案\s*(?:是|为|為)?\s*[:：]?\s*",
     re.IGNORECASE,
 )
+_LIMIT = re.compile(
+    r"(?:\b(?:greater|higher|larger|bigger|longer|taller|older|younger|lower|smaller|shorter|less|more|fewer|later|earlier)\s+than"
+    r"(?:\s+or\s+equal\s+to)?|\b(?:at\s+(?:least|most)|above|below|over|under|exceed(?:s|ed|ing)?)|[<>≤≥])"
+    r"\s*(?:about\s+|an?\s+)?[$€£¥]?\s*$"
+    r"|\b(?:that|which|who|with|having|where)\b[^.;!?\n]{0,40}\b(?:exactly|precisely|only|(?:equal|up)\s+to)\s*[$€£¥]?\s*$",
+    re.IGNORECASE,
+)
+"""What stands before a number that others are held against."""
+_RISING = re.compile(r"\b(?:greater|higher|larger|lower|smaller)\s+than\s*[$€£¥]?\s*$", re.IGNORECASE)
+"""Said of a value, never of a count: the count may follow ("greater than 0.92 % in 3 years")."""
+_RELATIVE = re.compile(r"(?<!,)\s(?:that|which|who|whose\s+\w+)\s+(?:each\s+|only\s+|all\s+|also\s+)?$", re.IGNORECASE)
+_MOST_DECLARATIONS = 50  # More than any answer; each of a hostile text's thousands would be searched for numbers.
+_ALONE = re.compile(r"^\W*(?:(?:about|around|approximately|roughly|exactly|only|nearly|almost)\s+)?\W*$", re.IGNORECASE)
+_REASON = re.compile(r",?\s(?:as|since|because)\s", re.IGNORECASE)
+_UNIT_FOLLOWS = re.compile(r"\s?[A-Za-zµμΩ°]")
 _CLOSING = re.compile(
     r"=|≈|\\approx|\b(?:is|are|was|be|equals?|has|have|had|gives?|get|gets|yields?|so|thus|therefore)\b", re.IGNORECASE
 )
+_SUPERSCRIPT = re.compile(r"<sup>\s{0,3}([-+]?\d{1,3})\s{0,3}</sup>")
 _EQUALS = re.compile(r"=|≈|\\approx")
 _BOLD = re.compile(r"\*\*([^*\n]{1,40})\*\*")
 _ONE_IS_MEANT = re.compile(
     r"(?:^|\b(?:is|are|was|were|has|have|only|exactly|just|contains?|answer|equals?|there['’]s)|[:=])\W*$", re.I
 )
-_RANGE = re.compile(r"\s*(?:-|\bto\b|\bor\b)\s*\d")
-_RANGE_BEFORE = re.compile(r"\d\s*(?:-|\bto\b|\bor\b)\s*$")
+_RANGE = re.compile(r"\s*(?:-|\bto\b|(?P<or>\bor\b))\s*\d")
+_RANGE_BEFORE = re.compile(r"\d%?\s*(?:-|\bto\b|(?P<or>\bor\b))\s*$")
 _SENTENCE = re.compile(r"\n+|(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[!?]\s+")
 
 
@@ -146,9 +169,9 @@ def _stated(text: str) -> tuple[str, bool] | None:
         return _clean(in_box), True
     bold = [part for part in _BOLD.findall(text) if _has_number(part)]
     text = _clean(text)
-    declared = [match for match in _DECLARED.finditer(text) if _has_number(text[match.end() : match.end() + 200])]
-    if declared:
-        return _SENTENCE.split(text[declared[-1].end() : declared[-1].end() + 400].strip(), maxsplit=1)[0], True
+    for match in reversed(list(_DECLARED.finditer(text))[-_MOST_DECLARATIONS:]):
+        if told := _told(text[match.end() : match.end() + 400], match["announced"] is not None):
+            return told, True
     if bold:
         return _clean(bold[-1]), True
     if REFUSAL.search(text):
@@ -159,22 +182,96 @@ def _stated(text: str) -> tuple[str, bool] | None:
     return (prose or holding or parts or [text])[-1], False
 
 
+def _told(text: str, announced: bool) -> str | None:
+    """The sentence that a declaration gives as the answer; None where it gives none with a number.
+
+    Args:
+        text: what follows the declaration.
+        announced: whether it only announces a text ("Here is the answer to your question:"), which then has its own last word.
+    """
+    parts = [part for part in _SENTENCE.split(text.strip()) if part and part.strip()]
+    told = parts[0] if parts else ""
+    if len(parts) > 1 and told.rstrip().endswith((":", "=")):
+        told += " " + parts[1]
+    first = next(numbers(told), None)
+    return told if first is not None and (not announced or _ALONE.match(told[: first.start])) else None
+
+
 def stated_number(text: str) -> Number | None:
     """The number a text answers with; None when it states none."""
     stated = _stated(text)
-    found = list(numbers(stated[0])) if stated else []
-    if not found or not stated:
+    every = list(numbers(stated[0])) if stated else []
+    if not every or not stated:
         return None
     tail, is_answer = stated
-    pattern = _EQUALS if is_answer else _CLOSING
-    places = [match.end() for match in pattern.finditer(tail)]
+    found = _without_limits(tail, every)
+    if is_answer and _ALONE.match(tail[: found[0].start]):
+        places = [match.end() for match in _EQUALS.finditer(tail)]
+        chosen = next((number for number in found if places and number.start >= places[-1]), found[0])
+    else:
+        chosen = _concluded(tail, found)
+    return _unless_range(tail, chosen, every)
+
+
+def _concluded(tail: str, found: list[Number]) -> Number:
+    """The number a sentence arrives at: what follows its last closing word, else its last one."""
+    reason = _REASON.search(tail, found[0].end)
+    if reason:
+        tail, found = tail[: reason.start()], [number for number in found if number.start < reason.start()]
+    places = [match.end() for match in _CLOSING.finditer(tail) if not _is_relative(tail, match.start(), found[0])]
+    if not places and found[0].start <= 2 and _UNIT_FOLLOWS.match(tail, found[0].end):
+        return found[0]  # "12 out of 20 houses"
     after = [number for number in found if places and number.start >= places[-1]]
+    if after:
+        return after[0]
     outside = [number for number in found if tail.count("(", 0, number.start) == tail.count(")", 0, number.start)]
-    if not is_answer and not after and outside:
-        found = outside  # "7 years (12 - 5)"
-    chosen = after[0] if after else found[0] if is_answer else found[-1]
-    in_range = _RANGE.match(tail, chosen.end) or _RANGE_BEFORE.search(tail[max(0, chosen.start - 20) : chosen.start])
-    return None if in_range else chosen
+    return (outside or found)[-1]  # "7 years (12 - 5)"
+
+
+def _is_relative(tail: str, place: int, first: Number) -> bool:
+    """Whether the word at `place` only says more about a count: "2 racks that have"."""
+    return first.start < place and bool(_RELATIVE.search(tail[max(0, place - 40) : place]))
+
+
+def _without_limits(tail: str, found: list[Number]) -> list[Number]:
+    """The numbers that no other is held against; all of them where no count stands before the first limit."""
+    limits = [bool(_LIMIT.search(tail[max(0, number.start - 60) : number.start])) for number in found]
+    if not any(limits) or limits[0]:
+        kept = [number for number, limit in zip(found, limits, strict=True) if not limit]
+        rising = any(limits) and _RISING.search(tail[max(0, found[0].start - 60) : found[0].start])
+        return kept if rising and kept else found
+    return [number for number, limit in zip(found, limits, strict=True) if not limit]
+
+
+def _unless_range(tail: str, chosen: Number, every: list[Number]) -> Number | None:
+    """The chosen number, or None where it is one end of a range or of two alternatives that are not the same value."""
+    after = _RANGE.match(tail, chosen.end)
+    before = _RANGE_BEFORE.search(tail[max(0, chosen.start - 20) : chosen.start])
+    if not after and not before:
+        return chosen
+    place = every.index(chosen) + (1 if after else -1)
+    other = every[place] if 0 <= place < len(every) else None
+    said = after["or"] if after else before["or"] if before else None
+    if other is None or not said or not _same_value(tail, chosen, other):
+        return None
+    return other if other.percent else chosen
+
+
+def _same_value(tail: str, one: Number, other: Number) -> bool:
+    """Whether two numbers are one value in two forms: 0.3 and 30%, 0.33 and 1/3."""
+    for left, right in ((one, other), (other, one)):
+        decimals = re.search(r"\.(\d{2,})\D*$", tail[right.start : right.end])
+        for value in left.readings:
+            if any(math.isclose(value, known) for known in right.readings):
+                return True
+            if decimals and not left.percent and round(value, len(decimals[1])) == right.value:
+                return True
+    return False
+
+
+def written(value: float) -> str:
+    """A number as a label: whole ones without decimals, others with all their digits (1234567, 0.1)."""
+    return str(int(value)) if value.is_integer() and abs(value) <= 2**53 else f"{value:.15g}"
 
 
 def stated_list(text: str) -> list[float] | None:
@@ -189,7 +286,8 @@ def stated_list(text: str) -> list[float] | None:
 
 
 def _clean(text: str) -> str:
-    text = unicodedata.normalize("NFKC", text.replace("\\$", "").replace("{,}", ",")).replace("⁄", "/")
+    text = _SUPERSCRIPT.sub(r"^\1", text.replace("\\$", "").replace("{,}", ","))
+    text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
     return plain(text).replace("−", "-").replace("–", "-").replace("\\!", "").replace("\\;", " ")
 
 

@@ -57,3 +57,36 @@ def test_a_row_whose_request_failed_is_wrong_and_counted(tmp_path: Path) -> None
 def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds neither"):
         scores(tmp_path)
+
+
+def test_rows_without_a_verdict_are_named_with_their_file_and_the_others_scored(tmp_path: Path) -> None:
+    folder = tmp_path / "mathvista" / "outputs"
+    folder.mkdir(parents=True)
+    problem = {
+        "question": "How many?",
+        "choices": None,
+        "unit": None,
+        "precision": None,
+        "answer": "3",
+        "question_type": "free_form",
+        "answer_type": "integer",
+        "metadata": {},
+    }
+    (tmp_path / "mathvista" / "testmini.json").write_text(json.dumps({"7": problem, "8": problem}))
+    whole = {"response": "3 dogs", "extraction": "3", "prediction": "3", "true_false": True}
+    (folder / "output_chat.json").write_text(json.dumps({"7": whole, "8": {"response": "4 cats"}}))
+    stored, raw = scores(tmp_path)
+    for score in (stored, raw):
+        assert (score.rows, score.published, score.ours) == (1, 1, 1)
+        assert "output_chat.json, row 8: no extraction, prediction, true_false" in score.line()
+    assert "1 of 1 free answers read as GPT-4 read them" in raw.note
+    (folder / "output_chat.json").write_text(json.dumps({"8": {"response": "4 cats"}}))
+    with pytest.raises(UserError, match=r"output_chat\.json.*row 8"):
+        scores(tmp_path)
+
+
+def test_free_answers_are_read_as_gpt_4_read_them(found: list[Score]) -> None:
+    """A floor below what is read today, so that a change of the rules that reads worse is seen."""
+    counts = [score.note.split() for score in found if score.name.endswith("raw responses")]
+    assert sum(int(words[2]) for words in counts) == 11 * 460
+    assert sum(int(words[0]) for words in counts) >= 3_940

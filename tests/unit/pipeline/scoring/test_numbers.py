@@ -1,0 +1,155 @@
+"""Which number a text answers with, where it holds several."""
+
+from __future__ import annotations
+
+import pytest
+
+from pipeline.scoring.mathvista import extracted, is_right
+from pipeline.scoring.numbers import stated_number, written
+
+
+def value(text: str) -> float | None:
+    found = stated_number(text)
+    return found.value if found else None
+
+
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [
+        ("So, there is 1 block that has exactly 36 houses.", 1),
+        ("There were two bags with at least 60 buttons.", 2),
+        ("There are 3 objects that are preferred by more than 7 people.", 3),
+        ("There were 2 flocks that had at least 17 birds but fewer than 33 birds.", 2),
+        ("14 guests went sledding more than 2 times.", 14),
+        ("3 queries have a p-value lower than 0.50.", 3),
+        ("There are 3 bars below 40.", 3),
+        ("There are two bars that have values > 100.", 2),
+        ("There are 4 racks that have only 0 ties.", 4),
+        ("The exports are greater than 0.92 % in 3 years.", 3),
+        ("In the given data, 3 people lifted at most 46 pounds.", 3),
+        ("Answer: The exports are greater than 0.92 % in 1 year.", 1),
+    ],
+)
+def test_a_count_is_meant_and_not_the_limit_behind_it(text: str, count: float) -> None:
+    assert value(text) == count
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("There are exactly 36 houses.", 36),
+        ("There are at least 3 people in 2 boats.", 3),
+        ("The price is over $500.", 500),
+        ("To two decimal places, this is equal to 21.3.", 21.3),
+        ("The two numbers on the jerseys add up to 21.", 21),
+        ("The first has 5 more than the second, which has 7.", 7),
+        ("The sum of 3 and 4, which is 7", 7),
+        ("It is 20 less than 30, so 10.", 10),
+        ("The range is 9 since 12 - 3 = 9 and there are 7 days.", 9),
+    ],
+)
+def test_a_limit_that_is_the_answer_stays_it(text: str, stated: float) -> None:
+    assert value(text) == stated
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("12 cm^2", 12),
+        ("9.8 m/s^2", 9.8),
+        ("5 m/s^{2}", 5),
+        ("$8\\ \\text{m}^3$", 8),
+        ("12 cm²", 12),
+        ("12 cm<sup>2</sup>", 12),
+        ("4 s^-1", 4),
+        ("4 s^{-1}", 4),
+        ("6 kg m^2 s^-2", 6),
+        ("The area is 12 cm^2.", 12),
+        ("Answer: 7.5 L/100 km", 7.5),
+        ("12 out of 20 houses", 12),
+        ("10^2", 100),
+        ("3 x 10^2 m^2", 300),
+    ],
+)
+def test_the_power_of_a_unit_is_no_answer(text: str, stated: float) -> None:
+    assert value(text) == pytest.approx(stated)
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("the final answer is:\n300", 300),
+        ("So the final answer is:\n\n300 ml", 300),
+        ("The final answer is:\n\n**300**", 300),
+        ("Final answer:\n300", 300),
+        ("Final answer\n300", 300),
+        ("The answer is approximately:\n\n$$x = 300$$", 300),
+        ("Here is the answer to your question:\n\nTo get it, 10 - 2 are taken. So there are 8 left.", 8),
+        ("Okay, here is the answer: 42", 42),
+        ("Here's my answer:\n\nThe model has 9 dots in 3 groups. There are 3 dots in each group.", 3),
+        ("答案為：300", 300),
+    ],
+)
+def test_what_follows_a_declaration_is_found_across_lines(text: str, stated: float) -> None:
+    assert value(text) == stated
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("Answer: The age gap between the two people is about 20 years.", 20),
+        ("The answer is that the two men are 20 years apart.", 20),
+        ("Answer: Of the 5 birds, 3 fly away, so 2 are left.", 2),
+        ("The answer is the sum of 3 and 4, which is 7.", 7),
+        ("Answer: the left man is 40 and the right one 20, so the gap is 20.", 20),
+        ("The answer is 4, since there are 2 dogs and 2 cats.", 4),
+        ("Answer: about 20 years, as 2 people differ.", 20),
+        ("Answer: 3 + 4 = 7", 7),
+    ],
+)
+def test_a_declared_sentence_gives_the_number_it_arrives_at(text: str, stated: float) -> None:
+    assert value(text) == stated
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("3/10 = 0.3 or 30%", 0.3),
+        ("0.3 or 30%", 0.3),
+        ("1/4 or 25%", 0.25),
+        ("25% or 1/4", 0.25),
+        ("The probability is 0.2 or 20%.", 0.2),
+        ("0.33 or 1/3", 0.33),
+        ("Answer: 0.5 or 50 percent", 0.5),
+    ],
+)
+def test_one_value_in_two_forms_is_an_answer(text: str, share: float) -> None:
+    assert is_right(extracted(text, (), "float"), str(share), "float", 2)
+
+
+@pytest.mark.parametrize(
+    "text", ["3 or 4", "30% or 40%", "0.3 or 3%", "99 or 100", "40-60 MPG", "3 or 4 or 5", "2 to 3"]
+)
+def test_two_values_are_none(text: str) -> None:
+    assert value(text) is None
+
+
+@pytest.mark.parametrize(
+    ("number", "label"),
+    [
+        (1234567.0, "1234567"),
+        (-3.0, "-3"),
+        (0.1 + 0.2, "0.3"),
+        (931441.25, "931441.25"),
+        (2.0**53, "9007199254740992"),
+        (1e21, "1e+21"),
+        (1 / 3, "0.333333333333333"),
+    ],
+)
+def test_a_number_keeps_its_digits_as_a_label(number: float, label: str) -> None:
+    assert written(number) == label
+
+
+def test_labels_of_extracted_numbers_and_lists_are_written_in_full() -> None:
+    assert extracted("1,234,567", (), "integer").text == "1234567"
+    assert extracted("[2014, 2016.5]", (), "list").text == "[2014, 2016.5]"

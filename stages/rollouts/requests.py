@@ -6,7 +6,9 @@ import base64
 import io
 import itertools
 import re
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 from pipeline.errors import UserError
@@ -41,23 +43,55 @@ def cache_counts(metrics: str) -> dict[str, tuple[float, float]]:
     }
 
 
-def served_messages(prompt: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """A prompt of TRL as an OpenAI client sends it; images as PNG, which loses nothing."""
+class DataUrls:
+    """Data URLs of pictures, each encoded once, in the thread that asks for it first; the others wait for that one.
+
+    Encoding compresses nothing: the bytes go no further than this machine, and deflating a picture takes longer than sending it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        # With the pictures themselves, so that none of them is freed and its id given to another.
+        self._urls: dict[int, tuple[Any, Future[str]]] = {}
+
+    def __call__(self, image: Any) -> str:
+        """Return the data URL of a PIL image; nothing of it is lost."""
+        with self._lock:
+            first = id(image) not in self._urls
+            _, url = self._urls.setdefault(id(image), (image, Future()))
+        if first:
+            try:
+                url.set_result(_data_url(image))
+            except BaseException as error:
+                url.set_exception(error)
+        return url.result()
+
+
+def _data_url(image: Any) -> str:
+    # Pictures are RGB (pipeline.data.images.open_rgb). BMP holds that as it is; of other modes it may lose a channel.
+    kind = "bmp" if image.mode == "RGB" else "png"
+    data = io.BytesIO()
+    image.save(data, kind)
+    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+
+
+def served_messages(prompt: Sequence[dict[str, Any]], data_url: Callable[[Any], str]) -> list[dict[str, Any]]:
+    """Return a prompt of TRL as an OpenAI client sends it.
+
+    Args:
+        prompt: messages whose content may hold PIL images.
+        data_url: what is sent for an image.
+    """
+
+    def served(part: dict[str, Any]) -> dict[str, Any]:
+        return {"type": "image_url", "image_url": {"url": data_url(part["image"])}} if part["type"] == "image" else part
+
     return [
-        {**message, "content": [_served_part(part) for part in message["content"]]}
+        {**message, "content": [served(part) for part in message["content"]]}
         if isinstance(message["content"], list)
         else message
         for message in prompt
     ]
-
-
-def _served_part(part: dict[str, Any]) -> dict[str, Any]:
-    if part["type"] != "image":
-        return part
-    png = io.BytesIO()
-    part["image"].save(png, "PNG", compress_level=1)
-    url = f"data:image/png;base64,{base64.b64encode(png.getvalue()).decode()}"
-    return {"type": "image_url", "image_url": {"url": url}}
 
 
 def check_prompt(served: Sequence[int], own: Sequence[int]) -> None:

@@ -10,7 +10,6 @@ With `rollouts_ahead` the order is: collect a rollout, give the server the weigh
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import http.client
 import json
@@ -35,7 +34,7 @@ from pipeline.system.vllm_server import end_of, open_url
 from stages.processes.console import say
 from stages.processes.work import Work
 from stages.rollouts.prefetch import Lookahead, Rows
-from stages.rollouts.requests import cache_counts, check_prompt, group_runs, served_messages
+from stages.rollouts.requests import DataUrls, cache_counts, check_prompt, group_runs, served_messages
 from stages.rollouts.vllm_server import MODEL, running
 from stages.rollouts.weight_sync import write_weights
 
@@ -193,10 +192,10 @@ class ServedRollouts:
             self._sync()
         first = self.accelerator.process_index * len(prompts)
         runs = group_runs(first, len(prompts), num_generations)
+        # With the seeds of this moment; the threads that send them encode the pictures, while this one goes on.
         requests = [
             {
                 "model": MODEL,
-                "messages": served_messages(prompts[start]),
                 "n": stop - start,
                 "seed": self._rollout_seed(asking, (first + start) // num_generations)
                 + (first + start) % num_generations,
@@ -216,7 +215,14 @@ class ServedRollouts:
             }
             for start, stop in runs
         ]
-        replies = self.requests.map(functools.partial(self._post, "/v1/chat/completions"), requests)
+        data_url = DataUrls()
+
+        def send(run: tuple[int, int], request: dict[str, Any]) -> Any:
+            return self._post(
+                "/v1/chat/completions", {**request, "messages": served_messages(prompts[run[0]], data_url)}
+            )
+
+        replies = self.requests.map(send, runs, requests)
         return Asked(runs, replies, self.state.global_step)
 
     def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
@@ -239,7 +245,8 @@ class ServedRollouts:
 
     def _sync(self: Any) -> None:
         """Give the server the trainer's weights; nothing that it computed with others stays in its caches."""
-        write_weights(self, self.work, self.weights_folder if self.accelerator.is_main_process else None)
+        began = time.monotonic()
+        size = write_weights(self, self.work, self.weights_folder if self.accelerator.is_main_process else None)
         if self.accelerator.is_main_process:
             self._post("/collective_rpc", {"method": "load_policy", "args": [str(self.weights_folder)]})
             # Prompts' keys and values; then features of images, which the reload drops in the workers but not in the scheduler.
@@ -247,6 +254,8 @@ class ServedRollouts:
             assert done["success"], "requests were in flight while the weights changed"
             self._post("/reset_encoder_cache")
         self.accelerator.wait_for_everyone()
+        self._metrics["train"]["sampling/sync_seconds"].append(time.monotonic() - began)
+        self._metrics["train"]["sampling/sync_bytes"].append(size)
         self._served_step = self.state.global_step
 
     def _log_cache_hits(self: Any) -> None:

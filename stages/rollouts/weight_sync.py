@@ -2,55 +2,72 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from stages.checkpoints.export import full
-from stages.models.loading import compute_dtype
+from stages.models.loading import compute_dtype, plain
 from stages.processes.work import Work
 
 
-def write_weights(trainer: Any, work: Work, folder: Path | None) -> None:
+def write_weights(trainer: Any, work: Work, folder: Path | None) -> int:
     """Write what the trainer's model computes with as safetensors. Called on all ranks; training goes on untouched.
 
     Args:
         trainer: while it trains.
         work: the stage.
         folder: where to write, overwriting; None on ranks that do not.
+
+    Returns:
+        Bytes of the weights that this rank wrote; 0 on ranks that do not.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    if work.config.model.peft is not None:
-        weights: dict[str, torch.Tensor] | None = merged_weights(model)
-        model = model.get_base_model()
-    elif work.config.launch.deepspeed:
-        weights = gathered_weights(model)
-    else:
-        weights = model.state_dict()
+    weights = served_weights(model, getattr(torch, compute_dtype(work.config)), keep=folder is not None)
     if folder is None:
-        return
-    assert weights is not None
-    dtype = getattr(torch, compute_dtype(work.config))
-    written: dict[int, str] = {}  # Tied weights come once, as a checkpoint has them.
-    weights = {
-        name: tensor.to("cpu", dtype if tensor.is_floating_point() else tensor.dtype)
-        for name, tensor in weights.items()
-        if written.setdefault(tensor.data_ptr(), name) == name
-    }
-    model.save_pretrained(folder, state_dict=weights)
-
-
-def gathered_weights(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """The float32 weights of a model that DeepSpeed trains, on the CPU. Called on all ranks, which share them out."""
-    weights = {name: full(parameter) for name, parameter in model.named_parameters()}
-    kept = model.state_dict().keys()  # A buffer that is not in it is not part of a checkpoint.
-    return weights | {name: buffer.detach().cpu() for name, buffer in model.named_buffers() if name in kept}
+        return 0
+    size = sum(tensor.nbytes for tensor in weights.values())
+    plain(model).save_pretrained(folder, state_dict=weights)
+    return size
 
 
 @torch.no_grad()
-def merged_weights(model: Any) -> dict[str, torch.Tensor]:
+def served_weights(model: Any, dtype: torch.dtype, *, keep: bool) -> dict[str, torch.Tensor]:
+    """Return the weights of a model as a checkpoint names them, on the CPU, adapters merged. Called on all ranks.
+
+    Under ZeRO-1 and 2 a module holds all that it computes with, so one rank takes its own; under ZeRO-3 all ranks put together
+    one parameter after the other. What is kept is rounded on its device, before it is copied: on a GPU that halves the bytes.
+
+    Args:
+        model: plain, with adapters of peft, or one that DeepSpeed trains.
+        dtype: of floating-point weights.
+        keep: whether this rank wants them; the others get nothing and hold none longer than it takes to put it together.
+    """
+    shared_out = any(hasattr(parameter, "ds_id") for parameter in model.parameters())
+    if not (keep or shared_out):
+        return {}
+    weights = {}
+    for name, tensor in _merged(model, keep) if hasattr(model, "peft_config") else _own(model):
+        with _whole([tensor]):
+            if keep:
+                tensor = tensor.detach()
+                weights[name] = (tensor.to(dtype) if tensor.is_floating_point() else tensor).cpu()
+    return weights
+
+
+def _own(module: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    """Name and value of each weight, in the same order on all ranks; tied ones come once, as a checkpoint has them."""
+    seen = set()
+    for name, tensor in module.state_dict(keep_vars=True).items():
+        if id(tensor) not in seen:
+            seen.add(id(tensor))
+            yield name, tensor
+
+
+def _merged(model: Any, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
     """The weights of a peft model with its adapter merged in, under the base model's names.
 
     A copy of one layer at a time is merged, because merging and unmerging the layer itself would leave rounding errors in it.
@@ -59,16 +76,35 @@ def merged_weights(model: Any) -> dict[str, torch.Tensor]:
     from peft.utils import ModulesToSaveWrapper
 
     base = model.get_base_model()
-    wrapped = {}
-    for name, module in base.named_modules():
-        if isinstance(module, BaseTunerLayer):
+    wrapped = {
+        name: module
+        for name, module in base.named_modules()
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)
+    }
+    for part, module in wrapped.items():
+        if isinstance(module, ModulesToSaveWrapper):
+            inner = module.modules_to_save[module.active_adapters[0]].state_dict(keep_vars=True)
+            yield from ((f"{part}.{name}", tensor) for name, tensor in inner.items())
+            continue
+        with _whole(module.parameters()):
+            if not keep:
+                continue
             layer = copy.deepcopy(module)
-            layer.merge()
-            wrapped[name] = layer.get_base_layer().state_dict()
-        elif isinstance(module, ModulesToSaveWrapper):
-            wrapped[name] = module.modules_to_save[module.active_adapters[0]].state_dict()
-    plain = base.state_dict().items()
-    weights = {name: tensor for name, tensor in plain if not any(name.startswith(f"{part}.") for part in wrapped)}
-    for part, own in wrapped.items():
-        weights |= {f"{part}.{name}": tensor for name, tensor in own.items()}
-    return weights
+        layer.merge()
+        yield from ((f"{part}.{name}", tensor) for name, tensor in layer.get_base_layer().state_dict().items())
+    for name, tensor in _own(base):
+        if not any(name.startswith(f"{part}.") for part in wrapped):
+            yield name, tensor
+
+
+@contextlib.contextmanager
+def _whole(tensors: Iterable[torch.Tensor]) -> Iterator[None]:
+    """Within the block, those of the tensors that DeepSpeed shares out among ranks are whole on each of them."""
+    parts = [tensor for tensor in tensors if hasattr(tensor, "ds_id")]
+    if not parts:
+        yield
+        return
+    from deepspeed import zero
+
+    with zero.GatheredParameters(parts):
+        yield

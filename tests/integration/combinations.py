@@ -125,6 +125,7 @@ def main(folder: Path, names: list[str]) -> None:
 
     from stages import grpo, sft
     from stages.checkpoints import base_model, export, handover
+    from stages.rollouts import weight_sync
     from stages.training import setup
 
     torch.distributed.init_process_group("gloo")
@@ -139,6 +140,9 @@ def main(folder: Path, names: list[str]) -> None:
     def keep_and_hand_over(trainer: Any, *rest: Any, **facts: Any) -> None:
         kept["trainer"] = trainer
         kept["logits"] = answer(trainer.accelerator.unwrap_model(trainer.model), shared.final(BASE))
+        kept["served"] = weight_sync.served_weights(
+            trainer.accelerator.unwrap_model(trainer.model), torch.float32, keep=first
+        )
         masters = export.trained_tensors(trainer.accelerator.unwrap_model(trainer.model), first)
         between = [float((tensor != tensor.bfloat16().float()).float().mean()) for tensor in masters.values()]
         kept["between"] = sum(between) / max(1, len(between))
@@ -171,6 +175,7 @@ def main(folder: Path, names: list[str]) -> None:
             plain = RunDir(folder, f"{name.partition('-')[0]}-plain").final(stage)
             found[name] = look(shared.final(BASE), final, kept["logits"], plain, undisturbed) if first else {}
             found[name]["masters_between_bf16"] = kept["between"]
+            found[name]["served"] = distance(final, kept["served"]) if first and "qlora" not in name else None
             found[name]["rows"] = list(read_jsonl(work.folder / "metrics.jsonl"))
         except Exception as error:  # Told by the test of this combination; both ranks come here together.
             tear_down(None)

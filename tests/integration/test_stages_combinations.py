@@ -67,6 +67,16 @@ def trains(name: str) -> str:
     return rf"({EVERYWHERE if kind in ('lora_everywhere', 'lora_rates') else LANGUAGE})\.weight"
 
 
+@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "qlora" not in name])
+def test_a_rollout_server_would_be_given_the_weights_that_are_handed_over(
+    name: str, found: dict[str, dict[str, Any]]
+) -> None:
+    """All of them, from one rank, adapters merged and shards put together. In bfloat16 DeepSpeed's module holds rounded ones."""
+    facts = found[name]
+    rounded = "bf16" in name and not name.endswith("-plain")
+    assert facts["served"] <= (2**-8 if rounded else 1e-6)
+
+
 @pytest.mark.parametrize("name", COMBINATIONS)
 def test_it_moves_the_weights_it_should_and_hands_them_over_plain(name: str, found: dict[str, dict[str, Any]]) -> None:
     facts = found[name]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import itertools
+import threading
+import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -19,9 +21,9 @@ from pipeline.errors import UserError
 from stages.rollouts import vllm_server
 from stages.rollouts.dynamic_sampling import further_rows
 from stages.rollouts.prefetch import Lookahead
-from stages.rollouts.requests import cache_counts, check_prompt, group_runs, served_messages
+from stages.rollouts.requests import DataUrls, cache_counts, check_prompt, group_runs, served_messages
 from stages.rollouts.vllm_rollouts import MAX_DRIFT, ServedRollouts
-from stages.rollouts.weight_sync import merged_weights
+from stages.rollouts.weight_sync import served_weights
 
 
 @pytest.mark.parametrize(
@@ -37,19 +39,53 @@ def test_a_request_is_sent_for_each_group_or_part_of_one(first, length, runs):
     assert group_runs(first, length, num_generations=4) == runs
 
 
-def test_images_travel_in_the_message_and_lose_nothing():
-    image = Image.radial_gradient("L").convert("RGB")
+@pytest.mark.parametrize("mode", ["RGB", "L", "RGBA"])
+def test_images_travel_in_the_message_and_lose_nothing(mode):
+    image = Image.radial_gradient("L").convert(mode)
     prompt = [
         {"role": "system", "content": "Be brief."},
         {"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": "What?"}]},
     ]
-    system, user = served_messages(prompt)
+    system, user = served_messages(prompt, DataUrls())
     assert system == prompt[0]
     assert user["content"][1] == {"type": "text", "text": "What?"}
     url = user["content"][0]["image_url"]["url"]
-    sent = Image.open(io.BytesIO(base64.b64decode(url.removeprefix("data:image/png;base64,"))))
+    sent = Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))
+    assert sent.mode == mode
     assert sent.tobytes() == image.tobytes()
     assert prompt[1]["content"][0]["image"] is image
+
+
+class _Picture:
+    """One that takes a while to encode, and notes where it was."""
+
+    mode = "RGB"
+
+    def __init__(self, fails: bool = False) -> None:
+        self.fails, self.threads = fails, []
+
+    def save(self, file: Any, kind: str) -> None:
+        self.threads.append(threading.current_thread())
+        time.sleep(0.05)
+        if self.fails:
+            raise OSError("truncated")
+        file.write(b"pixels")
+
+
+def test_a_picture_is_encoded_once_however_many_requests_show_it():
+    picture, other, data_url = _Picture(), _Picture(), DataUrls()
+    with ThreadPoolExecutor(4) as threads:
+        urls = list(threads.map(data_url, [picture, picture, other, picture]))
+    assert len(set(urls)) == 1
+    assert (len(picture.threads), len(other.threads)) == (1, 1)
+
+
+def test_a_picture_that_cannot_be_encoded_fails_each_of_its_requests():
+    picture, data_url = _Picture(fails=True), DataUrls()
+    for _ in range(2):
+        with pytest.raises(OSError, match="truncated"):
+            data_url(picture)
+    assert len(picture.threads) == 1
 
 
 @pytest.mark.parametrize(
@@ -116,12 +152,37 @@ def test_merged_weights_are_those_of_a_merge_and_leave_the_adapter_untouched(dor
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    merged = merged_weights(model)
+    merged = served_weights(model, torch.float32, keep=True)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
     expected = model.merge_and_unload().state_dict()
     assert merged.keys() == expected.keys()
     assert all(torch.equal(merged[name], tensor) for name, tensor in expected.items())
     assert not torch.equal(merged["a.weight"], before["base_model.model.a.base_layer.weight"])
+
+
+def test_weights_are_rounded_on_their_device_and_held_once_by_the_rank_that_writes():
+    model = torch.nn.Sequential(torch.nn.Linear(8, 16, bias=False), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 8))
+    model.append(torch.nn.Linear(8, 16, bias=False))
+    model[3].weight = model[0].weight  # Tied: it comes once.
+    with torch.profiler.profile(profile_memory=True) as seen:
+        weights = served_weights(model, torch.bfloat16, keep=True)
+    floats = [tensor for tensor in weights.values() if tensor.is_floating_point()]
+    assert {tensor.dtype for tensor in floats} == {torch.bfloat16}
+    assert weights["1.num_batches_tracked"].dtype == torch.int64
+    assert "3.weight" not in weights
+    assert sum(max(0, event.self_cpu_memory_usage) for event in seen.events()) == sum(one.nbytes for one in floats)
+    assert served_weights(model, torch.bfloat16, keep=False) == {}
+
+
+def test_pictures_are_encoded_by_the_threads_that_send_them(monkeypatch):
+    trainer = _Trainer("A")
+    picture, bodies = _Picture(), []
+    monkeypatch.setattr(trainer, "_post", lambda path, body: bodies.append(body))
+    prompt = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]}]
+    list(trainer._ask([prompt] * 4, 2, 0).replies)
+    assert len(bodies) == 2
+    assert len(picture.threads) == 1
+    assert picture.threads[0] is not threading.current_thread()
 
 
 def test_the_caches_of_all_engines_of_a_server_are_counted_together():
@@ -211,7 +272,7 @@ class _Trainer(ServedRollouts, _OneTurn):
 def _plain_prompts(monkeypatch):
     """Rows' names as prompts, and as what is sent for them."""
     monkeypatch.setattr("stages.rollouts.vllm_rollouts.prompts_of", lambda rows: [row["prompt"] for row in rows])
-    monkeypatch.setattr("stages.rollouts.vllm_rollouts.served_messages", lambda prompt: prompt)
+    monkeypatch.setattr("stages.rollouts.vllm_rollouts.served_messages", lambda prompt, data_url: prompt)
 
 
 @pytest.mark.usefixtures("_plain_prompts")

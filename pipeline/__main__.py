@@ -15,7 +15,15 @@ from pathlib import Path
 
 from pipeline import command_line
 from pipeline.checks import run as checks
-from pipeline.conductor.run import _command, _open_task, conduct, contamination, plan, report
+from pipeline.conductor.run import (
+    _command,
+    _open_task,
+    changed_settings_of,
+    conduct,
+    contamination,
+    plan,
+    report,
+)
 from pipeline.config.loader import load
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
@@ -40,15 +48,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pipeline.reports.write import write_comparison
 
         runs = [Path(folder) for folder in arguments.runs]
-        print(write_comparison(runs, Path(arguments.out)) if arguments.out else compare(runs))
+        doubted = {root: changed_settings_of(root) for root in runs if (root / "config.yaml").is_file()}
+        print(write_comparison(runs, Path(arguments.out), doubted) if arguments.out else compare(runs, doubted))
         return 0
     if arguments.command == "report" and (folders := _folders(arguments)):
+        from pipeline.reports.columns import parse_columns
         from pipeline.reports.write import write_folder_report
 
-        print(f"report: {write_folder_report(folders, Path(arguments.out) if arguments.out else None)}")
+        columns = parse_columns(arguments.columns or "")
+        print(f"report: {write_folder_report(folders, Path(arguments.out) if arguments.out else None, columns)}")
         return 0
     config = load(arguments.config, arguments.overrides)
-    checks.check(config)
+    checks.check(config, trains=arguments.command in ("run", "plan", "preflight"))
     run = RunDir(config.output_dir, config.name)
     if arguments.command == "status":
         from pipeline.conductor.status import show
@@ -88,6 +99,11 @@ def _parser() -> argparse.ArgumentParser:
                 "configuration; or values that override the file's",
             )
             command.add_argument("--out", metavar="FOLDER", help="where to, for folders (default: report/ in them)")
+            command.add_argument(
+                "--columns",
+                metavar="OURS=THEIRS,…",
+                help="what another tool's predictions.jsonl calls the columns id, gold, label, …; docs/reports.md lists them",
+            )
         else:
             command.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that override the file's")
         if name in ("run", "preflight", "report"):
@@ -137,7 +153,7 @@ def _folders(arguments: argparse.Namespace) -> list[Path]:
     """The folders that `report` was given instead of settings.
 
     Raises:
-        UserError: on folders beside settings, and on --out without folders.
+        UserError: on folders beside settings, and on --out or --columns without folders.
     """
     folders = [word for word in arguments.overrides if "=" not in word or Path(word).is_dir()]
     settings = [word for word in arguments.overrides if word not in folders]
@@ -145,9 +161,10 @@ def _folders(arguments: argparse.Namespace) -> list[Path]:
         raise UserError(
             f"report takes folders ({', '.join(folders)}) or settings of a run ({', '.join(settings)}), not both"
         )
-    if arguments.out and not folders:
+    lone = [name for name in ("out", "columns") if getattr(arguments, name) and not folders]
+    if lone:
         raise UserError(
-            "report --out goes with folders; a run's report lies in its own folder, see output_dir and name"
+            [f"report --{name} goes with folders; a run's report is of its own folder, see output_dir" for name in lone]
         )
     return [Path(folder) for folder in folders]
 

@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "say what to judge: --stage 3 --config RUN, or --model MODEL --task TASK --split SPLIT; --help tells more"
         )
     arguments.config = arguments.config or "demo"
-    config, run = command.load_checked(arguments)
+    config, run = command.load_checked(arguments, trains=False)
     name = BASE if arguments.stage == BASE else config.stage_name(arguments.stage)
     if arguments.dry_run:
         asked = ", ".join(f"{one.style} {one.decoding}" for one in passes(config, name))

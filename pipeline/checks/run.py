@@ -9,7 +9,7 @@ from pathlib import Path
 from pipeline.checks.adapters import adapter_problems, part_problems
 from pipeline.checks.cot import cot_problems
 from pipeline.checks.deepspeed import deepspeed_problems
-from pipeline.checks.trainer import trainer_problems
+from pipeline.checks.trainer import missing_trackers, trainer_problems
 from pipeline.config.derived import asked_like_parent
 from pipeline.config.families import REFUSED, model_type, tiny_families
 from pipeline.config.loader import to_plain
@@ -34,13 +34,17 @@ from pipeline.system import multinode
 from pipeline.system.hardware import visible_gpus
 
 
-def check(config: RunConfig) -> None:
+def check(config: RunConfig, trains: bool = True) -> None:
     """Test every rule.
+
+    Args:
+        config: of the run.
+        trains: whether stages are to be trained, for which the trackers they report to must be installed.
 
     Raises:
         UserError: holding one message per broken rule: the key, its value, the rule and the cure.
     """
-    problems = list(_problems(config))
+    problems = [*_problems(config), *(missing_trackers(config) if trains else ())]
     if problems:
         raise UserError(problems)
 

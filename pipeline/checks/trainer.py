@@ -109,8 +109,16 @@ def _report_to(where: str, stage: StageConfig) -> Iterator[str]:
     for tracker in [named] if isinstance(named, str) else named:
         if tracker != "none" and tracker not in TRACKERS:
             yield f"{where}.trainer.report_to: {tracker!r} must be none or one of {', '.join(TRACKERS)}"
-        elif tracker != "none" and importlib.util.find_spec(tracker) is None:
-            yield f"{where}.trainer.report_to: {tracker} is not installed; pip install {tracker}, or leave report_to out"
+
+
+def missing_trackers(config: RunConfig) -> Iterator[str]:
+    """Trackers that stages report to and that are not installed here; what has been trained can be looked at without."""
+    stages = {f"stages.{name}": stage for name, stage in config.stages.items()}
+    for where, stage in {**stages, **({"baseline": config.baseline} if config.baseline else {})}.items():
+        named = stage.trainer.get("report_to") or []
+        for tracker in [named] if isinstance(named, str) else named:
+            if tracker in TRACKERS and importlib.util.find_spec(tracker) is None:
+                yield f"{where}.trainer.report_to: {tracker} is not installed; pip install {tracker}, or leave report_to out"
 
 
 def _number(value: Any) -> bool:

@@ -13,7 +13,7 @@ from pipeline import command_line
 from pipeline.checks.adapters import unshared
 from pipeline.conductor.status import in_use
 from pipeline.config.derived import clip_range, world_size
-from pipeline.config.loader import write_config
+from pipeline.config.loader import load, write_config
 from pipeline.config.schema import BASELINE, RunConfig
 from pipeline.data.load import load_task
 from pipeline.data.splits import parse_split
@@ -196,11 +196,31 @@ def report(config: RunConfig, run: RunDir) -> str:
     from pipeline.reports.markdown import summary_table
     from pipeline.reports.write import write_run_report
 
-    phases = trained_phases(config)
+    phases, doubted = trained_phases(config), changed_settings(config, run)
     labels = load_task(config.task, run.cache).labels
-    page = write_run_report(run.root, phases, labels, title=config.name)
+    page = write_run_report(run.root, phases, labels, config.name, doubted)
     told = forecast_errors(config, run)
-    return f"{summary_table(run.root, phases)}\n" + (f"{told}\n" if told else "") + f"report: {page}"
+    return f"{summary_table(run.root, phases, doubted)}\n" + (f"{told}\n" if told else "") + f"report: {page}"
+
+
+def changed_settings(config: RunConfig, run: RunDir) -> dict[str, list[str]]:
+    """Phase: what the configuration says otherwise than the phase was made with. How it was launched is no part of it."""
+    found = {}
+    for name in trained_phases(config):
+        if (run.record(name) or {}).get("inputs"):
+            reasons = [one for one in stale_reasons(config, run, name) or [] if not one.startswith("launch.")]
+            if reasons:
+                found[name] = reasons
+    return found
+
+
+def changed_settings_of(run_root: Path) -> dict[str, list[str]]:
+    """The same of any run's folder, by its own config.yaml; nothing where that cannot be read."""
+    try:
+        config = load(run_root / "config.yaml")
+    except UserError:
+        return {}
+    return changed_settings(config, RunDir(run_root.parent, run_root.name))
 
 
 def contamination(config: RunConfig, run: RunDir, lab: str | None = None) -> str:

@@ -63,6 +63,7 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> dict[st
     lost = sum(row["label"] is None for row in greedy)
     tokens = [row["completion_tokens"] for row in greedy if row.get("completion_tokens") is not None]
     seconds = [row["seconds"] for row in greedy if row.get("seconds") is not None]
+    cut = [bool(row["truncated"]) for row in greedy if row.get("truncated") is not None]
     return {
         "n": len(greedy),
         "unjudged": sum(row["decoding"] == "greedy" for row in rows) - len(greedy),
@@ -74,7 +75,7 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> dict[st
         "parsed": clustered_rate([row["label"] is not None for row in greedy], clusters),
         "unparsable": {"n": lost, "reasons": _reasons(greedy)},
         "guessed": sum(row.get("guessed") is not None for row in greedy),
-        "truncated": rate(sum(bool(row.get("truncated")) for row in greedy), len(greedy)),
+        "truncated": rate(sum(cut), len(cut)),
         "completion_tokens": _mean(tokens),
         "seconds_per_row": _mean(seconds),
         "most_answered": _most(row["label"] for row in greedy if row["label"] is not None),

@@ -5,9 +5,10 @@ A run is the folder of a pipeline's run, a cell of the evaluation lab, or any fo
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,20 @@ class Comparison:
     numbers: tuple[Table, ...]
     tests: Table | None
     entries: Mapping[str, Mapping[str, Entry]]
+    left_out: tuple[tuple[str, str], ...] = ()
+    """(run and stage, why it no longer holds) of what is in no number."""
 
 
-def compare(run_roots: Sequence[Path]) -> str:
+Doubted = Mapping[Path, Mapping[str, Sequence[str]]]
+"""Run: phase: why it no longer holds, beside what its records say."""
+
+
+def compare(run_roots: Sequence[Path], doubted: Doubted | None = None) -> str:
     """Runs side by side as markdown; see `gather` for what is compared and when it is refused."""
-    found = gather(run_roots)
+    found = gather(run_roots, doubted)
     parts = ["# Runs side by side\n"]
+    if found.left_out:
+        parts += ["## Left out\n", *(f"- **{cell(name)}**: {cell(why)}" for name, why in found.left_out), ""]
     if found.settings:
         lines = [f"- **{cell(name)}**: {cell(text)}" for name, text in found.settings]
         parts += [f"## Settings, {cell(found.runs[0])} -> the other\n", *lines, ""]
@@ -52,8 +61,10 @@ def compare(run_roots: Sequence[Path]) -> str:
     return "\n".join(parts)
 
 
-def gather(run_roots: Sequence[Path]) -> Comparison:
+def gather(run_roots: Sequence[Path], doubted: Doubted | None = None) -> Comparison:
     """Compare runs, from their report/summary.json, config.yaml and predictions; other folders from their predictions alone.
+
+    Stages that no longer hold (deleted, stale, or made from what is) are left out, and said to be.
 
     Runs whose config.yaml differs in nothing but name and seed are one group, whose mean ± sd has a column of its own. Every
     other run is tested against the first, entry by entry, on the rows both answered.
@@ -70,29 +81,38 @@ def gather(run_roots: Sequence[Path]) -> Comparison:
     if missing or not roots:
         raise UserError(missing or "compare needs at least one run folder")
     called = names_apart(roots)
-    entries = {called[root]: _entries(root) for root in roots}
-    names = list(dict.fromkeys(name for of_run in entries.values() for name in of_run))
+    every = {called[root]: _entries(root, (doubted or {}).get(root, {})) for root in roots}
+    entries = {run: {name: one for name, one in found.items() if not one.doubts} for run, found in every.items()}
+    left_out = {(run, name): one.doubts for run, found in every.items() for name, one in found.items() if one.doubts}
+    names = list(dict.fromkeys(name for of_run in every.values() for name in of_run))
     configs = {called[root]: _config(root) for root in roots if not (root / "predictions.jsonl").is_file()}
     return Comparison(
         runs=tuple(called.values()),
         settings=tuple(_differences(configs)) if len(configs) == len(roots) else (),
-        numbers=tuple(_numbers(entries, configs, names)),
+        numbers=tuple(_numbers(entries, configs, names, left_out)),
         tests=_tests(entries, names),
         entries=entries,
+        left_out=tuple((f"{run}, {name}", "; ".join(why)) for (run, name), why in left_out.items()),
     )
 
 
-def _entries(root: Path) -> dict[str, Entry]:
+def _entries(root: Path, doubted: Mapping[str, Sequence[str]]) -> dict[str, Entry]:
     """A run's entries by name. Those of a plain folder are named by their prompt style alone, or they could not be paired."""
     if (root / "predictions.jsonl").is_file():
         return {_plain(entry): entry for entry in read_folders([root])}
     summary = read_json(root / "report" / "summary.json")
     phases = list(dict.fromkeys(row["phase"] for row in summary["entries"]))
     scores = {row["name"]: row["scores"] for row in summary["entries"]}
-    return {
-        entry.name: Entry(entry.name, entry.phase, entry.predictions, scores.get(entry.name), entry.record)
-        for entry in read_run(root, phases, None)
-    }
+    found = {}
+    for entry in read_run(root, phases, None, doubted):
+        if entry.predictions:
+            found[entry.name] = dataclasses.replace(entry, scores=entry.scores or scores.get(entry.name))
+        elif any(row["scores"] for row in summary["entries"] if row["phase"] == entry.phase):
+            gone = (*entry.doubts, "its answers, of which the report still tells, are gone")
+            found[entry.name] = dataclasses.replace(entry, doubts=gone)
+        else:
+            found[entry.name] = entry
+    return found
 
 
 def _plain(entry: Entry) -> str:
@@ -113,9 +133,16 @@ def _differences(configs: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _numbers(
-    entries: Mapping[str, Mapping[str, Entry]], configs: Mapping[str, Any], names: Sequence[str]
+    entries: Mapping[str, Mapping[str, Entry]],
+    configs: Mapping[str, Any],
+    names: Sequence[str],
+    left_out: Collection[tuple[str, str]],
 ) -> list[Table]:
     """A table per metric: a row per stage, a column per run and per group of seeds."""
+
+    def missing(run: str, name: str) -> str:
+        return "left out" if (run, name) in left_out else "not run"
+
     groups: dict[str, list[str]] = {}
     for run in entries:
         groups.setdefault(_without_seed(run, configs.get(run)), []).append(run)
@@ -129,7 +156,7 @@ def _numbers(
         rows = [
             {
                 "stage": name,
-                **{f"run:{run}": found[run].get(name) or "not run" for run in entries},
+                **{f"run:{run}": found[run].get(name) or missing(run, name) for run in entries},
                 **{
                     f"mean:{head}": _mean_sd([found[run].get(name) for run in group]) for head, group in several.items()
                 },

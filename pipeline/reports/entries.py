@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_jsonl
 from pipeline.metrics import classification
+from pipeline.reports.columns import read_predictions
+from pipeline.reports.standing import doubts
 from pipeline.run_dir import BASE
 from pipeline.scoring.labels import LabelSet
 
@@ -34,6 +36,10 @@ class Entry:
     duplicates: int = 0
     task: str = ""
     official: dict[str, float] = field(default_factory=dict)
+    unusable: dict[str, int] = field(default_factory=dict)
+    """Reason: rows of the split it was evaluated on that could not be used, and are in no figure."""
+    doubts: tuple[str, ...] = ()
+    """Why it no longer holds, see `pipeline.reports.standing`."""
 
     @property
     def greedy(self) -> list[dict[str, Any]]:
@@ -48,32 +54,44 @@ class Entry:
         return self.phase.startswith("baseline")
 
 
-def read_phase(folder: Path, labels: LabelSet | None) -> list[Entry]:
+def read_phase(folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = ()) -> list[Entry]:
     """A phase's entries: one, or one per prompt style with `direct` named "<phase> (direct)" beside `think`.
 
     Args:
         folder: the phase's folder; it need not exist.
         labels: None takes the scores of report/metrics.json instead of computing them.
+        doubts: why it no longer holds.
     """
     record = read_json(folder / "stage.json")
     log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
     stored = read_json(folder / "report" / "metrics.json").get("entries", {}) if labels is None else {}
+    unusable = unusable_rows(folder)
     entries = []
     for name, rows, repeated in _by_style(folder):
         scores = stored.get(name)
         if labels is not None and any(row["decoding"] == "greedy" for row in rows):
             scores = classification.score(rows, labels)
-        entries.append(Entry(name, folder.name, rows, scores, record, log, repeated))
-    return entries or [Entry(folder.name, folder.name, record=record, log=log)]
+        entries.append(Entry(name, folder.name, rows, scores, record, log, repeated, unusable=unusable, doubts=doubts))
+    return entries or [Entry(folder.name, folder.name, record=record, log=log, doubts=doubts)]
 
 
-def read_folders(folders: Sequence[Path]) -> list[Entry]:
+def unusable_rows(folder: Path) -> dict[str, int]:
+    """Reason: rows of its split that an evaluation could not use, as its evaluation.json counts them."""
+    counts = read_json(folder / "evaluation.json").get("problems") or {}
+    return {str(reason): int(count) for reason, count in counts.items() if count}
+
+
+def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = None) -> list[Entry]:
     """The entries of any folders with predictions.jsonl, or with such folders in them (a run, or a lab's cells).
 
     Without a configuration labels are taken from the rows, see `labels_of`; the cells of one task share them.
 
+    Args:
+        folders: what to read, in order.
+        columns: what another tool calls the columns of `pipeline.reports.columns`, as {ours: theirs}.
+
     Raises:
-        UserError: naming every folder without a prediction to report, and every one whose rows are not predictions.
+        UserError: naming every folder without a prediction to report, and everything that rows lack to be predictions.
     """
     found: dict[Path, list[tuple[str, tuple[dict[str, Any], ...], int]]] = {}
     problems = []
@@ -83,9 +101,9 @@ def read_folders(folders: Sequence[Path]) -> list[Entry]:
             problems.append(f"{folder}: there is no predictions.jsonl in it, in a folder in it, or in a cells/ in it")
         for one in inside:
             try:
-                found[one] = [style for style in _by_style(one) if any(_is_judged(row) for row in style[1])]
-            except (KeyError, TypeError, ValueError) as error:
-                problems.append(f"{one / 'predictions.jsonl'}: its rows are no predictions of the pipeline: {error!r}")
+                found[one] = [style for style in _by_style(one, columns) if any(_is_judged(row) for row in style[1])]
+            except UserError as error:
+                problems += error.problems
                 continue
             if not found[one]:
                 problems.append(f"{one / 'predictions.jsonl'} holds no greedy prediction whose gold answer is known")
@@ -108,6 +126,7 @@ def read_folders(folders: Sequence[Path]) -> list[Entry]:
             duplicates=repeated,
             task=tasks[one],
             official=dict(read_json(one / "evaluation.json").get("official") or {}),
+            unusable=unusable_rows(one),
         )
         for one, styles in found.items()
         for style, rows, repeated in styles
@@ -126,11 +145,13 @@ def labels_of(rows: Sequence[dict[str, Any]]) -> LabelSet | None:
     return LabelSet.of(sorted(names)) if labelled and 0 < len(names) <= MOST_LABELS else None
 
 
-def _by_style(folder: Path) -> list[tuple[str, tuple[dict[str, Any], ...], int]]:
+def _by_style(
+    folder: Path, columns: Mapping[str, str] | None = None
+) -> list[tuple[str, tuple[dict[str, Any], ...], int]]:
     """(entry name, rows, rows written twice) per prompt style of predictions.jsonl, `think` first."""
     by_style: dict[str, dict[tuple[Any, ...], dict[str, Any]]] = {}
     repeated: dict[str, int] = {}
-    for row in read_jsonl(folder / "predictions.jsonl"):
+    for row in read_predictions(folder / "predictions.jsonl", columns or {}):
         of_style = by_style.setdefault(row["style"], {})
         key = (row["id"], row["decoding"], row.get("sample", 0))
         repeated[row["style"]] = repeated.get(row["style"], 0) + (key in of_style)
@@ -179,6 +200,12 @@ def names_apart(folders: Sequence[Path]) -> dict[Path, str]:
     return {folder: str(folder) for folder in folders}
 
 
-def read_run(run_root: Path, phases: Sequence[str], labels: LabelSet | None) -> list[Entry]:
-    """The entries of a run's phases, in their order."""
-    return [entry for phase in phases for entry in read_phase(run_root / phase, labels)]
+def read_run(
+    run_root: Path,
+    phases: Sequence[str],
+    labels: LabelSet | None,
+    doubted: Mapping[str, Sequence[str]] | None = None,
+) -> list[Entry]:
+    """The entries of a run's phases, in their order; each knows why it no longer holds, see `standing.doubts`."""
+    reasons = doubts(run_root, phases, doubted)
+    return [entry for phase in phases for entry in read_phase(run_root / phase, labels, reasons.get(phase, ()))]

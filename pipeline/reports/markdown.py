@@ -8,7 +8,7 @@ from typing import Any
 
 from pipeline.formatting import duration, p_value, percent, points
 from pipeline.reports.entries import read_run
-from pipeline.reports.summary import summarise
+from pipeline.reports.summary import NO_LONGER, summarise, unusable_rows
 from pipeline.reports.table import cell, table
 
 NOTES = (
@@ -28,13 +28,17 @@ _STAGE_COLUMNS = (
 )
 
 
-def summary_table(run_root: Path, phases: Sequence[str]) -> str:
-    """The stage table in plain text, at most 100 columns wide, from the reports the phases have written."""
-    entries = read_run(run_root, phases, None)
+def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, Sequence[str]] | None = None) -> str:
+    """The stage table in plain text, at most 100 columns wide, from the reports the phases have written.
+
+    Below it stands which phases no longer hold, and how many rows could not be used.
+    """
+    entries = read_run(run_root, phases, None, doubted)
     rows = [("stage", "format", "T=1", "accuracy [95 %]", "F1", "no label", "vs parent", "clip lo/hi", "train")]
     for entry, row in zip(entries, summarise("", entries, (), None)["entries"], strict=True):
         scores, versus, clip = row["scores"], row["versus_parent"], row["clip"]
         name = entry.name if len(entry.name) <= 22 else f"{entry.name[:21]}…"
+        name = f"{name} †" if entry.doubts else name
         if not scores:
             rows.append((name, "", "", row["status"], "", "", "", "", _seconds(row["seconds"])))
             continue
@@ -61,6 +65,8 @@ def summary_table(run_root: Path, phases: Sequence[str]) -> str:
         lines.append(gap.join(f"{cell:<{width}}" if i in (0, 3) else f"{cell:>{width}}" for i, (cell, width) in cells))
     lines.insert(1, "-" * len(lines[0]))
     lines.append("in %; T=1: format when sampling; vs parent: accuracy points, McNemar * p<.05 ** p<.01 *** p<.001")
+    lines += [f"† {entry.name} {NO_LONGER}: {'; '.join(entry.doubts)}" for entry in entries if entry.doubts]
+    lines += [f"{warning['entry']}: {warning['text']}" for warning in unusable_rows(entries)]
     return "\n".join(line.rstrip() for line in lines)
 
 

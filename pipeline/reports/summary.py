@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipeline.run_dir import COT
 __all__ = ["Entry", "p_value", "read_cot", "read_json", "read_phase", "read_run", "size", "summarise", "warnings"]
 
 UNPARSABLE_LIMIT = 0.05
+UNUSABLE_LIMIT = 0.05
 TRUNCATED_LIMIT = 0.05
 DISAGREE_LIMIT = 0.2
 SAME_ANSWER_LIMIT = 0.9
@@ -48,7 +49,7 @@ def summarise(
             {
                 "name": entry.name,
                 "phase": entry.phase,
-                "status": "evaluated" if entry.scores else entry.record.get("status") or "not run",
+                "status": status_of(entry),
                 "algorithm": entry.record.get("algorithm"),
                 "init_from": entry.record.get("init_from"),
                 "reward_funcs": entry.record.get("reward_funcs") or [],
@@ -58,6 +59,8 @@ def summarise(
                 **versus,
                 "task": entry.task,
                 "official": entry.official,
+                **({"unusable": entry.unusable} if entry.unusable else {}),
+                **({"doubts": list(entry.doubts)} if entry.doubts else {}),
                 "scores": entry.scores,
             }
         )
@@ -67,6 +70,16 @@ def summarise(
         test["p_holm"] = p
     summary = {"title": title, "labels": list(labels), "entries": rows, "tests": tests, "cot": cot}
     return {**summary, "warnings": warnings(entries, rows)}
+
+
+NO_LONGER = "no longer holds"
+
+
+def status_of(entry: Entry) -> str:
+    """What a table says of an entry: evaluated, no longer holds, not run, or the status of its record."""
+    if entry.doubts:
+        return NO_LONGER
+    return "evaluated" if entry.scores else str(entry.record.get("status") or "not run")
 
 
 def parent_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
@@ -133,6 +146,7 @@ def read_cot(run_root: Path) -> dict[str, Any] | None:
         "kept": manifest["rows"].get("kept", 0),
         "rejected": manifest["rows"].get("rejected", 0),
         "unasked": manifest["rows"].get("unasked", 0),
+        **({"unusable": manifest["task_problems"]} if manifest.get("task_problems") else {}),
         "reasons": manifest.get("rejected_rows_by_reason", {}),
         "per_class": per_class,
     }
@@ -148,6 +162,8 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
             found.append(
                 _warning(entry, "warning", "VOID: this stage was to clip and never did (both clip fractions are 0).")
             )
+        if entry.doubts:
+            found.append(_warning(entry, "warning", f"{NO_LONGER}: {'; '.join(entry.doubts)}."))
         if entry.record.get("status") not in (None, "complete"):
             found.append(_warning(entry, "warning", f"its record says {entry.record['status']!r}, not complete."))
         gate = entry.record.get("gate") or {"missed": []}
@@ -172,6 +188,7 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
             points = -100 * versus["difference"]
             text = f"accuracy fell {points:.1f} points below {versus['name']} (p {p_value(versus['p'])})."
             found.append(_warning(entry, "warning", text))
+    found += unusable_rows(entries)
     for task in dict.fromkeys(entry.task for entry in entries):
         sizes = {entry.scores["n"] for entry in entries if entry.scores and entry.task == task}
         if len(sizes) > 1:
@@ -179,6 +196,33 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
             text = f"{what} were evaluated on different numbers of rows ({', '.join(map(str, sorted(sizes)))})."
             found.append({"entry": "", "level": "warning", "text": text})
     return sorted(found, key=lambda item: (item["level"] != "warning", not item["text"].startswith("VOID")))
+
+
+def unusable_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
+    """Rows that are in no figure: of the splits evaluated on, and of those trained on; entries that say the same share a line."""
+    told: dict[str, tuple[list[str], float]] = {}
+    for entry in entries:
+        if entry.scores and entry.unusable:
+            n = entry.scores["n"] + entry.scores["unjudged"]
+            _tell(told, entry.name, "evaluated", entry.unusable, n)
+        problems = entry.record.get("problems")
+        if isinstance(problems, dict) and any(problems.values()):
+            rows = entry.record.get("rows")
+            _tell(told, entry.name, "training", problems, rows if isinstance(rows, int) else 0)
+    return [
+        {"entry": ", ".join(names), "level": "warning" if share > UNUSABLE_LIMIT else "note", "text": text}
+        for text, (names, share) in told.items()
+    ]
+
+
+def _tell(
+    told: dict[str, tuple[list[str], float]], name: str, kind: str, counts: Mapping[str, int], usable: int
+) -> None:
+    lost = sum(counts.values())
+    reasons = ", ".join(f"{reason} {count}" for reason, count in counts.items() if count)
+    what = {"evaluated": "it was evaluated on", "training": "it was trained on"}[kind]
+    text = f"{lost} of {usable + lost} rows of the split {what} could not be used and are in no figure ({reasons})."
+    told.setdefault(text, ([], lost / (usable + lost)))[0].append(name)
 
 
 def _of_training(entry: Entry) -> list[str]:
@@ -198,7 +242,7 @@ def _doubts(scores: dict[str, Any], judged: bool) -> list[str]:
     if share > UNPARSABLE_LIMIT:
         reasons = ", ".join(f"{name} {count}" for name, count in scores["unparsable"]["reasons"].items())
         texts.append(f"{100 * share:.1f} % of the greedy answers give no label ({reasons}).")
-    if scores["truncated"]["value"] > TRUNCATED_LIMIT:
+    if (scores["truncated"]["value"] or 0) > TRUNCATED_LIMIT:
         texts.append(f"{100 * scores['truncated']['value']:.1f} % of the completions were cut at max_new_tokens.")
     if scores["unjudged"]:
         texts.append(f"{scores['unjudged']} rows have no published gold answer and take no part in any figure.")
@@ -216,13 +260,22 @@ def _doubts(scores: dict[str, Any], judged: bool) -> list[str]:
     if said and said["n"] >= _ENOUGH and said["disagree"] / said["n"] > DISAGREE_LIMIT:
         share = said["disagree"] / said["n"]
         texts.append(f"in {100 * share:.0f} % of the parsed rows the thinking ends on another label than the answer.")
-    low = scores["accuracy"]["low"]
-    if judged and majority and low <= majority["accuracy"]:
-        share, label = 100 * majority["accuracy"], majority["label"]
-        texts.append(f"its accuracy interval reaches down to always answering {label!r} ({share:.1f} %).")
-    elif judged and not majority and scores["chance"] is not None and low <= scores["chance"]:
-        texts.append(f"its accuracy interval reaches down to chance ({100 * scores['chance']:.1f} %).")
+    if judged and majority:
+        texts += _beside(scores["accuracy"], majority["accuracy"], f"always answering {majority['label']!r}")
+    elif judged and scores["chance"] is not None:
+        texts += _beside(scores["accuracy"], scores["chance"], "chance")
     return texts
+
+
+def _beside(accuracy: Mapping[str, Any], blind: float, what: str) -> list[str]:
+    """How an accuracy's interval lies beside what knowing nothing earns; nothing where all of it is above."""
+    if accuracy["low"] > blind:
+        return []
+    if accuracy["high"] < blind:
+        return [f"its whole accuracy interval lies below {what} ({100 * blind:.1f} %)."]
+    below = accuracy["value"] < blind
+    how = "is below" if below else "interval reaches down to"
+    return [f"its accuracy {how} {what} ({100 * blind:.1f} %{', which its interval holds' if below else ''})."]
 
 
 def _warning(entry: Entry, level: str, text: str) -> dict[str, str]:

@@ -17,7 +17,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_json, write_atomic, write_json
 from pipeline.formatting import printable
 from pipeline.reports import png_charts, svg_charts
-from pipeline.reports.compare import NO_TESTS, SPREAD, Comparison, compare, gather
+from pipeline.reports.compare import NO_TESTS, SPREAD, Comparison, Doubted, compare, gather
 from pipeline.reports.completions_page import write_completions_page
 from pipeline.reports.entries import Entry, read_folders, read_phase, read_run
 from pipeline.reports.markdown import NOTES, markdown, summary_table
@@ -68,7 +68,13 @@ def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = No
     return _write(folder, summary, entries, drawn, phase_dir.parent)
 
 
-def write_run_report(run_root: Path, phases: Sequence[str], labels: LabelSet, title: str | None = None) -> Path:
+def write_run_report(
+    run_root: Path,
+    phases: Sequence[str],
+    labels: LabelSet,
+    title: str | None = None,
+    doubted: Mapping[str, Sequence[str]] | None = None,
+) -> Path:
     """Write `run_root`/report/: index.html, summary.md, summary.json, tables/, every chart as png, and a model card.
 
     Args:
@@ -76,13 +82,14 @@ def write_run_report(run_root: Path, phases: Sequence[str], labels: LabelSet, ti
         phases: phase names in the order of the tables; those without predictions are shown as not run.
         labels: the task's closed list of answers.
         title: the heading; the run folder's name when None.
+        doubted: why phases no longer hold, beside what their records say (`standing.doubts`).
 
     Returns:
         The path of index.html.
     """
     for phase in phases:
         write_completions_page(run_root / phase)
-    entries = read_run(run_root, phases, labels)
+    entries = read_run(run_root, phases, labels, doubted)
     cot = read_cot(run_root)
     summary = summarise(printable(title or run_root.name), entries, labels.names, cot)
     folder = run_root / "report"
@@ -99,7 +106,9 @@ def write_run_report(run_root: Path, phases: Sequence[str], labels: LabelSet, ti
     return _write(folder, summary, entries, drawn, run_root)
 
 
-def write_folder_report(folders: Sequence[Path], out: Path | None = None) -> Path:
+def write_folder_report(
+    folders: Sequence[Path], out: Path | None = None, columns: Mapping[str, str] | None = None
+) -> Path:
     """Write a report of any folders with predictions.jsonl (or with cells or phases that have one), without a configuration.
 
     Labels are taken from the rows, see `report_entries.labels_of`.
@@ -107,6 +116,7 @@ def write_folder_report(folders: Sequence[Path], out: Path | None = None) -> Pat
     Args:
         folders: what to report, in the order of the tables.
         out: where to; ``report/`` in the folder, or in what several have in common, when None.
+        columns: what another tool calls the columns, see `pipeline.reports.columns`.
 
     Returns:
         The path of index.html.
@@ -114,7 +124,7 @@ def write_folder_report(folders: Sequence[Path], out: Path | None = None) -> Pat
     Raises:
         UserError: naming every folder that has nothing to report.
     """
-    entries = read_folders(folders)
+    entries = read_folders(folders, columns)
     root = Path(os.path.commonpath([folder.resolve() for folder in folders]))
     names = list(dict.fromkeys(name for entry in entries for name in (entry.scores or {})["labels"] or ()))
     summary = summarise(printable(root.name), entries, names, None)
@@ -124,7 +134,7 @@ def write_folder_report(folders: Sequence[Path], out: Path | None = None) -> Pat
     return _write(folder, summary, entries, {}, root)
 
 
-def write_comparison(run_roots: Sequence[Path], out: Path) -> Path:
+def write_comparison(run_roots: Sequence[Path], out: Path, doubted: Doubted | None = None) -> Path:
     """Compare runs on a page: index.html, compare.md and tables/ in the folder `out`; the page alone where it ends in .html,
     markdown alone where it ends in .md.
 
@@ -137,12 +147,12 @@ def write_comparison(run_roots: Sequence[Path], out: Path) -> Path:
         UserError: as `compare.gather`.
     """
     if out.suffix == ".md":
-        write_atomic(out, compare(run_roots))
+        write_atomic(out, compare(run_roots, doubted))
         return out
-    found = gather(run_roots)
+    found = gather(run_roots, doubted)
     folder, page_path = (out.parent, out) if out.suffix == ".html" else (out, out / "index.html")
     if folder is out:
-        write_atomic(folder / "compare.md", compare(run_roots))
+        write_atomic(folder / "compare.md", compare(run_roots, doubted))
         for table in (*found.numbers, *([found.tests] if found.tests else [])):
             for name, text in files(table).items():
                 write_atomic(folder / "tables" / name, text)
@@ -189,7 +199,7 @@ def _uncommon(found: Comparison) -> list[dict[str, str]]:
     return [
         {"entry": f"{row['runs']}, {row['stage']}", "level": "warning", "text": f"tested on {row['rows']} rows."}
         for row in partly
-    ]
+    ] + [{"entry": name, "level": "warning", "text": f"left out: {why}."} for name, why in found.left_out]
 
 
 def _write(

@@ -31,10 +31,10 @@ def parser(module: str, purpose: str) -> argparse.ArgumentParser:
     return arguments
 
 
-def load_checked(arguments: argparse.Namespace) -> tuple[RunConfig, RunDir]:
-    """The run's configuration, with every rule tested."""
+def load_checked(arguments: argparse.Namespace, trains: bool = True) -> tuple[RunConfig, RunDir]:
+    """The run's configuration, with every rule tested; those of trackers only where stages are trained."""
     config = load(arguments.config, arguments.overrides)
-    run.check(config)
+    run.check(config, trains)
     return config, RunDir(config.output_dir, config.name)
 
 

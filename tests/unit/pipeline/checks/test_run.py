@@ -433,3 +433,4 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_loads(
         f"{S2}.trainer.report_to: {name} is not installed; pip install {name}, or leave report_to out"
         for name in missing
     ]
+    run.check(load("demo", [f"{S2}.trainer.report_to={value}"]), trains=False)  # What is trained can be looked at.

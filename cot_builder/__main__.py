@@ -11,9 +11,9 @@ import argparse
 import json
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pipeline import command_line
 
@@ -68,9 +68,11 @@ def _parser() -> argparse.ArgumentParser:
             )
         if name == "build":
             command.add_argument(
+                "--retry",
                 "--retry-refused",
+                dest="retry",
                 action="store_true",
-                help="ask again what a server refused (HTTP 400), once it is mended",
+                help="ask again what a server refused (HTTP 400) or failed at while it answered others",
             )
             command.add_argument("--shard", metavar="i/n", help="only every n-th row, from the i-th (counted from 0)")
         if name == "merge":
@@ -96,7 +98,7 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
     planned.folder.mkdir(parents=True, exist_ok=True)
     with Journal(planned.folder / "journal") as journal:
         (shards if planned.shard else write).start(planned)  # Not before: another build may hold the folder.
-        if arguments.retry_refused:
+        if arguments.retry:
             print(f"{journal.forget_refusals()} refused requests are asked again", file=sys.stderr)
         asked, seconds = build.ask(planned, journal)
         if asked.stopped_by is not None:
@@ -109,8 +111,10 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
     return _end(planned, manifest, asked, yields(manifest), done)
 
 
-def _end(plan: Plan, record: dict[str, object], asked: Asked, shown: str, done: str) -> int:
+def _end(plan: Plan, record: Mapping[str, Any], asked: Asked, shown: str, done: str) -> int:
     print(shown)
+    for line in _given_up(record):
+        print(line, file=sys.stderr)
     if record["status"] == "complete":
         print(done or f"{plan.folder}: complete, {asked.requests} requests this time")
         return 0
@@ -118,6 +122,15 @@ def _end(plan: Plan, record: dict[str, object], asked: Asked, shown: str, done: 
         print(line, file=sys.stderr)
     print(f"cot is incomplete: {record['why']}", file=sys.stderr)
     return INCOMPLETE
+
+
+def _given_up(record: Mapping[str, Any]) -> Iterator[str]:
+    """The rows at which a server failed although it answered others, with the cure."""
+    for reason, counts in record.get("given_up", {}).items():
+        yield (
+            f"warning: {counts['rows']} rows were given up as {reason} (first: {counts['first']}), while their server answered "
+            "others; rejected.jsonl has its words; --retry asks them again"
+        )
 
 
 def _stopped(plan: Plan, asked: Asked) -> int:
@@ -219,7 +232,10 @@ def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
         return 0
     planned.folder.mkdir(parents=True, exist_ok=True)
     with Journal(planned.folder / "journal") as journal:
-        print(preview(planned, journal, arguments.rows))
+        told, problems = preview(planned, journal, arguments.rows)
+        print(told)
+    if problems:
+        raise UserError(problems)
     return 0
 
 

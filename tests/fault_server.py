@@ -10,6 +10,7 @@ GET /counts gives the requests, the answers, and how many requests were answered
 - ``reset`` (RST instead of a reply), ``truncate`` (the connection closes amid the body), ``hang`` (no reply ever)
 - ``garbage`` (cut JSON), ``shape`` (JSON that is no completion), ``redirect`` (to another path)
 - a number of seconds to wait before a good reply, as a float (``0.5``)
+- a status with a body of its own, as a pair (``(200, {"error": …})``)
 
 It speaks just enough HTTP/1.1 for that, by hand, so that it costs less than the clients it measures.
 """
@@ -33,7 +34,7 @@ from typing import Any
 
 from PIL import Image
 
-Fault = str | float | None
+Fault = str | float | tuple[int, Any] | None
 LABELS = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
@@ -77,7 +78,7 @@ class FaultServer:
     Args:
         fault: what happens to the n-th request (from 0), given n and its sampling seed; called in the server's thread.
         port: 0 takes a free one.
-        reply: the text of a good reply to a request's body.
+        reply: the text of a good reply to a request's body, or its whole message.
         latency: seconds before every reply.
         keep: whether to remember `requests` and `headers`.
         retry_after: seconds in the Retry-After of a status that names none; 0 sends no such header.
@@ -88,7 +89,7 @@ class FaultServer:
         fault: Callable[[int, int], Fault] = lambda n, seed: None,
         port: int = 0,
         *,
-        reply: Callable[[dict[str, Any]], str] = default_reply,
+        reply: Callable[[dict[str, Any]], str | dict[str, Any]] = default_reply,
         latency: float = 0.0,
         keep: bool = True,
         retry_after: float = 0.0,
@@ -212,6 +213,8 @@ class _Connection(asyncio.Protocol):
         elif fault == "truncate":
             self.write(200, completion(body, server.reply(body)), missing=100)
             self.transport.close()
+        elif isinstance(fault, tuple):
+            self.write(fault[0], fault[1] if isinstance(fault[1], bytes) else json.dumps(fault[1]).encode())
         elif fault == "redirect":
             self.write(307, b"", f"Location: {server.url}/elsewhere\r\n")
         elif isinstance(fault, str):
@@ -235,9 +238,10 @@ class _Connection(asyncio.Protocol):
         self.transport.abort()
 
 
-def completion(body: dict[str, Any], text: str) -> bytes:
-    """The JSON of a good reply."""
-    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+def completion(body: dict[str, Any], said: str | dict[str, Any]) -> bytes:
+    """The JSON of a good reply: its text, or the fields of its message."""
+    message = {"content": said} if isinstance(said, str) else said
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", **message}}
     usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
     whole = {"id": "x", "object": "chat.completion", "created": 0, "model": body["model"]}
     return json.dumps({**whole, "choices": [choice], "usage": usage}).encode()

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 
 from cot_builder.build.journal import Journal
 from cot_builder.build.progress import Progress
-from cot_builder.teachers.base import Question, Reply, Teacher, TeacherDown, Unanswered
+from cot_builder.teachers.base import GIVEN_UP, Question, Reply, Request, Teacher, TeacherDown, Unanswered
 from pipeline.data.images import ImageError
 
 
@@ -40,6 +40,7 @@ class Asker:
         found = self._journal.find(request.key)
         if found is not None:
             self._progress.reply(found.usage, cached=True)
+            self._note_sample(teacher, question, request, found)
             return readable(found, question)
         if request.key in self._under_way:
             return readable(await asyncio.shield(self._under_way[request.key]), question)
@@ -62,13 +63,19 @@ class Asker:
             del self._under_way[request.key]
         answer.set_result(reply)
         self.requests += 1
+        self._note_sample(teacher, question, request, reply)
         self._watch(name, teacher, reply)
         self._progress.reply(reply.usage, cached=False)
         return readable(reply, question)
 
+    def _note_sample(self, teacher: Teacher, question: Question, request: Request, reply: Reply) -> None:
+        """Remember a question that the teacher has answered, one with a picture rather than without."""
+        if reply.refused is None and _UNREADABLE not in reply.usage and (question.picture or teacher.sample is None):
+            teacher.sample = (question, request)
+
     def _watch(self, name: str, teacher: Teacher, reply: Reply) -> None:
         """Stop a teacher that refuses every request from the first: its server is set up wrongly, not the rows."""
-        if reply.refused is None:
+        if reply.refused is None or GIVEN_UP in reply.usage:
             self._served.add(name)
         elif name not in self._served:
             self._refusals[name] += 1

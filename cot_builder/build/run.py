@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from cot_builder.build.ask import Asker
+from cot_builder.build.first_replies import FirstReplies
 from cot_builder.build.journal import Journal
 from cot_builder.build.plan import Plan
 from cot_builder.build.progress import Progress
@@ -97,7 +98,7 @@ async def _ask_all(plan: Plan, journal: Journal) -> tuple[Asked, float]:
     progress = Progress(
         len(plan.rows), endpoints=lambda: [end for each in teachers.values() for end in each.endpoints()]
     )
-    asker = Asker(teachers, journal, progress)
+    asker, first = Asker(teachers, journal, progress), FirstReplies(plan, teachers)
     _, most_files = resource.getrlimit(resource.RLIMIT_NOFILE)
     # A connection is a file, and many systems begin with 1024 of them.
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
@@ -114,7 +115,7 @@ async def _ask_all(plan: Plan, journal: Journal) -> tuple[Asked, float]:
             for name, indices in lanes.items():
                 rows = queues[name]
                 for _ in range(min(len(indices), teachers[name].concurrency)):
-                    group.create_task(_work(plan, name, rows, asker, progress, asked))
+                    group.create_task(_work(plan, name, rows, asker, progress, asked, first))
     finally:
         for rows in queues.values():  # Those of a teacher that is down.
             asked.unasked.update(dict.fromkeys(rows, "not asked yet"))
@@ -129,7 +130,9 @@ async def _ask_all(plan: Plan, journal: Journal) -> tuple[Asked, float]:
     return asked, progress.seconds
 
 
-async def _work(plan: Plan, lane: str, rows: Iterator[int], ask: Asker, progress: Progress, asked: Asked) -> None:
+async def _work(
+    plan: Plan, lane: str, rows: Iterator[int], ask: Asker, progress: Progress, asked: Asked, first: FirstReplies
+) -> None:
     """Settle rows from `rows`, shared by all workers of a lane, until there are none or its teacher is down."""
     for index in rows:
         if asked.stopped_by is not None or asked.failure is not None:
@@ -153,6 +156,7 @@ async def _work(plan: Plan, lane: str, rows: Iterator[int], ask: Asker, progress
             ask.stop("stopped")
             return
         else:
+            first.note(plan.split.examples[index].id, outcome)
             progress.row(outcome.kept is not None, outcome.reason)
         await asyncio.sleep(0)  # An offline teacher, or a full journal, must not keep the others waiting.
 

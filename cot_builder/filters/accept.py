@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from cot_builder.filters.contradiction import contradiction
 from cot_builder.filters.language import other_language
+from cot_builder.filters.reply_text import plain_text, reasoned_text
 from cot_builder.filters.text_rules import (
     label_before_conclusion,
     leaked_phrase,
@@ -26,9 +27,12 @@ from pipeline.types import Example
 if TYPE_CHECKING:
     from pipeline.config.schema import FilterConfig
 
+GIVEN_UP_REASONS = ("server_error", "no_reply", "moderated")
+"""Reasons of a request at which a server failed again and again while it answered others."""
 REASONS = (
     "unreadable_image",
     "request_refused",
+    *GIVEN_UP_REASONS,
     "no_statements",
     "refusal",
     "truncated",
@@ -84,9 +88,10 @@ def accept(row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: 
             teacher's templates, which are judged by grammar, label, leaked phrases and contradiction alone.
     """
     if reply.refused is not None:
-        return Rejected("request_refused", reply.refused)
-    verdict = task.judge(reply.text, row.label)
-    if mode != "attribute" and (words := refusal(reply.text)):
+        return Rejected(reply.refused_as, reply.refused)
+    said = reasoned_text(reply)
+    verdict = task.judge(said, row.label)
+    if mode != "attribute" and (words := refusal(said)):
         return Rejected("refusal", words, verdict.label)
     if verdict.label is None or verdict.think is None:
         broken = verdict.reason or "not_a_label"
@@ -109,8 +114,8 @@ def accept_text(row: Example, reply: Reply, filters: FilterConfig) -> str | Reje
     It has no grammar that would show whether it is whole, so one that was cut off at the token limit is `truncated` always.
     """
     if reply.refused is not None:
-        return Rejected("request_refused", reply.refused)
-    text = reply.text.strip()
+        return Rejected(reply.refused_as, reply.refused)
+    text = plain_text(reply)
     if words := refusal(text):
         return Rejected("refusal", words)
     if _cut_off(reply):

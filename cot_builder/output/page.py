@@ -28,6 +28,9 @@ _SHOWN_CHARACTERS, _MOST_CHARACTERS = 1200, 20_000
 EXPLANATIONS = {
     "unreadable_image": "The picture cannot be read, so nothing was asked about it.",
     "request_refused": "The server refused the request, and says why.",
+    "server_error": "The server failed at this request again and again, while it answered others.",
+    "no_reply": "The server never replied to this request, while it answered others.",
+    "moderated": "The server denied this request (a moderation), while it answered others.",
     "refusal": "The teacher declines to answer, or speaks of itself instead.",
     "truncated": "The reply was cut off at the token limit; a larger max_tokens is the cure.",
     "empty": "The reply holds nothing.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from cot_builder.build.ask import Asker
 from cot_builder.build.journal import Journal
@@ -12,6 +12,7 @@ from cot_builder.build.plan import Plan
 from cot_builder.build.progress import Progress
 from cot_builder.build.run import settle, teachers_of
 from cot_builder.output.gallery import PreviewReply, PreviewRow, preview_page
+from cot_builder.output.yields import listed
 from cot_builder.row import Tried
 from cot_builder.teachers.base import Question, Reply, Unanswered
 from pipeline.files import write_atomic
@@ -20,8 +21,8 @@ _Row = tuple[int, list[tuple[list[PreviewReply], Counter[str]]]]
 """Index of a row, and per teacher its replies and the tokens they used."""
 
 
-def preview(plan: Plan, journal: Journal, rows: int) -> str:
-    """Ask, write ``cot/preview.html`` and tell the outcome in words."""
+def preview(plan: Plan, journal: Journal, rows: int) -> tuple[str, list[str]]:
+    """Ask, write ``cot/preview.html`` and return the outcome in words, and a problem per teacher of whom no reply was kept."""
     asked = asyncio.run(_ask(plan, journal, rows))
     shown = [
         PreviewRow(example.id, example.label, example.image, [reply for replies, _ in of_teachers for reply in replies])
@@ -33,11 +34,27 @@ def preview(plan: Plan, journal: Journal, rows: int) -> str:
     page = plan.folder / "preview.html"
     write_atomic(page, preview_page(title, shown, plan.prompt_texts, forecast))
     words = [
-        f"{row.id} ({row.label})  {reply.teacher}, {reply.mode or 'asked'}: {reply.state}  {' '.join(reply.text.split())[:100]}"
+        f"{row.id} ({row.label})  {reply.teacher}, {reply.mode or 'asked'}: {reply.state}  {_beginning(reply)}"
         for row in shown
         for reply in row.replies
     ]
-    return "\n".join([*words, *([forecast] if forecast else []), str(page)])
+    replies = [reply for row in shown for reply in row.replies]
+    problems = [problem for name in plan.asked if (problem := _problem(name, replies))]
+    return "\n".join([*words, *([forecast] if forecast else []), str(page)]), problems
+
+
+def _beginning(reply: PreviewReply) -> str:
+    return " ".join((reply.text or reply.detail).split())[:300]
+
+
+def _problem(teacher: str, replies: Sequence[PreviewReply]) -> str:
+    """What is wrong with a teacher none of whose replies was kept, in the words of the first; "" with one that was."""
+    own = [reply for reply in replies if reply.teacher == teacher]
+    if not own or any(reply.state == "kept" for reply in own):
+        return ""
+    counts = listed(Counter(reply.state for reply in own))
+    said = " ".join((own[0].detail or own[0].text).split())[:500]
+    return f"teacher {teacher}: none of {len(own)} replies is kept ({counts}); the first: {said}"
 
 
 def _forecast(plan: Plan, asked: list[_Row]) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any
 from cot_builder.build.journal import Journal
 from cot_builder.build.plan import Plan, Shard
 from cot_builder.build.run import Asked
-from cot_builder.output.write import inputs
+from cot_builder.output.write import inputs, not_answered, write_unasked
 from pipeline.errors import UserError
 from pipeline.files import differences, write_json
 
@@ -33,9 +33,12 @@ def finish(plan: Plan, asked: Asked, replies: int, seconds: float) -> dict[str, 
     Returns:
         The record; its `status` is incomplete when rows are unasked.
     """
+    rows = plan.split.examples
+    unasked = [{"id": rows[at].id, "label": rows[at].label, "why": why} for at, why in sorted(asked.unasked.items())]
+    write_unasked(plan, unasked)
     record = {
-        "status": "incomplete" if asked.unasked or asked.down else "complete",
-        "why": f"{len(asked.unasked)} rows were not answered" if asked.unasked or asked.down else None,
+        "status": "incomplete" if unasked or asked.down else "complete",
+        "why": not_answered(unasked) if unasked else "; ".join(asked.down) or None,
         "rows": len(plan.rows),
         "unasked": len(asked.unasked),
         "requests_this_time": asked.requests,

@@ -1,5 +1,5 @@
 """What a build leaves in `cot/`: train.parquet, rejected.jsonl, unusable.jsonl, README.md, gallery.html and, last,
-manifest.json.
+manifest.json. `unasked.jsonl` names the rows of an incomplete build that have no reply.
 
 `train.parquet` follows the order of the split and holds nothing that depends on time or place, so the same replies give the same
 bytes. `image` is relative to the manifest's `image_root`; trainers find pictures through the task, by `id`.
@@ -11,7 +11,7 @@ import asyncio
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -22,6 +22,7 @@ from cot_builder.build.ask import Replay
 from cot_builder.build.journal import Journal
 from cot_builder.build.plan import Plan
 from cot_builder.build.run import Asked, settle, teachers_of
+from cot_builder.filters.accept import GIVEN_UP_REASONS
 from cot_builder.filters.near_duplicates import NearDuplicates
 from cot_builder.output.dataset_card import card
 from cot_builder.output.gallery import Sample, gallery_page
@@ -50,6 +51,10 @@ class _Writer:
         self.plan, self.journal, self.asked = plan, journal, asked
         self.tally = Tally()
         self.kept, self.rejected = Sample(_SHOWN), Sample(_SHOWN)
+        self.given_up: dict[str, list[str]] = {}
+        """Reason: ids of the rows at which a server failed although it answered others."""
+        self.unasked: list[dict[str, str]] = []
+        """Rows without a reply: id, label and why."""
         self.dropped: set[str] = set()
         """Ids of rows that were kept and then balanced out."""
         self.root = Path(os.path.commonpath([row.image.absolute().parent for row in plan.split.examples]))
@@ -73,10 +78,14 @@ class _Writer:
             try:
                 outcome = await settle(self.plan, index, replay)
             except Unanswered:
+                why = self.asked.unasked.get(index, "not asked yet")
                 self.tally.unasked[row.label] += 1
-                self.tally.why_unasked[self.asked.unasked.get(index, "not asked yet")] += 1
+                self.tally.why_unasked[why] += 1
+                self.unasked.append({"id": row.id, "label": row.label, "why": why})
                 continue
             outcome = self._once(row, outcome)
+            if outcome.reason in GIVEN_UP_REASONS:
+                self.given_up.setdefault(str(outcome.reason), []).append(row.id)
             self.tally.settled(row.label, outcome)
             for each in outcome.tried:
                 if each.reason is not None:
@@ -170,11 +179,7 @@ def _finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[
     writer.write()
     report = writer.tally.report(plan.task.labels.names)
     rows = report["rows"] = {"selected": len(plan.split.examples), **report["rows"]}
-    why = (
-        f"{rows['unasked']} rows were not answered; run the same command again to go on"
-        if rows["unasked"]
-        else "; ".join(_too_few(plan, writer.tally))
-    )
+    why = not_answered(writer.unasked) if rows["unasked"] else "; ".join(_too_few(plan, writer.tally))
     manifest = {
         "status": "incomplete" if why else "complete",
         "why": why or None,
@@ -182,6 +187,7 @@ def _finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[
         "task_problems": dict(Counter(problem.reason for problem in plan.split.problems).most_common()),
         "requests_this_time": asked.requests,
         "replies_in_journal": len(journal),
+        "given_up": {reason: {"rows": len(ids), "first": ids[0]} for reason, ids in writer.given_up.items()},
         "teachers_down": asked.down,
         **inputs(plan),
         "image_root": str(writer.root),
@@ -190,6 +196,7 @@ def _finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[
     os.replace(writer.rejected_path, plan.folder / "rejected.jsonl")
     unusable = (json.dumps(vars(problem), ensure_ascii=False) + "\n" for problem in plan.split.problems)
     write_atomic(plan.folder / "unusable.jsonl", "".join(unusable).encode("utf-8", "replace"))
+    write_unasked(plan, writer.unasked)
     final = plan.folder / "train.parquet"
     if why:
         writer.parquet_path.unlink()
@@ -212,6 +219,21 @@ def _finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[
     if why and not rows["unasked"]:
         raise UserError(f"cot: {why}\n{yields(manifest)}")
     return manifest
+
+
+def not_answered(unasked: Sequence[Mapping[str, str]]) -> str:
+    """Return why a build is incomplete: how many rows have no reply, and the first of them."""
+    first = f"first: {unasked[0]['id']}; unasked.jsonl has all, and why"
+    return f"{len(unasked)} rows were not answered ({first}); run the same command again to go on"
+
+
+def write_unasked(plan: Plan, unasked: Sequence[Mapping[str, str]]) -> None:
+    """Write ``unasked.jsonl``, a line per row without a reply; a complete build has none."""
+    path = plan.folder / "unasked.jsonl"
+    if unasked:
+        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in unasked))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _too_few(plan: Plan, tally: Tally) -> Iterator[str]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from cot_builder.filters.accept import Rejected, accept_text
+from cot_builder.filters.reply_text import plain_text
 from cot_builder.row import Outcome, Row, Tried
 from pipeline.config.schema import CotConfig
 
@@ -72,7 +73,8 @@ async def settle(row: Row) -> Outcome:
     asked = row.question(
         "observe", plan.prompts[_OBSERVE], 0, picture=False, temperature=0.0, max_tokens=_OBSERVE_TOKENS
     )
-    observe = " ".join((await row.ask(next(iter(plan.teachers)), asked)).text.split()).rstrip(" .")
+    said = await row.ask(next(iter(plan.teachers)), asked)
+    observe = " ".join(plain_text(said).split()).rstrip(" .") if said.refused is None else ""
     for attempt in range(policy.attempts):
         for teacher in row.teachers:
             values = {"label": example.label, "hints": hints}
@@ -81,11 +83,12 @@ async def settle(row: Row) -> Outcome:
                 max_tokens=_STATEMENT_TOKENS,
             )  # fmt: skip
             reply = await row.ask(teacher, question)
-            statements = _lines(reply.text)
+            text = plain_text(reply)
+            statements = _lines(text) if reply.refused is None else []
             if not statements or not observe:
                 detail = "nothing to observe" if not observe else ""
-                text = reply.text if reply.refused is None else reply.refused
-                tried.append(Tried(teacher, "statements", attempt, _STATEMENTS, text, "no_statements", detail))
+                reason = "no_statements" if reply.refused is None else reply.refused_as
+                tried.append(Tried(teacher, "statements", attempt, _STATEMENTS, text, reason, detail))
                 continue
             values = {"observe": observe, "statements": statements}
             question = row.question(
@@ -94,7 +97,7 @@ async def settle(row: Row) -> Outcome:
             )  # fmt: skip
             reply = await row.ask(teacher, question)
             verdict = accept_text(example, reply, plan.cot.filters)
-            text = reply.text if reply.refused is None else reply.refused
+            text = plain_text(reply)
             if isinstance(verdict, Rejected):
                 found = (verdict.reason, verdict.detail, None)
                 tried.append(Tried(teacher, _MODE, attempt, plan.prompt.name, text, *found, reply.usage))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from cot_builder.filters.accept import Accepted, accept, evidence
+from cot_builder.filters.reply_text import plain_text, reasoned_text
 from cot_builder.row import Outcome, Row, Tried
 from cot_builder.teachers.config import short_name
 from pipeline.config.schema import CotConfig
@@ -108,7 +109,7 @@ async def _round(
         offline = plan.is_offline(teacher)
         mode, version = (ATTRIBUTE, None) if offline else (prompt.mode, prompt.name)
         verdict = accept(example, reply, plan.task, plan.cot.filters, mode)
-        text = reply.text if reply.refused is None else reply.refused
+        text = reasoned_text(reply)
         if isinstance(verdict, Accepted):
             accepted.append((len(tried), verdict))
             tried.append(Tried(teacher, mode, attempt, version, text, None, "", verdict.answer, reply.usage))
@@ -162,10 +163,10 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
             for sample in range(check.samples)
         ]  # fmt: skip
         replies = await row.ask_all((reader, question) for question in questions)
-        refused = next((reply.refused for reply in replies if reply.refused is not None), None)
+        refused = next((reply for reply in replies if reply.refused is not None), None)
         if refused is not None:  # Says nothing of the reasoning, and its cure is another.
-            return scores, "request_refused", f"by {reader}, who was to read it: {refused}"
-        hits = sum(plan.task.labels.normalise(reply.text) == row.example.label for reply in replies)
+            return scores, refused.refused_as, f"by {reader}, who was to read it: {refused.refused}"
+        hits = sum(plan.task.labels.normalise(plain_text(reply)) == row.example.label for reply in replies)
         scores[view] = hits / check.samples
     low = [f"{view} {score:.2f} < {check.min_score:g}" for view, score in scores.items() if score < check.min_score]
     return scores, "cross_check_failed" if low else None, f"read by {reader}: {', '.join(low)}" if low else ""

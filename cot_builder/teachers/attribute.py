@@ -43,6 +43,7 @@ class AttributeTeacher:
     """See the module. `examples` are the rows of the build: a misreading takes its wrong value from theirs."""
 
     concurrency = 1
+    sample: tuple[Question, Request] | None = None
 
     def __init__(
         self,

@@ -49,14 +49,26 @@ class Request:
         return cls(record, digest(record))
 
 
+GIVEN_UP = "given_up"
+"""In a refused reply's usage: why its request was given up (server_error, moderated, no_reply)."""
+
+
 @dataclass(frozen=True)
 class Reply:
-    """What a teacher said. `refused` is set when the server refused the request itself (HTTP 400) with that message."""
+    """What a teacher said. `refused` is set when the server refused the request itself (HTTP 400) with that message, or when it
+    was given up because the server failed at it alone."""
 
     text: str
     refused: str | None = None
     usage: dict[str, Any] = field(default_factory=dict)
-    """finish_reason, prompt_tokens, completion_tokens, where the server says them."""
+    """finish_reason, prompt_tokens, completion_tokens, where the server says them; `GIVEN_UP` where it was given up."""
+    thought: str = ""
+    """What a thinking model thought, where its server tells it apart from the text."""
+
+    @property
+    def refused_as(self) -> str:
+        """The reason of a refused reply."""
+        return str(self.usage.get(GIVEN_UP, "request_refused"))
 
 
 @dataclass(frozen=True)
@@ -90,6 +102,8 @@ class Teacher(Protocol):
     name: str
     concurrency: int
     """Rows that may wait for it at one time."""
+    sample: tuple[Question, Request] | None
+    """A question that it has answered, now or in an earlier build."""
 
     def request(self, question: Question) -> Request:
         """Everything the reply to a question depends on. Pure but for the picture's digest.

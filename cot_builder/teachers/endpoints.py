@@ -45,6 +45,8 @@ class Endpoint:
         self.leases: dict[Lease, None] = {}
         """What is in flight, the oldest first."""
         self.answered = self.failed = 0
+        self.answered_at = 0.0
+        """When it answered last, on the monotonic clock."""
         self.failures = 0
         """Failures in a row."""
         self.resting_until = self.banned_until = 0.0
@@ -137,9 +139,18 @@ class Pool:
         elif answered:
             endpoint.limit.done(now, lease.since, endpoint.load)
             endpoint.answered += 1
-            endpoint.failures, endpoint.resting_until, self._failing_since = 0, 0.0, None
+            endpoint.answered_at = now
+            self.works(endpoint)
         endpoint.leases.pop(lease, None)
         self._hand_out()
+
+    def works(self, endpoint: Endpoint) -> None:
+        """Note that an endpoint answers: its rest ends, and so does the time for which none has answered."""
+        endpoint.failures, endpoint.resting_until, self._failing_since = 0, 0.0, None
+
+    def is_impatient(self) -> bool:
+        """Whether no endpoint has answered for `patience` seconds, so that the next failure ends it all."""
+        return self._failing_since is not None and time.monotonic() - self._failing_since >= self.patience
 
     def stop(self, why: str) -> None:
         """Hand nothing out any more."""

@@ -1,31 +1,63 @@
 """A teacher behind servers of the OpenAI-compatible chat API: many requests in flight, bounded retries.
 
 What a server refuses (HTTP 400) is data; what fails in transport is sent again, to whichever endpoint is free
-(cot_builder/teachers/endpoints.py). Only the configured addresses are contacted: proxy variables and redirects are ignored. The
-API is two JSON objects, so aiohttp speaks it directly; a client library spends several times a request's processor time.
+(cot_builder/teachers/endpoints.py). A request that fails to the last while its endpoint answers others is given up with a reason
+of its own: one picture at which a server stumbles must not hold up a build. Only the configured addresses are contacted: proxy
+variables and redirects are ignored. The API is two JSON objects, so aiohttp speaks it directly; a client library spends several
+times a request's processor time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import re
+import sys
+import time
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 from yarl import URL
 
-from cot_builder.teachers.base import EndpointState, Question, Reply, Request, TeacherDown, Unanswered, draw_seed
+from cot_builder.teachers.base import (
+    GIVEN_UP,
+    EndpointState,
+    Question,
+    Reply,
+    Request,
+    TeacherDown,
+    Unanswered,
+    draw_seed,
+)
 from cot_builder.teachers.config import OpenAIConfig, api_key
-from cot_builder.teachers.endpoints import Failure, Lease, Pool
+from cot_builder.teachers.endpoints import Endpoint, Failure, Lease, Pool
 from cot_builder.teachers.images import ENCODING
+from pipeline.data.images import ImageError
 from pipeline.files import digest, weights_digest
 from pipeline.runs.phases import SERVED_AS
+from pipeline.system.chat_api import (
+    DENIED,
+    ErrorReply,
+    adapted,
+    address_hint,
+    clean,
+    fields_not_taken,
+    read_choice,
+)
 
 _REFUSED = (400, 413, 415, 422)
 """Statuses that say: this request is not served, now or later."""
-_MISCONFIGURED = (401, 403, 404, 405)
+_MISCONFIGURED = (401, 404, 405)
 """Statuses every request would get: a wrong key, model name or address."""
+_DENIED_KINDS = tuple(f"http_{status}" for status in DENIED)
+_DENIALS = 2
+"""Denied requests after which a server that has answered none is taken for one that knows the key no better."""
+_TRIES_WHEN_DENIED = 2
+"""Times a request is sent that a server denies while it answers others: a moderation seldom changes its mind."""
+_MODERATION = re.compile(r"moderat|flagg|polic|safety|inappropriate|sensitive|content[_ ]filter|blocked", re.IGNORECASE)
+_PROBE = "Answer with the word yes."
 _KEEP_ALIVE = 4.0
 """Seconds an idle connection is kept: less than the 5 after which uvicorn, and so vLLM, closes it under a request."""
 
@@ -42,7 +74,13 @@ class OpenAITeacher:
 
     def __init__(self, name: str, config: OpenAIConfig, run_seed: int, concurrency: int) -> None:
         self.name = name
+        self.sample: tuple[Question, Request] | None = None
+        """A question that was answered once, this time or before: asked again (for one token) to see whether a server works."""
         self._config, self._run_seed = config, run_seed
+        self._not_taken: set[str] = set()
+        """Fields that the server refuses, by its words: left out, or sent under another name."""
+        self._denied = self._probed = 0
+        self._probes: dict[Endpoint, asyncio.Task[bool]] = {}
         per_endpoint = config.concurrency or concurrency
         self.concurrency = per_endpoint * len(config.base_urls)
         self._key = api_key(config) or "EMPTY"
@@ -86,31 +124,121 @@ class OpenAITeacher:
         return Request.of(record)
 
     async def ask(self, question: Question, request: Request) -> Reply:
-        """Send a request until it is answered or refused, at most `retries` times again."""
+        """Send a request until it is answered or refused, at most `retries` times again.
+
+        One that fails to the last at an endpoint that answers other requests is given up: its reply is refused, and `GIVEN_UP`
+        in its usage says why.
+        """
         body: bytes | None = None
-        failures, left = 0, None
+        failures, left, first = 0, None, 0.0
         while True:
             lease = await self._pool.take(besides=left)
             try:
                 if body is None:  # Not while it waits: hundreds of rows may, and a picture is large.
-                    picture = await question.picture.data_url(self._config.image_size) if question.picture else None
-                    body = _body(request.record, picture)
+                    body = await self._encoded(question, request)
                 reply = await self._send(lease, body, movable=left is None)
             except Failure as failure:
                 if lease.moved:
                     self._pool.give_back(lease, answered=False)
                     left = lease.endpoint
                     continue
+                first = first or time.monotonic()
+                try:
+                    own = await self._is_the_requests(lease, failure, failures + 1, first)
+                except BaseException:
+                    self._pool.give_back(lease, answered=False)
+                    raise
+                if own:
+                    self._pool.give_back(lease, answered=False)
+                    return Reply("", refused=str(failure), usage={GIVEN_UP: _given_up_as(failure.kind)})
                 self._pool.give_back(lease, failure)
                 failures += not failure.absent
                 if failures > self._config.retries:
-                    raise Unanswered(f"failed {failures} times, last with {failure.kind}") from failure
+                    raise Unanswered(f"failed {failures} times, last with {failure.kind} ({failure})") from failure
             except BaseException:
                 self._pool.give_back(lease, answered=False)
                 raise
             else:
                 self._pool.give_back(lease)
+                if reply.refused is not None and self._adapts(reply.refused, body):
+                    body = None
+                    continue
                 return reply
+
+    async def _encoded(self, question: Question, request: Request) -> bytes:
+        picture = await question.picture.data_url(self._config.image_size) if question.picture else None
+        return _body(request.record, picture, self._not_taken)
+
+    def _adapts(self, refused: str, body: bytes) -> bool:
+        """Whether the server refuses fields it takes in another form, or not at all, so that the request is sent once more."""
+        found = fields_not_taken(refused, json.loads(body[: body.index(b', "messages": ')] + b"}"))
+        if new := found - self._not_taken:
+            self._not_taken |= new
+            form = ", ".join(sorted(adapted(dict.fromkeys(new), new))) or "no such field"
+            print(
+                f"teacher {self.name}: its server takes no {', '.join(sorted(new))}; it is asked with {form}",
+                file=sys.stderr,
+                flush=True,
+            )
+        return bool(found)
+
+    async def _is_the_requests(self, lease: Lease, failure: Failure, times: int, first: float) -> bool:
+        """Whether a failure is the request's own: it has failed often enough, and its endpoint answers others.
+
+        Args:
+            lease: where it failed.
+            failure: how; its `absent` becomes true for a denial that says nothing of the request.
+            times: how often it has failed, this time included.
+            first: when it failed first.
+
+        Raises:
+            TeacherDown: when the server denies every request.
+        """
+        endpoint, denied = lease.endpoint, failure.kind in _DENIED_KINDS
+        if failure.absent or failure.kind == "http_429":
+            return False
+        most = min(self._config.retries + 1, _TRIES_WHEN_DENIED) if denied else self._config.retries + 1
+        works = self.sample is not None or any(each.answered for each in self._pool.endpoints)
+        if denied and not works:
+            self._denied += 1
+            alone = self._denied == 1 and endpoint.load == 1
+            if (alone or _MODERATION.search(str(failure))) and await self._answers(endpoint):
+                return times >= most
+            if alone or self._denied >= _DENIALS:
+                self._pool.stop(f"{endpoint.url} answers {failure}")
+                raise TeacherDown(self._pool.why_down)
+            return False
+        impatient = self._pool.is_impatient()
+        if times < most and not impatient:
+            return False
+        alive = endpoint.answered_at > first or (works and await self._answers(endpoint))
+        if alive:
+            self._pool.works(endpoint)
+        failure.absent = denied and not alive
+        return alive and times >= min(most, _TRIES_WHEN_DENIED)
+
+    async def _answers(self, endpoint: Endpoint) -> bool:
+        """Whether an endpoint answers something else now; requests that want to know at one time share one try."""
+        probe = self._probes.get(endpoint)
+        if probe is None or probe.done():
+            probe = self._probes[endpoint] = asyncio.create_task(self._probe(endpoint))
+        return await asyncio.shield(probe)
+
+    async def _probe(self, endpoint: Endpoint) -> bool:
+        self._probed += 1
+        try:
+            picture, record = None, None
+            if self.sample is not None:
+                question, request = self.sample
+                record = request.record
+                picture = await question.picture.data_url(self._config.image_size) if question.picture else None
+            record = record or {"model": self._config.model, "text": _PROBE, "picture_first": False, "sampling": {}}
+            sampling = {"extra_body": {}, **record["sampling"], "max_tokens": 1, "seed": self._probed}
+            sent = _body({**record, "sampling": sampling}, picture, self._not_taken)
+            reply = await self._send(Lease(endpoint, time.monotonic()), sent, movable=False)
+        except (Failure, TeacherDown, ImageError):
+            return False
+        return reply.refused is None
 
     async def body(self, question: Question, request: Request) -> dict[str, Any]:
         """The body of a request as it is sent, for asking elsewhere.
@@ -118,8 +246,7 @@ class OpenAITeacher:
         Raises:
             ImageError: when its picture cannot be read.
         """
-        picture = await question.picture.data_url(self._config.image_size) if question.picture else None
-        sent: dict[str, Any] = json.loads(_body(request.record, picture))
+        sent: dict[str, Any] = json.loads(await self._encoded(question, request))
         return sent
 
     def endpoints(self) -> list[EndpointState]:
@@ -158,13 +285,18 @@ class OpenAITeacher:
             raise Failure("connection_error", self._public(repr(error))) from error
         except (aiohttp.ClientError, ValueError) as error:  # Not HTTP.
             raise Failure("malformed_reply", self._public(repr(error))) from error
+        hint = address_hint(url, status)
         if status == 200:
             try:
                 return read_completion(json.loads(data))
-            except (ValueError, TypeError, LookupError, RecursionError) as error:
+            except (
+                ErrorReply
+            ) as error:  # An error in the place of a completion, often with the status it should have had.
+                status, data = error.status or 500, str(error).encode()
+            except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                 # Not the JSON of a completion: cut off, or from something else at that address.
-                raise Failure("malformed_reply", self._public(repr(error))) from error
-        message = self._public(f"HTTP {status}: {data[:4000].decode(errors='replace')}")
+                raise Failure("malformed_reply", self._public(repr(error)) + hint) from error
+        message = self._public(f"HTTP {status}: {data[:4000].decode(errors='replace')}") + hint
         if status in _REFUSED:
             return Reply("", refused=message)
         if status in _MISCONFIGURED and any(endpoint.answered for endpoint in self._pool.endpoints):
@@ -192,10 +324,17 @@ class OpenAITeacher:
 
     def _public(self, message: str) -> str:
         """A server's message without the key, short enough to keep."""
-        return _clean(message.replace(self._key, "***"))[:2000]
+        return clean(message.replace(self._key, "***"))[:2000]
 
 
-def _body(record: dict[str, Any], picture: str | None) -> bytes:
+def _given_up_as(kind: str) -> str:
+    """The reason of a request that was given up, out of how it failed."""
+    if kind in _DENIED_KINDS:
+        return "moderated"
+    return "no_reply" if kind in ("timeout", "connection_error") else "server_error"
+
+
+def _body(record: dict[str, Any], picture: str | None, not_taken: Collection[str] = ()) -> bytes:
     """The JSON of a request. The picture, which is nearly all of it, is put in as it is: base64 needs no escapes."""
     sampling = dict(record["sampling"])
     extra, choices = sampling.pop("extra_body"), sampling.pop("choices", None)
@@ -207,30 +346,26 @@ def _body(record: dict[str, Any], picture: str | None) -> bytes:
         content.insert(
             0 if record["picture_first"] else 1, f'{{"type": "image_url", "image_url": {{"url": "{picture}"}}}}'
         )
-    head = json.dumps({"model": record["model"], **sampling, **extra})[:-1]
+    head = json.dumps({"model": record["model"], **adapted(sampling, not_taken), **extra})[:-1]
     return f'{head}, "messages": [{{"role": "user", "content": [{", ".join(content)}]}}]}}'.encode()
 
 
 def read_completion(completion: Any) -> Reply:
-    """The text of a completion, which is empty when the server says null (a reasoning model that was cut off).
+    """Return the text of a completion, and its thought where the server tells it apart.
 
     Raises:
-        ValueError, TypeError, LookupError: when it is not one.
+        ErrorReply: when it is an error in the place of a completion.
+        ValueError, TypeError, LookupError, AttributeError: when it is no completion.
     """
-    choice = completion["choices"][0]
-    text = choice["message"]["content"] or ""
-    if not isinstance(text, str):
-        raise TypeError(f"content is a {type(text).__name__}")
+    text, thought, choice = read_choice(completion)
     usage = completion.get("usage")
     counts = usage if isinstance(usage, dict) else {}
     known = {name: counts[name] for name in ("prompt_tokens", "completion_tokens") if isinstance(counts.get(name), int)}
     reason = choice.get("finish_reason")
-    return Reply(_clean(text), usage={"finish_reason": reason if isinstance(reason, str) else None, **known})
-
-
-def _clean(text: str) -> str:
-    """`text` without lone surrogates, which JSON can carry and files cannot."""
-    return text.encode("utf-8", "replace").decode()
+    usage = {"finish_reason": reason if isinstance(reason, str) else None, **known}
+    if reason == "content_filter" and not text.strip():
+        return Reply("", refused="the server's content filter left no text", usage={**usage, GIVEN_UP: "moderated"})
+    return Reply(text, usage=usage, thought=thought)
 
 
 def _retry_after(header: str | None) -> float:

@@ -39,6 +39,8 @@ def cot_problems(config: RunConfig) -> Iterator[str]:
     for key in ("attempts", "concurrency", "min_rows", "teachers_per_row"):
         if getattr(cot, key) < 1:
             yield f"cot.{key}: {getattr(cot, key)} must be at least 1"
+    if cot.stop_after_failures < 0:
+        yield f"cot.stop_after_failures: {cot.stop_after_failures} is negative; 0 asks on whatever fails"
     yield from _policies(cot)
     for key, values in (("weights", cot.weights), ("quotas", cot.quotas)):
         for name, value in values.items():

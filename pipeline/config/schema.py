@@ -149,6 +149,8 @@ class CotConfig:
     """Kept rows below which the build fails."""
     min_rows_per_class: int = 1
     """The same for each class that has rows in the split."""
+    stop_after_failures: int = 50
+    """First replies of a teacher that all fail for one reason, after which it is asked no more; 0 asks on."""
 
 
 @dataclass(frozen=True)

@@ -59,7 +59,7 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
 
 _SAME_WEIGHTS = ("gate", "shared_prefix")
 """Keys of a stage that change nothing it learns."""
-_ASKING = ("concurrency", "endpoints", "min_rows", "min_rows_per_class")
+_ASKING = ("concurrency", "endpoints", "min_rows", "min_rows_per_class", "stop_after_failures")
 """Keys of the cot block that say where and how fast teachers are asked or when a build fails, and change no row."""
 TRANSPORT = ("base_urls", "api_key_env", "timeout", "retries", "patience", "concurrency", "serve")
 """Keys of a teacher's file that say where, how fast and with what patience it is asked, and change no reply."""

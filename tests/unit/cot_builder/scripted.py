@@ -66,7 +66,7 @@ class _Teacher:
     """A served teacher whose replies a test writes; its requests, and so its keys, are the real ones."""
 
     def __init__(self, name: str, config: Any, seed: int, say: Say) -> None:
-        self.name, self.concurrency = name, 4
+        self.name, self.concurrency, self.sample = name, 4, None
         self._real, self._say = OpenAITeacher(name, config, seed, 4), say
         self.request, self.close = self._real.request, self._real.close
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import time
 
 import pytest
+from fault_server import parts
+
+from cot_builder.__main__ import main
 
 PATIENT = {"patience": 30.0}
 
@@ -108,8 +112,9 @@ def test_one_row_that_always_fails_does_not_hold_up_the_others(project, serve):
 
     stub = serve(fault=fault)
     project.ask(stub, teacher={**PATIENT, "retries": 2})
-    assert project.build() == 3
-    assert project.manifest()["rows"]["unasked"] == 1
+    assert project.build() == 0
+    assert project.manifest()["rows"]["unasked"] == 0
+    assert project.manifest()["rejected_rows_by_reason"]["server_error"] == 1
     assert [request["seed"] for request in stub.requests].count(cursed[0]) == 3
 
 
@@ -149,3 +154,58 @@ def test_proxy_variables_and_redirects_lead_nowhere(project, serve, monkeypatch)
     assert project.build() == 0
     assert elsewhere.requests == []
     assert len(stub.requests) == 40
+
+
+@pytest.mark.parametrize("where", ["reasoning_content", "reasoning"])
+def test_a_thinking_teacher_s_thought_is_the_reasoning(project, serve, where):
+    """Its server tells the thought apart from the text; a build out of such replies has rows like any other."""
+    import pyarrow.parquet as pq
+
+    def reply(body):
+        shown = re.search(r"answered: (\w+)\.", parts(body)[0])
+        return {
+            "content": f"\n\n<answer>{shown[1]}</answer>",
+            where: f"Wide skies speak of it. This suggests {shown[1]}.",
+        }
+
+    project.ask(serve(reply=reply))
+    assert project.build() == 0
+    rows = pq.read_table(project.cot / "train.parquet").to_pylist()
+    assert rows
+    assert all(row["think"] == f"Wide skies speak of it. This suggests {row['answer']}." for row in rows)
+
+
+def test_a_server_that_takes_no_max_tokens_and_no_temperature_is_asked_without(project, serve, capsys):
+    def fault(n, seed):
+        sent = stub.requests[-1]
+        if "max_tokens" in sent:
+            return 400, {"error": {"message": "'max_tokens' is not supported, use 'max_completion_tokens' instead"}}
+        if "temperature" in sent:
+            return 400, {"error": {"message": "Unsupported value: 'temperature' does not support 0.7"}}
+        return None
+
+    stub = serve(fault=fault)
+    project.ask(stub)
+    assert project.build() == 0
+    assert "request_refused" not in project.manifest()["rejected_rows_by_reason"]
+    assert all("max_completion_tokens" in sent and "temperature" not in sent for sent in stub.requests[-30:])
+    assert "takes no max_tokens; it is asked with max_completion_tokens" in capsys.readouterr().err
+    stub.fault = lambda n, seed: "500"
+    assert project.build() == 0  # The request's key is what was meant to be asked: nothing is asked again.
+
+
+def test_an_address_without_v1_is_hinted_at(project, serve, capsys):
+    stub = serve(fault=lambda n, seed: "404")
+    project.ask(stub, teacher={"base_urls": [stub.url.removesuffix("/v1")]})
+    assert project.build() == 3
+    assert f"is /v1 missing? most servers want {stub.url}" in capsys.readouterr().err
+
+
+def test_preview_tells_why_no_reply_would_be_kept_and_fails(project, serve, capsys):
+    stub = serve(fault=lambda n, seed: (401, {"error": {"message": "invalid api key"}}))
+    project.ask(stub)
+    assert main(["preview", "--config", str(project.config), "--rows", "3"]) == 2
+    assert "invalid api key" in capsys.readouterr().err
+    stub.fault, stub.reply = (lambda n, seed: None), (lambda body: "<answer>awe</answer>")
+    assert main(["preview", "--config", str(project.config), "--rows", "3"]) == 2
+    assert "none of 3 replies is kept (no_think 3)" in capsys.readouterr().err

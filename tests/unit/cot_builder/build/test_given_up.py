@@ -1,0 +1,158 @@
+"""A row at which a server fails while it answers others is given up with a reason and a name, and asked again when told to."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fault_server import stub_reply
+
+QUICK = {"timeout": 0.4, "retries": 1, "patience": 20.0}
+HTML = (500, b"<html><h1>Internal Server Error</h1></html>")
+
+
+@pytest.fixture(autouse=True)
+def no_long_rests(monkeypatch):
+    monkeypatch.setattr("cot_builder.teachers.endpoints._FIRST_PAUSE", 0.02)
+
+
+def lines(path):
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def cursed(fault, *numbers):
+    """A fault of the requests that came as these numbers, whenever they are sent again."""
+    seeds: set[int] = set()
+
+    def of(n, seed):
+        if n in numbers:
+            seeds.add(seed)
+        return fault if seed in seeds else None
+
+    return of
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("500", "server_error"),
+        ("502", "server_error"),
+        (HTML, "server_error"),
+        ("garbage", "server_error"),
+        ("shape", "server_error"),
+        ((200, {"error": {"message": "the image encoder crashed", "code": 500}}), "server_error"),
+        ("403", "moderated"),
+        ("451", "moderated"),
+        ("hang", "no_reply"),
+        ("reset", "no_reply"),
+        ("truncate", "no_reply"),
+    ],
+)
+def test_a_row_that_is_never_answered_is_given_up_named_and_asked_again_on_request(
+    project, serve, capsys, fault, reason
+):
+    stub = serve(
+        fault=cursed(fault, 0, 39)
+    )  # The first, when nothing was answered yet, and the last, when all others are.
+    project.ask(stub, teacher=QUICK)
+    assert project.build() == 0
+    manifest, rejected = project.manifest(), lines(project.cot / "rejected.jsonl")
+    given_up = [row["id"] for row in rejected if row["reason"] == reason]
+    assert len(given_up) == 2
+    assert manifest["given_up"] == {reason: {"rows": 2, "first": given_up[0]}}
+    assert manifest["rejected_rows_by_reason"][reason] == 2
+    said = capsys.readouterr().err
+    assert f"2 rows were given up as {reason} (first: {given_up[0]})" in said
+    assert "--retry" in said
+    asked = len(stub.requests)
+    assert project.build() == 0  # Nothing is asked again by itself.
+    assert len(stub.requests) == asked
+    stub.fault = lambda n, seed: None
+    assert project.build("--retry") == 0
+    assert len(stub.requests) == asked + 2
+    assert project.manifest()["given_up"] == {}
+
+
+def test_rows_left_by_an_earlier_build_do_not_stop_the_teacher_when_they_are_denied(project, serve):
+    stub = serve(fault=cursed("403", 7, 21))
+    project.ask(stub, teacher=QUICK)
+    assert project.build() == 0
+    assert project.build("--retry") == 0  # Only these two are asked, and both are denied.
+    assert project.manifest()["rejected_rows_by_reason"]["moderated"] == 2
+
+
+def test_a_moderation_of_the_very_first_rows_is_no_wrong_key(project, serve):
+    words = (403, {"error": {"message": "Your request was flagged by our moderation."}})
+    stub = serve(fault=cursed(words, 0, 1, 2, 3))
+    project.ask(stub, teacher=QUICK)
+    assert project.build() == 0
+    assert project.manifest()["rejected_rows_by_reason"]["moderated"] == 4
+
+
+def test_a_server_that_broke_for_all_gives_no_row_up(project, serve):
+    stub = serve(fault=lambda n, seed: "500" if n >= 20 else None)
+    project.ask(stub, teacher={**QUICK, "patience": 0.5})
+    assert project.build() == 3
+    assert project.manifest()["given_up"] == {}
+    assert project.manifest()["rows"]["unasked"] == 20
+    stub.fault = lambda n, seed: None
+    assert project.build() == 0
+    assert set(stub.answered.values()) == {1}
+
+
+def test_a_key_that_is_revoked_midway_gives_no_row_up(project, serve):
+    stub = serve(fault=lambda n, seed: "403" if n >= 20 else None)
+    project.ask(stub, teacher={**QUICK, "patience": 0.5})
+    assert project.build() == 3
+    assert project.manifest()["given_up"] == {}
+
+
+def test_rows_without_a_reply_are_listed_and_the_first_is_named(project, serve, capsys):
+    stub = serve(fault=lambda n, seed: "500" if n >= 30 else None)
+    project.ask(stub, teacher={**QUICK, "patience": 0.2})
+    assert project.build() == 3
+    unasked = lines(project.cot / "unasked.jsonl")
+    assert len(unasked) == 10
+    assert all("HTTP 500" in row["why"] or row["why"] == "not asked yet" for row in unasked)
+    assert f"10 rows were not answered (first: {unasked[0]['id']}" in capsys.readouterr().err
+    stub.fault = lambda n, seed: None
+    assert project.build() == 0
+    assert not (project.cot / "unasked.jsonl").exists()
+
+
+def test_a_content_filter_that_leaves_nothing_is_moderation(project, serve):
+    filtered = {"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}
+    stub = serve(fault=cursed((200, filtered), 4))
+    project.ask(stub)
+    assert project.build() == 0
+    assert project.manifest()["rejected_rows_by_reason"]["moderated"] == 1
+    assert len(stub.requests) == 40
+
+
+@pytest.mark.parametrize(
+    ("reply", "reason"),
+    [
+        ("<answer>awe</answer>", "no_think"),
+        ("<think>I look at it and", "unclosed_think"),
+        ("**Answer:** awe", "no_think"),
+        ("", "empty"),
+        ({"content": None, "reasoning_content": "It is all"}, "empty"),
+    ],
+)
+def test_a_teacher_whose_first_replies_all_fail_for_one_reason_is_stopped(project, serve, capsys, reply, reason):
+    stub = serve(reply=lambda body: reply)
+    project.ask(stub, rows=90)
+    assert project.build() == 3
+    assert 50 <= len(stub.requests) < 60
+    said = capsys.readouterr().err
+    assert f"its first 50 replies all fail as {reason}" in said
+    assert "cot.stop_after_failures=0" in said
+    assert project.build("cot.stop_after_failures=0") == 2  # All are asked, and no row is kept.
+    assert len(stub.requests) == 90
+
+
+def test_one_good_reply_among_the_first_lets_a_build_go_on(project, serve):
+    stub = serve(reply=lambda body: stub_reply(2, "awe") if len(stub.requests) == 40 else "<answer>awe</answer>")
+    project.ask(stub, rows=90)
+    project.build()
+    assert len(stub.requests) == 90

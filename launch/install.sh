@@ -115,7 +115,13 @@ free_gb=$(df -Pk "$venv" | awk 'NR == 2 { print int($4 / 1048576) }')
 if [ ! -e "$venv/.installed-base" ] && [ "$free_gb" -lt "$need_gb" ]; then
   die "too little disk space: .venv needs about $need_gb GB, $venv has $free_gb GB free"
 fi
-if ! command -v c++ > /dev/null && ! command -v g++ > /dev/null; then
+if [ "$kind" = cuda ]; then
+  # Triton compiles a launcher with the C compiler at the first step of every training, DeepSpeed its extension with the C++ one.
+  command -v "${CC:-cc}" > /dev/null || command -v gcc > /dev/null || command -v clang > /dev/null ||
+    say "warning: no C compiler; training on a GPU needs one (apt install gcc g++), and is refused without"
+  "$python" -c 'import os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")' 2>/dev/null ||
+    say "warning: no Python.h; training on a GPU needs it (apt install python3-dev), and is refused without"
+elif ! command -v c++ > /dev/null && ! command -v g++ > /dev/null; then
   say "warning: no C++ compiler; DeepSpeed's first launch needs one (apt install g++), runs without launch.deepspeed do not"
 elif ! "$python" -c 'import os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")' 2>/dev/null; then
   say "warning: no Python.h; DeepSpeed's first launch needs it (apt install python3-dev), runs without launch.deepspeed do not"

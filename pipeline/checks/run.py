@@ -31,7 +31,7 @@ from pipeline.data.task import PROMPT_STYLES
 from pipeline.errors import UserError, nearest
 from pipeline.run_dir import BASE
 from pipeline.system import multinode
-from pipeline.system.hardware import visible_gpus
+from pipeline.system.hardware import compiler_problems, visible_gpus
 
 
 def check(config: RunConfig, trains: bool = True) -> None:
@@ -212,4 +212,6 @@ def _launch(config: RunConfig) -> Iterator[str]:
         yield f"launch.num_processes: {processes} must be at least 1"
     elif processes is not None and gpus and processes > gpus - kept:
         yield f"launch.num_processes: {processes} is more than the {gpus - kept} visible GPUs; lower it or make more visible"
+    if gpus and (config.stages or config.baseline):
+        yield from compiler_problems()
     yield from deepspeed_problems(config)

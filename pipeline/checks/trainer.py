@@ -11,6 +11,7 @@ from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.config.trainer_options import CONFIG_CLASSES, trainer_fields
 from pipeline.errors import nearest
 from pipeline.files import ROOT
+from pipeline.system import multinode
 
 OWNED = {
     "output_dir": "it is the stage's folder of the run tree",
@@ -215,6 +216,11 @@ def _rollouts(where: str, stage: StageConfig, own: int, generations: int) -> Ite
     if stage.rollouts not in ROLLOUTS:
         yield f"{where}.rollouts: {stage.rollouts!r} must be one of {', '.join(ROLLOUTS)}; {nearest(stage.rollouts, ROLLOUTS)}"
     if stage.rollouts == "vllm":
+        if multinode.count() > 1:
+            yield (
+                f"{where}.rollouts: vllm on {multinode.count()} nodes: the server listens on node 0 alone, where the others' "
+                "processes cannot reach it; set rollouts: transformers, or train on one node"
+            )
         if importlib.util.find_spec("vllm") is None:
             yield f"{where}.rollouts: vllm is not installed; ./launch/install.sh --vllm installs it"
         if trainer.get("generation_kwargs"):

@@ -12,7 +12,7 @@ from pathlib import Path
 from pipeline import command_line
 from pipeline.checks.adapters import unshared
 from pipeline.conductor.status import in_use
-from pipeline.config.derived import clip_range, world_size
+from pipeline.config.derived import clip_range, processes_per_node, world_size
 from pipeline.config.loader import load, write_config
 from pipeline.config.schema import BASELINE, RunConfig
 from pipeline.data.load import load_task
@@ -22,6 +22,7 @@ from pipeline.files import file_digest
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.system import multinode
+from pipeline.system.hardware import gpu_names, visible_gpus
 from pipeline.system.processes import run_child
 
 
@@ -161,6 +162,7 @@ def plan(config: RunConfig, run: RunDir) -> str:
     processes = world_size(config)
     launch = f"{processes} process{'es' if processes > 1 else ''}, deepspeed {config.launch.deepspeed or 'no'}"
     lines = [f"run {config.name} in {run.root}: {launch}"]
+    lines += idle_gpus(config)
     for name in phase_names(config):
         reasons = stale_reasons(config, run, name)
         state = (run.record(name) or {}).get("status", "to do")
@@ -170,6 +172,17 @@ def plan(config: RunConfig, run: RunDir) -> str:
     evaluation = f"{config.evaluation.split} after every phase, greedy and {config.evaluation.samples} sampled"
     lines.append(f"  {'evaluation':<24} {'':<10} {evaluation}")
     return "\n".join(lines)
+
+
+def idle_gpus(config: RunConfig) -> list[str]:
+    """A line that says which GPUs a run leaves idle and how to use them; none where all are used."""
+    gpus, processes, kept = visible_gpus(), processes_per_node(config), config.launch.rollout_gpus
+    if gpus <= processes + kept:
+        return []
+    return [
+        f"  uses {processes + kept} of {gpus} visible GPUs ({', '.join(gpu_names()[:processes])}), the others idle: "
+        f"launch.num_processes={gpus - kept} uses them all (batch sizes are per process), CUDA_VISIBLE_DEVICES chooses others"
+    ]
 
 
 def _what(config: RunConfig, name: str) -> str:

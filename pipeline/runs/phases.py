@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
@@ -126,6 +127,24 @@ def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
     }
 
 
+def _decisive(inputs: Any) -> Any:
+    """The inputs of a phase without what presets said otherwise once, and what makes no other model or hardly one.
+
+    These are the processes that read pictures, and the precision in which DeepSpeed sums gradients.
+    """
+    plain: Any = json.loads(json.dumps(inputs))
+    if isinstance(plain, dict):
+        ((plain.get("stage") or {}).get("trainer") or {}).pop("dataloader_num_workers", None)
+        launch = plain.get("launch") or {}
+        with contextlib.suppress(ValueError):
+            settings = json.loads(str(launch.get("deepspeed")))
+            if isinstance(settings, dict):
+                if settings.get("data_types") == {"grad_accum_dtype": "fp32"}:
+                    del settings["data_types"]
+                launch["deepspeed"] = settings
+    return plain
+
+
 OTHER_ROWS = "the CoT rows are other rows now"
 
 
@@ -138,7 +157,8 @@ def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None
     record = run.record(name)
     if record is None:
         return None
-    reasons = differences(record.get("inputs"), json.loads(json.dumps(phase_inputs(config, name), default=str)))
+    now = json.loads(json.dumps(phase_inputs(config, name), default=str))
+    reasons = differences(_decisive(record.get("inputs")), _decisive(now))
     if name == COT:
         reasons += _edited_prompts(record)
     parent = parent_of(config, name)

@@ -6,6 +6,9 @@ import functools
 import os
 import shutil
 import subprocess
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
 
 
 @functools.cache
@@ -22,6 +25,27 @@ def visible_gpus() -> int:
         return 0
     gpus = sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
     return min(gpus, len(visible.split(","))) if visible is not None else gpus
+
+
+def driver_version() -> str:
+    """The version of the NVIDIA driver, as nvidia-smi says it."""
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.split()
+    except (OSError, subprocess.SubprocessError):
+        listed = []
+    return listed[0] if listed else "of an unknown version"
+
+
+def compiler_problems() -> Iterator[str]:
+    """What a GPU's training lacks on this machine: Triton compiles with a C compiler and Python.h at the first step."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        yield "training on a GPU needs a C compiler, for Triton's kernels: apt install gcc g++, or name one in CC"
+    if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
+        yield (
+            f"training on a GPU needs Python.h, for Triton's kernels, and {sysconfig.get_path('include')} has none: "
+            "apt install python3-dev"
+        )
 
 
 def free_memory() -> list[int]:

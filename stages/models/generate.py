@@ -94,7 +94,9 @@ def complete(
         **{"do_sample": False, "repetition_penalty": 1.0, **how},
     )
     with live_rows(model):
-        written = model.generate(**inputs, generation_config=asked, logits_processor=[*processors])
+        # Under ZeRO-3 generate would have all processes agree on every token, and each may have another number of batches here.
+        # No layer is gathered while it is passed: who asks a model in training has gathered all of it (`validation`).
+        written = model.generate(**inputs, generation_config=asked, logits_processor=[*processors], synced_gpus=False)
     tokens = written[:, inputs["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     lengths = (tokens != tokenizer.pad_token_id).sum(dim=1).tolist()

@@ -11,19 +11,43 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 from pipeline.config.families import PART_PREFIXES, part_of
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE
 from pipeline.errors import UserError
+from pipeline.system.hardware import driver_version, visible_gpus
 from stages.processes.work import Work
 
 
 def use_cpu() -> bool:
-    """Whether stages run on the CPU of this machine."""
-    return not torch.cuda.is_available()
+    """Whether stages run on the CPU of this machine.
+
+    Raises:
+        UserError: when there are GPUs that torch cannot use, naming its CUDA and the driver; a run would take weeks on the CPU.
+    """
+    if torch.cuda.is_available():
+        return False
+    if gpus := visible_gpus():
+        built = f"is built for CUDA {torch.version.cuda}" if torch.version.cuda else "is a build without CUDA"
+        cure = (
+            "update the driver (CUDA 13 needs 580 or newer)" if torch.version.cuda else "run ./launch/install.sh again"
+        )
+        raise UserError(
+            f"nvidia-smi lists {gpus} GPU{'s' * (gpus > 1)} with driver {driver_version()}, which torch {torch.__version__} "
+            f"cannot use: it {built}; {cure}, or set CUDA_VISIBLE_DEVICES= (empty) to use the CPU"
+        )
+    return True
 
 
 def compute_dtype(config: Any) -> str:
-    """bfloat16 or float32, as model.dtype resolves on this machine. Weights are float32 masters either way."""
+    """bfloat16 or float32, as model.dtype resolves on this machine. Weights are float32 masters either way.
+
+    A GPU that only emulates bfloat16 (before compute capability 8.0: T4, V100, RTX 20xx) is given float32.
+    """
     if config.model.dtype != "auto":
         return config.model.dtype
-    return "bfloat16" if not use_cpu() and torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if not use_cpu() and torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+
+
+def emulates_bfloat16() -> bool:
+    """Whether this machine's GPU has no bfloat16 of its own."""
+    return not use_cpu() and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 def load_model(

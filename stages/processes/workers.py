@@ -20,10 +20,11 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.config.derived import processes_per_node
+from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
 from pipeline.runs.checkpoint_folders import last_checkpoint, step_of
 from pipeline.system import multinode
-from pipeline.system.hardware import visible_gpus
+from pipeline.system.hardware import gpu_names, visible_gpus
 from pipeline.system.processes import STARTED_BY, child_environment, die_with_parent, how_ended, shielded
 from stages.processes import console
 from stages.processes.console import MARK, say_here
@@ -63,6 +64,8 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
     if visible_gpus() == 0:
         # Two OpenMP threads that share a busy core make a step 7 to 40 times slower.
         shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
+    if (only := one_gpu(work.config)) is not None:
+        shared["CUDA_VISIBLE_DEVICES"] = only
     # Trackers keep what they write in the stage's folder, unless the user's environment says otherwise.
     trackers = {
         "TENSORBOARD_LOGGING_DIR": work.folder / "tensorboard",
@@ -118,6 +121,16 @@ def _words(module: str, work: Work, argv: Sequence[str]) -> list[str]:
         return worker
     torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--signals-to-handle=SIGQUIT"]
     return [*torchrun, *multinode.rendezvous(), *worker]
+
+
+def one_gpu(config: RunConfig) -> str | None:
+    """What CUDA_VISIBLE_DEVICES is to say to the one process of a run where several GPUs are visible; else None.
+
+    A trainer that sees several would spread its one process over all with nn.DataParallel, eightfold batches and all. GPUs
+    kept for a rollout server stay visible: torchrun gives the process its own.
+    """
+    alone = processes_per_node(config) == 1 and not config.launch.rollout_gpus
+    return gpu_names()[0] if alone and visible_gpus() > 1 else None
 
 
 def _new_attempt(logs: Path, module: str) -> Path:

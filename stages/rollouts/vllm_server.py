@@ -69,6 +69,7 @@ def flags(config: RunConfig, gpus: tuple[str, ...], port: int) -> dict[str, Any]
         "dtype": config.model.dtype,
         "trust-remote-code": config.model.trust_remote_code,
         "limit-mm-per-prompt": {"image": 1},
+        "max-model-len": -1,  # What fits: a model's own may be 262,144 positions, whose cache alone fills a card.
         "generation-config": "vllm",  # Else sampling settings of the model's own would be added to the stage's.
         "logprobs-mode": "processed_logprobs",  # At the temperature that was sampled at, as the trainer's are.
         "worker-extension-cls": "stages.rollouts.vllm_worker.PolicyWorker",

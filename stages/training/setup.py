@@ -19,7 +19,7 @@ from pipeline.data.load import load_task
 from pipeline.data.task import Task
 from pipeline.runs.checkpoint_folders import last_checkpoint, remove_torn
 from pipeline.runs.handover import parent_checkpoint
-from stages.models.loading import compute_dtype, load_processor, use_cpu
+from stages.models.loading import compute_dtype, emulates_bfloat16, load_processor, use_cpu
 from stages.processes.console import say
 from stages.processes.deepspeed_locks import clear_stale_locks
 from stages.processes.work import Work
@@ -37,6 +37,10 @@ def start(work: Work) -> tuple[Path, Any, Task]:
     """What a training worker begins with: (parent checkpoint, processor, task)."""
     if use_cpu():  # Several processes would be given cpu:0, to which torch.load restores nothing: no resume.
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
+    if emulates_bfloat16() and os.environ.get("RANK", "0") == "0":
+        asked = work.config.model.dtype
+        told = "so it trains in float32" if asked == "auto" else f"only a slow emulation, and model.dtype is {asked}"
+        say(f"  {work.name}: this GPU has no bfloat16 of its own, {told}")
     if work.config.launch.deepspeed:
         clear_stale_locks()
     if work.config.launch.deepspeed and use_cpu():

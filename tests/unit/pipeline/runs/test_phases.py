@@ -199,3 +199,16 @@ def test_starting_from_the_best_makes_a_stage_stale(run: RunDir) -> None:
     assert stale_reasons(config, run, "stage4_clgrpo") == []
     reasons = stale(run, "stages.stage4.init_from=stage3:best")["stage4_clgrpo"]
     assert any("its parent stage3_grpo_accuracy now has other weights" in reason for reason in reasons)
+
+
+def test_a_run_of_a_preset_from_before_it_summed_gradients_in_float32_goes_on(run: RunDir) -> None:
+    """And with the number of data processes that presets once named."""
+    for name in STAGES:
+        record = run.record(name) or {}
+        record["inputs"]["stage"]["trainer"]["dataloader_num_workers"] = 4
+        settings = json.loads((loader.CONFIGS / "deepspeed" / "zero2.json").read_text())
+        assert settings.pop("data_types") == {"grad_accum_dtype": "fp32"}
+        record["inputs"]["launch"]["deepspeed"] = json.dumps(settings, indent=2)
+        write_json(run.record_path(name), record)
+    assert set(stale(run, "launch.deepspeed=zero2")) == {BASELINE}
+    assert set(stale(run, "launch.deepspeed=zero3")) == {BASELINE, *STAGES}

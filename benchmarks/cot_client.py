@@ -24,9 +24,9 @@ from pathlib import Path
 from PIL import Image
 
 from cot_builder.prompts import load_prompt
-from cot_builder.teachers.base import Question
+from cot_builder.teachers.base import TeacherQuestion
 from cot_builder.teachers.config import OpenAIConfig
-from cot_builder.teachers.images import Picture, data_url
+from cot_builder.teachers.images import TeacherImage, data_url
 from cot_builder.teachers.openai import OpenAITeacher
 from pipeline.data.images import plain_jpeg
 from pipeline.types import Example
@@ -59,13 +59,13 @@ async def measure(url: str, path: Path, requests: int, concurrency: int) -> tupl
     """(requests/s, processor seconds per request, limit at the end) of asking the server at `url` about one picture."""
     config = OpenAIConfig(model="none", base_urls=[url], patience=10.0)
     teacher = OpenAITeacher("none", config, 0, concurrency)
-    prompt, picture = load_prompt("answer_hidden_v1"), Picture(path)
+    prompt, picture = load_prompt("answer_hidden_v1"), TeacherImage(path)
     await picture.data_url(config.image_size)
 
     async def work(numbers: range) -> None:
         for number in numbers:
             row = Example(str(number), path, "awe")
-            question = Question(row, "answer_hidden", 0, prompt, TEXT, picture)
+            question = TeacherQuestion(row, "answer_hidden", 0, prompt, TEXT, picture)
             await teacher.ask(question, teacher.request(question))
 
     await asyncio.gather(*(work(range(-n, -n + 1)) for n in range(1, concurrency + 1)))  # Connect.

@@ -57,7 +57,7 @@ class Result:
     """The last thing the builder said about it."""
 
 
-class Bench:
+class FaultBench:
     """Builds of the same rows, each in a folder of its own."""
 
     def __init__(self, folder: Path, seed: int, scale: float) -> None:
@@ -167,7 +167,7 @@ def on_record(config: Path) -> set[int]:
 
 
 def _until_complete(
-    bench: Bench,
+    bench: FaultBench,
     name: str,
     times: int,
     disturb: Callable[[_Build, _Server], int],
@@ -196,7 +196,7 @@ def _until_complete(
     return result
 
 
-def kill_builder(bench: Bench) -> Result:
+def kill_builder(bench: FaultBench) -> Result:
     """kill -9 of the builder at random moments."""
 
     def strike(running: _Build, server: _Server) -> int:
@@ -208,7 +208,7 @@ def kill_builder(bench: Bench) -> Result:
     return _until_complete(bench, "kill", bench.times(50), strike)
 
 
-def stop_builder(bench: Bench) -> Result:
+def stop_builder(bench: FaultBench) -> Result:
     """Ctrl-C and SIGTERM at random moments: what is in flight is waited for and recorded."""
 
     def strike(running: _Build, server: _Server) -> int:
@@ -223,7 +223,7 @@ def stop_builder(bench: Bench) -> Result:
     return _until_complete(bench, "stop", bench.times(10), strike)
 
 
-def torn_journal(bench: Bench) -> Result:
+def torn_journal(bench: FaultBench) -> Result:
     """kill -9, and the journal's log cut off at a random byte, as a power cut leaves it: what was cut off is asked again."""
 
     def strike(running: _Build, server: _Server) -> int:
@@ -240,7 +240,7 @@ def torn_journal(bench: Bench) -> Result:
     return _until_complete(bench, "torn", bench.times(10), strike)
 
 
-def full_disk(bench: Bench) -> Result:
+def full_disk(bench: FaultBench) -> Result:
     """No file may grow beyond a limit that rises from build to build, so that journal and output fill up in turn."""
     result, limit = Result(), 20_000
     with contextlib.closing(_Server()) as server:
@@ -258,7 +258,7 @@ def full_disk(bench: Bench) -> Result:
         return bench.judge(config, result)
 
 
-def killed_server(bench: Bench) -> Result:
+def killed_server(bench: FaultBench) -> Result:
     """The server is killed in the middle and another one comes up at the same address half a second later."""
     result = Result()
     for _ in range(bench.times(10)):
@@ -280,7 +280,7 @@ def killed_server(bench: Bench) -> Result:
     return result
 
 
-def late_endpoint(bench: Bench) -> Result:
+def late_endpoint(bench: FaultBench) -> Result:
     """One of two endpoints is not there at first and comes up later; the other one is twenty times slower."""
     result = Result()
     for _ in range(bench.times(4)):
@@ -303,10 +303,10 @@ def late_endpoint(bench: Bench) -> Result:
     return result
 
 
-def transport(fault: str, share: float = 0.15) -> Callable[[Bench], Result]:
+def transport(fault: str, share: float = 0.15) -> Callable[[FaultBench], Result]:
     """A fault that strikes a share of all requests."""
 
-    def run(bench: Bench) -> Result:
+    def run(bench: FaultBench) -> Result:
         result, wanted = Result(), bench.times(40)
         while result.times < wanted:
             plan = fault_plan(f"{fault}={share}", bench.random.randrange(2**31))
@@ -330,7 +330,7 @@ def transport(fault: str, share: float = 0.15) -> Callable[[Bench], Result]:
     return run
 
 
-SCENARIOS: dict[str, tuple[str, Callable[[Bench], Result]]] = {
+SCENARIOS: dict[str, tuple[str, Callable[[FaultBench], Result]]] = {
     "kill_builder": ("`kill -9` of the builder", kill_builder),
     "stop_builder": ("Ctrl-C or SIGTERM", stop_builder),
     "torn_journal": ("`kill -9` and a torn journal tail", torn_journal),
@@ -349,10 +349,10 @@ SCENARIOS: dict[str, tuple[str, Callable[[Bench], Result]]] = {
 
 
 @contextlib.contextmanager
-def bench(seed: int = 0, scale: float = 1.0) -> Iterator[Bench]:
+def bench(seed: int = 0, scale: float = 1.0) -> Iterator[FaultBench]:
     """A bench in a folder that is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="cot-faults-") as folder:
-        yield Bench(Path(folder), seed, scale)
+        yield FaultBench(Path(folder), seed, scale)
 
 
 def main() -> None:

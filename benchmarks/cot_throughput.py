@@ -27,7 +27,7 @@ from typing import Any
 
 from benchmarks.rivals import contestants
 from benchmarks.rivals.bed import Bed, prepare, served
-from benchmarks.rivals.measure import Failed, Run
+from benchmarks.rivals.measure import MeasurementFailed, Run
 
 CONTESTANTS = ("ours", "bench", "distilabel", "swift")
 CONCURRENCIES = (16, 32, 64, 128, 256)
@@ -36,7 +36,7 @@ SWIFT_SHARE = 4
 
 
 @dataclass
-class Line:
+class ThroughputLine:
     """One line of the table: a contestant with one setting."""
 
     contestant: str
@@ -91,10 +91,10 @@ def _arguments() -> argparse.Namespace:
 
 def _measure(
     bed: Bed, only: list[str], rows: int, repeats: int, concurrencies: list[int], binaries: dict[str, Path]
-) -> list[Line]:
-    lines: list[Line] = []
+) -> list[ThroughputLine]:
+    lines: list[ThroughputLine] = []
 
-    def go(line: Line, ask: Callable[..., Run], *words: Any) -> None:
+    def go(line: ThroughputLine, ask: Callable[..., Run], *words: Any) -> None:
         """One run of a line; a line that has failed is not run again."""
         if line.error is not None:
             return
@@ -103,17 +103,17 @@ def _measure(
         try:
             line.runs.append(ask(bed, *words))
             said = f"{line.runs[-1].rate:.2f} requests/s"
-        except Failed as failed:
+        except MeasurementFailed as failed:
             line.error = said = str(failed)
         print(f"{line.contestant} {line.setting}: {said}", file=sys.stderr, flush=True)
 
     contestants.bench(bed, min(rows, 64), 32)  # Warms the server and puts the text's prefix into its cache.
-    turns: list[tuple[Line, Callable[..., Run], tuple[Any, ...]]] = []
+    turns: list[tuple[ThroughputLine, Callable[..., Run], tuple[Any, ...]]] = []
     if "ours" in only:
-        turns.append((Line("CLGRPO", contestants.our_version(), "defaults"), contestants.ours, (rows,)))
+        turns.append((ThroughputLine("CLGRPO", contestants.our_version(), "defaults"), contestants.ours, (rows,)))
     if "bench" in only:
         for number in concurrencies:
-            line = Line("vllm bench serve", contestants.vllm_version(), f"--max-concurrency {number}")
+            line = ThroughputLine("vllm bench serve", contestants.vllm_version(), f"--max-concurrency {number}")
             go(line, contestants.bench, rows, number)
         if good := [(line.rate(), at) for line, at in zip(lines, concurrencies, strict=True) if line.runs]:
             at = max(good)[1]
@@ -128,13 +128,13 @@ def _measure(
             continue
         share = rows // SWIFT_SHARE if name == "swift" else rows
         for setting, options in contestants.SETTINGS[name].items():
-            line = Line(*contestants.label(name), setting)
+            line = ThroughputLine(*contestants.label(name), setting)
             for _ in range(repeats):
                 go(line, contestants.rival, name, share, binaries[name], options)
     return lines
 
 
-def table(lines: list[Line]) -> str:
+def table(lines: list[ThroughputLine]) -> str:
     """The lines as a markdown table: ours, then each contestant's from its quickest on."""
     order = list(dict.fromkeys(["CLGRPO", *(line.contestant for line in lines)]))
     lines = sorted(lines, key=lambda line: (order.index(line.contestant), -line.rate() if line.runs else 0))
@@ -180,7 +180,7 @@ def hardware() -> str:
     return f"{model}, {cores} cores, {memory:.0f} GiB, Python {platform.python_version()}"
 
 
-def _record(lines: list[Line], rows: int, tokens: int) -> dict[str, Any]:
+def _record(lines: list[ThroughputLine], rows: int, tokens: int) -> dict[str, Any]:
     commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
     packages = {name: metadata.version(name) for name in ("torch", "transformers", "openai")}
     return {

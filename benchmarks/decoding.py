@@ -154,7 +154,7 @@ def training(work: Work) -> dict[str, Turn]:
         mock.patch.object(Trainer, "log", logged),
         mock.patch.object(ServedRollouts, "_generate_single_turn", generated),
         mock.patch("stages.checkpoints.handover.hand_over"),
-        mock.patch("stages.training.setup.leave"),
+        mock.patch("stages.training.setup.exit_worker"),
         contextlib.redirect_stdout(sys.stderr),
     ):
         grpo.train(work)

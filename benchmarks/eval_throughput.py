@@ -80,12 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
     """Rows per second of everybody, and the ratios."""
     from pipeline.config.evaluation import LabModel
-    from stages.evaluation.backends.base import How
+    from stages.evaluation.backends.base import SamplingParams
     from stages.evaluation.backends.checkpoint import find, open_backend
 
     asks = write_rows(folder, arguments.rows, arguments.pixels)
     write_model(folder / "model", arguments.family, arguments.size, arguments.ends)
-    how = How(arguments.tokens, temperature=1.0 if arguments.ends else 0.0)
+    how = SamplingParams(arguments.tokens, temperature=1.0 if arguments.ends else 0.0)
     figures: dict[str, Any] = {"settings": {key: str(value) for key, value in vars(arguments).items()}}
     lab = open_backend(find(LabModel(name_or_path=str(folder / "model")), "float32"), arguments.batch_size, 1)
     answers: dict[str, dict[str, str]] = {}
@@ -126,7 +126,7 @@ def write_rows(folder: Path, count: int, pixels: int) -> list[Any]:
     """Questions of 5 to 60 words, each about a JPEG of one of four shapes."""
     from PIL import Image
 
-    from stages.evaluation.backends.base import Ask
+    from stages.evaluation.backends.base import GenerationRequest
 
     draw = random.Random(0)
     shapes = [(pixels, pixels), (pixels, pixels // 2), (pixels // 2, pixels), (pixels, 3 * pixels // 4)]
@@ -137,7 +137,7 @@ def write_rows(folder: Path, count: int, pixels: int) -> list[Any]:
         coarse = Image.effect_noise((width // 16, height // 16), 90).convert("RGB")
         coarse.resize((width, height)).save(path, quality=90)
         text = f"Question {number}: " + " ".join(draw.choices(_WORDS, k=draw.randint(5, 60)))
-        asks.append(Ask(str(number), text, (path,), seed=number))
+        asks.append(GenerationRequest(str(number), text, (path,), seed=number))
     return asks
 
 

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.benchmark_rows import Picture
+from pipeline.data.benchmark_rows import LocatedImage
 from pipeline.errors import UserError
 from pipeline.scoring.mathvista import extracted, published_prediction
 from pipeline.scoring.mmmu import RULES, published_choice
@@ -207,7 +207,7 @@ def _raw(model: str, outputs: dict[str, Any], published: dict[str, Any], problem
     differ = []
     replaced = free = same = 0
     for pid, row in outputs.items():
-        (question,) = mathvista.build({"pid": pid, **problems[pid], "image": Picture(Path("unread"))})
+        (question,) = mathvista.build({"pid": pid, **problems[pid], "image": LocatedImage(Path("unread"))})
         verdict = mathvista.judge(question, row["response"], "direct")
         correct += verdict.correct
         replaced += verdict.guessed is not None

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             [*settings, "baseline.trainer.save_steps=100000", "stages.stage3.trainer.save_steps=100000"],
         )
         run = RunDir(config.output_dir, config.name)
-        base_model.make(Work(config, BASE, run))
+        base_model.make_base_model(Work(config, BASE, run))
         print("| stage | bare TRL, s a step | stage, s a step | ratio | rounds |\n|---|---|---|---|---|")
         for name, train in (("baseline", sft.train), ("stage3", grpo.train)):
             work = Work(config, config.stage_name(name), run)

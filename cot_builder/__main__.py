@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 from pipeline import command_line
 
 if TYPE_CHECKING:
-    from cot_builder.build.plan import Plan
-    from cot_builder.build.run import Asked
+    from cot_builder.build.plan import BuildPlan
+    from cot_builder.build.run import BuildOutcome
     from pipeline.config.schema import RunConfig
 
 INCOMPLETE = 3
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
     from cot_builder.build import run as build
-    from cot_builder.build.journal import Journal
+    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import Shard, plan
     from cot_builder.output import shards, write
     from cot_builder.output.yields import yields
@@ -96,7 +96,7 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
         print(_describe(planned))
         return 0
     planned.folder.mkdir(parents=True, exist_ok=True)
-    with Journal(planned.folder / "journal") as journal:
+    with ReplyCache(planned.folder / "journal") as journal:
         (shards if planned.shard else write).start(planned)  # Not before: another build may hold the folder.
         if arguments.retry:
             print(f"{journal.forget_refusals()} refused requests are asked again", file=sys.stderr)
@@ -111,7 +111,7 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
     return _end(planned, manifest, asked, yields(manifest), done)
 
 
-def _end(plan: Plan, record: Mapping[str, Any], asked: Asked, shown: str, done: str) -> int:
+def _end(plan: BuildPlan, record: Mapping[str, Any], asked: BuildOutcome, shown: str, done: str) -> int:
     print(shown)
     for line in _given_up(record):
         print(line, file=sys.stderr)
@@ -133,7 +133,7 @@ def _given_up(record: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
-def _stopped(plan: Plan, asked: Asked) -> int:
+def _stopped(plan: BuildPlan, asked: BuildOutcome) -> int:
     """After Ctrl-C or SIGTERM: what was in flight has been recorded."""
     assert asked.stopped_by is not None
     print(
@@ -144,9 +144,9 @@ def _stopped(plan: Plan, asked: Asked) -> int:
 
 
 def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder.build.journal import Journal
+    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import plan
-    from cot_builder.build.run import Asked
+    from cot_builder.build.run import BuildOutcome
     from cot_builder.output import shards, write
     from cot_builder.output.yields import yields
     from pipeline.errors import UserError
@@ -155,25 +155,25 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
         raise UserError(f"--shards: {arguments.shards} is less than 1")
     planned = plan(config)
     planned.folder.mkdir(parents=True, exist_ok=True)
-    with Journal(planned.folder / "journal") as journal:
+    with ReplyCache(planned.folder / "journal") as journal:
         for line in shards.take_over(planned, journal, arguments.shards):
             print(line)
         write.start(planned)
-        manifest = write.finish(planned, journal, Asked(), 0.0)
+        manifest = write.finish(planned, journal, BuildOutcome(), 0.0)
     done = f"{planned.folder / 'train.parquet'}: complete"
-    return _end(planned, manifest, Asked(), yields(manifest), done)
+    return _end(planned, manifest, BuildOutcome(), yields(manifest), done)
 
 
 def _export(config: RunConfig, arguments: argparse.Namespace) -> int:
     import asyncio
 
     from cot_builder.build import batch_api
-    from cot_builder.build.journal import Journal
+    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import plan
 
     planned = plan(config)
     planned.folder.mkdir(parents=True, exist_ok=True)
-    with Journal(planned.folder / "journal") as journal:
+    with ReplyCache(planned.folder / "journal") as journal:
         files, requests = asyncio.run(batch_api.export(planned, journal, arguments.out))
     if not files:
         print(f"nothing to ask; write the rows with `python -m cot_builder build --config {arguments.config}`")
@@ -186,12 +186,12 @@ def _export(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 def _import(config: RunConfig, arguments: argparse.Namespace) -> int:
     from cot_builder.build import batch_api
-    from cot_builder.build.journal import Journal
+    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import plan
 
     planned = plan(config)
     planned.folder.mkdir(parents=True, exist_ok=True)
-    with Journal(planned.folder / "journal") as journal:
+    with ReplyCache(planned.folder / "journal") as journal:
         counts, failed = batch_api.take_in(journal, arguments.files)
     print(f"{counts['new']} new replies, {counts['known']} known already, {counts['unknown']} not of this build")
     for reason, count in failed.items():
@@ -219,7 +219,7 @@ def _stats(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder.build.journal import Journal
+    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import plan
     from cot_builder.output.preview import preview
     from pipeline.errors import UserError
@@ -231,7 +231,7 @@ def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
         print(_describe(planned))
         return 0
     planned.folder.mkdir(parents=True, exist_ok=True)
-    with Journal(planned.folder / "journal") as journal:
+    with ReplyCache(planned.folder / "journal") as journal:
         told, problems = preview(planned, journal, arguments.rows)
         print(told)
     if problems:
@@ -239,7 +239,7 @@ def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _describe(plan: Plan) -> str:
+def _describe(plan: BuildPlan) -> str:
     """What a build would do, for --dry-run."""
     from pipeline.config.loader import to_plain
 

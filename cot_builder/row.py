@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from cot_builder.filters.accept import REASONS
 from cot_builder.prompts import Prompt
-from cot_builder.teachers.base import Question, Reply
-from cot_builder.teachers.images import Picture
+from cot_builder.teachers.base import Reply, TeacherQuestion
+from cot_builder.teachers.images import TeacherImage
 from pipeline.types import Example
 
 if TYPE_CHECKING:
     from pipeline.config.schema import CotConfig
     from pipeline.data.task import Task
 
-Ask = Callable[[str, Question], Awaitable[Reply]]
+AskTeacher = Callable[[str, TeacherQuestion], Awaitable[Reply]]
 """Asks a teacher, by name. Raises Unanswered when there is no reply to be had, ImageError on an unreadable picture."""
 
 
@@ -69,8 +69,8 @@ class Policy:
         return self.temperatures[min(attempt, len(self.temperatures) - 1)] if self.temperatures else None
 
 
-class RecipeContext(Protocol):
-    """What a recipe knows of the build; `cot_builder.build.plan.Plan` is one."""
+class BuildContext(Protocol):
+    """What a recipe knows of the build; `cot_builder.build.plan.BuildPlan` is one."""
 
     @property
     def task(self) -> Task: ...
@@ -102,24 +102,24 @@ class Row:
 
     example: Example
     teachers: tuple[str, ...]
-    plan: RecipeContext
-    picture: Picture
-    ask: Ask
+    plan: BuildContext
+    picture: TeacherImage
+    ask: AskTeacher
 
     @property
     def origin(self) -> dict[str, Any]:
         """The columns every recipe starts with: id and label."""
         return {"id": self.example.id, "label": self.example.label}
 
-    def question(self, mode: str, prompt: Prompt, attempt: int, *, picture: bool, **options: Any) -> Question:
-        """A question about this row. `options` are fields of `Question`, and `values` those of the prompt."""
+    def question(self, mode: str, prompt: Prompt, attempt: int, *, picture: bool, **options: Any) -> TeacherQuestion:
+        """A question about this row. `options` are fields of `TeacherQuestion`, and `values` those of the prompt."""
         values = options.pop("values", {})
         text = prompt.render(self.plan.task, **{name: value for name, value in values.items() if name in prompt.uses})
         if picture:
             options |= {"picture": self.picture, "picture_first": prompt.picture_first}
-        return Question(self.example, mode, attempt, prompt, text, **options)
+        return TeacherQuestion(self.example, mode, attempt, prompt, text, **options)
 
-    async def ask_all(self, questions: Iterable[tuple[str, Question]]) -> list[Reply]:
+    async def ask_all(self, questions: Iterable[tuple[str, TeacherQuestion]]) -> list[Reply]:
         """Ask several teachers at once.
 
         Raises:

@@ -18,7 +18,7 @@ class UserError(Exception):
         super().__init__("\n".join(self.problems))
 
 
-def nearest(word: object, known: Iterable[str]) -> str:
+def did_you_mean(word: object, known: Iterable[str]) -> str:
     """``did you mean train?``, or ``there are: test, train`` when none is near."""
     words = sorted(known)
     near = difflib.get_close_matches(str(word), words, 1)

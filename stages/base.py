@@ -11,11 +11,11 @@ from collections.abc import Sequence
 from pipeline import command_line
 from pipeline.run_dir import BASE
 from pipeline.runs.handover import has_checkpoint
-from stages.checkpoints.base_model import make
+from stages.checkpoints.base_model import make_base_model
 from stages.evaluation import phase
 from stages.processes import command, console
-from stages.processes.command import guarded
-from stages.processes.work import Work, clean, only_one
+from stages.processes.command import run_cli
+from stages.processes.work import Work, clean, folder_lock
 from stages.processes.workers import as_worker, run_workers
 
 
@@ -27,12 +27,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     work = Work(config, BASE, run)
     if arguments.worker:
         with as_worker():
-            make(work)
+            make_base_model(work)
         return 0
     if arguments.dry_run:
         print(f"base: {config.model.name_or_path or f'a tiny random model, {config.model.tiny}'}")
         return 0
-    with only_one(work.folder):
+    with folder_lock(work.folder):
         if arguments.clean:
             clean(work.folder)
         if not has_checkpoint(work.config, work.run, work.name):
@@ -42,4 +42,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    guarded(main)
+    run_cli(main)

@@ -14,8 +14,8 @@ from collections.abc import Sequence
 
 from pipeline.checks.evaluation import load_lab
 from pipeline.config.evaluation import cells
-from pipeline.errors import UserError, nearest
-from stages.processes.command import guarded
+from pipeline.errors import UserError, did_you_mean
+from stages.processes.command import run_cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -28,7 +28,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_lab(arguments.config)
     found = {cell.id: cell for cell in cells(config)}
     if arguments.cell not in found:
-        raise UserError(f"--cell: {arguments.cell!r} is not a cell of this lab; {nearest(arguments.cell, found)}")
+        raise UserError(f"--cell: {arguments.cell!r} is not a cell of this lab; {did_you_mean(arguments.cell, found)}")
     from stages.evaluation.cell import run_cell
 
     run_cell(config, found[arguments.cell], clean=arguments.clean)
@@ -36,4 +36,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    guarded(main)
+    run_cli(main)

@@ -22,8 +22,8 @@ from pipeline.run_dir import BASE
 from stages.evaluation import single_model
 from stages.evaluation.phase import PAGE, answer_all, evaluate
 from stages.processes import command
-from stages.processes.command import guarded
-from stages.processes.work import Work, only_one
+from stages.processes.command import run_cli
+from stages.processes.work import Work, folder_lock
 from stages.processes.workers import as_worker
 
 
@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--stage", help="stage number or name, baseline, or base")
     single_model.add_arguments(parser)
     arguments = command_line.parse(parser, argv)
-    own = [f"--{name.replace('_', '-')}" for name in single_model.given(arguments)]
+    own = [f"--{name.replace('_', '-')}" for name in single_model.single_model_options(arguments)]
     if arguments.stage is None and own:
         if arguments.config is not None:
             raise UserError(
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with as_worker():
             answer_all(Work(config, name, run))
         return 0
-    with only_one(run.phase(name)):
+    with folder_lock(run.phase(name)):
         if arguments.clean:
             (run.phase(name) / "evaluation.json").unlink(missing_ok=True)
         (run.phase(name) / PAGE).unlink(missing_ok=True)  # Asked for by name, the report is made anew.
@@ -67,4 +67,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    guarded(main)
+    run_cli(main)

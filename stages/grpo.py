@@ -10,7 +10,7 @@ refused before it starts; both clip fractions go into its record, and both zero 
 
 from __future__ import annotations
 
-from stages.processes.command import guarded
+from stages.processes.command import run_cli
 from stages.processes.work import Work
 from stages.training.stage import main
 
@@ -46,8 +46,8 @@ def train(work: Work) -> None:
     with vllm_rollouts.served(trainer, work, parent):
         setup.train(trainer, work)
     handover.hand_over(trainer, work, parent, task, rows=len(columns["id"]), problems=split.problem_counts)
-    setup.leave()
+    setup.exit_worker()
 
 
 if __name__ == "__main__":
-    guarded(lambda argv: main("grpo", __doc__, train, argv))
+    run_cli(lambda argv: main("grpo", __doc__, train, argv))

@@ -31,8 +31,8 @@ from pipeline.runs.phases import phase_inputs, trained_phases
 from pipeline.runs.provenance import provenance
 from pipeline.system.library_patches import prepare_trl
 from stages.processes import command
-from stages.processes.command import guarded
-from stages.processes.work import Work, only_one
+from stages.processes.command import run_cli
+from stages.processes.work import Work, folder_lock
 from stages.processes.workers import as_worker, run_workers
 from stages.trial import plan
 
@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     words = [word for word in argv if word != "--clean"]
     scratch = plan.scratch_of(run)
-    with only_one(scratch.root.parent):
+    with folder_lock(scratch.root.parent):
         shutil.rmtree(scratch.root, ignore_errors=True)
         try:
             launched = launch(config, run, names, words)
@@ -100,7 +100,7 @@ def launch(config: RunConfig, run: RunDir, names: list[str], words: list[str]) -
             if group[group.index(failed) + 1 :]:
                 waiting.insert(0, group[group.index(failed) + 1 :])
         for name in group:
-            plan.settle(scratch.phase(name))
+            plan.keep_timing(scratch.phase(name))
     return launched
 
 
@@ -174,4 +174,4 @@ def _assumptions(config: RunConfig, lengths: dict[str, Any], served: bool) -> li
 
 
 if __name__ == "__main__":
-    guarded(main)
+    run_cli(main)

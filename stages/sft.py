@@ -8,7 +8,7 @@ trl.SFTTrainer with the stage's `trainer:` block; the loss is on the completion 
 
 from __future__ import annotations
 
-from stages.processes.command import guarded
+from stages.processes.command import run_cli
 from stages.processes.work import Work
 from stages.training.stage import main
 
@@ -39,8 +39,8 @@ def train(work: Work) -> None:
     validation.add(trainer, work, parent, task, metrics_log.add_journal(trainer, work))
     setup.train(trainer, work)
     handover.hand_over(trainer, work, parent, task, rows=rows, problems=split.problem_counts)
-    setup.leave()
+    setup.exit_worker()
 
 
 if __name__ == "__main__":
-    guarded(lambda argv: main("sft", __doc__, train, argv))
+    run_cli(lambda argv: main("sft", __doc__, train, argv))

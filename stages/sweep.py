@@ -33,8 +33,8 @@ from pipeline.sweeps.plan import describe, key, make_plan, smoke_lab
 from pipeline.sweeps.results import FAILURE, Cells, results
 from pipeline.system.hardware import gpu_names
 from stages.processes.cells import Ended, run_cells
-from stages.processes.command import guarded
-from stages.processes.work import only_one
+from stages.processes.command import run_cli
+from stages.processes.work import folder_lock
 
 DONE = "complete.json"
 """Cell: the key under which it was seen complete, so that a process need not be started to find that nothing changed."""
@@ -53,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         print(describe(config, plan, known, folder))
         return 0
-    with only_one(folder, wait=2.0):
+    with folder_lock(folder, wait=2.0):
         if arguments.clean:
             _clean(config, arguments.clean)
         file = folder / "lab.yaml"
@@ -179,4 +179,4 @@ def _as_ctrl_c(number: signal.Signals) -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    guarded(main)
+    run_cli(main)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 VARIABLE = "REQUEST_CLOCK"
 
 
-class Asked(NamedTuple):
+class TimedRequest(NamedTuple):
     """One request: when it came and went, in seconds, and its HTTP status (0: none was sent)."""
 
     came: float
@@ -46,13 +46,13 @@ class Clock:
             self._file.write(f"{came} {time.monotonic()} {status}\n")
 
 
-def read(file: Path, skip: int = 0) -> list[Asked]:
+def read(file: Path, skip: int = 0) -> list[TimedRequest]:
     """The requests finished so far in the order they came, without the first `skip` that finished."""
     lines = file.read_text().splitlines()[skip:] if file.exists() else []
-    return sorted(Asked(float(came), float(went), int(status)) for came, went, status in map(str.split, lines))
+    return sorted(TimedRequest(float(came), float(went), int(status)) for came, went, status in map(str.split, lines))
 
 
-def most_at_once(asked: list[Asked]) -> int:
+def most_at_once(asked: list[TimedRequest]) -> int:
     """The most requests that were in flight at one time."""
     steps = sorted([(one.came, 1) for one in asked] + [(one.went, -1) for one in asked])
     now = most = 0

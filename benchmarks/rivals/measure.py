@@ -48,7 +48,7 @@ class Run:
         return 1000 * self.asking_cpu_seconds / self.requests
 
 
-class Failed(Exception):
+class MeasurementFailed(Exception):
     """A contestant did not do what was asked; the message is the end of what it said."""
 
 
@@ -100,7 +100,7 @@ def run(
     answered = [one for one in asked if one.status == 200]
     if code not in allowed or len(answered) != requests:
         told = log.read_text(errors="replace").strip()[-1500:]
-        raise Failed(f"exit code {code}, {len(answered)} of {requests} requests answered; it said: …{told}")
+        raise MeasurementFailed(f"exit code {code}, {len(answered)} of {requests} requests answered; it said: …{told}")
     samples.append((started + seconds, cpu))
     first, last = asked[0].came, max(one.went for one in asked)
     counts = {name: after - before[name] for name, after in bed.counters().items()}

@@ -72,7 +72,7 @@ def stage(config: RunConfig) -> None:
     from stages.processes.work import Work
 
     run = RunDir(config.output_dir, config.name)
-    base_model.make(Work(config, BASE, run))
+    base_model.make_base_model(Work(config, BASE, run))
     grpo.train(Work(config, config.stage_name("1"), run, look=attach))
 
 

@@ -6,9 +6,9 @@ import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping
 
-from cot_builder.build.journal import Journal
+from cot_builder.build.journal import ReplyCache
 from cot_builder.build.progress import Progress
-from cot_builder.teachers.base import GIVEN_UP, Question, Reply, Request, Teacher, TeacherDown, Unanswered
+from cot_builder.teachers.base import GIVEN_UP, Reply, Teacher, TeacherDown, TeacherQuestion, TeacherRequest, Unanswered
 from pipeline.data.images import ImageError
 
 
@@ -18,7 +18,7 @@ class Asker:
     A question that is being asked is not asked a second time: who wants the same one waits for the first one's reply.
     """
 
-    def __init__(self, teachers: Mapping[str, Teacher], journal: Journal, progress: Progress) -> None:
+    def __init__(self, teachers: Mapping[str, Teacher], journal: ReplyCache, progress: Progress) -> None:
         self.requests = 0
         """Replies that were not in the journal before."""
         self._teachers, self._journal, self._progress = teachers, journal, progress
@@ -32,7 +32,7 @@ class Asker:
         for teacher in self._teachers.values():
             teacher.stop(why)
 
-    async def __call__(self, name: str, question: Question) -> Reply:
+    async def __call__(self, name: str, question: TeacherQuestion) -> Reply:
         teacher = self._teachers[name]
         if question.picture is not None and not question.picture.is_read and teacher.endpoints():
             await asyncio.to_thread(getattr, question.picture, "digest")  # Reading a file must not hold up the others.
@@ -68,7 +68,7 @@ class Asker:
         self._progress.reply(reply.usage, cached=False)
         return readable(reply, question)
 
-    def _note_sample(self, teacher: Teacher, question: Question, request: Request, reply: Reply) -> None:
+    def _note_sample(self, teacher: Teacher, question: TeacherQuestion, request: TeacherRequest, reply: Reply) -> None:
         """Remember a question that the teacher has answered, one with a picture rather than without."""
         if reply.refused is None and _UNREADABLE not in reply.usage and (question.picture or teacher.sample is None):
             teacher.sample = (question, request)
@@ -90,14 +90,14 @@ _MOST_REFUSALS = 20
 class Replay:
     """Answers from the journal, asks nobody, and counts what the answers had cost."""
 
-    def __init__(self, teachers: Mapping[str, Teacher], journal: Journal) -> None:
+    def __init__(self, teachers: Mapping[str, Teacher], journal: ReplyCache) -> None:
         self.used: defaultdict[str, Counter[str]] = defaultdict(Counter)
         """Teacher: requests, prompt_tokens and completion_tokens."""
         self._teachers, self._journal = teachers, journal
         self._texts: set[str] = set()
         """Keys of questions about text alone, which many rows may share."""
 
-    async def __call__(self, name: str, question: Question) -> Reply:
+    async def __call__(self, name: str, question: TeacherQuestion) -> Reply:
         key = self._teachers[name].request(question).key
         found = self._journal.find(key)
         if found is None:
@@ -114,7 +114,7 @@ _UNREADABLE = "unreadable_image"
 """Marks the record of a picture that could not be decoded, so that writing knows it without trying again."""
 
 
-def readable(reply: Reply, question: Question) -> Reply:
+def readable(reply: Reply, question: TeacherQuestion) -> Reply:
     """A reply from the journal.
 
     Raises:

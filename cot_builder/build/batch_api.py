@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 from cot_builder.build.ask import readable
-from cot_builder.build.journal import Journal
-from cot_builder.build.plan import Plan
+from cot_builder.build.journal import ReplyCache
+from cot_builder.build.plan import BuildPlan
 from cot_builder.build.run import settle, teachers_of
-from cot_builder.teachers.base import Question, Reply, Unanswered
+from cot_builder.teachers.base import Reply, TeacherQuestion, Unanswered
 from cot_builder.teachers.openai import OpenAITeacher, read_completion
 from pipeline.errors import UserError
 
@@ -32,7 +32,7 @@ MOST_BYTES = 190 * 1024 * 1024
 class _Exporter:
     """An `Ask` that answers from the journal and writes down what is not there."""
 
-    def __init__(self, plan: Plan, journal: Journal, folder: Path, most_bytes: int) -> None:
+    def __init__(self, plan: BuildPlan, journal: ReplyCache, folder: Path, most_bytes: int) -> None:
         self.teachers = teachers_of(plan)
         self.files: list[Path] = []
         self.requests: Counter[str] = Counter()
@@ -41,7 +41,7 @@ class _Exporter:
         self._open: dict[str, tuple[Path, int, int]] = {}
         """Teacher: its present file, and the requests and bytes in it."""
 
-    async def __call__(self, name: str, question: Question) -> Reply:
+    async def __call__(self, name: str, question: TeacherQuestion) -> Reply:
         teacher = self.teachers[name]
         request = teacher.request(question)
         found = self._journal.find(request.key)
@@ -77,7 +77,7 @@ class _Exporter:
 
 
 async def export(
-    plan: Plan, journal: Journal, folder: Path, most_bytes: int = MOST_BYTES
+    plan: BuildPlan, journal: ReplyCache, folder: Path, most_bytes: int = MOST_BYTES
 ) -> tuple[list[Path], Counter[str]]:
     """Write the requests that the rows need next.
 
@@ -105,7 +105,7 @@ async def export(
     return exporter.files, exporter.requests
 
 
-def take_in(journal: Journal, files: Iterable[Path]) -> tuple[dict[str, int], Counter[str]]:
+def take_in(journal: ReplyCache, files: Iterable[Path]) -> tuple[dict[str, int], Counter[str]]:
     """Record the replies of a batch.
 
     Returns:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from cot_builder.build.plan import Plan
+from cot_builder.build.plan import BuildPlan
 from cot_builder.filters.accept import GIVEN_UP_REASONS
 from cot_builder.row import Outcome
 from cot_builder.teachers.base import Teacher
@@ -26,7 +26,7 @@ class FirstReplies:
         teachers: those that may be stopped.
     """
 
-    def __init__(self, plan: Plan, teachers: Mapping[str, Teacher]) -> None:
+    def __init__(self, plan: BuildPlan, teachers: Mapping[str, Teacher]) -> None:
         self._plan, self._teachers, self._most = plan, teachers, plan.cot.stop_after_failures
         self._failed: dict[str, Counter[str]] = {name: Counter() for name in teachers if not plan.is_offline(name)}
 

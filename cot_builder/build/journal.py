@@ -18,7 +18,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Self
 
-from cot_builder.teachers.base import Reply, Request
+from cot_builder.teachers.base import Reply, TeacherRequest
 from pipeline.errors import UserError
 from pipeline.system.locks import acquire
 
@@ -48,7 +48,7 @@ WHERE json_extract(replies.reply, '$.refused') IS NOT NULL AND json_extract(excl
 """What is known stays, but for a refusal that has been asked again since."""
 
 
-class Journal:
+class ReplyCache:
     """The journal in `folder`, locked for one writer.
 
     A damaged file is moved aside and every reply that can still be read from it is taken over; what was lost is said on
@@ -82,7 +82,7 @@ class Journal:
         row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         return None if row is None else Reply(**json.loads(row[0]))
 
-    def add(self, request: Request, reply: Reply, *, row_id: str, teacher: str, attempt: int) -> None:
+    def add(self, request: TeacherRequest, reply: Reply, *, row_id: str, teacher: str, attempt: int) -> None:
         """Record a reply; it is durable against a killed process when this returns."""
         record, answer = json.dumps(request.record), json.dumps(vars(reply))
         self._write(
@@ -114,7 +114,7 @@ class Journal:
             raise UserError(f"{path}: its replies cannot be taken over ({error})") from error
         return len(self) - before
 
-    def export(self, request: Request, *, row_id: str, teacher: str, attempt: int) -> None:
+    def export(self, request: TeacherRequest, *, row_id: str, teacher: str, attempt: int) -> None:
         """Remember a request that is asked elsewhere, so that `take_in` can tell what its reply belongs to."""
         values = (request.key, row_id, teacher, attempt, json.dumps(request.record))
         self._write("INSERT OR REPLACE INTO exported VALUES (?, ?, ?, ?, ?)", values)

@@ -59,7 +59,7 @@ class Shard:
 
 
 @dataclass(frozen=True)
-class Plan:
+class BuildPlan:
     """Everything a build needs."""
 
     config: RunConfig
@@ -131,7 +131,7 @@ class Plan:
 _POLICY = ("attempts", "temperatures", "fallback")
 
 
-def plan(config: RunConfig, shard: Shard | None = None) -> Plan:
+def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
     """Resolve and check a build.
 
     Raises:
@@ -165,7 +165,7 @@ def plan(config: RunConfig, shard: Shard | None = None) -> Plan:
     split = task.select(cot.split)
     folder = run.cot / "shards" / shard.name if shard else run.cot
     assigned = assign(split.examples, [short_name(name) for name in cot.teachers], cot)
-    return Plan(config, cot, folder, task, split, teachers, prompts, recipe, assigned, shard)
+    return BuildPlan(config, cot, folder, task, split, teachers, prompts, recipe, assigned, shard)
 
 
 def assign(examples: Sequence[Example], teachers: Sequence[str], cot: CotConfig) -> list[tuple[str, ...]]:

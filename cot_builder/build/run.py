@@ -16,20 +16,20 @@ from dataclasses import dataclass, field
 
 from cot_builder.build.ask import Asker
 from cot_builder.build.first_replies import FirstReplies
-from cot_builder.build.journal import Journal
-from cot_builder.build.plan import Plan
+from cot_builder.build.journal import ReplyCache
+from cot_builder.build.plan import BuildPlan
 from cot_builder.build.progress import Progress
-from cot_builder.row import Ask, Outcome, Row, Tried
+from cot_builder.row import AskTeacher, Outcome, Row, Tried
 from cot_builder.teachers.base import Teacher, TeacherDown, Unanswered
 from cot_builder.teachers.config import AttributeConfig, TeacherConfig
-from cot_builder.teachers.images import Picture
+from cot_builder.teachers.images import TeacherImage
 from pipeline.data.images import ImageError
 from pipeline.data.task import Task
 from pipeline.types import Example
 
 
 @dataclass
-class Asked:
+class BuildOutcome:
     """The outcome of asking."""
 
     unasked: dict[int, str] = field(default_factory=dict)
@@ -44,14 +44,14 @@ class Asked:
     """What ended it early otherwise."""
 
 
-def teachers_of(plan: Plan) -> dict[str, Teacher]:
+def teachers_of(plan: BuildPlan) -> dict[str, Teacher]:
     """The plan's teachers, ready to ask."""
     return make_teachers(
         plan.teachers, plan.task, plan.split.examples, seed=plan.config.seed, concurrency=plan.cot.concurrency
     )
 
 
-def ask(plan: Plan, journal: Journal) -> tuple[Asked, float]:
+def ask(plan: BuildPlan, journal: ReplyCache) -> tuple[BuildOutcome, float]:
     """Ask every row that the journal cannot answer, under a live line.
 
     Returns:
@@ -66,7 +66,7 @@ def ask(plan: Plan, journal: Journal) -> tuple[Asked, float]:
         raise KeyboardInterrupt from None
 
 
-async def settle(plan: Plan, index: int, ask: Ask, teachers: tuple[str, ...] | None = None) -> Outcome:
+async def settle(plan: BuildPlan, index: int, ask: AskTeacher, teachers: tuple[str, ...] | None = None) -> Outcome:
     """Run the recipe on one row. An unreadable picture is a rejection like any other.
 
     Args:
@@ -80,7 +80,7 @@ async def settle(plan: Plan, index: int, ask: Ask, teachers: tuple[str, ...] | N
     """
     example = plan.split.examples[index]
     names = teachers or plan.assigned[index]
-    picture = Picture(example.image, plan.digests.get(example.image))
+    picture = TeacherImage(example.image, plan.digests.get(example.image))
     try:
         return await plan.recipe.settle(Row(example, names, plan, picture, ask))
     except ImageError as error:
@@ -92,9 +92,9 @@ async def settle(plan: Plan, index: int, ask: Ask, teachers: tuple[str, ...] | N
             plan.digests[example.image] = picture.digest
 
 
-async def _ask_all(plan: Plan, journal: Journal) -> tuple[Asked, float]:
+async def _ask_all(plan: BuildPlan, journal: ReplyCache) -> tuple[BuildOutcome, float]:
     teachers = teachers_of(plan)
-    asked = Asked()
+    asked = BuildOutcome()
     progress = Progress(
         len(plan.rows), endpoints=lambda: [end for each in teachers.values() for end in each.endpoints()]
     )
@@ -131,7 +131,13 @@ async def _ask_all(plan: Plan, journal: Journal) -> tuple[Asked, float]:
 
 
 async def _work(
-    plan: Plan, lane: str, rows: Iterator[int], ask: Asker, progress: Progress, asked: Asked, first: FirstReplies
+    plan: BuildPlan,
+    lane: str,
+    rows: Iterator[int],
+    ask: Asker,
+    progress: Progress,
+    asked: BuildOutcome,
+    first: FirstReplies,
 ) -> None:
     """Settle rows from `rows`, shared by all workers of a lane, until there are none or its teacher is down."""
     for index in rows:
@@ -171,7 +177,7 @@ async def _tick(progress: Progress) -> None:
 class _Stop:
     """The first Ctrl-C (or SIGTERM) sends nothing more and waits for what is in flight; the second ends at once."""
 
-    def __init__(self, teachers: dict[str, Teacher], asked: Asked) -> None:
+    def __init__(self, teachers: dict[str, Teacher], asked: BuildOutcome) -> None:
         self._loop = asyncio.get_running_loop()
         self._teachers, self._asked = teachers, asked
         self._task = asyncio.current_task()

@@ -126,7 +126,7 @@ def accept_text(row: Example, reply: Reply, filters: FilterConfig) -> str | Reje
     return Rejected(*fault) if fault else text
 
 
-def evidence(think: str, labels: LabelSet) -> str:
+def reasoning_without_labels(think: str, labels: LabelSet) -> str:
     """Reasoning without the sentences that name a label or an alias, its conclusion first of all; "" when nothing is left."""
     if not labels.mentioned(think):
         return think.strip()

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cot_builder.output.gallery import reason_table
-from cot_builder.output.yields import listed
+from cot_builder.output.yields import join_counts
 from pipeline.formatting import printable
 
 if TYPE_CHECKING:
-    from cot_builder.build.plan import Plan
+    from cot_builder.build.plan import BuildPlan
 
 _HOW = {
     "reasoning": """Every row was written by a model or a program. It was kept because it parses under the grammar
@@ -60,7 +60,10 @@ _MEANING = {
 
 
 def card(
-    plan: Plan, manifest: Mapping[str, Any], kept: Sequence[Mapping[str, Any]], rejected: Sequence[Mapping[str, Any]]
+    plan: BuildPlan,
+    manifest: Mapping[str, Any],
+    kept: Sequence[Mapping[str, Any]],
+    rejected: Sequence[Mapping[str, Any]],
 ) -> str:
     """The card of a build as Markdown.
 
@@ -99,7 +102,7 @@ def card(
     return printable("\n".join(parts))
 
 
-def _front(plan: Plan, manifest: Mapping[str, Any]) -> str:
+def _front(plan: BuildPlan, manifest: Mapping[str, Any]) -> str:
     """YAML that the Hub and `datasets` read. Written by a YAML writer, for a run may be called anything."""
     rows = manifest["rows"]["kept"]
     sizes = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"))
@@ -113,7 +116,7 @@ def _front(plan: Plan, manifest: Mapping[str, Any]) -> str:
     return f"---\n{_yaml(front)}---\n"
 
 
-def _summary(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _summary(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
     rows = manifest["rows"]
     yield f"Question: {_inline(plan.task.question)}\n"
     yield f"Recipe: `{plan.recipe.name}`. {_HOW.get(plan.recipe.name, '')}\n"
@@ -132,7 +135,7 @@ def _yields(manifest: Mapping[str, Any]) -> Iterator[str]:
         total = counts["kept"] + rejected + counts["unasked"]
         share = f"{counts['kept'] / total:.1%}" if total else "–"
         numbers = (counts["kept"], share, rejected, counts["unasked"])
-        rows.append((label, *numbers, *(listed(counts[key]) for key in ("modes", "teachers", "rejected"))))
+        rows.append((label, *numbers, *(join_counts(counts[key]) for key in ("modes", "teachers", "rejected"))))
     header = ("label", "kept", "kept, %", "rejected", "unasked", "kept by mode", "kept by teacher", "rejected as")
     yield from _table(header, rows, right=(1, 2, 3, 4))
     kept = manifest["rows"]["kept"]
@@ -149,7 +152,7 @@ def _reasons(manifest: Mapping[str, Any]) -> Iterator[str]:
     yield "A row is rejected when none of its replies was kept, and counts under the reason of the reply that came furthest.\n"
 
 
-def _teachers(plan: Plan, manifest: Mapping[str, Any]) -> Iterator[str]:
+def _teachers(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
     rows = []
     for name, config in plan.teachers.items():
         offline = plan.is_offline(name)

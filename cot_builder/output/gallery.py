@@ -18,7 +18,7 @@ _DESCRIPTION = {"prompt": "Prompt", "statements": "Statements", "completion": "D
 """Columns that hold text: how the page calls them."""
 
 
-class Sample:
+class GroupSample:
     """Keeps the first few records of every group that stream by, so that memory stays flat over any number of rows.
 
     Args:
@@ -78,7 +78,7 @@ def gallery_page(
     Args:
         title: the page's heading.
         manifest: the build's manifest.
-        kept: a sample of rows of train.parquet, best from `Sample.records`; the first 150 are shown.
+        kept: a sample of rows of train.parquet, best from `GroupSample.records`; the first 150 are shown.
         rejected: a sample of lines of rejected.jsonl, likewise.
         pictures: row id: its file. Pictures are read here; one that cannot be is replaced by the reason.
         prompts: name: the whole text.

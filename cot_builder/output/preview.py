@@ -7,21 +7,21 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 
 from cot_builder.build.ask import Asker
-from cot_builder.build.journal import Journal
-from cot_builder.build.plan import Plan
+from cot_builder.build.journal import ReplyCache
+from cot_builder.build.plan import BuildPlan
 from cot_builder.build.progress import Progress
 from cot_builder.build.run import settle, teachers_of
 from cot_builder.output.gallery import PreviewReply, PreviewRow, preview_page
-from cot_builder.output.yields import listed
+from cot_builder.output.yields import join_counts
 from cot_builder.row import Tried
-from cot_builder.teachers.base import Question, Reply, Unanswered
+from cot_builder.teachers.base import Reply, TeacherQuestion, Unanswered
 from pipeline.files import write_atomic
 
 _Row = tuple[int, list[tuple[list[PreviewReply], Counter[str]]]]
 """Index of a row, and per teacher its replies and the tokens they used."""
 
 
-def preview(plan: Plan, journal: Journal, rows: int) -> tuple[str, list[str]]:
+def preview(plan: BuildPlan, journal: ReplyCache, rows: int) -> tuple[str, list[str]]:
     """Ask, write ``cot/preview.html`` and return the outcome in words, and a problem per teacher of whom no reply was kept."""
     asked = asyncio.run(_ask(plan, journal, rows))
     shown = [
@@ -52,12 +52,12 @@ def _problem(teacher: str, replies: Sequence[PreviewReply]) -> str:
     own = [reply for reply in replies if reply.teacher == teacher]
     if not own or any(reply.state == "kept" for reply in own):
         return ""
-    counts = listed(Counter(reply.state for reply in own))
+    counts = join_counts(Counter(reply.state for reply in own))
     said = " ".join((own[0].detail or own[0].text).split())[:500]
     return f"teacher {teacher}: none of {len(own)} replies is kept ({counts}); the first: {said}"
 
 
-def _forecast(plan: Plan, asked: list[_Row]) -> Iterator[str]:
+def _forecast(plan: BuildPlan, asked: list[_Row]) -> Iterator[str]:
     """What the whole build will cost, by what these rows did."""
     for position, name in enumerate(plan.asked):
         used = sum((of_teachers[position][1] for _, of_teachers in asked), Counter[str]())
@@ -71,7 +71,7 @@ def _forecast(plan: Plan, asked: list[_Row]) -> Iterator[str]:
         )
 
 
-async def _ask(plan: Plan, journal: Journal, rows: int) -> list[_Row]:
+async def _ask(plan: BuildPlan, journal: ReplyCache, rows: int) -> list[_Row]:
     teachers = teachers_of(plan)
     asker = Asker(teachers, journal, Progress(rows))
     once = set[tuple[str, str, int]]()
@@ -80,7 +80,7 @@ async def _ask(plan: Plan, journal: Journal, rows: int) -> list[_Row]:
     async def of(index: int, name: str) -> tuple[list[PreviewReply], Counter[str]]:
         used = Counter[str]()
 
-        async def ask(teacher: str, question: Question) -> Reply:
+        async def ask(teacher: str, question: TeacherQuestion) -> Reply:
             reply = await asker(teacher, question)
             if question.picture is not None or (teacher, question.text, question.attempt) not in once:
                 used.update({kind: reply.usage.get(kind) or 0 for kind in ("prompt_tokens", "completion_tokens")})

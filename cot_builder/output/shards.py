@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cot_builder.build.journal import Journal
-from cot_builder.build.plan import Plan, Shard
-from cot_builder.build.run import Asked
+from cot_builder.build.journal import ReplyCache
+from cot_builder.build.plan import BuildPlan, Shard
+from cot_builder.build.run import BuildOutcome
 from cot_builder.output.write import inputs, not_answered, write_unasked
 from pipeline.errors import UserError
 from pipeline.files import differences, write_json
@@ -21,13 +21,13 @@ from pipeline.files import differences, write_json
 _RECORD = "shard.json"
 
 
-def start(plan: Plan) -> None:
+def start(plan: BuildPlan) -> None:
     """Say that this shard is under way."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     write_json(plan.folder / _RECORD, {"status": "incomplete", "why": "it is under way or was stopped", **inputs(plan)})
 
 
-def finish(plan: Plan, asked: Asked, replies: int, seconds: float) -> dict[str, Any]:
+def finish(plan: BuildPlan, asked: BuildOutcome, replies: int, seconds: float) -> dict[str, Any]:
     """Write the shard's record, which the merge reads.
 
     Returns:
@@ -51,7 +51,7 @@ def finish(plan: Plan, asked: Asked, replies: int, seconds: float) -> dict[str, 
     return record
 
 
-def take_over(plan: Plan, journal: Journal, shards: int) -> list[str]:
+def take_over(plan: BuildPlan, journal: ReplyCache, shards: int) -> list[str]:
     """Copy the replies of every shard into the whole build's journal.
 
     Returns:
@@ -67,7 +67,7 @@ def take_over(plan: Plan, journal: Journal, shards: int) -> list[str]:
     return [f"{folder.name}: {journal.take_over(folder / 'journal' / 'replies.sqlite')} replies" for folder in folders]
 
 
-def _problem(folder: Path, plan: Plan) -> str | None:
+def _problem(folder: Path, plan: BuildPlan) -> str | None:
     number, _, of = folder.name.partition("-of-")
     again = f"python -m cot_builder build --config … --shard {number}/{of}"
     try:

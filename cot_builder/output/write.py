@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from cot_builder.build.ask import Replay
-from cot_builder.build.journal import Journal
-from cot_builder.build.plan import Plan
-from cot_builder.build.run import Asked, settle, teachers_of
+from cot_builder.build.journal import ReplyCache
+from cot_builder.build.plan import BuildPlan
+from cot_builder.build.run import BuildOutcome, settle, teachers_of
 from cot_builder.filters.accept import GIVEN_UP_REASONS
 from cot_builder.filters.near_duplicates import NearDuplicates
 from cot_builder.output.dataset_card import card
-from cot_builder.output.gallery import Sample, gallery_page
+from cot_builder.output.gallery import GroupSample, gallery_page
 from cot_builder.output.yields import Tally, yields
 from cot_builder.row import Outcome, Tried
 from cot_builder.teachers.base import Unanswered
@@ -47,10 +47,10 @@ _SHOWN = 3
 class _Writer:
     """Settles every row from the journal, in order, and writes both files beside their final names."""
 
-    def __init__(self, plan: Plan, journal: Journal, asked: Asked) -> None:
+    def __init__(self, plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome) -> None:
         self.plan, self.journal, self.asked = plan, journal, asked
         self.tally = Tally()
-        self.kept, self.rejected = Sample(_SHOWN), Sample(_SHOWN)
+        self.kept, self.rejected = GroupSample(_SHOWN), GroupSample(_SHOWN)
         self.given_up: dict[str, list[str]] = {}
         """Reason: ids of the rows at which a server failed although it answered others."""
         self.unasked: list[dict[str, str]] = []
@@ -150,14 +150,14 @@ class _Writer:
         whole.unlink()
 
 
-def start(plan: Plan) -> None:
+def start(plan: BuildPlan) -> None:
     """Say that a build is under way, so that a killed one is never taken for the complete one before it."""
     plan.folder.mkdir(parents=True, exist_ok=True)
     why = "a build is under way or was stopped"
     write_json(plan.folder / "manifest.json", {"status": "incomplete", "why": why, **inputs(plan)})
 
 
-def finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[str, Any]:
+def finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: float) -> dict[str, Any]:
     """Judge and write everything.
 
     Returns:
@@ -174,7 +174,7 @@ def finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[s
         raise UserError(f"{plan.folder}: cannot write the rows ({error.strerror or error}); {cure}") from error
 
 
-def _finish(plan: Plan, journal: Journal, asked: Asked, seconds: float) -> dict[str, Any]:
+def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: float) -> dict[str, Any]:
     writer = _Writer(plan, journal, asked)
     writer.write()
     report = writer.tally.report(plan.task.labels.names)
@@ -227,7 +227,7 @@ def not_answered(unasked: Sequence[Mapping[str, str]]) -> str:
     return f"{len(unasked)} rows were not answered ({first}); run the same command again to go on"
 
 
-def write_unasked(plan: Plan, unasked: Sequence[Mapping[str, str]]) -> None:
+def write_unasked(plan: BuildPlan, unasked: Sequence[Mapping[str, str]]) -> None:
     """Write ``unasked.jsonl``, a line per row without a reply; a complete build has none."""
     path = plan.folder / "unasked.jsonl"
     if unasked:
@@ -236,7 +236,7 @@ def write_unasked(plan: Plan, unasked: Sequence[Mapping[str, str]]) -> None:
         path.unlink(missing_ok=True)
 
 
-def _too_few(plan: Plan, tally: Tally) -> Iterator[str]:
+def _too_few(plan: BuildPlan, tally: Tally) -> Iterator[str]:
     if tally.kept.total() < plan.cot.min_rows:
         yield f"{tally.kept.total()} rows were kept, fewer than cot.min_rows = {plan.cot.min_rows}"
     least = plan.cot.min_rows_per_class
@@ -245,7 +245,7 @@ def _too_few(plan: Plan, tally: Tally) -> Iterator[str]:
             yield f"class {label} has {tally.kept[label]} kept rows, fewer than cot.min_rows_per_class = {least}"
 
 
-def inputs(plan: Plan) -> dict[str, Any]:
+def inputs(plan: BuildPlan) -> dict[str, Any]:
     """What the rows follow from, as the manifest records it. Holds names of key variables, never keys."""
     teachers = {name: to_plain(config) for name, config in plan.teachers.items()}
     prompts = {name: plan.prompts[name] for name in plan.prompt_texts}

@@ -102,22 +102,22 @@ def yields(manifest: dict[str, Any]) -> str:
     """The yields of a build as a small table, with the rejected rows' reasons."""
     rows = manifest["rows"]
     counts = f"{rows['kept']} kept, {rows['rejected']} rejected"
-    reasons = listed(manifest["rejected_rows_by_reason"])
+    reasons = join_counts(manifest["rejected_rows_by_reason"])
     lines = [f"{counts} ({reasons})" if reasons else counts]
     if rows["unasked"]:
         lines[0] += f", {rows['unasked']} unasked"
     modes = manifest["kept_rows_by_mode"]
     if len(modes) > 1:
-        lines.append(f"  kept by mode: {listed(modes)}")
+        lines.append(f"  kept by mode: {join_counts(modes)}")
     width = max((len(label) for label in manifest["per_class"]), default=0)
     for label, counts_of in manifest["per_class"].items():
         total = counts_of["kept"] + sum(counts_of["rejected"].values()) + counts_of["unasked"]
         share = f"{counts_of['kept'] / total:6.1%}" if total else "     -"
-        line = f"  {label:<{width}}  {counts_of['kept']:>6} of {total:<6} {share}  {listed(counts_of['rejected'])}"
+        line = f"  {label:<{width}}  {counts_of['kept']:>6} of {total:<6} {share}  {join_counts(counts_of['rejected'])}"
         lines.append(line.rstrip())
     return "\n".join(lines)
 
 
-def listed(counts: Mapping[str, int]) -> str:
+def join_counts(counts: Mapping[str, int]) -> str:
     """``wrong_label 3, no_think 1``."""
     return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -15,7 +15,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template, TemplateError, meta
 
 from pipeline.data.task import Task
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 from pipeline.files import file_digest
 
 FOLDER = Path(__file__).parent
@@ -72,7 +72,9 @@ def load_prompt(name: str) -> Prompt:
         UserError: on an unknown name, or a template that is malformed or uses an unknown variable.
     """
     if name not in prompt_names():
-        raise UserError(f"cot.prompt: {name!r} is not a file of cot_builder/prompts; {nearest(name, prompt_names())}")
+        raise UserError(
+            f"cot.prompt: {name!r} is not a file of cot_builder/prompts; {did_you_mean(name, prompt_names())}"
+        )
     path = FOLDER / f"{name}.jinja"
     source = path.read_text()
     try:

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:
     from cot_builder.prompts import Prompt
@@ -57,7 +57,7 @@ def load_recipe(name: str) -> Recipe:
 
     names = recipe_names()
     if name not in names:
-        raise UserError(f"cot.recipe: {name!r} is not a file of cot_builder/recipes; {nearest(name, names)}")
+        raise UserError(f"cot.recipe: {name!r} is not a file of cot_builder/recipes; {did_you_mean(name, names)}")
     module = importlib.import_module(f"cot_builder.recipes.{name}")
     common = [pa.field("id", pa.string()), pa.field("image", pa.string()), pa.field("label", pa.string())]
     return Recipe(

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cot_builder.filters.accept import Accepted, accept, evidence
+from cot_builder.filters.accept import Accepted, accept, reasoning_without_labels
 from cot_builder.filters.reply_text import plain_text, reasoned_text
 from cot_builder.row import Outcome, Row, Tried
 from cot_builder.teachers.config import short_name
@@ -149,7 +149,7 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
     """(score per view, reason or None, detail): can a second teacher arrive at the label without the conclusion?"""
     check, plan = row.plan.cot.cross_check, row.plan
     assert check is not None
-    reader, left = plan.reader(author, row.example), evidence(think, plan.task.labels)
+    reader, left = plan.reader(author, row.example), reasoning_without_labels(think, plan.task.labels)
     if not left:
         return {}, "cross_check_failed", "every sentence names an option, so nothing is left to conclude from"
     scores: dict[str, float] = {}

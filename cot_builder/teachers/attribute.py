@@ -13,7 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cot_builder.teachers.base import EndpointState, Question, Reply, Request, draw_seed
+from cot_builder.teachers.base import EndpointState, Reply, TeacherQuestion, TeacherRequest, draw_seed
 from cot_builder.teachers.config import DESCRIPTION, AttributeConfig
 from pipeline.files import digest
 from pipeline.scoring.response import render
@@ -43,7 +43,7 @@ class AttributeTeacher:
     """See the module. `examples` are the rows of the build: a misreading takes its wrong value from theirs."""
 
     concurrency = 1
-    sample: tuple[Question, Request] | None = None
+    sample: tuple[TeacherQuestion, TeacherRequest] | None = None
 
     def __init__(
         self,
@@ -65,15 +65,15 @@ class AttributeTeacher:
             "values_seen": digest(self._seen),
         }
 
-    def request(self, question: Question) -> Request:
+    def request(self, question: TeacherQuestion) -> TeacherRequest:
         """Everything the reply depends on; the picture and the prompt are not among it."""
         row = question.row
         seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
         known = {**row.attributes, DESCRIPTION: self._descriptions.get(row.label)}
         named = {name: known[name] for name in self._config.attributes if known.get(name) is not None}
-        return Request.of({**self._fixed, "id": row.id, "label": row.label, "attributes": named, "seed": seed})
+        return TeacherRequest.of({**self._fixed, "id": row.id, "label": row.label, "attributes": named, "seed": seed})
 
-    async def ask(self, question: Question, request: Request) -> Reply:
+    async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
         """The reply to a request; never fails."""
         return Reply(self.write(request.record["attributes"], question.row.label, request.record["seed"]))
 

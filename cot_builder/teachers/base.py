@@ -1,5 +1,5 @@
-"""What a teacher is: it turns a `Question` into a `Request`, whose key covers everything that can change the reply, and a request
-into a `Reply`. cot_builder/teachers/config.py says how one is configured.
+"""What a teacher is: it turns a `TeacherQuestion` into a `TeacherRequest`, whose key covers everything that can change the reply,
+and a request into a `Reply`. cot_builder/teachers/config.py says how one is configured.
 """
 
 from __future__ import annotations
@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from cot_builder.prompts import Prompt
-from cot_builder.teachers.images import Picture
+from cot_builder.teachers.images import TeacherImage
 from pipeline.files import digest
 from pipeline.types import Example
 
 
 @dataclass(frozen=True)
-class Question:
+class TeacherQuestion:
     """What a recipe wants to know of one teacher: everything that varies from one request to the next."""
 
     row: Example
@@ -26,7 +26,7 @@ class Question:
     prompt: Prompt
     text: str
     """The rendered prompt."""
-    picture: Picture | None = None
+    picture: TeacherImage | None = None
     """None for a question about text alone, which is then the same question whichever row it comes from."""
     picture_first: bool = False
     temperature: float | None = None
@@ -38,14 +38,14 @@ class Question:
 
 
 @dataclass(frozen=True)
-class Request:
+class TeacherRequest:
     """One question to one teacher. `record` holds everything that can change the reply, and nothing secret."""
 
     record: dict[str, Any]
     key: str
 
     @classmethod
-    def of(cls, record: dict[str, Any]) -> Request:
+    def of(cls, record: dict[str, Any]) -> TeacherRequest:
         return cls(record, digest(record))
 
 
@@ -102,17 +102,17 @@ class Teacher(Protocol):
     name: str
     concurrency: int
     """Rows that may wait for it at one time."""
-    sample: tuple[Question, Request] | None
+    sample: tuple[TeacherQuestion, TeacherRequest] | None
     """A question that it has answered, now or in an earlier build."""
 
-    def request(self, question: Question) -> Request:
+    def request(self, question: TeacherQuestion) -> TeacherRequest:
         """Everything the reply to a question depends on. Pure but for the picture's digest.
 
         Raises:
             ImageError: when it needs the picture and cannot read it.
         """
 
-    async def ask(self, question: Question, request: Request) -> Reply:
+    async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
         """Send a request.
 
         Raises:

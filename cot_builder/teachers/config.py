@@ -18,7 +18,7 @@ import yaml
 
 from pipeline.config.loader import CONFIGS, load_typed
 from pipeline.data.task import Task
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 
 TEACHERS = CONFIGS / "teachers"
 ATTRIBUTES = ("scene", "object", "facial_expression", "human_action", "brightness", "colorfulness")
@@ -104,7 +104,7 @@ def find_teacher(name: str) -> Path:
         return files[name]
     if name.endswith((".yaml", ".yml")) and Path(name).is_file():
         return Path(name)
-    raise UserError(f"cot.teachers: {name!r} is neither a file nor in configs/teachers; {nearest(name, files)}")
+    raise UserError(f"cot.teachers: {name!r} is neither a file nor in configs/teachers; {did_you_mean(name, files)}")
 
 
 def load_teacher(name: str) -> TeacherConfig:

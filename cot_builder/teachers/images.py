@@ -16,7 +16,7 @@ ENCODING = "jpeg-as-is-or-hamming-q92"
 """Part of the journal key: a change of how pictures are sent changes what the teacher sees."""
 
 
-class Picture:
+class TeacherImage:
     """The picture of one row, shared by every request about it.
 
     Args:
@@ -69,7 +69,7 @@ class Picture:
 
 
 def data_url(path: Path, longest_side: int) -> str:
-    """See `Picture.data_url`. Runs in a thread; Pillow holds no lock while it decodes, resizes and encodes."""
+    """See `LocatedImage.data_url`. Runs in a thread; Pillow holds no lock while it decodes, resizes and encodes."""
     data = plain_jpeg(path, longest_side)
     if data is None:
         image = open_rgb(path, longest_side=longest_side)

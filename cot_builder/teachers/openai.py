@@ -24,10 +24,10 @@ from yarl import URL
 from cot_builder.teachers.base import (
     GIVEN_UP,
     EndpointState,
-    Question,
     Reply,
-    Request,
     TeacherDown,
+    TeacherQuestion,
+    TeacherRequest,
     Unanswered,
     draw_seed,
 )
@@ -74,7 +74,7 @@ class OpenAITeacher:
 
     def __init__(self, name: str, config: OpenAIConfig, run_seed: int, concurrency: int) -> None:
         self.name = name
-        self.sample: tuple[Question, Request] | None = None
+        self.sample: tuple[TeacherQuestion, TeacherRequest] | None = None
         """A question that was answered once, this time or before: asked again (for one token) to see whether a server works."""
         self._config, self._run_seed = config, run_seed
         self._not_taken: set[str] = set()
@@ -91,7 +91,7 @@ class OpenAITeacher:
         # A model that is a folder here can be trained anew under the same path.
         self._revision = config.revision or weights_digest(Path(config.model))
 
-    def request(self, question: Question) -> Request:
+    def request(self, question: TeacherQuestion) -> TeacherRequest:
         """Everything the reply depends on; the picture is named by the digest of its file."""
         config = self._config
         # A question about text alone is asked once, whichever rows want it.
@@ -121,9 +121,9 @@ class OpenAITeacher:
         if question.picture:
             record["image_sha256"] = question.picture.digest
             record["encoding"] = {"format": ENCODING, "longest_side": config.image_size}
-        return Request.of(record)
+        return TeacherRequest.of(record)
 
-    async def ask(self, question: Question, request: Request) -> Reply:
+    async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
         """Send a request until it is answered or refused, at most `retries` times again.
 
         One that fails to the last at an endpoint that answers other requests is given up: its reply is refused, and `GIVEN_UP`
@@ -165,7 +165,7 @@ class OpenAITeacher:
                     continue
                 return reply
 
-    async def _encoded(self, question: Question, request: Request) -> bytes:
+    async def _encoded(self, question: TeacherQuestion, request: TeacherRequest) -> bytes:
         picture = await question.picture.data_url(self._config.image_size) if question.picture else None
         return _body(request.record, picture, self._not_taken)
 
@@ -240,7 +240,7 @@ class OpenAITeacher:
             return False
         return reply.refused is None
 
-    async def body(self, question: Question, request: Request) -> dict[str, Any]:
+    async def body(self, question: TeacherQuestion, request: TeacherRequest) -> dict[str, Any]:
         """The body of a request as it is sent, for asking elsewhere.
 
         Raises:

@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config.derived import zero_stage
 from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE, PEFT_TYPES, peft_fields
-from pipeline.errors import nearest
+from pipeline.errors import did_you_mean
 
 PARTS = ("vision", "connector", "language")
 """The parts of a VLM that a stage can freeze, or train at a learning rate of their own."""
@@ -69,13 +69,14 @@ def _peft(block: dict[str, Any]) -> Iterator[str]:
         yield f"model.peft.peft_type: {kind} {REFUSED_TYPES[kind]}; use one of {', '.join(PEFT_TYPES)}"
         return
     if kind not in PEFT_TYPES:
-        yield f"model.peft.peft_type: {kind!r} is not offered: no test has merged it into final/; {nearest(kind, PEFT_TYPES)}"
+        near = did_you_mean(kind, PEFT_TYPES)
+        yield f"model.peft.peft_type: {kind!r} is not offered: no test has merged it into final/; {near}"
         return
     fields = peft_fields(kind)
     for key, value in block.items():
         where = f"model.peft.{key}"
         if key not in fields:
-            yield f"{where} is not a field of peft.{PEFT_TYPES[kind][1]}; {nearest(key, fields)}"
+            yield f"{where} is not a field of peft.{PEFT_TYPES[kind][1]}; {did_you_mean(key, fields)}"
         elif key in REFUSED_FIELDS and value:
             yield f"{where}: {value!r} is not offered: {REFUSED_FIELDS[key]}"
         elif key in INITS and value not in (True, "gaussian", "orthogonal"):
@@ -128,7 +129,7 @@ def part_problems(where: str, stage: StageConfig) -> Iterator[str]:
     for key, parts in (("freeze", stage.freeze), ("learning_rates", list(stage.learning_rates))):
         for part in parts:
             if part not in PARTS:
-                yield f"{where}.{key}: {part!r} is not a part of a VLM; {nearest(part, PARTS)}"
+                yield f"{where}.{key}: {part!r} is not a part of a VLM; {did_you_mean(part, PARTS)}"
     if set(stage.freeze) >= set(PARTS):
         yield f"{where}.freeze: freezes all of {', '.join(PARTS)}; leave one to train"
     for part, rate in stage.learning_rates.items():

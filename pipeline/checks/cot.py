@@ -10,7 +10,7 @@ from typing import Any
 from pipeline.config.loader import CONFIGS
 from pipeline.config.schema import CotConfig, FilterConfig, RunConfig
 from pipeline.data.splits import split_problem
-from pipeline.errors import nearest
+from pipeline.errors import did_you_mean
 
 _BUILDER = CONFIGS.parent / "cot_builder"
 
@@ -24,18 +24,18 @@ def cot_problems(config: RunConfig) -> Iterator[str]:
     known = {path.stem for path in (CONFIGS / "teachers").glob("*.yaml")}
     for teacher in cot.teachers:
         if teacher not in known and not Path(teacher).is_file():
-            yield f"cot.teachers: {teacher!r} is neither a file nor one of configs/teachers; {nearest(teacher, known)}"
+            yield f"cot.teachers: {teacher!r} is neither a file nor one of configs/teachers; {did_you_mean(teacher, known)}"
     if not cot.teachers:
         yield "cot.teachers: is empty; name at least one file of configs/teachers"
     recipes = {path.stem for path in (_BUILDER / "recipes").glob("[!_]*.py")}
     if cot.recipe not in recipes:
-        yield f"cot.recipe: {cot.recipe!r} is not a file of cot_builder/recipes; {nearest(cot.recipe, recipes)}"
+        yield f"cot.recipe: {cot.recipe!r} is not a file of cot_builder/recipes; {did_you_mean(cot.recipe, recipes)}"
     prompts = {path.stem for path in (_BUILDER / "prompts").glob("*.jinja")}
     named = {"cot.prompt": cot.prompt, "cot.fallback": cot.fallback}
     named |= {f"cot.per_class.{label}.fallback": own.get("fallback") for label, own in cot.per_class.items()}
     for key, prompt in named.items():
         if prompt is not None and prompt not in prompts:
-            yield f"{key}: {prompt!r} is not a file of cot_builder/prompts; {nearest(str(prompt), prompts)}"
+            yield f"{key}: {prompt!r} is not a file of cot_builder/prompts; {did_you_mean(str(prompt), prompts)}"
     for key in ("attempts", "concurrency", "min_rows", "teachers_per_row"):
         if getattr(cot, key) < 1:
             yield f"cot.{key}: {getattr(cot, key)} must be at least 1"
@@ -68,7 +68,7 @@ def _policies(cot: CotConfig) -> Iterator[str]:
         for key, value in own.items():
             where = f"cot.per_class.{label}.{key}"
             if key not in keys:
-                yield f"{where} is not a known key; {nearest(key, keys)}"
+                yield f"{where} is not a known key; {did_you_mean(key, keys)}"
             elif key == "attempts" and (not isinstance(value, int) or isinstance(value, bool) or value < 0):
                 yield f"{where}: {value!r} must be a whole number from 0"
             elif key == "temperatures" and not _temperatures(value):

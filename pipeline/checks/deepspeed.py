@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pipeline.config.derived import deepspeed_file
 from pipeline.config.loader import CONFIGS
 from pipeline.config.schema import RunConfig
-from pipeline.errors import nearest
+from pipeline.errors import did_you_mean
 
 
 def deepspeed_problems(config: RunConfig) -> Iterator[str]:
@@ -20,7 +20,7 @@ def deepspeed_problems(config: RunConfig) -> Iterator[str]:
         names = {file.stem for file in (CONFIGS / "deepspeed").glob("*.json")}
         yield (
             f"launch.deepspeed: {config.launch.deepspeed!r} is neither a file nor one of configs/deepspeed; "
-            f"{nearest(config.launch.deepspeed, names)}"
+            f"{did_you_mean(config.launch.deepspeed, names)}"
         )
         return
     try:

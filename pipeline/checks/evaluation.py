@@ -15,7 +15,7 @@ from pipeline.config.families import REFUSED, model_type
 from pipeline.config.loader import find_config, load_merged
 from pipeline.data.load import task_names
 from pipeline.data.splits import split_problem
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 from pipeline.runs.handover import model_folder
 
 _FOLDER = re.compile(r"(?!\.)[\w.-]+")
@@ -56,7 +56,7 @@ def _words(key: str, words: Sequence[str], known: Sequence[str]) -> Iterator[str
         yield f"{key}: is empty; name at least one of {', '.join(known)}"
     for word, count in Counter(words).items():
         if word not in known:
-            yield f"{key}: {word!r} is none of them; {nearest(word, known)}"
+            yield f"{key}: {word!r} is none of them; {did_you_mean(word, known)}"
         elif count > 1:
             yield f"{key}: {word} stands there {count} times; name it once"
         elif not _installed(word):
@@ -73,7 +73,7 @@ def _model(where: str, model: LabModel, precisions: Sequence[str]) -> Iterator[s
     elif model.run is not None or model.backend != "openai":
         yield from _weights(where, model)
     if model.backend not in BACKENDS:
-        yield f"{where}.backend: {model.backend!r} is none of them; {nearest(model.backend, BACKENDS)}"
+        yield f"{where}.backend: {model.backend!r} is none of them; {did_you_mean(model.backend, BACKENDS)}"
         return
     if not _installed(model.backend):
         yield f"{where}.backend: vllm is not installed; pip install 'clgrpo[vllm]', or use transformers"
@@ -114,7 +114,7 @@ def _weights(where: str, model: LabModel) -> Iterator[str]:
 def _task(where: str, task: LabTask) -> Iterator[str]:
     name, path = task.task.name, task.task.path
     if name not in task_names():
-        yield f"{where}.task.name: {name!r} is not a file of pipeline/tasks; {nearest(name, task_names())}"
+        yield f"{where}.task.name: {name!r} is not a file of pipeline/tasks; {did_you_mean(name, task_names())}"
     if path is not None and not Path(path).expanduser().exists():
         yield f"{where}.task.path: {path!r} does not exist; set it to the root of the {name} data"
     yield from split_problem(f"{where}.split", task.split)

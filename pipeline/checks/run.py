@@ -28,7 +28,7 @@ from pipeline.config.trainer_options import CONFIG_CLASSES
 from pipeline.data.load import task_names
 from pipeline.data.splits import split_problem
 from pipeline.data.task import PROMPT_STYLES
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 from pipeline.run_dir import BASE
 from pipeline.system import multinode
 from pipeline.system.hardware import compiler_problems, visible_gpus
@@ -81,7 +81,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
 
 def _task(task: TaskConfig, where: str) -> Iterator[str]:
     if task.name not in task_names():
-        yield f"{where}.name: {task.name!r} is not a file of pipeline/tasks; {nearest(task.name, task_names())}"
+        yield f"{where}.name: {task.name!r} is not a file of pipeline/tasks; {did_you_mean(task.name, task_names())}"
     if task.path is not None and not Path(task.path).expanduser().exists():
         yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data"
 
@@ -95,7 +95,7 @@ def _model(config: RunConfig) -> Iterator[str]:
         if tiny.family in REFUSED:
             yield f"model.tiny.family: {tiny.family!r} is refused: {REFUSED[tiny.family]}"
         elif tiny.family not in tiny_families():
-            near = nearest(tiny.family, tiny_families())
+            near = did_you_mean(tiny.family, tiny_families())
             yield f"model.tiny.family: {tiny.family!r} is not a file of stages/tiny; {near}"
         for key, size in to_plain(tiny).items():
             if isinstance(size, int) and size < 1:
@@ -122,7 +122,7 @@ def _model(config: RunConfig) -> Iterator[str]:
 def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
     where = name if name == BASELINE else f"stages.{name}"
     if stage.algorithm not in CONFIG_CLASSES:
-        near = nearest(stage.algorithm, CONFIG_CLASSES)
+        near = did_you_mean(stage.algorithm, CONFIG_CLASSES)
         yield f"{where}.algorithm: {stage.algorithm!r} is not a training file of stages/; {near}"
         return
     yield from _parent(config, name, stage, where)
@@ -149,7 +149,7 @@ def _gate(config: RunConfig, name: str, stage: StageConfig, where: str) -> Itera
     if not 0 <= gate.format_rate <= 1:
         yield f"{where}.gate.format_rate: {gate.format_rate} must be a share from 0 to 1"
     if gate.action not in GATE_ACTIONS:
-        yield f"{where}.gate.action: {gate.action!r} is none of its actions; {nearest(gate.action, GATE_ACTIONS)}"
+        yield f"{where}.gate.action: {gate.action!r} is none of its actions; {did_you_mean(gate.action, GATE_ACTIONS)}"
     if gate.accuracy and not any(_parent(config, name, stage, where)) and not asked_like_parent(config, stage):
         yield (
             f"{where}.gate.accuracy: its parent {stage.init_from} is not asked in the style {stage.prompt!r}, so it has no "
@@ -194,7 +194,7 @@ def _alarms(alarms: AlarmConfig) -> Iterator[str]:
         yield f"alarms.window: {alarms.window} must be at least 1"
     for name in plain.pop("stop"):
         if name not in plain:
-            yield f"alarms.stop: {name!r} is not an alarm; {nearest(name, plain)}"
+            yield f"alarms.stop: {name!r} is not an alarm; {did_you_mean(name, plain)}"
         elif plain[name] is None:
             yield f"alarms.stop: {name!r} is turned off (alarms.{name} is null); give it a threshold"
     for name, threshold in plain.items():

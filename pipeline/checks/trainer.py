@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, world_size
 from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.config.trainer_options import CONFIG_CLASSES, trainer_fields
-from pipeline.errors import nearest
+from pipeline.errors import did_you_mean
 from pipeline.files import ROOT
 from pipeline.system import multinode
 
@@ -86,7 +86,7 @@ def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
         if key in OWNED:
             yield f"{where}.trainer.{key}: {value!r} is not set here; {OWNED[key]}"
         elif key not in fields:
-            yield f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {nearest(key, fields)}"
+            yield f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {did_you_mean(key, fields)}"
         elif isinstance(fields[key], bool) and not isinstance(value, bool):
             yield f"{where}.trainer.{key}: {value!r} must be true or false"
         elif type(fields[key]) in (int, float) and not _number(value):
@@ -160,7 +160,7 @@ def _rewards(where: str, stage: StageConfig) -> Iterator[str]:
             if not found:
                 yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
         elif reward not in rewards:
-            yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {nearest(reward, rewards)}"
+            yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {did_you_mean(reward, rewards)}"
     weights = stage.trainer.get("reward_weights")
     if weights is not None and not (isinstance(weights, list) and all(_number(weight) for weight in weights)):
         yield f"{where}.trainer.reward_weights: {weights!r} must be a list of numbers, for example [0.5, 0.5]"
@@ -214,7 +214,8 @@ def _rollouts(where: str, stage: StageConfig, own: int, generations: int) -> Ite
             "(its issue 6294), and its server breaks tiled images; remove it and set the stage's rollouts: vllm"
         )
     if stage.rollouts not in ROLLOUTS:
-        yield f"{where}.rollouts: {stage.rollouts!r} must be one of {', '.join(ROLLOUTS)}; {nearest(stage.rollouts, ROLLOUTS)}"
+        near = did_you_mean(stage.rollouts, ROLLOUTS)
+        yield f"{where}.rollouts: {stage.rollouts!r} must be one of {', '.join(ROLLOUTS)}; {near}"
     if stage.rollouts == "vllm":
         if multinode.count() > 1:
             yield (

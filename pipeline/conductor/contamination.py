@@ -41,7 +41,7 @@ _FLAT = 2.0  # Standard deviation of grey values below which a picture has no st
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparedRow:
     """What is compared of a row: its pictures and the text it is asked."""
 
     id: str
@@ -100,7 +100,7 @@ def check_run(
     found = []
     for name, (task, split) in against.items():
         questions = load_benchmark(task, run.cache).select(split).rows
-        evaluated = [Row(row.id, row.images, row.text) for row in questions]
+        evaluated = [ComparedRow(row.id, row.images, row.text) for row in questions]
         found.append(compare(name, training, evaluated, run.cache))
     problems = []
     for one in found:
@@ -119,7 +119,7 @@ def held_out_of(lab: str | Path) -> dict[str, tuple[TaskConfig, str]]:
     return {name: (task.task, task.split) for name, task in load_lab(lab).tasks.items()}
 
 
-def training_rows(config: RunConfig, run: RunDir) -> list[Row]:
+def training_rows(config: RunConfig, run: RunDir) -> list[ComparedRow]:
     """Every row that some stage of a run trains on, once."""
     task = load_task(config.task, run.cache)
     stages = [*config.stages.values(), *([config.baseline] if config.baseline else [])]
@@ -127,10 +127,10 @@ def training_rows(config: RunConfig, run: RunDir) -> list[Row]:
     if config.cot is not None:
         splits.add(config.cot.split)
     rows = {(example.image, example.id): example for split in sorted(splits) for example in task.select(split).examples}
-    return [Row(example.id, (example.image,), task.question) for example in rows.values()]
+    return [ComparedRow(example.id, (example.image,), task.question) for example in rows.values()]
 
 
-def compare(name: str, training: Sequence[Row], evaluated: Sequence[Row], cache: Path) -> Findings:
+def compare(name: str, training: Sequence[ComparedRow], evaluated: Sequence[ComparedRow], cache: Path) -> Findings:
     """What `evaluated` shares with `training`.
 
     Args:
@@ -140,9 +140,9 @@ def compare(name: str, training: Sequence[Row], evaluated: Sequence[Row], cache:
         cache: the folder that keeps every picture's hashes.
     """
     prints = fingerprints((image for row in [*training, *evaluated] for image in row.images), cache)
-    by_pixels: dict[str, Row] = {}
+    by_pixels: dict[str, ComparedRow] = {}
     hashes: list[int] = []
-    owners: list[Row] = []
+    owners: list[ComparedRow] = []
     for row in training:
         for image in row.images:
             pixels, perceived = prints[image]

@@ -37,7 +37,7 @@ def forecast_table(found: Mapping[str, Any]) -> str:
     per = "GPU" if found["device"] == "gpu" else "process"
     lines = [
         "",
-        aligned(rows),
+        align_columns(rows),
         f"in all {duration(found['seconds'])}; up to {size(found['disk_bytes'])} of disk, of "
         f"{size(found['disk_free_bytes'])} free; memory is the peak per {per}, of {size(found['memory_bytes'])}",
         *(f"assumed: {text}" for text in found["assumptions"]),
@@ -63,7 +63,7 @@ def forecast_errors(config: RunConfig, run: RunDir) -> str:
         found = errors(entry, record, evaluation)
         if found:
             rows.append((name, *(_error(found.get(key), key) for key in rows[0][1:])))
-    return aligned(rows) if len(rows) > 1 else ""
+    return align_columns(rows) if len(rows) > 1 else ""
 
 
 def _error(found: Mapping[str, float] | None, key: str) -> str:
@@ -73,7 +73,7 @@ def _error(found: Mapping[str, float] | None, key: str) -> str:
     return f"{say(found['forecast'])} -> {say(found['measured'])} ({100 * found['error']:+.0f} %)"
 
 
-def aligned(rows: list[tuple[str, ...]]) -> str:
+def align_columns(rows: list[tuple[str, ...]]) -> str:
     """Rows as columns: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []

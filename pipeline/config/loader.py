@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.schema import RunConfig, match_stage
-from pipeline.config.validation import misfits
+from pipeline.config.validation import find_misfits
 from pipeline.errors import UserError
 from pipeline.files import ROOT, write_atomic
 
@@ -175,7 +175,7 @@ def _full_stage_key(key: str, merged: Any) -> str:
 def _typed(cls: type, merged: DictConfig, path: Path) -> Any:
     try:
         plain = OmegaConf.to_container(merged, resolve=True)
-        problems = list(misfits(plain, cls))
+        problems = list(find_misfits(plain, cls))
         if problems:
             raise UserError([f"{path}: {problem}" for problem in problems])
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), plain))

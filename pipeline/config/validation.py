@@ -20,7 +20,7 @@ _SCALARS: dict[Any, tuple[str, tuple[type, ...]]] = {
 """What a value of a scalar type must be, in words and as the types YAML gives."""
 
 
-def misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
+def find_misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
     """One message per unknown key, missing key and value of a wrong type.
 
     Args:
@@ -33,19 +33,19 @@ def misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
         yield from _of_block(value, typing.cast(type, hint), key)
     elif origin is types.UnionType:
         if value is not None:
-            yield from misfits(value, next(arg for arg in args if arg is not types.NoneType), key)
+            yield from find_misfits(value, next(arg for arg in args if arg is not types.NoneType), key)
     elif origin is dict:
         if not isinstance(value, dict):
             yield f"{key}: {value!r} must be a mapping of keys"
             return
         for name, item in value.items():
-            yield from misfits(item, args[1], f"{key}.{name}")
+            yield from find_misfits(item, args[1], f"{key}.{name}")
     elif origin is list:
         if not isinstance(value, list):
             yield f"{key}: {value!r} must be a list, for example [{value}]"
             return
         for number, item in enumerate(value):
-            yield from misfits(item, args[0], f"{key}[{number}]")
+            yield from find_misfits(item, args[0], f"{key}[{number}]")
     elif hint in _SCALARS:
         words, accepted = _SCALARS[hint]
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
@@ -65,7 +65,7 @@ def _of_block(value: Any, cls: type, key: str) -> Iterator[str]:
     prefix = f"{key}." if key else ""
     for name, item in value.items():
         if name in hints:
-            yield from misfits(item, hints[name], f"{prefix}{name}")
+            yield from find_misfits(item, hints[name], f"{prefix}{name}")
         else:
             near = difflib.get_close_matches(str(name), hints, 1)
             yield f"{prefix}{name} is not a known key; " + (

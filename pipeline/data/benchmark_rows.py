@@ -1,6 +1,6 @@
 """Rows of a benchmark as its authors publish them: parquet with the pictures inside, or JSON beside a folder of pictures.
 
-A row becomes a dict whose picture columns hold a `Picture`. What cannot be asked is counted as a problem, never left out in
+A row becomes a dict whose picture columns hold a `LocatedImage`. What cannot be asked is counted as a problem, never left out in
 silence.
 """
 
@@ -24,7 +24,7 @@ from pipeline.types import Problem, Question, Questions
 VERSION = 1
 """Part of the index's key: raise it when what is taken out of parquet files changes."""
 KINDS = ("parquet", "jsonl", "json")
-Row = dict[str, Any]
+RawRow = dict[str, Any]
 
 
 class Unusable(ValueError):
@@ -36,7 +36,7 @@ class Unusable(ValueError):
 
 
 @dataclass(frozen=True)
-class Columns:
+class QuestionColumns:
     """What is read of each row.
 
     Args:
@@ -51,7 +51,7 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Picture:
+class LocatedImage:
     """Where a row's picture is, or why there is none."""
 
     path: Path | None
@@ -77,7 +77,7 @@ def data_files(root: Path, names: Iterable[str]) -> list[Path]:
     return []
 
 
-def read_rows(files: Sequence[Path], columns: Columns, folder: Path, cache: Path) -> Iterator[Row]:
+def read_rows(files: Sequence[Path], columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
     """Every row of `files`, its pictures taken out to `cache` or found below `folder`.
 
     Raises:
@@ -94,7 +94,7 @@ def read_rows(files: Sequence[Path], columns: Columns, folder: Path, cache: Path
             }
 
 
-def _of_parquet(file: Path, columns: Columns, folder: Path, cache: Path) -> list[Row]:
+def _of_parquet(file: Path, columns: QuestionColumns, folder: Path, cache: Path) -> list[RawRow]:
     """The rows, out of the index of an earlier call where the file is unchanged and its pictures are still there."""
     with open_parquet(file) as parquet:
         names = parquet.schema_arrow.names
@@ -118,9 +118,9 @@ def _of_parquet(file: Path, columns: Columns, folder: Path, cache: Path) -> list
     return rows or []
 
 
-def _indexed(index: Path, cache: Path) -> list[Row] | None:
+def _indexed(index: Path, cache: Path) -> list[RawRow] | None:
     try:
-        rows: list[Row] = json.loads(index.read_bytes())
+        rows: list[RawRow] = json.loads(index.read_bytes())
         pictures = [value for row in rows for value in row.values() if isinstance(value, dict) and "file" in value]
         whole = all((cache / "images" / picture["file"]).stat().st_size == picture["size"] for picture in pictures)
     except (OSError, ValueError, KeyError, TypeError):
@@ -128,7 +128,7 @@ def _indexed(index: Path, cache: Path) -> list[Row] | None:
     return rows if whole else None
 
 
-def _of_json(file: Path, columns: Columns, folder: Path) -> Iterator[Row]:
+def _of_json(file: Path, columns: QuestionColumns, folder: Path) -> Iterator[RawRow]:
     """Rows of a .jsonl file, of a JSON list, or of a JSON object {id: row}; a row then gets its id as ``_key``."""
     try:
         text = file.read_text(encoding="utf-8")
@@ -171,17 +171,17 @@ def _located(folder: Path, path: str) -> str:
     return path
 
 
-def _picture(value: Any, folder: Path, cache: Path) -> Picture:
+def _picture(value: Any, folder: Path, cache: Path) -> LocatedImage:
     if not isinstance(value, dict):
-        return Picture(None, "missing_image", "neither bytes nor a path")
+        return LocatedImage(None, "missing_image", "neither bytes nor a path")
     if "file" in value:
-        return Picture(cache / "images" / value["file"])
+        return LocatedImage(cache / "images" / value["file"])
     if "path" in value:
-        return Picture(folder / value["path"])
-    return Picture(None, value["reason"], value["detail"])
+        return LocatedImage(folder / value["path"])
+    return LocatedImage(None, value["reason"], value["detail"])
 
 
-def _require(file: Path, names: Sequence[str], columns: Columns) -> None:
+def _require(file: Path, names: Sequence[str], columns: QuestionColumns) -> None:
     missing = [name for name in columns.needed if name not in names]
     if missing:
         raise UserError(f"{file}: has no column {', '.join(missing)}; it has {', '.join(names)}")
@@ -189,16 +189,16 @@ def _require(file: Path, names: Sequence[str], columns: Columns) -> None:
         raise UserError(f"{file}: has no picture column {' or '.join(columns.pictures)}; it has {', '.join(names)}")
 
 
-def picture(row: Row, *names: str) -> Path:
+def picture(row: RawRow, *names: str) -> Path:
     """The path of the first picture a row has among `names`.
 
     Raises:
         Unusable: when it has none, with the reason of the last.
     """
-    found = [row[name] for name in names if isinstance(row.get(name), Picture)]
+    found = [row[name] for name in names if isinstance(row.get(name), LocatedImage)]
     path = next((each.path for each in found if each.path is not None), None)
     if path is None:
-        last = found[-1] if found else Picture(None, "missing_image", f"no picture in {', '.join(names)}")
+        last = found[-1] if found else LocatedImage(None, "missing_image", f"no picture in {', '.join(names)}")
         raise Unusable(last.reason, last.detail)
     return path
 
@@ -240,8 +240,8 @@ def gold_letter(value: Any, options: Sequence[str]) -> str | None:
 
 
 def questions(
-    rows: Iterable[Row],
-    build: Callable[[Row], Iterable[Question]],
+    rows: Iterable[RawRow],
+    build: Callable[[RawRow], Iterable[Question]],
     split: str,
     files: Sequence[Path],
     cache: Path,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark, as_benchmark
 from pipeline.data.task import Task
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 from pipeline.files import ROOT, digest
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def check_options(config: TaskConfig, allowed: Iterable[str]) -> dict[str, Any]:
     problems = []
     for key in config.options:
         if key not in keys:
-            problems.append(f"task.options.{key}: the {config.name} task has no such option; {nearest(key, keys)}")
+            problems.append(f"task.options.{key}: the {config.name} task has no such option; {did_you_mean(key, keys)}")
     if problems:
         raise UserError(problems)
     return dict(config.options)
@@ -84,7 +84,9 @@ def load_file(config: TaskConfig, cache: Path) -> Any:
     """
     names = task_names()
     if config.name not in names:
-        raise UserError(f"task.name: {config.name!r} is not a file of pipeline/tasks; {nearest(config.name, names)}")
+        raise UserError(
+            f"task.name: {config.name!r} is not a file of pipeline/tasks; {did_you_mean(config.name, names)}"
+        )
     own = cache / f"{config.name}-{digest([config.path, config.options])[:12]}"
     return _module(config.name).load(config, own)
 

@@ -17,7 +17,7 @@ def split_problem(key: str, spec: str) -> Iterator[str]:
         yield f"{key}: {error}"
 
 
-Row = TypeVar("Row")
+Item = TypeVar("Item")
 
 
 _SPEC = re.compile(r"^(?P<name>[\w.-]+)(?:\[(?P<start>\d+%?)?:(?P<stop>\d+%?)?\])?$")
@@ -47,7 +47,7 @@ def named_split(task: str, spec: str, splits: Sequence[str]) -> str:
     return name
 
 
-def sliced(task: str, spec: str, rows: Sequence[Row], problems: Mapping[str, int]) -> tuple[Row, ...]:
+def sliced(task: str, spec: str, rows: Sequence[Item], problems: Mapping[str, int]) -> tuple[Item, ...]:
     """The part of a split's rows that a spec asks for.
 
     Args:

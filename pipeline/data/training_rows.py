@@ -43,7 +43,7 @@ def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> t
     return grpo_columns(task, split.examples, stage.prompt), split
 
 
-def identity(columns: dict[str, list[Any]], cache: Path) -> str:
+def data_lines(columns: dict[str, list[Any]], cache: Path) -> str:
     """The lines of data.tsv for these rows, in their order.
 
     Args:

@@ -13,9 +13,9 @@ from typing import Any
 
 from pipeline.config.schema import AlarmConfig
 
-Row = Mapping[str, Any]
+LogRow = Mapping[str, Any]
 """One row of metrics.jsonl."""
-Measure = Callable[[Row], float | None]
+Measure = Callable[[LogRow], float | None]
 """Called with every row in order; None where a row says nothing new."""
 
 
@@ -63,7 +63,7 @@ class Watch:
             if (threshold := getattr(settings, rule.name)) is not None and rule.of in kinds
         ]
 
-    def see(self, row: Row) -> list[dict[str, Any]]:
+    def see(self, row: LogRow) -> list[dict[str, Any]]:
         """The events of one row: alarms that begin or end with it, as they are written to alarms.jsonl."""
         events = []
         steps, self._step = row["step"] - self._step, row["step"]
@@ -96,7 +96,7 @@ class Watch:
         }
 
 
-def summary(rows: Iterable[Row], settings: AlarmConfig, algorithm: str, clips: bool) -> dict[str, dict[str, Any]]:
+def summary(rows: Iterable[LogRow], settings: AlarmConfig, algorithm: str, clips: bool) -> dict[str, dict[str, Any]]:
     """`Watch.summary` after all `rows`, in the order the alarms began."""
     watch = Watch(settings, algorithm, clips)
     for row in rows:
@@ -111,13 +111,13 @@ def text(name: str, value: float, threshold: float) -> str:
     return f"{rule.what} is {value:.4g}, {than} {threshold:g}: {rule.means}; {rule.cure}"
 
 
-def told(name: str, one: Mapping[str, Any]) -> str:
+def describe_alarm(name: str, one: Mapping[str, Any]) -> str:
     """One entry of `Watch.summary` in a sentence, for the report."""
     steps = f"step {one['first']}" if one["first"] == one["last"] else f"steps {one['first']} to {one['last']}"
     return f"in training ({steps}, {one['steps']} in all), {text(name, one['worst'], one['threshold'])}."
 
 
-def _figure(row: Row, key: str) -> float | None:
+def _figure(row: LogRow, key: str) -> float | None:
     """A finite number of a row; the others are the business of `nan` alone."""
     value = row.get(key)
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
@@ -137,7 +137,7 @@ def _mean(key: str) -> Callable[[int], Measure]:
     def begin(window: int) -> Measure:
         values: deque[float] = deque(maxlen=window)
 
-        def measure(row: Row) -> float | None:
+        def measure(row: LogRow) -> float | None:
             value = _figure(row, key)
             if value is None:
                 return None
@@ -156,7 +156,7 @@ def _share_of_start(key: str) -> Callable[[int], Measure]:
         start: list[float] = []
         recent = _mean(key)(window)
 
-        def measure(row: Row) -> float | None:
+        def measure(row: LogRow) -> float | None:
             value = _figure(row, key)
             if value is not None and 2 * len(start) < window:
                 start.append(value)
@@ -177,7 +177,7 @@ def _unclipped(window: int) -> Measure:
     """
     steps, before, clipped = 0, 0, False
 
-    def measure(row: Row) -> float | None:
+    def measure(row: LogRow) -> float | None:
         nonlocal steps, before, clipped
         low, high = (_figure(row, f"clip_ratio/{side}_mean") for side in ("low", "high"))
         steps += row["step"] - before - ("reward" in row)
@@ -193,7 +193,7 @@ def _parted(window: int) -> Measure:
     rewards: deque[float] = deque(maxlen=window)
     best, reward_then = -math.inf, -math.inf
 
-    def measure(row: Row) -> float | None:
+    def measure(row: LogRow) -> float | None:
         nonlocal best, reward_then
         reward, accuracy = _figure(row, "reward"), _figure(row, "eval_accuracy")
         if reward is not None:

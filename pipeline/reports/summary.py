@@ -39,7 +39,7 @@ def summarise(
     tests: list[dict[str, Any]] = []
     staged = any(entry.is_base or entry.record.get("init_from") for entry in entries)
     for entry in entries:
-        parent, baseline = parent_of(entry, entries), next((other for other in entries if other.is_baseline), None)
+        parent, baseline = entry_parent(entry, entries), next((other for other in entries if other.is_baseline), None)
         against = {"versus_parent": parent, "versus_baseline": None if baseline is entry or entry.is_base else baseline}
         versus = {key: _versus(entry, other) for key, other in against.items()}
         if baseline is parent:
@@ -82,7 +82,7 @@ def status_of(entry: Entry) -> str:
     return "evaluated" if entry.scores else str(entry.record.get("status") or "not run")
 
 
-def parent_of(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
+def entry_parent(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     """The entry this one was trained from (`init_from`), in the same prompt style when the parent has it."""
     wanted = str(entry.record.get("init_from") or "")
     if not wanted or entry.is_base:
@@ -232,7 +232,7 @@ def _of_training(entry: Entry) -> list[str]:
         trainer = ((entry.record.get("inputs") or {}).get("stage") or {}).get("trainer") or {}
         clips = bool({"epsilon", "epsilon_high"} & set(trainer))
         found = alarms.summary(entry.log, AlarmConfig(), str(entry.record.get("algorithm")), clips)
-    return [alarms.told(name, one) for name, one in found.items()]
+    return [alarms.describe_alarm(name, one) for name, one in found.items()]
 
 
 def _doubts(scores: dict[str, Any], judged: bool) -> list[str]:

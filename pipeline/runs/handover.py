@@ -10,7 +10,7 @@ from pathlib import Path
 
 from pipeline.config.evaluation import LabModel
 from pipeline.config.schema import BEST, FINAL, RunConfig, match_stage, split_parent
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 from pipeline.files import digest, file_digest
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs import gates
@@ -134,7 +134,7 @@ def model_folder(model: LabModel, verify: bool = False) -> Path | None:
     there = sorted(path.parent.name for path in root.glob("*/stage.json"))
     found = [phase] if phase == BASE in there else match_stage(phase, there)
     if len(found) != 1:
-        what = f"phase {model.phase!r} is not a phase of it; {nearest(phase, there)}" if there else "holds no run"
+        what = f"phase {model.phase!r} is not a phase of it; {did_you_mean(phase, there)}" if there else "holds no run"
         raise UserError(f"run {model.run!r}: {what}")
     return checkpoint(run, found[0], which=which, verify=verify)
 

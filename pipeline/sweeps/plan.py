@@ -19,7 +19,7 @@ from pipeline.system.hardware import free_memory, visible_gpus
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class SweepPlan:
     """What each cell needs, and what there is."""
 
     planned: dict[str, Planned]
@@ -31,7 +31,7 @@ class Plan:
     """Bytes of the GPU with the least room, or of this machine's memory; None where that cannot be asked."""
 
 
-def make_plan(config: LabConfig, ignore_memory: bool = False) -> Plan:
+def make_plan(config: LabConfig, ignore_memory: bool = False) -> SweepPlan:
     """Estimate every cell from its models' files alone, and refuse those that cannot fit.
 
     Args:
@@ -69,7 +69,7 @@ def make_plan(config: LabConfig, ignore_memory: bool = False) -> Plan:
                 "batch_size, or --ignore-memory to try"
             )
         planned[cell.id] = Planned(needed, refused)
-    return Plan(planned, largest, unknown, free)
+    return SweepPlan(planned, largest, unknown, free)
 
 
 def key(config: LabConfig, cell: Cell) -> str:
@@ -105,7 +105,7 @@ def smoke_lab(config: LabConfig) -> LabConfig:
     )
 
 
-def describe(config: LabConfig, plan: Plan, known: Cells, folder: Path) -> str:
+def describe(config: LabConfig, plan: SweepPlan, known: Cells, folder: Path) -> str:
     """What a sweep would do: memory per model and precision, then the cells by state."""
     device = "GPU with least room" if visible_gpus() else "memory"
     room = f"{_mb(plan.free)} free ({device})" if plan.free is not None else "free memory not known"
@@ -124,7 +124,7 @@ def describe(config: LabConfig, plan: Plan, known: Cells, folder: Path) -> str:
     return "\n".join(lines)
 
 
-def _memory_table(config: LabConfig, plan: Plan, known: Cells) -> Iterator[str]:
+def _memory_table(config: LabConfig, plan: SweepPlan, known: Cells) -> Iterator[str]:
     """Megabytes per model and precision, and the most that was measured where a cell is done."""
     columns = ("parameters", "weights", "cache", "activations", "in all", "measured")
     yield f"  {'model':<24} {'precision':<10}" + "".join(f"{word:>12}" for word in columns)

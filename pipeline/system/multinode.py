@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.system.processes import STARTED_BY, child_environment, run_child, shielded
+from pipeline.system.processes import STARTED_BY, child_environment, ignore_signals, run_child
 
 PORT = 29400
 PATIENCE = 600.0
@@ -273,7 +273,7 @@ def _start(job: dict[str, Any]) -> subprocess.Popen[bytes]:
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
-            preexec_fn=partial(shielded, os.getpid()),
+            preexec_fn=partial(ignore_signals, os.getpid()),
         )
 
 

@@ -44,7 +44,7 @@ def how_ended(code: int) -> str:
     return f"ended by {signal.Signals(-code).name}{killed}"
 
 
-def shielded(parent: int) -> None:
+def ignore_signals(parent: int) -> None:
     """In a launcher, before it starts: end with `parent`, and hear neither Ctrl-C nor SIGTERM.
 
     torchrun would pass them on and kill its workers 30 s later, in the middle of a save.

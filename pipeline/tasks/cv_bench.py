@@ -19,8 +19,8 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import (
-    Columns,
-    Row,
+    QuestionColumns,
+    RawRow,
     Unusable,
     data_files,
     gold_letter,
@@ -42,7 +42,7 @@ SOURCES = ("ADE20K", "COCO", "Omni3D")
 _WHAT = f"a copy of {SOURCE}: test_2d.parquet and test_3d.parquet, or test_2d.jsonl, test_3d.jsonl and img/"
 _FILES = ("test_2d", "test_3d", "test", "cv_bench", "cv_bench_rows")
 _PICTURES = ("image", "filename", "img_path", "img_paths")
-_COLUMNS = Columns(
+_COLUMNS = QuestionColumns(
     _PICTURES,
     ("question", "answer"),
     ("idx", "index_origin", "type", "task", "category_origin", "choices", "prompt", "source"),
@@ -106,16 +106,16 @@ def _missing_half(files: Sequence[Path]) -> list[Problem]:
     return [Problem(lost, "missing_file", "only the other half of the benchmark is there")]
 
 
-def _one_picture(row: Row) -> Row:
+def _one_picture(row: RawRow) -> RawRow:
     """The row with its picture under ``image``, wherever it was found."""
     return {**row, "image": next((row[name] for name in _PICTURES if row.get(name) is not None), None)}
 
 
-def _type(row: Row) -> str:
+def _type(row: RawRow) -> str:
     return str(row.get("type") or ("3D" if _source(row) == "Omni3D" else "2D")).upper()
 
 
-def _source(row: Row) -> str:
+def _source(row: RawRow) -> str:
     """ADE20K, COCO or Omni3D: the column, else the name of the picture's file (``ade20k_102.png``)."""
     named = {source.casefold(): source for source in SOURCES}
     given = str(row.get("source") or "").casefold()
@@ -125,7 +125,7 @@ def _source(row: Row) -> str:
     return named.get(path.name.partition("_")[0].casefold(), "") if path else ""
 
 
-def _questions(row: Row) -> Iterable[Question]:
+def _questions(row: RawRow) -> Iterable[Question]:
     text = str(row.get("prompt") or row["question"]).strip()
     options = [str(option) for option in listed(row.get("choices"))] or _options_of(text)
     if not _options_of(text):

@@ -17,7 +17,16 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark
-from pipeline.data.benchmark_rows import Columns, Row, Unusable, data_files, listed, picture, questions, read_rows
+from pipeline.data.benchmark_rows import (
+    QuestionColumns,
+    RawRow,
+    Unusable,
+    data_files,
+    listed,
+    picture,
+    questions,
+    read_rows,
+)
 from pipeline.data.image_sets import data_root, no_files
 from pipeline.data.load import check_options
 from pipeline.data.prompting import A_LETTER, instructed, lettered
@@ -31,7 +40,7 @@ SOURCE = "https://huggingface.co/datasets/AI4Math/MathVista"
 LICENCE = "CC BY-SA 4.0"
 SPLITS = ("testmini", "test")
 _WHAT = f"a copy of {SOURCE}: data/testmini-*.parquet, or testmini.json and images/"
-_COLUMNS = Columns(
+_COLUMNS = QuestionColumns(
     ("decoded_image", "image"),
     ("question", "answer", "question_type", "answer_type"),
     ("pid", "choices", "unit", "precision", "metadata"),
@@ -110,7 +119,7 @@ def _letter(choice: str, options: Sequence[str]) -> str:
     return letters(len(options))[list(options).index(choice)]
 
 
-def build(row: Row) -> Iterable[Question]:
+def build(row: RawRow) -> Iterable[Question]:
     """One row's question, for `pipeline.data.benchmark_rows.questions`."""
     choices = [str(choice) for choice in listed(row.get("choices"))]
     kind = str(row["answer_type"])

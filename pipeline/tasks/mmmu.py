@@ -23,8 +23,8 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import (
-    Columns,
-    Row,
+    QuestionColumns,
+    RawRow,
     Unusable,
     data_files,
     gold_letter,
@@ -36,7 +36,7 @@ from pipeline.data.benchmark_rows import (
 from pipeline.data.image_sets import data_root, no_files
 from pipeline.data.load import check_options
 from pipeline.data.prompting import A_LETTER, DIRECT_LETTER, instructed, lettered
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 from pipeline.scoring.benchmark_judges import accuracies, accuracy, chosen, even_chance, judged
 from pipeline.scoring.mmmu import RULES, guess, open_candidates, open_number_right, open_right, read_choice
 from pipeline.types import Judgement, Problem, Question, Questions
@@ -71,7 +71,9 @@ DOMAIN_OF = {subject: domain for domain, subjects in DOMAINS.items() for subject
 DIRECT_OPEN = "Answer the question using a single word or phrase."
 IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 _WHAT = f"a copy of {SOURCE}: <Subject>/validation-00000-of-00001.parquet, or validation.json and its pictures"
-_COLUMNS = Columns(IMAGES, ("id", "question", "options", "answer"), ("question_type", "subfield", "topic_difficulty"))
+_COLUMNS = QuestionColumns(
+    IMAGES, ("id", "question", "options", "answer"), ("question_type", "subfield", "topic_difficulty")
+)
 _MARK = re.compile(r"<image (\d+)>")
 
 
@@ -113,7 +115,7 @@ def check_rule(options: Mapping[str, Any]) -> str:
     """
     rule = options.get("rule", RULES[0])
     if rule not in RULES:
-        raise UserError(f"task.options.rule: {rule!r} is no rule; {nearest(rule, RULES)}")
+        raise UserError(f"task.options.rule: {rule!r} is no rule; {did_you_mean(rule, RULES)}")
     return str(rule)
 
 
@@ -124,7 +126,7 @@ def _subjects(options: Mapping[str, Any]) -> tuple[str, ...]:
     wrong = [name for name in given if name not in DOMAIN_OF]
     if wrong:
         raise UserError(
-            [f"task.options.subjects: {name!r} is no subject; {nearest(name, DOMAIN_OF)}" for name in wrong]
+            [f"task.options.subjects: {name!r} is no subject; {did_you_mean(name, DOMAIN_OF)}" for name in wrong]
         )
     return tuple(given)
 
@@ -177,7 +179,7 @@ def _judge_open(question: Question, text: str) -> Judgement:
     return Judgement(str(candidates[0]), right)
 
 
-def _questions(row: Row) -> Iterable[Question]:
+def _questions(row: RawRow) -> Iterable[Question]:
     options = [str(option) for option in listed(row["options"])]
     is_open = str(row.get("question_type") or ("open" if not options else "")).startswith("open")
     answers = _open_answers(row["answer"]) if is_open else ()
@@ -208,7 +210,7 @@ def _open_answers(value: Any) -> tuple[str, ...]:
     return tuple(str(answer) for answer in found if str(answer).strip() not in ("", "?"))
 
 
-def with_pictures(row: Row, text: str) -> tuple[str, tuple[Path, ...]]:
+def with_pictures(row: RawRow, text: str) -> tuple[str, tuple[Path, ...]]:
     """The text with its marks renumbered from 1, and the row's pictures in that order.
 
     Pictures no mark speaks of come after the others and keep their order.

@@ -17,11 +17,20 @@ from pathlib import Path
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark
-from pipeline.data.benchmark_rows import Columns, Row, data_files, gold_letter, listed, picture, questions, read_rows
+from pipeline.data.benchmark_rows import (
+    QuestionColumns,
+    RawRow,
+    data_files,
+    gold_letter,
+    listed,
+    picture,
+    questions,
+    read_rows,
+)
 from pipeline.data.image_sets import data_root
 from pipeline.data.load import check_options
 from pipeline.data.prompting import instructed, lettered
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 from pipeline.scoring.benchmark_judges import even_chance
 from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, check_rule, judge, official, subject_of, with_pictures
 from pipeline.types import Question, Questions
@@ -38,8 +47,8 @@ _LAST_LINE = (
 DIRECT = {"standard_10": _DIRECT, "standard_4": _DIRECT, "vision": f"{_DIRECT} {_LAST_LINE}"}
 """The published prompts for direct answers."""
 _WHAT = f"a copy of {SOURCE}: the folders standard (10 options), standard (4 options) and vision with test-*.parquet"
-_STANDARD = Columns(IMAGES, ("id", "question", "options", "answer"), ("subject", "topic_difficulty"))
-_VISION = Columns(("image",), ("id", "options", "answer"), ("subject", "topic_difficulty"))
+_STANDARD = QuestionColumns(IMAGES, ("id", "question", "options", "answer"), ("subject", "topic_difficulty"))
+_VISION = QuestionColumns(("image",), ("id", "options", "answer"), ("subject", "topic_difficulty"))
 
 
 def load(config: TaskConfig, cache: Path) -> Benchmark:
@@ -52,7 +61,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     options = check_options(config, ("setting", "rule"))
     setting, rule = options.get("setting", "standard_10"), check_rule(options)
     if setting not in SETTINGS:
-        raise UserError(f"task.options.setting: {setting!r} is no setting; {nearest(setting, SETTINGS)}")
+        raise UserError(f"task.options.setting: {setting!r} is no setting; {did_you_mean(setting, SETTINGS)}")
     folder, files = _files(root, setting)
     if not files:
         raise UserError(
@@ -84,18 +93,18 @@ def _files(root: Path, setting: str) -> tuple[Path, Sequence[Path]]:
     return root, []
 
 
-def _of_standard(row: Row) -> Iterable[Question]:
+def _of_standard(row: RawRow) -> Iterable[Question]:
     options = [str(option) for option in listed(row["options"])]
     text, images = with_pictures(row, f"{row['question']}\n{lettered(options, '{}. {}')}")
     yield _question(row, text, images, options)
 
 
-def _of_vision(row: Row) -> Iterable[Question]:
+def _of_vision(row: RawRow) -> Iterable[Question]:
     """The question and its options are in the picture; their texts are only for the judge."""
     yield _question(row, "", (picture(row, "image"),), [str(option) for option in listed(row["options"])])
 
 
-def _question(row: Row, text: str, images: tuple[Path, ...], options: Sequence[str]) -> Question:
+def _question(row: RawRow, text: str, images: tuple[Path, ...], options: Sequence[str]) -> Question:
     subject = str(row.get("subject") or subject_of(str(row["id"])))
     return Question(
         id=str(row["id"]),

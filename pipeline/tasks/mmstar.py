@@ -17,7 +17,16 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark
-from pipeline.data.benchmark_rows import Columns, Row, Unusable, data_files, gold_letter, picture, questions, read_rows
+from pipeline.data.benchmark_rows import (
+    QuestionColumns,
+    RawRow,
+    Unusable,
+    data_files,
+    gold_letter,
+    picture,
+    questions,
+    read_rows,
+)
 from pipeline.data.image_sets import data_root, no_files
 from pipeline.data.load import check_options
 from pipeline.data.prompting import asked_for_letter
@@ -28,7 +37,7 @@ EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/Lin-Chen/MMStar"
 LICENCE = "none stated that we know of"
 _WHAT = f"a copy of {SOURCE}: mmstar.parquet, or mmstar.json and its pictures"
-_COLUMNS = Columns(("image", "image_path"), ("index", "question", "answer", "category", "l2_category"))
+_COLUMNS = QuestionColumns(("image", "image_path"), ("index", "question", "answer", "category", "l2_category"))
 _OPTIONS = re.compile(r"(?:^|[\n,;.]|\bOptions:)\s*\(?([A-Z])(?:\)|:|\.)\s+", re.IGNORECASE)
 
 
@@ -70,7 +79,7 @@ def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"average": sum(by_l2.values()) / len(by_l2), "micro": micro, **accuracies(rows, "category")}
 
 
-def _questions(row: Row) -> Iterable[Question]:
+def _questions(row: RawRow) -> Iterable[Question]:
     text = str(row["question"]).strip()
     options = split_options(text)
     image = picture(row, "image", "image_path")

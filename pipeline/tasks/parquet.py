@@ -41,7 +41,7 @@ _WHAT = "a folder with <split>.parquet or <split>-*.parquet (there or in data/),
 
 
 @dataclass(frozen=True)
-class Columns:
+class ImageColumns:
     """The columns read; `id` None counts rows."""
 
     image: str
@@ -95,13 +95,13 @@ def split_files(root: Path) -> dict[str, list[Path]]:
     return {name: splits[name] for name in sorted(splits, key=lambda n: (first.index(n) if n in first else 9, n))}
 
 
-def _columns(options: dict[str, Any], schemas: list[tuple[Path, pa.Schema]]) -> Columns:
+def _columns(options: dict[str, Any], schemas: list[tuple[Path, pa.Schema]]) -> ImageColumns:
     """The columns the options name, once every file is known to have them."""
     attributes = options.get("attribute_columns", [])
     if not isinstance(attributes, list | tuple):
         raise UserError(f"task.options.attribute_columns: {attributes!r} is not a list of columns")
     id_column = options.get("id_column") or ("id" if all("id" in schema.names for _, schema in schemas) else None)
-    columns = Columns(
+    columns = ImageColumns(
         options.get("image_column", "image"), options.get("label_column", "label"), id_column, tuple(attributes)
     )
     problems = []
@@ -168,7 +168,7 @@ def _label_names(files: list[Path], column: str) -> list[str]:
 
 
 def _rows(
-    folder: Path, files: list[Path], split: str, columns: Columns, names: list[str] | None, cache: Path
+    folder: Path, files: list[Path], split: str, columns: ImageColumns, names: list[str] | None, cache: Path
 ) -> tuple[list[Example], list[Problem]]:
     """The rows of a split, out of the index of an earlier call where its files are unchanged."""
     stamps = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
@@ -204,7 +204,7 @@ def _read_index(index: Path, key: str) -> list[dict[str, Any]] | None:
 
 
 def _extract(
-    folder: Path, files: list[Path], split: str, columns: Columns, names: list[str] | None, images: Path
+    folder: Path, files: list[Path], split: str, columns: ImageColumns, names: list[str] | None, images: Path
 ) -> Iterator[dict[str, Any]]:
     """Write each row's image and give its index entry: id and label with file or path, or id with reason and detail."""
     images.mkdir(parents=True, exist_ok=True)

@@ -24,12 +24,12 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark
-from pipeline.data.benchmark_rows import Columns, Row, Unusable, data_files, picture, questions, read_rows
+from pipeline.data.benchmark_rows import QuestionColumns, RawRow, Unusable, data_files, picture, questions, read_rows
 from pipeline.data.image_sets import data_root, no_files
 from pipeline.data.images import inside
 from pipeline.data.load import check_options
 from pipeline.data.prompting import asked_for_letter, lettered
-from pipeline.errors import UserError, nearest
+from pipeline.errors import UserError, did_you_mean
 from pipeline.scoring.benchmark_judges import accuracy, even_chance, judge_choice
 from pipeline.types import Problem, Question, Questions
 
@@ -38,7 +38,7 @@ SOURCE = "https://visualcommonsense.com/download/"
 LICENCE = "VCR dataset licence: non-commercial research, no redistribution"
 MODES = ("both", "qa", "qar")
 _WHAT = f"vcr1annots/val.jsonl and vcr1images/, from {SOURCE}"
-_COLUMNS = Columns(
+_COLUMNS = QuestionColumns(
     ("img_fn",),
     ("annot_id", "question", "answer_choices", "answer_label", "rationale_choices", "rationale_label", "objects"),
     ("metadata_fn", "img_id"),
@@ -58,7 +58,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     root = data_root(config, _WHAT)
     mode = check_options(config, ("mode",)).get("mode", "both")
     if mode not in MODES:
-        raise UserError(f"task.options.mode: {mode!r} is no mode; {nearest(mode, MODES)}")
+        raise UserError(f"task.options.mode: {mode!r} is no mode; {did_you_mean(mode, MODES)}")
     files = {
         split: found
         for split in ("val", "train")
@@ -100,7 +100,7 @@ def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {name: score for name, score in scores.items() if score is not None}
 
 
-def _questions(row: Row, mode: str, images: Path, without: list[Problem]) -> Iterable[Question]:
+def _questions(row: RawRow, mode: str, images: Path, without: list[Problem]) -> Iterable[Question]:
     objects = [str(name) for name in row["objects"]]
     name = str(row["annot_id"])
     image = picture(row, "img_fn")
@@ -137,7 +137,7 @@ def _questions(row: Row, mode: str, images: Path, without: list[Problem]) -> Ite
         without.append(Problem(name, "missing_boxes", "asked without boxes: its metadata file is not there"))
 
 
-def _label(row: Row, name: str) -> int:
+def _label(row: RawRow, name: str) -> int:
     value = row[name]
     if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value < 4:
         raise Unusable("answer_not_an_option", f"{name} is {value!r}")

@@ -10,12 +10,12 @@ from pipeline.run_dir import BASE, COT
 from pipeline.runs.handover import file_digests, weights_of
 from pipeline.runs.phases import phase_inputs
 from pipeline.runs.provenance import provenance
-from stages.models.hub import locate
+from stages.models.hub import find_model
 from stages.processes.console import say
 from stages.processes.work import Work
 
 
-def make(work: Work) -> None:
+def make_base_model(work: Work) -> None:
     """Build or locate the model in this process and write its record."""
     config, run = work.config, work.run
     tiny = config.model.name_or_path is None
@@ -27,7 +27,7 @@ def make(work: Work) -> None:
         texts = tokenizer_texts(load_task(config.task, run.cache), run.cot if config.cot else None)
         build_tiny(folder, config.model.tiny, texts, config.seed)
     else:
-        folder = locate(config.model)
+        folder = find_model(config.model)
         family = model_type(folder)
         if family in REFUSED:
             raise UserError(f"model.name_or_path: {config.model.name_or_path!r} is a {family}: {REFUSED[family]}")
@@ -39,9 +39,9 @@ def make(work: Work) -> None:
         raise UserError(
             f"model.name_or_path: {config.model.name_or_path!r} has no *.safetensors; only safetensors are read"
         )
-    from stages.checkpoints.verify import unfit
+    from stages.checkpoints.verify import base_model_problems
 
-    problems = unfit(folder, config, load_task(config.task, run.cache))
+    problems = base_model_problems(folder, config, load_task(config.task, run.cache))
     if problems:
         raise UserError([f"base: {folder}: {problem}" for problem in problems])
     record = {

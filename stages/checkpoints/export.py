@@ -41,7 +41,7 @@ def export(trainer: Any, work: Work, parent: Path, folder: Path) -> Any:
         from peft import get_peft_model
 
         plain = get_peft_model(plain, peft_config(work))
-    put(plain, trained)
+    load_tensors(plain, trained)
     plain = plain.merge_and_unload() if adapted else plain
     plain.save_pretrained(folder)
     load_processor(parent, work.config).save_pretrained(folder)
@@ -57,7 +57,7 @@ def trained_tensors(model: torch.nn.Module, main: bool) -> dict[str, torch.Tenso
     tensors = {}
     for name, parameter in model.named_parameters():  # Tied weights come once, as a checkpoint has them.
         if parameter.requires_grad or ADAPTER in name.split("."):
-            value = full(parameter)
+            value = full_tensor(parameter)
             if main:
                 tensors[name] = value
     if main:
@@ -66,7 +66,7 @@ def trained_tensors(model: torch.nn.Module, main: bool) -> dict[str, torch.Tenso
     return tensors
 
 
-def full(parameter: torch.nn.Parameter) -> torch.Tensor:
+def full_tensor(parameter: torch.nn.Parameter) -> torch.Tensor:
     """A parameter's float32 values, gathered from all ranks when DeepSpeed shares it out."""
     partitioned = hasattr(parameter, "ds_id")
     if partitioned or hasattr(parameter, "_hp_mapping"):
@@ -94,7 +94,7 @@ def load_plain(kind: Any, parent: Path, work: Work) -> Any:
 
 
 @torch.no_grad()
-def put(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
+def load_tensors(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
     """Give a model's tensors new values, by name."""
     own = dict(model.named_parameters()) | dict(model.named_buffers())
     strange = {name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape}

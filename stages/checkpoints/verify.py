@@ -44,7 +44,7 @@ def verify(work: Work, task: Task, answer: Callable[[], Answerer]) -> bool:
     if weights_of(files) != record["weights"]:
         found["problems"].append("the weights are other ones than the trainer saved")
     parent = checkpoint_folder(work.run, parent_of(work.config, work.name) or "")
-    found["problems"] += unlike_parent(final, parent, work.config)
+    found["problems"] += diff_from_parent(final, parent, work.config)
     if record.get(BEST):
         found["problems"] += [f"{BEST}/: {problem}" for problem in _best_problems(work, record[BEST], parent)]
     if not found["problems"]:
@@ -67,14 +67,14 @@ def _best_problems(work: Work, record: dict[str, Any], parent: Path) -> list[str
     best = work.folder / BEST
     told = changes(record["files"], file_digests(best))
     told += [
-        difference for difference in unlike_parent(best, parent, work.config) if not difference.startswith(FIGURES)
+        difference for difference in diff_from_parent(best, parent, work.config) if not difference.startswith(FIGURES)
     ]
     model, problems = load_model(best, work.config, "float32")
     del model
     return told + problems
 
 
-def unfit(folder: Path, config: Any, task: Task) -> list[str]:
+def base_model_problems(folder: Path, config: Any, task: Task) -> list[str]:
     """Why a run cannot start from a model: weights that would be random, or a processor that final/ could not carry.
 
     `model.processor` is declared once and has to survive being saved, since whoever loads a final/ does not repeat it.
@@ -97,7 +97,7 @@ def unfit(folder: Path, config: Any, task: Task) -> list[str]:
     return problems
 
 
-def unlike_parent(final: Path, parent: Path, config: Any) -> list[str]:
+def diff_from_parent(final: Path, parent: Path, config: Any) -> list[str]:
     """What of tokenizer, chat template, image processor, configuration and generation settings differs from the parent's.
 
     The parent's are written anew, with `model.processor` as the declared change, so that files can be compared.

@@ -20,10 +20,10 @@ from pipeline.scoring.response import GRAMMAR_VERSION
 from pipeline.types import Question, Questions
 from stages.evaluation import modes, prompts
 from stages.evaluation.backends import base, checkpoint
-from stages.evaluation.cell_record import Record, Row, picture_digests, rows_digest
+from stages.evaluation.cell_record import PredictionRow, Record, picture_digests, rows_digest
 from stages.evaluation.modes import Models, Setting
 from stages.processes.console import say_here
-from stages.processes.work import only_one
+from stages.processes.work import folder_lock
 
 _LINES = 10
 """Lines of progress in all."""
@@ -43,7 +43,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
     """
     folder = cell_folder(config, cell)
     lab_task = config.tasks[cell.task]
-    with only_one(folder):
+    with folder_lock(folder):
         cache = Path(config.output_dir) / ".cache"
         benchmark = load_benchmark(lab_task.task, cache)
         rows = benchmark.select(lab_task.split, lab_task.subset_seed)
@@ -110,7 +110,7 @@ def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) ->
         "split": task["split"],
         "subset_seed": task["subset_seed"],
         "rows": rows_digest(rows.rows, setting.pictures),
-        "max_new_tokens": modes.answer_tokens(cell.mode, task["max_new_tokens"]),
+        "max_new_tokens": modes.answer_token_limit(cell.mode, task["max_new_tokens"]),
         "grammar": GRAMMAR_VERSION,
         "prompt": setting.benchmark.prompt(rows.rows[0], "direct" if cell.mode == "direct" else "think"),
     }
@@ -121,7 +121,9 @@ def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) ->
     return inputs
 
 
-def _ask(setting: Setting, questions: Sequence[Question], record: Record, answered: dict[str, Row], name: str) -> None:
+def _ask(
+    setting: Setting, questions: Sequence[Question], record: Record, answered: dict[str, PredictionRow], name: str
+) -> None:
     """Have the questions answered that are not, and write each batch down as it comes."""
     waiting = [question for question in questions if question.id not in answered]
     began, told, count = time.monotonic(), 0, 0
@@ -135,7 +137,7 @@ def _ask(setting: Setting, questions: Sequence[Question], record: Record, answer
             say_here(f"  {name}: {count}/{len(waiting)} rows, {rate:.1f} rows/s")
 
 
-def _smoke(questions: Sequence[Question], answered: dict[str, Row], name: str) -> None:
+def _smoke(questions: Sequence[Question], answered: dict[str, PredictionRow], name: str) -> None:
     """Refuse to go on when none of the first answers could be read."""
     rows = [answered[question.id] for question in questions if question.id in answered]
     if not questions or any(row["label"] is not None for row in rows):
@@ -151,7 +153,12 @@ def _smoke(questions: Sequence[Question], answered: dict[str, Row], name: str) -
 
 
 def _figures(
-    benchmark: Benchmark, rows: Questions, answers: Sequence[Row], setting: Setting, seconds: float, asked: int
+    benchmark: Benchmark,
+    rows: Questions,
+    answers: Sequence[PredictionRow],
+    setting: Setting,
+    seconds: float,
+    asked: int,
 ) -> dict[str, Any]:
     """What evaluation.json says of the answers. Shares are of all rows, readable or not."""
     n = len(answers)

@@ -13,7 +13,7 @@ from pipeline.files import differences, digest, end_half_line, file_digest, read
 
 RUNNING, COMPLETE = "running", "complete"
 
-Row = dict[str, Any]
+PredictionRow = dict[str, Any]
 """One row of predictions.jsonl."""
 
 
@@ -47,21 +47,21 @@ class Record:
             raise UserError([f"{self.folder.name}: {change}" for change in changed] + [f"{self.folder.name}: {cure}"])
         return bool(there["status"] == COMPLETE)
 
-    def answered(self) -> dict[str, Row]:
+    def answered(self) -> dict[str, PredictionRow]:
         """The rows that are there, by id, after a half line at the end is taken away."""
         if self.predictions.exists():
             end_half_line(self.predictions)
-        rows: dict[str, Row] = {}
+        rows: dict[str, PredictionRow] = {}
         for row in read_jsonl(self.predictions):
             rows.setdefault(row["id"], row)
         return rows
 
-    def append(self, rows: Iterable[Row]) -> None:
+    def append(self, rows: Iterable[PredictionRow]) -> None:
         """Write rows down behind the others."""
         with self.predictions.open("a") as file:
             file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
 
-    def complete(self, rows: Sequence[Row], inputs: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
+    def complete(self, rows: Sequence[PredictionRow], inputs: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
         """Put the rows in order and, last, say that the cell is done."""
         write_atomic(self.predictions, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
         write_json(self.path, {"status": COMPLETE, "inputs": inputs, **figures})

@@ -85,7 +85,7 @@ def _metric(results: Mapping[str, Any], task: str, metric: str) -> float:
     return float(found[metric])
 
 
-def beside(record: Mapping[str, Any], task: str, theirs: float, folder: Path) -> str:
+def compare_with_lmms_eval(record: Mapping[str, Any], task: str, theirs: float, folder: Path) -> str:
     """Write both numbers to `folder`/side_by_side.json and say them in one line."""
     name, metric = TASKS[task]
     ours = {"accuracy": record["accuracy"], "official": record["official"]}

@@ -22,9 +22,9 @@ from pipeline.files import digest
 from pipeline.metrics.descriptions import Vocabulary, named
 from pipeline.types import Judgement, Question
 from stages.evaluation import prompts
-from stages.evaluation.backends.base import Ask, Backend, Checkpoint, How, Said
+from stages.evaluation.backends.base import Backend, Checkpoint, Generation, GenerationRequest, SamplingParams
 from stages.evaluation.backends.checkpoint import open_backend
-from stages.evaluation.cell_record import Row
+from stages.evaluation.cell_record import PredictionRow
 from stages.evaluation.text_cache import Texts
 
 _CHUNK = 8
@@ -78,7 +78,7 @@ class Setting:
     vocabulary: Vocabulary
 
 
-def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Row]]:
+def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[PredictionRow]]:
     """Ask every question; rows as they are to stand in predictions.jsonl, batch by batch."""
     if not questions:
         return
@@ -88,17 +88,17 @@ def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Row
         yield from _in_two_steps(setting, questions)
 
 
-def answer_tokens(mode: str, most: int) -> int:
+def answer_token_limit(mode: str, most: int) -> int:
     """Tokens an answer may have: a direct one is a label, a letter or a number."""
     return min(prompts.ANSWER_TOKENS, most) if mode == "direct" else most
 
 
-def _in_one_step(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Row]]:
+def _in_one_step(setting: Setting, questions: Sequence[Question]) -> Iterator[list[PredictionRow]]:
     benchmark, style = setting.benchmark, setting.mode
     asked = {question.id: question for question in questions}
     texts = {question.id: benchmark.prompt(question, style) for question in questions}
-    asks = [Ask(question.id, texts[question.id], question.images) for question in questions]
-    how = How(answer_tokens(style, setting.task.max_new_tokens))
+    asks = [GenerationRequest(question.id, texts[question.id], question.images) for question in questions]
+    how = SamplingParams(answer_token_limit(style, setting.task.max_new_tokens))
     for batch in setting.models.get(setting.perceiver).answer(asks, how):
         rows = []
         for said in batch:
@@ -108,7 +108,7 @@ def _in_one_step(setting: Setting, questions: Sequence[Question]) -> Iterator[li
         yield rows
 
 
-def _in_two_steps(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Row]]:
+def _in_two_steps(setting: Setting, questions: Sequence[Question]) -> Iterator[list[PredictionRow]]:
     described = _describe(setting, questions)
     there = [question for question in questions if question.id in described]
     lost = [question for question in there if described[question.id]["failed"]]
@@ -120,23 +120,25 @@ def _in_two_steps(setting: Setting, questions: Sequence[Question]) -> Iterator[l
         yield _reason(setting, ready[start : start + size], described)
 
 
-def _reason(setting: Setting, questions: Sequence[Question], described: Mapping[str, Row]) -> list[Row]:
+def _reason(
+    setting: Setting, questions: Sequence[Question], described: Mapping[str, PredictionRow]
+) -> list[PredictionRow]:
     """The reasoner's answers from descriptions; a thought that does not end within its tokens is closed, and answers then."""
     reasoner = setting.models.get(setting.reasoner)
     asks = {}
     for question in questions:
         seen = described[question.id]["text"] if question.images else None
         text = prompts.reason(prompts.asked(setting.benchmark, question), seen)
-        asks[question.id] = Ask(question.id, text, seed=_seed(setting.seed, question.id))
-    how = How(setting.task.max_new_tokens, prompts.TEMPERATURE, prompts.TOP_P)
+        asks[question.id] = GenerationRequest(question.id, text, seed=_seed(setting.seed, question.id))
+    how = SamplingParams(setting.task.max_new_tokens, prompts.TEMPERATURE, prompts.TOP_P)
     thoughts = {said.id: said for batch in reasoner.answer(list(asks.values()), how) for said in batch}
     endless = [
-        Ask(said.id, asks[said.id].text, said=prompts.closing(said.text))
+        GenerationRequest(said.id, asks[said.id].text, said=prompts.closing(said.text))
         for said in thoughts.values()
         if said.truncated and prompts.final_answer(said.text)[1] is None
     ]
     forced = (
-        {said.id: said for batch in reasoner.answer(endless, How(prompts.ANSWER_TOKENS)) for said in batch}
+        {said.id: said for batch in reasoner.answer(endless, SamplingParams(prompts.ANSWER_TOKENS)) for said in batch}
         if endless
         else {}
     )
@@ -152,7 +154,9 @@ def _reason(setting: Setting, questions: Sequence[Question], described: Mapping[
     return rows
 
 
-def _reasoned(setting: Setting, question: Question, prompt: str, said: Said, seen: Row) -> Row:
+def _reasoned(
+    setting: Setting, question: Question, prompt: str, said: Generation, seen: PredictionRow
+) -> PredictionRow:
     thought, conclusion = prompts.final_answer(said.text)
     judged = setting.benchmark.judge(question, conclusion or "", "direct")
     reason = "no_answer" if conclusion is None and judged.answer is None else judged.reason
@@ -166,12 +170,12 @@ def _reasoned(setting: Setting, question: Question, prompt: str, said: Said, see
     return {**row, **({"perception": found} if found else {})}
 
 
-def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, Row]:
+def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, PredictionRow]:
     """What the perceiver says of each row's pictures, as far as it is known from the cache; without rows a dead server left."""
     contents = _observe(setting, questions) if setting.mode == "extract-think" else {}
     texts = _texts(setting, "descriptions", setting.perceiver)
     most = setting.task.max_new_tokens
-    found: dict[str, Row] = {}
+    found: dict[str, PredictionRow] = {}
     asks, keys = [], {}
     for question in questions:
         if not question.images:
@@ -186,9 +190,9 @@ def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, Row]
         if row := texts.get(key):
             found[question.id] = row
         else:
-            asks.append(Ask(question.id, prompt, question.images))
+            asks.append(GenerationRequest(question.id, prompt, question.images))
     waiting = {ask.id: ask for ask in asks}
-    for batch in setting.models.get(setting.perceiver).answer(asks, How(most)) if asks else ():
+    for batch in setting.models.get(setting.perceiver).answer(asks, SamplingParams(most)) if asks else ():
         rows = [
             {
                 "key": keys[said.id],
@@ -214,9 +218,11 @@ def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
     for question in questions:
         asked = prompts.asked(setting.benchmark, question)
         wanted.setdefault(asked.text, prompts.observe(asked))
-    new = [Ask(words, prompt) for words, prompt in wanted.items() if texts.get(digest(prompt)) is None]
+    new = [GenerationRequest(words, prompt) for words, prompt in wanted.items() if texts.get(digest(prompt)) is None]
     found = {words: row["text"] for words, prompt in wanted.items() if (row := texts.get(digest(prompt))) is not None}
-    for batch in setting.models.get(setting.observer).answer(new, How(prompts.OBSERVE_TOKENS)) if new else ():
+    for batch in (
+        setting.models.get(setting.observer).answer(new, SamplingParams(prompts.OBSERVE_TOKENS)) if new else ()
+    ):
         found |= {
             said.id: _one_line(said.text) for said in batch
         }  # Nothing where it was refused: a general description.
@@ -228,7 +234,7 @@ def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
     return found
 
 
-def _row(setting: Setting, question: Question, prompt: str, said: Said, judged: Judgement) -> Row:
+def _row(setting: Setting, question: Question, prompt: str, said: Generation, judged: Judgement) -> PredictionRow:
     return {
         "id": question.id,
         "image": str(question.images[0]) if question.images else None,
@@ -260,15 +266,15 @@ def _row(setting: Setting, question: Question, prompt: str, said: Said, judged: 
     }
 
 
-def _lost(setting: Setting, question: Question, seen: Row) -> Row:
+def _lost(setting: Setting, question: Question, seen: PredictionRow) -> PredictionRow:
     """The row of a picture that could not be described."""
-    said = Said(question.id, "", failed=seen["failed"], detail=seen["detail"])
+    said = Generation(question.id, "", failed=seen["failed"], detail=seen["detail"])
     return _row(setting, question, seen["prompt"], said, Judgement(None, False))
 
 
-def _joined(thought: Said, end: Said) -> Said:
+def _joined(thought: Generation, end: Generation) -> Generation:
     """A thought that was cut off, closed, and the answer that was forced."""
-    return Said(
+    return Generation(
         thought.id,
         prompts.closing(thought.text) + end.text,
         tokens=thought.tokens + end.tokens,

@@ -27,7 +27,7 @@ _PERCEIVE = "Describe {what} in fine detail: {its} scenes, objects, people, rela
 
 
 @dataclass(frozen=True)
-class Asked:
+class TextQuestion:
     """A question as one reads it who sees no picture."""
 
     text: str
@@ -38,16 +38,18 @@ class Asked:
     """What an option stands for, where its name does not say enough."""
 
 
-def asked(benchmark: Benchmark, question: Question) -> Asked:
+def asked(benchmark: Benchmark, question: Question) -> TextQuestion:
     """A question in words alone, with its possible answers; those of a labelled image set stand in its prompt only."""
     text = without_marks(question.text).strip()
     if benchmark.task is not None:
         labels = benchmark.task.labels
-        return Asked(text, labels.names, "one of the options, word for word", labels.descriptions)
-    return Asked(text, question.options, "the letter of the right option" if question.options else "the answer alone")
+        return TextQuestion(text, labels.names, "one of the options, word for word", labels.descriptions)
+    return TextQuestion(
+        text, question.options, "the letter of the right option" if question.options else "the answer alone"
+    )
 
 
-def observe(question: Asked) -> str:
+def observe(question: TextQuestion) -> str:
     """Asks a reader of text what a picture must be looked at for."""
     lines = [
         "You will not see any picture. Here is a question that will be asked about many pictures:",
@@ -73,7 +75,7 @@ def perceive(images: int, contents: str = "") -> str:
     return f"{prompt}, and especially {contents}." if contents else f"{prompt}."
 
 
-def reason(question: Asked, description: str | None) -> str:
+def reason(question: TextQuestion, description: str | None) -> str:
     """Asks a reader of text to answer from a description; None for a question without a picture."""
     lines = (
         []

@@ -63,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--harness-python", help="interpreter of the environment that has it")
 
 
-def given(arguments: argparse.Namespace) -> list[str]:
+def single_model_options(arguments: argparse.Namespace) -> list[str]:
     """The options of this kind that are on the command line."""
     values = {name: getattr(arguments, name, None) for name in OWN}
     return [name for name, value in values.items() if value is not None and value is not False]
@@ -105,7 +105,7 @@ def _through_harness(arguments: argparse.Namespace, config: LabConfig, cell: Pat
     folder = cell / arguments.harness
     checkpoint = find(model, config.precisions[0])
     theirs = lmms_eval.run(checkpoint, arguments.task, arguments.harness_python, folder, config.batch_size)
-    print(lmms_eval.beside(record, arguments.task, theirs, folder))
+    print(lmms_eval.compare_with_lmms_eval(record, arguments.task, theirs, folder))
 
 
 def _answer(lab: Path, cell: Cell, *, clean: bool) -> None:

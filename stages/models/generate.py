@@ -41,7 +41,7 @@ class Answerer:
 
     def each(self, batches: Iterable[tuple[str, Any, int, bool, int]]) -> Iterator[list[tuple[str, int]]]:
         """What `__call__` says to each; while one batch is answered, the pictures of the next are made into tensors."""
-        read = ahead(lambda batch: (batch, tensors(self.processor, *batch[:2])), batches, 1)
+        read = read_ahead(lambda batch: (batch, tensors(self.processor, *batch[:2])), batches, 1)
         for (_, _, max_new_tokens, sample, seed), inputs in read:
             torch.manual_seed(seed % 2**63)
             yield self._answer(inputs, max_new_tokens, sample)
@@ -49,7 +49,7 @@ class Answerer:
     @torch.inference_mode()
     def _answer(self, inputs: Any, max_new_tokens: int, sample: bool) -> list[tuple[str, int]]:
         how: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
-        return complete(self.model, self.processor.tokenizer, moved(inputs, self.model), max_new_tokens, **how)
+        return complete(self.model, self.processor.tokenizer, to_model(inputs, self.model), max_new_tokens, **how)
 
 
 def generate(model: Any, processor: Any, prompt: str, examples: Any, max_new_tokens: int) -> list[tuple[str, int]]:
@@ -59,7 +59,7 @@ def generate(model: Any, processor: Any, prompt: str, examples: Any, max_new_tok
         model: in evaluation mode, on the device it is to run on.
         processor: padding on the left.
     """
-    inputs = moved(tensors(processor, prompt, examples), model)
+    inputs = to_model(tensors(processor, prompt, examples), model)
     return complete(model, processor.tokenizer, inputs, max_new_tokens)
 
 
@@ -73,7 +73,7 @@ def tensors(processor: Any, prompt: str, examples: Any) -> Any:
     return processor(text=[text] * len(images), images=images, **how)
 
 
-def moved(inputs: Any, model: Any) -> Any:
+def to_model(inputs: Any, model: Any) -> Any:
     """What a processor made, as the model takes it; only pixels are floats."""
     return inputs.to(model.device, dtype=model.dtype)
 
@@ -103,7 +103,7 @@ def complete(
     return list(zip(texts, lengths, strict=True))
 
 
-def ahead(make: Callable[[Given], Made], given: Iterable[Given], count: int) -> Iterator[Made]:
+def read_ahead(make: Callable[[Given], Made], given: Iterable[Given], count: int) -> Iterator[Made]:
     """What `make` makes of each, in order, made in a thread up to `count` ahead of its use.
 
     One thread makes them: a fast tokenizer serves one at a time.

@@ -8,7 +8,7 @@ from pipeline.config.schema import ModelConfig
 from pipeline.errors import UserError
 
 
-def locate(model: ModelConfig) -> Path:
+def find_model(model: ModelConfig) -> Path:
     """The local folder of a model, downloading safetensors and processor files when it is a hub id.
 
     Raises:

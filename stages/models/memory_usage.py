@@ -39,7 +39,7 @@ def device_memory() -> int:
     return psutil.virtual_memory().total
 
 
-def age() -> float:
+def process_age() -> float:
     """Seconds since this process was started, its imports included."""
     return time.time() - psutil.Process().create_time()
 

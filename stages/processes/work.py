@@ -35,7 +35,7 @@ class Work:
 
 
 @contextlib.contextmanager
-def only_one(folder: Path, wait: float = 20.0) -> Iterator[None]:
+def folder_lock(folder: Path, wait: float = 20.0) -> Iterator[None]:
     """Hold a phase's folder alone: a second start waits `wait` seconds for the first to end, then is refused.
 
     The kernel drops the lock with the process, however it dies.

@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.runs.checkpoint_folders import last_checkpoint, step_of
 from pipeline.system import multinode
 from pipeline.system.hardware import gpu_names, visible_gpus
-from pipeline.system.processes import STARTED_BY, child_environment, die_with_parent, how_ended, shielded
+from pipeline.system.processes import STARTED_BY, child_environment, die_with_parent, how_ended, ignore_signals
 from stages.processes import console
 from stages.processes.console import MARK, say_here
 from stages.processes.progress_bar import Terminal
@@ -80,7 +80,7 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         start_new_session=True,  # A terminal's Ctrl-C reaches us, and the workers through us.
-        preexec_fn=partial(shielded, os.getpid()),
+        preexec_fn=partial(ignore_signals, os.getpid()),
     )
     try:
         with multinode.elsewhere(words, shared), _asking_to_stop(launcher, logs, gently=module in _TRAINING) as asked:

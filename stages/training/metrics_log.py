@@ -24,7 +24,7 @@ class NothingLeft(Exception):
     """Ends trainer.train() when the weights are loaded and before its first step: all had been taken, or none is wanted."""
 
 
-class Journal(TrainerCallback):
+class MetricsCallback(TrainerCallback):
     """Keeps metrics.jsonl and alarms.jsonl, marks whole checkpoints, and shows one line a logging step.
 
     On resume the rows after the checkpoint are dropped, and the alarms follow from those that are left, so a step is never in a
@@ -174,10 +174,10 @@ def _number(value: Any) -> Any:
         return value
 
 
-def add_journal(trainer: Any, work: Work) -> Journal:
-    """Replace the trainer's own console output by a `Journal`."""
+def add_journal(trainer: Any, work: Work) -> MetricsCallback:
+    """Replace the trainer's own console output by a `ReplyCache`."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    journal = Journal(work)
+    journal = MetricsCallback(work)
     trainer.add_callback(journal)
     return journal

@@ -142,7 +142,7 @@ def train(trainer: Any, work: Work) -> None:
     with contextlib.suppress(NothingLeft):
         trainer.train(resume_from_checkpoint=checkpoint)
     if stop.asked:
-        leave()
+        exit_worker()
         sys.exit()
 
 
@@ -180,7 +180,7 @@ def go_on_in_order(trainer: Any, epochs: int) -> None:
     trainer._get_train_sampler = sampler_after
 
 
-def leave() -> None:
+def exit_worker() -> None:
     """End a worker of several at once, after every rank has come here and output is flushed.
 
     Two-process ZeRO-3 runs abort in the interpreter's teardown now and then ("terminate called without an active

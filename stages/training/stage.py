@@ -9,7 +9,7 @@ from pipeline import command_line
 from pipeline.config.derived import clip_range, prompts_per_rollout, world_size
 from pipeline.config.schema import RunConfig
 from pipeline.data.load import load_task
-from pipeline.data.training_rows import DATA, changes, identity, training_columns
+from pipeline.data.training_rows import DATA, changes, data_lines, training_columns
 from pipeline.errors import UserError
 from pipeline.files import differences, write_atomic, write_json
 from pipeline.run_dir import RunDir
@@ -19,7 +19,7 @@ from pipeline.runs.provenance import provenance
 from pipeline.system.library_patches import prepare_trl
 from stages.evaluation import phase
 from stages.processes import command, console
-from stages.processes.work import Work, clean, only_one
+from stages.processes.work import Work, clean, folder_lock
 from stages.processes.workers import as_worker, run_workers
 
 
@@ -52,7 +52,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     if arguments.dry_run:
         print(describe(config, run, name))
         return 0
-    with only_one(work.folder):
+    with folder_lock(work.folder):
         if arguments.clean:
             clean(work.folder)
         done = has_checkpoint(work.config, work.run, work.name)
@@ -115,7 +115,7 @@ def rows_as_begun(work: Work) -> str:
             f"{work.name}: has {len(columns['id'])} rows, and one rollout asks {least} prompts (per_device_train_batch_size * "
             "processes * steps_per_generation / num_generations); give it more rows, or make one of these smaller"
         )
-    now = identity(columns, work.run.cache)
+    now = data_lines(columns, work.run.cache)
     begun = work.folder / DATA
     changed = changes(begun.read_text(), now) if work.run.record(work.name) and begun.exists() else []
     if changed:

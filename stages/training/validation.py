@@ -30,7 +30,7 @@ from stages.checkpoints.export import export
 from stages.models.generate import generate
 from stages.models.loading import load_processor
 from stages.processes.work import Work
-from stages.training.metrics_log import Journal
+from stages.training.metrics_log import MetricsCallback
 
 
 class Validation(TrainerCallback):
@@ -44,7 +44,7 @@ class Validation(TrainerCallback):
         journal: writes the figures into the row of the step.
     """
 
-    def __init__(self, trainer: Any, work: Work, parent: Path, task: Task, journal: Journal) -> None:
+    def __init__(self, trainer: Any, work: Work, parent: Path, task: Task, journal: MetricsCallback) -> None:
         assert work.stage.validation is not None
         self.trainer, self.work, self.parent, self.task, self.journal = trainer, work, parent, task, journal
         self.examples = task.select(work.stage.validation.split).examples
@@ -65,7 +65,7 @@ class Validation(TrainerCallback):
         if not due and state.global_step < state.max_steps:
             return
         began = time.monotonic()
-        with untouched(self.trainer.model):
+        with restored_afterwards(self.trainer.model):
             figures = self.figures()
             if self.best is None or figures["eval_macro_f1"] > self.best["eval_macro_f1"]:
                 self.best = {"step": state.global_step, **figures}
@@ -116,7 +116,7 @@ class Validation(TrainerCallback):
         self.trainer.accelerator.wait_for_everyone()
 
 
-def add(trainer: Any, work: Work, parent: Path, task: Task, journal: Journal) -> None:
+def add(trainer: Any, work: Work, parent: Path, task: Task, journal: MetricsCallback) -> None:
     """Validate a stage that asks for it; after `journal`, which logs what is found."""
     if work.stage.validation is not None:
         trainer.add_callback(Validation(trainer, work, parent, task, journal))
@@ -129,7 +129,7 @@ def best_of(folder: Path) -> dict[str, Any] | None:
 
 
 @contextlib.contextmanager
-def untouched(model: torch.nn.Module) -> Iterator[None]:
+def restored_afterwards(model: torch.nn.Module) -> Iterator[None]:
     """Evaluation mode, after which the model's mode and all random states are as they were."""
     training, python, numpy = model.training, random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []

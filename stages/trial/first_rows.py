@@ -17,7 +17,7 @@ SHOWN = 40
 """Tokens shown at either end of a run of tokens; the middle is counted."""
 
 
-def view(trainer: Any, stage: StageConfig) -> tuple[list[tuple[str, list[int]]], dict[str, Any]]:
+def first_row_tokens(trainer: Any, stage: StageConfig) -> tuple[list[tuple[str, list[int]]], dict[str, Any]]:
     """The first row through the trainer's own collator (SFT) or its own tokenisation of prompts (GRPO).
 
     Returns:
@@ -101,7 +101,7 @@ def problems(
             f"{prompt} tokens of prompt and {longest} of completion are more than the model's {positions} positions; "
             "shorten the completions or the prompt, or use smaller images (model.processor)"
         )
-    found, features = image_tokens(model, ids), image_features(model, batch)
+    found, features = count_image_tokens(model, ids), expected_image_features(model, batch)
     if features is not None and found != features:
         yield (
             f"{found} image tokens stand for {features} image features: TRL would drop the images of such a batch without a "
@@ -112,13 +112,13 @@ def problems(
         yield "note: the chat template adds a system prompt of its own; training and evaluation both have it"
 
 
-def image_tokens(model: Any, ids: Sequence[int]) -> int:
+def count_image_tokens(model: Any, ids: Sequence[int]) -> int:
     """How many tokens of a row stand for pieces of image."""
     return sum(number == image_token_id(model) for number in ids)
 
 
 @torch.no_grad()
-def image_features(model: Any, batch: dict[str, Any]) -> int | None:
+def expected_image_features(model: Any, batch: dict[str, Any]) -> int | None:
     """How many features the model makes of the row's image; None where this cannot be asked (ZeRO-3, an unknown family)."""
     ask = getattr(model, "get_image_features", None)
     parameter = next(model.parameters())

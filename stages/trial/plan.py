@@ -140,7 +140,7 @@ def token_lengths(scratch: RunDir, task: Any, tokenizer: Any, stand_in: bool) ->
     return found
 
 
-def settle(folder: Path) -> None:
+def keep_timing(folder: Path) -> None:
     """Keep what the files of a trial say of its time (`timing.json`), and delete its weights, which may fill the disk."""
     record, metrics = folder / "stage.json", folder / "metrics.jsonl"
     if not record.exists() or not metrics.exists():

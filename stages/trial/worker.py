@@ -27,12 +27,12 @@ def work_through(config: RunConfig, run: RunDir, names: list[str]) -> None:
     """The work of one process: its trials, one after the other."""
     from stages.models import generate, memory_usage
 
-    clocks = {"created": time.time() - memory_usage.age(), "answering_imports": memory_usage.age()}
+    clocks = {"created": time.time() - memory_usage.process_age(), "answering_imports": memory_usage.process_age()}
     _ = generate
     import trl
 
     _ = trl.SFTTrainer, trl.GRPOTrainer  # Loaded on first use; a stage's start-up is mostly this.
-    clocks["imports"] = memory_usage.age()
+    clocks["imports"] = memory_usage.process_age()
     scratch = plan.scratch_of(run)
     if os.environ.get("RANK", "0") == "0":
         prepare(config, run, scratch)
@@ -44,7 +44,7 @@ def work_through(config: RunConfig, run: RunDir, names: list[str]) -> None:
         else:
             try_stage(config, scratch, name, clocks)
             gc.collect()
-            plan.settle(scratch.phase(name))
+            plan.keep_timing(scratch.phase(name))
 
 
 def prepare(config: RunConfig, run: RunDir, scratch: RunDir) -> None:
@@ -52,12 +52,12 @@ def prepare(config: RunConfig, run: RunDir, scratch: RunDir) -> None:
     if (scratch.root / "lengths.json").exists():
         return
     from pipeline.runs.handover import checkpoint
-    from stages.checkpoints.base_model import make
+    from stages.checkpoints.base_model import make_base_model
     from stages.models.loading import load_processor
 
     task = load_task(config.task, run.cache)
     built = config.cot is not None and plan.write_rows(config, run, scratch)
-    make(Work(config, BASE, scratch))
+    make_base_model(Work(config, BASE, scratch))
     tokenizer = load_processor(checkpoint(scratch, BASE), config).tokenizer
     if config.cot is not None and not built:
         plan.write_stand_ins(config, scratch, task, tokenizer)
@@ -87,7 +87,7 @@ def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, f
         if not main:
             return
         tokenizer = trainer.processing_class.tokenizer
-        runs, batch = first_rows.view(trainer, stage)
+        runs, batch = first_rows.first_row_tokens(trainer, stage)
         say(f"{name}: {stage.algorithm}, the first of {len(trainer.train_dataset)} rows; {steps} steps in all")
         shown = scratch.root / f"shown-{digest(runs)[:16]}"
         for line in (

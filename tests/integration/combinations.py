@@ -133,7 +133,7 @@ def main(folder: Path, names: list[str]) -> None:
     shared = RunDir(folder, "base")
     if first:
         shared.phase(BASE).mkdir(parents=True, exist_ok=True)
-        base_model.make(Work(load(CONFIG, [f"output_dir={folder}", "name=base"]), BASE, shared))
+        base_model.make_base_model(Work(load(CONFIG, [f"output_dir={folder}", "name=base"]), BASE, shared))
     torch.distributed.barrier()
     hand_over, kept = handover.hand_over, {}
 
@@ -149,7 +149,7 @@ def main(folder: Path, names: list[str]) -> None:
         hand_over(trainer, *rest, **facts)
 
     handover.hand_over = keep_and_hand_over
-    setup.leave = lambda: None
+    setup.exit_worker = lambda: None
     found: dict[str, dict[str, Any]] = {}
     for name in names or COMBINATIONS:
         stage, settings = TABLE[name]

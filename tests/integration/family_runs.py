@@ -119,7 +119,7 @@ def run(folder: Path, name: str) -> dict[str, Any]:
     rows = task.select("train").examples
     mixed = [rows[0], rows[1], rows[3], rows[2]]
     build_cot(words)
-    base_model.make(Work(config, BASE, directory))
+    base_model.make_base_model(Work(config, BASE, directory))
     if variant.quirk:
         variant.quirk(directory.final(BASE))
     measured: dict[str, Any] = {"prompts": [], "stages": {}}

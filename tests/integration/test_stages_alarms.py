@@ -71,7 +71,7 @@ def train(root: Path) -> Train:
         checks.check(config)
         run = RunDir(root, name)
         if run.record(BASE) is None:
-            base_model.make(Work(config, BASE, run))
+            base_model.make_base_model(Work(config, BASE, run))
         work = Work(config, config.stage_name(stage), run)
         if run.record(work.name) is None:
             write_json(run.record_path(work.name), start_record(config, run, work.name))

@@ -89,15 +89,15 @@ def test_each_tampered_file_is_refused_by_name_before_any_worker_starts(small, r
 
 
 def test_a_verification_names_every_field_that_is_not_the_parents(run, tmp_path):
-    from stages.checkpoints.verify import unlike_parent
+    from stages.checkpoints.verify import diff_from_parent
 
     config = load(CONFIG)
     final = Path(shutil.copytree(run.final(STAGE1), tmp_path / "final"))
-    assert unlike_parent(final, run.final("base"), config) == []
+    assert diff_from_parent(final, run.final("base"), config) == []
     tamper(final)
     edit(final / "config.json", '"max_position_embeddings": 512', '"max_position_embeddings": 64')
     (final / "tokenizer_config.json").unlink()
-    found = "\n".join(unlike_parent(final, run.final("base"), config))
+    found = "\n".join(diff_from_parent(final, run.final("base"), config))
     for field in (
         "tokenizer.json: model.ignore_merges: False -> True",
         "chat_template.jinja differs from the parent's",
@@ -108,7 +108,7 @@ def test_a_verification_names_every_field_that_is_not_the_parents(run, tmp_path)
     ):
         assert field in found
     declared = load(CONFIG, ["model.processor={do_rescale: false}"])
-    undeclared = unlike_parent(run.final(STAGE1), run.final("base"), declared)
+    undeclared = diff_from_parent(run.final(STAGE1), run.final("base"), declared)
     assert "processor_config.json: image_processor.do_rescale: False -> True" in undeclared
 
 

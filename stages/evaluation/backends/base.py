@@ -12,7 +12,7 @@ from pipeline.config.evaluation import LabModel
 
 
 @dataclass(frozen=True)
-class Ask:
+class GenerationRequest:
     """One user turn to be answered.
 
     Args:
@@ -31,7 +31,7 @@ class Ask:
 
 
 @dataclass(frozen=True)
-class How:
+class SamplingParams:
     """How answers are written: greedily at temperature 0."""
 
     max_new_tokens: int
@@ -40,15 +40,15 @@ class How:
 
 
 @dataclass(frozen=True)
-class Said:
-    """What came of an `Ask`.
+class Generation:
+    """What came of an `AskTeacher`.
 
     Args:
         id: of its row.
-        text: the answer, without `Ask.said`; empty when there is none.
+        text: the answer, without `AskTeacher.said`; empty when there is none.
         tokens: its length.
         prompt_tokens: length of what was read, where the backend tells.
-        truncated: whether it was cut at `How.max_new_tokens`.
+        truncated: whether it was cut at `SamplingParams.max_new_tokens`.
         seconds: from when its batch was begun to its end.
         logprob: mean log-probability of its tokens in nats, where the backend tells.
         failed: why there is no answer (``unreadable_image``, ``request_refused``), with `detail`; None when there is one.
@@ -68,7 +68,7 @@ class Said:
 class Backend(Protocol):
     """A model that answers."""
 
-    def answer(self, asks: Sequence[Ask], how: How) -> Iterator[list[Said]]:
+    def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
         """Answers, batch by batch, in whatever order is quickest; each ask comes back once, or never from a dead server."""
         ...
 

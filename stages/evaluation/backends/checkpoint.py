@@ -52,9 +52,9 @@ def _files(folder: Path, model: LabModel) -> dict[str, str]:
 
 def _from_hub(model: LabModel) -> Path:
     from pipeline.config.schema import ModelConfig
-    from stages.models.hub import locate
+    from stages.models.hub import find_model
 
-    return locate(
+    return find_model(
         ModelConfig(name_or_path=model.name_or_path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     )
 

@@ -23,7 +23,7 @@ import aiohttp
 from pipeline.config.evaluation import LabModel
 from pipeline.data.images import ImageError, open_rgb, plain_jpeg
 from pipeline.errors import UserError
-from stages.evaluation.backends.base import Ask, How, Said, parts
+from stages.evaluation.backends.base import Generation, GenerationRequest, SamplingParams, parts
 
 _REFUSED = (400, 413, 415, 422)
 _MISCONFIGURED = (401, 403, 404, 405)
@@ -58,7 +58,7 @@ class Served:
         self._key = os.environ.get(model.api_key_env, "").strip() if model.api_key_env else ""
         self._failed_in_a_row = 0
 
-    def answer(self, asks: Sequence[Ask], how: How) -> Iterator[list[Said]]:
+    def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
         """See `Backend`; rows whose requests failed in transport do not come back.
 
         Raises:
@@ -78,7 +78,9 @@ class Served:
         """See `Backend`."""
         return None
 
-    async def _answers(self, asks: Sequence[Ask], how: How) -> AsyncGenerator[Said, None]:
+    async def _answers(
+        self, asks: Sequence[GenerationRequest], how: SamplingParams
+    ) -> AsyncGenerator[Generation, None]:
         self._failed_in_a_row = 0
         gate = asyncio.Semaphore(self._concurrency)
         connector = aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=_KEEP_ALIVE)
@@ -100,14 +102,16 @@ class Served:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _one(self, session: Any, gate: asyncio.Semaphore, ask: Ask, how: How) -> Said | None:
+    async def _one(
+        self, session: Any, gate: asyncio.Semaphore, ask: GenerationRequest, how: SamplingParams
+    ) -> Generation | None:
         """The answer to a row; None when it is left for the next start."""
         async with gate:
             began = time.monotonic()
             try:
                 body = await asyncio.to_thread(self._body, ask, how)
             except ImageError as error:
-                return Said(ask.id, "", failed=error.reason, detail=str(error))
+                return Generation(ask.id, "", failed=error.reason, detail=str(error))
             for number in range(_TRIES):
                 try:
                     said = await self._send(session, ask, body, how, began)
@@ -124,7 +128,9 @@ class Served:
         print(f"  {ask.id}: not answered: {why}", file=sys.stderr, flush=True)
         return None
 
-    async def _send(self, session: Any, ask: Ask, body: bytes, how: How, began: float) -> Said:
+    async def _send(
+        self, session: Any, ask: GenerationRequest, body: bytes, how: SamplingParams, began: float
+    ) -> Generation:
         try:
             async with session.post(self._url, data=body, allow_redirects=False) as response:
                 data, status = await response.read(), response.status
@@ -139,12 +145,12 @@ class Served:
                 raise _Failed(self._public(f"no completion: {error!r}")) from error
         message = self._public(f"HTTP {status}: {data[:500].decode(errors='replace')}")
         if status in _REFUSED:
-            return Said(ask.id, "", seconds=seconds, failed="request_refused", detail=message)
+            return Generation(ask.id, "", seconds=seconds, failed="request_refused", detail=message)
         if status in _MISCONFIGURED:
             raise UserError(f"{self._url}: {message}; check base_url, the model's name and its key")
         raise _Failed(message, pause=float(asked_pause) if asked_pause.isdigit() else 0.0)
 
-    def _body(self, ask: Ask, how: How) -> bytes:
+    def _body(self, ask: GenerationRequest, how: SamplingParams) -> bytes:
         content = [
             {"type": "text", "text": piece}
             if isinstance(piece, str)
@@ -164,11 +170,11 @@ class Served:
         return (message.replace(self._key, "***") if self._key else message)[:500]
 
 
-async def _next(answers: AsyncGenerator[Said, None]) -> Said | None:
+async def _next(answers: AsyncGenerator[Generation, None]) -> Generation | None:
     return await anext(answers, None)
 
 
-def _said(row_id: str, completion: Any, seconds: float, how: How) -> Said:
+def _said(row_id: str, completion: Any, seconds: float, how: SamplingParams) -> Generation:
     choice = completion["choices"][0]
     text = choice["message"]["content"] or ""  # null where a reasoning model was cut off.
     if not isinstance(text, str):
@@ -176,7 +182,7 @@ def _said(row_id: str, completion: Any, seconds: float, how: How) -> Said:
     counts = completion.get("usage") or {}
     tokens = int(counts.get("completion_tokens") or 0)
     scored = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or ()]
-    return Said(
+    return Generation(
         row_id,
         text.encode("utf-8", "replace").decode(),  # JSON may hold lone surrogates, which no file can.
         tokens=tokens,

@@ -22,9 +22,9 @@ from transformers.utils import logging
 from pipeline.config.schema import ModelConfig, RunConfig
 from pipeline.data.images import ImageError, open_rgb, picture_size
 from pipeline.errors import UserError
-from stages.evaluation.backends.base import Ask, Checkpoint, How, Said, parts
+from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams, parts
 from stages.models import loading
-from stages.models.generate import ahead, complete
+from stages.models.generate import complete, read_ahead
 from stages.models.memory_usage import peak_memory
 from stages.models.row_sampling import Draws
 
@@ -39,9 +39,9 @@ _DECODERS = min(4, os.cpu_count() or 1)
 class _Batch:
     """Asks whose pictures could be read, their tensors, and what became of the others."""
 
-    asks: list[Ask]
+    asks: list[GenerationRequest]
     inputs: Any
-    failed: list[Said]
+    failed: list[Generation]
 
 
 class Local:
@@ -88,7 +88,7 @@ class Local:
         self.name, self.batch_size = checkpoint.name, batch_size
         self._special = [token for token in self.tokenizer.all_special_tokens if len(token) > 1 and token not in _TAGS]
 
-    def answer(self, asks: Sequence[Ask], how: How) -> Iterator[list[Said]]:
+    def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
         """See `Backend`."""
         if not self.sees and any(ask.images for ask in asks):
             raise UserError(f"{self.name} reads text alone, and this task shows pictures; it can only be a reasoner")
@@ -99,7 +99,7 @@ class Local:
         """See `Backend`."""
         return peak_memory()
 
-    def _batches(self, asks: Sequence[Ask]) -> list[list[Ask]]:
+    def _batches(self, asks: Sequence[GenerationRequest]) -> list[list[GenerationRequest]]:
         """Rows of like length together, the longest first; rows with and without pictures apart, as processors want it."""
         texts = self.tokenizer([ask.text + ask.said for ask in asks], add_special_tokens=False)["input_ids"]
         with ThreadPoolExecutor(_DECODERS) as readers:
@@ -111,7 +111,7 @@ class Local:
             batches += [rows[start : start + self.batch_size] for start in range(0, len(rows), self.batch_size)]
         return batches
 
-    def _image_tokens(self, ask: Ask) -> int:
+    def _image_tokens(self, ask: GenerationRequest) -> int:
         """About how many tokens the pictures of a row become, from their headers; 0 where that cannot be told."""
         count = getattr(self.processor, "_get_num_multimodal_tokens", None)  # What vLLM sizes its batches by.
         try:
@@ -120,19 +120,19 @@ class Local:
         except Exception:  # It only orders rows; a damaged picture is told of when it is decoded.
             return 0
 
-    def _prepared(self, batches: Sequence[list[Ask]]) -> Iterator[_Batch]:
+    def _prepared(self, batches: Sequence[list[GenerationRequest]]) -> Iterator[_Batch]:
         """Batches as tensors, in order, made a few ahead."""
         with ThreadPoolExecutor(_DECODERS) as decoders:
-            yield from ahead(lambda batch: self._prepare(batch, decoders), batches, _AHEAD)
+            yield from read_ahead(lambda batch: self._prepare(batch, decoders), batches, _AHEAD)
 
-    def _prepare(self, asks: list[Ask], decoders: ThreadPoolExecutor) -> _Batch:
+    def _prepare(self, asks: list[GenerationRequest], decoders: ThreadPoolExecutor) -> _Batch:
         opened = list(decoders.map(_open, asks))
-        failed = [found for found in opened if isinstance(found, Said)]
-        rows = [(ask, found) for ask, found in zip(asks, opened, strict=True) if not isinstance(found, Said)]
+        failed = [found for found in opened if isinstance(found, Generation)]
+        rows = [(ask, found) for ask, found in zip(asks, opened, strict=True) if not isinstance(found, Generation)]
         usable = [ask for ask, _ in rows]
         return _Batch(usable, self._tensors(usable, [images for _, images in rows]) if usable else None, failed)
 
-    def _tensors(self, asks: list[Ask], images: list[list[Any]]) -> Any:
+    def _tensors(self, asks: list[GenerationRequest], images: list[list[Any]]) -> Any:
         texts, shown = [], []
         for ask, pictures in zip(asks, images, strict=True):
             text, order = self.render(ask)
@@ -143,7 +143,7 @@ class Local:
             return self.processor(texts, **how)
         return self.processor(text=texts, images=shown if any(shown) else None, **how)
 
-    def render(self, ask: Ask) -> tuple[str, list[int]]:
+    def render(self, ask: GenerationRequest) -> tuple[str, list[int]]:
         """(the prompt as the model reads it, the order in which it meets the pictures)."""
         pieces = [piece if isinstance(piece, int) else self._plain(piece) for piece in parts(ask.text, len(ask.images))]
         said = self._plain(ask.said)
@@ -167,7 +167,7 @@ class Local:
         return text
 
     @torch.inference_mode()
-    def _generate(self, asks: list[Ask], inputs: Any, how: How) -> list[Said]:
+    def _generate(self, asks: list[GenerationRequest], inputs: Any, how: SamplingParams) -> list[Generation]:
         began = time.monotonic()
         try:
             moved = inputs.to(self.model.device)
@@ -184,7 +184,7 @@ class Local:
         read = inputs["attention_mask"].sum(dim=1).tolist()
         logprobs = draws.means([length for _, length in answers])
         return [
-            Said(
+            Generation(
                 ask.id,
                 text,
                 tokens=length,
@@ -196,7 +196,7 @@ class Local:
             for ask, (text, length), prompt, logprob in zip(asks, answers, read, logprobs, strict=True)
         ]
 
-    def _halved(self, asks: list[Ask], how: How) -> list[Said]:
+    def _halved(self, asks: list[GenerationRequest], how: SamplingParams) -> list[Generation]:
         if len(asks) == 1:
             raise UserError(
                 f"{self.name}: one row ({asks[0].id}) does not fit in the GPU's memory; take 8bit or 4bit, fewer "
@@ -212,8 +212,8 @@ class Local:
             ]
 
 
-def _open(ask: Ask) -> list[Any] | Said:
+def _open(ask: GenerationRequest) -> list[Any] | Generation:
     try:
         return [open_rgb(image) for image in ask.images]
     except ImageError as error:
-        return Said(ask.id, "", failed=error.reason, detail=str(error))
+        return Generation(ask.id, "", failed=error.reason, detail=str(error))

@@ -11,7 +11,7 @@ from pipeline.data.images import ImageError, open_rgb
 from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus
 from pipeline.system.vllm_server import CPU_FLAGS, serve_environment
-from stages.evaluation.backends.base import Ask, Checkpoint, How, Said, parts
+from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams, parts
 
 _AT_ONCE = 16
 """Batches handed over together: enough for vLLM to keep full, few enough that a kill loses little."""
@@ -56,7 +56,7 @@ class Offline:
         image_token = getattr(self._llm.model_config.hf_config, "image_token_id", None)
         self._never = {int(image_token): -100.0} if image_token is not None else None  # As with transformers.
 
-    def answer(self, asks: Sequence[Ask], how: How) -> Iterator[list[Said]]:
+    def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
         """See `Backend`."""
         size = _AT_ONCE * self._batch_size
         for start in range(0, len(asks), size):
@@ -73,19 +73,19 @@ class Offline:
 
         return peak_memory()
 
-    def _chunk(self, asks: Sequence[Ask], how: How) -> list[Said]:
-        from vllm import SamplingParams
+    def _chunk(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> list[Generation]:
+        import vllm
 
         said, kept, chats, sampling = [], [], [], []
         for ask in asks:
             try:
                 chats.append(_chat(ask))
             except ImageError as error:
-                said.append(Said(ask.id, "", failed=error.reason, detail=str(error)))
+                said.append(Generation(ask.id, "", failed=error.reason, detail=str(error)))
                 continue
             kept.append(ask)
             sampling.append(
-                SamplingParams(
+                vllm.SamplingParams(
                     max_tokens=how.max_new_tokens,
                     temperature=how.temperature,
                     top_p=how.top_p,
@@ -109,10 +109,10 @@ class Offline:
         return said + [_said(ask.id, output, seconds) for ask, output in zip(kept, outputs, strict=True)]
 
 
-def _said(row_id: str, output: Any, seconds: float) -> Said:
+def _said(row_id: str, output: Any, seconds: float) -> Generation:
     answer = output.outputs[0]
     tokens = len(answer.token_ids)
-    return Said(
+    return Generation(
         row_id,
         answer.text,
         tokens=tokens,
@@ -123,7 +123,7 @@ def _said(row_id: str, output: Any, seconds: float) -> Said:
     )
 
 
-def _chat(ask: Ask) -> Any:
+def _chat(ask: GenerationRequest) -> Any:
     content = [
         {"type": "text", "text": piece}
         if isinstance(piece, str)

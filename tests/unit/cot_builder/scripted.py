@@ -9,14 +9,14 @@ from typing import Any
 
 import yaml
 
-from cot_builder.build.plan import Plan, plan
+from cot_builder.build.plan import BuildPlan, plan
 from cot_builder.build.run import settle
 from cot_builder.row import Outcome
-from cot_builder.teachers.base import Question, Reply, Request
+from cot_builder.teachers.base import Reply, TeacherQuestion, TeacherRequest
 from cot_builder.teachers.openai import OpenAITeacher
 from pipeline.config.loader import load
 
-Say = Callable[[str, Question], str | Reply]
+Say = Callable[[str, TeacherQuestion], str | Reply]
 """(teacher's name, question) -> the text of its reply, or the whole of it."""
 
 
@@ -41,16 +41,16 @@ class Scripted:
         run = {"name": "scripted", "output_dir": str(folder / "runs"), "task": task, "cot": cot}
         self.config = folder / "scripted.yaml"
         self.config.write_text(yaml.safe_dump(run))
-        self.asked: list[tuple[str, Question]] = []
+        self.asked: list[tuple[str, TeacherQuestion]] = []
 
     @property
-    def plan(self) -> Plan:
+    def plan(self) -> BuildPlan:
         return plan(load(self.config))
 
     def settle(self, say: Say, index: int = 0) -> Outcome:
         """Run the recipe on one row."""
 
-        async def ask(name: str, question: Question) -> Reply:
+        async def ask(name: str, question: TeacherQuestion) -> Reply:
             self.asked.append((name, question))
             said = say(name, question)
             return said if isinstance(said, Reply) else Reply(said)
@@ -70,7 +70,7 @@ class _Teacher:
         self._real, self._say = OpenAITeacher(name, config, seed, 4), say
         self.request, self.close = self._real.request, self._real.close
 
-    async def ask(self, question: Question, request: Request) -> Reply:
+    async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
         said = self._say(self.name, question)
         usage = {"prompt_tokens": 100, "completion_tokens": 20}
         return said if isinstance(said, Reply) else Reply(said, usage=usage)

@@ -12,7 +12,7 @@ from pipeline.config.schema import TaskConfig
 from pipeline.files import read_jsonl
 from stages.evaluation import modes
 from stages.evaluation.backends import checkpoint as backends
-from stages.evaluation.backends.base import Ask, Checkpoint, How, Said
+from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams
 
 ROWS = 10
 SCENES = {"train": 1, "val": 1, "test": ROWS, "size": 32}
@@ -21,11 +21,11 @@ SCENES = {"train": 1, "val": 1, "test": ROWS, "size": 32}
 class Scripted:
     """A backend that answers with a function of the ask, two rows at a time, and keeps what it was asked."""
 
-    def __init__(self, say: Callable[[Ask], Said | str], tokens: int = 5) -> None:
+    def __init__(self, say: Callable[[GenerationRequest], Generation | str], tokens: int = 5) -> None:
         self.say, self.asked, self.hows, self.tokens = say, [], [], tokens
         self.dies_after: int | None = None
 
-    def answer(self, asks: Sequence[Ask], how: How) -> Iterator[list[Said]]:
+    def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
         for start in range(0, len(asks), 2):
             if self.dies_after is not None and len(self.asked) >= self.dies_after:
                 raise KeyboardInterrupt
@@ -34,7 +34,9 @@ class Scripted:
             self.hows += [how] * len(batch)
             said = [self.say(ask) for ask in batch]
             yield [
-                one if isinstance(one, Said) else Said(ask.id, one, tokens=self.tokens, prompt_tokens=7, seconds=0.5)
+                one
+                if isinstance(one, Generation)
+                else Generation(ask.id, one, tokens=self.tokens, prompt_tokens=7, seconds=0.5)
                 for ask, one in zip(batch, said, strict=True)
             ]
 

@@ -10,11 +10,11 @@ import pytest
 
 from cot_builder.__main__ import main
 from cot_builder.build.batch_api import _Exporter
-from cot_builder.build.journal import Journal
+from cot_builder.build.journal import ReplyCache
 from cot_builder.build.plan import plan
 from cot_builder.prompts import load_prompt
-from cot_builder.teachers.base import Question, Unanswered
-from cot_builder.teachers.images import Picture
+from cot_builder.teachers.base import TeacherQuestion, Unanswered
+from cot_builder.teachers.images import TeacherImage
 from pipeline.config.loader import load
 
 
@@ -81,9 +81,9 @@ def test_a_request_that_is_wanted_twice_at_once_is_exported_once(tmp_path, proje
     row, prompt = planned.split.examples[0], load_prompt("answer_given_v1")
 
     async def twice() -> None:
-        with Journal(tmp_path / "journal") as journal:
+        with ReplyCache(tmp_path / "journal") as journal:
             exporter = _Exporter(planned, journal, tmp_path, 10**6)
-            question = Question(row, "answer_given", 0, prompt, "What is felt?", Picture(row.image))
+            question = TeacherQuestion(row, "answer_given", 0, prompt, "What is felt?", TeacherImage(row.image))
             asked = (exporter("stub", question) for _ in range(2))
             assert {type(reply) for reply in await asyncio.gather(*asked, return_exceptions=True)} == {Unanswered}
             assert exporter.requests == {"stub": 1}

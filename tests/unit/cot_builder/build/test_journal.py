@@ -12,23 +12,23 @@ import sys
 
 import pytest
 
-from cot_builder.build.journal import Journal
-from cot_builder.teachers.base import Reply, Request
+from cot_builder.build.journal import ReplyCache
+from cot_builder.teachers.base import Reply, TeacherRequest
 from pipeline.errors import UserError
 
 
-def request(number: int) -> Request:
-    return Request.of({"text": f"question {number}", "padding": "x" * 500})
+def request(number: int) -> TeacherRequest:
+    return TeacherRequest.of({"text": f"question {number}", "padding": "x" * 500})
 
 
 def fill(folder, numbers) -> None:
-    with Journal(folder) as journal:
+    with ReplyCache(folder) as journal:
         for number in numbers:
             journal.add(request(number), Reply(f"reply {number}"), row_id=str(number), teacher="t", attempt=0)
 
 
 def held(folder, numbers) -> set[int]:
-    with Journal(folder) as journal:
+    with ReplyCache(folder) as journal:
         return {number for number in numbers if journal.find(request(number).key) == Reply(f"reply {number}")}
 
 
@@ -119,7 +119,7 @@ def test_a_file_that_is_no_journal_is_moved_aside_not_deleted(tmp_path, capsys):
 def test_another_journals_replies_are_taken_over_once(tmp_path):
     fill(tmp_path / "a", range(6))
     fill(tmp_path / "b", range(4, 10))
-    with Journal(tmp_path / "a") as journal:
+    with ReplyCache(tmp_path / "a") as journal:
         assert journal.take_over(tmp_path / "b" / "replies.sqlite") == 4
         assert journal.take_over(tmp_path / "b" / "replies.sqlite") == 0
         assert len(journal) == 10
@@ -128,7 +128,7 @@ def test_another_journals_replies_are_taken_over_once(tmp_path):
 def test_a_folder_may_have_any_name(tmp_path):
     odd = tmp_path / "run #1? 100%41"
     fill(odd, range(300))
-    with Journal(tmp_path / "a") as journal:
+    with ReplyCache(tmp_path / "a") as journal:
         assert journal.take_over(odd / "replies.sqlite") == 300
     damage(odd / "replies.sqlite", 0)
     assert len(held(odd, range(300))) >= 250
@@ -137,11 +137,11 @@ def test_a_folder_may_have_any_name(tmp_path):
 def test_what_was_refused_and_asked_again_replaces_the_refusal_and_never_the_other_way_round(tmp_path):
     refused = Reply("", refused="HTTP 400: too long")
     for folder, number in (("a", 1), ("b", 2)):
-        with Journal(tmp_path / folder) as journal:
+        with ReplyCache(tmp_path / folder) as journal:
             journal.add(request(number), refused, row_id=str(number), teacher="t", attempt=0)
     fill(tmp_path / "a", [2])
     fill(tmp_path / "b", [1])
-    with Journal(tmp_path / "a") as journal:
+    with ReplyCache(tmp_path / "a") as journal:
         journal.take_over(tmp_path / "b" / "replies.sqlite")
         assert [journal.find(request(number).key) for number in (1, 2)] == [Reply("reply 1"), Reply("reply 2")]
         journal.export(request(3), row_id="3", teacher="t", attempt=0)
@@ -156,20 +156,20 @@ def test_a_disk_without_locks_is_named_as_such(tmp_path, monkeypatch):
 
     monkeypatch.setattr("pipeline.system.locks.fcntl.flock", flock)
     with pytest.raises(UserError, match=r"its file system has no locks \(No locks available\); use a local disk"):
-        Journal(tmp_path)
+        ReplyCache(tmp_path)
 
 
 def test_a_journal_that_cannot_be_read_takes_nothing_over(tmp_path):
     fill(tmp_path / "a", range(3))
     (tmp_path / "bad.sqlite").write_bytes(b"x" * 9000)
-    with Journal(tmp_path / "a") as journal:
+    with ReplyCache(tmp_path / "a") as journal:
         with pytest.raises(UserError, match="cannot be taken over"):
             journal.take_over(tmp_path / "bad.sqlite")
         assert len(journal) == 3
 
 
 def test_replies_from_elsewhere_need_a_request_that_was_exported(tmp_path):
-    with Journal(tmp_path) as journal:
+    with ReplyCache(tmp_path) as journal:
         journal.export(request(1), row_id="1", teacher="t", attempt=0)
         counts = journal.take_in([(request(1).key, Reply("one")), (request(2).key, Reply("two"))])
         assert counts == {"new": 1, "known": 0, "unknown": 1}

@@ -14,9 +14,9 @@ from PIL import Image
 
 from cot_builder import serve
 from cot_builder.prompts import load_prompt, prompt_names
-from cot_builder.teachers.base import Question
+from cot_builder.teachers.base import TeacherQuestion
 from cot_builder.teachers.config import OpenAIConfig, load_teacher, teacher_files
-from cot_builder.teachers.images import Picture, data_url
+from cot_builder.teachers.images import TeacherImage, data_url
 from cot_builder.teachers.openai import OpenAITeacher
 from pipeline.data.task import Task
 from pipeline.errors import UserError
@@ -62,8 +62,8 @@ def key_of(tmp_path):
         asked = load_prompt(prompt)
         values = {name: value for name, value in known.items() if name in asked.uses}
         text = asked.render(task, **values)
-        picture = Picture(path) if seen else None
-        question = Question(Example(row, path, label), mode, attempt, asked, text, picture, **how)
+        picture = TeacherImage(path) if seen else None
+        question = TeacherQuestion(Example(row, path, label), mode, attempt, asked, text, picture, **how)
         return OpenAITeacher("t", dataclasses.replace(config, **changes), seed, 1).request(question).key
 
     return key

@@ -196,10 +196,10 @@ def test_confusions_must_name_labels_of_the_task(project, capsys):
 
 
 def test_two_builds_do_not_share_a_journal(project, capsys):
-    from cot_builder.build.journal import Journal
+    from cot_builder.build.journal import ReplyCache
 
     project.configure({"t": {"kind": "attribute"}})
-    with Journal(project.cot / "journal"):
+    with ReplyCache(project.cot / "journal"):
         assert project.build() == 2
     assert "another build is using this journal" in capsys.readouterr().err
 

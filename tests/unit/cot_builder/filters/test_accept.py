@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from cot_builder.filters.accept import REASONS, Accepted, Rejected, accept, accept_text, evidence
+from cot_builder.filters.accept import REASONS, Accepted, Rejected, accept, accept_text, reasoning_without_labels
 from cot_builder.teachers.base import Reply
 from pipeline.config.schema import FilterConfig
 from pipeline.data.task import Task
@@ -168,7 +168,7 @@ def test_free_text_that_was_cut_off_is_never_kept():
     ],
 )
 def test_evidence_is_the_reasoning_without_the_sentences_that_name_an_answer(think, left):
-    assert evidence(think, TASK.labels) == left
+    assert reasoning_without_labels(think, TASK.labels) == left
 
 
 MODES = st.sampled_from(["answer_hidden", "answer_given", "attribute"])
@@ -183,7 +183,7 @@ def test_no_text_raises_and_every_reason_is_listed(text, mode):
         assert isinstance(verdict, Accepted) or verdict.reason in REASONS
         free = accept_text(ROW, reply, FILTERS)
         assert isinstance(free, str) or free.reason in REASONS
-    assert isinstance(evidence(text, TASK.labels), str)
+    assert isinstance(reasoning_without_labels(text, TASK.labels), str)
 
 
 _HOSTILE = [

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from cot_builder.filters.accept import REASONS
-from cot_builder.output.gallery import PreviewReply, PreviewRow, Sample, gallery_page, preview_page
+from cot_builder.output.gallery import GroupSample, PreviewReply, PreviewRow, gallery_page, preview_page
 from cot_builder.output.page import EXPLANATIONS
 
 HOSTILE = "</pre></div><script>alert(1)</script><img src=http://evil.example/x.png onerror=alert(2)> & \ud800\x00"
@@ -253,8 +253,8 @@ def test_a_preview_shows_every_teacher_beside_every_picture(pictures):
 
 
 def test_a_sample_is_spread_and_stays_small():
-    sample = Sample(2)
+    sample = GroupSample(2)
     for number in range(1000):
         sample.offer("abc"[number % 3] if number > 10 else "a", {"n": number})
     assert [record["n"] for record in sample.records()] == [0, 11, 13, 1, 14, 16]
-    assert Sample(3).records() == []
+    assert GroupSample(3).records() == []

@@ -9,7 +9,7 @@ import pytest
 
 from cot_builder import prompts
 from cot_builder.__main__ import main
-from cot_builder.build.journal import Journal
+from cot_builder.build.journal import ReplyCache
 
 
 def shard(project, number: int, of: int, *words: str) -> int:
@@ -89,7 +89,7 @@ def test_what_is_refused_leaves_a_complete_build_complete(project, serve, capsys
     assert project.build() == 0
     rows = project.parquet()
     assert merge(project, 2) == 2
-    with Journal(project.cot / "journal"):
+    with ReplyCache(project.cot / "journal"):
         assert project.build() == 2
         assert merge(project, 2) == 2
     assert capsys.readouterr().err.count("another build is using this journal") == 2

@@ -8,7 +8,7 @@ import pytest
 
 from cot_builder.prompts import load_prompt
 from cot_builder.teachers.attribute import AttributeTeacher, describe
-from cot_builder.teachers.base import Question
+from cot_builder.teachers.base import TeacherQuestion
 from cot_builder.teachers.config import AttributeConfig, load_teacher
 from pipeline.scoring.response import Malformed, parse
 from pipeline.tasks.scenes import EMOTIONS, RULE
@@ -22,8 +22,8 @@ ROWS = [
 ROWS = [Example(f"{row.id}_{row.label}", row.image, row.label, row.attributes) for row in ROWS]
 
 
-def question(row: Example, attempt: int = 0) -> Question:
-    return Question(row, "answer_hidden", attempt, load_prompt("answer_hidden_v1"), "")
+def question(row: Example, attempt: int = 0) -> TeacherQuestion:
+    return TeacherQuestion(row, "answer_hidden", attempt, load_prompt("answer_hidden_v1"), "")
 
 
 def replies(run_seed: int = 0, rows: list[Example] = ROWS, attempt: int = 0, **options: object) -> list[str]:

@@ -16,11 +16,11 @@ from PIL import Image
 
 from cot_builder.prompts import load_prompt
 from cot_builder.teachers import endpoints
-from cot_builder.teachers.base import Question, Reply, TeacherDown, Unanswered
+from cot_builder.teachers.base import Reply, TeacherDown, TeacherQuestion, Unanswered
 from cot_builder.teachers.concurrency import Limit
 from cot_builder.teachers.config import OpenAIConfig
 from cot_builder.teachers.endpoints import Failure, Pool
-from cot_builder.teachers.images import Picture
+from cot_builder.teachers.images import TeacherImage
 from cot_builder.teachers.openai import OpenAITeacher
 from pipeline.types import Example
 
@@ -239,14 +239,14 @@ def test_the_quicker_endpoint_is_asked_first():
 
 
 @pytest.fixture
-def picture(tmp_path: Path) -> Picture:
+def picture(tmp_path: Path) -> TeacherImage:
     Image.new("RGB", (16, 16), "red").save(tmp_path / "red.png")
-    return Picture(tmp_path / "red.png")
+    return TeacherImage(tmp_path / "red.png")
 
 
-def question(picture: Picture | None, number: int = 0, **more: Any) -> Question:
+def question(picture: TeacherImage | None, number: int = 0, **more: Any) -> TeacherQuestion:
     row = Example(f"row{number}", Path("none.jpg"), "awe")
-    return Question(row, "answer_hidden", 0, load_prompt("answer_hidden_v1"), "What is felt?", picture, **more)
+    return TeacherQuestion(row, "answer_hidden", 0, load_prompt("answer_hidden_v1"), "What is felt?", picture, **more)
 
 
 def teacher_of(*urls: str, run_seed: int = 0, concurrency: int = 8, **more: Any) -> OpenAITeacher:
@@ -254,7 +254,7 @@ def teacher_of(*urls: str, run_seed: int = 0, concurrency: int = 8, **more: Any)
     return OpenAITeacher("stub", config, run_seed, concurrency)
 
 
-def ask_all(teacher: OpenAITeacher, questions: list[Question]) -> list[Reply | BaseException]:
+def ask_all(teacher: OpenAITeacher, questions: list[TeacherQuestion]) -> list[Reply | BaseException]:
     async def scenario() -> list[Reply | BaseException]:
         asked = (teacher.ask(question, teacher.request(question)) for question in questions)
         try:

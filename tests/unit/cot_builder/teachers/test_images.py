@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from cot_builder.teachers import images
-from cot_builder.teachers.images import Picture, data_url
+from cot_builder.teachers.images import TeacherImage, data_url
 from pipeline.data.images import REASONS, ImageError, open_rgb
 from pipeline.files import file_digest
 
@@ -44,7 +44,7 @@ def clear_palette() -> Image.Image:
 
 def sent(path: Path, longest_side: int = 512) -> Image.Image:
     """The picture as the server sees it."""
-    head, _, body = asyncio.run(Picture(path).data_url(longest_side)).partition(",")
+    head, _, body = asyncio.run(TeacherImage(path).data_url(longest_side)).partition(",")
     assert head == "data:image/jpeg;base64"
     image = Image.open(BytesIO(base64.b64decode(body, validate=True)))
     image.load()
@@ -161,7 +161,7 @@ def test_any_other_file_raises_a_counted_reason(tmp_path, kind, reason):
     assert reason in REASONS
     if reason == "missing_image":
         with pytest.raises(ImageError) as raised:
-            Picture(path).digest  # noqa: B018
+            TeacherImage(path).digest  # noqa: B018
         assert raised.value.reason == reason
 
 
@@ -206,7 +206,7 @@ def test_a_picture_is_read_and_encoded_once_however_many_ask(tmp_path, monkeypat
     monkeypatch.setattr(images, "data_url", counted)
 
     async def scenario() -> None:
-        picture = Picture(path)
+        picture = TeacherImage(path)
         cancelled = asyncio.create_task(picture.data_url(32))
         await asyncio.sleep(0)
         cancelled.cancel()
@@ -221,7 +221,7 @@ def test_a_picture_is_read_and_encoded_once_however_many_ask(tmp_path, monkeypat
 def test_a_picture_replaced_after_its_digest_was_taken_is_not_sent(tmp_path):
     path = tmp_path / "x.png"
     drawn().save(path)
-    picture = Picture(path)
+    picture = TeacherImage(path)
     assert picture.digest
     Image.new("RGB", (60, 40), WHITE).save(path)
     with pytest.raises(ImageError, match="replaced during the build"):

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-from pipeline.conductor.contamination import NEAR, Row, check_run, compare, fingerprints, normalised
+from pipeline.conductor.contamination import NEAR, ComparedRow, check_run, compare, fingerprints, normalised
 from pipeline.config.loader import load
 from pipeline.run_dir import RunDir
 from tests.conftest import RunModule
@@ -22,13 +22,13 @@ def photograph(seed: int, size: int = 96) -> Image.Image:
     return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
 
 
-def rows(folder: Path, pictures: dict[str, Image.Image], text: str = "What is it?", **how: Any) -> list[Row]:
+def rows(folder: Path, pictures: dict[str, Image.Image], text: str = "What is it?", **how: Any) -> list[ComparedRow]:
     folder.mkdir(parents=True, exist_ok=True)
     made = []
     for name, picture in pictures.items():
         path = folder / f"{name}.{how.get('suffix', 'png')}"
         picture.save(path, **{key: value for key, value in how.items() if key != "suffix"})
-        made.append(Row(name, (path,), text))
+        made.append(ComparedRow(name, (path,), text))
     return made
 
 
@@ -58,7 +58,7 @@ def test_flat_pictures_count_only_by_their_pixels_and_broken_ones_are_told(tmp_p
         tmp_path / "test", {"white": Image.new("RGB", (32, 32), "white"), "grey": Image.new("RGB", (32, 32), "grey")}
     )
     (tmp_path / "broken.png").write_bytes(b"no picture")
-    found = compare("test", training, [*evaluated, Row("x", (tmp_path / "broken.png",), "")], tmp_path)
+    found = compare("test", training, [*evaluated, ComparedRow("x", (tmp_path / "broken.png",), "")], tmp_path)
     assert (found.exact, found.near, found.unreadable) == (1, 0, 1)
 
 

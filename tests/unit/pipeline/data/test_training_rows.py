@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import training_rows
-from pipeline.data.training_rows import changes, identity, image_digests
+from pipeline.data.training_rows import changes, data_lines, image_digests
 
 
 @pytest.fixture
@@ -22,22 +22,22 @@ def columns(tmp_path: Path) -> dict[str, list[str]]:
 
 
 def test_the_same_rows_are_the_same_also_when_their_pictures_were_copied(columns, tmp_path):
-    before = identity(columns, tmp_path / "cache")
-    assert identity(columns, tmp_path / "cache") == before
+    before = data_lines(columns, tmp_path / "cache")
+    assert data_lines(columns, tmp_path / "cache") == before
     copies = [shutil.copy(path, f"{path}.copy") for path in columns["image"]]
-    assert changes(before, identity({**columns, "image": copies}, tmp_path / "cache")) == []
+    assert changes(before, data_lines({**columns, "image": copies}, tmp_path / "cache")) == []
 
 
 def test_a_changed_picture_is_named_also_when_its_size_is_the_same(columns, tmp_path):
-    before = identity(columns, tmp_path / "cache")
+    before = data_lines(columns, tmp_path / "cache")
     Path(columns["image"][1]).write_bytes(b"x" * 100)
-    assert changes(before, identity(columns, tmp_path / "cache")) == ["1 of 3 images changed (first: b)"]
+    assert changes(before, data_lines(columns, tmp_path / "cache")) == ["1 of 3 images changed (first: b)"]
 
 
 def test_other_labels_and_rows_that_come_and_go_are_named(columns, tmp_path):
-    before = identity(columns, tmp_path / "cache")
+    before = data_lines(columns, tmp_path / "cache")
     other = {**columns, "id": ["a", "b", "d"], "label": ["dog", "dog", "cat"]}
-    assert changes(before, identity(other, tmp_path / "cache")) == [
+    assert changes(before, data_lines(other, tmp_path / "cache")) == [
         "1 of 3 rows have another prompt, label or completion (first: a)",
         "1 of 3 rows are gone (first: c)",
         "1 of 3 rows are new (first: d)",
@@ -46,15 +46,15 @@ def test_other_labels_and_rows_that_come_and_go_are_named(columns, tmp_path):
 
 def test_another_order_is_noticed_since_training_follows_it(columns, tmp_path):
     turned = {name: values[::-1] for name, values in columns.items()}
-    before, after = (identity(rows, tmp_path / "cache") for rows in (columns, turned))
+    before, after = (data_lines(rows, tmp_path / "cache") for rows in (columns, turned))
     assert changes(before, after) == ["the rows come in another order"]
 
 
 def test_several_rows_of_one_id_are_told_apart(columns, tmp_path):
     twice = {**columns, "id": ["a", "a", "a"]}
-    before = identity(twice, tmp_path / "cache")
+    before = data_lines(twice, tmp_path / "cache")
     Path(columns["image"][2]).write_bytes(b"other")
-    assert changes(before, identity(twice, tmp_path / "cache")) == ["1 of 3 images changed (first: a (3))"]
+    assert changes(before, data_lines(twice, tmp_path / "cache")) == ["1 of 3 images changed (first: a (3))"]
 
 
 def test_an_unchanged_file_is_read_once(columns, tmp_path, monkeypatch):
@@ -69,6 +69,6 @@ def test_an_unchanged_file_is_read_once(columns, tmp_path, monkeypatch):
 
 
 def test_a_picture_that_is_gone_is_a_change_and_no_crash(columns, tmp_path):
-    before = identity(columns, tmp_path / "cache")
+    before = data_lines(columns, tmp_path / "cache")
     Path(columns["image"][0]).unlink()
-    assert changes(before, identity(columns, tmp_path / "cache")) == ["1 of 3 images changed (first: a)"]
+    assert changes(before, data_lines(columns, tmp_path / "cache")) == ["1 of 3 images changed (first: a)"]

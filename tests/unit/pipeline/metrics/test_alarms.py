@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import AlarmConfig
-from pipeline.metrics.alarms import RULES, Watch, summary, told
+from pipeline.metrics.alarms import RULES, Watch, describe_alarm, summary
 
 MEAN = {
     "truncated": ("completions/clipped_ratio", 0.9, 0.1),
@@ -149,7 +149,9 @@ def test_an_alarm_says_figure_threshold_meaning_and_cure():
         assert said in event["text"]
     [over] = watch.see({"step": 2, "completions/clipped_ratio": 0.25})
     assert over["text"] == "the share of completions cut at max_completion_length is 0.25 again"
-    assert told("truncated", watch.summary["truncated"]).startswith("in training (step 1, 1 in all), the share of")
+    assert describe_alarm("truncated", watch.summary["truncated"]).startswith(
+        "in training (step 1, 1 in all), the share of"
+    )
 
 
 def test_a_step_costs_microseconds():

@@ -9,7 +9,7 @@ import pytest
 from lab_fakes import ROWS, Lab, Scripted, record, rows
 
 from pipeline.errors import UserError
-from stages.evaluation.backends.base import Said
+from stages.evaluation.backends.base import Generation
 from stages.evaluation.cell_record import picture_digests
 
 
@@ -126,7 +126,7 @@ def test_one_readable_answer_passes_the_smoke_test_and_the_others_stay_in_the_de
 
 
 def test_a_picture_that_cannot_be_read_is_a_counted_wrong_row(tmp_path, monkeypatch):
-    say = lambda ask: Said(ask.id, "", failed="unreadable_image", detail="broken.jpg: unreadable_image")  # noqa: E731
+    say = lambda ask: Generation(ask.id, "", failed="unreadable_image", detail="broken.jpg: unreadable_image")  # noqa: E731
     folder = Lab(tmp_path, monkeypatch, {"m": Scripted(say)}).run()
     assert record(folder)["reasons"] == {"unreadable_image": ROWS}
     assert {(row["correct"], row["detail"]) for row in rows(folder)} == {(False, "broken.jpg: unreadable_image")}

@@ -49,7 +49,9 @@ def test_its_task_is_run_on_our_checkpoint_and_both_numbers_are_told(tmp_path, p
     words = json.loads(next(folder.rglob("*results.json")).read_text())["words"]
     assert words["--model"] == "qwen2_5_vl"
     assert words["--model_args"] == f"pretrained={checkpoint.folder}"
-    line = lmms_eval.beside({"accuracy": 0.45, "official": {"CV-Bench": 44.0}}, "cv_bench", theirs, folder)
+    line = lmms_eval.compare_with_lmms_eval(
+        {"accuracy": 0.45, "official": {"CV-Bench": 44.0}}, "cv_bench", theirs, folder
+    )
     assert line == "cv_bench: ours 45.00 %, CV-Bench 44.00 %; lmms-eval cv_bench cv_bench_acc 0.5"
     assert json.loads((folder / "side_by_side.json").read_text())["lmms-eval"] == {
         "task": "cv_bench",

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.config.evaluation import LabModel
 from pipeline.errors import UserError
-from stages.evaluation.backends.base import Ask, How
+from stages.evaluation.backends.base import GenerationRequest, SamplingParams
 from stages.evaluation.backends.openai import Served
 
 KEY = "sk-do-not-tell"
@@ -74,7 +74,7 @@ def model(server, monkeypatch):
     )
 
 
-def said(model, asks, how=How(64), concurrency=4):  # noqa: B008
+def said(model, asks, how=SamplingParams(64), concurrency=4):  # noqa: B008
     return {one.id: one for batch in Served(model, concurrency, first_pause=0.01).answer(asks, how) for one in batch}
 
 
@@ -82,7 +82,7 @@ def test_pictures_travel_in_the_places_of_their_marks_and_the_key_in_the_header(
     paths = (tmp_path / "a.png", tmp_path / "b.jpg")
     for path in paths:
         Image.new("RGB", (8, 8), "red").save(path)
-    found = said(model, [Ask("r", "See <image 2> and <image 1>.", paths)])
+    found = said(model, [GenerationRequest("r", "See <image 2> and <image 1>.", paths)])
     assert (found["r"].text, found["r"].tokens, found["r"].prompt_tokens) == ("fine", 2, 3)
     body = server.requests[0]
     assert [part["type"] for part in body["messages"][0]["content"]] == [
@@ -99,7 +99,7 @@ def test_pictures_travel_in_the_places_of_their_marks_and_the_key_in_the_header(
 
 
 def test_an_answer_that_was_begun_is_gone_on_with(server, model):
-    said(model, [Ask("r", "Why?", said="Because\n\nAnswer:")])
+    said(model, [GenerationRequest("r", "Why?", said="Because\n\nAnswer:")])
     body = server.requests[0]
     assert body["messages"][-1] == {"role": "assistant", "content": "Because\n\nAnswer:"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
@@ -107,9 +107,9 @@ def test_an_answer_that_was_begun_is_gone_on_with(server, model):
 
 def test_what_fails_in_transport_is_sent_again_and_what_is_refused_is_not(server, model):
     server.replies = [(500, "oops"), (200, "no json"), (200, completion("at last"))]
-    assert said(model, [Ask("r", "a")])["r"].text == "at last"
+    assert said(model, [GenerationRequest("r", "a")])["r"].text == "at last"
     server.requests, server.replies = [], [(400, "too long")]
-    refused = said(model, [Ask("r", "a")])["r"]
+    refused = said(model, [GenerationRequest("r", "a")])["r"]
     assert (refused.failed, len(server.requests)) == ("request_refused", 1)
     assert "too long" in refused.detail
 
@@ -118,12 +118,12 @@ def test_no_more_requests_are_in_flight_than_allowed(server, model):
     import time
 
     server.replies = [(200, lambda _: (time.sleep(0.02), completion("fine"))[1])] * 20
-    assert len(said(model, [Ask(str(number), "a") for number in range(20)], concurrency=3)) == 20
+    assert len(said(model, [GenerationRequest(str(number), "a") for number in range(20)], concurrency=3)) == 20
     assert 1 < server.most <= 3
 
 
 def test_one_row_that_always_fails_is_left_and_the_others_are_answered(server, model, capsys):
-    asks = [Ask(str(number), "bad" if number == 3 else "good") for number in range(12)]
+    asks = [GenerationRequest(str(number), "bad" if number == 3 else "good") for number in range(12)]
 
     def reply(handler):
         return completion("fine")
@@ -143,18 +143,18 @@ def test_a_dead_server_is_given_up_and_said_so(server, model):
     server.http.shutdown()
     server.http.server_close()
     with pytest.raises(UserError, match=r"does not answer .* the same command goes on"):
-        said(model, [Ask(str(number), "a") for number in range(30)])
+        said(model, [GenerationRequest(str(number), "a") for number in range(30)])
 
 
 @pytest.mark.parametrize("status", [401, 404])
 def test_a_wrong_key_or_name_ends_it_at_once_and_shows_no_key(server, model, status):
     server.replies = [(status, f"bad key {KEY}")]
     with pytest.raises(UserError) as caught:
-        said(model, [Ask("r", "a")])
+        said(model, [GenerationRequest("r", "a")])
     assert KEY not in str(caught.value)
     assert len(server.requests) == 1
 
 
 def test_a_cut_answer_is_truncated(server, model):
     server.replies = [(200, completion("and then", "length"))]
-    assert said(model, [Ask("r", "a")])["r"].truncated
+    assert said(model, [GenerationRequest("r", "a")])["r"].truncated

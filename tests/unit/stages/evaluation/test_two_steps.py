@@ -10,7 +10,7 @@ from pipeline.data.benchmark import as_benchmark
 from pipeline.data.load import load_task
 from pipeline.types import Question
 from stages.evaluation import prompts
-from stages.evaluation.backends.base import Said, parts
+from stages.evaluation.backends.base import Generation, parts
 
 OBSERVE = "You will not see any picture"
 
@@ -67,7 +67,7 @@ def test_a_thought_that_does_not_end_is_closed_and_must_answer(tmp_path, monkeyp
         if ask.said:
             assert ask.said.endswith("</think>\n\nAnswer:")
             return " fear"
-        return Said(ask.id, "<think>and then and then", tokens=512, truncated=True)
+        return Generation(ask.id, "<think>and then and then", tokens=512, truncated=True)
 
     lab = Lab(
         tmp_path,

@@ -119,10 +119,10 @@ def test_a_hub_checkpoint_of_a_refused_family_is_refused_once_it_is_here(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "paligemma"}))
-    monkeypatch.setattr(base_model, "locate", lambda model: tmp_path)
+    monkeypatch.setattr(base_model, "find_model", lambda model: tmp_path)
     config = RunConfig(name="run", model=ModelConfig(name_or_path="google/paligemma"))
     with pytest.raises(UserError, match=r"'google/paligemma' is a paligemma: TRL 1\.16 cannot train PaliGemma"):
-        base_model.make(Work(config, "base", RunDir(tmp_path, "run")))
+        base_model.make_base_model(Work(config, "base", RunDir(tmp_path, "run")))
 
 
 def test_paligemmas_processor_is_still_as_trl_cannot_use_it():

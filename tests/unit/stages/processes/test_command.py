@@ -12,8 +12,8 @@ import pytest
 from pipeline.config.schema import LaunchConfig, RunConfig, StageConfig
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
-from stages.processes.command import guarded
-from stages.processes.work import Work, only_one
+from stages.processes.command import run_cli
+from stages.processes.work import Work, folder_lock
 from stages.processes.workers import run_workers
 
 STAGE = "stage1_sft"
@@ -92,18 +92,18 @@ def test_every_start_keeps_a_log_of_its_own(work, python):
 
 
 def test_a_folder_in_use_is_refused_and_free_again_when_its_user_dies(tmp_path, repo_root):
-    hold = "import sys, time\nfrom pathlib import Path\nfrom stages.processes.work import only_one\n"
-    hold += "with only_one(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    hold = "import sys, time\nfrom pathlib import Path\nfrom stages.processes.work import folder_lock\n"
+    hold += "with folder_lock(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(60)\n"
     holder = subprocess.Popen([sys.executable, "-c", hold, tmp_path], cwd=repo_root, stdout=subprocess.PIPE, text=True)
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "held\n"
-        with pytest.raises(UserError, match="in use by another process"), only_one(tmp_path, wait=0):
+        with pytest.raises(UserError, match="in use by another process"), folder_lock(tmp_path, wait=0):
             pass
     finally:
         holder.kill()
         holder.wait()
-    with only_one(tmp_path, wait=5):
+    with folder_lock(tmp_path, wait=5):
         pass
 
 
@@ -115,7 +115,7 @@ def test_an_entry_point_ends_with_the_code_of_what_happened(raised, code, capsys
         return 0
 
     with pytest.raises(SystemExit) as end:
-        guarded(main)
+        run_cli(main)
     assert end.value.code == code
     said = {2: "error: one\nerror: two\n", 130: "\nstopped; the same command goes on where it was\n", 0: ""}
     assert capsys.readouterr().err == said[code]

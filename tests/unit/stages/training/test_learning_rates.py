@@ -56,4 +56,4 @@ def test_a_rate_for_a_part_that_does_not_train_is_refused(trainer: Trainer) -> N
 
 def test_a_trained_tensor_that_the_parent_lacks_is_never_dropped() -> None:
     with pytest.raises(AssertionError, match=r"not in the parent.*'gone'"):
-        export.put(Parts(), {"gone": torch.ones(1), "scale": torch.zeros(1)})
+        export.load_tensors(Parts(), {"gone": torch.ones(1), "scale": torch.zeros(1)})

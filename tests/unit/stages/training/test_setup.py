@@ -171,7 +171,7 @@ def test_a_resumed_journal_drops_the_steps_after_the_checkpoint_and_a_torn_line(
     path.write_text(
         "".join(json.dumps({"step": step, "seconds": 2.0 * step}) + "\n" for step in (1, 2, 3)) + '{"step": 4, "sec'
     )
-    journal = metrics_log.Journal(work)
+    journal = metrics_log.MetricsCallback(work)
     journal.on_train_begin(None, state(2), None)
     for step in (3, 4):
         journal.on_log(None, state(step), None, {"loss": 0.5})
@@ -187,7 +187,7 @@ def test_a_resumed_journal_has_no_alarm_of_a_step_twice(work):
         "".join(json.dumps({"step": n, "seconds": 1.0, "images/dropped_ratio": n / 4}) + "\n" for n in (1, 2))
     )
     (work.folder / "alarms.jsonl").write_text('{"step": 2, "alarm": "from a step that is taken anew"}\n')
-    journal = metrics_log.Journal(work)
+    journal = metrics_log.MetricsCallback(work)
     journal.on_train_begin(None, state(1), None)
     journal.on_log(None, state(2), None, {"images/dropped_ratio": 0.5})
     journal.on_log(None, state(3), None, {"images/dropped_ratio": 0.0})
@@ -208,7 +208,7 @@ def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
 
         def train(self, resume_from_checkpoint: str | None) -> None:
             step = int(resume_from_checkpoint.rpartition("-")[2]) if resume_from_checkpoint else 0
-            metrics_log.Journal(work).on_train_begin(None, state(step), None)
+            metrics_log.MetricsCallback(work).on_train_begin(None, state(step), None)
             self.steps += 1
 
     trainer = Trainer()

@@ -83,6 +83,13 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
         record.complete(ordered, inputs, figures)
         right = f"{100 * figures['accuracy']:.1f} % right (chance {100 * figures['chance']:.1f} %)"
         say_here(f"{cell.id}: {len(ordered)} rows, {right}, {100 * figures['parsed']:.1f} % readable, {seconds:.0f} s")
+        if failed := [row for row in ordered if "detail" in row]:
+            reasons = ", ".join(
+                f"{reason} {count}" for reason, count in Counter(row["reason"] for row in failed).items()
+            )
+            say_here(
+                f"  warning: {len(failed)} rows have no answer and count as wrong: {reasons} (first: {failed[0]['id']})"
+            )
 
 
 def _find(config: LabConfig, cell: Cell) -> tuple[base.Checkpoint, base.Checkpoint, base.Checkpoint]:
@@ -126,8 +133,15 @@ def _ask(
 ) -> None:
     """Have the questions answered that are not, and write each batch down as it comes."""
     waiting = [question for question in questions if question.id not in answered]
+    # A server must answer something else before a row it fails at is held to be the row's own fault.
+    known = next(
+        (question for question in questions if (answered.get(question.id) or {}).get("label") is not None), None
+    )
+    served = "openai" in (setting.perceiver.model.backend, setting.reasoner.model.backend)
+    asked = [known, *waiting] if known and waiting and served else waiting
     began, told, count = time.monotonic(), 0, 0
-    for batch in modes.answer(setting, waiting):
+    for rows in modes.answer(setting, asked):
+        batch = [row for row in rows if row["id"] not in answered]
         record.append(batch)
         answered |= {row["id"]: row for row in batch}
         count += len(batch)

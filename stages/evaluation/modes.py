@@ -79,7 +79,7 @@ class Setting:
 
 
 def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[PredictionRow]]:
-    """Ask every question; rows as they are to stand in predictions.jsonl, batch by batch."""
+    """GenerationRequest every question; rows as they are to stand in predictions.jsonl, batch by batch."""
     if not questions:
         return
     if setting.mode in ("direct", "think"):
@@ -101,7 +101,7 @@ def _in_one_step(setting: Setting, questions: Sequence[Question]) -> Iterator[li
     how = SamplingParams(answer_token_limit(style, setting.task.max_new_tokens))
     for batch in setting.models.get(setting.perceiver).answer(asks, how):
         rows = []
-        for said in batch:
+        for said in (each.with_thought() if style == "think" else each for each in batch):
             question = asked[said.id]
             judged = benchmark.judge(question, said.text, style)
             rows.append(_row(setting, question, texts[said.id], said, judged))
@@ -131,7 +131,7 @@ def _reason(
         text = prompts.reason(prompts.asked(setting.benchmark, question), seen)
         asks[question.id] = GenerationRequest(question.id, text, seed=_seed(setting.seed, question.id))
     how = SamplingParams(setting.task.max_new_tokens, prompts.TEMPERATURE, prompts.TOP_P)
-    thoughts = {said.id: said for batch in reasoner.answer(list(asks.values()), how) for said in batch}
+    thoughts = {said.id: said.with_thought() for batch in reasoner.answer(list(asks.values()), how) for said in batch}
     endless = [
         GenerationRequest(said.id, asks[said.id].text, said=prompts.closing(said.text))
         for said in thoughts.values()

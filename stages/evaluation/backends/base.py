@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -51,7 +51,9 @@ class Generation:
         truncated: whether it was cut at `SamplingParams.max_new_tokens`.
         seconds: from when its batch was begun to its end.
         logprob: mean log-probability of its tokens in nats, where the backend tells.
-        failed: why there is no answer (``unreadable_image``, ``request_refused``), with `detail`; None when there is one.
+        failed: why there is no answer (``unreadable_image``, ``request_refused``, ``server_error``), with `detail`; None when
+            there is one.
+        thought: what a thinking model thought, where its server tells it apart from the text.
     """
 
     id: str
@@ -63,6 +65,14 @@ class Generation:
     logprob: float | None = None
     failed: str | None = None
     detail: str = ""
+    thought: str = ""
+
+    def with_thought(self) -> Generation:
+        """Return this answer with its thought before the text, where the text has none of its own."""
+        if not self.thought.strip() or "<think>" in self.text:
+            return self
+        end = f"</think>\n{self.text}" if self.text or not self.truncated else ""
+        return replace(self, text=f"<think>{self.thought.strip()}{end}", thought="")
 
 
 class Backend(Protocol):

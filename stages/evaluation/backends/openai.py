@@ -1,8 +1,9 @@
 """A model behind a server of the OpenAI-compatible chat API: bounded requests in flight, bounded retries.
 
-What a server refuses (HTTP 400) is the row's answer, and counted. What fails in transport is sent again, with pauses that double;
-a row that fails to the last is left for the next start, and so are all others once the server gives no sign of life. Only the
-configured address is contacted: proxy variables and redirects are ignored. The key is in no message.
+What a server refuses (HTTP 400) is the row's answer, and counted. What fails in transport is sent again, with pauses that double.
+A row that fails to the last while the server answers others is counted too (server_error, no_reply, moderated); when it answers
+none, the row is left for the next start, and so are all others once the server gives no sign of life. Only the configured address
+is contacted: proxy variables and redirects are ignored. The key is in no message.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,12 @@ import aiohttp
 from pipeline.config.evaluation import LabModel
 from pipeline.data.images import ImageError, open_rgb, plain_jpeg
 from pipeline.errors import UserError
+from pipeline.system.chat_api import DENIED, ErrorReply, adapted, address_hint, fields_not_taken, read_choice
 from stages.evaluation.backends.base import Generation, GenerationRequest, SamplingParams, parts
 
 _REFUSED = (400, 413, 415, 422)
-_MISCONFIGURED = (401, 403, 404, 405)
-_TRIES = 6
+_MISCONFIGURED = (401, 404, 405)
+_TRIES, _TRIES_WHEN_DENIED = 6, 2
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
 _TIMEOUT = 600.0
 _DEAD = 8
@@ -37,11 +40,11 @@ _KEEP_ALIVE = 4.0
 
 
 class _Failed(Exception):
-    """A request that should be sent again, `pause` seconds from now at the earliest."""
+    """A request that should be sent again, `pause` seconds from now at the earliest; `kind` is the reason if none succeeds."""
 
-    def __init__(self, why: str, pause: float = 0.0) -> None:
+    def __init__(self, why: str, kind: str, pause: float = 0.0) -> None:
         super().__init__(why)
-        self.pause = pause
+        self.kind, self.pause = kind, pause
 
 
 class Served:
@@ -57,6 +60,11 @@ class Served:
         self._url = f"{(model.base_url or '').rstrip('/')}/chat/completions"
         self._key = os.environ.get(model.api_key_env, "").strip() if model.api_key_env else ""
         self._failed_in_a_row = 0
+        self._not_taken: set[str] = set()
+        """Fields that the server refuses, by its words: left out, or sent under another name."""
+        self._sample: tuple[GenerationRequest, SamplingParams] | None = None
+        """What was answered last: asked again to see whether the server works."""
+        self._answered_at = 0.0
 
     def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
         """See `Backend`; rows whose requests failed in transport do not come back.
@@ -107,48 +115,81 @@ class Served:
     ) -> Generation | None:
         """The answer to a row; None when it is left for the next start."""
         async with gate:
-            began = time.monotonic()
-            try:
-                body = await asyncio.to_thread(self._body, ask, how)
-            except ImageError as error:
-                return Generation(ask.id, "", failed=error.reason, detail=str(error))
+            began = first = time.monotonic()
             for number in range(_TRIES):
                 try:
-                    said = await self._send(session, ask, body, how, began)
+                    said = await self._send(session, ask, how, began)
+                except ImageError as error:
+                    return Generation(ask.id, "", failed=error.reason, detail=str(error))
                 except _Failed as failure:
                     why = failure
-                    if number + 1 < _TRIES:
-                        await asyncio.sleep(min(_LONGEST_PAUSE, max(failure.pause, self._first_pause * 2**number)))
+                    first = first if number else time.monotonic()
+                    if number + 1 == (_TRIES_WHEN_DENIED if failure.kind == "moderated" else _TRIES):
+                        break
+                    await asyncio.sleep(min(_LONGEST_PAUSE, max(failure.pause, self._first_pause * 2**number)))
                 else:
-                    self._failed_in_a_row = 0
+                    self._failed_in_a_row, self._answered_at = 0, time.monotonic()
+                    self._sample = (ask, how) if said.failed is None else self._sample
                     return said
+            if why.kind and (self._answered_at > first or await self._works(session, why)):
+                return Generation(ask.id, "", seconds=time.monotonic() - began, failed=why.kind, detail=str(why))
+        if why.kind == "moderated":
+            raise UserError(f"{self._url}: {why}; check base_url, the model's name and its key")
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= min(_DEAD, self._concurrency):
             raise UserError(f"{self._url} does not answer ({why}); what is answered is kept, the same command goes on")
         print(f"  {ask.id}: not answered: {why}", file=sys.stderr, flush=True)
         return None
 
-    async def _send(
-        self, session: Any, ask: GenerationRequest, body: bytes, how: SamplingParams, began: float
-    ) -> Generation:
+    async def _works(self, session: Any, why: _Failed) -> bool:
+        """Whether the server answers what it has answered before; a denial may also be held against a word of text alone."""
+        if self._sample is None and why.kind != "moderated":
+            return False
+        ask, how = self._sample or (GenerationRequest("", "Answer with the word yes."), SamplingParams(1))
+        try:
+            said = await self._send(session, ask, replace(how, max_new_tokens=1), time.monotonic())
+        except (_Failed, ImageError):
+            return False
+        return said.failed is None
+
+    async def _send(self, session: Any, ask: GenerationRequest, how: SamplingParams, began: float) -> Generation:
+        """One request.
+
+        Raises:
+            _Failed: when it should be sent again.
+            ImageError: when a picture cannot be read.
+            UserError: when no request can succeed.
+        """
+        body = await asyncio.to_thread(self._body, ask, how)
         try:
             async with session.post(self._url, data=body, allow_redirects=False) as response:
                 data, status = await response.read(), response.status
                 asked_pause = response.headers.get("Retry-After", "")
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise _Failed(self._public(f"{type(error).__name__}: {error}")) from error
-        seconds = time.monotonic() - began
+            # Where no connection was made, the row is not to blame.
+            kind = "" if isinstance(error, aiohttp.ClientConnectorError) else "no_reply"
+            raise _Failed(self._public(f"{type(error).__name__}: {error}"), kind) from error
+        seconds, hint = time.monotonic() - began, address_hint(self._url.removesuffix("/chat/completions"), status)
         if status == 200:
             try:
                 return _said(ask.id, json.loads(data), seconds, how)
-            except (ValueError, TypeError, LookupError) as error:
-                raise _Failed(self._public(f"no completion: {error!r}")) from error
-        message = self._public(f"HTTP {status}: {data[:500].decode(errors='replace')}")
+            except (
+                ErrorReply
+            ) as error:  # An error in the place of a completion, often with the status it should have had.
+                status, data = error.status or 500, str(error).encode()
+            except (ValueError, TypeError, LookupError, AttributeError) as error:
+                raise _Failed(self._public(f"no completion: {error!r}") + hint, "server_error") from error
+        message = self._public(f"HTTP {status}: {data[:500].decode(errors='replace')}") + hint
         if status in _REFUSED:
+            if new := fields_not_taken(message, json.loads(body)) - self._not_taken:
+                self._not_taken |= new
+                print(f"  {self._url}: takes no {', '.join(sorted(new))}", file=sys.stderr, flush=True)
+                return await self._send(session, ask, how, began)
             return Generation(ask.id, "", seconds=seconds, failed="request_refused", detail=message)
         if status in _MISCONFIGURED:
             raise UserError(f"{self._url}: {message}; check base_url, the model's name and its key")
-        raise _Failed(message, pause=float(asked_pause) if asked_pause.isdigit() else 0.0)
+        kind = "moderated" if status in DENIED else "" if status == 429 else "server_error"
+        raise _Failed(message, kind, pause=float(asked_pause) if asked_pause.isdigit() else 0.0)
 
     def _body(self, ask: GenerationRequest, how: SamplingParams) -> bytes:
         content = [
@@ -164,7 +205,7 @@ class Served:
         if ask.said:  # vLLM and SGLang go on from an answer that has begun when they are told so.
             messages.append({"role": "assistant", "content": ask.said})
             body |= {"add_generation_prompt": False, "continue_final_message": True}
-        return json.dumps({**body, **self._model.options, "messages": messages}).encode()
+        return json.dumps({**adapted(body, self._not_taken), **self._model.options, "messages": messages}).encode()
 
     def _public(self, message: str) -> str:
         return (message.replace(self._key, "***") if self._key else message)[:500]
@@ -175,21 +216,20 @@ async def _next(answers: AsyncGenerator[Generation, None]) -> Generation | None:
 
 
 def _said(row_id: str, completion: Any, seconds: float, how: SamplingParams) -> Generation:
-    choice = completion["choices"][0]
-    text = choice["message"]["content"] or ""  # null where a reasoning model was cut off.
-    if not isinstance(text, str):
-        raise TypeError(f"content is a {type(text).__name__}")
+    text, thought, choice = read_choice(completion)
     counts = completion.get("usage") or {}
     tokens = int(counts.get("completion_tokens") or 0)
     scored = [token["logprob"] for token in (choice.get("logprobs") or {}).get("content") or ()]
     return Generation(
         row_id,
-        text.encode("utf-8", "replace").decode(),  # JSON may hold lone surrogates, which no file can.
+        text,
         tokens=tokens,
         prompt_tokens=counts.get("prompt_tokens"),
         truncated=choice.get("finish_reason") == "length",
         seconds=seconds,
         logprob=sum(scored) / len(scored) if scored else None,
+        failed="moderated" if choice.get("finish_reason") == "content_filter" and not text.strip() else None,
+        thought=thought,
     )
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 
 from pipeline.config.evaluation import LabModel
 from pipeline.errors import UserError
-from stages.evaluation.backends.base import GenerationRequest, SamplingParams
+from stages.evaluation.backends.base import Generation, GenerationRequest, SamplingParams
 from stages.evaluation.backends.openai import Served
 
 KEY = "sk-do-not-tell"
@@ -122,7 +122,7 @@ def test_no_more_requests_are_in_flight_than_allowed(server, model):
     assert 1 < server.most <= 3
 
 
-def test_one_row_that_always_fails_is_left_and_the_others_are_answered(server, model, capsys):
+def test_one_row_that_always_fails_is_counted_and_the_others_are_answered(server, model):
     asks = [GenerationRequest(str(number), "bad" if number == 3 else "good") for number in range(12)]
 
     def reply(handler):
@@ -135,8 +135,10 @@ def test_one_row_that_always_fails_is_left_and_the_others_are_answered(server, m
 
     server.replies = Picky([1])
     found = said(model, asks)
-    assert set(found) == {ask.id for ask in asks} - {"3"}
-    assert "3: not answered: HTTP 500" in capsys.readouterr().err
+    assert set(found) == {ask.id for ask in asks}
+    assert {row.failed for row in found.values() if row.id != "3"} == {None}
+    assert found["3"].failed == "server_error"
+    assert "HTTP 500: again" in found["3"].detail
 
 
 def test_a_dead_server_is_given_up_and_said_so(server, model):
@@ -158,3 +160,74 @@ def test_a_wrong_key_or_name_ends_it_at_once_and_shows_no_key(server, model, sta
 def test_a_cut_answer_is_truncated(server, model):
     server.replies = [(200, completion("and then", "length"))]
     assert said(model, [GenerationRequest("r", "a")])["r"].truncated
+
+
+def picky(server, bad):
+    """Let the server answer "fine", and `bad` to each request whose words are "bad"."""
+
+    class Picky(list):
+        def pop(self, _):
+            return bad if server.requests[-1]["messages"][0]["content"] == "bad" else (200, completion("fine"))
+
+    server.replies = Picky([1])
+
+
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        ((500, "the encoder crashed"), "server_error"),
+        ((200, '{"error": {"message": "upstream", "code": 502}}'), "server_error"),
+        ((200, "<html>"), "server_error"),
+        ((403, "flagged"), "moderated"),
+        ((451, "flagged"), "moderated"),
+        ((200, '{"choices": [{"message": {"content": null}, "finish_reason": "content_filter"}]}'), "moderated"),
+    ],
+)
+def test_a_row_the_server_fails_at_while_it_answers_others_is_a_row_with_a_reason(server, model, bad, reason):
+    picky(server, bad)
+    found = said(
+        model,
+        [
+            GenerationRequest("first", "bad"),
+            GenerationRequest("a", "good"),
+            GenerationRequest("b", "good"),
+            GenerationRequest("last", "bad"),
+        ],
+        concurrency=2,
+    )
+    assert {row.id: row.failed for row in found.values()} == {"first": reason, "a": None, "b": None, "last": reason}
+
+
+def test_a_key_that_is_denied_everything_ends_it(server, model):
+    server.replies = [(403, f"bad key {KEY}")] * 9
+    with pytest.raises(UserError, match="check base_url, the model's name and its key"):
+        said(model, [GenerationRequest("r", "a")])
+    assert len(server.requests) <= 3
+
+
+def test_a_row_is_not_blamed_while_the_server_answers_nothing(server, model, capsys):
+    picky(server, (500, "again"))
+    assert said(model, [GenerationRequest("r", "bad")]) == {}
+    assert "r: not answered: HTTP 500" in capsys.readouterr().err
+
+
+def test_a_thinking_model_is_read_in_the_style_that_asks_for_reasoning(server, model):
+    message = {"content": "<answer>red</answer>", "reasoning_content": "It is red."}
+    server.replies = [(200, json.dumps({"choices": [{"message": message, "finish_reason": "stop"}]}))]
+    (row,) = said(model, [GenerationRequest("r", "a")]).values()
+    assert (row.text, row.with_thought().text) == (
+        "<answer>red</answer>",
+        "<think>It is red.</think>\n<answer>red</answer>",
+    )
+    assert Generation("r", "", thought="It is", truncated=True).with_thought().text == "<think>It is"
+    assert Generation("r", "<think>a</think>b", thought="x").with_thought().text == "<think>a</think>b"
+
+
+def test_fields_the_server_takes_no_more_are_left_out(server, model):
+    server.replies = [
+        (400, "'max_tokens' is not supported, use 'max_completion_tokens' instead"),
+        (400, "unsupported: seed"),
+    ]
+    assert said(model, [GenerationRequest("r", "a")])["r"].text == "fine"
+    assert server.requests[-1]["max_completion_tokens"] == 64
+    assert not {"max_tokens", "seed"} & set(server.requests[-1])

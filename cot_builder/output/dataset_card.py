@@ -38,6 +38,7 @@ _OF_NO_EFFECT = ("endpoints", "concurrency")
 _MEANING = {
     "id": "the task's row id",
     "image": "path of the picture, relative to `image_root` in manifest.json",
+    "image_digest": "the first 16 hexadecimal digits of the sha256 of the picture's file",
     "label": "gold label",
     "prompt": "what the student is asked: to perceive what `observe` names",
     "think": "the reasoning",

@@ -30,9 +30,11 @@ from cot_builder.output.yields import Tally, yields
 from cot_builder.row import Outcome, Tried
 from cot_builder.teachers.base import Unanswered
 from pipeline.config.loader import to_plain
+from pipeline.data.cot_pictures import COLUMN
+from pipeline.data.image_digests import LENGTH, image_digests
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, write_atomic, write_json
-from pipeline.run_dir import COT
+from pipeline.run_dir import COT, RunDir
 from pipeline.runs.phases import phase_inputs
 from pipeline.scoring.response import GRAMMAR_VERSION
 from pipeline.types import Example
@@ -51,6 +53,7 @@ class _Writer:
         self.plan, self.journal, self.asked = plan, journal, asked
         self.tally = Tally()
         self.kept, self.rejected = GroupSample(_SHOWN), GroupSample(_SHOWN)
+        self._digests: dict[str, str] = {}
         self.given_up: dict[str, list[str]] = {}
         """Reason: ids of the rows at which a server failed although it answered others."""
         self.unasked: list[dict[str, str]] = []
@@ -92,6 +95,7 @@ class _Writer:
                     self._reject(rejected, row.id, row.label, each)
             if outcome.kept is not None:
                 record = {**outcome.kept, "image": row.image.absolute().relative_to(self.root).as_posix()}
+                record[COLUMN] = self._picture_digest(row)
                 self.kept.offer(f"{row.label} {record['mode']} {record['teacher']}", record)
                 batch.append(record)
             if len(batch) >= _BATCH:
@@ -102,6 +106,17 @@ class _Writer:
             self.tally.teachers[name].update(used)
         for teacher in teachers.values():
             await teacher.close()
+
+    def _picture_digest(self, row: Example) -> str:
+        """The digest of a row's picture as it was asked about; those of offline teachers, who see none, are read here."""
+        if row.image in self.plan.digests:
+            return self.plan.digests[row.image][:LENGTH]
+        if not self._digests:
+            cache = RunDir(self.plan.config.output_dir, self.plan.config.name).cache
+            self._digests = image_digests(
+                (each.image for each in self.plan.split.examples), cache / "image_digests.json"
+            )
+        return self._digests[str(row.image)]
 
     def _once(self, row: Example, outcome: Outcome) -> Outcome:
         """`outcome`, unless it repeats the text of an earlier row. Templates of the offline teacher do so by design."""

@@ -59,7 +59,7 @@ def load_recipe(name: str) -> Recipe:
     if name not in names:
         raise UserError(f"cot.recipe: {name!r} is not a file of cot_builder/recipes; {did_you_mean(name, names)}")
     module = importlib.import_module(f"cot_builder.recipes.{name}")
-    common = [pa.field("id", pa.string()), pa.field("image", pa.string()), pa.field("label", pa.string())]
+    common = [pa.field(name, pa.string()) for name in ("id", "image", "image_digest", "label")]
     return Recipe(
         name, module.PROMPT, pa.schema([*common, *module.COLUMNS]), module.prompts, module.problems, module.settle
     )

@@ -7,35 +7,38 @@ stay the same, so a copied data set is read again and found equal, and an unchan
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import RunConfig
 from pipeline.data.conversations import cot_columns, grpo_columns, label_columns
-from pipeline.data.images import remembered
+from pipeline.data.cot_pictures import compare_pictures
+from pipeline.data.image_digests import LENGTH, image_digests
 from pipeline.data.task import Task
+from pipeline.errors import UserError
 from pipeline.files import digest
 from pipeline.run_dir import RunDir
 from pipeline.types import Split
 
 DATA = "data.tsv"
-_LENGTH = 16  # Hexadecimal digits of a digest: 64 bits, against accidents and not against attackers.
 
 
 def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> tuple[dict[str, list[Any]], Split]:
     """(columns, the split they come from) that a stage trains on; see `pipeline.data.conversations`.
 
     Raises:
-        UserError: as the task and `cot_columns` do.
+        UserError: as the task and `cot_columns` do; when CoT rows are about other pictures now.
     """
     stage = config.stage(name)
     if stage.data == "cot":
         assert config.cot is not None  # pipeline.checks refuses the stage otherwise.
         split = task.select(config.cot.split)
+        compared = compare_pictures(run.cot, split.examples, run.cache)
+        if compared is not None and (problems := list(compared.problems())):
+            raise UserError([f"{name}: {problem}" for problem in problems])
         return cot_columns(task, split.examples, run.cot), split
     split = task.select(stage.split)
     if stage.data == "labels":
@@ -54,7 +57,7 @@ def data_lines(columns: dict[str, list[Any]], cache: Path) -> str:
     pictures = image_digests(map(Path, columns["image"]), cache / "image_digests.json")
     lines = []
     for number, row_id in enumerate(columns["id"]):
-        text = digest([columns[name][number] for name in texts])[:_LENGTH]
+        text = digest([columns[name][number] for name in texts])[:LENGTH]
         lines.append(f"{json.dumps(row_id)}\t{text}\t{pictures[columns['image'][number]]}\n")
     return "".join(lines)
 
@@ -83,21 +86,3 @@ def _rows(text: str) -> Iterator[tuple[str, tuple[str, str]]]:
         row_id = json.loads(quoted)
         seen[row_id] += 1
         yield (f"{row_id} ({seen[row_id]})" if seen[row_id] > 1 else row_id), (words, picture)
-
-
-def image_digests(paths: Iterable[Path], cache_file: Path) -> dict[str, str]:
-    """A digest of each file's bytes; "missing" for one that cannot be read.
-
-    Args:
-        paths: the files.
-        cache_file: JSON that keeps them; processes may share it.
-    """
-    return {str(path): found for path, found in remembered(paths, cache_file, lambda path: _digest(str(path))).items()}
-
-
-def _digest(path: str) -> str:
-    try:
-        with open(path, "rb", buffering=0) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:_LENGTH]
-    except OSError:
-        return "missing"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data import training_rows
-from pipeline.data.training_rows import changes, data_lines, image_digests
+from pipeline.data import image_digests as digests_module
+from pipeline.data.image_digests import image_digests
+from pipeline.data.training_rows import changes, data_lines
 
 
 @pytest.fixture
@@ -61,8 +62,8 @@ def test_an_unchanged_file_is_read_once(columns, tmp_path, monkeypatch):
     paths = [Path(path) for path in columns["image"]]
     before = image_digests(paths, tmp_path / "digests.json")
     read: list[str] = []
-    digest = training_rows._digest
-    monkeypatch.setattr(training_rows, "_digest", lambda path: read.append(path) or digest(path))
+    digest = digests_module._digest
+    monkeypatch.setattr(digests_module, "_digest", lambda path: read.append(path) or digest(path))
     os.utime(paths[0], ns=(0, 0))
     assert image_digests(paths, tmp_path / "digests.json") == before
     assert read == [str(paths[0])]

@@ -1,8 +1,8 @@
 """Reports: per-class numbers and their reading, for one phase, for a whole run, for any folders, and for runs side by side.
 
-`pipeline.metrics` computes, `entries` and `summary` gather, `report_tables` says what the tables hold, `svg_charts` and
-`png_charts` draw, `page` and `markdown` lay out; this file
-writes. The same input gives the same bytes. No torch; nothing heavy is imported before the first call.
+`pipeline.metrics` computes, `entries` and `summary` gather, `report_tables` says what the tables hold, `report_charts` what is
+drawn, `page` and `markdown` lay out; this file writes. The same input gives the same bytes. No torch; nothing heavy is
+imported before the first call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_atomic, write_json
 from pipeline.formatting import printable
-from pipeline.reports import png_charts, svg_charts
+from pipeline.reports.charts import OTHERS
 from pipeline.reports.compare import NO_TESTS, SPREAD, Comparison, Doubted, compare, gather
 from pipeline.reports.completions_page import write_completions_page
 from pipeline.reports.entries import Entry, read_folders, read_phase, read_run
@@ -24,6 +24,7 @@ from pipeline.reports.markdown import NOTES, markdown, summary_table
 from pipeline.reports.model_card import model_card
 from pipeline.reports.page import page, render
 from pipeline.reports.prediction_browser import browser
+from pipeline.reports.report_charts import accuracy, report_charts
 from pipeline.reports.report_tables import tables
 from pipeline.reports.summary import read_cot, summarise
 from pipeline.reports.table import files
@@ -37,6 +38,10 @@ __all__ = [
     "write_run_report",
     "write_stage_report",
 ]
+
+
+PNG = ("accuracy", "per_class", "confusion", "curves", "clip", "cot")
+"""Charts of a run that are files too, for slides."""
 
 
 def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = None) -> Path:
@@ -64,8 +69,7 @@ def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = No
     folder = phase_dir / "report"
     write_json(folder / "metrics.json", {"phase": phase_dir.name, "entries": scores, "warnings": summary["warnings"]})
     write_atomic(folder / "report.md", markdown(summary, full=True))
-    drawn = {"per_class": png_charts.per_class(entries, labels.names), "confusion": png_charts.confusion(entries)}
-    return _write(folder, summary, entries, drawn, phase_dir.parent)
+    return _write(folder, summary, entries, ("per_class", "confusion"), phase_dir.parent)
 
 
 def write_run_report(
@@ -95,15 +99,7 @@ def write_run_report(
     folder = run_root / "report"
     write_json(folder / "summary.json", summary)
     write_atomic(folder / "summary.md", markdown(summary))
-    drawn = {
-        "accuracy": png_charts.accuracy(entries),
-        "per_class": png_charts.per_class(entries, labels.names),
-        "confusion": png_charts.confusion(entries),
-        "curves": png_charts.curves(entries),
-        "clip": png_charts.clip(entries),
-        "cot": png_charts.cot(cot),
-    }
-    return _write(folder, summary, entries, drawn, run_root)
+    return _write(folder, summary, entries, PNG, run_root)
 
 
 def write_folder_report(
@@ -131,7 +127,7 @@ def write_folder_report(
     folder = out or (folders[0] if len(folders) == 1 else root) / "report"
     write_json(folder / "summary.json", summary)
     write_atomic(folder / "summary.md", markdown(summary))
-    return _write(folder, summary, entries, {}, root)
+    return _write(folder, summary, entries, (), root)
 
 
 def write_comparison(run_roots: Sequence[Path], out: Path, doubted: Doubted | None = None) -> Path:
@@ -163,13 +159,14 @@ def write_comparison(run_roots: Sequence[Path], out: Path, doubted: Doubted | No
 def _comparison_page(found: Comparison, run_roots: Sequence[Path], folder: Path) -> str:
     common = [name for name in found.entries[found.runs[0]] if all(name in of for of in found.entries.values())]
     shown = [dataclasses.replace(found.entries[run][common[-1]], name=run, task="") for run in found.runs if common]
-    turns = {run: (3, 5, 6, 1, 7, 2, 4, 0)[place % svg_charts.SERIES] for place, run in enumerate(found.runs)}
+    turns = {run: OTHERS[place % len(OTHERS)] for place, run in enumerate(found.runs)}
     rows = [
         (f"{run}, {name}" if len(common) > 1 else run, turns[run], entry.scores)
         for name in common
         for run in found.runs
         if (entry := found.entries[run][name]).scores
     ]
+    chart = accuracy(rows)
     return render(
         "compare.html.jinja",
         browser(shown, run_roots[0], folder),
@@ -177,12 +174,7 @@ def _comparison_page(found: Comparison, run_roots: Sequence[Path], folder: Path)
         lead=f"{len(found.runs)} runs, each tested against {found.runs[0]}"
         + (f". Predictions: {common[-1]}." if common else "."),
         warnings=_uncommon(found),
-        chart=svg_charts.intervals(
-            [
-                (name, colour, [scores["accuracy"], *([scores["sample"]["accuracy"]] if scores["sample"] else [])])
-                for name, colour, scores in rows
-            ]
-        ),
+        chart=chart.svg() if chart else "",
         settings=[{"name": name, "text": text} for name, text in found.settings],
         numbers=found.numbers,
         tables={"tests": found.tests} if found.tests else {},
@@ -202,20 +194,19 @@ def _uncommon(found: Comparison) -> list[dict[str, str]]:
     ] + [{"entry": name, "level": "warning", "text": f"left out: {why}."} for name, why in found.left_out]
 
 
-def _write(
-    folder: Path, summary: Mapping[str, Any], entries: list[Entry], drawn: Mapping[str, bytes | None], root: Path
-) -> Path:
+def _write(folder: Path, summary: Mapping[str, Any], entries: list[Entry], pictures: Sequence[str], root: Path) -> Path:
     """What all reports share: tables, png, the model card and, last, the page."""
     made = tables(summary, entries)
     for table in made.values():
         for name, text in files(table).items():
             write_atomic(folder / "tables" / name, text)
-    for name, png in drawn.items():
-        if png:
-            write_atomic(folder / f"{name}.png", png)
+    charts = report_charts(summary, entries)
+    for name in pictures:
+        if name in charts:
+            write_atomic(folder / f"{name}.png", charts[name].png())
     if card := model_card(entries, [read_json(root / entry.phase / "evaluation.json") for entry in entries]):
         write_atomic(folder / "model_card.md", card)
     examples = [row_id for row in getattr(made.get("confused"), "rows", ()) for row_id in row["examples"]]
     data = browser(entries, root, folder, first=examples)
-    write_atomic(folder / "index.html", page(summary, entries, made, data, NOTES))
+    write_atomic(folder / "index.html", page(summary, entries, made, charts, data, NOTES))
     return folder / "index.html"

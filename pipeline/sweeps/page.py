@@ -7,22 +7,19 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.formatting import duration, p_value, percent, points
+from pipeline.formatting import duration, p_value, percent, points, printable
+from pipeline.reports.charts import OTHERS, Dot, against
 from pipeline.reports.page import TEMPLATES, templates
 from pipeline.sweeps.results import memory_of
 
-WIDTH, HEIGHT = 760, 420
-"""Of a chart, in its own units."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 52, 20, 46, 44
-_COLOURS = 7
-"""Hues of _sweep.css; an eighth model has the first one again and is told apart by its name."""
-_SHAPES = ("circle", "square", "diamond", "triangle", "cross", "circle")
+_MARKERS = ("o", "s", "D", "^", "X", "o")
+"""Of precisions, as matplotlib calls them, and as _SHAPES shows them in the legend."""
+_SHAPES = ("●", "■", "◆", "▲", "✖", "●")
 _MATRIX = 24
 """Most cells of a task whose pairs are shown; results.json has all."""
 _LOG_FROM = 4
@@ -43,7 +40,7 @@ def page(found: Mapping[str, Any]) -> str:
         models=models,
         precisions=precisions,
         shapes=dict(zip(precisions, _SHAPES, strict=False)),
-        hue=lambda model: models.index(model) % _COLOURS,
+        hue=lambda model: _colour(models.index(model)),
         script=Markup(script),
         script_digest=digest,
     )
@@ -72,86 +69,44 @@ def _best_first(row: Mapping[str, Any]) -> tuple[float, str]:
 
 def _chart(
     rows: Sequence[Mapping[str, Any]], front: Sequence[str], models: Sequence[str], precisions: Sequence[str]
-) -> dict[str, Any] | None:
-    """Coordinates of every complete cell of a task, the front's steps and the axes' ticks; None when there is no cell."""
+) -> Markup | None:
+    """Accuracy against memory of every complete cell of a task; None when there is no cell."""
     shown = [(row, memory) for row in rows if row["accuracy"] is not None and (memory := memory_of(row)) is not None]
-    if not shown:
-        return None
-    lowest, highest = min(memory for _, memory in shown), max(memory for _, memory in shown)
-    widen = max(0.0, (0.1 * highest - (highest - lowest)) / 2)  # Else a few MB of noise would fill the chart.
-    lowest, highest = lowest - widen, highest + widen
-    log = highest / max(lowest, 1e-9) >= _LOG_FROM
-    x_ticks = _log_ticks(lowest, highest) if log else _ticks(lowest, highest)
-    scale = math.log if log else float
-    x_from, x_to = scale(min(lowest, x_ticks[0])), scale(max(highest, x_ticks[-1]))
-    margin = 0.05 * ((x_to - x_from) or 1)
-    y_ticks = _ticks(
-        100 * min(min(row["accuracy_low"], row["chance"] or 1) for row, _ in shown),
-        100 * max(row["accuracy_high"] for row, _ in shown),
-    )
-
-    def x(memory: float) -> float:
-        return round(
-            _LEFT + (scale(memory) - x_from + margin) / (x_to - x_from + 2 * margin) * (WIDTH - _LEFT - _RIGHT), 1
+    dots = [
+        Dot(
+            memory,
+            row["accuracy"],
+            row["accuracy_low"],
+            row["accuracy_high"],
+            colour=_colour(models.index(row["model"])),
+            marker=_MARKERS[precisions.index(row["precision"]) % len(_MARKERS)],
+            hollow=row["mode"] == "direct",
+            name=row["model"],
+            says=_says(row, memory),
+            front=row["cell"] in front,
         )
-
-    def y(value: float) -> float:
-        share = (100 * value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0])
-        return round(HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM), 1)
-
-    marks = [
-        {
-            "row": row,
-            "x": x(memory),
-            "y": y(row["accuracy"]),
-            "low": y(row["accuracy_low"]),
-            "high": y(row["accuracy_high"]),
-            "hue": models.index(row["model"]) % _COLOURS,
-            "shape": _SHAPES[precisions.index(row["precision"]) % len(_SHAPES)],
-            "hollow": row["mode"] == "direct",
-            "front": row["cell"] in front,
-            "memory": memory,
-            "measured": row["memory_measured_mb"] is not None,
-        }
         for row, memory in shown
     ]
-    by_cell = {mark["row"]["cell"]: mark for mark in marks}
-    steps = [by_cell[cell] for cell in front]
-    path = "".join(f"{'H' if i else 'M'}{mark['x']}{'V' if i else ' '}{mark['y']}" for i, mark in enumerate(steps))
     chances = [row["chance"] for row, _ in shown if row["chance"] is not None]
-    return {
-        "marks": sorted(marks, key=lambda mark: mark["front"]),
-        "front": path + f"H{WIDTH - _RIGHT}" if path else "",
-        "chance": {"y": y(max(chances)), "value": max(chances)} if chances else None,
-        "x_ticks": [
-            {"x": x(tick), "text": _megabytes(tick)}
-            for tick in x_ticks
-            if x_from - margin <= scale(tick) <= x_to + margin
-        ],
-        "y_ticks": [{"y": y(tick / 100), "text": f"{tick:g}"} for tick in y_ticks],
-        "box": {"left": _LEFT, "right": WIDTH - _RIGHT, "top": _TOP, "bottom": HEIGHT - _BOTTOM},
-        "width": WIDTH,
-        "height": HEIGHT,
-        "log": log,
-    }
+    sizes = [memory for _, memory in shown]
+    drawn = against(dots, max(chances, default=None), bool(sizes) and max(sizes) / max(min(sizes), 1e-9) >= _LOG_FROM)
+    return drawn.svg(tips=True) if drawn else None
 
 
-def _ticks(low: float, high: float, about: int = 5) -> list[float]:
-    """Round numbers from below `low` to above `high`."""
-    raw = max(high - low, 1e-9, abs(high) * 1e-3) / about
-    power = 10.0 ** math.floor(math.log10(raw))
-    step = power * next(factor for factor in (1, 2, 5, 10) if factor * power >= raw)
-    first, last = math.floor(low / step), math.ceil(high / step)
-    return [round(number * step, 10) for number in range(first, max(last, first + 1) + 1)]
+def _says(row: Mapping[str, Any], memory: float) -> str:
+    """What a mark says of its cell, in two lines."""
+    way = row["mode"] + (f" + {row['reasoner']}" if row["reasoner"] else "")
+    interval = f"[{percent(row['accuracy_low'])}, {percent(row['accuracy_high'])}]"
+    measured = "measured" if row["memory_measured_mb"] is not None else "estimated"
+    pace = "" if row["latency_p50_s"] is None else f", {row['latency_p50_s']:.2f} s a row (median)"
+    return printable(
+        f"{row['model']} · {row['precision']} · {way}: {percent(row['accuracy'])} % {interval}\n"
+        f"{memory:.0f} MB {measured}{pace}, {row['unparsable']} of {row['n']} unparsable"
+    )
 
 
-def _log_ticks(low: float, high: float) -> list[float]:
-    """1, 2 and 5 times powers of ten around the range."""
-    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    every = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
-    below = max((tick for tick in every if tick <= low), default=low)
-    above = min((tick for tick in every if tick >= high), default=high)
-    return [tick for tick in every if below <= tick <= above]
+def _colour(place: int) -> int:
+    return OTHERS[place % len(OTHERS)]
 
 
 def _matrix(rows: Sequence[Mapping[str, Any]], tested: Mapping[str, Any]) -> dict[str, Any] | None:
@@ -190,7 +145,3 @@ def _groups(groups: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any
 
 def _cell_of(line: Mapping[str, Any]) -> tuple[Any, ...]:
     return tuple(line[key] for key in ("model", "task", "precision", "mode", "reasoner"))
-
-
-def _megabytes(number: float) -> str:
-    return f"{number / 1000:g} GB" if number >= 1000 else f"{number:g} MB"

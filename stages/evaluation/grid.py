@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.config.evaluation import MODES, Cell, LabConfig, cell_folder, cells, lab_folder
 from pipeline.files import read_jsonl, write_atomic, write_json
 from pipeline.metrics.intervals import rate
-from pipeline.reports.png_charts import heat_maps
+from pipeline.reports.charts import heat_maps
 
 _COLUMNS = (
     "task",
@@ -42,7 +42,7 @@ def write_grid(config: LabConfig) -> list[Path]:
     write_atomic(files[0], as_markdown(rows))
     pictures = heat_maps(_panels(config, rows))
     if pictures is not None:
-        write_atomic(files[1], pictures)
+        write_atomic(files[1], pictures.png())
     write_atomic(files[2], as_csv(rows))
     write_json(files[3], rows)
     return [file for file in files if file.exists()]

@@ -428,7 +428,9 @@ def test_quantised_weights_without_bitsandbytes_say_how_to_install_it(monkeypatc
 def test_a_tracker_that_is_not_installed_is_told_before_anything_loads(
     monkeypatch: pytest.MonkeyPatch, value: str, missing: list[str]
 ) -> None:
-    monkeypatch.setattr(checks_trainer.importlib.util, "find_spec", lambda name: None)
+    found = importlib.util.find_spec
+    trackers = checks_trainer.TRACKERS
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name in trackers else found(name))
     assert problems(f"{S2}.trainer.report_to={value}") == [
         f"{S2}.trainer.report_to: {name} is not installed; pip install {name}, or leave report_to out"
         for name in missing

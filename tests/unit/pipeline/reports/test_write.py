@@ -19,7 +19,7 @@ from PIL import Image
 from pipeline import __main__
 from pipeline.errors import UserError
 from pipeline.formatting import printable
-from pipeline.reports import compare, markdown, png_charts, prediction_browser
+from pipeline.reports import compare, markdown, prediction_browser, report_charts
 from pipeline.reports import write as report
 from pipeline.reports.entries import read_run
 from pipeline.reports.prediction_browser import as_json, browser
@@ -389,7 +389,7 @@ def test_cot_yields_are_those_of_the_manifest(run: Path) -> None:
 
 
 def test_stages_have_colours_of_their_own(run: Path) -> None:
-    chosen = png_charts.colours(read_run(run, PHASES, LABELS))
+    chosen = report_charts.colours(read_run(run, PHASES, LABELS))
     assert len(set(chosen.values())) == len(chosen) == 6
 
 

@@ -1,0 +1,160 @@
+"""Which charts a report has: each drawn once from its summary, for the page (SVG) and the folder (PNG)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.reports import charts
+from pipeline.reports.charts import Chart, Line
+from pipeline.reports.entries import Entry
+from pipeline.reports.summary import clip_of
+
+ON_PAGE_ENTRIES, ON_PAGE_CLASSES = 8, 30
+"""Most entries and classes whose F1 a page draws; the folder has the chart of the classes with most rows."""
+_TRAINED = (3, 5, 6, 7, 2, 1)
+"""Colours of the curves of one stage."""
+_CLIPPED = {
+    "clip_ratio/low_mean": "low: r < 1 − ε_low, A < 0",
+    "clip_ratio/high_mean": "high: r > 1 + ε_high, A > 0",
+}
+
+
+def report_charts(summary: Mapping[str, Any], entries: Sequence[Entry]) -> dict[str, Chart]:
+    """Every chart that has something to show, by name."""
+    colour = colours(entries)
+    rows = [(row["name"], row["scores"]) for row in summary["entries"] if row["scores"]]
+    classed = [(name, scores) for name, scores in rows if "per_class" in scores]
+    drawn = {
+        "accuracy": accuracy(
+            [(name, colour[name], scores) for name, scores in rows], _marks([scores for _, scores in rows])
+        ),
+        "per_class": _per_class(classed, summary["labels"], colour),
+        "confusion": charts.confusion([(name, scores["confusion"]) for name, scores in classed]),
+        "reliability": charts.reliability(
+            [(name, colour[name], scores["calibration"]["bins"]) for name, scores in rows if scores["calibration"]]
+        ),
+        "curves": charts.curves(list(filter(None, map(_curves, _one_per_phase(entries))))),
+        "clip": charts.clip(list(filter(None, map(_clip, _one_per_phase(entries))))),
+        "cot": _cot(summary["cot"]),
+    }
+    return {name: chart for name, chart in drawn.items() if chart}
+
+
+def on_page(name: str, summary: Mapping[str, Any]) -> bool:
+    """Whether a page shows a chart; it has tables in place of the others."""
+    if name == "per_class":
+        entries = sum("per_class" in (row["scores"] or ()) for row in summary["entries"])
+        return entries <= ON_PAGE_ENTRIES and len(summary["labels"]) <= ON_PAGE_CLASSES
+    return name != "confusion"
+
+
+def length_charts(summary: Mapping[str, Any], entries: Sequence[Entry]) -> list[tuple[str, Chart]]:
+    """(entry, accuracy by the words of the reasoning)."""
+    colour = colours(entries)
+    found = []
+    for row in summary["entries"]:
+        bins = (row["scores"] or {}).get("by_length") or ()
+        shown = [(_words(one), colour[row["name"]], [one["accuracy"]]) for one in bins]
+        if chart := charts.intervals(shown):
+            found.append((row["name"], chart))
+    return found
+
+
+def accuracy(
+    rows: Sequence[tuple[str, int, Mapping[str, Any]]], marks: Sequence[tuple[float, str]] = ()
+) -> Chart | None:
+    """Accuracy of entries, greedy and, where they were sampled, at temperature 1."""
+    shown = [
+        (name, colour, [scores["accuracy"], *([scores["sample"]["accuracy"]] if scores["sample"] else [])])
+        for name, colour, scores in rows
+    ]
+    sampled = any(len(rates) > 1 for _, _, rates in shown)
+    return charts.intervals(shown, marks=marks, kinds=("greedy", "temperature 1") if sampled else ())
+
+
+def colours(entries: Sequence[Entry]) -> dict[str, int]:
+    """A colour of `charts` per entry: greys for the base, orange for the baseline, others in turn."""
+    others = [entry.name for entry in entries if not entry.is_base and not entry.is_baseline]
+    hues = charts.OTHERS if len(others) == len(entries) else charts.STAGES
+    chosen = {name: hues[place % len(hues)] for place, name in enumerate(others)}
+    for place, entry in enumerate(entry for entry in entries if entry.is_base):
+        chosen[entry.name] = (charts.BASE, charts.SECOND_BASE)[place % 2]
+    return chosen | {entry.name: charts.BASELINE for entry in entries if entry.is_baseline}
+
+
+def _marks(scores: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+    """Lines of what knowing nothing earns, where that is the same for all entries."""
+    chances = {one["chance"] for one in scores}
+    majorities = {(one.get("baselines") or {}).get("majority", {}).get("accuracy") for one in scores}
+    marks = [(*chances, "chance"), (*majorities, "majority class")]
+    return [(mark[0], mark[1]) for mark in marks if len(mark) == 2 and mark[0] is not None]
+
+
+def _per_class(
+    classed: Sequence[tuple[str, Mapping[str, Any]]], labels: Sequence[str], colour: Mapping[str, int]
+) -> Chart | None:
+    if not classed:
+        return None
+    support = {
+        name: max((of["per_class"].get(name) or {"support": 0})["support"] for _, of in classed) for name in labels
+    }
+    kept = set(sorted(labels, key=lambda name: -support[name])[: charts.MOST_NAMES])
+    names = [name for name in labels if name in kept]
+    series = [
+        (entry, colour[entry], [(scores["per_class"].get(name) or {}).get("f1-score") for name in names])
+        for entry, scores in classed
+    ]
+    cut = f" (the {len(names)} of {len(labels)} classes with most rows)" if len(names) < len(labels) else ""
+    return charts.bars(names, series, f"F1, %{cut}")
+
+
+def _words(one: Mapping[str, Any]) -> str:
+    return f"{one['from']} – {one['to']} words" if one["from"] < one["to"] else f"{one['from']} words"
+
+
+def _curves(entry: Entry) -> tuple[str, list[Line], str, list[Line]] | None:
+    """Loss, and rewards or token accuracy, over the steps of a trained stage."""
+    if not any("loss" in row for row in entry.log):
+        return None
+    rewards = sorted({key for row in entry.log for key in row if key.startswith("rewards/") and key.endswith("/mean")})
+    named = {key: key.split("/")[1].removesuffix("_reward") for key in rewards}
+    if len(named) > 1:
+        named["reward"] = "total"
+    what = "mean reward" if named else "token accuracy"
+    values = _series(entry.log, named or {"mean_token_accuracy": "token accuracy"})
+    return entry.name, _series(entry.log, {"loss": "loss"}), what, values
+
+
+def _clip(entry: Entry) -> tuple[str, list[Line], bool, bool] | None:
+    """Both clip fractions over the steps of a stage that was to clip."""
+    clipped = clip_of(entry.record)
+    if not clipped:
+        return None
+    known = clipped["epsilon"] is not None and clipped["epsilon_high"] is not None
+    epsilons = f"   ε_low {clipped['epsilon']:g}, ε_high {clipped['epsilon_high']:g}" if known else ""
+    acted = any(clipped[side] for side in ("low", "high"))
+    return entry.name + epsilons, _series(entry.log, _CLIPPED, scale=100), acted, clipped["void"]
+
+
+def _cot(yields: Mapping[str, Any] | None) -> Chart | None:
+    """Kept and rejected CoT rows per class."""
+    if not yields:
+        return None
+    table = dict(list(yields["per_class"].items())[: charts.MOST_NAMES])
+    series = [(kind, colour, [row[kind] for row in table.values()]) for kind, colour in (("kept", 3), ("rejected", 5))]
+    return charts.bars(list(table), series, "CoT rows", stacked=True)
+
+
+def _series(log: Sequence[Mapping[str, Any]], keys: Mapping[str, str], scale: float = 1) -> list[Line]:
+    """(name, colour, points) of the keys that occur in a log."""
+    found: list[Line] = []
+    for place, (key, name) in enumerate(keys.items()):
+        values = [(row["step"], scale * row[key]) for row in log if isinstance(row.get(key), int | float)]
+        if values:
+            found.append((name, _TRAINED[place % len(_TRAINED)], values))
+    return found
+
+
+def _one_per_phase(entries: Sequence[Entry]) -> list[Entry]:
+    return list({entry.phase: entry for entry in reversed(entries)}.values())[::-1]

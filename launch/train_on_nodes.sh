@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
 # Train everything a config describes on several nodes: the same command on each of them, with its own --node.
-#   ./launch/train_on_nodes.sh --nodes N --node K --master HOST [--port P] [--config FILE] [--dry-run] [a.b=c …]
+#   ./launch/train_on_nodes.sh --nodes N --node K --master HOST [--config FILE] [--dry-run] [a.b=c …]
 #     --nodes N       how many there are
-#     --node K        which one this is, from 0 (default: as SLURM says); node 0 conducts and prints, the others follow
-#     --master HOST   node 0's name or address, as the others reach it
-#     --port P        where they meet (default: 29400); every launch then takes a free port of node 0 for itself
+#     --node K        which one this is, from 0; node 0 conducts and prints, the others follow
+#     --master HOST   node 0's name or address, as the others reach it; every launch takes a free port of it
 #     a.b=c           any setting of the config; other options go to `python -m pipeline run`
 # All nodes share the repository and the folder of the runs, and are installed (./launch/install.sh). launch.num_processes
 # counts the processes of one node (default: its GPUs). When a node is lost all stop; the same on every node goes on.
+# Under SLURM take launch/slurm/train.sbatch.
 set -euo pipefail
 nodes=
-node=${SLURM_PROCID:-}
+node=
 master=
 words=()
 while [ $# -gt 0 ]; do
@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
     --nodes) nodes=${2:?"--nodes needs a number"}; shift 2 ;;
     --node) node=${2:?"--node needs a number"}; shift 2 ;;
     --master) master=${2:?"--master needs a name or an address"}; shift 2 ;;
-    --port) export MASTER_PORT=${2:?"--port needs a number"}; shift 2 ;;
+    --port) shift 2 ;; # Of runs begun when nodes met on a port.
     -h | --help) sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; exit 0 ;;
     *) words+=("$1"); shift ;;
   esac

@@ -76,7 +76,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif arguments.command == "contamination":
         print(contamination(config, run, arguments.against))
     elif multinode.rank() > 0:
-        return multinode.follow()
+        return multinode.follow(run.root)
     else:
         conduct(config, run, arguments)
     return 0

@@ -1,46 +1,58 @@
-"""A run on several nodes: the same command on each of them; node 0 conducts, the others start their share of its workers.
+"""A run on several nodes: every training phase is one torchrun over all of them, started by srun or by each node itself.
 
-The environment says so, in torchrun's words: NNODES, NODE_RANK, MASTER_ADDR (node 0), MASTER_PORT (29400). Node 0 listens there.
-The others connect once and are sent every torchrun command that node 0 starts. A connection that breaks ends the run on
-both sides; the same command on all nodes goes on. Nodes trust each other, as torchrun's do, and share the run's folder.
+The environment says so, in torchrun's words: NNODES, NODE_RANK, MASTER_ADDR (node 0). Nothing here listens on the network.
+
+- Under SLURM (launch/slurm/train.sbatch) node 0 alone runs the pipeline, and srun starts its torchruns on all nodes.
+- Elsewhere the same command runs on each node. Node 0 conducts; the others follow it through small files in the run's folder,
+  which all nodes share: `nodes/run.json` (node 0 lives, or how it ended), `nodes/job.json` (the torchrun of the present phase),
+  `nodes/node-1.json` (that node lives, how its share ended, or that it was asked to stop).
+
+A node whose file stands still is lost, and ends the run on all; the same command on every node goes on.
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import select
 import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.system.processes import STARTED_BY, child_environment, ignore_signals, run_child
+from pipeline.files import read_json, write_json
+from pipeline.system.processes import STARTED_BY, child_environment, die_with_parent, ignore_signals, run_child
 
-PORT = 29400
 PATIENCE = 600.0
 """Seconds nodes wait for each other at the start."""
+BEAT = 2.0
+"""Seconds between two signs of life of a node."""
+LOST = 60.0
+"""Seconds without one after which a node counts as lost; network file systems show a change late."""
 GRACE = 30.0
 """Seconds a phase has to end by itself after the workers of another node failed: its own have more to say."""
+BY_SRUN = "CLGRPO_SRUN"
+"""Environment variable: set where this node is node 0 of a SLURM job, and srun starts what runs on all."""
 _JOBS = "CLGRPO_NODES"
-"""Environment variable: the file descriptor on which a phase tells the conductor what to start on the other nodes."""
+"""Environment variable: the folder in which a phase tells the other nodes what to start."""
 _NODE = "{node}"
+_ENDING = 40.0  # Seconds srun has to end its tasks, of which SLURM's KillWait takes 30.
 
 
 def count() -> int:
-    """Nodes of this run."""
+    """Return the number of nodes of this run."""
     return _number("NNODES", 1)
 
 
 def rank() -> int:
-    """This node's number; node 0 conducts."""
+    """Return this node's number; node 0 conducts."""
     return _number("NODE_RANK", 0) if count() > 1 else 0
 
 
@@ -52,7 +64,7 @@ def _number(variable: str, default: int) -> int:
 
 
 def problems() -> Iterator[str]:
-    """What is wrong with the environment of a run on several nodes."""
+    """Tell what is wrong with the environment of a run on several nodes."""
     if count() > 1 and not os.environ.get("MASTER_ADDR"):
         yield f"NNODES is {count()} but MASTER_ADDR is not set; set it to the name or address of node 0, on every node"
     if count() > 1 and rank() >= count():
@@ -60,7 +72,7 @@ def problems() -> Iterator[str]:
 
 
 def rendezvous() -> list[str]:
-    """torchrun's options that bring the nodes of one launch together."""
+    """Return torchrun's options that bring the nodes of one launch together."""
     if count() == 1:
         return ["--standalone"]
     with socket.socket() as free:
@@ -71,64 +83,152 @@ def rendezvous() -> list[str]:
 
 
 def on_node(words: Sequence[str], node: int = 0) -> list[str]:
-    """A command as one node runs it."""
+    """Return a command as one node runs it."""
     return [word.replace(_NODE, str(node)) for word in words]
+
+
+def _spans_nodes(words: Sequence[str]) -> bool:
+    return any(_NODE in word for word in words)
+
+
+def start(words: Sequence[str], environment: Mapping[str, str], **how: Any) -> subprocess.Popen[bytes]:
+    """Start Python with these words, on all nodes where it is a torchrun of several nodes and srun starts those.
+
+    Args:
+        words: what comes after the interpreter.
+        environment: what is added to this process's.
+        how: more arguments of Popen.
+    """
+    by_srun = BY_SRUN in os.environ and _spans_nodes(words)
+    command = [sys.executable, *on_node(words)]
+    if by_srun:
+        one_each = [f"--nodes={count()}", f"--ntasks={count()}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
+        command = ["srun", *one_each, sys.executable, "-m", "pipeline.system.multinode", *words]
+    return subprocess.Popen(
+        command,
+        env=child_environment(**environment, **({} if by_srun else {STARTED_BY: str(os.getpid())})),
+        start_new_session=True,  # A terminal's Ctrl-C reaches us, and the workers through us.
+        # srun passes on to its tasks what it is sent; a torchrun would kill its workers in the middle of a save.
+        preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid())
+        if by_srun
+        else partial(ignore_signals, os.getpid()),
+        **how,
+    )
+
+
+def end(launcher: subprocess.Popen[bytes]) -> None:
+    """End what `start` started if it lives, and its workers on all nodes."""
+    if launcher.poll() is None and isinstance(launcher.args, list) and launcher.args[0] == "srun":
+        for _ in range(2):  # Twice within a second has srun end its tasks everywhere; killed, it would leave them.
+            launcher.send_signal(signal.SIGINT)
+            time.sleep(0.3)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            launcher.wait(_ENDING)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(launcher.pid, signal.SIGKILL)
 
 
 @contextlib.contextmanager
 def elsewhere(words: Sequence[str], environment: Mapping[str, str]) -> Iterator[None]:
-    """Have the other nodes run a command with these words after the interpreter; nothing for one of a single process.
+    """Have the nodes that follow run a command with these words after the interpreter; nothing for one of a single node.
 
     Raises:
-        UserError: when no conductor listens.
+        UserError: when no conductor runs.
     """
-    if not any(_NODE in word for word in words):
+    if BY_SRUN in os.environ or not _spans_nodes(words):
         yield
         return
     if _JOBS not in os.environ:
         raise UserError("on several nodes (NNODES) stages are started by python -m pipeline run, on every node")
-    conductor = int(os.environ[_JOBS])
-    os.write(conductor, json.dumps({"words": list(words), "environment": dict(environment)}).encode() + b"\n")
+    job = Path(os.environ[_JOBS]) / "job.json"
+    present = {"job": uuid.uuid4().hex, "run": read_json(job).get("run")}
+    write_json(job, {**present, "words": list(words), "environment": dict(environment)})
     try:
         yield
     finally:
-        os.write(conductor, b'{"end": true}\n')
+        write_json(job, present)
+
+
+class _Watched:
+    """A file of another node, read again and again.
+
+    Args:
+        path: the file.
+        lost: seconds after which the node is lost when its `beat` stands still.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.beat, self.moved = path, None, time.monotonic()
+
+    def read(self) -> dict[str, Any]:
+        """Return what it says now."""
+        said = read_json(self.path)
+        if said.get("beat") != self.beat:
+            self.beat, self.moved = said.get("beat"), time.monotonic()
+        return said
+
+    @property
+    def lost(self) -> bool:
+        """Whether it has stood still for too long, as it was last read."""
+        return time.monotonic() - self.moved > LOST
+
+
+class _Alive:
+    """This node's file, which shows within the block that it lives.
+
+    Args:
+        path: the file.
+        said: what it says beside the beat; `say` adds to it.
+    """
+
+    def __init__(self, path: Path, **said: Any) -> None:
+        self.path, self.said, self.beat = path, said, 0
+        self.over, self.lock = threading.Event(), threading.Lock()
+
+    def say(self, **more: Any) -> None:
+        """Write it anew, with more in it."""
+        with self.lock:
+            self.said |= more
+            self.beat += 1
+            write_json(self.path, {**self.said, "beat": self.beat})
+
+    def _go_on(self) -> None:
+        while not self.over.wait(BEAT):
+            with contextlib.suppress(OSError):  # A disk that is full for a moment.
+                self.say()
+
+    def __enter__(self) -> _Alive:
+        self.say()
+        threading.Thread(target=self._go_on, daemon=True).start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.over.set()
 
 
 class Followers:
-    """Node 0's side: the other nodes, each with a connection for as long as the run takes.
+    """Node 0's side: the other nodes, by their files.
 
     Args:
         folder: the run's, which every node must see.
+        run: a word for this run, which their files must repeat.
 
     Raises:
-        UserError: when they do not come in time, or do not see the folder.
+        UserError: when they do not come in time.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.connections: dict[int, _Line] = {}
-        self.failed: dict[int, float] = {}
-        self.busy = False
-        port = _number("MASTER_PORT", PORT)
-        print(f"waiting for {count() - 1} more nodes on port {port}", file=sys.stderr, flush=True)
+    def __init__(self, folder: Path, run: str) -> None:
+        self.folder, self.run_id = folder, run
+        self.nodes = {node: _Watched(folder / f"node-{node}.json") for node in range(1, count())}
+        print(f"waiting for {len(self.nodes)} more nodes in {folder}", file=sys.stderr, flush=True)
         deadline = time.monotonic() + PATIENCE
-        with socket.create_server(("", port)) as server:
-            while len(self.connections) < count() - 1:
-                server.settimeout(max(0.1, deadline - time.monotonic()))
-                try:
-                    line = _Line(server.accept()[0])
-                except TimeoutError:
-                    missing = sorted(set(range(1, count())) - set(self.connections))
-                    raise UserError(f"no word from nodes {missing}; start the same command on every node") from None
-                line.send(folder=str(folder.resolve()))
-                hello = line.next()
-                if hello is None:
-                    continue  # Something else that found the port.
-                if not hello["sees"]:
-                    raise UserError(
-                        f"node {hello['node']} does not see {folder.resolve()}; put output_dir on a shared disk"
-                    )
-                self.connections[hello["node"]] = line
+        while missing := [node for node, file in self.nodes.items() if file.read().get("run") != run]:
+            if time.monotonic() > deadline:
+                raise UserError(
+                    f"no word from nodes {missing} in {folder}; start the same command on every node, with output_dir on a disk "
+                    "that all nodes share"
+                )
+            time.sleep(0.2)
 
     def run(self, command: Sequence[str], **how: Any) -> int:
         """Run a phase here, and its workers everywhere; its exit status.
@@ -136,139 +236,137 @@ class Followers:
         Raises:
             UserError: when another node is lost, or its workers fail and the phase does not end of it.
         """
-        reader, writer = os.pipe()
-        jobs = b""
+        failed: dict[int, float] = {}
+        stopped = False
 
         def meanwhile(child: subprocess.Popen[bytes]) -> None:
-            nonlocal jobs
-            sources: list[Any] = [reader, *self.connections.values()]
-            ready, _, _ = select.select(sources, [], [], 0.2)
-            if reader in ready:
-                jobs += os.read(reader, 65536)
-                *whole, jobs = jobs.split(b"\n")
-                for job in map(json.loads, whole):
-                    self.failed, self.busy = {}, "words" in job
-                    for line in self.connections.values():
-                        line.send(**job)
-            for node, line in self.connections.items():
-                if line in ready:
-                    self._heed(node, line, child)
-            for node, since in self.failed.items():
-                if time.monotonic() - since > GRACE:
+            nonlocal stopped
+            time.sleep(0.2)
+            job = read_json(self.folder / "job.json")
+            for node, file in self.nodes.items():
+                said = file.read()
+                if file.lost or said.get("gone"):
+                    raise UserError(f"node {node} is gone; start the same command on every node again, and it goes on")
+                if said.get("stop") and not stopped:
+                    stopped = True
+                    child.send_signal(signal.SIGTERM)
+                # One that aborts when all have done their work has failed nothing.
+                if "words" in job and said.get("job") == job["job"] and said.get("exit"):
+                    failed.setdefault(node, time.monotonic())
+                elif failed.get(node) and said.get("job") != job.get("job"):
+                    del failed[node]
+                if node in failed and time.monotonic() - failed[node] > GRACE:
                     raise UserError(f"the workers of node {node} failed; what they said is in the logs of the phase")
 
-        os.environ[_JOBS] = str(writer)
+        os.environ[_JOBS] = str(self.folder)
         try:
-            return run_child(command, meanwhile=meanwhile, pass_fds=[writer], **how)
+            return run_child(command, meanwhile=meanwhile, **how)
         finally:
             os.environ.pop(_JOBS)
-            os.close(reader)
-            os.close(writer)
-            self.failed, self.busy = {}, False
-            for line in self.connections.values():
-                line.send(end=True)
-
-    def _heed(self, node: int, line: _Line, child: subprocess.Popen[bytes]) -> None:
-        word = line.next()
-        if word is None:
-            raise UserError(f"node {node} is gone; start the same command on every node again, and it goes on")
-        if word.get("stop"):
-            child.send_signal(signal.SIGTERM)
-        elif word["exit"] and self.busy:  # One that aborts when all have done their work has failed nothing.
-            self.failed[node] = time.monotonic()
+            write_json(self.folder / "job.json", {"job": uuid.uuid4().hex, "run": self.run_id})
 
 
 @contextlib.contextmanager
 def conducted(folder: Path) -> Iterator[Callable[..., int]]:
-    """How node 0 runs a phase (see `run_child`) on all nodes; the others end when this does, with an exit status that says how.
+    """Give how node 0 runs a phase (see `run_child`) on all nodes; those that follow end when this does, as this does.
 
     Args:
         folder: the run's.
     """
-    if count() == 1:
+    if count() == 1 or BY_SRUN in os.environ:
         yield run_child
         return
-    followers = Followers(folder)
-    code = 1
-    try:
-        yield followers.run
-        code = 0
-    finally:
-        for line in followers.connections.values():
-            line.send(bye=code)
+    nodes, run = folder.resolve() / "nodes", uuid.uuid4().hex
+    nodes.mkdir(parents=True, exist_ok=True)
+    write_json(nodes / "job.json", {"job": "none", "run": run})
+    with _Alive(nodes / "run.json", run=run) as alive:
+        code = 1
+        try:
+            yield Followers(nodes, run).run
+            code = 0
+        finally:
+            alive.say(bye=code)
 
 
-def follow() -> int:
-    """Be a node that is not node 0: start what it says until it says that the run is over; the run's exit status.
+def follow(folder: Path) -> int:
+    """Be a node that is not node 0: start this node's share of its torchruns until the run is over; the run's exit status.
+
+    Args:
+        folder: the run's, in which node 0 says what it does.
 
     Raises:
-        UserError: when node 0 cannot be reached, or is lost.
+        UserError: when node 0 does not come in time, or is lost.
     """
-    where = os.environ["MASTER_ADDR"], _number("MASTER_PORT", PORT)
-    line = _connect(where)
-    print(f"node {rank()} of {count()} follows {where[0]}", file=sys.stderr, flush=True)
+    nodes = folder.resolve() / "nodes"
+    conductor = _Watched(nodes / "run.json")
+    run = _wait_for(conductor)
+    print(f"node {rank()} of {count()} follows {os.environ['MASTER_ADDR']}", file=sys.stderr, flush=True)
     pressed: list[int] = []
-
-    def press(number: int, frame: object) -> None:
-        if pressed:
-            raise KeyboardInterrupt
-        pressed.append(number)
-        line.send(stop=True)
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, press)
     job: subprocess.Popen[bytes] | None = None
-    try:
-        while True:
-            if select.select([line], [], [], 0.2)[0]:
-                word = line.next()
-                if word is None:
-                    raise UserError(f"node 0 ({where[0]}) is gone; start the same command on every node again")
-                if "bye" in word:
-                    return int(word["bye"])
-                if job is not None:
-                    _end(job)
-                    job = None
-                if "words" in word:
-                    job = _start(word)
-            if job is not None and job.poll() is not None:
-                line.send(exit=job.returncode)
-                job = None
-    finally:
-        if job is not None:
-            _end(job)
+    present = ""
+    with _Alive(nodes / f"node-{rank()}.json", run=run) as alive:
 
+        def press(number: int, frame: object) -> None:
+            if pressed:
+                raise KeyboardInterrupt
+            pressed.append(number)
 
-def _connect(where: tuple[str, int]) -> _Line:
-    deadline = time.monotonic() + PATIENCE
-    while True:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, press)
+        told = False
         try:
-            line = _Line(socket.create_connection(where, timeout=10))
-            break
-        except OSError as error:
-            if time.monotonic() > deadline:
-                raise UserError(
-                    f"node 0 does not answer at {where[0]}:{where[1]} ({error}); is it started there?"
-                ) from error
-            time.sleep(0.5)
-    hello = line.next()
-    if hello is None:
-        raise UserError(
-            f"{where[0]}:{where[1]} is not node 0 of this run; set MASTER_PORT to a free port, on every node"
-        )
-    sees = Path(hello["folder"]).is_dir()
-    line.send(node=rank(), sees=sees)
-    if not sees:
-        raise UserError(f"this node does not see {hello['folder']}; put output_dir on a disk that all nodes share")
-    return line
+            while True:
+                time.sleep(0.2)
+                said = conductor.read()
+                if said.get("run") != run or conductor.lost:
+                    where = os.environ["MASTER_ADDR"]
+                    raise UserError(f"node 0 ({where}) is gone; start the same command on every node again")
+                if "bye" in said:
+                    return int(said["bye"])
+                if pressed and not told:
+                    told = True
+                    alive.say(stop=True)
+                asked = read_json(nodes / "job.json")
+                if asked.get("run") == run and asked["job"] != present:
+                    present = asked["job"]
+                    _end(job)
+                    job = _start(asked) if "words" in asked else None
+                    alive.say(job=present, exit=None)
+                if job is not None and job.poll() is not None:
+                    alive.say(exit=job.returncode)
+                    job = None
+        finally:
+            _end(job)
+            alive.say(gone=True)
+
+
+def _wait_for(conductor: _Watched) -> str:
+    """The word of node 0's run, once its file is seen to move: one that stands still is of a run before."""
+    first, deadline = conductor.read(), time.monotonic() + PATIENCE
+    while True:
+        said = conductor.read()
+        if said and "bye" not in said and said.get("beat") != first.get("beat"):
+            return str(said["run"])
+        if time.monotonic() > deadline:
+            raise UserError(
+                f"no word from node 0 in {conductor.path.parent}; is it started there, and does this node see its output_dir?"
+            )
+        time.sleep(0.2)
 
 
 def _start(job: dict[str, Any]) -> subprocess.Popen[bytes]:
-    """This node's torchrun, its own output beside node 0's."""
+    """This node's torchrun, its own output beside node 0's.
+
+    Raises:
+        UserError: when a job is anything else.
+    """
+    words = job["words"]
+    if words[:2] != ["-m", "torch.distributed.run"]:
+        raise UserError(f"this node starts torchruns alone, not {' '.join(words[:2])}")
     logs = Path(job["environment"]["CLGRPO_LOGS"])
     with (logs / f"launcher-node{rank()}.log").open("wb") as sink:
         return subprocess.Popen(
-            [sys.executable, *on_node(job["words"], rank())],
+            [sys.executable, *on_node(words, rank())],
             env=child_environment(**job["environment"], **{STARTED_BY: str(os.getpid())}),
             stdout=sink,
             stderr=subprocess.STDOUT,
@@ -277,8 +375,10 @@ def _start(job: dict[str, Any]) -> subprocess.Popen[bytes]:
         )
 
 
-def _end(job: subprocess.Popen[bytes]) -> None:
+def _end(job: subprocess.Popen[bytes] | None) -> None:
     """Give a launcher whose workers have ended a moment to end too; kill it otherwise, and its workers with it."""
+    if job is None:
+        return
     try:
         job.wait(timeout=2)
     except subprocess.TimeoutExpired:
@@ -286,34 +386,13 @@ def _end(job: subprocess.Popen[bytes]) -> None:
         job.wait()
 
 
-class _Line:
-    """JSON objects over a connection that notices within a minute that the other machine is off."""
+def _as_task(words: Sequence[str]) -> None:
+    """Be a task of srun: become this node's torchrun, which hears neither Ctrl-C nor SIGTERM; its workers do."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    os.environ[STARTED_BY] = str(os.getppid())
+    os.execv(sys.executable, [sys.executable, *on_node(words, _number("SLURM_PROCID", 0))])
 
-    def __init__(self, connection: socket.socket) -> None:
-        connection.settimeout(30)
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, seconds in (("TCP_KEEPIDLE", 20), ("TCP_KEEPINTVL", 10), ("TCP_KEEPCNT", 4)):
-            if hasattr(socket, option):
-                connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), seconds)
-        self.connection = connection
 
-    def fileno(self) -> int:
-        return self.connection.fileno()
-
-    def send(self, **word: Any) -> None:
-        with contextlib.suppress(OSError):  # The next read says that the other side is gone.
-            self.connection.sendall(json.dumps(word).encode() + b"\n")
-
-    def next(self) -> dict[str, Any] | None:
-        """The next object; None when the other side is gone or speaks another language."""
-        text = b""
-        try:
-            while not text.endswith(b"\n"):
-                byte = self.connection.recv(1)
-                if not byte:
-                    return None
-                text += byte
-            word = json.loads(text)
-        except (OSError, ValueError):
-            return None
-        return word if isinstance(word, dict) else None
+if __name__ == "__main__":
+    _as_task(sys.argv[1:])

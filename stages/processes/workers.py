@@ -25,7 +25,7 @@ from pipeline.errors import UserError
 from pipeline.runs.checkpoint_folders import last_checkpoint, step_of
 from pipeline.system import multinode
 from pipeline.system.hardware import gpu_names, visible_gpus
-from pipeline.system.processes import STARTED_BY, child_environment, die_with_parent, how_ended, ignore_signals
+from pipeline.system.processes import STARTED_BY, die_with_parent, how_ended
 from stages.processes import console
 from stages.processes.console import MARK, say_here
 from stages.processes.progress_bar import Terminal
@@ -74,20 +74,13 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
     }
     shared |= {name: os.environ.get(name, str(value)) for name, value in trackers.items()}
     words = _words(module, work, argv)
-    launcher = subprocess.Popen(
-        [sys.executable, *multinode.on_node(words)],
-        env=child_environment(**shared, **{STARTED_BY: str(os.getpid())}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        start_new_session=True,  # A terminal's Ctrl-C reaches us, and the workers through us.
-        preexec_fn=partial(ignore_signals, os.getpid()),
-    )
+    launcher = multinode.start(words, shared, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
     try:
         with multinode.elsewhere(words, shared), _asking_to_stop(launcher, logs, gently=module in _TRAINING) as asked:
             _keep_output(launcher, logs / _LAUNCHER)
             code = launcher.wait()
     finally:
-        _end(launcher)
+        multinode.end(launcher)
     if asked:
         if module in _TRAINING and (step := step_of(last_checkpoint(work.folder))):
             say_here(f"{work.name}: kept up to step {step}")
@@ -154,7 +147,7 @@ def _asking_to_stop(launcher: subprocess.Popen[bytes], logs: Path, gently: bool)
             (logs / STOP).touch()
             say_here("stopping at the next step that can be resumed exactly; Ctrl-C again stops at once")
         else:
-            _end(launcher)
+            multinode.end(launcher)
 
     before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -162,12 +155,6 @@ def _asking_to_stop(launcher: subprocess.Popen[bytes], logs: Path, gently: bool)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _end(launcher: subprocess.Popen[bytes]) -> None:
-    """Kill the launcher if it lives; its workers die with it."""
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(launcher.pid, signal.SIGKILL)
 
 
 def _failure(module: str, logs: Path, code: int) -> list[str]:

@@ -318,22 +318,26 @@ def test_an_array_and_its_merge_really_build_what_one_machine_builds(tmp_path: P
     assert json.loads((split / "manifest.json").read_text())["status"] == "complete"
 
 
-def test_training_runs_the_same_command_on_every_node_of_the_job(cluster: Cluster) -> None:
+def test_training_runs_on_the_first_node_of_the_job_which_has_srun_start_the_others(cluster: Cluster) -> None:
     cluster.fake("scontrol", "printf 'n1\\nn2\\n'")
-    cluster.fake("srun", 'while [ "${1#--}" != "$1" ]; do shift; done; SLURM_PROCID=1 exec "$@"')
-    cluster.fake("python", 'env | grep -E "^(NNODES|NODE_RANK|MASTER)" | sort')
-    done = cluster.run("slurm/train.sbatch", "--config", "demo", "a.b=c", JOB_ID=7, JOB_NODELIST="n[1-2]")
+    cluster.fake("python", 'env | grep -E "^(NNODES|NODE_RANK|MASTER|CLGRPO|SRUN)" | sort')
+    job = {"JOB_ID": 7, "JOB_NODELIST": "n[1-2]", "CPUS_PER_TASK": 16}
+    done = cluster.run("slurm/train.sbatch", "--config", "demo", "a.b=c", **job)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["MASTER_ADDR=n1", "MASTER_PORT=20112", "NNODES=2", "NODE_RANK=1"]
+    told = ["CLGRPO_SRUN=1", "MASTER_ADDR=n1", "NNODES=2", "NODE_RANK=0", "SRUN_CPUS_PER_TASK=16"]
+    assert done.stdout.split() == told
     assert cluster.calls("python") == ["-m pipeline run --config demo a.b=c"]
-    assert cluster.calls("srun")[0].startswith(
-        "--nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ./launch/"
-    )
+    assert cluster.calls("srun") == []
+
+
+@pytest.mark.parametrize("script", ["train.sbatch", "cot_servers.sbatch", "cot_array.sbatch"])
+def test_a_job_asks_for_cores(script: str) -> None:
+    assert "#SBATCH --cpus-per-task=" in (SLURM / script).read_text()
 
 
 def test_the_signal_before_the_end_of_time_reaches_training_which_ends_in_its_own_time(cluster: Cluster) -> None:
     cluster.fake("scontrol", "echo n1")
-    cluster.fake("srun", "trap 'sleep 0.5; echo saved; exit 130' TERM; kill -TERM $PPID; while :; do sleep 0.1; done")
+    cluster.fake("python", "trap 'sleep 0.5; echo saved; exit 130' TERM; kill -TERM $PPID; while :; do sleep 0.1; done")
     done = cluster.run("slurm/train.sbatch", "--config", "demo", JOB_ID=7, JOB_NODELIST="n1")
     assert done.stdout == "saved\n"
     assert done.returncode == 130

@@ -49,7 +49,7 @@ def export(trainer: Any, work: Work, parent: Path, folder: Path) -> Any:
 
 
 def trained_tensors(model: torch.nn.Module, main: bool) -> dict[str, torch.Tensor]:
-    """The float32 masters of all that trained, and an adapter's fixed parts, on the CPU of rank 0; empty elsewhere.
+    """The float32 masters of all that trained, buffers, and an adapter's fixed parts, on the CPU of rank 0; empty elsewhere.
 
     Called on all ranks. Under bf16 a module that DeepSpeed trains holds rounded copies, in which most of a short stage at a
     learning rate of 1e-6 would be lost; under ZeRO-3 it holds parts.
@@ -61,7 +61,8 @@ def trained_tensors(model: torch.nn.Module, main: bool) -> dict[str, torch.Tenso
             if main:
                 tensors[name] = value
     if main:
-        buffers = {name: buffer for name, buffer in model.named_buffers() if ADAPTER in name.split(".")}
+        kept = model.state_dict().keys()  # A buffer that is not in it is not part of a checkpoint.
+        buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept or ADAPTER in name.split(".")}
         tensors |= {name: buffer.detach().cpu().clone() for name, buffer in buffers.items()}
     return tensors
 
@@ -95,9 +96,11 @@ def load_plain(kind: Any, parent: Path, work: Work) -> Any:
 
 @torch.no_grad()
 def load_tensors(model: torch.nn.Module, tensors: dict[str, torch.Tensor]) -> None:
-    """Give a model's tensors new values, by name."""
-    own = dict(model.named_parameters()) | dict(model.named_buffers())
+    """Give a model's tensors new values, by name. A buffer that is the model's own but rounded, as DeepSpeed has it, stays."""
+    buffers = dict(model.named_buffers())
+    own = dict(model.named_parameters()) | buffers
     strange = {name for name, tensor in tensors.items() if name not in own or own[name].shape != tensor.shape}
     assert not strange, f"not in the parent, or of another shape there: {sorted(strange)}"
     for name, tensor in tensors.items():
-        own[name].copy_(tensor)
+        if name not in buffers or not torch.equal(own[name].to(tensor.dtype), tensor):
+            own[name].copy_(tensor)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -157,6 +158,7 @@ def prepare(trainer: Any, work: Work) -> None:
     """What a stage does to the trainer's model before training: hold parts fixed, keep trained weights in float32."""
     model = trainer.model
     freeze(model, work.stage.freeze)
+    hold_batch_norms(model)
     if not (trainer.args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
         end_backward_at_trained_weights(model)
     if work.config.model.quantization is not None:  # TRL makes these adapters bf16, where small steps are rounded away.
@@ -181,6 +183,22 @@ def freeze(model: torch.nn.Module, parts: list[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {parts} leaves nothing to train")
+
+
+def hold_batch_norms(model: torch.nn.Module) -> None:
+    """Keep every batch norm in evaluation mode, whatever mode the model is put in, frozen or not: its weights may train.
+
+    In training mode it would normalise by a batch's few pictures, other ones in rollouts than in training, and move its running
+    statistics even where it is frozen: another tower than the one that answers afterwards.
+    """
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
+            module.train = functools.partial(_in_evaluation, module)
+
+
+def _in_evaluation(module: torch.nn.Module, mode: bool = True) -> torch.nn.Module:
+    return module
 
 
 def end_backward_at_trained_weights(model: Any) -> None:

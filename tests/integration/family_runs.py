@@ -95,6 +95,7 @@ VARIANTS = {
     "qwen3_vl": Variant("qwen3_vl"),
     "internvl": Variant("internvl", quirk=in_bfloat16),
     "llava": Variant("llava", quirk=pad_with_eos),
+    "fast_vlm": Variant("fast_vlm"),
 }
 
 

@@ -12,7 +12,17 @@ from typing import Any
 import pytest
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
-VARIANTS = ("idefics3", "idefics3_tiled", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
+VARIANTS = (
+    "idefics3",
+    "idefics3_tiled",
+    "smolvlm",
+    "qwen2_vl",
+    "qwen2_5_vl",
+    "qwen3_vl",
+    "internvl",
+    "llava",
+    "fast_vlm",
+)
 TILED = ("idefics3_tiled", "smolvlm")
 MIXED = (*TILED, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
 """Those in which a wide picture is another number of tokens than a square one."""

@@ -84,6 +84,7 @@ SETTINGS = {
     "qwen3_vl": {"max_pixels": 1024},
     "internvl": {"max_patches": 1},
     "llava": {"size": {"height": 32, "width": 32}},
+    "fast_vlm": {"size": {"height": 32, "width": 32}},
 }
 
 

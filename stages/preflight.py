@@ -126,8 +126,10 @@ def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[s
     )
     tokens = {name: _answer_tokens(config, name, lengths) for name in trained_phases(config)}
     shared = 1 if seen["gpu"] else world_size(config)
-    free = shutil.disk_usage(run.root).free
+    own = sum(path.stat().st_size for path in scratch.root.rglob("*") if path.is_file())  # Deleted before a run begins.
+    free = shutil.disk_usage(run.root).free + own
     found = forecast(trials, tokens, asking, seen["memory"], shared, free)
+    found["problems"] += plan.hand_over_problems(scratch, stages)
     for name in stages:
         found["stages"][name]["inputs"] = digest(phase_inputs(config, name))
     assumed = [

@@ -38,17 +38,7 @@ def verify(work: Work, task: Task, answer: Callable[[], Answerer]) -> bool:
         answer: loads the model that answers; called only when final/ is what was trained.
     """
     began = time.monotonic()
-    final, record = work.run.final(work.name), work.run.record(work.name) or {}
-    files = file_digests(final)
-    found: dict[str, Any] = {"problems": [], "files": files}
-    if weights_of(files) != record["weights"]:
-        found["problems"].append("the weights are other ones than the trainer saved")
-    parent = checkpoint_folder(work.run, parent_of(work.config, work.name) or "")
-    found["problems"] += diff_from_parent(final, parent, work.config)
-    if record.get(BEST):
-        found["problems"] += [f"{BEST}/: {problem}" for problem in _best_problems(work, record[BEST], parent)]
-    if not found["problems"]:
-        found |= _compare_logits(final, Reference.read(work.folder / REFERENCE), work, task)
+    found = compare(work, task)
     if not found["problems"]:
         found["answers"] = _answers(answer(), work, task)
     found["seconds"] = round(time.monotonic() - began, 2)
@@ -60,6 +50,22 @@ def verify(work: Work, task: Task, answer: Callable[[], Answerer]) -> bool:
             f"{logits['largest']:.1f}, {answers['parsed']} of {answers['asked']} answers well formed"
         )
     return not found["problems"] and not few_parsed(work, found)
+
+
+def compare(work: Work, task: Task) -> dict[str, Any]:
+    """What a trained stage's final/ is, loaded by this process: `problems`, `files` and, where those are as saved, `logits`."""
+    final, record = work.run.final(work.name), work.run.record(work.name) or {}
+    files = file_digests(final)
+    found: dict[str, Any] = {"problems": [], "files": files}
+    if weights_of(files) != record["weights"]:
+        found["problems"].append("the weights are other ones than the trainer saved")
+    parent = checkpoint_folder(work.run, parent_of(work.config, work.name) or "")
+    found["problems"] += diff_from_parent(final, parent, work.config)
+    if record.get(BEST):
+        found["problems"] += [f"{BEST}/: {problem}" for problem in _best_problems(work, record[BEST], parent)]
+    if not found["problems"]:
+        found |= _compare_logits(final, Reference.read(work.folder / REFERENCE), work, task)
+    return found
 
 
 def _best_problems(work: Work, record: dict[str, Any], parent: Path) -> list[str]:

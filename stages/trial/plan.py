@@ -6,6 +6,7 @@ import dataclasses
 import json
 import random
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,14 @@ from pipeline.conductor.forecast import Trial
 from pipeline.config.derived import checkpoint_cycle, world_size
 from pipeline.config.schema import BASELINE, RunConfig, StageConfig
 from pipeline.config.trainer_options import trainer_fields
-from pipeline.files import read_jsonl, write_json
+from pipeline.files import read_json, read_jsonl, write_json
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.scoring.response import render
 
 EVALUATION = "evaluation"
 """The trial that is no stage: one batch of answers."""
+VERIFIED = "verified.json"
+"""What a fresh process found of a trial's final/, in its folder."""
 CYCLES = 3
 """Rollout cycles (SFT: steps) of a trial: one at the largest size, to warm up and for the peak of memory, then timed ones."""
 SAMPLED = 5000
@@ -141,7 +144,10 @@ def token_lengths(scratch: RunDir, task: Any, tokenizer: Any, stand_in: bool) ->
 
 
 def keep_timing(folder: Path) -> None:
-    """Keep what the files of a trial say of its time (`timing.json`), and delete its weights, which may fill the disk."""
+    """Keep what the files of a trial say of its time (`timing.json`), and delete its checkpoints, which may fill the disk.
+
+    Its final/ stays until it is verified, as those of the run's stages stay.
+    """
     record, metrics = folder / "stage.json", folder / "metrics.jsonl"
     if not record.exists() or not metrics.exists():
         return
@@ -151,8 +157,17 @@ def keep_timing(folder: Path) -> None:
         folder / "timing.json",
         {"save": max(0.0, saved - logged), "handover": max(0.0, record.stat().st_mtime - max(saved, logged))},
     )
-    for path in [*folder.glob("checkpoint-*"), folder / "final"]:
+    for path in folder.glob("checkpoint-*"):
         shutil.rmtree(path, ignore_errors=True)
+
+
+def hand_over_problems(scratch: RunDir, names: Iterable[str]) -> list[str]:
+    """Why what a tried stage handed over is not what was trained, of all stages that were verified."""
+    return [
+        f"{name}: its final/ would be refused, for it is not what was trained: {problem}"
+        for name in names
+        for problem in read_json(scratch.phase(name) / VERIFIED).get("problems", [])
+    ]
 
 
 def read_trial(stage: StageConfig, folder: Path, launched: float) -> Trial:

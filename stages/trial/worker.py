@@ -41,6 +41,9 @@ def work_through(config: RunConfig, run: RunDir, names: list[str]) -> None:
     for name in names:
         if name == EVALUATION:
             time_answers(config, scratch, clocks)
+            gc.collect()
+            if os.environ.get("RANK", "0") == "0":
+                verify_trials(config, scratch)
         else:
             try_stage(config, scratch, name, clocks)
             gc.collect()
@@ -122,6 +125,20 @@ def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, f
         write_json(scratch.phase(name) / "too_large.json", {"error": str(error).splitlines()[0]})
         if world_size(config) > 1:
             raise  # The other ranks wait for this one.
+
+
+def verify_trials(config: RunConfig, scratch: RunDir) -> None:
+    """Load what every trial handed over as the run will, and write what is found: a stage's hours end with this."""
+    from stages.checkpoints import verify
+
+    trial, task = plan.trial_config(config), load_task(config.task, scratch.cache)
+    for name in plan.stages_of(config):
+        if scratch.record_path(name).exists() and scratch.final(name).is_dir():
+            found = verify.compare(Work(trial, name, scratch), task)
+            write_json(scratch.phase(name) / plan.VERIFIED, {key: found[key] for key in found if key != "files"})
+            if not found["problems"]:
+                logits = found["logits"]
+                say(f"{name}: final/ verified, logits within {logits['difference']:.1e} of {logits['largest']:.1f}")
 
 
 def planned_steps(trainer: Any, real: dict[str, Any]) -> int:

@@ -53,11 +53,10 @@ def test_a_run_in_bfloat16_hands_over_what_it_trained(launch: str, tmp_path: Pat
             assert launch == "ZeRO-3"
 
 
-@pytest.mark.parametrize("processes", [1, 2])
-def test_a_preflight_finds_a_stage_whose_hand_over_would_be_refused(processes: int, tmp_path: Path) -> None:
+def test_a_preflight_finds_a_stage_whose_hand_over_would_be_refused(tmp_path: Path) -> None:
     """Before the hours of training that would come to nothing."""
     wrong = "stages.stage2_grpo.reward_funcs=[wrong_reference.wrong_reward]"
-    done = run("preflight", tmp_path, "model.dtype=bfloat16", f"launch.num_processes={processes}", wrong)
+    done = run("preflight", tmp_path, "model.dtype=bfloat16", "launch.num_processes=1", wrong)
     assert done.returncode == 2, done.stdout + done.stderr
     assert "stage2_grpo: its final/ would be refused" in done.stderr
     assert "its logits differ from the trainer's" in done.stderr

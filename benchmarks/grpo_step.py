@@ -141,10 +141,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def settle(device: str) -> None:
-    """Let torch, before it is imported, see that device alone, and one thread of a CPU."""
+    """Let torch, before it is imported, see that device alone, the first of several GPUs, and one thread of a CPU."""
+    from pipeline.system.hardware import gpu_names
+
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    if device == "cpu":
-        os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    os.environ["CUDA_VISIBLE_DEVICES"] = "" if device == "cpu" else ",".join(gpu_names()[:1])
 
 
 def point(word: str) -> tuple[int, int, int]:

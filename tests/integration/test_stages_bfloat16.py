@@ -13,18 +13,19 @@ import pytest
 pytestmark = pytest.mark.slow
 HERE = Path(__file__).resolve().parent
 LORA = "model.peft={r: 4, lora_alpha: 8, target_modules: all-linear}"
+UNEVEN = (
+    "task.options={seed: 0, train: 13, val: 8, test: 7, size: 64}",
+    "evaluation.batch_size=3",
+    "stages.stage1_sft.validation={split: val}",
+    "stages.stage2_grpo.dynamic_sampling=2",
+)
+"""Rows that two processes cannot share evenly in training, validation (3 batches), rollouts and evaluation: neither may wait."""
 LAUNCHES = {
     "one process": ["launch.num_processes=1"],
     "two processes": ["launch.num_processes=2"],
     "LoRA on two processes": ["launch.num_processes=2", LORA],
     "ZeRO-2": ["launch.num_processes=2", "launch.deepspeed=zero2"],
-    # 3 batches of a validation on 2 processes: each must go through its own without the other.
-    "ZeRO-3": [
-        "launch.num_processes=2",
-        "launch.deepspeed=zero3",
-        "evaluation.batch_size=3",
-        "stages.stage1_sft.validation={split: val}",
-    ],
+    "ZeRO-3": ["launch.num_processes=2", "launch.deepspeed=zero3", *UNEVEN],
 }
 
 

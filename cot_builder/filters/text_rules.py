@@ -17,7 +17,7 @@ _WORD = re.compile(rf"[{_UNSPACED}]|[^\s\u2013\u2014\u2026\u3000-\u303f\uff00-\u
 _MARKS = string.punctuation + "“”‘’«»¿¡"
 
 # A run of end marks with the quotes that close behind it, or line breaks; possessive, so that no run is read twice.
-_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+(?=\s|$)|[。！？]++[”’」』）]*+|\n++")
+_END = re.compile(r"(?<![.!?…])[.!?…]++[\"'”’»)\]]*+(?=\s|$)|[。！？।॥۔؟።။។]++[”’」』）]*+|\n++")
 _NEVER_ENDS = re.compile(r"(?:^|[\s(\"“])(?:mr|mrs|ms|dr|st|prof|e\.g|i\.e|cf|vs|fig|[b-hj-z])\.$", re.IGNORECASE)
 _SELDOM_ENDS = re.compile(r"(?:^|[\s(])(?:etc|a\.m|p\.m|al)\.$", re.IGNORECASE)
 _LIST_NUMBER = re.compile(r"\s*\d{1,2}\.")
@@ -29,7 +29,8 @@ def words(text: str) -> list[str]:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text: they end at . ! ? … before white space, at 。！？ and at line breaks.
+    """The sentences of a text: they end at . ! ? … before white space, at 。！？ and the full stops of
+    other scripts, and at line breaks.
 
     A full stop after an abbreviation, an initial or a list number ends none (Mr. Smith, e.g. a dog, 2. The sky).
     """
@@ -141,9 +142,11 @@ def label_before_conclusion(think: str, label: str, labels: LabelSet) -> str | N
 
 
 _DENIED = re.compile(
-    r"(?:\b(?:not|no|never|nor|neither|without|instead of|than|unlike|lacks?|despite|although|though)\b|n['’]t\b)[^,;:]*",
+    r"(?:\b(?:not|no|never|nor|neither|without|instead of|than|unlike|lacks?|despite|although|though)\b|n['’]t\b"
+    r"|不是|不像|并非|並非|没有|沒有|而非)[^,;:，；：、]*$",
     re.IGNORECASE,
 )
+_DENIED_AFTER = re.compile(r"^(?:ではな|じゃな|[이가]?\s?아니)")
 
 
 def other_conclusion(think: str, answer: str, labels: LabelSet) -> str | None:
@@ -153,8 +156,12 @@ def other_conclusion(think: str, answer: str, labels: LabelSet) -> str | None:
     follow from the other. Labels that are denied ("not fear", "rather than awe") do not count, nor do several at once.
     """
     last = sentences(think)[-1:]
-    named = labels.mentioned(_DENIED.sub(" ", last[0])) if last else []
-    return named[0] if len(named) == 1 and named[0] != answer else None
+    named = {
+        mention.label
+        for mention in (labels.mentions(last[0]) if last else ())
+        if not _DENIED.search(mention.text[: mention.start]) and not _DENIED_AFTER.match(mention.text[mention.end :])
+    }
+    return named.pop() if len(named) == 1 and answer not in named else None
 
 
 def length(text: str, least: int, most: int) -> tuple[str, str] | None:

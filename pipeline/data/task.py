@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from pipeline.data.splits import named_split, sliced
 from pipeline.scoring.labels import LabelSet
+from pipeline.scoring.multiple_choice import stated_label
 from pipeline.scoring.response import Malformed, parse
 from pipeline.types import Split, Verdict
 
@@ -69,15 +70,20 @@ class Task:
         return f"{self.question} Options: {options}. {how}"
 
     def judge(self, completion: str, label: str, style: str = "think") -> Verdict:
-        """Judge one completion against the gold label; the single judge behind filters, rewards and reports."""
+        """Judge one completion against the gold label; the single judge behind filters, rewards and reports.
+
+        In think style the whole of the <answer> part has to spell the label. In direct style, where no form was asked for, the
+        label that the text states is read, as benchmarks' options are ("The answer is awe."); stating several is wrong.
+        """
         if style == "direct":
             answer, think = completion, None
+            found = stated_label(completion, self.labels)
         else:
             response = parse(completion)
             if isinstance(response, Malformed):
                 return Verdict(None, False, response.reason)
             answer, think = response.answer, response.think
-        found = self.labels.normalise(answer)
+            found = self.labels.normalise(answer)
         if found is None:
             return Verdict(None, False, "not_a_label" if answer.strip() else "empty", think)
         return Verdict(found, found == label, None, think)

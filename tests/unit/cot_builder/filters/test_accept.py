@@ -197,11 +197,11 @@ def test_a_hostile_text_of_100_kilobytes_is_judged_at_once(piece):
     judge("<think>Warm up the language model with a few words.</think><answer>awe</answer>")
     text = piece * (100_000 // len(piece)) + "z"
     open_ended = dataclasses.replace(FILTERS, min_words=0, max_words=10**9, max_repetition=1.0)
-    started = time.perf_counter()
+    started = time.process_time()
     judge(text)
     judge(f"<think>{text}</think><answer>awe</answer>", mode="answer_given", filters=open_ended)
     accept_text(ROW, Reply(text), open_ended)
-    assert time.perf_counter() - started < 3  # A tenth of this on an idle core; a quadratic rule takes minutes.
+    assert time.process_time() - started < 3  # A tenth of this on an idle core; a quadratic rule takes minutes.
 
 
 def test_judging_loads_no_language_model_before_it_needs_one(repo_root):

@@ -248,3 +248,43 @@ def test_no_rule_raises_on_any_text(text):
 def test_a_conclusion_that_is_not_the_answer_is_found(think, found):
     labels = LabelSet.of(["awe", "fear"], {"awe": ["wonder"]})
     assert other_conclusion(think, "awe", labels) == found
+
+
+ASL = LabelSet.of([*"ABCDEFGHIJKLMNOPQRSTUVWXYZ"])
+SMALL = LabelSet.of(["a", "bird", "not a bird", "don't know"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "think", "answer", "found"),
+    [
+        (ASL, "The thumb lies over the fingers. The hand shows a closed fist.", "S", None),
+        (ASL, "A fist is closed. I think it is this one.", "S", None),
+        (ASL, "The thumb lies beside the fingers. So it is A.", "S", "A"),
+        (ASL, "The thumb lies over the fingers. So it is S.", "S", None),
+        (SMALL, "It has wheels and no wings. So this is not a bird.", "not a bird", None),
+        (SMALL, "It has a beak and wings. So this is a bird.", "bird", None),
+        (SMALL, "It has a beak and wings. So this is a bird.", "not a bird", "bird"),
+        (SMALL, "It is a blur. So I don't know.", "don't know", None),
+        (SMALL, "It is not a real bird, but a toy.", "not a bird", None),
+        (LabelSet.of(["no", "yes"]), "There is no dog on the grass.", "yes", None),
+        (LabelSet.of(["恐惧", "敬畏"]), "森林很暗。这让人感到恐惧。", "敬畏", "恐惧"),
+        (LabelSet.of(["恐惧", "敬畏"]), "山很高。这不是恐惧，而是敬畏。", "敬畏", None),
+        (LabelSet.of(["恐怖", "畏敬"]), "山は高い。恐怖ではなく畏敬です。", "畏敬", None),
+        (LabelSet.of(["डर", "क्रोध"]), "जंगल अंधेरा है। यह डर है।", "क्रोध", "डर"),
+        (LabelSet.of(["두려움", "기쁨"]), "숲이 어둡다. 이것은 두려움을 준다.", "기쁨", "두려움"),
+    ],
+)
+def test_labels_that_are_words_or_stand_in_other_scripts_reject_no_good_reasoning(labels, think, answer, found):
+    assert other_conclusion(think, answer, labels) == found
+
+
+def test_an_article_is_no_leak_of_the_label_a():
+    text = "A hand is shown. It makes a fist and the thumb lies beside it. So it is A."
+    assert label_before_conclusion(text, "A", ASL) is None
+    assert label_before_conclusion("The hand forms the letter A. So it is A.", "A", ASL) == "A"
+    assert label_before_conclusion("这里有恐惧。所以是恐惧。", "恐惧", LabelSet.of(["恐惧", "敬畏"])) == "恐惧"
+
+
+@pytest.mark.parametrize("mark", "।۔؟።။។")
+def test_sentences_end_at_the_stops_of_other_scripts(mark):
+    assert sentences(f"एक{mark} दो{mark}") == [f"एक{mark}", f"दो{mark}"]

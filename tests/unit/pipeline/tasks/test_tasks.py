@@ -136,7 +136,8 @@ def test_every_gold_answer_is_judged_right_and_every_other_wrong() -> None:
         ("", "think", "empty"),
         (" ", "direct", "empty"),
         ("awe fear", "direct", "not_a_label"),
-        (render("t", "awe"), "direct", "not_a_label"),
+        ("awe or fear", "direct", "not_a_label"),
+        (render("t", "awe or fear"), "direct", "not_a_label"),
     ],
 )
 def test_an_answer_nobody_can_read_is_wrong_and_says_why(completion: str, style: str, reason: str) -> None:

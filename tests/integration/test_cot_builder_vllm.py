@@ -198,6 +198,7 @@ def test_descriptions_of_a_real_server_become_pairs_that_a_stage_can_train_on(tm
     assert (record["status"], record["rows"]) == ("complete", built["rows"]["kept"])
 
 
+@pytest.mark.nightly
 def test_vllm_run_batch_answers_an_export(tmp_path, server):
     config = configure(tmp_path, server, "batch", max_tokens=64, extra_body=GRAMMAR)
     assert main(["export", "--config", str(config), "--out", str(tmp_path / "requests")]) == 0

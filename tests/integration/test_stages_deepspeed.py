@@ -128,6 +128,7 @@ def test_answers_of_both_processes_are_put_together(parallel):
     assert len({row["id"] for row in rows}) == len(rows) == 4
 
 
+@pytest.mark.nightly
 def test_two_nodes_train_like_two_processes_of_one_that_was_killed(
     parallel, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -10,12 +10,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 ROOMS = ("pipeline", "stages", "cot_builder", "rewards", "configs", "launch", "benchmarks", "tests", "docs")
-PAGES = [
-    ROOT / "README.md",
-    ROOT / "CONTRIBUTING.md",
-    *sorted((ROOT / "docs").glob("[!a]*.md")),
-    ROOT / "docs" / "alarms.md",
-]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 SOURCES = sorted(
     path
     for room in ROOMS
@@ -50,7 +45,7 @@ FOREIGN = {
 """Files of other projects, in pages that compare with them."""
 
 PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(ROOMS)})/[\w./*-]*\w)")
-FILE = re.compile(r"(?<![\w/.*-])(\w+\.py)\b")
+FILE = re.compile(r"(?<![\w/.*\"'-])(\w+\.py)\b")  # Not in quotes: that is a file which code writes.
 COMMAND = re.compile(r"python3? -m ((?:pipeline|stages|cot_builder|rewards|benchmarks)(?:\.\w+)*)(?!\w|\.?[{<$…])")
 DOTTED = re.compile(r"`((?:pipeline|stages|cot_builder|rewards|benchmarks)(?:\.\w+)+)(?:\([^`]*\))?`")
 KEY = re.compile(r"stages\.(stage|\d|\w+\.(trainer|gate|validation))|(rewards/\w+(/\w+)*$)|\w+\.md$")

@@ -1,10 +1,9 @@
-# make test | nightly | unit | lint | format | types | demo | lock
-.PHONY: help install test nightly unit lint format types demo lock
+# make test | lint | format | types | demo | lock
+.PHONY: help install test unit lint format types demo lock
 
 help:
 	@echo "make demo     train the demo, all stages, and report"
-	@echo "make test     the tests of every change (make unit: only the fast ones)"
-	@echo "make nightly  the other tests, which take longer"
+	@echo "make test     all tests (make unit: only the fast ones)"
 	@echo "make lint     ruff and the import rules (make format mends what it can)"
 	@echo "make types    mypy"
 	@echo "make lock     re-resolve requirements.lock after a change of pyproject.toml"
@@ -17,9 +16,6 @@ demo:
 
 test:
 	./launch/test.sh
-
-nightly:
-	./launch/test.sh -m nightly --durations=15
 
 unit: install
 	.venv/bin/python -m pytest tests/unit

@@ -70,7 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.command == "plan" or getattr(arguments, "dry_run", False):
         print(plan(config, run))
     elif arguments.command == "preflight":
-        return run_child(_command(["stages.preflight"], arguments))
+        fitting = [f"--{key}={value}" for key in ("write", "memory") if (value := getattr(arguments, key)) is not None]
+        return run_child(_command(["stages.preflight", *(["--fit"] if arguments.fit else []), *fitting], arguments))
     elif arguments.command == "report":
         print(report(config, run))
     elif arguments.command == "contamination":
@@ -108,6 +109,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("overrides", nargs="*", metavar="a.b=c", help="values that override the file's")
         if name in ("run", "preflight", "report"):
             command.add_argument("--dry-run", action="store_true", help="the same as plan")
+        if name == "preflight":
+            command.add_argument(
+                "--fit", action="store_true", help="measure which sizes fit this machine, and print the overrides"
+            )
+            command.add_argument("--write", metavar="FILE", help="with --fit: write them too, on top of --config")
+            command.add_argument("--memory", metavar="GB", help="with --fit: use no more of a device than this")
         if name == "run":
             command.add_argument(
                 "--clean",

@@ -5,6 +5,9 @@
 Each stage runs with its own options, at its real batch size, on the real devices, from the base weights, in a scratch folder of
 the run that is deleted afterwards. GRPO stages generate to max_completion_length in their first cycle, so that the peak of memory
 is the worst case; the cycles after it are timed at the length of the CoT rows. The result is the run's forecast.json.
+
+With --fit it measures instead which sizes fit this machine and are the fastest: micro-batches, gradient checkpointing, the batch
+of an evaluation, and what samples rollouts. Global batches stay what the configuration says.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from pipeline import command_line
@@ -24,6 +28,7 @@ from pipeline.conductor.forecast import Asking, forecast
 from pipeline.conductor.forecast_table import forecast_table
 from pipeline.config.derived import DIRECT_TOKENS, passes, world_size
 from pipeline.config.schema import RunConfig
+from pipeline.data.load import load_task
 from pipeline.errors import UserError
 from pipeline.files import digest, write_json
 from pipeline.run_dir import BASE, RunDir
@@ -34,7 +39,7 @@ from stages.processes import command
 from stages.processes.command import run_cli
 from stages.processes.work import Work, folder_lock
 from stages.processes.workers import as_worker, run_workers
-from stages.trial import plan
+from stages.trial import fitting, plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -42,6 +47,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = command.parser("preflight", (__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--fit", action="store_true", help="measure which sizes fit this machine, and print the overrides"
+    )
+    parser.add_argument(
+        "--write", metavar="FILE", help="with --fit: write them too, as a configuration on top of --config"
+    )
+    parser.add_argument("--memory", type=float, metavar="GB", help="with --fit: use no more of a device than this")
     arguments = command_line.parse(parser, argv)
     config, run = command.load_checked(arguments)
     names = [*plan.stages_of(config), plan.EVALUATION]
@@ -55,8 +67,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         print(f"preflight of {', '.join(names)} on {world_size(config)} processes, in {plan.scratch_of(run).root}")
         return 0
-    words = [word for word in argv if word != "--clean"]
     scratch = plan.scratch_of(run)
+    if arguments.fit:
+        return fit_sizes(config, run, arguments)
+    if arguments.write or arguments.memory:
+        raise UserError("--write and --memory go with --fit")
+    words = [word for word in argv if word != "--clean"]
     with folder_lock(scratch.root.parent):
         shutil.rmtree(scratch.root, ignore_errors=True)
         try:
@@ -68,6 +84,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(forecast_table(found))
     if found["problems"]:
         raise UserError(found["problems"])
+    return 0
+
+
+def fit_sizes(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> int:
+    """Measure which sizes fit, print them, and write them where that is asked.
+
+    Raises:
+        UserError: when something fits at no size, after the rest is told.
+    """
+    file = Path(arguments.write) if arguments.write else None
+    if file is not None and not file.resolve().parent.is_dir():
+        raise UserError(f"--write: {file.resolve().parent} is no folder; make it, or name another")
+    if arguments.memory is not None and not arguments.memory > 0:
+        raise UserError(f"--memory: {arguments.memory} is no number of GB above 0")
+    rows = len(load_task(config.task, run.cache).select(config.evaluation.split).examples)
+    scratch = plan.scratch_of(run)
+    words = ["--config", arguments.config, *arguments.overrides]
+
+    def start(more: list[str]) -> None:
+        run_workers("preflight", Work(config, "preflight", run), [*words, *more])
+
+    with folder_lock(scratch.root.parent):
+        shutil.rmtree(scratch.root, ignore_errors=True)
+        try:
+            trials = fitting.Trials(config, run, start)
+            found = fitting.fit(config, trials, rows, 1e9 * arguments.memory if arguments.memory else None)
+        finally:
+            shutil.rmtree(scratch.root, ignore_errors=True)
+    print(found.table())
+    if found.problems:
+        raise UserError(found.problems)
+    print("\n" + (fitting.as_yaml(found.overrides) if found.overrides else "the configuration has what fits best"))
+    if file is not None:
+        fitting.write_overrides(found, arguments.config, arguments.overrides, file)
+        print(f"written: {file}; python -m pipeline run --config {file}")
     return 0
 
 
@@ -168,9 +219,7 @@ def _assumptions(config: RunConfig, lengths: dict[str, Any], served: bool) -> li
             f"trained models write {lengths['p99']} tokens, the CoT rows' 99th percentile of {lengths['rows']}"
         )
     if served:
-        texts.append(
-            "stages on a vLLM server are timed at the length the base writes; the server's own memory is not in it"
-        )
+        texts.append("the memory of a vLLM server is not in it")
     texts.append("building the CoT rows is not in it")
     return texts
 

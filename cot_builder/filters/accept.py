@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,7 +18,6 @@ from cot_builder.filters.text_rules import (
     sentences,
 )
 from cot_builder.teachers.base import Reply
-from pipeline.config.special_tokens import special_token_in
 from pipeline.data.task import Task
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.response import REASONS as GRAMMAR_REASONS
@@ -41,7 +39,6 @@ REASONS = (
     *GRAMMAR_REASONS,
     "not_a_label",
     "wrong_label",
-    "special_token",
     "other_conclusion",
     "leakage",
     "wrong_language",
@@ -76,9 +73,7 @@ class Rejected:
     """The canonical label the reply answered with, where it could be read; it counts as a vote whatever the reason."""
 
 
-def accept(
-    row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: str, special: Sequence[str] = ()
-) -> Accepted | Rejected:
+def accept(row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: str) -> Accepted | Rejected:
     """Judge a teacher's reasoned reply about a row; the first broken rule is the reason.
 
     A reply that is cut off at the token limit is `truncated` where the grammar is broken, whatever the grammar says of the
@@ -91,7 +86,6 @@ def accept(
         filters: the limits.
         mode: answer_given: reasoning that names the label before its conclusion is leakage as well. attribute: the offline
             teacher's templates, which are judged by grammar, label, leaked phrases and contradiction alone.
-        special: further tokens that the student's tokenizer reads as control tokens.
     """
     if reply.refused is not None:
         return Rejected(reply.refused_as, reply.refused)
@@ -105,8 +99,6 @@ def accept(
     answer = verdict.label
     if not verdict.correct:
         return Rejected("wrong_label", f"{answer}, not {row.label}", answer)
-    if token := special_token_in(verdict.think, special):
-        return Rejected("special_token", token, answer)
     if mode != "attribute" and (named := other_conclusion(verdict.think, answer, task.labels)):
         return Rejected("other_conclusion", f"concludes {named}, answers {answer}", answer)
     if mode == "answer_given" and (named := label_before_conclusion(verdict.think, row.label, task.labels)):
@@ -116,7 +108,7 @@ def accept(
     return Accepted(verdict.think, answer, render(verdict.think, answer))
 
 
-def accept_text(row: Example, reply: Reply, filters: FilterConfig, special: Sequence[str] = ()) -> str | Rejected:
+def accept_text(row: Example, reply: Reply, filters: FilterConfig) -> str | Rejected:
     """Judge free text about a row, such as a description: the stripped text, or why it is not kept.
 
     It has no grammar that would show whether it is whole, so one that was cut off at the token limit is `truncated` always.
@@ -130,8 +122,6 @@ def accept_text(row: Example, reply: Reply, filters: FilterConfig, special: Sequ
         return Rejected("truncated")
     if not text:
         return Rejected("empty")
-    if token := special_token_in(text, special):
-        return Rejected("special_token", token)
     fault = _fault(text, row, filters, prose=True)
     return Rejected(*fault) if fault else text
 

@@ -24,7 +24,6 @@ from pipeline.config.schema import (
     TaskConfig,
     split_parent,
 )
-from pipeline.config.special_tokens import special_token_in, special_tokens_of
 from pipeline.config.trainer_options import CONFIG_CLASSES
 from pipeline.data.load import task_names
 from pipeline.data.splits import split_problem
@@ -56,7 +55,6 @@ def _problems(config: RunConfig) -> Iterator[str]:
     if not 0 <= config.seed < 2**32:
         yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
     yield from _task(config.task, "task")
-    yield from _texts(config)
     yield from _model(config)
     yield from cot_problems(config)
     for name, stage in config.stages.items():
@@ -88,18 +86,6 @@ def _task(task: TaskConfig, where: str) -> Iterator[str]:
         yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data"
 
 
-def _texts(config: RunConfig) -> Iterator[str]:
-    """Texts of the task that the student's tokenizer would read as control tokens."""
-    folder = Path(config.model.name_or_path).expanduser() if config.model.name_or_path else None
-    own = special_tokens_of(folder) if folder and folder.is_dir() else ()
-    texts = {"task.question": config.task.question or ""}
-    texts |= {f"task.labels: {label!r}": label for label in config.task.labels or ()}
-    texts |= {f"task.descriptions.{label}": text for label, text in config.task.descriptions.items()}
-    for key, text in texts.items():
-        if token := special_token_in(text, own):
-            yield f"{key}: holds {token!r}, a control token of the student; the picture has its place already, so leave it out"
-
-
 def _model(config: RunConfig) -> Iterator[str]:
     model = config.model
     if model.dtype not in ("auto", "bfloat16", "float32"):
@@ -110,7 +96,7 @@ def _model(config: RunConfig) -> Iterator[str]:
             yield f"model.tiny.family: {tiny.family!r} is refused: {REFUSED[tiny.family]}"
         elif tiny.family not in tiny_families():
             near = did_you_mean(tiny.family, tiny_families())
-            yield f"model.tiny.family: {tiny.family!r} is not a file of stages/models/tiny; {near}"
+            yield f"model.tiny.family: {tiny.family!r} is not a file of stages/tiny; {near}"
         for key, size in to_plain(tiny).items():
             if isinstance(size, int) and size < 1:
                 yield f"model.tiny.{key}: {size} must be at least 1"

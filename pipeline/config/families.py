@@ -31,20 +31,8 @@ PART_PREFIXES = {
 """Module names of the parts of a VLM across the model families of transformers."""
 
 
-_MAX_ASPECT = {"qwen2_vl": 200, "qwen2_5_vl": 200, "qwen3_vl": 200}
-"""model_type: the longer side of a picture over its shorter one, above which the processor refuses it."""
-
-
-def unfit_size(family: str, width: int, height: int) -> str | None:
-    """Return why a family's processor refuses a picture of this size in pixels, or None when it takes it."""
-    most, aspect = _MAX_ASPECT.get(family), max(width, height) / max(1, min(width, height))
-    if most is None or aspect <= most:
-        return None
-    return f"{width} x {height} pixels: {family} takes pictures up to {most} times as long as wide"
-
-
 def tiny_families() -> list[str]:
-    """The families that `model.tiny.family` can name: the files of stages/models/tiny."""
+    """The families that `model.tiny.family` can name: the files of stages/tiny."""
     folder = ROOT / "stages" / "models" / "tiny"
     return sorted(path.stem for path in folder.glob("[!_]*.py"))
 
@@ -63,3 +51,11 @@ def part_of(name: str) -> str | None:
 
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
 """model_type of those whose log-probabilities and gradients are tested to be the same."""
+
+NOT_SERVED = {
+    "llava": (
+        "vLLM 0.31 does not start with its SigLIP tower: it looks for vision_tower.vision_model.embeddings where transformers "
+        "5.17 writes vision_tower.embeddings"
+    ),
+}
+"""model_type of tested families that a vLLM server cannot sample from, and why; the others are tested (docs/rollouts.md)."""

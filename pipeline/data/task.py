@@ -4,22 +4,24 @@ A task file defines ``load(config: TaskConfig, cache: Path) -> Task``. `load_tas
 ``pipeline/tasks/fi8.py`` is all it takes to add the task ``fi8``.
 
 A file that gives a `pipeline.data.benchmark.Benchmark` instead, which can be evaluated but not trained on, says so with
-``EVALUATED_ONLY = True``; `pipeline.data.load.load_benchmark` loads both.
+``EVALUATED_ONLY = True``; `pipeline.data.benchmark.load_benchmark` loads both.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.data.splits import named_split, sliced
-from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.multiple_choice import stated_label
 from pipeline.scoring.response import Malformed, parse
-from pipeline.types import Example, Problem, Split, Verdict
+from pipeline.types import Split, Verdict
+
+if TYPE_CHECKING:
+    pass
 
 PROMPT_STYLES = ("think", "direct")
 """`think` asks for ``<think>…</think><answer>…</answer>``; `direct` asks for the bare label."""
@@ -42,8 +44,6 @@ class Task:
     question: str
     splits: tuple[str, ...]
     read: Callable[[str], Split]
-    unfit: Callable[[Sequence[Example]], Mapping[Path, str]] | None = None
-    """Pictures among rows that the student's processor refuses, and why; None where it takes all."""
 
     def select(self, spec: str) -> Split:
         """Rows of a split in the usual slicing syntax: ``train``, ``train[:4000]``, ``train[4000:]``, ``train[:10%]``.
@@ -56,13 +56,7 @@ class Task:
         """
         whole = self.read(named_split(self.name, spec, self.splits))
         rows = sorted(whole.examples, key=lambda row: hashlib.sha256(row.id.encode()).digest())
-        chosen = sliced(self.name, spec, rows, whole.problem_counts)
-        refused = self.unfit(chosen) if self.unfit else {}
-        unfit = [Problem(row.id, "unfit_image", refused[row.image]) for row in chosen if row.image in refused]
-        usable = tuple(row for row in chosen if row.image not in refused)
-        if not usable:
-            raise UserError(f"task {self.name}: {spec!r}: no row is left; the first: {unfit[0].id}, {unfit[0].detail}")
-        return Split(usable, (*whole.problems, *unfit), len(whole.examples))
+        return Split(sliced(self.name, spec, rows, whole.problem_counts), whole.problems)
 
     def prompt(self, style: str) -> str:
         """The text the student reads beside the image, in one of `PROMPT_STYLES`."""

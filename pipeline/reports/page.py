@@ -53,11 +53,11 @@ def page(
     """The whole page of a report.
 
     Args:
-        summary: what `summary.summarise` said.
+        summary: what `report_data.summarise` said.
         entries: the entries behind it, for their logs.
         tables: what `report_tables.tables` made of it.
         charts: what `report_charts.report_charts` drew of it.
-        browser: what `prediction_browser.browser` made of the predictions.
+        browser: what `report_browser.browser` made of the predictions.
         notes: how to read it.
     """
     evaluated = [row for row in summary["entries"] if row["scores"]]
@@ -109,7 +109,7 @@ def _clips(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def templates() -> Any:
-    """The Jinja environment of pipeline/reports/templates: texts are escaped, and rid of what browsers or encoders trip over."""
+    """The Jinja environment of pipeline/templates; every text is escaped, and rid of what a browser or an encoder trips over."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(

@@ -27,7 +27,7 @@ _LOG_FROM = 4
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The whole HTML page of what `results.results` gave."""
+    """The whole HTML page of what `sweep_results.results` gave."""
     environment = templates()
     environment.filters |= {"pct": percent, "points": points, "duration": duration, "p_value": p_value}
     models = list(dict.fromkeys(row["model"] for row in found["cells"]))

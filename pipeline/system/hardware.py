@@ -62,7 +62,21 @@ def free_memory() -> list[int]:
         return [free[number] for number in numbers if number < len(free)] if numbers else free[:gpus]
     import psutil
 
-    return [int(psutil.virtual_memory().available)]
+    return [min(int(psutil.virtual_memory().available), *_container_memory())]
+
+
+def _container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:
+    """Return the free bytes of the container this process is in, which psutil does not know of; nothing without a limit."""
+    try:
+        limit = (cgroup / "memory.max").read_text().strip()
+        if limit == "max":
+            return []
+        used = int((cgroup / "memory.current").read_text())
+        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
+        # Cached files count as used, and go when the memory is asked for.
+        return [max(0, int(limit) - used + int(stat["inactive_file"]))]
+    except (OSError, ValueError, KeyError):
+        return []
 
 
 def gpu_names() -> list[str]:

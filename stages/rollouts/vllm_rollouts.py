@@ -199,7 +199,8 @@ class ServedRollouts:
                 "n": stop - start,
                 "seed": self._rollout_seed(asking, (first + start) // num_generations)
                 + (first + start) % num_generations,
-                "max_tokens": self.max_completion_length,
+                "max_tokens": self.generation_config.max_new_tokens,
+                "min_tokens": self.generation_config.min_new_tokens or 0,  # A preflight's trial asks for whole lengths.
                 "temperature": self.temperature,
                 "top_p": self.top_p,
                 "top_k": self.top_k or -1,

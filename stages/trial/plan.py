@@ -24,6 +24,8 @@ VERIFIED = "verified.json"
 """What a fresh process found of a trial's final/, in its folder."""
 CYCLES = 3
 """Rollout cycles (SFT: steps) of a trial: one at the largest size, to warm up and for the peak of memory, then timed ones."""
+TOO_LARGE = "too_large.json"
+"""What a trial leaves that ran out of memory."""
 SAMPLED = 5000
 """CoT rows whose tokens are counted."""
 
@@ -179,7 +181,7 @@ def read_trial(stage: StageConfig, folder: Path, launched: float) -> Trial:
         launched: clock at which its workers were started.
     """
     cycle = checkpoint_cycle(stage)
-    large = folder / "too_large.json"
+    large = folder / TOO_LARGE
     if large.exists():
         return Trial(0, cycle, (), 0, 0, 0, (), 0, 0, 0, 0, json.loads(large.read_text())["error"])
     seen, timing = (json.loads((folder / name).read_text()) for name in ("look.json", "timing.json"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import gc
 import importlib
@@ -9,18 +10,20 @@ import json
 import math
 import os
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.derived import checkpoint_cycle, world_size
 from pipeline.config.schema import RunConfig
-from pipeline.data.student import load_run_task
+from pipeline.data.load import load_task
 from pipeline.files import digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import start_record
 from stages.processes.console import say
 from stages.processes.work import Work
 from stages.trial import plan
-from stages.trial.plan import EVALUATION
+from stages.trial.plan import EVALUATION, TOO_LARGE
 
 
 def work_through(config: RunConfig, run: RunDir, names: list[str]) -> None:
@@ -58,7 +61,7 @@ def prepare(config: RunConfig, run: RunDir, scratch: RunDir) -> None:
     from stages.checkpoints.base_model import make_base_model
     from stages.models.loading import load_processor
 
-    task = load_run_task(config, run)
+    task = load_task(config.task, run.cache)
     built = config.cot is not None and plan.write_rows(config, run, scratch)
     make_base_model(Work(config, BASE, scratch))
     tokenizer = load_processor(checkpoint(scratch, BASE), config).tokenizer
@@ -70,8 +73,6 @@ def prepare(config: RunConfig, run: RunDir, scratch: RunDir) -> None:
 
 def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, float]) -> None:
     """Train a stage for a few cycles; what is seen goes to look.json, the rest is in the files every stage writes."""
-    import torch
-
     from stages.models import loading, memory_usage
     from stages.training import setup
     from stages.trial import first_rows
@@ -85,7 +86,9 @@ def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, f
     def look(trainer: Any) -> None:
         load = time.time() - began
         steps = planned_steps(trainer, real)  # On every rank: it prepares a data loader.
-        if stage.algorithm == "grpo" and "p99" in lengths and stage.rollouts != "vllm":
+        if stage.algorithm == "grpo":
+            trainer.generation_config.min_new_tokens = plan.completion_length(stage)  # A server is sent it too.
+        if stage.algorithm == "grpo" and "p99" in lengths:
             _usual_length(trainer, stage, min(lengths["p99"], plan.completion_length(stage)))
         if not main:
             return
@@ -117,21 +120,35 @@ def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, f
         write_json(scratch.record_path(name), start_record(trial, scratch, name))
     memory_usage.start_peak()
     train = importlib.import_module(f"stages.{stage.algorithm}").train
-    try:
+    with noting_too_large(scratch.phase(name) / TOO_LARGE, several=world_size(config) > 1):
         train(Work(trial, name, scratch, look))
+
+
+@contextlib.contextmanager
+def noting_too_large(file: Path, several: bool) -> Iterator[None]:
+    """Write a file when the block runs out of memory.
+
+    Args:
+        file: what to write.
+        several: other ranks wait for this one, so the error is raised besides.
+    """
+    import torch
+
+    try:
+        yield
     except (torch.OutOfMemoryError, RuntimeError) as error:
         if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
             raise
-        write_json(scratch.phase(name) / "too_large.json", {"error": str(error).splitlines()[0]})
-        if world_size(config) > 1:
-            raise  # The other ranks wait for this one.
+        write_json(file, {"error": str(error).splitlines()[0]})
+        if several:
+            raise
 
 
 def verify_trials(config: RunConfig, scratch: RunDir) -> None:
     """Load what every trial handed over as the run will, and write what is found: a stage's hours end with this."""
     from stages.checkpoints import verify
 
-    trial, task = plan.trial_config(config), load_run_task(config, scratch)
+    trial, task = plan.trial_config(config), load_task(config.task, scratch.cache)
     for name in plan.stages_of(config):
         if scratch.record_path(name).exists() and scratch.final(name).is_dir():
             found = verify.compare(Work(trial, name, scratch), task)
@@ -169,21 +186,25 @@ def time_answers(config: RunConfig, scratch: RunDir, clocks: dict[str, float]) -
     from stages.models.generate import Answerer
     from stages.models.loading import use_cpu
 
-    task = load_run_task(config, scratch)
+    task = load_task(config.task, scratch.cache)
     examples = task.select(config.evaluation.split).examples
+    memory_usage.start_peak()
     began = time.time()
     answer = Answerer(checkpoint(scratch, BASE, verify=False), config, int(os.environ.get("LOCAL_RANK", "0")))
     load = time.time() - began
     most = config.evaluation.max_new_tokens
     tokens, seconds = (max(1, most // 4), most), []
-    for count in (min(4, most), *tokens):  # The first warms up.
-        began = time.time()
-        answer.model.generation_config.min_new_tokens = count
-        answer(task.prompt("think"), examples[: config.evaluation.batch_size], count, False, config.seed)
-        seconds.append(time.time() - began)
+    asked = examples[: config.evaluation.batch_size]
+    with noting_too_large(scratch.phase(EVALUATION) / TOO_LARGE, several=True):
+        for count in (min(4, most), *tokens):  # The first warms up.
+            began = time.time()
+            answer.model.generation_config.min_new_tokens = count
+            answer(task.prompt("think"), asked, count, False, config.seed)
+            seconds.append(time.time() - began)
     if os.environ.get("RANK", "0") == "0":
         batches = math.ceil(len(examples) / config.evaluation.batch_size / world_size(config))
         found = {"tokens": tokens, "seconds": seconds[1:], "batches": batches, "load": load, "gpu": not use_cpu()}
+        found |= {"rows": len(asked), "peak": memory_usage.peak_memory()}
         write_json(
             scratch.phase(EVALUATION) / "asking.json", {**clocks, **found, "memory": memory_usage.device_memory()}
         )

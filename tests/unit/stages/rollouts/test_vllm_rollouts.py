@@ -220,6 +220,7 @@ class _Trainer(ServedRollouts, _OneTurn):
     server = "http://nowhere"
     max_completion_length = temperature = top_p = top_k = min_p = repetition_penalty = eos_token_ids = 1
     num_generations = 2
+    generation_config = SimpleNamespace(max_new_tokens=1, min_new_tokens=None)
 
     def __init__(self, rollouts: str, fails: str = "", drift: float = 0.0) -> None:
         model = SimpleNamespace(config=SimpleNamespace(image_token_id=5))

@@ -43,23 +43,33 @@ def no_files(config: TaskConfig, what: str) -> UserError:
     return UserError(f"task.path: {config.path!r} holds none of the files; the {config.name} task needs {what}")
 
 
-def label_set(config: TaskConfig, found: Sequence[str], descriptions: Mapping[str, str] | None = None) -> LabelSet:
+def label_set(
+    config: TaskConfig,
+    found: Sequence[str],
+    descriptions: Mapping[str, str] | None = None,
+    answers: Mapping[str, Sequence[str]] | None = None,
+) -> LabelSet:
     """The labels of the configuration, or those found in the data.
 
     Args:
         config: the run's ``task:`` block; its aliases and descriptions are added.
         found: the data's labels in order, used when ``task.labels`` is not set.
         descriptions: the task's own, overridden label by label by the configuration's.
+        answers: the task's own words that mean a label as an answer alone; labels and the configuration's aliases come first.
 
     Raises:
         UserError: when labels clash or an alias or description belongs to none.
     """
     names = config.labels or found
     own = {name: text for name, text in (descriptions or {}).items() if name in names}
+    words = {name: also for name, also in (answers or {}).items() if name in names}
+    where = "task.labels, task.aliases, task.descriptions"
+    if not (config.labels or config.aliases or config.descriptions):
+        where = f"task.path: the labels of {config.path!r}"
     try:
-        return LabelSet.of(names, config.aliases, descriptions={**own, **config.descriptions})
+        return LabelSet.of(names, config.aliases, {**own, **config.descriptions}, words)
     except ValueError as error:
-        raise UserError(f"task.labels, task.aliases, task.descriptions: {error}") from error
+        raise UserError(f"{where}: {error}") from error
 
 
 def usable(rows: Iterable[Example], labels: LabelSet, problems: Iterable[Problem], cache: Path) -> Split:

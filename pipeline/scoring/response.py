@@ -48,8 +48,14 @@ REASONS = (
 """Every reason `parse` can give."""
 
 
-def render(think: str, answer: str) -> str:
+def render(think: str, answer: str, opened: bool = False) -> str:
     """The canonical text of a response; `parse` gives the same parts back.
+
+    Args:
+        think: the reasoning.
+        answer: what it arrives at.
+        opened: whether the prompt ends with ``<think>`` already, as some chat templates write it; the text then begins
+            inside.
 
     Raises:
         ValueError: when a part is empty or itself holds one of the four tags.
@@ -60,20 +66,24 @@ def render(think: str, answer: str) -> str:
             raise ValueError(f"the {name} part is empty")
         if _TAG.search(part):
             raise ValueError(f"the {name} part holds a tag: {part[:80]!r}")
-    return f"<think>{parts['think']}</think>\n<answer>{parts['answer']}</answer>"
+    return f"{'' if opened else '<think>'}{parts['think']}</think>\n<answer>{parts['answer']}</answer>"
 
 
-def parse(text: str) -> Response | Malformed:
+def parse(text: str, opened: bool = False) -> Response | Malformed:
     """Parse a completion.
 
     Args:
         text: the raw completion; white space around it is ignored (SmolVLM starts every completion with a space).
+        opened: whether the prompt ends with ``<think>`` already, as some chat templates write it. The tag then belongs to the
+            completion as if it stood there, so that a completion which opens a second one has several.
 
     Returns:
         `Response`, or `Malformed` with the first broken rule. Never raises on text.
     """
     if not text.strip():
         return Malformed("empty")
+    if opened:
+        text = "<think>" + text
     tags = list(_TAG.finditer(text))
     names = [tag.group() for tag in tags]
     if tuple(names) != _ORDER:

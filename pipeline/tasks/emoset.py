@@ -12,7 +12,7 @@ annotation only EmoSet's six attributes are read, so that a file which also hold
 behind it) cannot pass it on. A row whose annotation is unreadable stays, without attributes, and is counted.
 
 `path` may also be a folder of parquet files with the columns image, image_id and emotion, such as the hub's
-Woleek/EmoSet-118K; those carry no attributes. There are no options.
+Woleek/EmoSet-118K; those carry no attributes. There are no options. "sad" answers sadness, and so on: see `ANSWERS`.
 """
 
 from __future__ import annotations
@@ -47,6 +47,17 @@ DESCRIPTIONS = {
     "sadness": "loss, grief, loneliness or gloom",
 }
 """Our own one-line readings of the eight words, not EmoSet's text."""
+ANSWERS = {
+    "amusement": ("amused", "amusing"),
+    "awe": ("awed", "in awe", "awestruck", "awe-struck"),
+    "contentment": ("content", "contented"),
+    "excitement": ("excited", "exciting"),
+    "anger": ("angry", "angered"),
+    "disgust": ("disgusted", "disgusting"),
+    "fear": ("afraid", "fearful", "scared", "frightened"),
+    "sadness": ("sad", "saddened"),
+}
+"""How the eight are said as adjectives. Each means its emotion as an answer; in prose, "a sad face" concludes nothing."""
 QUESTION = "Which emotion does this image evoke?"
 _WHAT = (
     "EmoSet's folder (info.json, train.json, image/, annotation/; https://github.com/JingyuanYY/EmoSet, research use) "
@@ -67,7 +78,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
         return _load_parquet(config, cache)
     if not splits:
         raise UserError(f"task.path: {config.path!r} has none of train.json, val.json, test.json; it must be {_WHAT}")
-    labels = label_set(config, () if config.labels else _labels_of(root / "info.json"), DESCRIPTIONS)
+    labels = label_set(config, () if config.labels else _labels_of(root / "info.json"), DESCRIPTIONS, ANSWERS)
 
     def read(split: str) -> Split:
         rows, problems = _rows(root, split)
@@ -87,7 +98,9 @@ def _load_parquet(config: TaskConfig, cache: Path) -> Task:
         question=config.question or QUESTION,
         options=columns,
     )
-    return dataclasses.replace(parquet.load(config, cache, EMOTIONS), name="emoset")
+    task = parquet.load(config, cache, EMOTIONS)
+    answers = {name: words for name, words in ANSWERS.items() if name in task.labels.names}
+    return dataclasses.replace(task, name="emoset", labels=dataclasses.replace(task.labels, answers=answers))
 
 
 def _labels_of(info: Path) -> list[str]:

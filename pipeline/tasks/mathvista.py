@@ -5,7 +5,8 @@ authors publish them. Columns pid, question, image (a path), decoded_image, choi
 answer_type, metadata.
 
 The published score uses GPT-4 to extract answers; ours reads them by rules, see pipeline/scoring/mathvista.py. A
-multiple-choice response without an answer gets the nearest choice, as published, and is marked as guessed. The test split's
+multiple-choice response without an answer gets the nearest choice (a blank one the shortest), as published, and is marked as
+guessed. The test split's
 answers are not published.
 """
 
@@ -100,7 +101,7 @@ def judge(question: Question, completion: str, style: str) -> Judgement:
             right = question.answer is not None and is_right(found, question.answer, kind, precision)
             return Judgement(found.text, right, found.reason)
         letter = _letter(found.text, question.options) if found.text is not None else None
-        if letter is None and text.strip():
+        if letter is None:
             replaced = _letter(replacement(text, question.options), question.options)
             return Judgement(None, _same(question, replaced), found.reason, guessed=replaced)
         return Judgement(letter, letter is not None and _same(question, letter), found.reason)

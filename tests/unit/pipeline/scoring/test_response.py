@@ -137,3 +137,28 @@ def test_a_long_honest_completion_is_well_formed() -> None:
 def test_text_that_would_not_parse_back_is_not_rendered(think: str, answer: str) -> None:
     with pytest.raises(ValueError, match="part"):
         render(think, answer)
+
+
+@given(part, part)
+def test_where_the_prompt_opens_the_thought_the_tag_is_part_of_it(think: str, answer: str) -> None:
+    text = render(think, answer, opened=True)
+    assert "<think>" + text == render(think, answer)
+    assert parse(text, opened=True) == parse(render(think, answer)) == Response(think.strip(), answer.strip())
+    assert parse(text) == Malformed("no_think")
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (" \n", "empty"),
+        ("on and on", "unclosed_think"),
+        ("</think><answer>awe</answer>", "empty_think"),
+        ("peaks</think> awe", "no_answer"),
+        ("peaks</think><answer>awe", "unclosed_answer"),
+        ("peaks</think><answer>awe</answer> so", "text_outside"),
+        (GOOD, "several_thinks"),
+        ("\n" + GOOD, "several_thinks"),
+    ],
+)
+def test_an_opened_thought_is_judged_as_strictly(text: str, reason: str) -> None:
+    assert parse(text, opened=True) == Malformed(reason)

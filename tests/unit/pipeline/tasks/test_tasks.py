@@ -1,5 +1,6 @@
 """Which rows of a data set are used, which are not and why, and how answers are judged."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -24,6 +25,7 @@ from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.response import render
 from pipeline.tasks import parquet
+from pipeline.tasks.emoset import EMOTIONS
 from pipeline.types import Example, Split
 
 REPOSITORY = Path(__file__).resolve().parents[4]
@@ -365,6 +367,65 @@ def test_labels_and_aliases_of_the_configuration_come_first(tmp_path: Path) -> N
     assert reasons(split) == {"a": "unknown_label"}
     with pytest.raises(UserError, match="would mean both"):
         emoset(root, labels=["fear", "Fear "])
+
+
+@pytest.mark.parametrize(
+    ("answer", "emotion"),
+    [
+        ("sad", "sadness"), ("Angry.", "anger"), ("fearful", "fear"), ("scared", "fear"), ("disgusted", "disgust"),
+        ("excited", "excitement"), ("amused", "amusement"), ("content", "contentment"), ("awed", "awe"), ("in awe", "awe"),
+        ("happy", None), ("calm", None), ("sad or angry", None), ("awesome", None), ("discontent", None), ("unafraid", None),
+    ],
+)  # fmt: skip
+def test_emotions_said_as_adjectives_are_answers_and_no_mentions(
+    tmp_path: Path, answer: str, emotion: str | None
+) -> None:
+    root = emoset_folder(tmp_path / "folder", [row_of("a")])
+    (root / "info.json").write_text(
+        json.dumps({"emotion": {"label2idx": {name: n for n, name in enumerate(EMOTIONS)}}})
+    )
+    copy = tmp_path / "copy"
+    copy.mkdir()
+    pq.write_table(
+        pa.table({"image": [{"bytes": jpeg(), "path": "a.jpg"}], "image_id": ["a"], "emotion": ["awe"]}),
+        copy / "train.parquet",
+    )
+    for place in (root, copy):
+        task = emoset(place)
+        for style in ("direct", "think"):
+            text = answer if style == "direct" else render("look", answer)
+            assert task.judge(text, emotion or "awe", style).label == emotion
+        assert task.judge(f"The answer is {answer}.", emotion or "awe", "direct").label == emotion
+        assert task.labels.mentioned("A sad, angry man; the content of the sign is exciting.") == []
+
+
+def test_an_alias_of_the_configuration_comes_before_the_tasks_own_words(tmp_path: Path) -> None:
+    root = emoset_folder(tmp_path / "data", [row_of("a")])
+    task = emoset(root, labels=["sadness", "contentment"], aliases={"sadness": ["content"]})
+    assert task.judge("content", "sadness", "direct").correct
+    assert task.judge("contented", "contentment", "direct").correct
+
+
+def test_classes_that_differ_by_case_are_refused_all_at_once_where_they_were_found(tmp_path: Path) -> None:
+    for name in ("red", "RED", "hot_dog", "hot dog"):
+        put(tmp_path / "data" / name / "1.jpg", jpeg())
+    config = TaskConfig(name="imagefolder", path=str(tmp_path / "data"))
+    with pytest.raises(
+        UserError, match=r"task\.path: the labels of .*'hot_dog' would.*'red' would.*rename all but one"
+    ):
+        load_task(config, tmp_path / "cache")
+    one = dataclasses.replace(config, labels=["red", "hot dog"])
+    rows = [row for split in ("train", "test") for row in load_task(one, tmp_path / "cache").read(split).examples]
+    assert sorted(row.label for row in rows) == ["hot dog", "hot dog", "red", "red"]
+
+
+def test_letters_of_two_cases_and_numbers_of_two_signs_are_classes(tmp_path: Path) -> None:
+    for name in ("a", "A", "-5", "5"):
+        put(tmp_path / "data" / name / "1.jpg", jpeg())
+    task = load_task(TaskConfig(name="imagefolder", path=str(tmp_path / "data")), tmp_path / "cache")
+    rows = [row for split in ("train", "test") for row in task.read(split).examples]
+    assert sorted(row.label for row in rows) == ["-5", "5", "A", "a"]
+    assert not task.judge("5", "-5", "direct").correct
 
 
 def test_an_empty_selection_says_what_was_wrong_with_the_rows(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from pipeline.scoring.multiple_choice import letters
 from pipeline.system.locks import exclusive
 from pipeline.types import Problem, Question, Questions
 
-VERSION = 1
+VERSION = 2
 """Part of the index's key: raise it when what is taken out of parquet files changes."""
 KINDS = ("parquet", "jsonl", "json")
 RawRow = dict[str, Any]

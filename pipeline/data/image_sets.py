@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.images import check_images
+from pipeline.data.images import HEIC, check_images
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
 from pipeline.types import Example, Problem, Split
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif")
+_HEIC_SUFFIXES = (".heic", ".heif")
+IMAGE_SUFFIXES = (
+    *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
+    *(_HEIC_SUFFIXES if HEIC else ()),
+)
 
 
 def data_root(config: TaskConfig, what: str) -> Path:
@@ -33,6 +38,61 @@ def data_root(config: TaskConfig, what: str) -> Path:
     return root
 
 
+def suffix_problem(name: str) -> str:
+    """Return why a file is no picture by its name."""
+    if name.lower().endswith(_HEIC_SUFFIXES):
+        return "HEIC is read where its plug-in is installed: pip install pillow-heif"
+    return f"read are {' '.join(IMAGE_SUFFIXES)}"
+
+
+def writable(text: str) -> str:
+    """Return text that any file can hold: bytes of a name that are not UTF-8, and lone surrogates, are written as escapes."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if not _is_utf8(text) else text
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def merge_spellings(counts: Mapping[str, int]) -> tuple[list[str], dict[str, str]]:
+    """Return the labels found in data, sorted, and {spelling: label} of those that differ in case or separators alone.
+
+    The commonest spelling is the label. What no text can spell (blank, punctuation) is left out: its rows are `unknown_label`.
+
+    Args:
+        counts: spelling: how often the data have it.
+    """
+    kept: dict[str, str] = {}
+    names: list[str] = []
+    merged: dict[str, str] = {}
+    for spelling in sorted(counts, key=lambda spelling: (-counts[spelling], spelling)):
+        try:
+            alone = LabelSet.of([spelling])
+        except ValueError:
+            continue
+        key = " ".join(unicodedata.normalize("NFKC", spelling).casefold().replace("_", " ").replace("-", " ").split())
+        other = kept.get(key)
+        if other is not None and len(spelling.strip()) > 1 and alone.normalise(other) == spelling:
+            merged[spelling] = other
+        else:
+            kept.setdefault(key, spelling)
+            names.append(spelling)
+    return sorted(names or counts), merged
+
+
+def kept_spellings(rows: Iterable[Example], merged: Mapping[str, str]) -> list[Problem]:
+    """Return a problem for each row whose label is another spelling of a commoner one. Such a row is kept."""
+    return [
+        Problem(row.id, "label_spelling", f"row kept; its label {row.label!r} is read as {merged[row.label]!r}")
+        for row in rows
+        if row.label in merged
+    ]
+
+
 def no_files(config: TaskConfig, what: str) -> UserError:
     """That `config.path` is there and holds none of a benchmark's files.
 
@@ -41,6 +101,9 @@ def no_files(config: TaskConfig, what: str) -> UserError:
         what: what belongs there and where to get it.
     """
     return UserError(f"task.path: {config.path!r} holds none of the files; the {config.name} task needs {what}")
+
+
+_RENAME = "its name is not UTF-8, so no file can name it; rename it, for example with convmv -f latin1 -t utf8"
 
 
 def label_set(
@@ -84,12 +147,14 @@ def usable(rows: Iterable[Example], labels: LabelSet, problems: Iterable[Problem
         problems: what reading already found.
         cache: the task's folder; verdicts on pictures are kept in it.
     """
-    found = list(problems)
+    found = [Problem(writable(problem.id), problem.reason, writable(problem.detail)) for problem in problems]
     seen: set[str] = set()
     candidates = []
     for row in rows:
         label = labels.normalise(row.label)
-        if row.id in seen:
+        if not _is_utf8(row.id + str(row.image)):
+            found.append(Problem(writable(row.id), "unwritable_name", _RENAME))
+        elif row.id in seen:
             found.append(Problem(row.id, "duplicate_id", "an earlier row has this id; that one is used"))
         elif label is None:
             found.append(

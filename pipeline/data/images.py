@@ -7,6 +7,9 @@ number of pixels are tested on the header, before anything is decoded.
 from __future__ import annotations
 
 import contextlib
+import functools
+import importlib
+import importlib.util
 import json
 import os
 import stat
@@ -18,12 +21,15 @@ from typing import Any
 
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from pipeline.data.png_chunks import without_large_texts
 from pipeline.files import write_atomic
 from pipeline.system.locks import exclusive
 
 MAX_PIXELS = 64 * 1024 * 1024
 """8192 x 8192: far above any photograph a small VLM is shown, far below what fills a machine's memory."""
-FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF")
+HEIC = importlib.util.find_spec("pillow_heif") is not None
+"""Whether the plug-in that reads HEIC is installed: pip install pillow-heif."""
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "AVIF", *(("HEIF",) if HEIC else ()))
 """The decoders files may reach. Pillow knows others (EPS starts Ghostscript) that no image set needs."""
 REASONS = ("missing_image", "empty_image", "unreadable_image", "truncated_image", "decompression_bomb")
 """Every reason `check_image` can give."""
@@ -113,7 +119,8 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     if status.st_size == 0:
         raise ImageError("empty_image", path)
     try:
-        with Image.open(path, formats=FORMATS) as image:
+        _register_heic()
+        with Image.open(without_large_texts(path), formats=FORMATS) as image:
             width, height = image.size
             if width * height > max_pixels:
                 raise ImageError("decompression_bomb", path, f"{width} x {height} pixels, the limit is {max_pixels}")
@@ -127,6 +134,12 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except Exception as error:  # Decoders raise nearly anything on damaged bytes: SyntaxError, struct.error, …
         reason = "truncated_image" if "truncated" in str(error).lower() else "unreadable_image"
         raise ImageError(reason, path, str(error)) from error
+
+
+@functools.cache
+def _register_heic() -> None:
+    if HEIC:
+        importlib.import_module("pillow_heif").register_heif_opener()
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
@@ -169,7 +182,7 @@ def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_
             paths,
             cache_file,
             lambda path: check_image(path, max_pixels),
-            under={"max_pixels": max_pixels},
+            under={"max_pixels": max_pixels, "formats": list(FORMATS)},
             threads=len(os.sched_getaffinity(0)),
         )
     return {path: reason for path, reason in verdicts.items() if reason is not None}

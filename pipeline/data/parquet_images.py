@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.data.images import inside
+from pipeline.data.images import HEIC, inside
 from pipeline.errors import UserError
 from pipeline.types import Problem
 
@@ -70,6 +70,8 @@ def _extension(data: bytes) -> str | None:
     """The real format of an image by its first bytes; None for none of those read."""
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return "webp"
+    if data[4:8] == b"ftyp":
+        return "avif" if data[8:12] in (b"avif", b"avis") else "heic" if HEIC else None
     return next((extension for magic, extension in _MAGIC if data.startswith(magic)), None)
 
 

@@ -3,8 +3,9 @@
 `path` is either ``<path>/<split>/<label>/*`` or ``<path>/<label>/*``. Without split folders a picture goes to `train`
 or `test` by a hash of its id, so the split is the same on every machine and adding pictures moves none of the others.
 
-Pictures are .jpg .jpeg .png .webp .bmp .gif (any case); their id is the path below `path`. Other files, and folders
-deeper than a label's, are counted as problems; hidden ones are ignored.
+Pictures are .jpg .jpeg .jfif .jpe .png .webp .bmp .gif .tif .tiff .avif, and .heic .heif where pillow-heif is installed (any
+case); their id is the path below `path`. Other files, folders deeper than a label's and names that are not UTF-8 are counted as
+problems; hidden ones are ignored. Folders whose names differ in case alone are one label, the one with more pictures.
 
 Options: ``test_share`` (share of the pictures in `test` when there are no split folders; 0.2).
 """
@@ -12,10 +13,20 @@ Options: ``test_share`` (share of the pictures in `test` when there are no split
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from pathlib import Path
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.image_sets import IMAGE_SUFFIXES, data_root, label_set, usable
+from pipeline.data.image_sets import (
+    IMAGE_SUFFIXES,
+    data_root,
+    kept_spellings,
+    label_set,
+    merge_spellings,
+    suffix_problem,
+    usable,
+    writable,
+)
 from pipeline.data.images import inside
 from pipeline.data.load import check_options
 from pipeline.data.task import Task
@@ -55,11 +66,19 @@ def load(config: TaskConfig, cache: Path) -> Task:
     else:
         folders = {split: [root / name for name in flat] for split in ("train", "test")}
         share = _share(options.get("test_share", TEST_SHARE))
-    names = sorted({folder.name for found in folders.values() for folder in found})
+    if unwritable := [name for name in split_names if writable(name) != name]:
+        raise UserError(
+            f"task.path: the name of the split's folder '{writable(unwritable[0])}' is not UTF-8; rename it"
+        )
+    counts = Counter[str]()
+    for folder in {folder for found in folders.values() for folder in found}:
+        counts[folder.name] += sum(map(_is_image, _visible(folder)))
+    names, merged = merge_spellings({name: count for name, count in counts.items() if writable(name) == name})
     labels = label_set(config, names)
 
     def read(split: str) -> Split:
         rows, problems = _rows(root, folders[split])
+        problems += kept_spellings(rows, merged)
         if share is not None:
             rows = [row for row in rows if _in_test(row.id, share) == (split == "test")]
             problems = [problem for problem in problems if _in_test(problem.id, share) == (split == "test")]
@@ -92,13 +111,16 @@ def _rows(root: Path, folders: list[Path]) -> tuple[list[Example], list[Problem]
     problems: list[Problem] = []
     for folder in folders:
         for entry in _visible(folder):
-            row_id = entry.relative_to(root).as_posix()
-            if inside(root, row_id) is None:
+            relative = entry.relative_to(root).as_posix()
+            row_id = writable(relative)
+            if inside(root, relative) is None:
                 problems.append(Problem(row_id, "outside_root", f"a symbolic link that leaves {root}"))
             elif entry.is_dir():
-                problems.append(Problem(row_id, "misplaced_folder", "pictures belong directly into the label's folder"))
+                inner = sum(map(_is_image, entry.rglob("*")))
+                detail = f"{inner} pictures in it are not read; they belong directly into the label's folder"
+                problems.append(Problem(row_id, "misplaced_folder", detail))
             elif not _is_image(entry):
-                problems.append(Problem(row_id, "not_an_image", f"read are {' '.join(IMAGE_SUFFIXES)}"))
+                problems.append(Problem(row_id, "not_an_image", suffix_problem(entry.name)))
             else:
                 rows.append(Example(row_id, entry, folder.name))
     return rows, problems

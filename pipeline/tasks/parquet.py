@@ -16,6 +16,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.image_sets import data_root, label_set, usable
+from pipeline.data.image_sets import data_root, kept_spellings, label_set, merge_spellings, usable
 from pipeline.data.load import check_options
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
 from pipeline.data.task import Task
@@ -33,7 +34,7 @@ from pipeline.files import digest, write_atomic
 from pipeline.system.locks import exclusive
 from pipeline.types import Example, Problem, Split
 
-VERSION = 1
+VERSION = 2
 """Part of the index's key: raise it when what is extracted changes."""
 QUESTION = "What does this image show?"
 OPTIONS = ("image_column", "label_column", "id_column", "attribute_columns")
@@ -72,12 +73,14 @@ def load(config: TaskConfig, cache: Path, index_names: Sequence[str] | None = No
         raise UserError(f"task.path: {config.path!r} holds no parquet files; it must be {_WHAT}")
     columns = _columns(options, [(file, _schema(file)) for found in files.values() for file in found])
     every = [file for found in files.values() for file in found]
-    labels = label_set(config, config.labels or _label_names(every, columns.label))
+    found, merged = (config.labels, dict[str, str]()) if config.labels else _label_names(every, columns.label)
+    labels = label_set(config, found)
     folder = root if root.is_dir() else root.parent
     names = list(index_names or config.labels or ()) or None
 
     def read(split: str) -> Split:
         rows, problems = _rows(folder, files[split], split, columns, names, cache)
+        problems += kept_spellings(rows, merged)
         return usable(rows, labels, problems, cache)
 
     return Task("parquet", labels, config.question or QUESTION, tuple(files), read)
@@ -149,22 +152,22 @@ def _class_names(schema: pa.Schema, column: str) -> list[str] | None:
         return None
 
 
-def _label_names(files: list[Path], column: str) -> list[str]:
-    """ClassLabel's names in their order, else the distinct strings of every split, sorted."""
-    found: set[str] = set()
+def _label_names(files: list[Path], column: str) -> tuple[list[str], dict[str, str]]:
+    """ClassLabel's names in their order, else the distinct strings of every split, sorted; and other spellings of them."""
+    found = Counter[str]()
     for file in files:
         schema = _schema(file)
         names = _class_names(schema, column)
         if names is not None:
-            return names
+            return names, {}
         if pa.types.is_integer(schema.field(column).type):
             raise UserError(
                 f"{file}: column {column} holds integers without names; set task.labels to the names in index order"
             )
         with open_parquet(file) as parquet:
             for batch in parquet.iter_batches(columns=[column]):
-                found.update(value for value in batch.column(0).unique().to_pylist() if value is not None)
-    return sorted(found)
+                found.update(value for value in batch.column(0).to_pylist() if value is not None)
+    return merge_spellings(found)
 
 
 def _rows(

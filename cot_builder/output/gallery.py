@@ -89,6 +89,7 @@ def gallery_page(
     reasons = manifest["rejected_replies_by_reason"] | dict.fromkeys(row["reason"] for row in rejected)
     return render(
         "gallery.html.jinja",
+        "_filter.js.jinja",
         title=title,
         rows=manifest["rows"],
         why=manifest.get("why"),

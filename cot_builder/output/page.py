@@ -7,7 +7,6 @@ script but its own.
 from __future__ import annotations
 
 import base64
-import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,8 +15,7 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.data.images import ImageError, open_rgb
-from pipeline.formatting import printable
-from pipeline.reports.page import TEMPLATES as PIPELINE_TEMPLATES
+from pipeline.reports import page
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _THUMBNAIL = 256
@@ -63,26 +61,20 @@ EXPLANATIONS = {
 """Reason: what it means, in a sentence."""
 
 
-def render(template: str, **values: Any) -> str:
-    """A page from one of the templates. Text in `values` is escaped, and rid of what a browser or an encoder trips over."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-    environment = Environment(
-        loader=FileSystemLoader([_TEMPLATES, PIPELINE_TEMPLATES]),
-        autoescape=True,
-        undefined=StrictUndefined,
-        finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
+def render(template: str, script: str | None = None, **values: Any) -> str:
+    """A page from one of the builder's templates, in the style of all pages of the product."""
+    return page.render(
+        template,
+        style="_gallery.css.jinja",
+        script=script,
+        folder=_TEMPLATES,
+        more_filters={
+            "count": lambda number: f"{number:,}".replace(",", "\u202f"),
+            "share": lambda part, whole: round(100 * part / whole, 2) if whole else 0,
+            "explain": lambda reason: EXPLANATIONS.get(reason, ""),
+        },
+        **values,
     )
-    environment.filters |= {
-        "count": lambda number: f"{number:,}".replace(",", "\u202f"),
-        "share": lambda part, whole: round(100 * part / whole, 2) if whole else 0,
-        "explain": lambda reason: EXPLANATIONS.get(reason, ""),
-    }
-    script = (_TEMPLATES / "_filter.js.jinja").read_text()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    return environment.get_template(template).render(script=Markup(script), script_digest=digest, **values)
 
 
 def picture(path: Path | None) -> dict[str, str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.files import write_atomic
 from pipeline.formatting import printable
-from pipeline.reports.page import THUMBNAIL, templates
+from pipeline.reports.page import THUMBNAIL, render
 
 __all__ = ["COMPLETIONS", "REWARD", "SHOWN", "THUMBNAIL", "write_completions_page"]
 COMPLETIONS = "completions"
@@ -36,7 +36,15 @@ def write_completions_page(stage: Path) -> Path | None:
         return page
     places = sorted({round(place * (len(files) - 1) / max(1, SHOWN - 1)) for place in range(SHOWN)})
     steps = [_step(pq.read_table(files[place]).to_pylist()) for place in places]
-    text = templates().get_template("completions.html.jinja").render(stage=printable(stage.name), steps=steps)
+    title = f"{stage.name}: completions"
+    text = render(
+        "completions.html.jinja",
+        style="_completions.css.jinja",
+        script=None,
+        title=title,
+        stage=stage.name,
+        steps=steps,
+    )
     write_atomic(page, text)
     return page
 

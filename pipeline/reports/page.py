@@ -7,6 +7,7 @@ nodes; a strict Content-Security-Policy allows that script and its style sheet, 
 from __future__ import annotations
 
 import base64
+import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,7 +16,7 @@ from urllib.parse import quote
 
 from markupsafe import Markup
 
-from pipeline.formatting import duration, percent, points, printable
+from pipeline.formatting import percent, printable
 from pipeline.reports.charts import Chart
 from pipeline.reports.entries import Entry
 from pipeline.reports.prediction_browser import as_json
@@ -24,19 +25,7 @@ from pipeline.reports.report_tables import per_class
 from pipeline.reports.summary import clip_of
 from pipeline.reports.table import Column, Table, mean_sd, written
 
-__all__ = [
-    "TEMPLATES",
-    "THUMBNAIL",
-    "duration",
-    "page",
-    "percent",
-    "points",
-    "printable",
-    "render",
-    "templates",
-]
-
-TEMPLATES = Path(__file__).parent / "templates"
+_TEMPLATES = Path(__file__).parent / "templates"
 THUMBNAIL = 128
 """Longest side of a picture in a table of completions, in pixels."""
 _MATRIX_CLASSES = 25
@@ -61,8 +50,13 @@ def page(
         notes: how to read it.
     """
     evaluated = [row for row in summary["entries"] if row["scores"]]
+    results, common = without_common(tables["results"], ("chance", "n", "unusable"))
     return render(
         "report.html.jinja",
+        browser,
+        title=f"{summary['title']} – report",
+        results=results,
+        common=common,
         summary=summary,
         evaluated=evaluated,
         tables=tables,
@@ -76,29 +70,25 @@ def page(
         ],
         group_tables=[table for name, table in tables.items() if name.startswith("group_")],
         matrix_classes=_MATRIX_CLASSES,
-        browser=browser,
         notes=notes,
     )
 
 
-def render(template: str, browser: Mapping[str, Any] | None, **values: Any) -> str:
-    """A page from one of the templates, with its style sheet, script and the browser's data inside."""
-    environment = templates()
-    environment.filters |= {"pct": percent, "cell": _cell, "heat": _heat}
-    # Their digests stand in the page's policy, so nothing may change them after this.
-    style, script = (_lines(environment.get_template(name).render()) for name in ("_page.css.jinja", "_page.js.jinja"))
-    data = dict(browser) if browser else None
-    pictures = as_json(data.pop("pictures")) if data else None
-    text = environment.get_template(template).render(
-        style=Markup(style),
-        script=Markup(script),
-        digests={"style": _digest(style), "script": _digest(script)},
-        data=Markup(as_json(data)) if data else None,
-        pictures=Markup(pictures) if pictures else None,
-        browser=browser,
-        **values,
-    )
-    return _lines(text) + "\n"
+def without_common(table: Table, keys: Sequence[str]) -> tuple[Table, str]:
+    """A table less those of its columns `keys` in which all rows that have a value have the same, and those in words.
+
+    A page is no wider than a screen; its files keep every column.
+    """
+    said = []
+    kept = list(table.columns)
+    for column in [column for column in table.columns if column.key in keys]:
+        values = {row[column.key] for row in table.rows if row[column.key] is not None}
+        if len(values) == 1 and len(table.rows) > 1:
+            kept.remove(column)
+            said.append(
+                f"{column.head.removesuffix(', %')} {written(values.pop(), column.kind)}{' %' * column.head.endswith('%')}"
+            )
+    return dataclasses.replace(table, columns=tuple(kept)), ", ".join(said)
 
 
 def _clips(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -108,12 +98,55 @@ def _clips(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     return found[::-1]
 
 
-def templates() -> Any:
-    """The Jinja environment of pipeline/templates; every text is escaped, and rid of what a browser or an encoder trips over."""
+def render(
+    template: str,
+    browser: Mapping[str, Any] | None = None,
+    *,
+    style: str = "_report.css.jinja",
+    script: str | None = "_page.js.jinja",
+    folder: Path | None = None,
+    more_filters: Mapping[str, Any] | None = None,
+    **values: Any,
+) -> str:
+    """A page that extends templates/_base.html.jinja: its style sheet, script and the browser's data are inside.
+
+    Text in `values` is escaped, and rid of what a browser or an encoder trips over.
+
+    Args:
+        template: the page's.
+        browser: what `prediction_browser.browser` made, for pages that have one.
+        style: the template of what it adds to the style sheet of all pages.
+        script: the template of its script; None for a page without.
+        folder: of more templates.
+        more_filters: functions that the template writes values with, by name.
+        values: what the template reads.
+    """
+    environment = _environment(folder)
+    environment.filters |= {"pct": percent, "cell": _cell, "heat": _heat, **(more_filters or {})}
+    # Their digests stand in the page's policy, so nothing may change them after this.
+    sheet, code = (
+        _lines("".join(environment.get_template(name).render() for name in names if name))
+        for names in (("_page.css.jinja", style), (script,))
+    )
+    data = dict(browser) if browser else None
+    pictures = as_json(data.pop("pictures")) if data else None
+    text = environment.get_template(template).render(
+        style=Markup(sheet),
+        script=Markup(code),
+        digests={"style": _digest(sheet), "script": _digest(code)},
+        data=Markup(as_json(data)) if data else None,
+        pictures=Markup(pictures) if pictures else None,
+        browser=browser,
+        **values,
+    )
+    return _lines(text) + "\n"
+
+
+def _environment(folder: Path | None) -> Any:
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader([*([folder] if folder else []), _TEMPLATES]),
         autoescape=True,
         undefined=StrictUndefined,
         finalize=lambda value: printable(value) if isinstance(value, str) and not isinstance(value, Markup) else value,

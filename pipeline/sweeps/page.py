@@ -5,8 +5,6 @@ Its script only hides and sorts; without it everything is there, task below task
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -14,7 +12,7 @@ from markupsafe import Markup
 
 from pipeline.formatting import duration, p_value, percent, points, printable
 from pipeline.reports.charts import OTHERS, Dot, against
-from pipeline.reports.page import TEMPLATES, templates
+from pipeline.reports.page import render
 from pipeline.sweeps.results import memory_of
 
 _MARKERS = ("o", "s", "D", "^", "X", "o")
@@ -28,23 +26,21 @@ _LOG_FROM = 4
 
 def page(found: Mapping[str, Any]) -> str:
     """The whole HTML page of what `sweep_results.results` gave."""
-    environment = templates()
-    environment.filters |= {"pct": percent, "points": points, "duration": duration, "p_value": p_value}
     models = list(dict.fromkeys(row["model"] for row in found["cells"]))
     precisions = list(dict.fromkeys(row["precision"] for row in found["cells"]))
-    script = (TEMPLATES / "_sweep.js.jinja").read_text()
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    text = environment.get_template("sweep.html.jinja").render(
+    return render(
+        "sweep.html.jinja",
+        style="_sweep.css.jinja",
+        script="_sweep.js.jinja",
+        more_filters={"points": points, "duration": duration, "p_value": p_value},
+        title=f"{found['name']} – sweep",
         found=found,
         tasks=[_task(found, task, number, models, precisions) for number, task in enumerate(found["pairs"])],
         models=models,
         precisions=precisions,
         shapes=dict(zip(precisions, _SHAPES, strict=False)),
         hue=lambda model: _colour(models.index(model)),
-        script=Markup(script),
-        script_digest=digest,
     )
-    return "\n".join(line for line in text.splitlines() if line.strip()) + "\n"
 
 
 def _task(

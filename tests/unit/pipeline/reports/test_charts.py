@@ -11,9 +11,9 @@ import pytest
 from matplotlib.text import Text
 from PIL import Image
 
+from pipeline.files import ROOT
 from pipeline.reports import charts
 from pipeline.reports.charts import Chart, Dot
-from pipeline.reports.page import TEMPLATES
 
 HOSTILE = "\x00</svg><script>alert('1')</script>\u202e & $x_1$ \"'"
 
@@ -69,7 +69,7 @@ def test_every_chart_is_a_picture_on_white_paper(drawn: dict[str, Chart]) -> Non
 
 
 def test_a_chart_in_a_page_has_its_colours_and_nothing_a_policy_forbids(drawn: dict[str, Chart]) -> None:
-    painted = (TEMPLATES / "_charts.css.jinja").read_text()
+    painted = (ROOT / "pipeline" / "reports" / "templates" / "_charts.css.jinja").read_text()
     for name, chart in drawn.items():
         if name in ("confusion", "heat_maps"):
             continue  # Shades of a picture: on pages they are tables.

@@ -13,6 +13,9 @@ from chromium import PROGRAM, Chromium, Page
 from PIL import Image
 
 from pipeline.reports import write
+from pipeline.reports.completions_page import write_completions_page
+from tests.unit.pipeline.reports.test_completions_page import write as record
+from tests.unit.pipeline.reports.test_write import LABELS, answers, write_phase
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed to open the page with")
 
@@ -293,3 +296,55 @@ def test_two_cells_are_compared_on_a_page(written: Path, chromium: Chromium, tmp
     page.size(390, 844, mobile=True)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.problems() == []
+
+
+@pytest.fixture(scope="module")
+def whole_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The report of a run with every column: a baseline, sampled answers, clip fractions, and a stage that was not run."""
+    root = tmp_path_factory.mktemp("run")
+    clip = {"low": 0.00012, "high": 0.0345, "epsilon": 0.2, "epsilon_high": 0.1}
+    for name in WHOLE[:-1]:
+        greedy = answers(30, 9, 2)
+        write_phase(
+            root / name, greedy + answers(25, 9, 7, decoding="sample"), algorithm="grpo", init_from="base", clip=clip
+        )
+        (root / name / "evaluation.json").write_text(json.dumps({"problems": {"not_an_image": 3}}))
+    return write.write_run_report(root, WHOLE, LABELS)
+
+
+WHOLE = ["base", "baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
+
+
+@pytest.mark.parametrize("width", [1280, 1400, 1920])
+def test_the_results_of_a_whole_run_are_seen_without_scrolling(whole_run: Path, chromium: Chromium, width: int) -> None:
+    page = chromium.open(whole_run, width=width)
+    box = "document.querySelector('#results .scroll:has(table.sortable)')"
+    assert page.evaluate(f"{box}.scrollWidth <= {box}.clientWidth")
+    assert page.problems() == []
+    page.close()
+
+
+def test_charts_follow_light_and_dark(whole_run: Path, chromium: Chromium) -> None:
+    page = chromium.open(whole_run)
+    inked = "getComputedStyle(document.querySelector('#results svg.chart .f-ink')).fill"
+    page.media(scheme="light")
+    light = page.evaluate(inked)
+    page.media(scheme="dark")
+    assert page.evaluate(inked) != light
+    assert page.evaluate("document.querySelectorAll('svg.chart [style]').length") == 0
+    assert page.problems() == []
+    page.close()
+
+
+def test_completions_can_be_read_on_a_phone(chromium: Chromium, tmp_path: Path) -> None:
+    record(tmp_path, 3)
+    found = write_completions_page(tmp_path)
+    assert found is not None
+    page = chromium.open(found, width=390, height=844)
+    page.size(390, 844, mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate(
+        "[...document.querySelectorAll('pre')].every((one) => one.getBoundingClientRect().width > 250)"
+    )
+    assert page.problems() == []
+    page.close()

@@ -91,6 +91,8 @@ class Split:
 
     examples: tuple[Example, ...]
     problems: tuple[Problem, ...] = ()
+    whole: int | None = None
+    """Usable rows of the whole split, where `examples` is a slice of it."""
 
     @property
     def problem_counts(self) -> dict[str, int]:

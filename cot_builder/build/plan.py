@@ -26,7 +26,9 @@ from cot_builder.teachers.config import (
 from pipeline.checks.cot import cot_problems
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import CotConfig, RunConfig
+from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
+from pipeline.data.student import student_folder, task_text_problems
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
@@ -81,6 +83,12 @@ class BuildPlan:
     def prompt(self) -> Prompt:
         """The prompt of the first attempts."""
         return self.prompts[self.cot.prompt or self.recipe.prompt]
+
+    @property
+    def special_tokens(self) -> tuple[str, ...]:
+        """Control tokens of the student's tokenizer beside those of the known families, where its files are known."""
+        run = RunDir(self.config.output_dir, self.config.name)
+        return special_tokens_of(student_folder(self.config.model, run))
 
     @property
     def asked(self) -> list[str]:
@@ -158,6 +166,8 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
     teachers = {name: _readdressed(teacher, cot.endpoints.get(name)) for name, teacher in teachers.items()}
     run = RunDir(config.output_dir, config.name)
     task = load_task(config.task, run.cache)
+    if problems := list(task_text_problems(task, special_tokens_of(student_folder(config.model, run)))):
+        raise UserError(problems)
     problems = [problem for name, teacher in teachers.items() for problem in check_teacher(teacher, name, task)]
     problems += _problems(cot, task, teachers, prompts, recipe)
     if problems:

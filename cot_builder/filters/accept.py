@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,7 @@ from cot_builder.filters.text_rules import (
     sentences,
 )
 from cot_builder.teachers.base import Reply
+from pipeline.config.special_tokens import special_token_in
 from pipeline.data.task import Task
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.response import REASONS as GRAMMAR_REASONS
@@ -39,6 +41,7 @@ REASONS = (
     *GRAMMAR_REASONS,
     "not_a_label",
     "wrong_label",
+    "special_token",
     "other_conclusion",
     "leakage",
     "wrong_language",
@@ -73,7 +76,9 @@ class Rejected:
     """The canonical label the reply answered with, where it could be read; it counts as a vote whatever the reason."""
 
 
-def accept(row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: str) -> Accepted | Rejected:
+def accept(
+    row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: str, special: Sequence[str] = ()
+) -> Accepted | Rejected:
     """Judge a teacher's reasoned reply about a row; the first broken rule is the reason.
 
     A reply that is cut off at the token limit is `truncated` where the grammar is broken, whatever the grammar says of the
@@ -86,6 +91,7 @@ def accept(row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: 
         filters: the limits.
         mode: answer_given: reasoning that names the label before its conclusion is leakage as well. attribute: the offline
             teacher's templates, which are judged by grammar, label, leaked phrases and contradiction alone.
+        special: further tokens that the student's tokenizer reads as control tokens.
     """
     if reply.refused is not None:
         return Rejected(reply.refused_as, reply.refused)
@@ -99,6 +105,8 @@ def accept(row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: 
     answer = verdict.label
     if not verdict.correct:
         return Rejected("wrong_label", f"{answer}, not {row.label}", answer)
+    if token := special_token_in(verdict.think, special):
+        return Rejected("special_token", token, answer)
     if mode != "attribute" and (named := other_conclusion(verdict.think, answer, task.labels)):
         return Rejected("other_conclusion", f"concludes {named}, answers {answer}", answer)
     if mode == "answer_given" and (named := label_before_conclusion(verdict.think, row.label, task.labels)):
@@ -108,7 +116,7 @@ def accept(row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: 
     return Accepted(verdict.think, answer, render(verdict.think, answer))
 
 
-def accept_text(row: Example, reply: Reply, filters: FilterConfig) -> str | Rejected:
+def accept_text(row: Example, reply: Reply, filters: FilterConfig, special: Sequence[str] = ()) -> str | Rejected:
     """Judge free text about a row, such as a description: the stripped text, or why it is not kept.
 
     It has no grammar that would show whether it is whole, so one that was cut off at the token limit is `truncated` always.
@@ -122,6 +130,8 @@ def accept_text(row: Example, reply: Reply, filters: FilterConfig) -> str | Reje
         return Rejected("truncated")
     if not text:
         return Rejected("empty")
+    if token := special_token_in(text, special):
+        return Rejected("special_token", token)
     fault = _fault(text, row, filters, prose=True)
     return Rejected(*fault) if fault else text
 

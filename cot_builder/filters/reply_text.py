@@ -10,7 +10,7 @@ import re
 from cot_builder.teachers.base import Reply
 from pipeline.scoring.response import Malformed, parse
 
-_FENCE = re.compile(r"(?P<fence>```+|~~~+)[^\n`]*\n(?P<inside>.*?)\n?[ \t]*(?P=fence)", re.DOTALL)
+_FENCE = re.compile(r"```+|~~~+")
 _OPEN, _CLOSE = "<think>", "</think>"
 
 
@@ -46,5 +46,9 @@ def plain_text(reply: Reply) -> str:
 def unfenced(text: str) -> str:
     """Return what a fence holds, when it is around the whole text; else the text."""
     text = text.strip().removeprefix("\ufeff")
-    found = _FENCE.fullmatch(text)
-    return found["inside"].strip() if found and found["fence"] not in found["inside"] else text
+    first, newline, rest = text.partition("\n")
+    opening = _FENCE.match(first)
+    if not opening or not newline or not rest.endswith(fence := opening.group()):
+        return text
+    inside = rest.removesuffix(fence)
+    return text if fence in inside or fence[0] in first[len(fence) :] else inside.strip()

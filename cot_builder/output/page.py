@@ -44,6 +44,7 @@ EXPLANATIONS = {
     "empty_answer": "The <answer> block holds nothing.",
     "not_a_label": "The answer is none of the labels, nor a known spelling of one.",
     "wrong_label": "The answer is a label, but not the one the picture has.",
+    "special_token": "The text holds what a student's tokenizer reads as a control token, such as <image> or an end token.",
     "other_conclusion": "The reasoning concludes one label and the answer gives another.",
     "leakage": "The text speaks of an answer it was told, of annotations it was shown, or of the exercise itself.",
     "wrong_language": "The text is not in the language that was asked for.",

@@ -21,6 +21,7 @@ from cot_builder.filters.accept import Rejected, accept_text
 from cot_builder.filters.reply_text import plain_text
 from cot_builder.row import Outcome, Row, Tried
 from pipeline.config.schema import CotConfig
+from pipeline.config.special_tokens import special_token_in
 
 if TYPE_CHECKING:
     from cot_builder.prompts import Prompt
@@ -75,6 +76,8 @@ async def settle(row: Row) -> Outcome:
     )
     said = await row.ask(next(iter(plan.teachers)), asked)
     observe = " ".join(plain_text(said).split()).rstrip(" .") if said.refused is None else ""
+    if special_token_in(observe, plan.special_tokens):  # It would stand in every row's prompt.
+        observe = ""
     for attempt in range(policy.attempts):
         for teacher in row.teachers:
             values = {"label": example.label, "hints": hints}
@@ -96,7 +99,7 @@ async def settle(row: Row) -> Outcome:
                 max_tokens=_DESCRIPTION_TOKENS,
             )  # fmt: skip
             reply = await row.ask(teacher, question)
-            verdict = accept_text(example, reply, plan.cot.filters)
+            verdict = accept_text(example, reply, plan.cot.filters, plan.special_tokens)
             text = plain_text(reply)
             if isinstance(verdict, Rejected):
                 found = (verdict.reason, verdict.detail, None)

@@ -108,7 +108,7 @@ async def _round(
     for teacher, reply in zip(teachers, replies, strict=True):
         offline = plan.is_offline(teacher)
         mode, version = (ATTRIBUTE, None) if offline else (prompt.mode, prompt.name)
-        verdict = accept(example, reply, plan.task, plan.cot.filters, mode)
+        verdict = accept(example, reply, plan.task, plan.cot.filters, mode, plan.special_tokens)
         text = reasoned_text(reply)
         if isinstance(verdict, Accepted):
             accepted.append((len(tried), verdict))

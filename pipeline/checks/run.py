@@ -24,6 +24,7 @@ from pipeline.config.schema import (
     TaskConfig,
     split_parent,
 )
+from pipeline.config.special_tokens import special_token_in, special_tokens_of
 from pipeline.config.trainer_options import CONFIG_CLASSES
 from pipeline.data.load import task_names
 from pipeline.data.splits import split_problem
@@ -55,6 +56,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
     if not 0 <= config.seed < 2**32:
         yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
     yield from _task(config.task, "task")
+    yield from _texts(config)
     yield from _model(config)
     yield from cot_problems(config)
     for name, stage in config.stages.items():
@@ -84,6 +86,18 @@ def _task(task: TaskConfig, where: str) -> Iterator[str]:
         yield f"{where}.name: {task.name!r} is not a file of pipeline/tasks; {did_you_mean(task.name, task_names())}"
     if task.path is not None and not Path(task.path).expanduser().exists():
         yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data"
+
+
+def _texts(config: RunConfig) -> Iterator[str]:
+    """Texts of the task that the student's tokenizer would read as control tokens."""
+    folder = Path(config.model.name_or_path).expanduser() if config.model.name_or_path else None
+    own = special_tokens_of(folder) if folder and folder.is_dir() else ()
+    texts = {"task.question": config.task.question or ""}
+    texts |= {f"task.labels: {label!r}": label for label in config.task.labels or ()}
+    texts |= {f"task.descriptions.{label}": text for label, text in config.task.descriptions.items()}
+    for key, text in texts.items():
+        if token := special_token_in(text, own):
+            yield f"{key}: holds {token!r}, a control token of the student; the picture has its place already, so leave it out"
 
 
 def _model(config: RunConfig) -> Iterator[str]:

@@ -28,7 +28,8 @@ from numpy.typing import NDArray
 from pipeline.checks.evaluation import load_lab
 from pipeline.config.schema import RunConfig, TaskConfig
 from pipeline.data.images import ImageError, open_rgb, remembered
-from pipeline.data.load import load_benchmark, load_task
+from pipeline.data.load import load_benchmark
+from pipeline.data.student import load_run_task
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
 
@@ -121,7 +122,7 @@ def held_out_of(lab: str | Path) -> dict[str, tuple[TaskConfig, str]]:
 
 def training_rows(config: RunConfig, run: RunDir) -> list[ComparedRow]:
     """Every row that some stage of a run trains on, once."""
-    task = load_task(config.task, run.cache)
+    task = load_run_task(config, run)
     stages = [*config.stages.values(), *([config.baseline] if config.baseline else [])]
     splits = {stage.split for stage in stages if stage.data != "cot"}
     if config.cot is not None:

@@ -16,8 +16,10 @@ from pipeline.conductor.status import in_use
 from pipeline.config.derived import clip_range, processes_per_node, world_size
 from pipeline.config.loader import load, write_config
 from pipeline.config.schema import BASELINE, RunConfig
+from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
 from pipeline.data.splits import parse_split
+from pipeline.data.student import student_folder, task_text_problems
 from pipeline.errors import UserError
 from pipeline.files import file_digest
 from pipeline.run_dir import BASE, COT, RunDir
@@ -36,6 +38,8 @@ def _open_task(config: RunConfig, run: RunDir) -> None:
     if config.task.name == "scenes":
         return  # It draws its own, which is work, and has all three splits.
     task = load_task(config.task, run.cache)
+    if problems := list(task_text_problems(task, special_tokens_of(student_folder(config.model, run)))):
+        raise UserError(problems)
     named = {"evaluation.split": config.evaluation.split}
     if config.cot is not None:
         named["cot.split"] = config.cot.split

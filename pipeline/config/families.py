@@ -31,6 +31,18 @@ PART_PREFIXES = {
 """Module names of the parts of a VLM across the model families of transformers."""
 
 
+_MAX_ASPECT = {"qwen2_vl": 200, "qwen2_5_vl": 200, "qwen3_vl": 200}
+"""model_type: the longer side of a picture over its shorter one, above which the processor refuses it."""
+
+
+def unfit_size(family: str, width: int, height: int) -> str | None:
+    """Return why a family's processor refuses a picture of this size in pixels, or None when it takes it."""
+    most, aspect = _MAX_ASPECT.get(family), max(width, height) / max(1, min(width, height))
+    if most is None or aspect <= most:
+        return None
+    return f"{width} x {height} pixels: {family} takes pictures up to {most} times as long as wide"
+
+
 def tiny_families() -> list[str]:
     """The families that `model.tiny.family` can name: the files of stages/tiny."""
     folder = ROOT / "stages" / "models" / "tiny"

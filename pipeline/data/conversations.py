@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,16 @@ def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any
     return {**_columns(examples, task.prompt("direct")), "completion": completions}
 
 
-def cot_columns(task: Task, examples: Sequence[Example], cot: Path) -> dict[str, list[Any]]:
+def cot_columns(
+    task: Task, examples: Sequence[Example], cot: Path, unfit: Collection[str] = ()
+) -> dict[str, list[Any]]:
     """Columns id, prompt, image, completion of the built rows, in the file's order.
 
     Args:
         task: whose question is asked, where the rows bring no prompt of their own (the extraction recipe's do).
         examples: the rows the builder was asked about (`cot.split`); ids are only unique within one split.
         cot: the folder the builder wrote.
+        unfit: ids of rows whose picture the student's processor refuses; they are left out.
 
     Raises:
         UserError: when there are none, or a row's image is no longer among them, or has another label now.
@@ -55,7 +58,8 @@ def cot_columns(task: Task, examples: Sequence[Example], cot: Path) -> dict[str,
             f"{file} does not exist; build the rows first: python -m cot_builder build, or python -m pipeline run"
         )
     columns = ["id", "label", "completion", *(name for name in pq.read_schema(file).names if name == "prompt")]
-    table = pq.read_table(file, columns=columns).to_pydict()
+    rows = pq.read_table(file, columns=columns).to_pylist()
+    table = {name: [row[name] for row in rows if row["id"] not in unfit] for name in columns}
     known = {example.id: example for example in examples}
     pairs = list(zip(table["id"], table["label"], strict=True))
     lost = [row_id for row_id, label in pairs if row_id not in known or known[row_id].label != label]

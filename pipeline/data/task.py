@@ -10,18 +10,16 @@ A file that gives a `pipeline.data.benchmark.Benchmark` instead, which can be ev
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from pipeline.data.splits import named_split, sliced
+from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.multiple_choice import stated_label
 from pipeline.scoring.response import Malformed, parse
-from pipeline.types import Split, Verdict
-
-if TYPE_CHECKING:
-    pass
+from pipeline.types import Example, Problem, Split, Verdict
 
 PROMPT_STYLES = ("think", "direct")
 """`think` asks for ``<think>…</think><answer>…</answer>``; `direct` asks for the bare label."""
@@ -44,6 +42,8 @@ class Task:
     question: str
     splits: tuple[str, ...]
     read: Callable[[str], Split]
+    unfit: Callable[[Sequence[Example]], Mapping[Path, str]] | None = None
+    """Pictures among rows that the student's processor refuses, and why; None where it takes all."""
 
     def select(self, spec: str) -> Split:
         """Rows of a split in the usual slicing syntax: ``train``, ``train[:4000]``, ``train[4000:]``, ``train[:10%]``.
@@ -56,7 +56,13 @@ class Task:
         """
         whole = self.read(named_split(self.name, spec, self.splits))
         rows = sorted(whole.examples, key=lambda row: hashlib.sha256(row.id.encode()).digest())
-        return Split(sliced(self.name, spec, rows, whole.problem_counts), whole.problems)
+        chosen = sliced(self.name, spec, rows, whole.problem_counts)
+        refused = self.unfit(chosen) if self.unfit else {}
+        unfit = [Problem(row.id, "unfit_image", refused[row.image]) for row in chosen if row.image in refused]
+        usable = tuple(row for row in chosen if row.image not in refused)
+        if not usable:
+            raise UserError(f"task {self.name}: {spec!r}: no row is left; the first: {unfit[0].id}, {unfit[0].detail}")
+        return Split(usable, (*whole.problems, *unfit), len(whole.examples))
 
     def prompt(self, style: str) -> str:
         """The text the student reads beside the image, in one of `PROMPT_STYLES`."""

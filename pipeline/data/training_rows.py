@@ -17,6 +17,7 @@ from pipeline.config.schema import RunConfig
 from pipeline.data.conversations import cot_columns, grpo_columns, label_columns
 from pipeline.data.cot_pictures import compare_pictures
 from pipeline.data.image_digests import LENGTH, image_digests
+from pipeline.data.student import UNFIT, check_row_texts
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest
@@ -39,11 +40,17 @@ def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> t
         compared = compare_pictures(run.cot, split.examples, run.cache)
         if compared is not None and (problems := list(compared.problems())):
             raise UserError([f"{name}: {problem}" for problem in problems])
-        return cot_columns(task, split.examples, run.cot), split
+        unfit = {problem.id for problem in split.problems if problem.reason == UNFIT}
+        columns = cot_columns(task, split.examples, run.cot, unfit)
+        check_row_texts(name, columns, config.model, run)
+        return columns, split
     split = task.select(stage.split)
     if stage.data == "labels":
-        return label_columns(task, split.examples), split
-    return grpo_columns(task, split.examples, stage.prompt), split
+        columns = label_columns(task, split.examples)
+    else:
+        columns = grpo_columns(task, split.examples, stage.prompt)
+    check_row_texts(name, columns, config.model, run)
+    return columns, split
 
 
 def data_lines(columns: dict[str, list[Any]], cache: Path) -> str:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from pipeline.config.families import REFUSED, model_type, tiny_families
+from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
+from pipeline.data.student import fit_task, task_text_problems
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.run_dir import BASE, COT
@@ -41,7 +43,10 @@ def make_base_model(work: Work) -> None:
         )
     from stages.checkpoints.verify import base_model_problems
 
-    problems = base_model_problems(folder, config, load_task(config.task, run.cache))
+    task = load_task(config.task, run.cache)
+    family = model_type(folder)
+    problems = [*task_text_problems(task, special_tokens_of(folder))]
+    problems += base_model_problems(folder, config, fit_task(task, family, run.cache))
     if problems:
         raise UserError([f"base: {folder}: {problem}" for problem in problems])
     record = {

@@ -14,7 +14,7 @@ from typing import Any
 from pipeline.config.derived import Pass, answer_tokens, passes
 from pipeline.config.loader import write_config
 from pipeline.config.schema import RunConfig
-from pipeline.data.load import load_task
+from pipeline.data.student import load_run_task
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import differences, end_half_line, read_jsonl, write_atomic, write_json
@@ -74,7 +74,7 @@ def _answer(work: Work, verified: bool) -> None:
         _run_workers(work)
         seconds = round(time.monotonic() - began, 3)  # Of the last attempt.
     if not answered:
-        task = load_task(config.task, work.run.cache)
+        task = load_run_task(config, work.run)
         merge(config, work.run, work.name, task)
         problems = task.select(config.evaluation.split).problem_counts
         write_json(record_path, {**record, "status": "complete", "problems": problems, "seconds": seconds})
@@ -92,7 +92,7 @@ def _report(work: Work, gate: dict[str, Any] | None) -> None:
     if not page.exists():
         from pipeline.reports.write import write_stage_report
 
-        write_stage_report(work.folder, load_task(work.config.task, work.run.cache).labels)
+        write_stage_report(work.folder, load_run_task(work.config, work.run).labels)
 
 
 def _run_workers(work: Work) -> None:
@@ -114,7 +114,7 @@ def answer_all(work: Work) -> None:
 
     config, folder = work.config, work.folder
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
-    task = load_task(config.task, work.run.cache)
+    task = load_run_task(config, work.run)
     loaded = functools.cache(
         lambda: Answerer(checkpoint_folder(work.run, work.name), config, int(os.environ.get("LOCAL_RANK", "0")))
     )

@@ -15,7 +15,7 @@ from accelerate.utils import broadcast_object_list
 
 from pipeline.config.derived import checkpoint_cycle, deepspeed_file
 from pipeline.data.images import open_rgb
-from pipeline.data.load import load_task
+from pipeline.data.student import load_run_task
 from pipeline.data.task import Task
 from pipeline.runs.checkpoint_folders import last_checkpoint, remove_torn
 from pipeline.runs.handover import parent_checkpoint
@@ -49,7 +49,7 @@ def start(work: Work) -> tuple[Path, Any, Task]:
         deepspeed.init_distributed("gloo")  # Before the trainer's config: ZeRO-3 partitions weights while loading them.
     _, parent = parent_checkpoint(work.config, work.run, work.name, verify=False)
     processor = load_processor(parent, work.config)
-    return parent, processor, load_task(work.config.task, work.run.cache)
+    return parent, processor, load_run_task(work.config, work.run)
 
 
 def image_dataset(columns: dict[str, list[Any]]) -> Dataset:

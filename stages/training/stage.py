@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pipeline import command_line
 from pipeline.config.derived import clip_range, prompts_per_rollout, world_size
 from pipeline.config.schema import RunConfig
-from pipeline.data.load import load_task
+from pipeline.data.student import load_run_task
 from pipeline.data.training_rows import DATA, changes, data_lines, training_columns
 from pipeline.errors import UserError
 from pipeline.files import differences, write_atomic, write_json
@@ -105,7 +105,7 @@ def rows_as_begun(work: Work) -> str:
     Raises:
         UserError: when the stage was begun or finished with others, naming what changed; when they do not fill a rollout.
     """
-    task = load_task(work.config.task, work.run.cache)
+    task = load_run_task(work.config, work.run)
     columns, _ = training_columns(work.config, work.run, work.name, task)
     least = prompts_per_rollout(work.config, work.stage) if work.stage.algorithm == "grpo" else 1
     if (

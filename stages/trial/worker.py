@@ -16,7 +16,7 @@ from typing import Any
 
 from pipeline.config.derived import checkpoint_cycle, world_size
 from pipeline.config.schema import RunConfig
-from pipeline.data.load import load_task
+from pipeline.data.student import load_run_task
 from pipeline.files import digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import start_record
@@ -61,7 +61,7 @@ def prepare(config: RunConfig, run: RunDir, scratch: RunDir) -> None:
     from stages.checkpoints.base_model import make_base_model
     from stages.models.loading import load_processor
 
-    task = load_task(config.task, run.cache)
+    task = load_run_task(config, run)
     built = config.cot is not None and plan.write_rows(config, run, scratch)
     make_base_model(Work(config, BASE, scratch))
     tokenizer = load_processor(checkpoint(scratch, BASE), config).tokenizer
@@ -148,7 +148,7 @@ def verify_trials(config: RunConfig, scratch: RunDir) -> None:
     """Load what every trial handed over as the run will, and write what is found: a stage's hours end with this."""
     from stages.checkpoints import verify
 
-    trial, task = plan.trial_config(config), load_task(config.task, scratch.cache)
+    trial, task = plan.trial_config(config), load_run_task(config, scratch)
     for name in plan.stages_of(config):
         if scratch.record_path(name).exists() and scratch.final(name).is_dir():
             found = verify.compare(Work(trial, name, scratch), task)
@@ -186,7 +186,7 @@ def time_answers(config: RunConfig, scratch: RunDir, clocks: dict[str, float]) -
     from stages.models.generate import Answerer
     from stages.models.loading import use_cpu
 
-    task = load_task(config.task, scratch.cache)
+    task = load_run_task(config, scratch)
     examples = task.select(config.evaluation.split).examples
     memory_usage.start_peak()
     began = time.time()

@@ -21,6 +21,7 @@ from transformers.utils import logging
 
 from pipeline.config.schema import ModelConfig, RunConfig
 from pipeline.data.images import ImageError, open_rgb, picture_size
+from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
 from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams, parts
 from stages.models import loading
@@ -129,8 +130,24 @@ class Local:
         opened = list(decoders.map(_open, asks))
         failed = [found for found in opened if isinstance(found, Generation)]
         rows = [(ask, found) for ask, found in zip(asks, opened, strict=True) if not isinstance(found, Generation)]
-        usable = [ask for ask, _ in rows]
-        return _Batch(usable, self._tensors(usable, [images for _, images in rows]) if usable else None, failed)
+        try:
+            inputs = self._tensors([ask for ask, _ in rows], [images for _, images in rows]) if rows else None
+        except ValueError:
+            unfit = {ask.id: why for ask, images in rows if images and (why := self._unfit(ask, images))}
+            if not unfit:  # It is not one of the pictures.
+                raise
+            failed += [Generation(row_id, "", failed=UNFIT, detail=why) for row_id, why in unfit.items()]
+            rows = [(ask, images) for ask, images in rows if ask.id not in unfit]
+            inputs = self._tensors([ask for ask, _ in rows], [images for _, images in rows]) if rows else None
+        return _Batch([ask for ask, _ in rows], inputs, failed)
+
+    def _unfit(self, ask: GenerationRequest, images: list[Any]) -> str:
+        """Why the processor refuses the pictures of a row; "" when it takes them."""
+        try:
+            self._tensors([ask], [images])
+        except ValueError as error:
+            return str(error)[:500] or "refused by the processor"
+        return ""
 
     def _tensors(self, asks: list[GenerationRequest], images: list[list[Any]]) -> Any:
         texts, shown = [], []

@@ -207,3 +207,17 @@ def test_a_hostile_text_of_100_kilobytes_is_judged_at_once(piece):
 def test_judging_loads_no_language_model_before_it_needs_one(repo_root):
     code = "import sys, cot_builder.filters.accept\nassert not {'py3langid', 'numpy', 'torch'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True)
+
+
+@pytest.mark.parametrize("token", ["<image>", "<end_of_utterance>", "<|im_end|>", "</s>", "<|vision_start|>", "<mine>"])
+def test_reasoning_that_the_student_would_read_as_control_tokens_is_rejected(token):
+    """SFT would look for a picture there is none of, or learn to stop in mid-thought."""
+    task = Task("t", LabelSet.of(["awe", "fear"]), "Which?", ("train",), lambda name: Split(()))
+    text = f"<think>Wide skies {token} over still water. This suggests awe.</think><answer>awe</answer>"
+    row = Example("1", Path("1.png"), "awe")
+    found = accept(row, Reply(text), task, FilterConfig(), "answer_hidden", ("<mine>",))
+    assert isinstance(found, Rejected)
+    assert (found.reason, found.detail) == ("special_token", token)
+    described = accept_text(row, Reply(f"Wide skies {token} over still water."), FilterConfig(), ("<mine>",))
+    assert isinstance(described, Rejected)
+    assert described.reason == "special_token"

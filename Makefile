@@ -1,9 +1,10 @@
-# make test | lint | format | types | demo | lock
-.PHONY: help install test unit lint format types demo lock
+# make test | nightly | unit | lint | format | types | demo | lock
+.PHONY: help install test nightly unit lint format types demo lock
 
 help:
 	@echo "make demo     train the demo, all stages, and report"
-	@echo "make test     all tests (make unit: only the fast ones)"
+	@echo "make test     the tests of every change (make unit: only the fast ones)"
+	@echo "make nightly  the other tests, which take longer"
 	@echo "make lint     ruff and the import rules (make format mends what it can)"
 	@echo "make types    mypy"
 	@echo "make lock     re-resolve requirements.lock after a change of pyproject.toml"
@@ -16,6 +17,9 @@ demo:
 
 test:
 	./launch/test.sh
+
+nightly:
+	./launch/test.sh -m nightly --durations=15
 
 unit: install
 	.venv/bin/python -m pytest tests/unit

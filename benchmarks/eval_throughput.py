@@ -58,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.eval_throughput", description=(__doc__ or "").split("\n")[0]
     )
-    parser.add_argument("--family", default="idefics3", help="file of stages/tiny (default: idefics3)")
+    parser.add_argument("--family", default="idefics3", help="file of stages/models/tiny (default: idefics3)")
     parser.add_argument("--size", choices=("mini", "small"), help="of the model, as in benchmarks.grpo_step")
     parser.add_argument("--rows", type=int, default=192)
     parser.add_argument("--batch-size", type=int, default=16)

@@ -3,7 +3,7 @@
     python -m stages.evaluate --stage 3 --config configs/demo.yaml
     python -m stages.evaluate --model runs/demo:stage3 --task cv_bench --data data/CV-Bench --split 'test[:200]'
 
-The second form judges any model on any task; stages/lab does its work and docs/evaluation.md is its guide. Of the first:
+The second form judges any model on any task; stages/evaluation does its work and docs/evaluation.md is its guide. Of the first:
 
 Every row is answered greedily and, `evaluation.samples` times, at temperature 1: format learning shows in samples only. The
 untrained base is asked twice, to reason and to answer directly, so that it gets its best chance. Answers go to

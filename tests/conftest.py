@@ -25,6 +25,31 @@ ENVIRONMENT = {
 os.environ.update(ENVIRONMENT)  # before any test module imports torch
 prepare_libraries()
 
+LONGEST = (
+    "test_stages_combinations.py",
+    "test_stages_whole_run.py",
+    "test_stages_rollouts.py",
+    "test_stages_killed.py",
+    "test_stages_deepspeed.py",
+    "test_stages_families.py",
+    "test_stages_bfloat16.py",
+    "test_cot_builder_vllm.py",
+    "test_stages_shared_prefix.py",
+    "test_stages_handover.py",
+    "test_stages_shared_prefix_options.py",
+    "test_stages_alarms.py",
+    "test_stages_lab.py",
+    "test_watching.py",
+)
+"""Files of tests that take minutes, begun in this order and before all others, so that no core waits for another at the end."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Put the long files first, then the other integration tests, then the quick ones. Tests of a file stay together."""
+    place = {name: number for number, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: place.get(item.path.name, len(place) + ("integration" not in item.path.parts)))
+
+
 RunModule = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

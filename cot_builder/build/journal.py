@@ -2,8 +2,8 @@
 
 One SQLite file in WAL mode. A reply is committed before it counts, so `kill -9` loses none of them; a power cut may lose the
 last few, which are then asked again, and SQLite drops a torn tail by its checksums. Rows are only ever added. The key is the
-digest of everything that can change the reply (`teachers.Request`), so changing a filter re-judges without asking, and changing
-a prompt asks again.
+digest of everything that can change the reply (`teachers.base.Request`), so changing a filter re-judges without asking, and
+changing a prompt asks again.
 """
 
 from __future__ import annotations

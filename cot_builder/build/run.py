@@ -1,8 +1,8 @@
 """A build: settle every row by asking, then settle it again from the journal, in order, to write what was kept.
 
-Asking fills the journal and remembers only which rows it could not settle. Writing (cot_builder/output.py) runs the same recipe
-over the journal in the order of the split. So memory stays small, the same replies give the same bytes whatever order they
-came in, and a second build asks nothing again.
+Asking fills the journal and remembers only which rows it could not settle. Writing (cot_builder/output/write.py) runs the same
+recipe over the journal in the order of the split. So memory stays small, the same replies give the same bytes whatever order
+they came in, and a second build asks nothing again.
 """
 
 from __future__ import annotations

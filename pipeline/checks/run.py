@@ -110,7 +110,7 @@ def _model(config: RunConfig) -> Iterator[str]:
             yield f"model.tiny.family: {tiny.family!r} is refused: {REFUSED[tiny.family]}"
         elif tiny.family not in tiny_families():
             near = did_you_mean(tiny.family, tiny_families())
-            yield f"model.tiny.family: {tiny.family!r} is not a file of stages/tiny; {near}"
+            yield f"model.tiny.family: {tiny.family!r} is not a file of stages/models/tiny; {near}"
         for key, size in to_plain(tiny).items():
             if isinstance(size, int) and size < 1:
                 yield f"model.tiny.{key}: {size} must be at least 1"

@@ -44,7 +44,7 @@ def unfit_size(family: str, width: int, height: int) -> str | None:
 
 
 def tiny_families() -> list[str]:
-    """The families that `model.tiny.family` can name: the files of stages/tiny."""
+    """The families that `model.tiny.family` can name: the files of stages/models/tiny."""
     folder = ROOT / "stages" / "models" / "tiny"
     return sorted(path.stem for path in folder.glob("[!_]*.py"))
 

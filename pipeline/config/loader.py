@@ -34,7 +34,7 @@ def load(file: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
         overrides: ``a.b=c`` words; c is read as YAML. A stage may go by its short name (stages.stage3.trainer.beta=0).
 
     Returns:
-        The merged, type-checked, frozen configuration. Cross-field rules are `pipeline.checks.check`'s.
+        The merged, type-checked, frozen configuration. Cross-field rules are `pipeline.checks.run.check`'s.
 
     Raises:
         UserError: naming every unknown key, every missing one and every value of a wrong type.

@@ -38,7 +38,7 @@ class TinyConfig:
     """
 
     family: str = "idefics3"
-    """File of stages/tiny: idefics3, smolvlm, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, llava."""
+    """File of stages/models/tiny: idefics3, smolvlm, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, llava."""
     image_size: int = 64
     patch_size: int = 16
     scale_factor: int = 2

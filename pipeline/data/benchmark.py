@@ -27,7 +27,7 @@ class Benchmark:
         licence: of the data.
         splits: the names `read` accepts.
         read: reads one whole split.
-        prompt: (question, style) -> the text the model reads, in one of `pipeline.tasks.PROMPT_STYLES`; keeps image marks.
+        prompt: (question, style) -> the text the model reads, in one of `pipeline.data.task.PROMPT_STYLES`; keeps image marks.
         judge: (question, completion, style) -> Judgement. A row without a gold answer is never right.
         chance: what guessing at random earns on a question, 0 to 1.
         official: prediction rows -> {name of a score: value in percent}, by the benchmark's own formula. A row has the question's

@@ -4,7 +4,7 @@ A task file defines ``load(config: TaskConfig, cache: Path) -> Task``. `load_tas
 ``pipeline/tasks/fi8.py`` is all it takes to add the task ``fi8``.
 
 A file that gives a `pipeline.data.benchmark.Benchmark` instead, which can be evaluated but not trained on, says so with
-``EVALUATED_ONLY = True``; `pipeline.data.benchmark.load_benchmark` loads both.
+``EVALUATED_ONLY = True``; `pipeline.data.load.load_benchmark` loads both.
 """
 
 from __future__ import annotations

@@ -107,7 +107,7 @@ def write_folder_report(
 ) -> Path:
     """Write a report of any folders with predictions.jsonl (or with cells or phases that have one), without a configuration.
 
-    Labels are taken from the rows, see `report_entries.labels_of`.
+    Labels are taken from the rows, see `entries.labels_of`.
 
     Args:
         folders: what to report, in the order of the tables.

@@ -15,7 +15,7 @@ def judged(completion: str, style: str, read: Callable[[str], Judgement]) -> Jud
     """Judge a completion: the whole of it in direct style, the <answer> part in think style.
 
     Args:
-        completion: untrusted text. style: one of `pipeline.tasks.PROMPT_STYLES`. A think completion that breaks the grammar
+        completion: untrusted text. style: one of `pipeline.data.task.PROMPT_STYLES`. A think completion that breaks the grammar
         is unparsable, with the broken rule as
             reason; no benchmark's guess replaces it, since the grammar is ours.
         read: the benchmark's rule.

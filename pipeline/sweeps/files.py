@@ -21,7 +21,7 @@ def write_results(found: Mapping[str, Any], folder: Path) -> None:
     """Write all of a sweep's files anew.
 
     Args:
-        found: what `sweep_results.results` gave.
+        found: what `results.results` gave.
         folder: the sweep's own.
     """
     from pipeline.sweeps.page import page

@@ -5,7 +5,7 @@
                      perceiver: a description that holds it above all
                      reasoner:  answers from the description alone
 
-Descriptions and contents to observe are written greedily and kept for the other cells of the lab (texts.py).
+Descriptions and contents to observe are written greedily and kept for the other cells of the lab (text_cache.py).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows of equal prompts laid into one sequence per prompt, as `_group_attention` reads them, and their figures taken out."""
+"""Rows of equal prompts laid into one sequence per prompt, as `attention` reads them, and their figures taken out."""
 
 from __future__ import annotations
 

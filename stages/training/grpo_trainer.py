@@ -16,7 +16,7 @@ from stages.training import batch_checks
 class Trainer(DynamicSampling, ServedRollouts, SharedPrefix, GRPOTrainer):
     """trl.GRPOTrainer for one stage; with the defaults it trains as trl's own does, in less time.
 
-    Its log rows also hold the figures of `_monitor.count_rollout`.
+    Its log rows also hold the figures of `batch_checks.count_rollout`.
 
     Args:
         work: the stage.

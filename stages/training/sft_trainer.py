@@ -10,7 +10,7 @@ from stages.training import batch_checks
 
 
 class Trainer(SFTTrainer):
-    """SFTTrainer whose log rows also hold the figures of `_monitor.count_supervised`."""
+    """SFTTrainer whose log rows also hold the figures of `batch_checks.count_supervised`."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """TRL's loss; see there."""

@@ -51,8 +51,6 @@ TYPES = {
 }
 ZERO = ("zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
 LEVELS = (None, *ZERO)
-SOME = LEVELS if os.environ.get("EVERY_LEVEL") else (None, "zero2", "zero3")
-"""Levels that what trains is varied at; all of them take 3 minutes more."""
 
 
 def _table() -> dict[str, tuple[str, list[str]]]:
@@ -66,7 +64,6 @@ def _table() -> dict[str, tuple[str, list[str]]]:
     for level in LEVELS:
         add("full", level)
         add("lora", level, LORA)
-    for level in SOME:
         add("lora_everywhere", level, LORA_EVERYWHERE)
         add("frozen_vision", level, f"stages.{SFT}.freeze=[vision]")
         add("frozen_language", level, f"stages.{SFT}.freeze=[language, connector]")
@@ -75,11 +72,14 @@ def _table() -> dict[str, tuple[str, list[str]]]:
         add("lora_bf16", level, LORA, "model.dtype=bfloat16")
         add("full_grpo", level, stage=GRPO)
         add("lora_grpo", level, LORA, stage=GRPO)
-    for level in SOME:
         rates = (f"stages.{SFT}.learning_rates={{vision: 1e-4, connector: 1e-3}}", f"stages.{SFT}.trainer.max_steps=3")
         add("rates", level, *rates)
         halfway = f"stages.{SFT}.trainer={{save_strategy: steps, save_steps: 2}}"
         add("lora_rates", level, LORA_EVERYWHERE, *rates, halfway)
+        add("qlora_4bit", level, LORA, "model.quantization=4bit")
+        add("qlora_4bit_bf16", level, LORA, "model.quantization=4bit", "model.dtype=bfloat16")
+        add("qlora_8bit", level, LORA, "model.quantization=8bit")
+        add("qlora_4bit_grpo", level, LORA, "model.quantization=4bit", stage=GRPO)
     for name, setting in TYPES.items():
         add(name, None, setting)
         add(name, "zero2", setting)
@@ -95,18 +95,13 @@ def _table() -> dict[str, tuple[str, list[str]]]:
     accumulated = f"stages.{GRPO}.trainer.gradient_accumulation_steps=2"
     add("shared_grpo_accumulated", None, longer, accumulated, stage=GRPO)
     add("unshared_grpo_accumulated", None, longer, accumulated, apart, stage=GRPO)
-    for level in SOME:
-        add("qlora_4bit", level, LORA, "model.quantization=4bit")
-        add("qlora_4bit_bf16", level, LORA, "model.quantization=4bit", "model.dtype=bfloat16")
-        add("qlora_8bit", level, LORA, "model.quantization=8bit")
-        add("qlora_4bit_grpo", level, LORA, "model.quantization=4bit", stage=GRPO)
     return table
 
 
 TABLE = _table()
 COMBINATIONS = {name: how for name, how in TABLE.items() if "shared_grpo" not in name}
 """What test_stages_combinations.py trains; the others are a matter of test_stages_shared_prefix.py."""
-RESUMED = tuple(f"lora_rates-{level or 'plain'}" for level in SOME)
+RESUMED = tuple(f"lora_rates-{level or 'plain'}" for level in LEVELS)
 """Combinations that are trained a second time from a checkpoint halfway."""
 
 

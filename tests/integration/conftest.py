@@ -1,4 +1,4 @@
-"""One small whole run, made once and shared by the tests of the stages."""
+"""One small whole run, made once and shared by the tests of the stages, in all processes that run them."""
 
 from __future__ import annotations
 
@@ -6,18 +6,22 @@ from pathlib import Path
 
 import pytest
 from small_runs import Small
+from tiers import made_once, session_folder
 
 from pipeline.run_dir import RunDir
 
 
 @pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Small:
-    """The folder of this session's small runs."""
-    return Small(tmp_path_factory.mktemp("runs"), repo_root)
+    """The folder of this session's small runs, which no test's run has to itself: each takes a name of its own."""
+    return Small(session_folder(tmp_path_factory) / "runs", repo_root)
 
 
 @pytest.fixture(scope="session")
 def whole_run(small: Small) -> tuple[RunDir, str]:
-    """(the run, its output): `python -m pipeline run` on small.yaml, from nothing to the report, undisturbed."""
-    output = small.run("pipeline run")
+    """(the run, its output): `python -m pipeline run` on small.yaml, from nothing to the report, undisturbed.
+
+    Read it and copy from it; what is changed in it is changed under the tests of another process.
+    """
+    output = made_once(small.root / "once", lambda: small.run("pipeline run"))
     return small.run_dir(), output

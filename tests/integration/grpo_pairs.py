@@ -42,6 +42,8 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "llava": {},
 }
 """Family, and what its processor does with a picture."""
+EVERY_CHANGE = ("idefics3_tiled", "qwen3_vl", "internvl")
+"""Of the variants: images in tiles, positions in three dimensions, tiles of unequal number. The others are nightly."""
 FIELDS = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "num_images", "num_tiles", "mm_token_type_ids")
 GROUP = 4
 SEVERAL = ((0, (0, 2)), (0, (2, 0)), (1, (1,)), (0, (0, 1, 2)))

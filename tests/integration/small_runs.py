@@ -109,15 +109,14 @@ class Small:
 
     def processes(self, name: str, wait: float = 0) -> list[str]:
         """Command lines of live processes of a run, once there are none or `wait` seconds are over."""
-        marks = (f"name={name}", str(self.root / name))
+        folder = str(self.root / name)
         deadline = time.monotonic() + wait
         while True:
             found = []
             for process in psutil.process_iter(["cmdline", "status"]):
                 words = process.info["cmdline"] or []
-                ours = any(str(self.root) in word for word in words) and any(
-                    mark in word for mark in marks for word in words
-                )
+                named = any(word == f"name={name}" for word in words) and any(str(self.root) in word for word in words)
+                ours = named or any(word == folder or f"{folder}/" in word for word in words)
                 if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
                     found.append(" ".join(words))
             if not found or time.monotonic() > deadline:

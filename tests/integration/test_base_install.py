@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from tiers import tiers
 
 HERE = Path(__file__).resolve().parent
 pytestmark = pytest.mark.slow
@@ -66,7 +67,7 @@ def test_the_environment_holds_the_base_and_nothing_else(python, repo_root):
     assert "No module named 'pytest'" in done.stdout
 
 
-@pytest.mark.parametrize("family", ["idefics3", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", tiers(["idefics3", "qwen2_5_vl"], ["idefics3"]))
 def test_a_base_model_is_made_loaded_and_evaluated_with_the_base_install(python, repo_root, tmp_path, family):
     words = [f"output_dir={tmp_path}", f"model.tiny.family={family}", "evaluation.split=test[:2]"]
     words += ["evaluation.samples=0", "evaluation.max_new_tokens=2"]

@@ -12,8 +12,8 @@ import pytest
 
 pytestmark = pytest.mark.slow
 FILE = Path(__file__).parents[2] / "benchmarks" / "cot_faults.py"
-SCALE = {"kill_builder": 1.0}
-"""kill -9 strikes fifty times here too; the others strike a quarter as often as in the table."""
+STRIKES = [pytest.param(0.25, id=""), pytest.param(1.0, id="as_in_the_table", marks=pytest.mark.nightly)]
+"""On every change a fault strikes a quarter as often as in the table; nightly as often, `kill -9` fifty times."""
 
 
 def load() -> ModuleType:
@@ -36,9 +36,10 @@ def bench() -> Iterator[object]:
         yield made
 
 
+@pytest.mark.parametrize("scale", STRIKES)
 @pytest.mark.parametrize("name", faults.SCENARIOS)
-def test_a_fault_costs_no_row_and_repeats_no_reply(bench, name):
-    bench.scale = SCALE.get(name, 0.25)
+def test_a_fault_costs_no_row_and_repeats_no_reply(bench, name, scale):
+    bench.scale = scale
     found = faults.SCENARIOS[name][1](bench)
     assert found.times > 0
     assert (found.rows_lost, found.asked_again, found.same_bytes) == (0, 0, True), found.said

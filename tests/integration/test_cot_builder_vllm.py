@@ -198,6 +198,7 @@ def test_descriptions_of_a_real_server_become_pairs_that_a_stage_can_train_on(tm
     assert (record["status"], record["rows"]) == ("complete", built["rows"]["kept"])
 
 
+@pytest.mark.nightly
 def test_vllm_run_batch_answers_an_export(tmp_path, server):
     config = configure(tmp_path, server, "batch", max_tokens=64, extra_body=GRAMMAR)
     assert main(["export", "--config", str(config), "--out", str(tmp_path / "requests")]) == 0
@@ -218,6 +219,7 @@ def test_vllm_run_batch_answers_an_export(tmp_path, server):
     assert manifest(tmp_path, "batch")["rows"]["kept"] > 0
 
 
+@pytest.mark.nightly
 def test_a_server_that_is_killed_and_started_again_costs_nothing(tmp_path, server, run_module):
     cot = {"split": "train[:200]"}
     config = configure(tmp_path, server, "restarted", cot, max_tokens=64, extra_body=GRAMMAR, patience=300.0)

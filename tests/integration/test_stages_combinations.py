@@ -16,29 +16,59 @@ from typing import Any
 
 import pytest
 from combinations import COMBINATIONS, EVERYWHERE, LANGUAGE, NORMS, RESUMED
+from tiers import asked, tiers
 
 from pipeline.config.loader import CONFIGS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(2600)]
 HERE = Path(__file__).resolve().parent
 RATES = {"language": 1e-2, "vision": 1e-4, "connector": 1e-3}
 PARTS = {"vision": ".vision_model.", "connector": ".connector.", "language": ".text_model."}
+EVERY_CHANGE = (
+    *(f"full-{level}" for level in ("plain", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")),
+    *(f"lora-{level}" for level in ("plain", "zero2", "zero3")),
+    "lora_everywhere-zero3",
+    "frozen_vision-zero2",
+    "lora_frozen_vision-zero3",
+    "full_bf16-zero2",
+    "lora_bf16-zero3",
+    "full_grpo-zero3",
+    "lora_grpo-zero2",
+    "rates-zero2",
+    "lora_rates-zero3",
+    "qlora_4bit-zero2",
+    "qlora_4bit_grpo-plain",
+    "saved-zero3",
+    "dora-plain",
+)
+"""Every level once, every kind of what trains once at the level that changes most of it; the rest of the table is nightly."""
+
+SERVED = [name for name in COMBINATIONS if "qlora" not in name]
+
+
+def of(*kinds: str) -> list[Any]:
+    """Names of the combinations that have one of these words in them, by tier."""
+    names = [name for name in COMBINATIONS if any(kind in name for kind in kinds)]
+    return tiers(names, set(names) & set(EVERY_CHANGE))
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
-    """What one launch of two processes finds about every combination."""
+def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What one launch of two processes finds about each combination asked for, and about those it is compared with."""
     folder = tmp_path_factory.mktemp("combinations")
+    chosen = asked(request, "name")
+    compared = {"full-plain", *(f"{name.partition('-')[0]}-plain" for name in chosen if "bf16" not in name)}
+    names = [name for name in COMBINATIONS if name in compared or name in chosen]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     log = folder / "log"
     with log.open("w") as sink:
         process = subprocess.Popen(
-            [*command, str(HERE / "combinations.py"), str(folder)],
+            [*command, str(HERE / "combinations.py"), str(folder), *names],
             env=environment, stdout=sink, stderr=subprocess.STDOUT, start_new_session=True,
         )  # fmt: skip
         try:
-            code = process.wait(timeout=1200)
+            code = process.wait(timeout=2500)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
@@ -67,7 +97,7 @@ def trains(name: str) -> str:
     return rf"({EVERYWHERE if kind in ('lora_everywhere', 'lora_rates') else LANGUAGE})\.weight"
 
 
-@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "qlora" not in name])
+@pytest.mark.parametrize("name", tiers(SERVED, set(SERVED) & set(EVERY_CHANGE)))
 def test_a_rollout_server_would_be_given_the_weights_that_are_handed_over(
     name: str, found: dict[str, dict[str, Any]]
 ) -> None:
@@ -77,7 +107,7 @@ def test_a_rollout_server_would_be_given_the_weights_that_are_handed_over(
     assert facts["served"] <= (2**-8 if rounded else 1e-6)
 
 
-@pytest.mark.parametrize("name", COMBINATIONS)
+@pytest.mark.parametrize("name", tiers(COMBINATIONS, EVERY_CHANGE))
 def test_it_moves_the_weights_it_should_and_hands_them_over_plain(name: str, found: dict[str, dict[str, Any]]) -> None:
     facts = found[name]
     assert "error" not in facts, facts["error"]
@@ -97,18 +127,18 @@ def test_the_plain_full_training_moves_every_weight(found: dict[str, dict[str, A
     assert len(found["full-plain"]["moved"]) == found["full-plain"]["weights"]
 
 
-@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "bf16" in name or "qlora" in name])
+@pytest.mark.parametrize("name", of("bf16", "qlora"))
 def test_bf16_copies_are_never_handed_over_for_float32_masters(name: str, found: dict[str, dict[str, Any]]) -> None:
     assert found[name]["masters_between_bf16"] > 0.5
 
 
-@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "qlora" in name])
+@pytest.mark.parametrize("name", of("qlora"))
 def test_a_quantised_base_is_handed_over_in_full_precision(name: str, found: dict[str, dict[str, Any]]) -> None:
     """What final/ adds to its parent is the adapter's rank 4; a merge into rounded weights would add a full rank of error."""
     assert found[name]["rank"] <= 4
 
 
-@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "rates" in name])
+@pytest.mark.parametrize("name", of("rates"))
 def test_each_part_moves_at_its_own_logged_rate(name: str, found: dict[str, dict[str, Any]]) -> None:
     first, second, _ = found[name]["rows"]
     for part, rate in RATES.items():
@@ -119,7 +149,7 @@ def test_each_part_moves_at_its_own_logged_rate(name: str, found: dict[str, dict
     assert first["learning_rate"] == pytest.approx(RATES["language"])
 
 
-@pytest.mark.parametrize("name", RESUMED)
+@pytest.mark.parametrize("name", tiers(RESUMED, set(RESUMED) & set(EVERY_CHANGE)))
 def test_a_resumed_stage_ends_as_an_undisturbed_one(name: str, found: dict[str, dict[str, Any]]) -> None:
     assert found[name]["from_undisturbed"] == 0
     assert [row["step"] for row in found[name]["rows"]] == [1, 2, 3]

@@ -14,6 +14,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 import grpo_pairs as pairs  # noqa: E402
 import lab_models  # noqa: E402
 import torch  # noqa: E402
+from tiers import tiers  # noqa: E402
 from transformers import (  # noqa: E402  # noqa: E402
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -87,7 +88,7 @@ def equal(ask: Asked, lengths: list[int], **how: Any) -> list[int]:
     return rows
 
 
-@pytest.fixture(scope="module", params=list(pairs.VARIANTS))
+@pytest.fixture(scope="module", params=tiers(pairs.VARIANTS, pairs.EVERY_CHANGE))
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """Eight prompts of two lengths with pictures of two shapes."""
     base = pairs.build(tmp_path_factory.mktemp(request.param), request.param)

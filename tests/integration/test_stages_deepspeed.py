@@ -10,6 +10,7 @@ import psutil
 import pytest
 import yaml
 from small_runs import Small, in_fresh_process, steps, weights
+from tiers import tiers
 
 from pipeline.files import read_jsonl
 from pipeline.run_dir import RunDir
@@ -56,7 +57,7 @@ def second_process(entry: psutil.Process) -> psutil.Process:
     return next(process for process in workers if process.environ().get("RANK") == "1")
 
 
-@pytest.fixture(scope="module", params=["zero2", "zero3"])
+@pytest.fixture(scope="module", params=tiers(["zero2", "zero3"], ["zero2"]))
 def parallel(
     request: pytest.FixtureRequest, small: Small, whole_run: tuple[RunDir, str]
 ) -> tuple[RunDir, dict[str, str]]:
@@ -127,6 +128,7 @@ def test_answers_of_both_processes_are_put_together(parallel):
     assert len({row["id"] for row in rows}) == len(rows) == 4
 
 
+@pytest.mark.nightly
 def test_two_nodes_train_like_two_processes_of_one_that_was_killed(
     parallel, small: Small, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -157,6 +159,7 @@ def test_two_nodes_train_like_two_processes_of_one_that_was_killed(
     assert logs == ["launcher-node1.log", "launcher.log", "rank0.log", "rank1.log"]
 
 
+@pytest.mark.nightly
 def test_bf16_training_hands_over_its_float32_weights(small: Small, whole_run: tuple[RunDir, str]):
     """The module DeepSpeed trains holds bf16 copies; a learning rate of 1e-6 would drown in their rounding."""
     run = small.copy_of("small", "bf16", "base", "cot")

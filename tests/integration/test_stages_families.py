@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tiers import asked, tiers
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1300)]
 VARIANTS = (
@@ -31,12 +32,12 @@ RELOADED = {"is_local", "local_files_only", "padding_side", "tokenizer_class", "
 """Keys that transformers adds to a tokenizer's file when it saves one it has loaded; tokenizer.json holds what it does."""
 
 
-@pytest.fixture(scope="session")
-def folder(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
-    """Where family_runs.py trained all of them, in one process, and loaded them again in another."""
+@pytest.fixture(scope="module")
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
+    """Where family_runs.py trained those that are asked for, in one process, and loaded them again in another."""
     folder = tmp_path_factory.mktemp("families")
     done = subprocess.run(
-        [sys.executable, "tests/integration/family_runs.py", str(folder)],
+        [sys.executable, "tests/integration/family_runs.py", str(folder), *asked(request, "name")],
         cwd=repo_root,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
         capture_output=True,
@@ -48,7 +49,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
     return folder
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=tiers(VARIANTS, ("idefics3_tiled", "qwen2_5_vl", "internvl")))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 from collections.abc import Callable
 from dataclasses import replace
@@ -77,21 +78,20 @@ def test_ctrl_c_saves_the_step_it_came_in_and_the_same_command_goes_on(small: Sm
 
 
 def test_a_changed_picture_is_named_before_a_finished_stage_is_taken_as_it_is(
-    small: Small, whole_run: tuple[RunDir, str]
+    small: Small, whole_run: tuple[RunDir, str], tmp_path: Path
 ):
     from PIL import Image
 
-    run = small.copy_of("small", "changed", "base", "cot", BASELINE)
-    row = next(read_jsonl(small.run_dir().phase(BASELINE) / "predictions.jsonl"))
-    picture = sorted(path for path in Path(row["image"]).parents[1].rglob("*") if path.suffix in (".png", ".jpg"))
-    before = {path: path.read_bytes() for path in picture}
-    try:
-        for path in picture:
-            Image.new("RGB", (64, 64), "black").save(path)
-        output = small.run("stages.sft", "--stage", "baseline", name="changed", code=2)
-    finally:
-        for path, data in before.items():
-            path.write_bytes(data)
+    own = replace(small, root=tmp_path)
+    run = own.run_dir("changed")
+    for phase in ("base", "cot", BASELINE):
+        shutil.copytree(small.run_dir().phase(phase), run.phase(phase))
+    shutil.copytree(small.run_dir().cache, run.cache)
+    pictures = [path for path in run.cache.rglob("*") if path.suffix in (".png", ".jpg")]
+    assert pictures
+    for path in pictures:
+        Image.new("RGB", (64, 64), "black").save(path)
+    output = own.run("stages.sft", "--stage", "baseline", name="changed", code=2)
     assert "96 of 96 images changed (first: " in output
     assert "--clean" in output
     assert run.record(BASELINE)["status"] == "complete"
@@ -120,6 +120,7 @@ def test_a_save_that_finds_no_room_fails_with_the_log_and_is_mended_by_the_same_
     assert weights(run, BASELINE) == weights(undisturbed, BASELINE)
 
 
+@pytest.mark.nightly
 def test_data_processes_give_the_same_batches_before_and_after_a_kill(small: Small, whole_run: tuple[RunDir, str]):
     undisturbed, _ = whole_run
     run = small.copy_of("small", "forked", "base", "cot")

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from lab_models import text_model, vlm
 from PIL import Image
+from tiers import tiers
 
 from pipeline.config.evaluation import LabModel
 from pipeline.files import read_jsonl
@@ -55,7 +56,7 @@ def said(model, asks, how):
     return {one.id: one for batch in model.answer(asks, how) for one in batch}
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", tiers(FAMILIES, ("smolvlm", "qwen3_vl", "internvl")))
 def test_an_answer_does_not_depend_on_the_rows_beside_it(family, asks, tmp_path):
     model = backend(vlm(tmp_path / family, family))
     for how in (SamplingParams(12), SamplingParams(12, 0.6, 0.95)):
@@ -142,7 +143,7 @@ def test_a_model_of_text_reasons_and_is_not_shown_pictures(tmp_path, asks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["idefics3", "qwen2_5_vl"])
+@pytest.mark.parametrize("family", tiers(["idefics3", "qwen2_5_vl"], ["qwen2_5_vl"]))
 def test_vllm_offline_says_what_transformers_says(family, tmp_path, asks):
     """In a process of its own, as a cell is: vLLM keeps what it takes. Its cache is empty, as on a new machine."""
     pytest.importorskip("vllm")

@@ -27,6 +27,7 @@ print(json.dumps([key for key in old if not old[key].equal(new[key])]))
 """Loads two checkpoints with plain transformers; prints the weights that differ."""
 
 
+@pytest.mark.nightly
 def test_lora_stages_hand_over_merged_weights(small: Small, whole_run: tuple[RunDir, str]):
     run = small.copy_of("small", "lora", "base", "cot")
     small.run("stages.sft", "--stage", "1", LORA, *QUICK, name="lora")

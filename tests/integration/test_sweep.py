@@ -46,6 +46,7 @@ def labs(tmp_path: Path) -> dict[str, Path]:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_a_killed_sweep_of_real_models_goes_on_and_ends_the_same(
     labs: dict[str, Path], run_module: RunModule, tmp_path: Path
 ) -> None:

@@ -1,4 +1,4 @@
-"""What a backend is asked and what it says. The three of them: local.py, offline.py, served.py."""
+"""What a backend is asked and what it says. The three of them: transformers.py, vllm.py, openai.py."""
 
 from __future__ import annotations
 

@@ -20,10 +20,11 @@ ROWS = [
     for key in RULE
 ]
 ROWS = [Example(f"{row.id}_{row.label}", row.image, row.label, row.attributes) for row in ROWS]
+PROMPT = load_prompt("answer_hidden_v1")
 
 
 def question(row: Example, attempt: int = 0) -> TeacherQuestion:
-    return TeacherQuestion(row, "answer_hidden", attempt, load_prompt("answer_hidden_v1"), "")
+    return TeacherQuestion(row, "answer_hidden", attempt, PROMPT, "")
 
 
 def replies(run_seed: int = 0, rows: list[Example] = ROWS, attempt: int = 0, **options: object) -> list[str]:

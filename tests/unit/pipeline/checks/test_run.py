@@ -49,7 +49,7 @@ RULES = [
     (["model.name_or_path=./nowhere"], ["model.name_or_path", "'./nowhere' does not exist"]),
     (
         ["model.tiny.family=qwen3vl"],
-        ["model.tiny.family: 'qwen3vl'", "not a file of stages/tiny", "did you mean qwen3_vl?"],
+        ["model.tiny.family: 'qwen3vl'", "not a file of stages/models/tiny", "did you mean qwen3_vl?"],
     ),
     (["model.tiny.family=paligemma"], ["model.tiny.family: 'paligemma' is refused", "TRL 1.16 cannot train PaliGemma"]),
     (["model.tiny.image_size=65"], ["model.tiny.image_size: 65", "multiple of patch_size * scale_factor = 32"]),

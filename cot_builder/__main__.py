@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from cot_builder.build.plan import BuildPlan
     from cot_builder.build.run import BuildOutcome
     from pipeline.config.schema import RunConfig
+
+log = logging.getLogger("cot_builder")
 
 INCOMPLETE = 3
 
@@ -99,7 +102,7 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
     with ReplyCache(planned.folder / "journal") as journal:
         (shards if planned.shard else write).start(planned)  # Not before: another build may hold the folder.
         if arguments.retry:
-            print(f"{journal.forget_refusals()} refused requests are asked again", file=sys.stderr)
+            log.info("%s refused requests are asked again", journal.forget_refusals())
         asked, seconds = build.ask(planned, journal)
         if asked.stopped_by is not None:
             return _stopped(planned, asked)
@@ -114,13 +117,13 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
 def _end(plan: BuildPlan, record: Mapping[str, Any], asked: BuildOutcome, shown: str, done: str) -> int:
     print(shown)
     for line in _given_up(record):
-        print(line, file=sys.stderr)
+        log.warning(line)
     if record["status"] == "complete":
         print(done or f"{plan.folder}: complete, {asked.requests} requests this time")
         return 0
     for line in asked.down:
-        print(line, file=sys.stderr)
-    print(f"cot is incomplete: {record['why']}", file=sys.stderr)
+        log.warning(line)
+    log.warning("cot is incomplete: %s", record["why"])
     return INCOMPLETE
 
 
@@ -136,10 +139,7 @@ def _given_up(record: Mapping[str, Any]) -> Iterator[str]:
 def _stopped(plan: BuildPlan, asked: BuildOutcome) -> int:
     """After Ctrl-C or SIGTERM: what was in flight has been recorded."""
     assert asked.stopped_by is not None
-    print(
-        f"{plan.folder}: stopped; {asked.requests} replies of this time are kept, the same command goes on",
-        file=sys.stderr,
-    )
+    log.warning("%s: stopped; %s replies of this time are kept, the same command goes on", plan.folder, asked.requests)
     return 128 + asked.stopped_by
 
 
@@ -195,7 +195,7 @@ def _import(config: RunConfig, arguments: argparse.Namespace) -> int:
         counts, failed = batch_api.take_in(journal, arguments.files)
     print(f"{counts['new']} new replies, {counts['known']} known already, {counts['unknown']} not of this build")
     for reason, count in failed.items():
-        print(f"{count} lines without a reply ({reason}); the next export asks them again", file=sys.stderr)
+        log.warning("%s lines without a reply (%s); the next export asks them again", count, reason)
     return 0
 
 

@@ -11,6 +11,7 @@ import argparse
 import errno
 import importlib.util
 import json
+import logging
 import os
 import shlex
 import socket
@@ -20,11 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from pipeline import command_line
 from pipeline.errors import UserError
 from pipeline.system.vllm_server import open_url, serve_command, serve_environment
 
 if TYPE_CHECKING:
     from cot_builder.teachers.config import OpenAIConfig
+
+log = logging.getLogger("cot_builder.serve")
 
 DEFAULT_PORT = 8000
 LOCAL = ("localhost", "127.0.0.1")
@@ -42,13 +46,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("teacher", help="a file, or the bare name of one in configs/teachers/")
     parser.add_argument("--port", type=int, help="where to listen (default: the port of the teacher's first address)")
     parser.add_argument("--dry-run", "--print", action="store_true", help="show the command and stop")
-    arguments, extra = parser.parse_known_args(argv)
+    arguments, extra = command_line.parse_known(parser, argv)
     try:
         return _serve(arguments.teacher, arguments.port, extra, dry_run=arguments.dry_run)
     except UserError as error:
-        print(error, file=sys.stderr)
+        log.error(error)
     except ModuleNotFoundError as error:
-        print(not_installed(error), file=sys.stderr)
+        log.error(not_installed(error))
     return 2
 
 

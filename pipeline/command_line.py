@@ -1,24 +1,27 @@
-"""What the entry points share: overrides anywhere among the options, and how a command ends."""
+"""What the entry points share: overrides anywhere among the options, how much is told, and how a command ends."""
 
 from __future__ import annotations
 
 import argparse
 import errno
+import logging
 import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
 
+from pipeline import logs
 from pipeline.errors import UserError
 
 STOPPED = 128 + signal.SIGINT
 """The exit status after Ctrl-C."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+log = logging.getLogger(__name__)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments, with ``a.b=c`` words taken wherever they stand: argparse leaves those after a later option."""
-    arguments, more = parser.parse_known_args(argv)
+    arguments, more = parse_known(parser, argv)
     strange = [word for word in more if word.startswith("-") or "=" not in word or not hasattr(arguments, "overrides")]
     if strange:
         parser.error(f"unrecognized arguments: {' '.join(strange)}")
@@ -27,22 +30,46 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
     return arguments
 
 
+def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
+    """The arguments and the words that are none, with ``--verbose`` and ``--quiet`` added to the parser and heeded."""
+    for one in _with_commands(parser):
+        much = one.add_mutually_exclusive_group()
+        for name, level, purpose in (
+            ("--verbose", "DEBUG", "tell more, with time and place"),
+            ("--quiet", "WARNING", "tell warnings and errors alone; results are printed all the same"),
+        ):
+            much.add_argument(
+                name, dest="log_level", action="store_const", const=level, default=argparse.SUPPRESS, help=purpose
+            )
+    arguments, more = parser.parse_known_args(argv)
+    if hasattr(arguments, "log_level"):
+        os.environ[logs.LEVEL] = arguments.log_level  # Its children's too.
+    logs.log_to_terminal()
+    return arguments, more
+
+
+def _with_commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentParser]:
+    actions = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    return [parser, *(command for action in actions for command in action.choices.values())]
+
+
 def status(work: Callable[[], int]) -> int:
     """Do the work of an entry point.
 
     Returns:
         Its exit status; 2 after a UserError or on a full disk and 130 after Ctrl-C, each told without a traceback.
     """
+    logs.log_to_terminal()
     try:
         code = work()
         sys.stdout.flush()
         return code
     except UserError as error:
         for problem in error.problems:
-            print(f"error: {problem}", file=sys.stderr)
+            log.error(problem)
         return 2
     except KeyboardInterrupt:
-        print("\nstopped; the same command goes on where it was", file=sys.stderr)
+        log.warning("\nstopped; the same command goes on where it was")
         return STOPPED
     except BrokenPipeError:  # The reader (`| head`) has seen enough. Python would say so again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -50,7 +77,5 @@ def status(work: Callable[[], int]) -> int:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        print(
-            f"error: {error.filename or 'writing'}: the disk is full; make room, then the same command", file=sys.stderr
-        )
+        log.error("%s: the disk is full; make room, then the same command", error.filename or "writing")
         return 2

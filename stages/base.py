@@ -5,6 +5,7 @@ python -m stages.base --config configs/demo.yaml
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 
@@ -13,10 +14,12 @@ from pipeline.run_dir import BASE
 from pipeline.runs.handover import has_checkpoint
 from stages.checkpoints.base_model import make_base_model
 from stages.evaluation import phase
-from stages.processes import command, console
+from stages.processes import command
 from stages.processes.command import run_cli
 from stages.processes.work import Work, clean, folder_lock
 from stages.processes.workers import as_worker, run_workers
+
+log = logging.getLogger("stages.base")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -36,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if arguments.clean:
             clean(work.folder)
         if not has_checkpoint(work.config, work.run, work.name):
-            console.say_here(f"base: {config.model.name_or_path or f'making a tiny random {config.model.tiny.family}'}")
+            log.info(f"base: {config.model.name_or_path or f'making a tiny random {config.model.tiny.family}'}")
             run_workers("base", work, [word for word in argv if word != "--clean"])
         return phase.evaluate(config, run, BASE)
 

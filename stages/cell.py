@@ -9,9 +9,9 @@ it; docs/evaluation.md is the guide.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
+from pipeline import command_line
 from pipeline.checks.evaluation import load_lab
 from pipeline.config.evaluation import cells
 from pipeline.errors import UserError, did_you_mean
@@ -24,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="YAML of the lab (pipeline/config/evaluation.py)")
     parser.add_argument("--cell", required=True, metavar="ID", help="model--task--precision--mode[--reasoner]")
     parser.add_argument("--clean", action="store_true", help="forget what the cell has and begin anew")
-    arguments = parser.parse_args(sys.argv[1:] if argv is None else argv)
+    arguments = command_line.parse(parser, argv)
     config = load_lab(arguments.config)
     found = {cell.id: cell for cell in cells(config)}
     if arguments.cell not in found:

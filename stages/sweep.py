@@ -12,11 +12,11 @@ import argparse
 import contextlib
 import fnmatch
 import json
+import logging
 import shutil
-import signal
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -32,9 +32,12 @@ from pipeline.sweeps.files import PAGE, write_results
 from pipeline.sweeps.plan import describe, key, make_plan, smoke_lab
 from pipeline.sweeps.results import FAILURE, Cells, results
 from pipeline.system.hardware import gpu_names
+from pipeline.system.processes import as_ctrl_c
 from stages.processes.cells import Ended, run_cells
 from stages.processes.command import run_cli
 from stages.processes.work import folder_lock
+
+log = logging.getLogger("stages.sweep")
 
 DONE = "complete.json"
 """Cell: the key under which it was seen complete, so that a process need not be started to find that nothing changed."""
@@ -81,7 +84,7 @@ class Sweep:
                 waiting.append(cell)
         self._say(f"{len(waiting)} of {len(cells(self.config))} cells to run, {len(slots)} at a time")
         write_results(results(self.known), self.folder)
-        with _as_ctrl_c(signal.SIGTERM):
+        with as_ctrl_c():
             running = run_cells(waiting, slots, self._command, self._folder, self._started)
             with contextlib.closing(running):
                 for ended in running:
@@ -90,8 +93,8 @@ class Sweep:
         rows = results(self.known)["cells"]
         missing = [row for row in rows if row["status"] != "complete"]
         for row in missing:
-            self._say(f"{row['status']}: {row['cell']}: {row['reason'] or ''}")
-        self._say(f"{len(rows) - len(missing)} of {len(rows)} cells are complete; {self.folder / PAGE}")
+            print(f"{row['status']}: {row['cell']}: {row['reason'] or ''}")
+        print(f"{len(rows) - len(missing)} of {len(rows)} cells are complete; {self.folder / PAGE}")
         return 1 if missing else 0
 
     def _is_complete(self, cell: Cell) -> bool:
@@ -126,7 +129,7 @@ class Sweep:
 
     def _say(self, line: str) -> None:
         seconds = int(time.monotonic() - self.began)
-        print(f"[{seconds // 60:02d}:{seconds % 60:02d}] {line}", flush=True)
+        log.info("[%02d:%02d] %s", seconds // 60, seconds % 60, line)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -162,20 +165,6 @@ def _clean(config: LabConfig, pattern: str) -> None:
         raise UserError(f"--clean: {pattern!r} is no cell of this lab; --dry-run lists them")
     for cell in doomed:
         shutil.rmtree(cell_folder(config, cell), ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _as_ctrl_c(number: signal.Signals) -> Iterator[None]:
-    """Let a signal end this process as Ctrl-C does: running cells are killed, and the message says how to go on."""
-
-    def press(number: int, frame: object) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, press)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)
 
 
 if __name__ == "__main__":

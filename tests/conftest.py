@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.logs import log_to_terminal
 from pipeline.system.library_patches import prepare_libraries
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -24,6 +25,7 @@ ENVIRONMENT = {
 }
 os.environ.update(ENVIRONMENT)  # before any test module imports torch
 prepare_libraries()
+log_to_terminal()  # as every entry point does
 
 LONGEST = (
     "test_stages_combinations.py",

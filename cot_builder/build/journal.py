@@ -9,10 +9,10 @@ changing a prompt asks again.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import sqlite3
-import sys
 import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -21,6 +21,8 @@ from typing import Any, Self
 from cot_builder.teachers.base import Reply, TeacherRequest
 from pipeline.errors import UserError
 from pipeline.system.locks import acquire
+
+log = logging.getLogger(__name__)
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -205,11 +207,9 @@ def _salvage(path: Path, error: sqlite3.DatabaseError) -> sqlite3.Connection:
             os.replace(part, f"{aside}{suffix}")
     os.replace(fresh, path)
     db = _open(path)
-    print(
+    log.warning(
         f"{path}: was damaged ({str(error).strip()}); {saved} replies were read from it and are kept, what was lost is asked "
-        f"again; the damaged file is {aside.name}",
-        file=sys.stderr,
-        flush=True,
+        f"again; the damaged file is {aside.name}"
     )
     return db
 

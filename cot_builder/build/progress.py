@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sys
@@ -14,6 +15,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TextIO
 from urllib.parse import urlsplit
+
+from tqdm import tqdm
 
 from cot_builder.teachers.base import EndpointState
 
@@ -63,6 +66,7 @@ class Progress:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._every = 0.2 if self._live else 10.0
+        self._bar = tqdm(bar_format="{desc}", file=self._stream, leave=False) if self._live else None
         self._endpoints, self._clock = endpoints, clock
         self._start = self._shown = clock()
         self._window: deque[_Second] = deque()
@@ -122,7 +126,11 @@ class Progress:
 
     def finish(self) -> None:
         """Show the last state for good."""
-        self._write(self.line(self._width(), finished=True), stays=True)
+        last = self.line(self._width(), finished=True)
+        if self._bar is not None:
+            with contextlib.suppress(OSError):
+                self._bar.close()
+        self._write(last, stays=True)
 
     def forecast(self) -> str:
         """What the build will have taken and given at its end, going by the rows so far; empty while nothing is known."""
@@ -198,9 +206,12 @@ class Progress:
         return (columns or 80) - 1
 
     def _write(self, line: str, stays: bool = False) -> None:
-        end = "\n" if stays or not self._live else ""
-        self._stream.write(f"\r\x1b[K{line}{end}" if self._live else f"{line}{end}")
-        self._stream.flush()
+        with contextlib.suppress(OSError):  # A terminal that is gone (SIGHUP); the build has more to do.
+            if stays or self._bar is None:
+                tqdm.write(line, file=self._stream)
+                self._stream.flush()
+            else:
+                self._bar.set_description_str(line)
 
 
 def _joined(shown: Mapping[str, str]) -> str:

@@ -175,7 +175,7 @@ async def _tick(progress: Progress) -> None:
 
 
 class _Stop:
-    """The first Ctrl-C (or SIGTERM) sends nothing more and waits for what is in flight; the second ends at once."""
+    """The first Ctrl-C, SIGTERM or SIGHUP sends nothing more and waits for what is in flight; a Ctrl-C after it ends at once."""
 
     def __init__(self, teachers: dict[str, Teacher], asked: BuildOutcome) -> None:
         self._loop = asyncio.get_running_loop()
@@ -188,8 +188,10 @@ class _Stop:
             self._loop.add_signal_handler(number, self._stop, number)
 
     def _stop(self, number: signal.Signals) -> None:
-        if self._asked.stopped_by is not None and self._task is not None:
-            self._task.cancel()
+        if self._asked.stopped_by is not None:
+            # A closed terminal and a batch system send theirs several times, once for each process and by each shell.
+            if number == signal.SIGINT and self._task is not None:
+                self._task.cancel()
             return
         self._asked.stopped_by = number
         for teacher in self._teachers.values():

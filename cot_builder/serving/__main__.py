@@ -10,6 +10,7 @@ stops them whatever happens; its exit code is the build's. The second prints the
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import socket
 import sys
@@ -20,14 +21,17 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cot_builder.serve import DEFAULT_PORT, LOCAL, check_model, check_port, load_served, not_installed, port_of
-from cot_builder.serving.server_processes import Server, running, stopped_by_signals, wait_until_healthy
+from cot_builder.serving.server_processes import Server, running, wait_until_healthy
 from pipeline import command_line
 from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus
+from pipeline.system.processes import as_ctrl_c
 
 if TYPE_CHECKING:
     from cot_builder.teachers.config import OpenAIConfig
     from pipeline.config.schema import RunConfig
+
+log = logging.getLogger("cot_builder.serving")
 
 GPU_SHARE = 0.92
 """Part of a GPU's memory that vLLM takes unless the teacher's file says otherwise."""
@@ -52,13 +56,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     addresses.add_argument("--port", type=int, help="where they listen (default: as the teacher's file says)")
     addresses.add_argument("--wait", action="store_true", help="first wait until all of them answer")
     addresses.set_defaults(run=_addresses)
-    arguments, words = parser.parse_known_args(argv)
+    arguments, words = command_line.parse_known(parser, argv)
     if words and arguments.run is _addresses:
         parser.error(f"unrecognized arguments: {' '.join(words)}")
     try:
         return command_line.status(lambda: int(arguments.run(arguments, words)))
     except ModuleNotFoundError as error:
-        print(not_installed(error), file=sys.stderr)
+        log.error(not_installed(error))
         return 2
 
 
@@ -69,12 +73,12 @@ def _build(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     config = load(arguments.config, [word for word in words if "=" in word and not word.startswith("-")])
     servers, moved = plan(config, arguments.base_port)
     for server in servers:
-        print(f"server    {server}, log {server.log}", flush=True)
+        log.info("server    %s, log %s", server, server.log)
     command = ["build", "--config", arguments.config, *words, *moved]
     refused = builder([*command, "--dry-run"])  # before a model is loaded for it
     if refused or arguments.dry_run:
         return refused
-    with stopped_by_signals(), running(servers):
+    with as_ctrl_c(), running(servers):
         return builder(command)
 
 
@@ -164,7 +168,7 @@ def assign_gpus(wanted: Sequence[tuple[str, Mapping[str, object]]], gpus: Sequen
         told = (
             f"{idle} of {len(gpus)} GPUs stay idle; data-parallel-size in serve: of a teacher's file puts them to use"
         )
-        print(told, file=sys.stderr)
+        log.info(told)
     return assigned
 
 

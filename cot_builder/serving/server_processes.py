@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import signal
+import logging
 import subprocess
 import sys
 import time
@@ -12,8 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.system.processes import child_environment, die_with_parent
+from pipeline.system.processes import child_environment, start_apart
 from pipeline.system.vllm_server import answers, end_of, stop
+
+log = logging.getLogger(__name__)
 
 READY_SECONDS = 1800
 """Time to load a model, from a slow disk too."""
@@ -69,7 +71,7 @@ def running(servers: Sequence[Server]) -> Iterator[None]:
         yield
         for server, process in started.items():
             if process.poll() is not None:
-                print(f"{_how_it_ended(server, process)} during the build; {end_of(server.log)}", file=sys.stderr)
+                log.warning("%s during the build; %s", _how_it_ended(server, process), end_of(server.log))
     finally:
         stop(list(started.values()))
 
@@ -86,53 +88,30 @@ def wait_until_healthy(urls: Mapping[str, str], news: Callable[[str], str]) -> N
     """
     begun = told = time.monotonic()
     waiting = dict(urls)
-    print(f"waiting for {', '.join(waiting)}" if waiting else "no server to wait for", file=sys.stderr, flush=True)
+    log.info(f"waiting for {', '.join(waiting)}" if waiting else "no server to wait for")
     while waiting:
         now = time.monotonic()
         for name, said in {name: news(name) for name in waiting}.items():
             if answers(waiting[name]):
                 del waiting[name]
-                print(f"{name} answers after {now - begun:.0f} s", file=sys.stderr, flush=True)
+                log.info("%s answers after %.0f s", name, now - begun)
             elif now - begun > READY_SECONDS:
                 raise UserError(f"{name} does not answer at {waiting[name]} after {READY_SECONDS} s; {said}")
             elif now - told > NEWS_SECONDS:
-                print(f"waiting for {name} since {now - begun:.0f} s; {said}", file=sys.stderr, flush=True)
+                log.info("waiting for %s since %.0f s; %s", name, now - begun, said)
         if waiting:
             told = now if now - told > NEWS_SECONDS else told
             time.sleep(1)
 
 
-@contextlib.contextmanager
-def stopped_by_signals() -> Iterator[None]:
-    """SIGTERM (a batch system's end of time) and SIGHUP stop the block as Ctrl-C does, from a background shell too."""
-
-    def interrupt(*_: object) -> None:
-        signal.raise_signal(signal.SIGINT)
-
-    handlers: dict[int, Callable[..., object]] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: interrupt}
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # It is ignored under nohup, on purpose.
-        handlers[signal.SIGHUP] = interrupt
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def _start(server: Server) -> subprocess.Popen[bytes]:
-    server.log.parent.mkdir(parents=True, exist_ok=True)
     on_gpus = {"CUDA_VISIBLE_DEVICES": ",".join(server.gpus)} if server.gpus else {}
-    with server.log.open("wb") as log:
-        return subprocess.Popen(
-            [sys.executable, "-m", "cot_builder.serve", server.file, "--port", str(server.port)],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            env=child_environment(**on_gpus),
-            preexec_fn=die_with_parent,
-            start_new_session=True,  # Ctrl-C is for the build, which needs its servers until it has stopped.
-        )
+    # Apart, for Ctrl-C is for the build, which needs its servers until it has stopped.
+    return start_apart(
+        [sys.executable, "-m", "cot_builder.serve", server.file, "--port", str(server.port)],
+        server.log,
+        child_environment(**on_gpus),
+    )
 
 
 def _how_it_ended(server: Server, process: subprocess.Popen[bytes]) -> str:

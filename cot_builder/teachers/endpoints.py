@@ -9,14 +9,16 @@ happens at the end of a build, is moved there.
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
-import sys
 import time
 from collections import deque
 from dataclasses import dataclass
 
 from cot_builder.teachers.base import EndpointState, TeacherDown
 from cot_builder.teachers.concurrency import Limit
+
+log = logging.getLogger(__name__)
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 15.0
 _MOVE_AFTER = 1.0
@@ -245,6 +247,6 @@ class Pool:
             if self._failing_since is None:
                 self._failing_since = now
                 if failure.absent and self.patience:  # Said at once, so that nobody waits without knowing for what.
-                    print(f"no reply from {urls}, trying for {self.patience:g} s {why}", file=sys.stderr, flush=True)
+                    log.warning("no reply from %s, trying for %g s %s", urls, self.patience, why)
             if now - self._failing_since >= self.patience:
                 self.stop(f"no reply from {urls} for {self.patience:g} s {why}")

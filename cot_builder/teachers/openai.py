@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import re
-import sys
 import time
 from collections.abc import Collection
 from pathlib import Path
@@ -46,6 +46,8 @@ from pipeline.system.chat_api import (
     fields_not_taken,
     read_choice,
 )
+
+log = logging.getLogger(__name__)
 
 _REFUSED = (400, 413, 415, 422)
 """Statuses that say: this request is not served, now or later."""
@@ -175,11 +177,7 @@ class OpenAITeacher:
         if new := found - self._not_taken:
             self._not_taken |= new
             form = ", ".join(sorted(adapted(dict.fromkeys(new), new))) or "no such field"
-            print(
-                f"teacher {self.name}: its server takes no {', '.join(sorted(new))}; it is asked with {form}",
-                file=sys.stderr,
-                flush=True,
-            )
+            log.warning(f"teacher {self.name}: its server takes no {', '.join(sorted(new))}; it is asked with {form}")
         return bool(found)
 
     async def _is_the_requests(self, lease: Lease, failure: Failure, times: int, first: float) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import logging
 import signal
 import sys
 import time
@@ -27,6 +28,8 @@ from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reaso
 from pipeline.system import multinode
 from pipeline.system.hardware import gpu_names, visible_gpus
 from pipeline.system.processes import run_child
+
+log = logging.getLogger(__name__)
 
 
 def _open_task(config: RunConfig, run: RunDir) -> None:
@@ -77,11 +80,11 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
     for note in check_cot_rows(config, run):
         print(note, flush=True)
     if config.held_out:
-        print(contamination(config, run))
+        log.info(contamination(config, run))
     write_config(config, run.root / "config.yaml")
     with multinode.conducted(run.root) as run_everywhere:
         for name in phase_names(config):
-            print(f"[{_clock(time.monotonic() - began)}] {name}", flush=True)
+            log.info("[%s] %s", _clock(time.monotonic() - began), name)
             if name == COT and _built(run):
                 continue  # Building again would judge every reply again, and leave no complete rows while it does.
             command = _command(command_of(config, name), arguments)
@@ -95,7 +98,7 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
                 raise UserError(
                     f"{name} failed (exit status {code}); mend the cause and run the same command: it goes on here"
                 )
-    print(f"[{_clock(time.monotonic() - began)}] report", flush=True)
+    log.info("[%s] report", _clock(time.monotonic() - began))
     print(report(config, run))
 
 

@@ -13,6 +13,7 @@ A node whose file stands still is lost, and ends the run on all; the same comman
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
@@ -22,13 +23,14 @@ import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
-from pipeline.system.processes import STARTED_BY, child_environment, die_with_parent, ignore_signals, run_child
+from pipeline.system.processes import STARTED_BY, child_environment, kill_session, on_signals, run_child, start_apart
+
+log = logging.getLogger(__name__)
 
 PATIENCE = 600.0
 """Seconds nodes wait for each other at the start."""
@@ -91,28 +93,26 @@ def _spans_nodes(words: Sequence[str]) -> bool:
     return any(_NODE in word for word in words)
 
 
-def start(words: Sequence[str], environment: Mapping[str, str], **how: Any) -> subprocess.Popen[bytes]:
+def start(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     """Start Python with these words, on all nodes where it is a torchrun of several nodes and srun starts those.
 
     Args:
         words: what comes after the interpreter.
+        log: where its output goes.
         environment: what is added to this process's.
-        how: more arguments of Popen.
     """
     by_srun = BY_SRUN in os.environ and _spans_nodes(words)
     command = [sys.executable, *on_node(words)]
     if by_srun:
         one_each = [f"--nodes={count()}", f"--ntasks={count()}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
         command = ["srun", *one_each, sys.executable, "-m", "pipeline.system.multinode", *words]
-    return subprocess.Popen(
+    return start_apart(
         command,
-        env=child_environment(**environment, **({} if by_srun else {STARTED_BY: str(os.getpid())})),
-        start_new_session=True,  # A terminal's Ctrl-C reaches us, and the workers through us.
+        log,
+        child_environment(**environment, **({} if by_srun else {STARTED_BY: str(os.getpid())})),
         # srun passes on to its tasks what it is sent; a torchrun would kill its workers in the middle of a save.
-        preexec_fn=partial(die_with_parent, signal.SIGTERM, os.getpid())
-        if by_srun
-        else partial(ignore_signals, os.getpid()),
-        **how,
+        dies_by=signal.SIGTERM if by_srun else signal.SIGKILL,
+        deaf=not by_srun,
     )
 
 
@@ -124,8 +124,7 @@ def end(launcher: subprocess.Popen[bytes]) -> None:
             time.sleep(0.3)
         with contextlib.suppress(subprocess.TimeoutExpired):
             launcher.wait(_ENDING)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(launcher.pid, signal.SIGKILL)
+    kill_session(launcher)
 
 
 @contextlib.contextmanager
@@ -220,7 +219,7 @@ class Followers:
     def __init__(self, folder: Path, run: str) -> None:
         self.folder, self.run_id = folder, run
         self.nodes = {node: _Watched(folder / f"node-{node}.json") for node in range(1, count())}
-        print(f"waiting for {len(self.nodes)} more nodes in {folder}", file=sys.stderr, flush=True)
+        log.info("waiting for %s more nodes in %s", len(self.nodes), folder)
         deadline = time.monotonic() + PATIENCE
         while missing := [node for node, file in self.nodes.items() if file.read().get("run") != run]:
             if time.monotonic() > deadline:
@@ -300,19 +299,18 @@ def follow(folder: Path) -> int:
     nodes = folder.resolve() / "nodes"
     conductor = _Watched(nodes / "run.json")
     run = _wait_for(conductor)
-    print(f"node {rank()} of {count()} follows {os.environ['MASTER_ADDR']}", file=sys.stderr, flush=True)
+    log.info("node %s of %s follows %s", rank(), count(), os.environ["MASTER_ADDR"])
     pressed: list[int] = []
     job: subprocess.Popen[bytes] | None = None
     present = ""
-    with _Alive(nodes / f"node-{rank()}.json", run=run) as alive:
 
-        def press(number: int, frame: object) -> None:
-            if pressed:
-                raise KeyboardInterrupt
-            pressed.append(number)
+    def press(number: int, frame: object) -> None:
+        # What a batch system and a closed terminal send may come several times.
+        if pressed and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        pressed.append(number)
 
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, press)
+    with _Alive(nodes / f"node-{rank()}.json", run=run) as alive, on_signals(press):
         told = False
         try:
             while True:
@@ -364,15 +362,13 @@ def _start(job: dict[str, Any]) -> subprocess.Popen[bytes]:
     if words[:2] != ["-m", "torch.distributed.run"]:
         raise UserError(f"this node starts torchruns alone, not {' '.join(words[:2])}")
     logs = Path(job["environment"]["CLGRPO_LOGS"])
-    with (logs / f"launcher-node{rank()}.log").open("wb") as sink:
-        return subprocess.Popen(
-            [sys.executable, *on_node(words, rank())],
-            env=child_environment(**job["environment"], **{STARTED_BY: str(os.getpid())}),
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-            preexec_fn=partial(ignore_signals, os.getpid()),
-        )
+    return start_apart(
+        [sys.executable, *on_node(words, rank())],
+        logs / f"launcher-node{rank()}.log",
+        child_environment(**job["environment"], **{STARTED_BY: str(os.getpid())}),
+        dies_by=signal.SIGKILL,
+        deaf=True,
+    )
 
 
 def _end(job: subprocess.Popen[bytes] | None) -> None:
@@ -382,7 +378,7 @@ def _end(job: subprocess.Popen[bytes] | None) -> None:
     try:
         job.wait(timeout=2)
     except subprocess.TimeoutExpired:
-        os.killpg(job.pid, signal.SIGKILL)
+        kill_session(job)
         job.wait()
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ from pipeline.files import ROOT
 
 STARTED_BY = "CLGRPO_STARTED_BY"
 """Environment variable: the process that started a launcher, for the launcher's own children to look for."""
+STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+"""What asks a process to save and end: Ctrl-C, a batch system or `kill`, and a terminal that closes."""
 _PR_SET_PDEATHSIG = 1
 
 
@@ -44,14 +47,64 @@ def how_ended(code: int) -> str:
     return f"ended by {signal.Signals(-code).name}{killed}"
 
 
-def ignore_signals(parent: int) -> None:
-    """In a launcher, before it starts: end with `parent`, and hear neither Ctrl-C nor SIGTERM.
+def start_apart(
+    command: Sequence[str],
+    log: Path,
+    environment: Mapping[str, str],
+    *,
+    dies_by: signal.Signals = signal.SIGTERM,
+    deaf: bool = False,
+) -> subprocess.Popen[bytes]:
+    """Start a child in a session of its own, with its output in a log: a terminal's Ctrl-C reaches this process alone.
 
-    torchrun would pass them on and kill its workers 30 s later, in the middle of a save.
+    Args:
+        command: what to run.
+        log: the file; written anew.
+        environment: the child's; see `child_environment`.
+        dies_by: what it is sent when this process dies.
+        deaf: whether it hears neither Ctrl-C nor SIGTERM. torchrun would pass them on and kill its workers 30 s later, in the
+            middle of a save.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("wb") as sink:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=partial(_before_it_runs, dies_by, os.getpid(), (signal.SIGINT, signal.SIGTERM) if deaf else ()),
+        )
+
+
+def _before_it_runs(dies_by: signal.Signals, parent: int, ignored: Sequence[signal.Signals]) -> None:
+    for number in ignored:
         signal.signal(number, signal.SIG_IGN)
-    die_with_parent(signal.SIGKILL, parent)
+    die_with_parent(dies_by, parent)
+
+
+def kill_session(child: subprocess.Popen[bytes]) -> None:
+    """Kill a child of `start_apart`, if it lives, and what it started."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(child.pid, signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def on_signals(handler: Callable[[int, Any], Any] | signal.Handlers) -> Iterator[None]:
+    """Let Ctrl-C, SIGTERM and SIGHUP call `handler` within the block; SIGHUP stays ignored where it is (under nohup)."""
+    numbers = [number for number in STOPPING if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN]
+    before = {number: signal.signal(number, handler) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)
+
+
+def as_ctrl_c() -> contextlib.AbstractContextManager[None]:
+    """Let SIGTERM (a batch system's end of time) and SIGHUP stop a block as Ctrl-C does, from a background shell too."""
+    return on_signals(signal.default_int_handler)
 
 
 def run_child(
@@ -59,33 +112,42 @@ def run_child(
     *,
     dies_by: signal.Signals = signal.SIGTERM,
     meanwhile: Callable[[subprocess.Popen[bytes]], None] | None = None,
-    **how: Any,
+    **kwargs: Any,
 ) -> int:
     """Run a child to its end; its exit status.
 
-    Ctrl-C reaches a child as well, and SIGTERM is passed on; it may have replies in flight that are paid for, or a checkpoint
-    to write. It ends itself, then this raises KeyboardInterrupt.
+    Ctrl-C, SIGTERM and SIGHUP are passed on, and it ends itself: it may have replies in flight that are paid for, or a
+    checkpoint to write. Then this raises KeyboardInterrupt. The child is a process group of its own, so that each of them
+    reaches it once, whether a terminal sent it to all its foreground or somebody to this process alone.
 
     Args:
         command: what to run.
         dies_by: what it is sent when this process dies.
         meanwhile: called again and again while it runs; None waits.
-        how: more arguments of Popen.
+        kwargs: more arguments of Popen.
     """
     pressed: list[int] = []
     child: subprocess.Popen[bytes] | None = None
 
     def press(number: int, frame: object) -> None:
         pressed.append(number)
-        if child is not None and number == signal.SIGTERM:
+        if child is not None:
             child.send_signal(number)
 
-    before = {number: signal.signal(number, press) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(press):
+        # Out of a terminal's foreground, it may still write there (SIGTTOU).
         child = subprocess.Popen(
-            command, env=child_environment(), preexec_fn=partial(die_with_parent, dies_by, os.getpid()), **how
+            command,
+            env=child_environment(),
+            stdin=subprocess.DEVNULL,
+            process_group=0,
+            preexec_fn=partial(_before_it_runs, dies_by, os.getpid(), (signal.SIGTTOU,)),
+            **kwargs,
         )
         try:
+            # What came while it was started.
+            for number in pressed[:1]:
+                child.send_signal(number)
             while meanwhile is not None and child.poll() is None:
                 meanwhile(child)
             code = child.wait()
@@ -93,9 +155,6 @@ def run_child(
             if child.poll() is None:
                 child.kill()
                 child.wait()
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
     if pressed:
         raise KeyboardInterrupt
     return code

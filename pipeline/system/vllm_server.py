@@ -18,7 +18,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.system.processes import child_environment
+from pipeline.system.processes import child_environment, kill_session, on_signals
 
 STOP_SECONDS = 20
 LAST_LINES = 25
@@ -105,15 +105,12 @@ def end_of(log: Path, lines: int = LAST_LINES) -> str:
 
 def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     """End servers, each the leader of a session, and what they started; a second Ctrl-C does not keep this from happening."""
-    before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
-    for process in processes:
-        process.terminate()
-    deadline = time.monotonic() + STOP_SECONDS
-    for process in processes:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.0, deadline - time.monotonic()))
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
-    for number, handler in before.items():
-        signal.signal(number, handler)
+    with on_signals(signal.SIG_IGN):
+        for process in processes:
+            process.terminate()
+        deadline = time.monotonic() + STOP_SECONDS
+        for process in processes:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(max(0.0, deadline - time.monotonic()))
+            kill_session(process)
+            process.wait()

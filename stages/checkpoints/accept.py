@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from typing import Any
 
@@ -10,8 +11,9 @@ from pipeline.files import read_json, write_json
 from pipeline.formatting import size
 from pipeline.runs import gates
 from pipeline.runs.handover import COMPLETE, TRAINED
-from stages.processes.console import say_here
 from stages.processes.work import Work
+
+log = logging.getLogger(__name__)
 
 REFERENCE = "reference.safetensors"
 """What the trainer's model said, beside final/."""
@@ -75,4 +77,4 @@ def delete_checkpoints(work: Work) -> None:
         shutil.rmtree(folder)
     record = work.run.record(work.name) or {}
     write_json(work.run.record_path(work.name), {**record, "freed_bytes": record.get("freed_bytes", 0) + freed})
-    say_here(f"  {work.name}: {len(folders)} checkpoints deleted, {size(freed)} (keep_checkpoints: true keeps them)")
+    log.info(f"  {work.name}: {len(folders)} checkpoints deleted, {size(freed)} (keep_checkpoints: true keeps them)")

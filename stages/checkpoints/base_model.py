@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 from pipeline.config.families import REFUSED, model_type, tiny_families
 from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
@@ -13,8 +15,9 @@ from pipeline.runs.handover import file_digests, weights_of
 from pipeline.runs.phases import phase_inputs
 from pipeline.runs.provenance import provenance
 from stages.models.hub import find_model
-from stages.processes.console import say
 from stages.processes.work import Work
+
+log = logging.getLogger(__name__)
 
 
 def make_base_model(work: Work) -> None:
@@ -34,7 +37,7 @@ def make_base_model(work: Work) -> None:
         if family in REFUSED:
             raise UserError(f"model.name_or_path: {config.model.name_or_path!r} is a {family}: {REFUSED[family]}")
         if family not in tiny_families():
-            say(f"base: no test trains the family {family}; docs/families.md lists those that are trained")
+            log.info(f"base: no test trains the family {family}; docs/families.md lists those that are trained")
     files = file_digests(folder)
     weights = weights_of(files)
     if weights is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import tempfile
 import time
 from collections.abc import Callable
@@ -22,8 +23,9 @@ from stages.checkpoints.accept import FIGURES, REFERENCE, VERIFICATION, few_pars
 from stages.checkpoints.reference_logits import Reference, examples, inputs_of, measure
 from stages.models.generate import Answerer
 from stages.models.loading import load_model, load_processor
-from stages.processes.console import say
 from stages.processes.work import Work
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = {"float32": 1e-4, "bfloat16": 2e-2}
 """Largest difference of two logits, as a share of the largest logit, by the precision of the weights both came from."""
@@ -45,7 +47,7 @@ def verify(work: Work, task: Task, answer: Callable[[], Answerer]) -> bool:
     write_json(work.folder / VERIFICATION, found)
     if not found["problems"]:
         logits, answers = found["logits"], found["answers"]
-        say(
+        log.info(
             f"  {work.name} final/ verified in {found['seconds']:.0f} s: logits within {logits['difference']:.1e} of "
             f"{logits['largest']:.1f}, {answers['parsed']} of {answers['asked']} answers well formed"
         )

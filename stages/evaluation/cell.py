@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 from collections import Counter
@@ -14,6 +15,7 @@ from pipeline.config.loader import to_plain
 from pipeline.data.benchmark import Benchmark
 from pipeline.data.load import load_benchmark
 from pipeline.errors import UserError
+from pipeline.logs import show_step
 from pipeline.metrics.descriptions import totals, vocabulary
 from pipeline.runs.provenance import provenance
 from pipeline.scoring.response import GRAMMAR_VERSION
@@ -22,8 +24,9 @@ from stages.evaluation import modes, prompts
 from stages.evaluation.backends import base, checkpoint
 from stages.evaluation.cell_record import PredictionRow, Record, picture_digests, rows_digest
 from stages.evaluation.modes import Models, Setting
-from stages.processes.console import say_here
 from stages.processes.work import folder_lock
+
+log = logging.getLogger(__name__)
 
 _LINES = 10
 """Lines of progress in all."""
@@ -64,7 +67,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
         inputs = _inputs(config, cell, setting, rows)
         record = Record(folder)
         if record.begin(inputs, clean=clean):
-            say_here(f"{cell.id}: complete")
+            log.info(f"{cell.id}: complete")
             return
         began, answered = time.monotonic(), record.answered()
         here_before = len(answered)
@@ -82,12 +85,12 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
         figures = _figures(benchmark, rows, ordered, setting, seconds, len(ordered) - here_before)
         record.complete(ordered, inputs, figures)
         right = f"{100 * figures['accuracy']:.1f} % right (chance {100 * figures['chance']:.1f} %)"
-        say_here(f"{cell.id}: {len(ordered)} rows, {right}, {100 * figures['parsed']:.1f} % readable, {seconds:.0f} s")
+        log.info(f"{cell.id}: {len(ordered)} rows, {right}, {100 * figures['parsed']:.1f} % readable, {seconds:.0f} s")
         if failed := [row for row in ordered if "detail" in row]:
             reasons = ", ".join(
                 f"{reason} {count}" for reason, count in Counter(row["reason"] for row in failed).items()
             )
-            say_here(
+            log.warning(
                 f"  warning: {len(failed)} rows have no answer and count as wrong: {reasons} (first: {failed[0]['id']})"
             )
 
@@ -148,7 +151,7 @@ def _ask(
         if count * _LINES // len(waiting) > told and len(waiting) > setting.models.batch_size:
             told = count * _LINES // len(waiting)
             rate = count / (time.monotonic() - began)
-            say_here(f"  {name}: {count}/{len(waiting)} rows, {rate:.1f} rows/s")
+            show_step(log, f"{name}:", count, len(waiting), f"rows, {rate:.1f} rows/s", unit="")
 
 
 def _smoke(questions: Sequence[Question], answered: dict[str, PredictionRow], name: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+import logging
 import os
 import sys
 import time
@@ -18,15 +19,17 @@ from pipeline.data.student import load_run_task
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import differences, end_half_line, read_jsonl, write_atomic, write_json
+from pipeline.logs import show_step
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs import gates
 from pipeline.runs.handover import checkpoint, checkpoint_folder
 from pipeline.runs.phases import evaluation_inputs
 from pipeline.types import Example
 from stages.checkpoints.accept import VERIFICATION, accept, delete_checkpoints, is_trained, verification
-from stages.processes.console import say, say_here
 from stages.processes.work import Work
 from stages.processes.workers import run_workers
+
+log = logging.getLogger(__name__)
 
 PAGE = Path("report") / "index.html"
 """The last file of a phase's report."""
@@ -51,7 +54,7 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
     gate = gates.judge(config, run, name)
     _report(work, gate)
     for line in gates.enforce(name, gate):
-        say_here(line)
+        log.info(line)
     return 0
 
 
@@ -163,7 +166,7 @@ def answer_all(work: Work) -> None:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             if number == len(mine) or number % max(1, len(mine) // 4) == 0:
-                say(f"  {work.name} evaluation {number}/{len(mine)} batches")
+                show_step(log, f"{work.name} evaluation", number, len(mine), "batches", unit="")
 
 
 def merge(config: RunConfig, run: RunDir, name: str, task: Task) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
@@ -10,12 +9,11 @@ import time
 from collections import deque
 from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pipeline.config.evaluation import Cell
 from pipeline.system.hardware import visible_gpus
-from pipeline.system.processes import child_environment, die_with_parent, how_ended
+from pipeline.system.processes import child_environment, how_ended, kill_session, start_apart
 from stages.processes.workers import last_lines
 
 _POLL = 0.1  # Seconds between two looks at the running cells.
@@ -77,13 +75,13 @@ def run_cells(
             for one in over:
                 running.remove(one)
                 free.append(one.slot)
-                _end(one.child)  # What it started and left behind.
+                kill_session(one.child)  # What it started and left behind.
                 yield Ended(one.cell, one.child.returncode, time.monotonic() - one.began, one.log)
             if not over:
                 time.sleep(_POLL)
     finally:
         for one in running:
-            _end(one.child)
+            kill_session(one.child)
             one.child.wait()
 
 
@@ -98,19 +96,5 @@ def _start(
         shared["CUDA_VISIBLE_DEVICES"] = slot
     if visible_gpus() == 0:
         shared["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", "1")
-    with log.open("wb") as sink:
-        child = subprocess.Popen(
-            command(cell),
-            env=child_environment(**shared),
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # A terminal's Ctrl-C reaches us alone.
-            preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid()),
-        )
+    child = start_apart(command(cell), log, child_environment(**shared), dies_by=signal.SIGKILL)
     return _Running(cell, child, log, slot, time.monotonic())
-
-
-def _end(child: subprocess.Popen[bytes]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(child.pid, signal.SIGKILL)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from pathlib import Path
 
-from stages.processes.console import say
+log = logging.getLogger(__name__)
+
 
 PATIENCE = 120.0
 """Age in seconds at which a lock that no process here holds is stale. The build may run on another node with the same home."""
@@ -26,7 +28,7 @@ def clear_when_stale(lock: Path, patience: float = PATIENCE) -> None:
     """Return when a lock is gone or held by a process of this machine; delete it once it is `patience` seconds old."""
     while (age := _age(lock)) is not None and not _held(lock):
         if age > patience:
-            say(f"  deleted {lock}, which a killed build left")
+            log.info(f"  deleted {lock}, which a killed build left")
             lock.unlink(missing_ok=True)
             return
         time.sleep(0.5)

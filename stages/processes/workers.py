@@ -1,12 +1,13 @@
 """The processes that do a phase's work: started alone or under torchrun, asked to stop, and what they leave in logs/.
 
 Each attempt has a folder ``<phase>/logs/<module>-<attempt>/`` with the output of every rank in ``rank<k>.log``, torchrun's own
-in ``launcher.log``, and in ``first_failure`` the rank that raised before the others.
+in ``launcher.log``, what rank 0 tells in ``events.jsonl``, and in ``first_failure`` the rank that raised before the others.
 """
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shutil
@@ -22,15 +23,14 @@ from pathlib import Path
 from pipeline.config.derived import processes_per_node
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
+from pipeline.logs import EVENTS, Events, log_to_files
 from pipeline.runs.checkpoint_folders import last_checkpoint, step_of
 from pipeline.system import multinode
 from pipeline.system.hardware import gpu_names, visible_gpus
-from pipeline.system.processes import STARTED_BY, die_with_parent, how_ended
-from stages.processes import console
-from stages.processes.console import MARK, say_here
-from stages.processes.progress_bar import Terminal
+from pipeline.system.processes import STARTED_BY, die_with_parent, how_ended, on_signals
 from stages.processes.work import Work
 
+log = logging.getLogger(__name__)
 LOGS = "CLGRPO_LOGS"
 """Environment variable: the attempt's log folder, for the workers."""
 STOP = "stop"
@@ -39,6 +39,7 @@ FIRST_FAILURE = "first_failure"
 _LAUNCHER = "launcher.log"
 _TRAINING = ("sft", "grpo")
 _LIKE_TRAINING = (*_TRAINING, "preflight")
+_POLL = 0.1  # Seconds between two looks at the workers and their events.
 _HEARD = 5.0  # Seconds a worker that got SIGTERM waits for the request to stop in order.
 _LITTLE = 2**24  # Free bytes at which the disk is to blame, and the logs may be cut short.
 _NO_ROOM = ("No space left", "disk is full", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
@@ -74,32 +75,23 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
     }
     shared |= {name: os.environ.get(name, str(value)) for name, value in trackers.items()}
     words = _words(module, work, argv)
-    launcher = multinode.start(words, shared, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    launcher = multinode.start(words, logs / _LAUNCHER, shared)
+    events = Events(logs / EVENTS)
     try:
         with multinode.elsewhere(words, shared), _asking_to_stop(launcher, logs, gently=module in _TRAINING) as asked:
-            _keep_output(launcher, logs / _LAUNCHER)
-            code = launcher.wait()
+            while (code := launcher.poll()) is None:
+                events.show()
+                time.sleep(_POLL)
     finally:
         multinode.end(launcher)
+        events.end()
     if asked:
         if module in _TRAINING and (step := step_of(last_checkpoint(work.folder))):
-            say_here(f"{work.name}: kept up to step {step}")
+            log.info("%s: kept up to step %s", work.name, step)
         raise KeyboardInterrupt
     if code:
         told = "\n  ".join(_failure(module, logs, code))
         raise UserError([f"{work.name}: {told}", _how_to_go_on(work, logs)])
-
-
-def _keep_output(launcher: subprocess.Popen[bytes], log: Path) -> None:
-    """Write what comes out of the launcher to its log, and the marked lines to the terminal too."""
-    assert launcher.stdout is not None
-    terminal = Terminal()
-    with log.open("wb") as sink:
-        for line in launcher.stdout:
-            sink.write(line)
-            sink.flush()
-            if line.startswith(MARK.encode()):
-                terminal.show(line.decode(errors="replace")[len(MARK) :])
 
 
 def _words(module: str, work: Work, argv: Sequence[str]) -> list[str]:
@@ -136,25 +128,23 @@ def _new_attempt(logs: Path, module: str) -> Path:
 
 @contextlib.contextmanager
 def _asking_to_stop(launcher: subprocess.Popen[bytes], logs: Path, gently: bool) -> Iterator[list[int]]:
-    """Turn SIGINT and SIGTERM into a request to the workers; yields the signals that came."""
+    """Turn SIGINT, SIGTERM and SIGHUP into a request to the workers; yields the signals that came."""
     asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
-        if asked and number == signal.SIGTERM:
-            return  # SLURM signals every process of a job, and the conductor and the other nodes pass it on too.
+        # SLURM signals every process of a job, the conductor and the other nodes pass it on, and a terminal that closes
+        # sends its SIGHUP by way of the shell and of the kernel.
+        if asked and number != signal.SIGINT:
+            return
         asked.append(number)
         if gently and len(asked) == 1:
             (logs / STOP).touch()
-            say_here("stopping at the next step that can be resumed exactly; Ctrl-C again stops at once")
+            log.info("stopping at the next step that can be resumed exactly; Ctrl-C again stops at once")
         else:
             multinode.end(launcher)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
+    with on_signals(ask):
         yield asked
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _failure(module: str, logs: Path, code: int) -> list[str]:
@@ -179,7 +169,7 @@ def _failure(module: str, logs: Path, code: int) -> list[str]:
 
 def last_lines(log: Path) -> list[str]:
     """The last traceback of a log and what follows it, or its last lines."""
-    lines = [line.lstrip(MARK) for line in log.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     starts = [number for number, line in enumerate(lines) if line.lstrip().startswith("Traceback (most recent")]
     return lines[starts[-1] if starts else 0 :][-20:]
 
@@ -205,7 +195,8 @@ def as_worker() -> Iterator[None]:
     folder = Path(os.environ[LOGS]) if LOGS in os.environ else None
     rank = os.environ.get("RANK", "0")
     if folder is not None:
-        console.write_to(folder / f"rank{rank}.log")
+        _write_to(folder / f"rank{rank}.log")
+    log_to_files(folder / EVENTS if folder is not None else None)
     _outlive_a_gentle_stop(folder)
     try:
         yield
@@ -214,6 +205,15 @@ def as_worker() -> Iterator[None]:
             with contextlib.suppress(OSError), (folder / FIRST_FAILURE).open("x") as file:
                 file.write(rank)
         raise
+
+
+def _write_to(log: Path) -> None:
+    """Turn all further output of this process, C libraries' too, to a log."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    with log.open("ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
 
 
 def _outlive_a_gentle_stop(folder: Path | None) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import http.client
 import json
+import logging
 import shutil
 import signal
 import sys
@@ -31,12 +32,13 @@ from trl.data_utils import prepare_multimodal_messages
 
 from pipeline.errors import UserError
 from pipeline.system.vllm_server import end_of, open_url
-from stages.processes.console import say
 from stages.processes.work import Work
 from stages.rollouts.prefetch import Lookahead, Rows
 from stages.rollouts.requests import DataUrls, cache_counts, check_prompt, group_runs, served_messages
 from stages.rollouts.vllm_server import MODEL, running
 from stages.rollouts.weight_sync import write_weights
+
+log = logging.getLogger(__name__)
 
 AT_ONCE = 64
 """Requests a process has in flight; each brings all completions of one prompt."""
@@ -69,7 +71,7 @@ def served(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
             until_the_end.callback(signal.signal, signal.SIGTERM, before)
             folder = until_the_end.enter_context(_scratch(work, parent))
             _copy_for_server(parent, trainer.processing_class, folder / "start")
-            say(f"  {work.name}: starting a vLLM server for its rollouts")
+            log.info(f"  {work.name}: starting a vLLM server for its rollouts")
             address = [until_the_end.enter_context(running(work, folder / "start"))]
             trainer.weights_folder = folder / "weights"
         broadcast_object_list(address)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +13,7 @@ from pipeline.config.derived import world_size
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus
-from pipeline.system.processes import die_with_parent
+from pipeline.system.processes import start_apart
 from pipeline.system.vllm_server import answers, end_of, free_port, serve_command, serve_environment, stop
 from stages.processes.work import Work
 
@@ -35,18 +34,12 @@ def running(work: Work, model: Path) -> Iterator[str]:
     gpus = server_gpus(work.config)
     port = free_port()
     log = work.folder / "logs" / "rollout-server.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
     more = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-    with log.open("wb") as sink:
-        process = subprocess.Popen(
-            serve_command(str(model), flags(work.config, gpus, port), (), cpu=not gpus),
-            stdin=subprocess.DEVNULL,
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            env=serve_environment(cpu=not gpus, VLLM_SERVER_DEV_MODE="1", **more),
-            preexec_fn=die_with_parent,
-            start_new_session=True,
-        )
+    process = start_apart(
+        serve_command(str(model), flags(work.config, gpus, port), (), cpu=not gpus),
+        log,
+        serve_environment(cpu=not gpus, VLLM_SERVER_DEV_MODE="1", **more),
+    )
     try:
         begun = time.monotonic()
         while not answers(f"http://127.0.0.1:{port}/health"):

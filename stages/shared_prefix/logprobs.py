@@ -6,6 +6,7 @@ TRL carries a copy of them for each completion. What is computed here is the sam
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -15,11 +16,12 @@ from trl.models.utils import disable_gradient_checkpointing
 from trl.trainer.utils import shuffle_sequence_dict
 
 from stages.models.loading import FIELDS, image_token_id, plain
-from stages.processes.console import say
 from stages.shared_prefix.attention import enable, why_not
 from stages.shared_prefix.packing import Packed
 from stages.shared_prefix.rollouts import SharedRollouts
 from stages.shared_prefix.row_groups import Row, count_token, join_rows, same_rows, split_rows
+
+log = logging.getLogger(__name__)
 
 TOLERANCE = {False: 1e-4, True: 2e-2}
 """Mean difference of log-probabilities, in nats per token, from which the first batch is said to be computed otherwise than by
@@ -41,7 +43,7 @@ class SharedPrefix(SharedRollouts):
         if self.args.neftune_noise_alpha:
             reason = "the noise of neftune_noise_alpha would be the same for all completions of a prompt"
         if reason:
-            say(f"  shared_prefix: off, {reason}")
+            log.info(f"  shared_prefix: off, {reason}")
             return
         for model in (self.model, self.ref_model):
             if model is not None:
@@ -201,7 +203,7 @@ class SharedPrefix(SharedRollouts):
         self._metrics["train"]["shared_prefix/difference_of_trl"].append(of_trl)
         if not mean <= limit:
             self.sharing = False
-            say(
+            log.info(
                 f"  warning: shared_prefix: off, as log-probabilities of the first batch are {mean:.1e} nats per token away from "
                 f"TRL's (limit {limit:.0e}; TRL's own of one row and of two at a time are {of_trl:.1e} apart)"
             )

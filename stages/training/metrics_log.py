@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,12 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 from pipeline.config.derived import checkpoint_cycle, clip_range
 from pipeline.errors import UserError
 from pipeline.files import read_jsonl, write_atomic, write_json
+from pipeline.logs import show_step
 from pipeline.metrics.alarms import Watch
 from pipeline.runs.checkpoint_folders import COMPLETE, make_durable
-from stages.processes.console import say
 from stages.processes.work import Work
+
+log = logging.getLogger(__name__)
 
 
 class NothingLeft(Exception):
@@ -93,7 +96,7 @@ class MetricsCallback(TrainerCallback):
             with self.alarms_path.open("a") as file:
                 file.write(json.dumps(event) + "\n")
             said = "ALARM" if event["event"] == "begin" else "end of alarm"
-            say(f"  {said} {event['alarm']} in {self.work.name} at step {state.global_step}: {event['text']}")
+            log.warning(f"  {said} {event['alarm']} in {self.work.name} at step {state.global_step}: {event['text']}")
         if time.monotonic() - self.shown > 5 or state.global_step == state.max_steps:
             self.shown = time.monotonic()
             wanted = ("loss", "reward", "rewards/format_reward/mean", "rewards/accuracy_reward/mean", "eval_macro_f1")
@@ -102,7 +105,8 @@ class MetricsCallback(TrainerCallback):
                 for key in wanted
                 if isinstance(row.get(key), float)
             ]
-            say(f"  {self.work.name} step {state.global_step}/{state.max_steps} {seconds:.0f}s  {'  '.join(shown)}")
+            figures = f"{seconds:.0f}s  {'  '.join(shown)}"
+            show_step(log, self.work.name, state.global_step, state.max_steps, figures)
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         checkpoint = self.work.folder / f"checkpoint-{state.global_step}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import shutil
 import sys
@@ -20,7 +21,6 @@ from pipeline.data.task import Task
 from pipeline.runs.checkpoint_folders import last_checkpoint, remove_torn
 from pipeline.runs.handover import parent_checkpoint
 from stages.models.loading import compute_dtype, emulates_bfloat16, load_processor, use_cpu
-from stages.processes.console import say
 from stages.processes.deepspeed_locks import clear_stale_locks
 from stages.processes.work import Work
 from stages.training.metrics_log import NothingLeft
@@ -28,6 +28,8 @@ from stages.training.stop import Stop
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+log = logging.getLogger(__name__)
 
 SHARED_MEMORY = Path("/dev/shm")
 ROOM_FOR_BATCHES = 4 * 2**30
@@ -40,7 +42,7 @@ def start(work: Work) -> tuple[Path, Any, Task]:
     if emulates_bfloat16() and os.environ.get("RANK", "0") == "0":
         asked = work.config.model.dtype
         told = "so it trains in float32" if asked == "auto" else f"only a slow emulation, and model.dtype is {asked}"
-        say(f"  {work.name}: this GPU has no bfloat16 of its own, {told}")
+        log.warning(f"  {work.name}: this GPU has no bfloat16 of its own, {told}")
     if work.config.launch.deepspeed:
         clear_stale_locks()
     if work.config.launch.deepspeed and use_cpu():
@@ -128,7 +130,7 @@ def train(trainer: Any, work: Work) -> None:
     step more; `Journal` ends it before that.
     """
     if trainer.accelerator.is_main_process and (torn := remove_torn(work.folder)):
-        say(f"  {work.name}: deleted {', '.join(torn)}, which a crash left unfinished")
+        log.info(f"  {work.name}: deleted {', '.join(torn)}, which a crash left unfinished")
     trainer.accelerator.wait_for_everyone()
     # As rank 0 sees it: another node may see a shared folder as it was.
     (checkpoint,) = broadcast_object_list([last_checkpoint(work.folder)])
@@ -154,7 +156,7 @@ def warn_of_a_small_disk(trainer: Any, work: Work) -> None:
     need = kept * (weights + 8 * sum(count for count, trained in counts if trained)) + weights
     free = shutil.disk_usage(work.folder).free
     if free < need:
-        say(
+        log.info(
             f"  warning: {kept} checkpoints and final/ of {work.name} take about {need / 1e6:,.0f} MB, and {free / 1e6:,.0f} MB "
             f"are free in {work.folder}; make room, or it fails at a save"
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Callable, Sequence
 
@@ -18,9 +19,11 @@ from pipeline.runs.phases import parent_of, start_record
 from pipeline.runs.provenance import provenance
 from pipeline.system.library_patches import prepare_trl
 from stages.evaluation import phase
-from stages.processes import command, console
+from stages.processes import command
 from stages.processes.work import Work, clean, folder_lock
 from stages.processes.workers import as_worker, run_workers
+
+log = logging.getLogger(__name__)
 
 
 def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], argv: Sequence[str] | None) -> int:
@@ -69,9 +72,9 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
                 write_atomic(work.folder / DATA, rows)
                 write_json(run.record_path(name), start_record(config, run, name) | provenance())
             elif moved := differences(record.get("versions", {}), provenance()["versions"]):
-                console.say_here(f"warning: {name} was begun with other packages: {', '.join(moved)}")
+                log.warning(f"warning: {name} was begun with other packages: {', '.join(moved)}")
                 write_json(run.record_path(name), {**record, "resumed_with": provenance()["versions"]})
-            console.say_here(f"{name}: {stage.algorithm} from {parent_of(config, name)}")
+            log.info(f"{name}: {stage.algorithm} from {parent_of(config, name)}")
             train_in_workers(algorithm, work, [word for word in argv if word != "--clean"])
             if not has_checkpoint(work.config, work.run, work.name):
                 raise UserError(f"{name}: the workers ended but handed nothing over; see {work.folder / 'logs'}")
@@ -91,9 +94,7 @@ def train_in_workers(algorithm: str, work: Work, argv: Sequence[str]) -> None:
         run_workers(algorithm, work, argv)
     except UserError as failure:
         if has_checkpoint(work.config, work.run, work.name):
-            console.say_here(
-                f"{work.name} is trained; a worker failed after that: {failure.problems[0].splitlines()[0]}"
-            )
+            log.info(f"{work.name} is trained; a worker failed after that: {failure.problems[0].splitlines()[0]}")
             return
         stopped = (work.run.record(work.name) or {}).get("stopped")
         raise (UserError(stopped) if stopped else failure) from None

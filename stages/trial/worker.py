@@ -7,6 +7,7 @@ import copy
 import gc
 import importlib
 import json
+import logging
 import math
 import os
 import time
@@ -20,10 +21,11 @@ from pipeline.data.student import load_run_task
 from pipeline.files import digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import start_record
-from stages.processes.console import say
 from stages.processes.work import Work
 from stages.trial import plan
 from stages.trial.plan import EVALUATION, TOO_LARGE
+
+log = logging.getLogger(__name__)
 
 
 def work_through(config: RunConfig, run: RunDir, names: list[str]) -> None:
@@ -94,17 +96,17 @@ def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, f
             return
         tokenizer = trainer.processing_class.tokenizer
         runs, batch = first_rows.first_row_tokens(trainer, stage)
-        say(f"{name}: {stage.algorithm}, the first of {len(trainer.train_dataset)} rows; {steps} steps in all")
+        log.info(f"{name}: {stage.algorithm}, the first of {len(trainer.train_dataset)} rows; {steps} steps in all")
         shown = scratch.root / f"shown-{digest(runs)[:16]}"
         for line in (
             [f"  the same tokens as in {shown.read_text()}"]
             if shown.exists()
             else first_rows.lines(runs, tokenizer, loading.image_token_id(trainer.model))
         ):
-            say(line)
+            log.info(line)
         shown.write_text(name)
         for problem in first_rows.problems(trainer, config, stage, runs, batch, lengths):
-            say(f"  ! {problem}")
+            log.info(f"  ! {problem}")
         write_json(
             scratch.phase(name) / "look.json",
             {
@@ -155,7 +157,9 @@ def verify_trials(config: RunConfig, scratch: RunDir) -> None:
             write_json(scratch.phase(name) / plan.VERIFIED, {key: found[key] for key in found if key != "files"})
             if not found["problems"]:
                 logits = found["logits"]
-                say(f"{name}: final/ verified, logits within {logits['difference']:.1e} of {logits['largest']:.1f}")
+                log.info(
+                    f"{name}: final/ verified, logits within {logits['difference']:.1e} of {logits['largest']:.1f}"
+                )
 
 
 def planned_steps(trainer: Any, real: dict[str, Any]) -> int:

@@ -25,8 +25,9 @@ STAGES = ["baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grp
 
 
 def _heed_ctrl_c() -> None:
-    """A shell that starts the tests in the background makes them, and all they start, ignore Ctrl-C."""
-    signals.signal(signals.SIGINT, signals.SIG_DFL)
+    """A shell that starts the tests in the background makes them, and all they start, ignore Ctrl-C; nohup, SIGHUP."""
+    for number in (signals.SIGINT, signals.SIGHUP):
+        signals.signal(number, signals.SIG_DFL)
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,15 @@ def test_ctrl_c_saves_the_step_it_came_in_and_the_same_command_goes_on(small: Sm
     assert "the same command goes on" in output
     assert "Traceback" not in output
     assert run.record(BASELINE)["status"] == "running"
+    kept = len(steps(run, BASELINE))
+
+    def a_step_more_is_taken() -> bool:
+        return len(steps(run, BASELINE)) > kept
+
+    # As of a terminal that closes, and to the conductor alone.
+    code, output = small.end_when(a_step_more_is_taken, signal.SIGHUP, "pipeline run", name="interrupted")
+    assert code == 130
+    assert f"kept up to step {steps(run, BASELINE)[-1]}" in output
     taken = (run.phase(BASELINE) / "metrics.jsonl").read_text()
     small.run("stages.sft", "--stage", "baseline", name="interrupted")
     assert (run.phase(BASELINE) / "metrics.jsonl").read_text().startswith(taken)  # No step was taken twice.

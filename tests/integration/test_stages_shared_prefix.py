@@ -132,7 +132,7 @@ def test_a_batch_that_is_computed_otherwise_is_left_to_trl(tmp_path: Path, capfd
     right = ours._positions
     ours._positions = lambda *how: torch.cat([right(*how)[..., :-1], right(*how)[..., -1:] + 1], dim=-1)
     assert pairs.scored(ours, batch)[0].equal(pairs.scored(theirs, batch)[0])
-    assert "shared_prefix: off" in capfd.readouterr().out
+    assert "shared_prefix: off" in capfd.readouterr().err
     assert not ours.sharing
 
 

@@ -214,7 +214,7 @@ def test_what_keeps_prompts_from_being_shared_is_said_at_the_start(
     dropout = options.pop("dropout", None)
     peft = None if dropout is None else LoraConfig(r=4, target_modules=LANGUAGE, lora_dropout=dropout)
     ours = pairs.trainer(Trainer, bases["idefics3"], tmp_path, "idefics3", peft=peft, **options)
-    said = capfd.readouterr().out
+    said = capfd.readouterr().err
     assert "shared_prefix: off" in said
     assert words in said
     assert not ours.sharing

@@ -12,8 +12,8 @@ import asyncio
 import base64
 import io
 import json
+import logging
 import os
-import sys
 import time
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from dataclasses import replace
@@ -27,6 +27,8 @@ from pipeline.data.images import ImageError, open_rgb, plain_jpeg
 from pipeline.errors import UserError
 from pipeline.system.chat_api import DENIED, ErrorReply, adapted, address_hint, fields_not_taken, read_choice
 from stages.evaluation.backends.base import Generation, GenerationRequest, SamplingParams, parts
+
+log = logging.getLogger(__name__)
 
 _REFUSED = (400, 413, 415, 422)
 _MISCONFIGURED = (401, 404, 405)
@@ -138,7 +140,7 @@ class Served:
         self._failed_in_a_row += 1
         if self._failed_in_a_row >= min(_DEAD, self._concurrency):
             raise UserError(f"{self._url} does not answer ({why}); what is answered is kept, the same command goes on")
-        print(f"  {ask.id}: not answered: {why}", file=sys.stderr, flush=True)
+        log.warning("  %s: not answered: %s", ask.id, why)
         return None
 
     async def _works(self, session: Any, why: _Failed) -> bool:
@@ -183,7 +185,7 @@ class Served:
         if status in _REFUSED:
             if new := fields_not_taken(message, json.loads(body)) - self._not_taken:
                 self._not_taken |= new
-                print(f"  {self._url}: takes no {', '.join(sorted(new))}", file=sys.stderr, flush=True)
+                log.warning("  %s: takes no %s", self._url, ", ".join(sorted(new)))
                 return await self._send(session, ask, how, began)
             return Generation(ask.id, "", seconds=seconds, failed="request_refused", detail=message)
         if status in _MISCONFIGURED:

@@ -166,9 +166,9 @@ def test_complete_cells_are_not_started_again_and_writing_anew_gives_the_same_by
     files = ("results.csv", "groups.csv", "results.json", "results.md", "index.html")
     before = {name: (out / name).read_bytes() for name in files}
     done = sweep(run_module, path)
-    assert "0 of 6 cells to run" in done.stdout
+    assert "0 of 6 cells to run" in done.stderr
     assert {name: (out / name).read_bytes() for name in files} == before
-    assert "2 of 6 cells to run" in sweep(run_module, path, "--clean", "*--val--*").stdout
+    assert "2 of 6 cells to run" in sweep(run_module, path, "--clean", "*--val--*").stderr
     done = sweep(run_module, path, "tasks.val.max_new_tokens=9")
     assert done.returncode == 1
     assert "the inputs have changed; --clean" in done.stdout
@@ -211,7 +211,7 @@ def test_each_gpu_has_one_cell_at_a_time_and_cells_see_that_one_alone(
         [sys.executable, "-m", "stages.sweep", *words], cwd=ROOT, env=env, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
-    assert "2 at a time" in done.stdout
+    assert "2 at a time" in done.stderr
     records = [json.loads(file.read_text()) for file in (tmp_path / "out").glob("trial/cells/*/evaluation.json")]
     assert {record["device"] for record in records} == {"0", "1"}
     done = run_module("stages.sweep", *words, "--workers", 3, env=env)

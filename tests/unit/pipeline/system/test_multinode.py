@@ -200,17 +200,19 @@ def test_under_slurm_srun_starts_a_torchrun_with_its_number_on_every_node(srun, 
     words = ["-m", "torch.distributed.run", code, multinode._NODE]
     with multinode.conducted(tmp_path) as run, multinode.elsewhere(words, {}):
         assert run is run_child  # Node 0 alone runs the pipeline.
-        launcher = multinode.start(words, {"GIVEN": "word"})
+        launcher = multinode.start(words, tmp_path / "log", {"GIVEN": "word"})
         assert launcher.wait(timeout=60) == 0
     assert [(tmp_path / node).read_text() for node in "01"] == ["word", "word"]
     assert srun.read_text().startswith("--nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ")
-    assert multinode.start(["-c", "pass"], {}).wait(timeout=60) == 0  # What one process does needs no srun.
+    assert (
+        multinode.start(["-c", "pass"], tmp_path / "log", {}).wait(timeout=60) == 0
+    )  # What one process does needs no srun.
     assert len(srun.read_text().splitlines()) == 1
 
 
 def test_a_stop_under_slurm_ends_the_workers_of_all_nodes(srun, tmp_path):
     code = f"import os, sys, time; open(r'{tmp_path}/' + sys.argv[1], 'w').write(str(os.getpid())); time.sleep(100)"
-    launcher = multinode.start(["-m", "torch.distributed.run", code, multinode._NODE], {})
+    launcher = multinode.start(["-m", "torch.distributed.run", code, multinode._NODE], tmp_path / "log", {})
     for node in "01":
         appears(tmp_path / node)
     multinode.end(launcher)

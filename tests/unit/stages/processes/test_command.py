@@ -66,11 +66,17 @@ def test_what_needs_several_processes_is_started_under_torchrun(work, python, mo
     assert command[-5:] == ["-m", f"stages.{module}", "--stage", "1", "--worker"]
 
 
-def test_marked_lines_reach_the_terminal_and_all_lines_the_log(work, python, capsys):
-    python(r'printf "library noise\n\036  step 1/8\n"')
+EVENT = r'{"time": 1, "level": "%s", "name": "stages.x", "text": "%s"}'
+
+
+def test_what_a_worker_tells_reaches_the_terminal_and_its_noise_the_log_alone(work, python, capsys):
+    told = EVENT % ("INFO", "  step 1/8")
+    python(
+        f"echo library noise; echo '{told}' >> \"$CLGRPO_LOGS/events.jsonl\"; printf '{{half' >> \"$CLGRPO_LOGS/events.jsonl\""
+    )
     run_workers("sft", work(), [])
     assert capsys.readouterr().err == "  step 1/8\n"
-    assert (work().folder / "logs" / "sft-001" / "launcher.log").read_text() == "library noise\n\x1e  step 1/8\n"
+    assert (work().folder / "logs" / "sft-001" / "launcher.log").read_text() == "library noise\n"
 
 
 def test_a_failed_worker_is_told_with_its_last_lines_and_how_to_go_on(work, python):

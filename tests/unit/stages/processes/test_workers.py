@@ -106,11 +106,12 @@ def test_a_failure_on_a_disk_too_full_for_its_own_log_is_told_all_the_same(work,
         run_workers("sft", work, [])
 
 
-def test_a_stop_is_asked_for_in_a_file_and_the_second_one_ends_at_once(work, worker, capsys):
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a batch system", "a terminal that closes"])
+def test_a_stop_is_asked_for_in_a_file_and_the_second_one_ends_at_once(work, worker, capsys, number):
     """The worker here ends of the file alone, then one that does not heed it is killed."""
     first, second = (work.folder / "logs" / name for name in ("sft-001", "sft-002"))
-    worker('touch "$CLGRPO_LOGS/begun"; while [ ! -e "$CLGRPO_LOGS/stop" ]; do sleep 0.05; done; echo saved')
-    press(signal.SIGTERM, first / "begun")
+    worker('touch "$CLGRPO_LOGS/begun"; while [ ! -e "$CLGRPO_LOGS/stop" ]; do sleep 0.05; done; sleep 0.2; echo saved')
+    press(number, first / "begun", first / "stop")
     with pytest.raises(KeyboardInterrupt):
         run_workers("sft", work, [])
     assert (first / "launcher.log").read_text() == "saved\n"

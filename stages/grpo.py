@@ -19,7 +19,7 @@ def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, prompts, rewards, trainer, train, hand over."""
     from trl import GRPOConfig
 
-    from pipeline.data.training_rows import training_columns
+    from pipeline.data.training_rows import read_or_build_rows
     from rewards import load_rewards
     from stages.checkpoints import handover
     from stages.models import loading
@@ -28,7 +28,7 @@ def train(work: Work) -> None:
     from stages.training.grpo_trainer import Trainer
 
     parent, processor, task = setup.start(work)
-    columns, split = training_columns(work.config, work.run, work.name, task)
+    columns, problems = read_or_build_rows(work.config, work.run, work.name, task)
     trainer = Trainer(
         work,
         model=str(parent),
@@ -45,7 +45,7 @@ def train(work: Work) -> None:
     completions_log.add_completions(trainer, work)
     with vllm_rollouts.served(trainer, work, parent):
         setup.train(trainer, work)
-    handover.hand_over(trainer, work, parent, task, rows=len(columns["id"]), problems=split.problem_counts)
+    handover.hand_over(trainer, work, parent, task, rows=len(columns["id"]), problems=problems)
     setup.exit_worker()
 
 

@@ -17,14 +17,14 @@ def train(work: Work) -> None:
     """Run the stage in this process (one of N): parent, rows, trainer, train, hand over."""
     from trl import SFTConfig
 
-    from pipeline.data.training_rows import training_columns
+    from pipeline.data.training_rows import read_or_build_rows
     from stages.checkpoints import handover
     from stages.models import loading
     from stages.training import learning_rates, metrics_log, setup, validation
     from stages.training.sft_trainer import Trainer
 
     parent, processor, task = setup.start(work)
-    columns, split = training_columns(work.config, work.run, work.name, task)
+    columns, problems = read_or_build_rows(work.config, work.run, work.name, task)
     rows = len(columns.pop("id"))
     trainer = Trainer(
         model=str(parent),
@@ -38,7 +38,7 @@ def train(work: Work) -> None:
     learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
     validation.add(trainer, work, parent, task, metrics_log.add_journal(trainer, work))
     setup.train(trainer, work)
-    handover.hand_over(trainer, work, parent, task, rows=rows, problems=split.problem_counts)
+    handover.hand_over(trainer, work, parent, task, rows=rows, problems=problems)
     setup.exit_worker()
 
 

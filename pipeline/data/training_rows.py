@@ -3,6 +3,8 @@
 A stage's folder keeps ``data.tsv``: a line per row with its id, a digest of its texts (prompt, label or completion) and one of
 its picture's bytes. A picture is read once; its digest is kept in the runs' cache for as long as its size and time of change
 stay the same, so a copied data set is read again and found equal, and an unchanged one costs a stat per file.
+
+The rows themselves lie beside it in ``rows.parquet``: the process that starts a stage builds them once, its workers read them.
 """
 
 from __future__ import annotations
@@ -20,11 +22,12 @@ from pipeline.data.image_digests import LENGTH, image_digests
 from pipeline.data.student import UNFIT, check_row_texts
 from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.files import digest
+from pipeline.files import digest, write_atomic
 from pipeline.run_dir import RunDir
 from pipeline.types import Split
 
 DATA = "data.tsv"
+ROWS = "rows.parquet"
 
 
 def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> tuple[dict[str, list[Any]], Split]:
@@ -51,6 +54,45 @@ def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> t
         columns = grpo_columns(task, split.examples, stage.prompt)
     check_row_texts(name, columns, config.model, run)
     return columns, split
+
+
+def read_or_build_rows(
+    config: RunConfig, run: RunDir, name: str, task: Task
+) -> tuple[dict[str, list[Any]], dict[str, int]]:
+    """(columns, how many rows each problem took out) that a stage trains on, from its `ROWS` where it has them.
+
+    Raises:
+        UserError: as `training_columns` does.
+    """
+    if (run.phase(name) / ROWS).exists():
+        return read_rows(run.phase(name))
+    columns, split = training_columns(config, run, name, task)
+    return columns, split.problem_counts
+
+
+def write_rows(folder: Path, columns: dict[str, list[Any]], problems: dict[str, int]) -> None:
+    """Write a stage's rows for its workers. Turns of a conversation are kept as JSON, so that they are read as they were."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    turns = [name for name, values in columns.items() if values and not isinstance(values[0], str)]
+    texts = {
+        name: pa.array([json.dumps(value) for value in values] if name in turns else values, pa.string())
+        for name, values in columns.items()
+    }
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.table(texts, metadata={"json": json.dumps(turns), "problems": json.dumps(problems)}), sink)
+    write_atomic(folder / ROWS, sink.getvalue().to_pybytes())
+
+
+def read_rows(folder: Path) -> tuple[dict[str, list[Any]], dict[str, int]]:
+    """(columns, how many rows each problem took out), as `write_rows` was given them."""
+    import pyarrow.parquet as pq
+
+    table = pq.read_table(folder / ROWS)
+    turns, problems = (json.loads(table.schema.metadata[key]) for key in (b"json", b"problems"))
+    columns = table.to_pydict()
+    return {**columns, **{name: [json.loads(text) for text in columns[name]] for name in turns}}, problems
 
 
 def data_lines(columns: dict[str, list[Any]], cache: Path) -> str:

@@ -10,7 +10,7 @@ from pipeline import command_line
 from pipeline.config.derived import clip_range, prompts_per_rollout, world_size
 from pipeline.config.schema import RunConfig
 from pipeline.data.student import load_run_task
-from pipeline.data.training_rows import DATA, changes, data_lines, training_columns
+from pipeline.data.training_rows import DATA, changes, data_lines, training_columns, write_rows
 from pipeline.errors import UserError
 from pipeline.files import differences, write_atomic, write_json
 from pipeline.run_dir import RunDir
@@ -65,7 +65,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
                 from pipeline.conductor.contamination import check_run
 
                 check_run(config, run)
-        rows = rows_as_begun(work)
+        rows = rows_as_begun(work, keep=not done)
         if not done:
             record = run.record(name)
             if record is None:
@@ -100,14 +100,18 @@ def train_in_workers(algorithm: str, work: Work, argv: Sequence[str]) -> None:
         raise (UserError(stopped) if stopped else failure) from None
 
 
-def rows_as_begun(work: Work) -> str:
-    """The rows the stage trains on, as lines of `DATA`.
+def rows_as_begun(work: Work, *, keep: bool = False) -> str:
+    """Return the rows the stage trains on, as lines of `DATA`.
+
+    Args:
+        work: the stage.
+        keep: whether to write them down for the workers.
 
     Raises:
         UserError: when the stage was begun or finished with others, naming what changed; when they do not fill a rollout.
     """
     task = load_run_task(work.config, work.run)
-    columns, _ = training_columns(work.config, work.run, work.name, task)
+    columns, split = training_columns(work.config, work.run, work.name, task)
     least = prompts_per_rollout(work.config, work.stage) if work.stage.algorithm == "grpo" else 1
     if (
         len(columns["id"]) < least
@@ -124,6 +128,8 @@ def rows_as_begun(work: Work) -> str:
             [f"{work.name} was trained on other data: {change}" for change in changed]
             + [f"restore the data, give the run another name, or start it anew with --clean ({work.folder})"]
         )
+    if keep:
+        write_rows(work.folder, columns, split.problem_counts)
     return now
 
 

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.data import image_digests as digests_module
+from pipeline.data.conversations import assistant_turn, user_turn
 from pipeline.data.image_digests import image_digests
-from pipeline.data.training_rows import changes, data_lines
+from pipeline.data.training_rows import changes, data_lines, read_rows, write_rows
 
 
 @pytest.fixture
@@ -73,3 +74,22 @@ def test_a_picture_that_is_gone_is_a_change_and_no_crash(columns, tmp_path):
     before = data_lines(columns, tmp_path / "cache")
     Path(columns["image"][0]).unlink()
     assert changes(before, data_lines(columns, tmp_path / "cache")) == ["1 of 3 images changed (first: a)"]
+
+
+@pytest.mark.parametrize("rows", [2, 0])
+def test_workers_read_the_very_rows_that_were_built(rows, tmp_path):
+    columns = {
+        "id": ["a", "ü"][:rows],
+        "prompt": [user_turn("Which?"), user_turn('He said "0.1", \\n or {}')][:rows],
+        "image": ["/a.png", "/b c.png"][:rows],
+        "completion": [assistant_turn("<think>…</think>"), assistant_turn("")][:rows],
+        "label": ["12", "null"][:rows],
+    }
+    write_rows(tmp_path, columns, {"missing_image": 3})
+    found, problems = read_rows(tmp_path)
+    assert found == columns
+    assert list(found) == list(columns)
+    assert problems == {"missing_image": 3}
+    before = (tmp_path / "rows.parquet").read_bytes()
+    write_rows(tmp_path, columns, {"missing_image": 3})
+    assert (tmp_path / "rows.parquet").read_bytes() == before

@@ -143,7 +143,7 @@ def test_a_worker_that_aborts_when_all_is_saved_fails_no_stage(work, worker, mon
     monkeypatch.setattr(
         "pipeline.runs.handover.stale_reasons", lambda config, run, name: [] if record.exists() else None
     )
-    monkeypatch.setattr(_stage, "rows_as_begun", lambda work: "")
+    monkeypatch.setattr(_stage, "rows_as_begun", lambda work, keep: "")
     monkeypatch.setattr(_stage, "parent_checkpoint", lambda config, run, name: None)
     evaluated: list[str] = []
     monkeypatch.setattr(_stage.phase, "evaluate", lambda config, run, name: evaluated.append(name) or 0)

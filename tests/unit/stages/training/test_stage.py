@@ -36,3 +36,15 @@ def test_a_grpo_stage_whose_rows_do_not_fill_a_rollout_is_refused_with_the_numbe
 
 def test_a_grpo_stage_with_the_rows_of_one_rollout_is_accepted(config):
     assert stage.rows_as_begun(Work(config, STAGE, RunDir(config.output_dir, config.name))).count("\n") >= 5
+
+
+def test_rows_are_built_by_who_starts_a_stage_and_only_read_by_its_workers(config, monkeypatch):
+    from pipeline.data import training_rows
+    from pipeline.data.load import load_task
+
+    run = RunDir(config.output_dir, config.name)
+    task = load_task(config.task, run.cache)
+    built = training_rows.read_or_build_rows(config, run, STAGE, task)
+    stage.rows_as_begun(Work(config, STAGE, run), keep=True)
+    monkeypatch.delattr(training_rows, "training_columns")
+    assert training_rows.read_or_build_rows(config, run, STAGE, task) == built

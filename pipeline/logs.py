@@ -11,11 +11,12 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from tqdm import tqdm
 
@@ -50,6 +51,15 @@ def show_step(log: logging.Logger, what: str, done: int, total: int, rest: str =
     log.info(text, extra={"progress": {"what": what, "done": done, "total": total, "rest": rest}})
 
 
+def columns(terminal: TextIO) -> int:
+    """Return how many columns a line may take: one less than there are, for some terminals go on to the next at the last one."""
+    try:
+        found = os.get_terminal_size(terminal.fileno()).columns
+    except (OSError, ValueError):  # A stream that is no file.
+        found = shutil.get_terminal_size().columns
+    return (found or 80) - 1
+
+
 class Terminal(logging.Handler):
     """Shows records on stderr. A terminal that is gone (SIGHUP) loses them and stops nothing."""
 
@@ -73,9 +83,11 @@ class Terminal(logging.Handler):
         if self._bar is None or (self._bar.desc, self._bar.total) != (what, total):
             self.end_bar()
             # The pace is that since the first step seen here: those before a resume took no time.
-            self._bar = tqdm(initial=done, total=total, bar_format=_BAR, file=sys.stderr, dynamic_ncols=True)
+            # Nothing is drawn before it has its words (delay), and a terminal without a size has room for it (nrows).
+            size: dict[str, Any] = {"ncols": columns(sys.stderr), "nrows": 24}
+            self._bar = tqdm(initial=done, total=total, bar_format=_BAR, file=sys.stderr, delay=1e-9, **size)
             self._bar.set_description_str(what, refresh=False)
-        self._bar.n = done
+        self._bar.n, self._bar.ncols = done, columns(sys.stderr)
         self._bar.set_postfix_str(rest, refresh=False)
         self._bar.refresh()
         if done == total:

@@ -6,8 +6,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import shutil
 import sys
 import time
 from collections import Counter, deque
@@ -19,6 +17,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from cot_builder.teachers.base import EndpointState
+from pipeline.logs import columns
 
 _WINDOW = 60.0
 """Seconds that rates look back on."""
@@ -66,7 +65,8 @@ class Progress:
         self._stream = stream or sys.stderr
         self._live = self._stream.isatty()
         self._every = 0.2 if self._live else 10.0
-        self._bar = tqdm(bar_format="{desc}", file=self._stream, leave=False) if self._live else None
+        # A terminal without a size has room for it too (nrows).
+        self._bar = tqdm(bar_format="{desc}", file=self._stream, leave=False, nrows=24) if self._live else None
         self._endpoints, self._clock = endpoints, clock
         self._start = self._shown = clock()
         self._window: deque[_Second] = deque()
@@ -122,11 +122,11 @@ class Progress:
             self._forecast_due = not forecast
             if forecast:
                 self._write(forecast, stays=True)
-        self._write(self.line(self._width()))
+        self._write(self.line(columns(self._stream) if self._live else None))
 
     def finish(self) -> None:
         """Show the last state for good."""
-        last = self.line(self._width(), finished=True)
+        last = self.line(columns(self._stream) if self._live else None, finished=True)
         if self._bar is not None:
             with contextlib.suppress(OSError):
                 self._bar.close()
@@ -194,16 +194,6 @@ class Progress:
         replies = sum(second.replies for second in self._window)
         tokens = sum(second.tokens for second in self._window)
         return replies / span * judged / self.replies, tokens / span
-
-    def _width(self) -> int | None:
-        """Columns the line may take: one less than there are, for some terminals go on to the next at the last one."""
-        if not self._live:
-            return None
-        try:
-            columns = os.get_terminal_size(self._stream.fileno()).columns
-        except (OSError, ValueError):  # A stream that is no file.
-            columns = shutil.get_terminal_size().columns
-        return (columns or 80) - 1
 
     def _write(self, line: str, stays: bool = False) -> None:
         with contextlib.suppress(OSError):  # A terminal that is gone (SIGHUP); the build has more to do.

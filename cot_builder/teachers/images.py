@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 from io import BytesIO
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from PIL import Image
 
 from pipeline.data.images import ImageError, open_rgb, plain_jpeg
 from pipeline.files import file_digest
+from pipeline.system import chat_api
 
 ENCODING = "jpeg-as-is-or-hamming-q92"
 """Part of the journal key: a change of how pictures are sent changes what the teacher sees."""
@@ -80,4 +80,4 @@ def data_url(path: Path, longest_side: int) -> str:
         buffer = BytesIO()
         image.save(buffer, "JPEG", quality=92)
         data = buffer.getvalue()
-    return f"data:image/jpeg;base64,{base64.b64encode(data).decode()}"
+    return chat_api.data_url(data, "jpeg")

@@ -2,9 +2,7 @@
 
 What a server refuses (HTTP 400) is data; what fails in transport is sent again, to whichever endpoint is free
 (cot_builder/teachers/endpoints.py). A request that fails to the last while its endpoint answers others is given up with a reason
-of its own: one picture at which a server stumbles must not hold up a build. Only the configured addresses are contacted: proxy
-variables and redirects are ignored. The API is two JSON objects, so aiohttp speaks it directly; a client library spends several
-times a request's processor time.
+of its own: one picture at which a server stumbles must not hold up a build.
 """
 
 from __future__ import annotations
@@ -42,17 +40,13 @@ from pipeline.system.chat_api import (
     ErrorReply,
     adapted,
     address_hint,
-    clean,
     fields_not_taken,
     read_choice,
 )
+from pipeline.system.chat_client import MISCONFIGURED, REFUSED, ChatClient
 
 log = logging.getLogger(__name__)
 
-_REFUSED = (400, 413, 415, 422)
-"""Statuses that say: this request is not served, now or later."""
-_MISCONFIGURED = (401, 404, 405)
-"""Statuses every request would get: a wrong key, model name or address."""
 _DENIED_KINDS = tuple(f"http_{status}" for status in DENIED)
 _DENIALS = 2
 """Denied requests after which a server that has answered none is taken for one that knows the key no better."""
@@ -60,8 +54,6 @@ _TRIES_WHEN_DENIED = 2
 """Times a request is sent that a server denies while it answers others: a moderation seldom changes its mind."""
 _MODERATION = re.compile(r"moderat|flagg|polic|safety|inappropriate|sensitive|content[_ ]filter|blocked", re.IGNORECASE)
 _PROBE = "Answer with the word yes."
-_KEEP_ALIVE = 4.0
-"""Seconds an idle connection is kept: less than the 5 after which uvicorn, and so vLLM, closes it under a request."""
 
 
 class OpenAITeacher:
@@ -85,11 +77,11 @@ class OpenAITeacher:
         self._probes: dict[Endpoint, asyncio.Task[bool]] = {}
         per_endpoint = config.concurrency or concurrency
         self.concurrency = per_endpoint * len(config.base_urls)
-        self._key = api_key(config) or "EMPTY"
         cure = f"is its server up? ./launch/serve_teacher.sh starts one from the teacher's file ({name}.yaml)"
         self._pool = Pool(config.base_urls, per_endpoint, config.patience, cure)
         self._addresses = {url: URL(f"{url.rstrip('/')}/chat/completions") for url in config.base_urls}
-        self._session: aiohttp.ClientSession | None = None
+        # `_send` holds the whole request to its time; a server that cannot be reached is given up sooner.
+        self._client = ChatClient(api_key(config) or "EMPTY", self.concurrency, min(10.0, 0.9 * config.timeout))
         # A model that is a folder here can be trained anew under the same path.
         self._revision = config.revision or weights_digest(Path(config.model))
 
@@ -258,8 +250,7 @@ class OpenAITeacher:
     async def close(self) -> None:
         """Close the connections."""
         self._pool.close()
-        if self._session is not None:
-            await self._session.close()
+        await self._client.close()
 
     async def _send(self, lease: Lease, body: bytes, *, movable: bool) -> Reply:
         """One request to one endpoint.
@@ -272,9 +263,8 @@ class OpenAITeacher:
         try:
             async with asyncio.timeout(self._config.timeout) as alarm:
                 lease.alarm = alarm if movable else None
-                async with self._connect().post(self._addresses[url], data=body, allow_redirects=False) as response:
-                    data, status = await response.read(), response.status
-                    pause = _retry_after(response.headers.get("Retry-After"))
+                answer = await self._client.post(self._addresses[url], body)
+                data, status = answer.data, answer.status
         except (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError) as error:
             raise Failure("connection_error", self._public(str(error)), absent=True) from error
         except TimeoutError as error:
@@ -295,34 +285,19 @@ class OpenAITeacher:
                 # Not the JSON of a completion: cut off, or from something else at that address.
                 raise Failure("malformed_reply", self._public(repr(error)) + hint) from error
         message = self._public(f"HTTP {status}: {data[:4000].decode(errors='replace')}") + hint
-        if status in _REFUSED:
+        if status in REFUSED:
             return Reply("", refused=message)
-        if status in _MISCONFIGURED and any(endpoint.answered for endpoint in self._pool.endpoints):
+        if status in MISCONFIGURED and any(endpoint.answered for endpoint in self._pool.endpoints):
             # The configuration was right, so this server was changed: it rests, and the others go on.
             raise Failure(f"http_{status}", message, absent=True)
-        if status in _MISCONFIGURED:
+        if status in MISCONFIGURED:
             self._pool.stop(f"{url} answers {message}")
             raise TeacherDown(self._pool.why_down)
-        raise Failure(f"http_{status}", message, pause=pause)
-
-    def _connect(self) -> aiohttp.ClientSession:
-        """The connections, as many as there may be requests; made here because they belong to the running loop."""
-        if self._session is None:
-            connector = aiohttp.TCPConnector(limit=self.concurrency, keepalive_timeout=_KEEP_ALIVE)
-            # `_send` holds the whole request to its time; a server that cannot be reached is given up sooner.
-            timeout = aiohttp.ClientTimeout(total=None, sock_connect=min(10.0, 0.9 * self._config.timeout))
-            self._session = aiohttp.ClientSession(
-                connector=connector,
-                timeout=timeout,
-                trust_env=False,
-                cookie_jar=aiohttp.DummyCookieJar(),
-                headers={"Authorization": f"Bearer {self._key}", "Content-Type": "application/json"},
-            )
-        return self._session
+        raise Failure(f"http_{status}", message, pause=answer.pause)
 
     def _public(self, message: str) -> str:
         """A server's message without the key, short enough to keep."""
-        return clean(message.replace(self._key, "***"))[:2000]
+        return self._client.without_key(message)[:2000]
 
 
 def _given_up_as(kind: str) -> str:
@@ -364,11 +339,3 @@ def read_completion(completion: Any) -> Reply:
     if reason == "content_filter" and not text.strip():
         return Reply("", refused="the server's content filter left no text", usage={**usage, GIVEN_UP: "moderated"})
     return Reply(text, usage=usage, thought=thought)
-
-
-def _retry_after(header: str | None) -> float:
-    """Seconds the server asks us to wait, at most a minute; 0 when it does not say."""
-    try:
-        return min(60.0, max(0.0, float(header or 0)))
-    except ValueError:
-        return 0.0

@@ -6,6 +6,7 @@ comes with a status of its own. What a caller does about it is the caller's; not
 
 from __future__ import annotations
 
+import base64
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -64,6 +65,11 @@ def read_choice(completion: Any) -> tuple[str, str, dict[str, Any]]:
         if not thought and isinstance(found, str):
             thought = found
     return clean(content), clean(thought), choice
+
+
+def data_url(data: bytes, kind: str) -> str:
+    """Return a picture's bytes as a request carries them; `kind` is the image type: jpeg, png, bmp."""
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
 
 
 def clean(text: str) -> str:

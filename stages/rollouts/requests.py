@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import itertools
 import re
@@ -12,6 +11,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from pipeline.errors import UserError
+from pipeline.system import chat_api
 
 
 def group_runs(first: int, length: int, num_generations: int) -> list[tuple[int, int]]:
@@ -72,7 +72,7 @@ def _data_url(image: Any) -> str:
     kind = "bmp" if image.mode == "RGB" else "png"
     data = io.BytesIO()
     image.save(data, kind)
-    return f"data:image/{kind};base64,{base64.b64encode(data.getvalue()).decode()}"
+    return chat_api.data_url(data.getvalue(), kind)
 
 
 def served_messages(prompt: Sequence[dict[str, Any]], data_url: Callable[[Any], str]) -> list[dict[str, Any]]:

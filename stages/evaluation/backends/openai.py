@@ -9,7 +9,6 @@ is contacted: proxy variables and redirects are ignored. The key is in no messag
 from __future__ import annotations
 
 import asyncio
-import base64
 import io
 import json
 import logging
@@ -25,20 +24,17 @@ import aiohttp
 from pipeline.config.evaluation import LabModel
 from pipeline.data.images import ImageError, open_rgb, plain_jpeg
 from pipeline.errors import UserError
-from pipeline.system.chat_api import DENIED, ErrorReply, adapted, address_hint, fields_not_taken, read_choice
+from pipeline.system.chat_api import DENIED, ErrorReply, adapted, address_hint, data_url, fields_not_taken, read_choice
+from pipeline.system.chat_client import LONGEST_PAUSE, MISCONFIGURED, REFUSED, ChatClient
 from stages.evaluation.backends.base import Generation, GenerationRequest, SamplingParams, parts
 
 log = logging.getLogger(__name__)
 
-_REFUSED = (400, 413, 415, 422)
-_MISCONFIGURED = (401, 404, 405)
 _TRIES, _TRIES_WHEN_DENIED = 6, 2
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.5, 60.0
+_FIRST_PAUSE = 0.5
 _TIMEOUT = 600.0
 _DEAD = 8
 """Rows in a row that failed to the last, after which the server counts as dead."""
-_KEEP_ALIVE = 4.0
-"""Seconds an idle connection is kept: less than the 5 after which uvicorn, and so vLLM, closes it under a request."""
 
 
 class _Failed(Exception):
@@ -60,7 +56,7 @@ class Served:
     def __init__(self, model: LabModel, concurrency: int, first_pause: float = _FIRST_PAUSE) -> None:
         self._model, self._concurrency, self._first_pause = model, concurrency, first_pause
         self._url = f"{(model.base_url or '').rstrip('/')}/chat/completions"
-        self._key = os.environ.get(model.api_key_env, "").strip() if model.api_key_env else ""
+        self._key = os.environ.get(model.api_key_env, "").strip() if model.api_key_env else None
         self._failed_in_a_row = 0
         self._not_taken: set[str] = set()
         """Fields that the server refuses, by its words: left out, or sent under another name."""
@@ -93,16 +89,8 @@ class Served:
     ) -> AsyncGenerator[Generation, None]:
         self._failed_in_a_row = 0
         gate = asyncio.Semaphore(self._concurrency)
-        connector = aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=_KEEP_ALIVE)
-        headers = {
-            "Content-Type": "application/json",
-            **({"Authorization": f"Bearer {self._key}"} if self._key else {}),
-        }
-        timeout = aiohttp.ClientTimeout(total=_TIMEOUT, sock_connect=10)
-        async with aiohttp.ClientSession(
-            connector=connector, timeout=timeout, headers=headers, trust_env=False, cookie_jar=aiohttp.DummyCookieJar()
-        ) as session:
-            tasks = [asyncio.create_task(self._one(session, gate, ask, how)) for ask in asks]
+        async with ChatClient(self._key, self._concurrency, total_seconds=_TIMEOUT) as client:
+            tasks = [asyncio.create_task(self._one(client, gate, ask, how)) for ask in asks]
             try:
                 for done in asyncio.as_completed(tasks):
                     if said := await done:
@@ -113,14 +101,14 @@ class Served:
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _one(
-        self, session: Any, gate: asyncio.Semaphore, ask: GenerationRequest, how: SamplingParams
+        self, client: ChatClient, gate: asyncio.Semaphore, ask: GenerationRequest, how: SamplingParams
     ) -> Generation | None:
         """The answer to a row; None when it is left for the next start."""
         async with gate:
             began = first = time.monotonic()
             for number in range(_TRIES):
                 try:
-                    said = await self._send(session, ask, how, began)
+                    said = await self._send(client, ask, how, began)
                 except ImageError as error:
                     return Generation(ask.id, "", failed=error.reason, detail=str(error))
                 except _Failed as failure:
@@ -128,12 +116,12 @@ class Served:
                     first = first if number else time.monotonic()
                     if number + 1 == (_TRIES_WHEN_DENIED if failure.kind == "moderated" else _TRIES):
                         break
-                    await asyncio.sleep(min(_LONGEST_PAUSE, max(failure.pause, self._first_pause * 2**number)))
+                    await asyncio.sleep(min(LONGEST_PAUSE, max(failure.pause, self._first_pause * 2**number)))
                 else:
                     self._failed_in_a_row, self._answered_at = 0, time.monotonic()
                     self._sample = (ask, how) if said.failed is None else self._sample
                     return said
-            if why.kind and (self._answered_at > first or await self._works(session, why)):
+            if why.kind and (self._answered_at > first or await self._works(client, why)):
                 return Generation(ask.id, "", seconds=time.monotonic() - began, failed=why.kind, detail=str(why))
         if why.kind == "moderated":
             raise UserError(f"{self._url}: {why}; check base_url, the model's name and its key")
@@ -143,18 +131,18 @@ class Served:
         log.warning("  %s: not answered: %s", ask.id, why)
         return None
 
-    async def _works(self, session: Any, why: _Failed) -> bool:
+    async def _works(self, client: ChatClient, why: _Failed) -> bool:
         """Whether the server answers what it has answered before; a denial may also be held against a word of text alone."""
         if self._sample is None and why.kind != "moderated":
             return False
         ask, how = self._sample or (GenerationRequest("", "Answer with the word yes."), SamplingParams(1))
         try:
-            said = await self._send(session, ask, replace(how, max_new_tokens=1), time.monotonic())
+            said = await self._send(client, ask, replace(how, max_new_tokens=1), time.monotonic())
         except (_Failed, ImageError):
             return False
         return said.failed is None
 
-    async def _send(self, session: Any, ask: GenerationRequest, how: SamplingParams, began: float) -> Generation:
+    async def _send(self, client: ChatClient, ask: GenerationRequest, how: SamplingParams, began: float) -> Generation:
         """One request.
 
         Raises:
@@ -164,13 +152,12 @@ class Served:
         """
         body = await asyncio.to_thread(self._body, ask, how)
         try:
-            async with session.post(self._url, data=body, allow_redirects=False) as response:
-                data, status = await response.read(), response.status
-                asked_pause = response.headers.get("Retry-After", "")
+            answer = await client.post(self._url, body)
+            data, status = answer.data, answer.status
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             # Where no connection was made, the row is not to blame.
             kind = "" if isinstance(error, aiohttp.ClientConnectorError) else "no_reply"
-            raise _Failed(self._public(f"{type(error).__name__}: {error}"), kind) from error
+            raise _Failed(client.without_key(f"{type(error).__name__}: {error}")[:500], kind) from error
         seconds, hint = time.monotonic() - began, address_hint(self._url.removesuffix("/chat/completions"), status)
         if status == 200:
             try:
@@ -180,18 +167,18 @@ class Served:
             ) as error:  # An error in the place of a completion, often with the status it should have had.
                 status, data = error.status or 500, str(error).encode()
             except (ValueError, TypeError, LookupError, AttributeError) as error:
-                raise _Failed(self._public(f"no completion: {error!r}") + hint, "server_error") from error
-        message = self._public(f"HTTP {status}: {data[:500].decode(errors='replace')}") + hint
-        if status in _REFUSED:
+                raise _Failed(client.without_key(f"no completion: {error!r}")[:500] + hint, "server_error") from error
+        message = client.without_key(f"HTTP {status}: {data.decode(errors='replace')}")[:500] + hint
+        if status in REFUSED:
             if new := fields_not_taken(message, json.loads(body)) - self._not_taken:
                 self._not_taken |= new
                 log.warning("  %s: takes no %s", self._url, ", ".join(sorted(new)))
-                return await self._send(session, ask, how, began)
+                return await self._send(client, ask, how, began)
             return Generation(ask.id, "", seconds=seconds, failed="request_refused", detail=message)
-        if status in _MISCONFIGURED:
+        if status in MISCONFIGURED:
             raise UserError(f"{self._url}: {message}; check base_url, the model's name and its key")
         kind = "moderated" if status in DENIED else "" if status == 429 else "server_error"
-        raise _Failed(message, kind, pause=float(asked_pause) if asked_pause.isdigit() else 0.0)
+        raise _Failed(message, kind, pause=answer.pause)
 
     def _body(self, ask: GenerationRequest, how: SamplingParams) -> bytes:
         content = [
@@ -208,9 +195,6 @@ class Served:
             messages.append({"role": "assistant", "content": ask.said})
             body |= {"add_generation_prompt": False, "continue_final_message": True}
         return json.dumps({**adapted(body, self._not_taken), **self._model.options, "messages": messages}).encode()
-
-    def _public(self, message: str) -> str:
-        return (message.replace(self._key, "***") if self._key else message)[:500]
 
 
 async def _next(answers: AsyncGenerator[Generation, None]) -> Generation | None:
@@ -242,4 +226,4 @@ def _data_url(path: Path) -> str:
         buffer = io.BytesIO()
         open_rgb(path).save(buffer, "PNG")
         data, kind = buffer.getvalue(), "png"
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return data_url(data, kind)

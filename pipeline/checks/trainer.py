@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import ast
+import dataclasses
 import importlib.util
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, world_size
 from pipeline.config.schema import RunConfig, StageConfig
-from pipeline.config.trainer_options import CONFIG_CLASSES, trainer_fields
+from pipeline.config.trainer_options import CONFIG_CLASSES, trainer_choices, trainer_fields
 from pipeline.errors import did_you_mean
 from pipeline.files import ROOT
 from pipeline.system import multinode
@@ -25,6 +28,8 @@ OWNED = {
     "trust_remote_code": "set model.trust_remote_code",
     "push_to_hub": "nothing is pushed; upload final/ yourself",
     "resume_from_checkpoint": "an interrupted stage resumes by itself",
+    "load_best_model_at_end": "set the stage's validation, and init_from: <stage>:best where the best weights are to go on",
+    "assistant_only_loss": "an SFT stage scores the completion alone as it is",
     "save_only_model": "a checkpoint without its optimizer does not resume exactly",
     "ignore_data_skip": "an interrupted stage goes on with the next rows",
     "enable_jit_checkpoint": "Ctrl-C and SIGTERM write a checkpoint where resume is exact",
@@ -64,14 +69,15 @@ CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 
 def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
     """Every broken rule of the options of a stage's trainer, and of its rewards."""
-    unfit = [*_trainer_values(where, stage), *_report_to(where, stage)]
-    yield from unfit
-    if not unfit:
-        yield from _trainer(where, stage)
+    wrong = dict(_trainer_values(where, stage))
+    yield from wrong.values()
+    yield from _report_to(where, stage)
+    # One wrong option does not hide what is wrong with the others: it is taken for unset.
+    stage = dataclasses.replace(stage, trainer={key: value for key, value in stage.trainer.items() if key not in wrong})
+    yield from _trainer(where, stage)
     if stage.algorithm == "grpo":
         yield from _rewards(where, stage)
-        if not unfit:
-            yield from _grpo(config, where, stage)
+        yield from _grpo(config, where, stage)
     else:
         if stage.reward_funcs:
             yield f"{where}.reward_funcs: sft has no rewards; remove the key or set algorithm: grpo"
@@ -79,26 +85,47 @@ def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Itera
             yield f"{where}.rollouts, rollouts_ahead, dynamic_sampling: sft samples nothing; remove them or set algorithm: grpo"
 
 
-def _trainer_values(where: str, stage: StageConfig) -> Iterator[str]:
-    """Each trainer option by itself: is there such a one, and can it have this value."""
-    fields = trainer_fields(stage.algorithm)
+def _trainer_values(where: str, stage: StageConfig) -> Iterator[tuple[str, str]]:
+    """Yield (option, message) for each trainer option that there is none of, or that cannot have this value."""
+    fields, choices = trainer_fields(stage.algorithm), trainer_choices(stage.algorithm)
     for key, value in stage.trainer.items():
+        told = f"{where}.trainer.{key}: {value!r}"
         if key in OWNED:
-            yield f"{where}.trainer.{key}: {value!r} is not set here; {OWNED[key]}"
+            yield key, f"{told} is not set here; {OWNED[key]}"
         elif key not in fields:
-            yield f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {did_you_mean(key, fields)}"
+            near = did_you_mean(key, fields)
+            yield key, f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {near}"
+        elif key in choices and not _chosen(key, value, choices[key]):
+            yield key, f"{told} is not one of its values; {_cure(value, choices[key])}"
+        elif key in NEEDS_EVALUATION and value == NEEDS_EVALUATION[key]:
+            yield key, f"{told} follows trl's own evaluation, which a stage does not run; use another one"
         elif isinstance(fields[key], bool) and not isinstance(value, bool):
-            yield f"{where}.trainer.{key}: {value!r} must be true or false"
+            yield key, f"{told} must be true or false"
         elif type(fields[key]) in (int, float) and not _number(value):
-            yield f"{where}.trainer.{key}: {value!r} must be a number"
+            yield key, f"{told} must be a number"
         elif (
             key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
         ):
-            yield f"{where}.trainer.{key}: {value!r} must be a whole number of at least 1"
+            yield key, f"{told} must be a whole number of at least 1"
         elif key in POSITIVE and value is not None and (not _number(value) or value <= 0):
-            yield f"{where}.trainer.{key}: {value!r} must be a number above 0"
-        elif key in NOT_NEGATIVE and value < 0:
-            yield f"{where}.trainer.{key}: {value!r} must be 0 or more"
+            yield key, f"{told} must be a number above 0"
+        elif key in NOT_NEGATIVE and value is not None and (not _number(value) or value < 0):
+            yield key, f"{told} must be 0 or more"
+
+
+NEEDS_EVALUATION = {"save_strategy": "best", "lr_scheduler_type": "reduce_lr_on_plateau"}
+"""Options and their value that means nothing without the trainer's own evaluation."""
+
+
+def _chosen(key: str, value: Any, words: frozenset[str]) -> bool:
+    # TRL takes true and false for group and none.
+    return value in words or (key == "scale_rewards" and isinstance(value, bool))
+
+
+def _cure(value: Any, words: frozenset[str]) -> str:
+    if value is False and "no" in words:
+        return 'YAML reads no as false: write "no" in quotes'
+    return did_you_mean(value, words)
 
 
 TRACKERS = ("tensorboard", "wandb", "trackio")
@@ -151,21 +178,43 @@ def _rewards(where: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.reward_funcs: is empty; name files of rewards/, for example [format, accuracy]"
     rewards = {path.stem for path in (ROOT / "rewards").glob("*.py")} - {"__init__"}
     for reward in stage.reward_funcs:
-        if "." in reward:
-            module = reward.rpartition(".")[0]
-            try:
-                found = importlib.util.find_spec(module) is not None
-            except ModuleNotFoundError:
-                found = False
-            if not found:
-                yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
-        elif reward not in rewards:
+        module, _, function = reward.rpartition(".") if "." in reward else (f"rewards.{reward}", "", f"{reward}_reward")
+        if "." not in reward and reward not in rewards:
             yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {did_you_mean(reward, rewards)}"
+            continue
+        try:
+            spec = importlib.util.find_spec(module)
+        except ModuleNotFoundError:
+            spec = None
+        if spec is None:
+            yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
+        elif spec.origin and spec.origin.endswith(".py"):
+            yield from _reward_file(f"{where}.reward_funcs: {reward!r}", Path(spec.origin), function)
     weights = stage.trainer.get("reward_weights")
     if weights is not None and not (isinstance(weights, list) and all(_number(weight) for weight in weights)):
         yield f"{where}.trainer.reward_weights: {weights!r} must be a list of numbers, for example [0.5, 0.5]"
     elif weights is not None and len(weights) != len(stage.reward_funcs):
         yield f"{where}.trainer.reward_weights: {len(weights)} weights for {len(stage.reward_funcs)} reward_funcs; give one each"
+
+
+def _reward_file(told: str, file: Path, function: str) -> Iterator[str]:
+    """Check without running it that a reward's file is Python and has the function."""
+    try:
+        tree = ast.parse(file.read_bytes())
+    except (SyntaxError, ValueError) as error:
+        yield f"{told}: {file} is not Python: {error}"
+        return
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.alias):
+            names.add(node.asname or node.name)
+    # What a star brings is known only by running it.
+    if function not in names and "*" not in names:
+        yield f"{told}: {file} defines no {function}; {did_you_mean(function, names)}"
 
 
 def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,42 @@ def trainer_fields(algorithm: str) -> dict[str, Any]:
     return fields
 
 
+COMPARED = ("loss_type", "scale_rewards", "importance_sampling_level", "multi_objective_aggregation")
+"""Options of TRL that are plain text in its configuration classes; its trainers compare them with the values they know."""
+
+
+@functools.cache
+def trainer_choices(algorithm: str) -> dict[str, frozenset[str]]:
+    """Return the options of a trainer that have to be one of a few words, with those words.
+
+    They are read from the installed sources: the enumerations that transformers.TrainingArguments names as a field's type,
+    and the text that TRL's trainer compares an option of `COMPARED` with.
+    """
+    enumerations: dict[str, frozenset[str]] = {}
+    transformers = _package("transformers")
+    for file in ("trainer_utils.py", "training_args.py"):
+        for node in ast.parse((transformers / file).read_text()).body:
+            if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "ExplicitEnum" for base in node.bases):
+                values = (item.value for item in node.body if isinstance(item, ast.Assign))
+                enumerations[node.name] = frozenset(
+                    str(value.value) for value in values if isinstance(value, ast.Constant)
+                )
+    choices = {}
+    for name, annotation in _annotations(transformers / "training_args.py", "TrainingArguments").items():
+        for word in annotation.split(" | "):
+            if word in enumerations:
+                choices[name] = enumerations[word]
+    compared: dict[str, set[str]] = {}
+    for file in (f"{algorithm}_trainer.py", f"{algorithm}_config.py"):
+        for option, word in _comparisons(_package("trl") / "trainer" / file):
+            compared.setdefault(option, set()).add(word)
+    known = trainer_fields(algorithm)
+    # The default itself is compared with nothing where it is what is left over.
+    return choices | {
+        name: frozenset(words | {known[name]}) for name, words in compared.items() if isinstance(known.get(name), str)
+    }
+
+
 @functools.cache
 def peft_fields(peft_type: str) -> dict[str, Any]:
     """Field names of the configuration class of an offered PEFT type, with their default values."""
@@ -64,6 +101,25 @@ def _package(name: str) -> Path:
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{name} is not installed; run ./launch/install.sh", name=name)
     return Path(spec.submodule_search_locations[0])
+
+
+def _comparisons(file: Path) -> Iterator[tuple[str, str]]:
+    """Yield (option, text) for each text that a file compares an option of `COMPARED` with."""
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr in COMPARED:
+            for part in (part for right in node.comparators for part in ast.walk(right)):
+                if isinstance(part, ast.Constant) and isinstance(part.value, str):
+                    yield node.left.attr, part.value
+
+
+def _annotations(file: Path, name: str) -> dict[str, str]:
+    for node in ast.parse(file.read_text()).body:
+        if isinstance(node, ast.ClassDef) and node.name == name:
+            fields = (item for item in node.body if isinstance(item, ast.AnnAssign))
+            return {
+                item.target.id: ast.unparse(item.annotation) for item in fields if isinstance(item.target, ast.Name)
+            }
+    raise LookupError(f"{file} has no class {name}; the installed version differs from requirements.lock")
 
 
 def _class_fields(file: Path, name: str) -> dict[str, Any]:

@@ -131,6 +131,39 @@ RULES = [
     (["stages.stage2.split=train[:x]"], [f"{S2}.split", "'train[:x]'"]),
     (["stages.stage2.data=cot"], [f"{S2}.data: 'cot' must be task for grpo"]),
     (["stages.stage1.data=task"], ["stages.stage1_sft.data: 'task' must be cot or labels for sft"]),
+    (
+        ["stages.stage3.trainer.lr_scheduler_type=cosin"],
+        [f"{S3}.trainer.lr_scheduler_type: 'cosin'", "did you mean cosine?"],
+    ),
+    (
+        ["stages.stage3.trainer.lr_scheduler_type=reduce_lr_on_plateau"],
+        [f"{S3}.trainer.lr_scheduler_type", "own evaluation"],
+    ),
+    (["stages.stage3.trainer.loss_type=dapoo"], [f"{S3}.trainer.loss_type: 'dapoo'", "did you mean dapo?"]),
+    (
+        ["stages.stage3.trainer.scale_rewards=batches"],
+        [f"{S3}.trainer.scale_rewards: 'batches'", "did you mean batch?"],
+    ),
+    (["stages.stage1.trainer.loss_type=dapo"], ["stages.stage1_sft.trainer.loss_type: 'dapo'", "nll"]),
+    (["stages.stage1.trainer.optim=adamx"], ["stages.stage1_sft.trainer.optim: 'adamx'", "did you mean"]),
+    (
+        ["stages.stage1.trainer.save_strategy=no"],
+        ["stages.stage1_sft.trainer.save_strategy: False", 'write "no" in quotes'],
+    ),
+    (
+        ["stages.stage1.trainer.save_strategy=best"],
+        ["stages.stage1_sft.trainer.save_strategy: 'best'", "own evaluation"],
+    ),
+    (["stages.stage1.trainer.logging_strategy=step"], ["stages.stage1_sft.trainer.logging_strategy: 'step'", "steps"]),
+    (
+        ["stages.stage1.trainer.load_best_model_at_end=true"],
+        ["load_best_model_at_end: True is not set here", "validation"],
+    ),
+    (
+        ["stages.stage1.trainer.assistant_only_loss=true"],
+        ["assistant_only_loss: True is not set here", "completion alone"],
+    ),
+    (["stages.stage3.trainer.beta=no"], [f"{S3}.trainer.beta: False must be a number"]),
     (["stages.stage2.prompt=thinking"], [f"{S2}.prompt: 'thinking'", "think, direct"]),
     (["stages.stage1.prompt=direct"], ["stages.stage1_sft.prompt: 'direct' does not fit data: cot", "use think"]),
     (["baseline.prompt=think"], ["baseline_sft_labels.prompt: 'think' does not fit data: labels", "use direct"]),
@@ -436,3 +469,42 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_loads(
         for name in missing
     ]
     run.check(load("demo", [f"{S2}.trainer.report_to={value}"]), trains=False)  # What is trained can be looked at.
+
+
+def test_one_wrong_option_does_not_hide_the_others() -> None:
+    told = problems(
+        "stages.stage3.trainer.lr_scheduler_type=cosin",
+        "stages.stage3.trainer.num_generations=7",
+        "stages.stage3.trainer.save_steps=7",
+        "stages.stage3.trainer.num_iterations=2",
+    )
+    assert any("lr_scheduler_type" in problem for problem in told)
+    assert any("not divisible by num_generations 7" in problem for problem in told)
+    assert any("save_steps: 7 must be a multiple of" in problem for problem in told)
+
+
+@pytest.mark.parametrize(
+    ("source", "told"),
+    [
+        ("def short_reward(completions, **columns):\n    return [1.0\n", "is not Python"),
+        (
+            "def brief_reward(completions, **columns):\n    return [1.0]\n",
+            "defines no short_reward; did you mean brief_reward?",
+        ),
+        ("", "defines no short_reward"),
+        ("def short_reward(completions, **columns):\n    return [1.0]\n", None),
+        ("short_reward = lambda completions, **columns: [1.0]\n", None),
+        ("from rewards.format import format_reward as short_reward\n", None),
+        ("from rewards.format import *\n", None),
+    ],
+)
+def test_a_reward_is_looked_at_before_any_stage_runs(
+    source: str, told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "my_scores.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    found = problems("stages.stage3.reward_funcs=[format,my_scores.short_reward]")
+    assert [problem for problem in found if "my_scores" in problem and (told is None or told in problem)] == (
+        found if told else []
+    )
+    assert bool(found) == (told is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 import sys
@@ -30,6 +31,9 @@ from stages.trial.plan import stages_of
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
 EMOSET = [name for name in RUNS if name.startswith("emoset/")]
+
+
+shipped = functools.cache(load)  # Reading one takes most of a test.
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +80,7 @@ def test_every_preset_is_launched_on_the_gpus_and_in_the_batches_it_says(
     name: str, count: int, gpus, launched, tmp_path: Path
 ) -> None:
     gpus(count)
-    config = load(name)
+    config = shipped(name)
     processes = config.launch.num_processes or count - config.launch.rollout_gpus
     if processes > count:
         with pytest.raises(UserError, match="more than the 1 visible GPUs"):
@@ -104,7 +108,7 @@ def test_every_preset_is_launched_on_the_gpus_and_in_the_batches_it_says(
 @pytest.mark.parametrize("name", EMOSET)
 def test_an_update_of_the_emoset_presets_has_the_same_rows_on_one_gpu_and_on_eight(name: str, gpus) -> None:
     gpus(8)
-    config = load(name)
+    config = shipped(name)
     for stage in stages_of(config).values():
         own = stage.trainer["per_device_train_batch_size"] * stage.trainer["gradient_accumulation_steps"]
         assert own * world_size(config) == (64 if stage.algorithm == "sft" else 128)
@@ -207,5 +211,5 @@ def test_pictures_are_read_ahead_only_where_shared_memory_holds_them(gpus, tmp_p
     for free, workers in ((64 * 2**20, 0), (64 * 2**30, 4)):
         monkeypatch.setattr(setup.shutil, "disk_usage", lambda _, free=free: shutil._ntuple_diskusage(free, 0, free))
         for config in configs:
-            work = Work(config, "stage1_sft", RunDir(tmp_path, "run"))
+            work = Work(config, next(iter(config.stages)), RunDir(tmp_path, "run"))
             assert setup.trainer_arguments(work)["dataloader_num_workers"] == workers

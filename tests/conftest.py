@@ -30,20 +30,23 @@ log_to_terminal()  # as every entry point does
 LONGEST = (
     "test_stages_combinations.py",
     "test_stages_whole_run.py",
-    "test_stages_rollouts.py",
-    "test_stages_killed.py",
-    "test_stages_deepspeed.py",
-    "test_stages_families.py",
     "test_stages_bfloat16.py",
     "test_cot_builder_vllm.py",
-    "test_stages_shared_prefix.py",
+    "test_stages_killed.py",
+    "test_stages_rollouts.py",
     "test_stages_handover.py",
-    "test_stages_shared_prefix_options.py",
+    "test_stages_deepspeed.py",
     "test_stages_alarms.py",
     "test_stages_lab.py",
+    "test_stages_shared_prefix.py",
     "test_watching.py",
+    "test_cot_builder_faults.py",
+    "test_stages_families.py",
+    "test_stages_shared_prefix_options.py",
 )
-"""Files of tests that take minutes, begun in this order and before all others, so that no core waits for another at the end."""
+"""Files of tests that take minutes, begun in this order and before all others, so that no core waits for another at the end.
+
+Those before `test_stages_killed.py` ask nothing of the small whole run, which the second makes for those behind."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

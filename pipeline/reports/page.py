@@ -42,11 +42,11 @@ def page(
     """The whole page of a report.
 
     Args:
-        summary: what `report_data.summarise` said.
+        summary: what `summary.summarise` said.
         entries: the entries behind it, for their logs.
         tables: what `report_tables.tables` made of it.
         charts: what `report_charts.report_charts` drew of it.
-        browser: what `report_browser.browser` made of the predictions.
+        browser: what `prediction_browser.browser` made of the predictions.
         notes: how to read it.
     """
     evaluated = [row for row in summary["entries"] if row["scores"]]

@@ -10,7 +10,9 @@ from pipeline.data.task import Task
 def accuracy_reward(
     completions: list[str], *, label: list[str], style: list[str], task: Task, **columns: Any
 ) -> list[float]:
-    """Score the answer against the gold label: the whole answer must spell it, so "awe or fear" scores 0.0.
+    """Score the answer against the gold label; "awe or fear" scores 0.0.
+
+    In think style the whole answer must spell the label; a direct answer, which has no form, must state it and no other.
 
     Args:
         completions: raw completion texts.

@@ -146,6 +146,7 @@ _DENIED = re.compile(
     r"|不是|不像|并非|並非|没有|沒有|而非)[^,;:，；：、]*$",
     re.IGNORECASE,
 )
+_CLAUSE = 200  # Characters; more than a clause has, and few enough that a text of nothing but labels stays linear.
 _DENIED_AFTER = re.compile(r"^(?:ではな|じゃな|[이가]?\s?아니)")
 
 
@@ -159,7 +160,8 @@ def other_conclusion(think: str, answer: str, labels: LabelSet) -> str | None:
     named = {
         mention.label
         for mention in (labels.mentions(last[0]) if last else ())
-        if not _DENIED.search(mention.text[: mention.start]) and not _DENIED_AFTER.match(mention.text[mention.end :])
+        if not _DENIED.search(mention.text[max(0, mention.start - _CLAUSE) : mention.start])
+        and not _DENIED_AFTER.match(mention.text[mention.end : mention.end + _CLAUSE])
     }
     return named.pop() if len(named) == 1 and answer not in named else None
 

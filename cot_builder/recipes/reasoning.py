@@ -166,7 +166,7 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
         refused = next((reply for reply in replies if reply.refused is not None), None)
         if refused is not None:  # Says nothing of the reasoning, and its cure is another.
             return scores, refused.refused_as, f"by {reader}, who was to read it: {refused.refused}"
-        hits = sum(plan.task.labels.normalise(plain_text(reply)) == row.example.label for reply in replies)
+        hits = sum(plan.task.judge(plain_text(reply), row.example.label, "direct").correct for reply in replies)
         scores[view] = hits / check.samples
     low = [f"{view} {score:.2f} < {check.min_score:g}" for view, score in scores.items() if score < check.min_score]
     return scores, "cross_check_failed" if low else None, f"read by {reader}: {', '.join(low)}" if low else ""

@@ -284,7 +284,7 @@ def _sampled(rows: list[Prediction]) -> dict[str, Any] | None:
 
 
 def well_formed(row: Prediction) -> bool:
-    """Whether the grammar holds (think), or whether the whole text is one label (direct, which has no other form)."""
+    """Whether the grammar holds (think), or whether the text states one answer (direct, which has no other form)."""
     return row["label"] is not None or (row["style"] == "think" and row.get("reason") not in REASONS)
 
 

@@ -8,6 +8,7 @@ empty string.
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping
@@ -149,6 +150,7 @@ class LabelSet:
         found = self._lookup.get(_key(text), frozenset())
         return self._letters.get(_cased(text)) if len(found) > 1 else next(iter(found), None)
 
+    @functools.cached_property
     def spellings(self) -> list[tuple[str, str]]:
         """Every spelling that is an answer, with the label it means."""
         also = [(self.aliases, name) for name in self.names] + [(self.answers, name) for name in self.names]
@@ -163,18 +165,17 @@ class LabelSet:
         A word that prose is made of anyway (a letter, a number, "no", "it") names a label only where it is said to: in
         quotes, behind "the letter" or the like, or as what a sentence ends in ("So this is A.").
         """
-        text = re.sub(r"[\s_\-]+", " ", _MINUS.sub("-", unicodedata.normalize("NFKC", text)))
-        low = "".join(_lower(character) for character in text)
-        taken: list[tuple[int, int]] = []
-        spelled = [(re.sub(r"[\s_\-]+", " ", key), found) for key, found in self._prose()]
-        for key, found in sorted(spelled, key=lambda pair: -len(pair[0])):
+        text = _SEPARATORS.sub(" ", _MINUS.sub("-", unicodedata.normalize("NFKC", text)))
+        low = text.lower() if text.isascii() else "".join(map(_lower, text))
+        taken = bytearray(len(low))
+        for key, found in self._prose:
             start = low.find(key)
             while start >= 0:
                 end = start + len(key)
                 name = next(iter(found)) if len(found) == 1 else self._letters.get(text[start:end])
-                free = not any(a < end and start < b for a, b in taken)
+                free = not (taken[start] or taken[end - 1])
                 if name and free and _is_word(low, start, end) and _is_meant(text, low, start, end, name):
-                    taken.append((start, end))
+                    taken[start:end] = b"\1" * len(key)
                     yield Mention(name, low, start, end)
                 start = low.find(key, end)
 
@@ -185,10 +186,11 @@ class LabelSet:
             first[mention.label] = min(mention.start, first.get(mention.label, mention.start))
         return sorted(first, key=lambda name: first[name])
 
-    def _prose(self) -> Iterator[tuple[str, frozenset[str]]]:
-        """The keys of names and aliases, and what each may mean."""
+    @functools.cached_property
+    def _prose(self) -> list[tuple[str, frozenset[str]]]:
+        """The keys of names and aliases, longer ones first, and what each may mean."""
         keys = {_key(word) for name in self.names for word in (name, *self.aliases.get(name, ()))}
-        return ((key, self._lookup[key]) for key in keys)
+        return [(key, self._lookup[key]) for key in sorted(keys, key=lambda key: (-len(key), key))]
 
     def __len__(self) -> int:
         return len(self.names)

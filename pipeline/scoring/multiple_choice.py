@@ -141,9 +141,8 @@ def stated_label(text: str, labels: LabelSet) -> str | None:
     whole = labels.normalise(text)
     if whole is not None:
         return whole
-    spellings = labels.spellings()
-    keys = [_key(spelling) for spelling, _ in spellings]
-    return _stated(text, _Options([name for _, name in spellings], keys, labels), labels.names).letter
+    ids, keys = [name for _, name in labels.spellings], [_key(spelling) for spelling, _ in labels.spellings]
+    return _stated(text, _Options(ids, keys, labels), labels.names).letter
 
 
 def _stated(text: str, options: _Options, texts: Sequence[str]) -> Stated:
@@ -392,13 +391,14 @@ def _mentioned(text: str, options: _Options) -> Stated | None:
         }
         return _SEVERAL if len(named) > 1 else options.only(named)
     text = " ".join(text.casefold().split())
-    taken: list[tuple[int, int]] = []
+    taken = bytearray(len(text))
     letters_named: list[str] = []
     for letter, key in sorted(zip(options.ids, options.keys, strict=True), key=lambda pair: -len(pair[1])):
         if len(key) < 2 and key.isascii() and not key.isdigit():
             continue
-        places = [place for place in _places(text, key) if not any(a < place[1] and place[0] < b for a, b in taken)]
-        taken += places
+        places = [(start, end) for start, end in _places(text, key) if not (taken[start] or taken[end - 1])]
+        for start, end in places:
+            taken[start:end] = b"\1" * len(key)
         if any(not is_negated(text, start, end) for start, end in places):
             letters_named.append(letter)
     if len(letters_named) > 1:

@@ -188,7 +188,7 @@ def test_no_text_raises_and_every_reason_is_listed(text, mode):
 
 _HOSTILE = [
     "x", "a ", ". ", ".", "\n", ".\"'", "他", "Mr. ", "1. ", "I cannot ", "sorry, but ", "people who looked ", "the image is ",
-    "a bright ", "The face is very ", "<think>", "é\u0301", "a a a b ",
+    "a bright ", "The face is very ", "<think>", "é\u0301", "a a a b ", "awe ", "not fear ",
 ]  # fmt: skip
 
 

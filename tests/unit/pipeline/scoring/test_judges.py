@@ -10,9 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.scoring.benchmark_judges import judge_choice
+from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.mathvista import extracted, is_right, published_prediction, replacement
 from pipeline.scoring.mmmu import guess, open_candidates, open_number_right, open_right, published_choice, read_choice
-from pipeline.scoring.multiple_choice import letters, stated_choice
+from pipeline.scoring.multiple_choice import letters, stated_choice, stated_label
 from pipeline.scoring.numbers import stated_list, stated_number
 from pipeline.scoring.response import render
 from pipeline.types import Question
@@ -251,6 +252,15 @@ def test_no_text_makes_a_judge_fail(text: str) -> None:
         "[1,",
         "1/",
         "\\text{",
+        "dog ",
+        "not dog ",
+        "<answer>",
+        "<answer>dog</answer>",
+        "\\boxed{dog} or ",
+        "A or ",
+        "答案是",
+        "cannot select ",
+        "「",
     ],
 )
 def test_hostile_text_costs_milliseconds(part: str) -> None:
@@ -260,6 +270,8 @@ def test_hostile_text_costs_milliseconds(part: str) -> None:
         stated_choice(text, options)
         read_choice(text, options, pro=True)
         replacement(text, options)
+        stated_label(text, LabelSet.of(options))
+    LabelSet.of(ANIMALS).mentioned(text)
     stated_number(text)
     open_number_right(text, ["1"])
     assert time.process_time() - start < 3

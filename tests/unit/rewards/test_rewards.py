@@ -159,6 +159,15 @@ def test_an_unknown_reward_is_refused_by_name(name, expected, task):
     assert expected in str(refused.value)
 
 
-def test_a_direct_answer_is_judged_as_a_whole(task):
-    texts = ["awe", "<think>It is awe.</think><answer>awe</answer>", "fear"]
-    assert accuracy_reward(texts, label=["awe"] * 3, style=["direct"] * 3, task=task) == [1.0, 0.0, 0.0]
+def test_a_direct_answer_is_judged_by_what_the_whole_of_it_states(task):
+    texts = [
+        "awe",
+        "<think>It is awe.</think><answer>awe</answer>",
+        "The answer is awe.",
+        "awe or fear",
+        "awesome",
+        "fear",
+    ]
+    rewards = accuracy_reward(texts, label=["awe"] * 6, style=["direct"] * 6, task=task)
+    assert rewards == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
+    assert accuracy_reward(texts, label=["awe"] * 6, style=["think"] * 6, task=task) == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]

@@ -74,6 +74,7 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
         UserError: when a phase no longer fits the configuration, or fails; says how to go on.
     """
     began = time.monotonic()
+    names = _phases_to(config, arguments.to) if arguments.to else phase_names(config)
     if arguments.clean:
         _clean(config, run, arguments.clean)
     _refuse_stale(config, run)
@@ -83,7 +84,7 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
         log.info(contamination(config, run))
     write_config(config, run.root / "config.yaml")
     with multinode.conducted(run.root) as run_everywhere:
-        for name in phase_names(config):
+        for name in names:
             log.info("[%s] %s", _clock(time.monotonic() - began), name)
             if name == COT and _built(run):
                 continue  # Building again would judge every reply again, and leave no complete rows while it does.
@@ -100,6 +101,26 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
                 )
     log.info("[%s] report", _clock(time.monotonic() - began))
     print(report(config, run))
+
+
+def _phases_to(config: RunConfig, last: str) -> list[str]:
+    """Return a phase and all that it is made from, in order.
+
+    Raises:
+        UserError: when the run has no such phase.
+    """
+    names = phase_names(config)
+    wanted = {last if last in names else config.stage_name(last)}
+    for name in reversed(names):
+        if name in wanted:
+            parent = parent_of(config, name)
+            wanted |= {parent} if parent else set()
+            if name not in (COT, BASE) and config.stage(name).data == COT:
+                wanted.add(COT)
+    if config.model.name_or_path is None and COT in names:
+        # A tiny model's tokenizer is made from these rows.
+        wanted.add(COT)
+    return [name for name in names if name in wanted]
 
 
 def _command(module: list[str], arguments: argparse.Namespace) -> list[str]:

@@ -67,6 +67,9 @@ def load_merged(cls: type, path: Path, overrides: typing.Sequence[str] = ()) -> 
             problems.append(f"override {word!r}: {str(error).splitlines()[0]}")
     if problems:
         raise UserError(problems)
+    if isinstance(merged.get("output_dir"), str):
+        # Here and nowhere else, so that every file of a run goes to one place.
+        merged["output_dir"] = str(Path(merged["output_dir"]).expanduser())
     return _typed(cls, merged, path)
 
 

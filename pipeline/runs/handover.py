@@ -109,10 +109,10 @@ def _not_complete(name: str, record: dict[str, object] | None) -> list[str]:
         state = "is trained, but its final/ has not passed verification"
     else:
         state = f"is {record.get('status')}"
-    again = "python -m pipeline run, or python -m stages.<its algorithm>"
     verification = (record or {}).get("verification")
     problems = verification.get("problems", []) if isinstance(verification, dict) else []
-    return [f"{name} {state}; finish it first: {again}", *(f"{name}: {problem}" for problem in problems)]
+    cure = f"finish it first: python -m pipeline run --to {name}, with the same --config and settings"
+    return [f"{name} {state}; {cure}", *(f"{name}: {problem}" for problem in problems)]
 
 
 def model_folder(model: LabModel, verify: bool = False) -> Path | None:

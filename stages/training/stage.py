@@ -14,10 +14,11 @@ from pipeline.data.training_rows import DATA, changes, data_lines, training_colu
 from pipeline.errors import UserError
 from pipeline.files import differences, write_atomic, write_json
 from pipeline.run_dir import RunDir
-from pipeline.runs.handover import has_checkpoint, parent_checkpoint
+from pipeline.runs.handover import COMPLETE, has_checkpoint, parent_checkpoint
 from pipeline.runs.phases import parent_of, start_record
 from pipeline.runs.provenance import provenance
 from pipeline.system.library_patches import prepare_trl
+from rewards import load_rewards
 from stages.evaluation import phase
 from stages.processes import command
 from stages.processes.work import Work, clean, folder_lock
@@ -57,6 +58,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
         return 0
     with folder_lock(work.folder):
         if arguments.clean:
+            check_it_can_start(work)
             clean(work.folder)
         done = has_checkpoint(work.config, work.run, work.name)
         if not done:
@@ -66,6 +68,8 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
 
                 check_run(config, run)
         rows = rows_as_begun(work, keep=not done)
+        if done and (run.record(name) or {}).get("status") == COMPLETE:
+            log.info(f"{name}: is complete; --clean starts it anew")
         if not done:
             record = run.record(name)
             if record is None:
@@ -79,6 +83,18 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
             if not has_checkpoint(work.config, work.run, work.name):
                 raise UserError(f"{name}: the workers ended but handed nothing over; see {work.folder / 'logs'}")
         return phase.evaluate(config, run, name)  # Verifies first. In the lock: its workers append to files here.
+
+
+def check_it_can_start(work: Work) -> None:
+    """Check what a stage starts from, before what it wrote the last time is deleted.
+
+    Raises:
+        UserError: when its parent is not complete, or a reward or its rows cannot be had.
+    """
+    parent_checkpoint(work.config, work.run, work.name)
+    task = load_run_task(work.config, work.run)
+    training_columns(work.config, work.run, work.name, task)
+    load_rewards(work.stage.reward_funcs, task)
 
 
 def train_in_workers(algorithm: str, work: Work, argv: Sequence[str]) -> None:

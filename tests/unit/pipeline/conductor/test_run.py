@@ -147,6 +147,30 @@ def test_the_status_shows_the_step_a_stage_has_reached_and_what_was_evaluated(
     assert "to do" in lines["stage3_grpo_accuracy"]
 
 
+@pytest.mark.parametrize(
+    ("to", "phases"),
+    [
+        ("cot", [COT]),
+        ("base", [COT, BASE]),
+        ("baseline", [COT, BASE, "baseline_sft_labels"]),
+        ("1", [COT, BASE, "stage1_sft"]),
+        ("stage3", [COT, BASE, "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy"]),
+    ],
+)
+def test_a_run_to_a_phase_runs_what_it_is_made_from_and_nothing_else(to, phases, here, started) -> None:
+    assert __main__.main(["run", "--config", "demo", "--to", to, here]) == 0
+    assert len(started) == len(phases)
+    assert all(
+        word in command for command, word in zip(started, ["cot_builder", "stages.base", *phases[2:]], strict=False)
+    )
+
+
+def test_a_run_to_a_phase_there_is_not_names_those_there_are(here: str, started: list[str]) -> None:
+    with pytest.raises(UserError, match=r"stage9.*stage1_sft"):
+        __main__.main(["run", "--config", "demo", "--to", "stage9", here])
+    assert started == []
+
+
 def test_a_run_starts_every_phase_in_order(here: str, started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert __main__.main(["run", "--config", "demo", here]) == 0
     assert started == [

@@ -313,3 +313,10 @@ def test_loading_and_checking_never_import_torch(repo_root: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_folder_of_all_runs_may_stand_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load("demo", ["output_dir=~/runs"]).output_dir == str(tmp_path / "runs")
+    assert load("demo", ["output_dir='~'"]).output_dir == str(tmp_path)
+    assert load("demo", ["output_dir=a~b"]).output_dir == "a~b"

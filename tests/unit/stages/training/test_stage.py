@@ -48,3 +48,14 @@ def test_rows_are_built_by_who_starts_a_stage_and_only_read_by_its_workers(confi
     stage.rows_as_begun(Work(config, STAGE, run), keep=True)
     monkeypatch.delattr(training_rows, "training_columns")
     assert training_rows.read_or_build_rows(config, run, STAGE, task) == built
+
+
+def test_cleaning_a_stage_that_cannot_start_deletes_nothing(config, monkeypatch):
+    work = Work(config, STAGE, RunDir(config.output_dir, config.name))
+    kept = work.run.final(STAGE) / "model.safetensors"
+    kept.parent.mkdir(parents=True)
+    kept.write_text("weights")
+    monkeypatch.setattr(stage.command, "load_checked", lambda arguments: (config, work.run))
+    with pytest.raises(UserError, match=r"has not been run; finish it first: python -m pipeline run --to base"):
+        stage.main(config.stage(STAGE).algorithm, "", lambda work: None, ["--stage", STAGE, "--clean"])
+    assert kept.read_text() == "weights"

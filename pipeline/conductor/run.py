@@ -79,7 +79,7 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
         _clean(config, run, arguments.clean)
     _refuse_stale(config, run)
     for note in check_cot_rows(config, run):
-        print(note, flush=True)
+        log.info(note)
     if config.held_out:
         log.info(contamination(config, run))
     write_config(config, run.root / "config.yaml")

@@ -156,7 +156,7 @@ def test_two_nodes_train_like_two_processes_of_one_that_was_killed(
     assert other.returncode == 0, output
     assert weights(two, SFT) == weights(run, SFT)
     logs = sorted(path.name for path in (two.phase(SFT) / "logs" / "sft-001").iterdir())
-    assert logs == ["launcher-node1.log", "launcher.log", "rank0.log", "rank1.log"]
+    assert logs == ["events.jsonl", "launcher-node1.log", "launcher.log", "rank0.log", "rank1.log"]
 
 
 @pytest.mark.nightly

@@ -97,7 +97,7 @@ def told(name: str, ask: Callable[[], dict[str, Turn]], rounds: int) -> None:
 @contextlib.contextmanager
 def all_rows() -> Iterator[None]:
     """Every row is computed until the longest is finished."""
-    with mock.patch("stages.models.finished_rows.LiveRows.select", lambda self, model, args, given: (args, given)):
+    with mock.patch("stages.models.finished_rows.LiveRows.drop_finished", lambda self, unfinished, kwargs: kwargs):
         yield
 
 
@@ -129,30 +129,30 @@ def training(work: Work) -> dict[str, Turn]:
     from transformers import Trainer
 
     from stages import grpo
-    from stages.rollouts.vllm_rollouts import ServedRollouts
+    from stages.shared_prefix.rollouts import complete_once
 
     shutil.rmtree(work.folder, ignore_errors=True)
     work.folder.mkdir()
     ends: list[float] = []
     spent: list[float] = [0.0]
     said: list[Any] = []
-    log, generate = Trainer.log, ServedRollouts._generate_single_turn
+    log = Trainer.log
 
     def logged(self: Any, *rest: Any, **more: Any) -> None:
         ends.append(time.process_time())
         spent.append(0.0)
         log(self, *rest, **more)
 
-    def generated(self: Any, *rest: Any, **more: Any) -> Any:
+    def generated(*args: Any) -> Any:
         began = time.process_time()
-        found = generate(self, *rest, **more)
+        tokens = complete_once(*args)
         spent[-1] += time.process_time() - began
-        said.append(found[0])
-        return found
+        said.append(tokens)
+        return tokens
 
     with (
         mock.patch.object(Trainer, "log", logged),
-        mock.patch.object(ServedRollouts, "_generate_single_turn", generated),
+        mock.patch("stages.training.grpo_trainer.complete_once", generated),
         mock.patch("stages.checkpoints.handover.hand_over"),
         mock.patch("stages.training.setup.exit_worker"),
         contextlib.redirect_stdout(sys.stderr),

@@ -99,7 +99,7 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         if not arguments.ends:
             answers["loop"] = plain(lab, asks, arguments.batch_size, arguments.tokens)
             return
-        with mock.patch("stages.models.finished_rows.LiveRows.select", lambda self, model, args, given: (args, given)):
+        with mock.patch("stages.models.finished_rows.LiveRows.drop_finished", lambda self, unfinished, kwargs: kwargs):
             answers["loop"] = {said.id: said.text for batch in lab.answer(asks, how) for said in batch}
 
     list(lab.answer(asks[: arguments.batch_size], how))  # Warm.

@@ -15,13 +15,14 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from benchmarks.grpo_step import SIZES, build, made, now, point, settle
 
 PARTS = {
     "prefill": "generation: prompts are read",
     "decode": "generation: new tokens",
-    "rollout": "the rest of a rollout: templates, pictures twice, padding, rewards",
+    "rollout": "the rest of a rollout: templates, pictures, padding, rewards",
     "score": "log-probabilities",
     "backward": "backward",
     "rest": "all else: optimizer, logging, data",
@@ -106,10 +107,10 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
     hide_vllm_from_trl()
     from trl import GRPOTrainer
 
-    from stages.training.grpo_trainer import Trainer
+    from stages.training.grpo_trainer import PolicyTrainer
 
     folder = build(SIZES[arguments.size], scratch)
-    both = [made(cls, folder, scratch, where, arguments) for cls in (GRPOTrainer, Trainer)]
+    both = [made(cls, folder, scratch, where, arguments) for cls in (GRPOTrainer, PolicyTrainer)]
     assert both[1].sharing
     parts = [watched(trainer) for trainer in both]
     found: list[dict[str, float]] = [dict.fromkeys(PARTS, 0.0) for _ in both]
@@ -129,11 +130,18 @@ def watched(trainer: Any) -> Parts:
     """The clock of a trainer's steps."""
     from transformers import PrinterCallback, TrainerCallback
 
+    from stages.models import finished_rows
+    from stages.shared_prefix.rollouts import complete_once
+    from stages.training import grpo_trainer
+
     parts = Parts()
-    kind = type("Timed", (type(trainer.model),), {"_prefill": parts.timed("prefill", type(trainer.model)._prefill)})
-    trainer.model.__class__ = kind  # Sharing replaces the method of the model itself while it generates.
+    if isinstance(trainer, grpo_trainer.PolicyTrainer):
+        mock.patch.object(grpo_trainer, "complete_once", parts.timed("decode", complete_once)).start()
+        mock.patch.object(finished_rows, "read_prompts", parts.timed("prefill", finished_rows.read_prompts)).start()
+    else:
+        trainer.model._prefill = parts.timed("prefill", trainer.model._prefill)
+        trainer._generate_single_turn = parts.timed("decode", trainer._generate_single_turn)
     for name, method in (
-        ("decode", "_generate_single_turn"),
         ("rollout", "_generate_and_score_completions"),
         ("score", "_get_per_token_logps_and_entropies"),
     ):

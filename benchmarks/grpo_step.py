@@ -184,10 +184,10 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
     import torch
     from trl import GRPOTrainer
 
-    from stages.training.grpo_trainer import Trainer
+    from stages.training.grpo_trainer import PolicyTrainer
 
     folder = build(SIZES[arguments.size], scratch)
-    both = [made(cls, folder, scratch, where, arguments) for cls in (GRPOTrainer, Trainer)]
+    both = [made(cls, folder, scratch, where, arguments) for cls in (GRPOTrainer, PolicyTrainer)]
     assert both[1].sharing
     figures: list[dict[str, list[float]]] = [{}, {}]
     rows = [both[0].train_dataset[0]] * where[0]
@@ -253,7 +253,7 @@ def made(cls: type, folder: Path, scratch: Path, where: tuple[int, int, int], ar
     from pipeline.run_dir import RunDir
     from stages.models.loading import load_processor
     from stages.processes.work import Work
-    from stages.training.grpo_trainer import Trainer
+    from stages.training.grpo_trainer import PolicyTrainer
 
     group, prompt, completion = where
     stage = StageConfig(algorithm="grpo", init_from="base")
@@ -296,7 +296,7 @@ def made(cls: type, folder: Path, scratch: Path, where: tuple[int, int, int], ar
         "processing_class": processor,
     }
     how["reward_funcs"].__name__ = "reward"
-    return cls(work, **how) if cls is Trainer else cls(**how)
+    return cls(work, **how) if cls is PolicyTrainer else cls(**how)
 
 
 def score(trainer: Any, batch: dict[str, Any]) -> None:
@@ -309,11 +309,13 @@ def score(trainer: Any, batch: dict[str, Any]) -> None:
 
 def generate(trainer: Any, rows: list[Any]) -> None:
     """Completions of one prompt."""
-    from trl.data_utils import prepare_multimodal_messages
+    from stages.rollouts.pending import prompts_of
 
-    prompts = [prepare_multimodal_messages(one["prompt"], images=[one["image"]]) for one in rows]
-    ids, images, fields = trainer._tokenize_prompts(prompts)
-    trainer._generate_single_turn(ids, images, fields, len(rows))
+    prompts = prompts_of(rows)
+    if trainer.rollout_func is not None:
+        trainer.rollout_func(prompts, trainer)
+    else:
+        trainer._generate_single_turn(*trainer._tokenize_prompts(prompts), len(rows))
 
 
 def steps(trainer: Any) -> list[float]:

@@ -67,16 +67,17 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         )
         from transformers import AutoConfig
 
-        from stages.rollouts.vllm_rollouts import served
+        from stages.rollouts.pending import prompts_of
+        from stages.rollouts.vllm_rollouts import policy_server
 
         before = {name: weight.detach().clone() for name, weight in trainer.model.named_parameters()}
-        differences = scored_by_their_sampler(trainer)
-        with served(trainer, work, folder):
+        with policy_server(trainer, work, folder):
+            differences = scored_by_their_sampler(trainer)
             trainer.train()
             logged = [row for row in trainer.state.log_history if "reward" in row]
             moved = max(float((w.detach() - before[name]).abs().max()) for name, w in trainer.model.named_parameters())
             begun = time.monotonic()
-            trainer._sync()
+            trainer.server.sync()
             sync_seconds = time.monotonic() - begun
             each = [trainer.train_dataset[row] for row in range(arguments.rows)]
             many = [row for row in each for _ in range(arguments.generations)]
@@ -84,7 +85,7 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             served_seconds = _sample(trainer, many, arguments.generations)[1]
         own, _ = _sample(trainer, each, 1)  # By transformers, now that the server is gone.
         own_seconds = _sample(trainer, many, arguments.generations)[1]
-    prompt_ids, _, _ = trainer._tokenize_prompts(_prompts(each))
+    prompt_ids, _, _ = trainer._tokenize_prompts(prompts_of(each))
     return {
         "family": AutoConfig.from_pretrained(folder).model_type,
         "image_tokens": prompt_ids[0].count(trainer.model.config.image_token_id),
@@ -121,7 +122,7 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
     from pipeline.run_dir import RunDir
     from stages.models.loading import load_processor
     from stages.processes.work import Work
-    from stages.training.grpo_trainer import Trainer
+    from stages.training.grpo_trainer import PolicyTrainer
     from stages.training.setup import image_dataset, trainer_arguments
 
     stage = StageConfig(
@@ -147,7 +148,7 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
     )
     work = Work(config, "stage1_grpo", RunDir(scratch, config.name))
     work.folder.mkdir(parents=True)
-    trainer = Trainer(
+    trainer = PolicyTrainer(
         work,
         model=str(folder),
         reward_funcs=parity,
@@ -159,7 +160,7 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
 
 
 def scored_by_their_sampler(trainer: Any) -> list[float]:
-    """Hold each rollout of a trainer, once it trains, against the weights that sampled it.
+    """Hold each rollout of a trainer that has a server, once it trains, against the weights that sampled it.
 
     Returns:
         Filled while it trains: the largest difference of a logprob at each rollout.
@@ -170,7 +171,7 @@ def scored_by_their_sampler(trainer: Any) -> list[float]:
 
     differences: list[float] = []
     given: dict[int, dict[str, torch.Tensor]] = {}  # By step.
-    sync, rollout_of = trainer._sync, trainer._generate_and_score_completions
+    sync, rollout_of = trainer.server.sync, trainer._generate_and_score_completions
 
     def kept_sync() -> None:
         given[trainer.state.global_step] = {name: one.clone() for name, one in trainer.model.state_dict().items()}
@@ -180,7 +181,7 @@ def scored_by_their_sampler(trainer: Any) -> list[float]:
     def compared(inputs: Any) -> Any:
         rollout = rollout_of(inputs)
         present = {name: one.clone() for name, one in trainer.model.state_dict().items()}
-        trainer.model.load_state_dict(given[trainer.state.global_step - trainer._staleness])
+        trainer.model.load_state_dict(given[trainer.state.global_step - trainer.server.staleness])
         fields = {name: rollout[name] for name in (*FIELDS, "num_images", "num_tiles") if name in rollout}
         logps, _, _ = trainer._get_per_token_logps_and_entropies(
             trainer.model,
@@ -194,7 +195,7 @@ def scored_by_their_sampler(trainer: Any) -> list[float]:
         differences.append(float(apart.abs().max()))
         return rollout
 
-    trainer._sync, trainer._generate_and_score_completions = kept_sync, compared
+    trainer.server.sync, trainer._generate_and_score_completions = kept_sync, compared
     return differences
 
 
@@ -220,24 +221,21 @@ def _rows(folder: Path, count: int, size: int) -> dict[str, list[Any]]:
     return {"id": [str(number) for number in range(count)], "prompt": [turn] * count, "image": images}
 
 
-def _prompts(inputs: list[dict[str, Any]]) -> list[Any]:
-    from trl.data_utils import prepare_multimodal_messages
-
-    return [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in inputs]
-
-
 def _sample(trainer: Any, inputs: list[dict[str, Any]], num_generations: int) -> tuple[Any, float]:
     """(completions' tokens, seconds) of whatever the trainer samples from; of one completion each, the greedy one."""
-    tokenized = trainer._tokenize_prompts(_prompts(inputs))
-    temperature, how = trainer.temperature, trainer.generation_config.to_dict()
+    from stages.rollouts.pending import prompts_of
+
+    before = trainer.temperature, trainer.num_generations
+    config = trainer.generation_config.to_dict()
+    trainer.num_generations = num_generations
     if num_generations == 1:
         trainer.temperature = 0.0
         trainer.generation_config.update(do_sample=False, temperature=None, top_p=None, top_k=None)
     begun = time.monotonic()
-    tokens, _ = trainer._generate_single_turn(*tokenized, num_generations)
+    tokens = trainer.complete_prompts(prompts_of(inputs))["completion_ids"]
     seconds = time.monotonic() - begun
-    trainer.temperature = temperature
-    trainer.generation_config.update(**how)
+    trainer.temperature, trainer.num_generations = before
+    trainer.generation_config.update(**config)
     return tokens, seconds
 
 

@@ -57,7 +57,7 @@ def _spread(values: list[float]) -> str:
 
 def measured(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, float]]:
     """Per turn, the first without: means of its steps."""
-    from stages.rollouts.vllm_rollouts import served
+    from stages.rollouts.vllm_rollouts import policy_server
 
     steps = 2 * arguments.turns * arguments.steps
     arguments.rows, arguments.image_size, arguments.ahead = PROMPTS * steps, 512, True
@@ -67,14 +67,15 @@ def measured(arguments: argparse.Namespace, scratch: Path) -> list[dict[str, flo
     trainer, work = trainer_of(
         folder, arguments, scratch, per_device_train_batch_size=batch, max_steps=steps, learning_rate=1e-6
     )
-    ends, asked = _ends_of_steps(trainer), _requests(trainer)
-    with served(trainer, work, folder):
-        after = trainer.lookahead.after
+    ends = _ends_of_steps(trainer)
+    with policy_server(trainer, work, folder):
+        asked, lookahead = _requests(trainer.server), trainer.server.lookahead
+        after = lookahead.after
 
         def in_turn(rows: Any, left: int) -> Any:
             return after(rows, left) if trainer.state.global_step // arguments.steps % 2 else None
 
-        trainer.lookahead.after = in_turn
+        lookahead.after = in_turn
         trainer.train()
     waits = [row["sampling/wait_seconds"] for row in trainer.state.log_history if "reward" in row]
     turns = []
@@ -116,10 +117,10 @@ def _ends_of_steps(trainer: Any) -> list[float]:
     return ends
 
 
-def _requests(trainer: Any) -> list[tuple[float, float]]:
+def _requests(server: Any) -> list[tuple[float, float]]:
     """Filled while it trains: when each request for completions began and ended."""
     spans: list[tuple[float, float]] = []
-    post = trainer._post
+    post = server.post
 
     def timed(path: str, body: Any = None) -> Any:
         began = time.monotonic()
@@ -128,7 +129,7 @@ def _requests(trainer: Any) -> list[tuple[float, float]]:
             spans.append((began, time.monotonic()))
         return reply
 
-    trainer._post = timed
+    server.post = timed
     return spans
 
 

@@ -144,7 +144,7 @@ def made(ours: bool, folder: Path, scratch: Path, where: tuple[int, int, int], a
     from stages.models import loading
     from stages.processes.work import Work
     from stages.training import metrics_log, setup
-    from stages.training.sft_trainer import Trainer
+    from stages.training.sft_trainer import SupervisedTrainer
 
     options = {
         "per_device_train_batch_size": where[0],
@@ -170,7 +170,7 @@ def made(ours: bool, folder: Path, scratch: Path, where: tuple[int, int, int], a
     }
     if ours:
         settings = SFTConfig(**setup.trainer_arguments(work))
-        trainer = Trainer(args=settings, train_dataset=setup.image_dataset(columns), **how)
+        trainer = SupervisedTrainer(args=settings, train_dataset=setup.image_dataset(columns), **how)
         loading.prepare(trainer, work)
         metrics_log.add_journal(trainer, work)
         return trainer

@@ -25,11 +25,11 @@ def train(work: Work) -> None:
     from stages.models import loading
     from stages.rollouts import vllm_rollouts
     from stages.training import completions_log, learning_rates, metrics_log, setup, validation
-    from stages.training.grpo_trainer import Trainer
+    from stages.training.grpo_trainer import PolicyTrainer
 
     parent, processor, task = setup.start(work)
     columns, problems = read_or_build_rows(work.config, work.run, work.name, task)
-    trainer = Trainer(
+    trainer = PolicyTrainer(
         work,
         model=str(parent),
         reward_funcs=load_rewards(work.stage.reward_funcs, task),
@@ -43,7 +43,7 @@ def train(work: Work) -> None:
     learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
     validation.add(trainer, work, parent, task, metrics_log.add_journal(trainer, work))
     completions_log.add_completions(trainer, work)
-    with vllm_rollouts.served(trainer, work, parent):
+    with vllm_rollouts.policy_server(trainer, work, parent):
         setup.train(trainer, work)
     handover.hand_over(trainer, work, parent, task, rows=len(columns["id"]), problems=problems)
     setup.exit_worker()

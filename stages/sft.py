@@ -21,12 +21,12 @@ def train(work: Work) -> None:
     from stages.checkpoints import handover
     from stages.models import loading
     from stages.training import learning_rates, metrics_log, setup, validation
-    from stages.training.sft_trainer import Trainer
+    from stages.training.sft_trainer import SupervisedTrainer
 
     parent, processor, task = setup.start(work)
     columns, problems = read_or_build_rows(work.config, work.run, work.name, task)
     rows = len(columns.pop("id"))
-    trainer = Trainer(
+    trainer = SupervisedTrainer(
         model=str(parent),
         args=SFTConfig(**setup.trainer_arguments(work)),
         train_dataset=setup.image_dataset(columns),

@@ -1,22 +1,25 @@
-"""Decoding with transformers' `generate`, in which a finished row is computed no longer and a new token copies none before it.
+"""Decoding for transformers' `generate` in which a finished row is computed no longer and a new token copies none before it.
 
-`generate` computes every row until the longest is finished. Its own loop, which sees all rows, is left as it is: it still draws
-the random numbers, asks logits processors, ends rows and counts the forward passes that ZeRO-3's processes take together. Only
-the model's forward pass is given the unfinished rows; zeros stand for the logits of the others, whose tokens are padding anyway.
+`generate` computes every row until the longest is finished. It takes a decoding loop of one's own (`custom_generate`): `decode`
+below is transformers' loop for greedy and sampled decoding, in which each forward pass is given the unfinished rows alone.
+Logits processors, random draws and stopping criteria still see the whole batch, with zeros for the logits of finished rows,
+whose tokens are padding anyway; so tokens and random numbers are those of `generate` itself.
+
+What transformers 5.17 leaves to this file: it has neither a cache with room set aside that can shrink, nor a hook between two
+forward passes; and it does not hand `synced_gpus` to such a loop, which asks DeepSpeed for itself therefore.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 from transformers.cache_utils import DynamicLayer
+from transformers.integrations import is_deepspeed_zero3_enabled
 
 from pipeline.config.families import FAMILIES
-from stages.models.loading import FIELDS, plain
+from stages.models.loading import FIELDS
 
 AHEAD = 64
 """Tokens that room is set aside for at once."""
@@ -24,21 +27,46 @@ PER_ROW = {"input_ids", "attention_mask", "position_ids", "token_type_ids", "mm_
 """Tensors that a step of decoding takes, beside the cache."""
 PICTURES = set(FIELDS) - PER_ROW
 """Tensors that some families are given at every step and read at the first alone."""
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "num_beams": (None, 1),
+    "use_cache": (None, True),
+    "cache_implementation": (None, "dynamic"),
+    "return_dict_in_generate": (None, False),
+    "prefill_chunk_size": (None,),
+    "penalty_alpha": (None, 0),
+    "dola_layers": (None,),
+    "prompt_lookup_num_tokens": (None,),
+    "constraints": (None,),
+    "force_words_ids": (None,),
+    "encoder_repetition_penalty": (None, 1.0),
+    "encoder_no_repeat_ngram_size": (None, 0),
+}
+"""Options of generation that `decode` does not know, and the values at which they ask for nothing."""
 
 
 class RoomyLayer(DynamicLayer):
-    """A layer of a cache that writes each new token into room set aside, where transformers' own copies all of them each time."""
+    """A layer of a cache that writes each new token into room set aside, where transformers' own copies all of them each time.
+
+    Args:
+        keys: (rows, heads, tokens, width), of the prompts.
+        values: as keys.
+    """
 
     keys: torch.Tensor
     values: torch.Tensor
-    room: tuple[torch.Tensor, torch.Tensor]
+
+    def __init__(self, keys: torch.Tensor, values: torch.Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+        self.room = (keys, values)
 
     def update(self, key_states: torch.Tensor, value_states: torch.Tensor, *_: Any, **__: Any) -> Any:
-        """All keys and values, the new ones last: (rows, heads, tokens, width)."""
+        """Add the keys and values of new tokens; return all, the new ones last: (rows, heads, tokens, width)."""
         begun, end = self.keys.shape[-2], self.keys.shape[-2] + key_states.shape[-2]
+        if end > self.room[0].shape[-2]:
+            self.room = (self._copy(self.keys, end + AHEAD), self._copy(self.values, end + AHEAD))
         keys, values = self.room
-        if end > keys.shape[-2] or self.keys.data_ptr() != keys.data_ptr():  # It is full, or rows were selected since.
-            keys, values = self.room = self._copies(end + AHEAD)
         keys[..., begun:end, :], values[..., begun:end, :] = key_states, value_states
         self.keys, self.values = keys[..., :end, :], values[..., :end, :]
         return self.keys, self.values
@@ -50,106 +78,175 @@ class RoomyLayer(DynamicLayer):
         self.keys, self.values = self.keys[:count], self.values[:count]
         self.room = (self.room[0][:count], self.room[1][:count])
 
-    def _copies(self, tokens: int) -> tuple[torch.Tensor, torch.Tensor]:
-        keys, values = (one.new_empty(*one.shape[:-2], tokens, one.shape[-1]) for one in (self.keys, self.values))
-        held = self.keys.shape[-2]
-        keys[..., :held, :], values[..., :held, :] = self.keys, self.values
-        return keys, values
+    @staticmethod
+    def _copy(states: torch.Tensor, tokens: int) -> torch.Tensor:
+        copy = states.new_empty(*states.shape[:-2], tokens, states.shape[-1])
+        copy[..., : states.shape[-2], :] = states
+        return copy
+
+
+class RoomyCache(DynamicCache):
+    """A cache of `RoomyLayer`s.
+
+    Args:
+        cache: after the prompts have been read.
+        repeats: (rows,) which prompt each row goes on from; None: row by row.
+    """
+
+    layers: list[Any]
+
+    def __init__(self, cache: DynamicCache, repeats: torch.Tensor | None) -> None:
+        super().__init__()
+        if repeats is not None:
+            cache.batch_select_indices(repeats)
+        self.layers = [RoomyLayer(layer.keys, layer.values) for layer in cache.layers]
 
 
 class LiveRows:
-    """Hooks around a model's forward pass that take the finished rows of a batch out of it.
+    """The rows of a batch that are still computed.
 
     Args:
-        cache: after the prefill, of `RoomyLayer`s.
         rows: of the batch.
-        ends: the tokens that finish a row.
+        cache: of all of them.
+        device: of their tokens.
     """
 
-    def __init__(self, cache: DynamicCache, rows: int, ends: torch.Tensor) -> None:
-        self.cache, self.ends = cache, ends
-        self.finished = torch.zeros(rows, dtype=torch.bool, device=ends.device)
-        self.rows = torch.arange(rows, device=ends.device)  # Of the batch, in the order the cache has them in.
+    def __init__(self, rows: int, cache: RoomyCache, device: torch.device) -> None:
+        self.rows, self.cache = rows, cache
+        self.order = torch.arange(rows, device=device)
+        """Places in the batch, in the order the cache has them in."""
 
-    def select(self, model: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        """What of the batch the forward pass is given."""
-        tensors = {name: one for name, one in given.items() if isinstance(one, torch.Tensor) and name not in PICTURES}
-        if not {"attention_mask", "position_ids"} <= tensors.keys() <= PER_ROW:
-            return args, given
-        self.finished |= torch.isin(given["input_ids"][:, -1], self.ends)
-        live = ~self.finished[self.rows]
+    def drop_finished(self, unfinished: torch.Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """Take finished rows out of the cache and of what the next forward pass is given.
+
+        Of none left, as when ZeRO-3's other processes still decode, the last are kept.
+
+        Args:
+            unfinished: (rows of the batch,) 1 where tokens are still to come.
+            kwargs: of the model, for the rows that are computed.
+
+        Returns:
+            The same for those that are left.
+        """
+        live = unfinished[self.order].bool()
         count = int(live.sum())
-        if 0 < count < len(live):  # With ZeRO-3 a process without live rows takes part until all processes are done.
-            holes, fillers = (~live[:count]).nonzero()[:, 0], live[count:].nonzero()[:, 0] + count
-            for layer in self.cache.layers:
-                layer.keep(count, holes, fillers)
-            self.rows[holes] = self.rows[fillers]
-            self.rows = self.rows[:count]
-        if len(self.rows) == len(self.finished):
-            return args, given
-        chosen = {
-            name: one.index_select(-2 if name == "position_ids" else 0, self.rows) for name, one in tensors.items()
-        }
-        return args, {**given, **chosen}
+        if not 0 < count < len(live):
+            return kwargs
+        holes, fillers = (~live[:count]).nonzero()[:, 0], live[count:].nonzero()[:, 0] + count
+        for layer in self.cache.layers:
+            layer.keep(count, holes, fillers)
+        places = torch.arange(count, device=live.device)
+        places[holes] = fillers
+        self.order = self.order[places]
+        return select_rows(kwargs, places)
 
-    def spread(self, model: Any, args: Any, given: dict[str, Any], output: Any) -> Any:
-        """Logits of all rows of the batch."""
-        if len(self.rows) < len(self.finished):
-            full = output.logits.new_zeros(len(self.finished), *output.logits.shape[1:])
-            output.logits = full.index_copy_(0, self.rows, output.logits)
-        return output
+    def spread(self, logits: torch.Tensor) -> torch.Tensor:
+        """Return the logits of all rows of the batch, (rows, vocabulary) in float32; zeros for those that are finished."""
+        if len(self.order) == self.rows:
+            return logits.to(copy=True, dtype=torch.float32)
+        return logits.new_zeros(self.rows, logits.shape[-1], dtype=torch.float32).index_copy_(
+            0, self.order, logits.float()
+        )
 
 
-@contextlib.contextmanager
-def live_rows(model: Any) -> Iterator[None]:
-    """Within the block, `generate` gives what it gives outside of it, without computing finished rows.
+def can_decode(model: Any, generation_config: GenerationConfig) -> bool:
+    """Check whether `decode` gives what transformers' own loop gives.
 
-    Beam search, caches that are not of full attention or not `generate`'s own, and models that are neither of `FAMILIES` nor of
-    text alone are left to transformers.
+    It does not know beams, caches that are not of full attention or not `generate`'s own, and models that are neither of
+    `FAMILIES` nor of text alone.
 
     Args:
         model: as transformers loads it, or with adapters of peft.
+        generation_config: what `generate` is to be given; the rest is the model's own.
     """
-    model = plain(model)
-    prefill, hooks = model._prefill, contextlib.ExitStack()
-
-    def then_decode(input_ids: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any], **how: Any) -> Any:
-        hooks.close()
-        output = prefill(input_ids, generation_config, model_kwargs, **how)
-        cache = output.get("past_key_values")
-        if _knows(model, generation_config, cache):
-            for layer in cache.layers:
-                layer.__class__, layer.room = RoomyLayer, (layer.keys, layer.values)
-            live = LiveRows(cache, len(input_ids), generation_config._eos_token_tensor)
-            hooks.callback(model.register_forward_pre_hook(live.select, with_kwargs=True).remove)
-            hooks.callback(model.register_forward_hook(live.spread, with_kwargs=True).remove)
-        return output
-
-    with hooks, replaced(model, "_prefill", then_decode):
-        yield
-
-
-def _knows(model: Any, generation_config: Any, cache: Any) -> bool:
-    """Whether a step of decoding takes nothing of a row but its last token, mask and position, and layers of `cache`."""
-    return (
-        (model.config.model_type in FAMILIES or model.config.get_text_config() is model.config)
-        and generation_config.num_beams == 1
-        and not generation_config.return_dict_in_generate
-        and generation_config._eos_token_tensor is not None
-        and type(cache) is DynamicCache
-        and not (cache.offloading or getattr(cache, "_is_user_defined", False))
-        and all(type(layer) is DynamicLayer and layer.is_initialized for layer in cache.layers)
+    for name, neutral in NEUTRAL.items():
+        asked = getattr(generation_config, name, None)
+        if (getattr(model.generation_config, name, None) if asked is None else asked) not in neutral:
+            return False
+    text = model.config.get_text_config(decoder=True)
+    return (model.config.model_type in FAMILIES or text is model.config) and all(
+        type(layer) is DynamicLayer for layer in DynamicCache(config=text).layers
     )
 
 
-@contextlib.contextmanager
-def replaced(owner: Any, name: str, method: Callable[..., Any]) -> Iterator[None]:
-    """Within the block, this object alone has another method; blocks may lie in one another."""
-    before = vars(owner).get(name)
-    setattr(owner, name, method)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
-        if before is not None:
-            setattr(owner, name, before)
+def decode(
+    model: Any,
+    input_ids: torch.Tensor,
+    logits_processor: Any,
+    stopping_criteria: Any,
+    generation_config: Any,
+    repeats: torch.Tensor | None = None,
+    in_step: bool | None = None,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """Decode a batch, greedily or by draws; `generate` calls this when it is its `custom_generate`.
+
+    Args:
+        model: as transformers loads it.
+        input_ids: (prompts, tokens), padded on the left.
+        logits_processor: as `generate` prepares it.
+        stopping_criteria: as `generate` prepares it.
+        generation_config: as `generate` prepares it.
+        repeats: (rows,) which prompt each row goes on from: a prompt is read once for all its rows. None: each once.
+        in_step: whether all processes take as many forward passes; None: with ZeRO-3.
+        kwargs: of the model.
+
+    Returns:
+        (rows, tokens of a prompt and of its completion), padded on the right.
+    """
+    ends = any(hasattr(criterion, "eos_token_id") for criterion in stopping_criteria)
+    padding = generation_config._pad_token_tensor
+    if in_step is None:
+        in_step = is_deepspeed_zero3_enabled() and torch.distributed.is_initialized()
+    drops = ends and {"attention_mask", "position_ids"} <= tensor_names(kwargs) - PICTURES <= PER_ROW
+    output = read_prompts(model, input_ids, kwargs)
+    kwargs = model._update_model_kwargs_for_generation(output, kwargs)
+    logits = output.logits[:, -1]
+    if repeats is not None:
+        input_ids, logits, kwargs = input_ids[repeats], logits[repeats], select_rows(kwargs, repeats)
+    kwargs["past_key_values"] = RoomyCache(output.past_key_values, repeats)
+    live = LiveRows(len(input_ids), kwargs["past_key_values"], input_ids.device)
+    unfinished, done = torch.ones_like(input_ids[:, 0]), False
+    with model._optimize_model_for_decode():
+        while model._has_unfinished_sequences(done, in_step, device=input_ids.device):
+            if output is None:
+                inputs = model.prepare_inputs_for_generation(input_ids[live.order], next_sequence_length=1, **kwargs)
+                output = model(**inputs, return_dict=True)
+                kwargs = model._update_model_kwargs_for_generation(output, kwargs)
+                logits = output.logits[:, -1]
+            output = None
+            if done:
+                continue
+            scores = logits_processor(input_ids, live.spread(logits))
+            if generation_config.do_sample:
+                tokens = torch.multinomial(scores.softmax(dim=-1), num_samples=1).squeeze(1)
+            else:
+                tokens = scores.argmax(dim=-1)
+            if ends:
+                tokens = tokens * unfinished + padding * (1 - unfinished)
+            input_ids = torch.cat([input_ids, tokens[:, None]], dim=-1)
+            unfinished = unfinished & ~stopping_criteria(input_ids, None)
+            done = not unfinished.any()
+            if drops:
+                kwargs = live.drop_finished(unfinished, kwargs)
+    return input_ids
+
+
+def read_prompts(model: Any, input_ids: torch.Tensor, kwargs: dict[str, Any]) -> Any:
+    """Pass prompts, (prompts, tokens), through a model; return its output, the filled cache in it."""
+    inputs = model.prepare_inputs_for_generation(input_ids, is_first_iteration=True, **kwargs)
+    return model(**inputs, return_dict=True)
+
+
+def tensor_names(kwargs: dict[str, Any]) -> set[str]:
+    """Return the names of a model's keyword arguments that are tensors."""
+    return {name for name, value in kwargs.items() if isinstance(value, torch.Tensor)}
+
+
+def select_rows(kwargs: dict[str, Any], rows: torch.Tensor) -> dict[str, Any]:
+    """Return a model's keyword arguments for some rows. Positions may be (rows, tokens) or (3, rows, tokens)."""
+    chosen = {
+        name: kwargs[name].index_select(-2 if name == "position_ids" else 0, rows)
+        for name in tensor_names(kwargs) & PER_ROW
+    }
+    return {**kwargs, **chosen}

@@ -13,7 +13,7 @@ from transformers import GenerationConfig
 
 from pipeline.data.images import open_rgb
 from stages.models import loading
-from stages.models.finished_rows import live_rows
+from stages.models.finished_rows import can_decode, decode
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -93,10 +93,10 @@ def complete(
         suppress_tokens=None if image_token is None else [image_token],  # A model near random would write it.
         **{"do_sample": False, "repetition_penalty": 1.0, **how},
     )
-    with live_rows(model):
-        # Under ZeRO-3 generate would have all processes agree on every token, and each may have another number of batches here.
-        # No layer is gathered while it is passed: who asks a model in training has gathered all of it (`validation`).
-        written = model.generate(**inputs, generation_config=asked, logits_processor=[*processors], synced_gpus=False)
+    # Under ZeRO-3 generate would have all processes agree on every token, and each may have another number of batches here.
+    # No layer is gathered while it is passed: who asks a model in training has gathered all of it (`validation`).
+    loop = {"custom_generate": decode, "in_step": False} if can_decode(model, asked) else {"synced_gpus": False}
+    written = model.generate(**inputs, generation_config=asked, logits_processor=[*processors], **loop)
     tokens = written[:, inputs["input_ids"].shape[1] :]
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
     lengths = (tokens != tokenizer.pad_token_id).sum(dim=1).tolist()

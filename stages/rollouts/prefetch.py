@@ -26,7 +26,7 @@ class Lookahead:
         self._given = self._read = 0
 
     def take(self, epoch: Iterator[Rows], count: int) -> list[Rows]:
-        """The next `count` micro-batches of an epoch, from the first of a rollout on; fewer at its end."""
+        """Return the next `count` micro-batches of an epoch, from the first of a rollout on; fewer at its end."""
         if epoch is not self._epoch:
             self._epoch, self._window, self._given, self._read = epoch, [], 0, 0
         del self._window[: self._given]
@@ -38,7 +38,7 @@ class Lookahead:
         return given
 
     def after(self, rows: Rows, steps_left: int) -> Rows | None:
-        """What the next rollout asks; None when the epoch, or training, ends before it.
+        """Return the rows that the next rollout asks; None when the epoch, or training, ends before it.
 
         Args:
             rows: a rollout's, as `take` gave them last.

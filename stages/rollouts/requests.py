@@ -15,7 +15,7 @@ from pipeline.system import chat_api
 
 
 def group_runs(first: int, length: int, num_generations: int) -> list[tuple[int, int]]:
-    """(start, stop) of each run of one group's samples in a process's slice, which groups may straddle at both ends.
+    """Return (start, stop) of each run of one group's samples in a process's slice, which groups may straddle at both ends.
 
     Args:
         first: the slice's place among all processes' samples.
@@ -27,7 +27,7 @@ def group_runs(first: int, length: int, num_generations: int) -> list[tuple[int,
 
 
 def cache_counts(metrics: str) -> dict[str, tuple[float, float]]:
-    """(hits, queries) of the caches of a vLLM server, in tokens of prompts (`prefix`) and pictures (`image`).
+    """Return (hits, queries) of the caches of a vLLM server, in tokens of prompts (`prefix`) and pictures (`image`).
 
     Args:
         metrics: what it answers to /metrics; the counts of several engines are added.

@@ -24,15 +24,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from accelerate.utils import broadcast_object_list
-from trl.data_utils import prepare_multimodal_messages
 
 from pipeline.errors import UserError
 from pipeline.system.vllm_server import end_of, open_url
 from stages.processes.work import Work
+from stages.rollouts.pending import prompts_of, rollout_place
 from stages.rollouts.prefetch import Lookahead, Rows
 from stages.rollouts.requests import DataUrls, cache_counts, check_prompt, group_runs, served_messages
 from stages.rollouts.vllm_server import MODEL, running
@@ -49,8 +48,8 @@ does. Rounding to bfloat16 makes differences of some hundredths."""
 
 
 @contextlib.contextmanager
-def served(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
-    """With `rollouts: vllm`, a server of the policy within the block, which the trainer samples from; else nothing.
+def policy_server(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
+    """Start a server of the policy, with `rollouts: vllm`, which the trainer samples from within the block; else do nothing.
 
     Args:
         trainer: before training.
@@ -65,6 +64,7 @@ def served(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
         return
     with contextlib.ExitStack() as until_the_end:
         address: list[str | None] = [None]
+        weights_folder: Path | None = None
         if trainer.accelerator.is_main_process:
             # Ctrl-C and a batch system's end of time come as SIGTERM, at which Python would end without the clean-up below.
             before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
@@ -73,25 +73,27 @@ def served(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
             _copy_for_server(parent, trainer.processing_class, folder / "start")
             log.info(f"  {work.name}: starting a vLLM server for its rollouts")
             address = [until_the_end.enter_context(running(work, folder / "start"))]
-            trainer.weights_folder = folder / "weights"
+            weights_folder = folder / "weights"
         broadcast_object_list(address)
-        trainer.server = address[0]
-        trainer.use_vllm = True  # So that TRL scores and corrects the rollouts as those of its own vLLM modes.
-        trainer.requests = ThreadPoolExecutor(AT_ONCE)
-        # Without waiting: what a stage that ends early has in flight ends with the server.
-        until_the_end.callback(trainer.requests.shutdown, wait=False, cancel_futures=True)
+        lookahead = None
         if work.stage.rollouts_ahead:
             per_rollout = trainer.args.steps_per_generation * trainer.num_iterations
-            trainer.lookahead = Lookahead(per_rollout, trainer.args.gradient_accumulation_steps)
+            lookahead = Lookahead(per_rollout, trainer.args.gradient_accumulation_steps)
+        assert address[0] is not None
+        trainer.server = PolicyServer(trainer, work, address[0], weights_folder, lookahead)
+        # Without waiting: what a stage that ends early has in flight ends with the server.
+        until_the_end.callback(trainer.server.requests.shutdown, wait=False, cancel_futures=True)
+        # So that TRL scores and corrects the rollouts as those of its own vLLM modes.
+        trainer.use_vllm, trainer.vllm_generation, trainer._last_loaded_step = True, trainer.server, -1
         try:
             yield
         finally:
-            trainer.server, trainer.use_vllm, trainer.lookahead, trainer._ahead = None, False, None, None
+            trainer.server, trainer.use_vllm = None, False
 
 
 @contextlib.contextmanager
 def _scratch(work: Work, parent: Path) -> Iterator[Path]:
-    """A folder for the block, in memory where it holds the weights twice over, else in the stage's folder.
+    """Make a folder for the block, in memory where it holds the weights twice over, else in the stage's folder.
 
     Its name follows from the stage, so that what a killed attempt left in it goes when the stage goes on.
     """
@@ -110,7 +112,7 @@ def _scratch(work: Work, parent: Path) -> Iterator[Path]:
 
 
 def _copy_for_server(parent: Path, processor: Any, folder: Path) -> None:
-    """The parent with the trainer's processor, so that both read a prompt alike; weights are links."""
+    """Copy the parent with the trainer's processor, so that both read a prompt alike; weights are links."""
     folder.mkdir()
     for file in parent.iterdir():
         if file.suffix == ".safetensors":
@@ -132,43 +134,59 @@ class Asked:
     """Optimizer steps behind the weights that sample."""
 
 
-class ServedRollouts:
-    """What of trl.GRPOTrainer changes when a server samples; without one (`server` is None) nothing does."""
+class PolicyServer:
+    """A server that samples for a trainer, with its weights.
 
-    server: str | None = None
-    """Its address."""
-    requests: ThreadPoolExecutor
-    weights_folder: Path
-    """Where weights are written for the server; on the main process."""
-    lookahead: Lookahead | None = None
-    """With `rollouts_ahead`."""
-    resample_round = 0
-    """Of dynamic sampling; 0 for a step's own prompts."""
-    _served_step = -1
-    _prompts: Sequence[Any] = ()
-    _next_rows: Rows | None = None
-    _ahead: Asked | None = None
-    _staleness = 0
-    """Optimizer steps since the weights that sampled the present rollout."""
-    _cache_counts: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    Args:
+        trainer: a trl.GRPOTrainer.
+        work: the stage.
+        address: the server's.
+        weights_folder: where weights are written for it; on the main process.
+        lookahead: with `rollouts_ahead`.
+    """
 
-    def get_batch_samples(self: Any, epoch_iterator: Any, num_batches: int, device: Any) -> Any:
-        """As transformers'; with `rollouts_ahead` the rows of the next rollout are read besides."""
+    def __init__(
+        self, trainer: Any, work: Work, address: str, weights_folder: Path | None, lookahead: Lookahead | None = None
+    ) -> None:
+        self.trainer, self.work, self.address = trainer, work, address
+        self.weights_folder, self.lookahead = weights_folder, lookahead
+        self.requests = ThreadPoolExecutor(AT_ONCE)
+        self.attempt = 0
+        """Round of dynamic sampling; 0 for a step's own prompts."""
+        self.staleness = 0
+        """Optimizer steps since the weights that sampled the present rollout."""
+        self._next_rows: Rows | None = None
+        self._served_step = -1
+        self._ahead: Asked | None = None
+        self._cache_counts: Mapping[str, tuple[float, float]] = {}
+
+    def read_rows(self, epoch: Iterator[Rows], count: int) -> Iterator[Rows]:
+        """Return the next micro-batches of an epoch; with `rollouts_ahead` those of the next rollout are read besides."""
+        return epoch if self.lookahead is None else iter(self.lookahead.take(epoch, count))
+
+    def expect(self, rows: Rows) -> None:
+        """Note which rollout follows that of these rows, to ask for it ahead."""
         if self.lookahead is not None:
-            epoch_iterator = iter(self.lookahead.take(epoch_iterator, num_batches))
-        return super().get_batch_samples(epoch_iterator, num_batches, device)  # type: ignore[misc]
+            steps_left = self.trainer.state.max_steps - self.trainer.state.global_step
+            self._next_rows = self.lookahead.after(rows, steps_left)
 
-    def _tokenize_prompts(self: Any, prompts: list[Any]) -> Any:
-        self._prompts = prompts
-        return super()._tokenize_prompts(prompts)  # type: ignore[misc]
+    def complete(
+        self, prompts: Sequence[Any], prompt_ids: Sequence[Sequence[int]], num_generations: int
+    ) -> tuple[list[list[int]], list[list[float]]]:
+        """Collect the rollout of these prompts, asked now or ahead; then ask the next one, with `rollouts_ahead`.
 
-    def _generate_single_turn(
-        self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **how: Any
-    ) -> Any:
-        """(token ids, logprobs) per prompt, asked now or ahead; and the next rollout is asked, with `rollouts_ahead`."""
-        if self.server is None:
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
-        asked = self._ahead or self._ask(self._prompts, num_generations, self.resample_round)
+        Args:
+            prompts: messages of this process's rows, with the pictures in them.
+            prompt_ids: the trainer's own tokens of each row.
+            num_generations: rows of a group.
+
+        Returns:
+            (token ids, logprobs) of each row.
+
+        Raises:
+            UserError: when the server reads a prompt otherwise, refuses, or is gone.
+        """
+        asked = self._ahead or self._ask(prompts, num_generations, self.attempt)
         began = time.monotonic()
         completions, logprobs = [], []
         for (start, _), reply in zip(asked.runs, asked.replies, strict=True):
@@ -176,23 +194,25 @@ class ServedRollouts:
             for choice in sorted(reply["choices"], key=lambda choice: choice["index"]):
                 completions.append(choice["token_ids"])
                 logprobs.append([token["logprob"] for token in choice["logprobs"]["content"]])
-        self._metrics["train"]["sampling/wait_seconds"].append(time.monotonic() - began)
-        self._staleness = self.state.global_step - asked.step
-        self._metrics["train"]["sampling/staleness"].append(self._staleness)
+        metrics, step = self.trainer._metrics["train"], self.trainer.state.global_step
+        metrics["sampling/wait_seconds"].append(time.monotonic() - began)
+        self.staleness = step - asked.step
+        metrics["sampling/staleness"].append(self.staleness)
         # Until no process has a request in flight: all are counted, and the weights may change.
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+        self.trainer.accelerator.wait_for_everyone()
+        if self.trainer.accelerator.is_main_process:
             self._log_cache_hits()
         self._ahead = None
         if self._next_rows is not None:
             self._ahead = self._ask(prompts_of(self._next_rows), num_generations, "ahead")
         return completions, logprobs
 
-    def _ask(self: Any, prompts: Sequence[Any], num_generations: int, asking: int | str) -> Asked:
+    def _ask(self, prompts: Sequence[Any], num_generations: int, asking: int | str) -> Asked:
         """Send a request for each run of equal prompts in this process's slice, to a server with the present weights."""
-        if self._served_step != self.state.global_step:
-            self._sync()
-        first = self.accelerator.process_index * len(prompts)
+        trainer = self.trainer
+        if self._served_step != trainer.state.global_step:
+            self.sync()
+        first = trainer.accelerator.process_index * len(prompts)
         runs = group_runs(first, len(prompts), num_generations)
         # With the seeds of this moment; the threads that send them encode the pictures, while this one goes on.
         requests = [
@@ -201,17 +221,18 @@ class ServedRollouts:
                 "n": stop - start,
                 "seed": self._rollout_seed(asking, (first + start) // num_generations)
                 + (first + start) % num_generations,
-                "max_tokens": self.generation_config.max_new_tokens,
-                "min_tokens": self.generation_config.min_new_tokens or 0,  # A preflight's trial asks for whole lengths.
-                "temperature": self.temperature,
-                "top_p": self.top_p,
-                "top_k": self.top_k or -1,
-                "min_p": self.min_p or 0.0,
-                "repetition_penalty": self.repetition_penalty,
-                "stop_token_ids": self.eos_token_ids,
+                "max_tokens": trainer.generation_config.max_new_tokens,
+                "min_tokens": trainer.generation_config.min_new_tokens
+                or 0,  # A preflight's trial asks for whole lengths.
+                "temperature": trainer.temperature,
+                "top_p": trainer.top_p,
+                "top_k": trainer.top_k or -1,
+                "min_p": trainer.min_p or 0.0,
+                "repetition_penalty": trainer.repetition_penalty,
+                "stop_token_ids": trainer.eos_token_ids,
                 # A sampled image token would mismatch the image features, so TRL suppresses it in its own generate too.
-                "logit_bias": {str(self.accelerator.unwrap_model(self.model).config.image_token_id): -100},
-                "chat_template_kwargs": self.chat_template_kwargs,
+                "logit_bias": {str(trainer.accelerator.unwrap_model(trainer.model).config.image_token_id): -100},
+                "chat_template_kwargs": trainer.chat_template_kwargs,
                 "skip_special_tokens": False,
                 "logprobs": True,
                 "return_token_ids": True,
@@ -221,66 +242,76 @@ class ServedRollouts:
         data_url = DataUrls()
 
         def send(run: tuple[int, int], request: dict[str, Any]) -> Any:
-            return self._post(
+            return self.post(
                 "/v1/chat/completions", {**request, "messages": served_messages(prompts[run[0]], data_url)}
             )
 
         replies = self.requests.map(send, runs, requests)
-        return Asked(runs, replies, self.state.global_step)
+        return Asked(runs, replies, trainer.state.global_step)
 
-    def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        if self.lookahead is not None:
-            self._next_rows = self.lookahead.after(inputs, self.state.max_steps - self.state.global_step)
-        output: dict[str, Any] = super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        drift = self._metrics["train"].get("sampling/sampling_logp_difference/mean", [0.0])[-1]
-        # What older weights sampled differs by what was learned since, which is no fault; the alarm `drift` judges it.
-        if self.server is not None and drift > MAX_DRIFT and not self._staleness:
+    def check_drift(self) -> None:
+        """Check that the server computes the trainer's weights as the trainer does, by the logprobs of the last rollout.
+
+        Raises:
+            UserError: when they are further apart than `MAX_DRIFT`. What older weights sampled differs by what was learned since,
+                which is no fault; the alarm `drift` judges it.
+        """
+        drift = self.trainer._metrics["train"].get("sampling/sampling_logp_difference/mean", [0.0])[-1]
+        if drift > MAX_DRIFT and not self.staleness:
             raise UserError(
-                f"step {self.state.global_step}: the rollouts' logprobs are {drift:.2f} nats per token away from the trainer's "
-                f"(limit {MAX_DRIFT}): vLLM does not compute this model as transformers does; use rollouts: transformers"
+                f"step {self.trainer.state.global_step}: the rollouts' logprobs are {drift:.2f} nats per token away from the "
+                f"trainer's (limit {MAX_DRIFT}): vLLM does not compute this model as transformers does; "
+                "use rollouts: transformers"
             )
-        return output
 
-    def _rollout_seed(self: Any, asking: int | str, group: int) -> int:
-        """A seed for one group's request: the same whenever it is asked again and for any number of processes."""
-        place = f"{rollout_place(self)}/{asking}/{group}"
+    def _rollout_seed(self, asking: int | str, group: int) -> int:
+        """Return a seed for one group's request: the same whenever it is asked again and for any number of processes."""
+        place = f"{rollout_place(self.trainer)}/{asking}/{group}"
         return int.from_bytes(hashlib.sha256(place.encode()).digest()[:6], "big")
 
-    def _sync(self: Any) -> None:
-        """Give the server the trainer's weights; nothing that it computed with others stays in its caches."""
-        began = time.monotonic()
-        size = write_weights(self, self.work, self.weights_folder if self.accelerator.is_main_process else None)
-        if self.accelerator.is_main_process:
-            self._post("/collective_rpc", {"method": "load_policy", "args": [str(self.weights_folder)]})
-            # Prompts' keys and values; then features of images, which the reload drops in the workers but not in the scheduler.
-            done = self._post("/reset_prefix_cache")
-            assert done["success"], "requests were in flight while the weights changed"
-            self._post("/reset_encoder_cache")
-        self.accelerator.wait_for_everyone()
-        self._metrics["train"]["sampling/sync_seconds"].append(time.monotonic() - began)
-        self._metrics["train"]["sampling/sync_bytes"].append(size)
-        self._served_step = self.state.global_step
+    def sync_weights(self) -> None:
+        """Take the trainer's weights, unless a rollout is still being sampled: then the next request brings them.
 
-    def _log_cache_hits(self: Any) -> None:
+        TRL calls it before it samples at a new step, as it calls its own vLLM's.
+        """
+        if self._ahead is None and self._served_step != self.trainer.state.global_step:
+            self.sync()
+
+    def sync(self) -> None:
+        """Give the server the trainer's weights; nothing it computed with others stays in its caches. Called on all ranks."""
+        began = time.monotonic()
+        size = write_weights(self.trainer, self.work, self.weights_folder)
+        if self.trainer.accelerator.is_main_process:
+            self.post("/collective_rpc", {"method": "load_policy", "args": [str(self.weights_folder)]})
+            # Prompts' keys and values; then features of images, which the reload drops in the workers but not in the scheduler.
+            done = self.post("/reset_prefix_cache")
+            assert done["success"], "requests were in flight while the weights changed"
+            self.post("/reset_encoder_cache")
+        self.trainer.accelerator.wait_for_everyone()
+        self.trainer._metrics["train"]["sampling/sync_seconds"].append(time.monotonic() - began)
+        self.trainer._metrics["train"]["sampling/sync_bytes"].append(size)
+        self._served_step = self.trainer.state.global_step
+
+    def _log_cache_hits(self) -> None:
         """Log what share of prompts' tokens and of pictures the server had computed already, since this was last called."""
-        with open_url(urllib.request.Request(f"{self.server}/metrics"), timeout=TIMEOUT_SECONDS) as reply:
+        with open_url(urllib.request.Request(f"{self.address}/metrics"), timeout=TIMEOUT_SECONDS) as reply:
             counts = cache_counts(reply.read().decode())
         for cache, (hits, queries) in counts.items():
             hits_before, queries_before = self._cache_counts.get(cache, (0.0, 0.0))
             if queries > queries_before:
                 ratio = (hits - hits_before) / (queries - queries_before)
-                self._metrics["train"][f"sampling/{cache}_cache_hit_ratio"].append(ratio)
+                self.trainer._metrics["train"][f"sampling/{cache}_cache_hit_ratio"].append(ratio)
         self._cache_counts = counts
 
-    def _post(self: Any, path: str, body: dict[str, Any] | None = None) -> Any:
-        """What the server answers.
+    def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
+        """Post to the server and return what it answers.
 
         Raises:
             UserError: when it refuses, or is gone; with the end of its log.
         """
         log = self.work.folder / "logs" / "rollout-server.log"
         request = urllib.request.Request(
-            self.server + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
+            self.address + path, json.dumps(body or {}).encode(), {"Content-Type": "application/json"}
         )
         try:
             with open_url(request, timeout=TIMEOUT_SECONDS) as reply:
@@ -291,16 +322,3 @@ class ServedRollouts:
         except (OSError, http.client.HTTPException) as error:
             raise UserError(f"the rollout server does not answer {path} ({error}); {end_of(log)}") from error
         return json.loads(text) if text else None
-
-
-def rollout_place(trainer: Any) -> str:
-    """Which rollout of the run this is, as seeds are made from it: a stage that goes on from a checkpoint draws alike."""
-    of_its_step = (
-        trainer._step % trainer.args.gradient_accumulation_steps
-    )  # One optimizer step may take several rollouts.
-    return f"{trainer.args.seed}/{trainer.state.global_step}/{of_its_step}"
-
-
-def prompts_of(rows: Rows) -> list[Any]:
-    """The prompts that TRL makes of rows with an image each."""
-    return [prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows]

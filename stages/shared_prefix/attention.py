@@ -65,19 +65,21 @@ def attend(
     value: torch.Tensor,
     attention_mask: torch.Tensor | None,
     groups: Groups | None = None,
-    **how: Any,
+    **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
     """Attention as transformers calls it; query, key, value: (sequences, heads, tokens, width)."""
     if groups is None:
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **how)
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     first = groups.prefix
     prompt, _ = sdpa_attention_forward(
-        module, query[:, :, :first], key[:, :, :first], value[:, :, :first], groups.prefix_mask, **how
+        module, query[:, :, :first], key[:, :, :first], value[:, :, :first], groups.prefix_mask, **kwargs
     )
     keys, values = (
         torch.cat([_repeated(one[:, :, :first], groups), _segments(one, groups)], dim=2) for one in (key, value)
     )
-    completions, _ = sdpa_attention_forward(module, _segments(query, groups), keys, values, groups.segment_mask, **how)
+    completions, _ = sdpa_attention_forward(
+        module, _segments(query, groups), keys, values, groups.segment_mask, **kwargs
+    )
     # (sequences × segments, tokens, heads, width) -> (sequences, tokens of all segments, heads, width)
     return torch.cat([prompt, completions.reshape(len(prompt), -1, *prompt.shape[2:])], dim=1), None
 

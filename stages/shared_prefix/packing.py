@@ -8,10 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from stages.shared_prefix.attention import Groups
-from stages.shared_prefix.row_groups import Row, join_rows
-
-KINDS = ("mm_token_type_ids", "token_type_ids")
-"""Fields that say of each token whether it is of an image."""
+from stages.shared_prefix.row_groups import KINDS, Row, join_rows
 
 
 @dataclass(frozen=True)

@@ -1,102 +1,110 @@
-"""Rollouts by transformers of prompts that are asked several times: each is processed, and read by the model, once."""
+"""Prompts that are asked several times: the processor makes each into tensors once, and `generate` reads each once."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import DynamicCache
+from trl.models import unwrap_model_for_generation
+from trl.trainer.utils import pad
 
-from stages.models.finished_rows import live_rows, replaced
-from stages.models.loading import FIELDS, image_token_id, plain
-from stages.shared_prefix.row_groups import count_token, join_rows, same_rows, split_rows
-
-
-class SharedRollouts:
-    """What of trl.GRPOTrainer's rollouts changes when completions share their prompt; unless `sharing` nothing does."""
-
-    sharing = False
-
-    def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> Any:
-        if not self.sharing:
-            return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        processor, token = self.processing_class, image_token_id(self.accelerator.unwrap_model(self.model))
-        self.processing_class = ProcessedOnce(processor, token)
-        try:
-            return super()._generate_and_score_completions(inputs)  # type: ignore[misc]
-        finally:
-            self.processing_class = processor
-
-    def _tokenize_prompts(self: Any, prompts: list[Any]) -> Any:
-        if not self.sharing:
-            return super()._tokenize_prompts(prompts)  # type: ignore[misc]
-        firsts, back = distinct([_asked(prompt) for prompt in prompts])
-        if len(firsts) == len(prompts):
-            return super()._tokenize_prompts(prompts)  # type: ignore[misc]
-        ids, images, fields = super()._tokenize_prompts([prompts[first] for first in firsts])  # type: ignore[misc]
-        token = image_token_id(self.accelerator.unwrap_model(self.model))
-        tokens = [list(one).count(token) for one in ids]
-        fields = repeated(fields, tokens, images and [len(one or ()) for one in images], back)
-        return [ids[one] for one in back], images and [images[one] for one in back], fields
-
-    def _generate_single_turn(
-        self: Any, prompt_ids: Any, images: Any, multimodal_fields: Any, num_generations: int, **how: Any
-    ) -> Any:
-        """As TRL's; prompts that are asked several times are read once."""
-        if not self.sharing:
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
-        counts = None if images is None else [len(one or ()) for one in images]
-        model = plain(self.accelerator.unwrap_model(self.model))
-        with prefilled_once(model, counts), live_rows(model):
-            return super()._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations, **how)  # type: ignore[misc]
+from stages.models.finished_rows import can_decode, decode
+from stages.models.loading import image_token_id, plain
+from stages.shared_prefix.row_groups import Row, join_rows, pad_kinds, same_rows, split_rows
 
 
-class ProcessedOnce:
-    """A processor that is called with each text and its pictures once, and gives a row for each time they are asked."""
+@dataclass(frozen=True)
+class ProcessedPrompts:
+    """The prompts of a rollout as the processor made them, row by row."""
 
-    def __init__(self, processor: Any, token: int | None) -> None:
-        self._processor, self._token = processor, token
-        self.image_processor = TilesCounted(processor.image_processor)
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._processor, name)
-
-    def __call__(self, images: Sequence[Any], text: Sequence[str], **how: Any) -> dict[str, Any]:
-        asked = [(one, tuple(map(id, own or ()))) for one, own in zip(text, images, strict=True)]
-        firsts, back = distinct(asked)
-        batch = self._processor(images=[images[one] for one in firsts], text=[text[one] for one in firsts], **how)
-        tokens = count_token(batch["input_ids"], self._token)
-        return repeated(batch, tokens, [len(images[one] or ()) for one in firsts], back)
+    ids: list[list[int]]
+    """Tokens of each row, without padding."""
+    fields: list[Row]
+    """What the model takes of each row beside its tokens; rows that ask the same have the same tensors."""
 
 
-class TilesCounted:
-    """An image processor that is asked how many tiles pictures become, as TRL asks InternVL's, and so makes none of them."""
+def process_once(trainer: Any, prompts: Sequence[Any]) -> ProcessedPrompts:
+    """Process prompts, each distinct one once.
 
-    def __init__(self, processor: Any) -> None:
-        self._processor = processor
+    Args:
+        trainer: a trl.GRPOTrainer; its own method makes templates, tokens and pixels.
+        prompts: messages with pictures in them; a group's rows have the same picture object.
+    """
+    firsts, back = distinct([_asked(prompt) for prompt in prompts])
+    ids, images, fields = trainer._tokenize_prompts([prompts[first] for first in firsts])
+    stacked = {
+        name: torch.stack(value) if isinstance(value, list) and isinstance(value[0], torch.Tensor) else value
+        for name, value in fields.items()
+    }
+    token = image_token_id(trainer.accelerator.unwrap_model(trainer.model))
+    counts = None if images is None else [len(one or ()) for one in images]
+    rows = split_rows(stacked, [list(one).count(token) for one in ids], counts)
+    made = [
+        {
+            name: value if isinstance(value, torch.Tensor) else torch.tensor([value])
+            for name, value in trainer._prepare_input(row).items()
+        }
+        for row in rows
+    ]
+    return ProcessedPrompts([list(ids[one]) for one in back], [made[one] for one in back])
 
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._processor, name)
 
-    def __call__(self, images: Sequence[Sequence[Any] | None], **how: Any) -> Any:
-        count = getattr(self._processor, "get_number_of_image_patches", None)
-        if count is None or "crop_to_patches" not in how:
-            return self._processor(images=images, **how)
-        sizes = [(picture.height, picture.width) for row in images for picture in row or ()]
-        return {"num_patches": torch.tensor([count(height, width, how) for height, width in sizes])}
+def complete_once(trainer: Any, prompts: ProcessedPrompts, num_generations: int) -> list[list[int]]:
+    """Complete prompts with transformers' `generate`, which reads each distinct one once.
+
+    Generation settings that `decode` does not know, such as beams, are left to trl, which reads each row's prompt.
+
+    Returns:
+        Tokens of each row's completion, the one that ends it among them.
+    """
+    groups = same_rows(prompts.ids, prompts.fields)
+    ours = can_decode(plain(trainer.accelerator.unwrap_model(trainer.model)), trainer.generation_config)
+    rows = [group[0] for group in groups] if ours else list(range(len(prompts.ids)))
+    tokens = [torch.tensor(prompts.ids[row]) for row in rows]
+    padded = {"padding_side": "left", "pad_to_multiple_of": trainer.pad_to_multiple_of}
+    input_ids = pad(tokens, padding_value=trainer.processing_class.tokenizer.pad_token_id, **padded)
+    width = input_ids.shape[1]
+    fields = join_rows([pad_kinds(prompts.fields[row], width) for row in rows])
+    if not ours:
+        completions: list[list[int]] = trainer._generate_single_turn(prompts.ids, None, fields, num_generations)[0]
+        return completions
+    mask = pad([torch.ones_like(one) for one in tokens], padding_value=0, **padded)
+    inputs = trainer._prepare_input({"input_ids": input_ids, "attention_mask": mask, **fields})
+    group_of = {row: number for number, group in enumerate(groups) for row in group}
+    repeats = torch.tensor([group_of[row] for row in range(len(prompts.ids))], device=inputs["input_ids"].device)
+    with (
+        unwrap_model_for_generation(
+            trainer.model_wrapped,
+            trainer.accelerator,
+            gather_deepspeed3_params=trainer.args.ds3_gather_for_generation,
+            generation_kwargs=trainer.generation_kwargs,
+            gradient_checkpointing_kwargs=trainer.args.gradient_checkpointing_kwargs,
+        ) as model,
+        torch.no_grad(),
+    ):
+        sequences = model.generate(
+            **inputs, generation_config=trainer.generation_config, custom_generate=decode, repeats=repeats
+        )
+    return [cut(completion, trainer.eos_token_ids) for completion in sequences[:, width:].tolist()]
+
+
+def cut(tokens: list[int], ends: Sequence[int]) -> list[int]:
+    """Return tokens up to the first that ends a completion, with it; all, where none does."""
+    end = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    return tokens[: end + 1]
 
 
 def distinct(keys: Sequence[Hashable]) -> tuple[list[int], list[int]]:
-    """(places of the first of each key, for each place the number of its key among them)."""
+    """Return (places of the first of each key, for each place the number of its key among them)."""
     numbers: dict[Hashable, int] = {}
     back = [numbers.setdefault(key, len(numbers)) for key in keys]
     return [back.index(number) for number in range(len(numbers))], back
 
 
 def _asked(prompt: Sequence[Mapping[str, Any]]) -> Hashable:
-    """What a prompt says; its pictures are the same when they are the same object, as those of a group's rows are."""
+    """Return what a prompt says; its pictures are the same when they are the same object, as those of a group's rows are."""
 
     def content(message: Mapping[str, Any]) -> Hashable:
         if isinstance(message["content"], str):
@@ -104,54 +112,3 @@ def _asked(prompt: Sequence[Mapping[str, Any]]) -> Hashable:
         return tuple(id(part["image"]) if part["type"] == "image" else str(part) for part in message["content"])
 
     return tuple((message["role"], content(message)) for message in prompt)
-
-
-def repeated(
-    fields: Mapping[str, Any], image_tokens: Sequence[int], images: Sequence[int] | None, back: Sequence[int]
-) -> dict[str, Any]:
-    """A processor's tensors, or lists of one list per row, with a row for each number in `back`."""
-    stacked = {
-        name: torch.stack(value) if isinstance(value, list) and isinstance(value[0], torch.Tensor) else value
-        for name, value in fields.items()
-    }
-    rows = split_rows(stacked, image_tokens, images)
-    chosen = [rows[one] for one in back]
-    return {
-        name: [row[name] for row in chosen] if isinstance(value, list) else torch.cat([row[name] for row in chosen])
-        for name, value in stacked.items()
-    }
-
-
-@contextlib.contextmanager
-def prefilled_once(model: Any, images: Sequence[int] | None) -> Iterator[None]:
-    """Within the block, `generate` reads equal prompts once and repeats what it keeps of them; the rest of it is transformers'.
-
-    Args:
-        model: as transformers loads it.
-        images: how many each row has; None when there are none.
-    """
-    prefill = model._prefill
-
-    def once(input_ids: torch.Tensor, generation_config: Any, model_kwargs: dict[str, Any], **how: Any) -> Any:
-        mask = model_kwargs.get("attention_mask")
-        fields = {name: model_kwargs[name] for name in FIELDS if name in model_kwargs}
-        rows = split_rows(fields, count_token(input_ids, image_token_id(model)), images)
-        prompts = input_ids if mask is None else torch.where(mask.bool(), input_ids, -1)
-        groups = same_rows(prompts.tolist(), rows)
-        if len(groups) == len(rows) or type(model_kwargs.get("past_key_values")) is not DynamicCache:
-            return prefill(input_ids, generation_config, model_kwargs, **how)
-        firsts = [group[0] for group in groups]
-        of_group = {row: number for number, group in enumerate(groups) for row in group}
-        back = torch.tensor([of_group[row] for row in range(len(rows))], device=input_ids.device)
-        fewer = {**model_kwargs, **join_rows([rows[first] for first in firsts])}
-        if mask is not None:
-            fewer["attention_mask"] = mask[firsts]
-        if (positions := model_kwargs.get("position_ids")) is not None:
-            fewer["position_ids"] = positions[..., firsts, :]  # Qwen-VL's have a dimension more.
-        output = prefill(input_ids[firsts], generation_config, fewer, **how)
-        output.past_key_values.batch_select_indices(back)
-        output.logits = output.logits[:, -1:][back]
-        return output
-
-    with replaced(model, "_prefill", once):
-        yield

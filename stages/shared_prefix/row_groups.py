@@ -11,17 +11,19 @@ Row = dict[str, torch.Tensor]
 """What the processor gave for one row, beside its tokens: pixels, sizes, kinds of tokens."""
 BY_PIXEL = ("pixel_values",)
 BY_IMAGE = ("image_grid_thw", "image_sizes")
+KINDS = ("mm_token_type_ids", "token_type_ids")
+"""Fields that say of each token whether it is of an image."""
 SKETCHED = 64
 """Pixels by which pictures are told apart at first."""
 
 
 def count_token(ids: torch.Tensor, token: int | None) -> list[int]:
-    """How often each row has a token; never, where there is no such token."""
+    """Count a token in each row; 0 where there is no such token."""
     return [0] * len(ids) if token is None else (ids == token).sum(dim=1).tolist()
 
 
 def split_rows(fields: Mapping[str, Any], image_tokens: Sequence[int], images: Sequence[int] | None) -> list[Row]:
-    """A batch's tensors, row by row.
+    """Split a batch's tensors into rows.
 
     Args:
         fields: name: tensor of the batch, or a list of one tensor per row; None is left out.
@@ -64,21 +66,29 @@ def _flat(
 
 
 def join_rows(rows: Sequence[Row]) -> Row:
-    """The tensors of a batch of these rows."""
+    """Return the tensors of a batch of these rows."""
     return {name: torch.cat([row[name] for row in rows]) for name in (rows[0] if rows else {})}
 
 
+def pad_kinds(row: Row, width: int, after: int = 0) -> Row:
+    """Return a row whose kinds of tokens are padded with 0, on the left to `width` tokens and by `after` on the right."""
+    return {
+        name: torch.nn.functional.pad(value, (width - value.shape[1], after)) if name in KINDS else value
+        for name, value in row.items()
+    }
+
+
 def same_rows(prompts: Sequence[Sequence[int]], rows: Sequence[Row]) -> list[list[int]]:
-    """Indices of the rows that have the same tokens and the same pictures, group by group, in order of appearance.
+    """Return indices of the rows that have the same tokens and the same pictures, group by group, in order of appearance.
 
     Args:
         prompts: tokens of each row; padding, when there is any, is part of them.
         rows: pictures of each row. Equal tokens with other pixels are another group.
     """
-    found: dict[Hashable, list[list[int]]] = {}
+    buckets: dict[Hashable, list[list[int]]] = {}
     groups: list[list[int]] = []
     for place, (prompt, row) in enumerate(zip(prompts, rows, strict=True)):
-        alike = found.setdefault((tuple(prompt), _sketch(row)), [])
+        alike = buckets.setdefault((tuple(prompt), _sketch(row)), [])
         group = next((group for group in alike if _same(rows[group[0]], row)), None)
         if group is None:
             group = []

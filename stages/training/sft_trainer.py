@@ -9,11 +9,11 @@ from trl import SFTTrainer
 from stages.training import batch_checks
 
 
-class Trainer(SFTTrainer):
-    """SFTTrainer whose log rows also hold the figures of `batch_checks.count_supervised`."""
+class SupervisedTrainer(SFTTrainer):
+    """trl.SFTTrainer whose log rows also hold the figures of `batch_checks.count_supervised`."""
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
-        """TRL's loss; see there."""
+        """Return TRL's loss; count the batch where TRL has just waited for the device to count its own."""
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        batch_checks.count_supervised(self, inputs)  # Here, where TRL has just waited for the device to count its own.
+        batch_checks.count_supervised(self, inputs)
         return loss

@@ -57,6 +57,8 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
     generate = model.generate
 
     def recorded(**kwargs: Any) -> torch.Tensor:
+        # Our own loop gives no logits, and tokens that are transformers' (test_stages_decoding); each prompt is asked once here.
+        assert kwargs.pop("custom_generate", None) is None or kwargs.pop("repeats").tolist() == list(range(len(rows)))
         out = generate(**kwargs, output_logits=True, return_dict_in_generate=True)
         generated.append((kwargs, out))
         return out.sequences

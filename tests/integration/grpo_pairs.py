@@ -27,7 +27,7 @@ from rewards import completion_text  # noqa: E402
 from stages.models.loading import load_processor  # noqa: E402
 from stages.models.tiny import build_tiny  # noqa: E402
 from stages.processes.work import Work  # noqa: E402
-from stages.training.grpo_trainer import Trainer  # noqa: E402
+from stages.training.grpo_trainer import PolicyTrainer  # noqa: E402
 
 ASKED = ("Which emotion?", "Which emotion does this picture evoke? Give reasons, then the answer.")
 TILES = {"do_image_splitting": True, "size": {"longest_edge": 128}}
@@ -129,7 +129,7 @@ def trainer(
         "peft_config": peft,
         "quantization_config": quantization,
     }
-    return cls(work, **how) if cls is Trainer else cls(**how)
+    return cls(work, **how) if cls is PolicyTrainer else cls(**how)
 
 
 def _opened(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
@@ -220,8 +220,11 @@ def tokens_of(by: Any, sample: bool, ends: list[int]) -> list[list[int]]:
     prompts = [
         prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows()[:3] for _ in range(GROUP)
     ]
-    ids, images, fields = by._tokenize_prompts(prompts)
-    completions: list[list[int]] = by._generate_single_turn(ids, images, fields, GROUP)[0]
+    completions: list[list[int]] = (
+        by.complete_prompts(prompts)["completion_ids"]
+        if isinstance(by, PolicyTrainer)
+        else by._generate_single_turn(*by._tokenize_prompts(prompts), GROUP)[0]
+    )
     config.do_sample, config.eos_token_id, config.max_new_tokens = before
     return completions
 

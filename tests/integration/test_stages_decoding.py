@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,13 +17,14 @@ from tiers import tiers  # noqa: E402
 from transformers import (  # noqa: E402  # noqa: E402
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
+    GenerationConfig,
     LogitsProcessor,
     Qwen2Config,
     Qwen2ForCausalLM,
 )
 
 from pipeline.config.schema import ModelConfig, RunConfig  # noqa: E402
-from stages.models.finished_rows import live_rows  # noqa: E402
+from stages.models.finished_rows import can_decode, decode  # noqa: E402
 from stages.models.loading import load_processor  # noqa: E402
 from stages.models.row_sampling import Draws  # noqa: E402
 
@@ -63,17 +63,24 @@ Asked = Callable[..., tuple[torch.Tensor, torch.Tensor, list[int]]]
 def asker(model: Any, inputs: dict[str, Any]) -> Asked:
     """Generates with the finished rows taken out or not."""
 
-    def ask(lengths: list[int], live: bool, **how: Any) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
+    def ask(
+        lengths: list[int], live: bool, in_step: bool | None = None, **how: Any
+    ) -> tuple[torch.Tensor, torch.Tensor, list[int]]:
         rows: list[int] = []
         layer = next(
             module for name, module in model.named_modules() if name.endswith("layers.0.mlp") and "vis" not in name
         )
         hook = layer.register_forward_pre_hook(lambda _, states: rows.append(len(states[0])))
         torch.manual_seed(5)
-        with live_rows(model) if live else contextlib.nullcontext(), torch.inference_mode():
-            settings = {"max_new_tokens": MOST, "eos_token_id": END, "pad_token_id": PAD, **how}
-            own = settings.pop("logits_processor", [])
-            tokens = model.generate(**inputs, **settings, logits_processor=[Lengths(lengths), *own])
+        own = how.pop("logits_processor", [])
+        more: dict[str, Any] = {"synced_gpus": in_step}
+        config = GenerationConfig(max_new_tokens=MOST, eos_token_id=END, pad_token_id=PAD, **how)
+        if live and can_decode(model, config):
+            more = {"custom_generate": decode, "in_step": in_step}
+        with torch.inference_mode():
+            tokens = model.generate(
+                **inputs, generation_config=config, logits_processor=[Lengths(lengths), *own], **more
+            )
         hook.remove()
         return tokens, torch.random.get_rng_state(), rows
 
@@ -178,21 +185,8 @@ def test_a_process_that_is_done_goes_on_while_others_are_not():
     ask = asker(model, _words())
     for lengths, left in ((LENGTHS["all_but_one_at_once"], [1] * 79), (LENGTHS["all_at_once"], [8] * 79)):
         with others_go_on(model, 80):
-            theirs = ask(lengths, False, synced_gpus=True, **GREEDY)
+            theirs = ask(lengths, False, in_step=True, **GREEDY)
         with others_go_on(model, 80):
-            ours = ask(lengths, True, synced_gpus=True, **GREEDY)
+            ours = ask(lengths, True, in_step=True, **GREEDY)
         assert ours[0].equal(theirs[0])
         assert ours[2][1:] == left
-
-
-def test_nothing_is_left_behind(text: Asked, tmp_path: Path):
-    model = AutoModelForCausalLM.from_pretrained(lab_models.text_model(tmp_path / "model"))
-    with pytest.raises(RuntimeError, match="broken"), live_rows(model):
-        model.generate(**_words(), max_new_tokens=4, eos_token_id=END, logits_processor=[_broken])
-    assert "_prefill" not in vars(model)
-    assert not model._forward_hooks
-    assert not model._forward_pre_hooks
-
-
-def _broken(input_ids: Any, scores: Any) -> Any:
-    raise RuntimeError("broken")

@@ -25,7 +25,7 @@ from pipeline.run_dir import RunDir  # noqa: E402
 from stages.models import loading  # noqa: E402
 from stages.models.tiny import build_tiny  # noqa: E402
 from stages.processes.work import Work  # noqa: E402
-from stages.training.sft_trainer import Trainer  # noqa: E402
+from stages.training.sft_trainer import SupervisedTrainer  # noqa: E402
 
 pytestmark = pytest.mark.slow
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")
@@ -86,7 +86,7 @@ def trainer(ours: bool, base: Path, scratch: Path, family: str, *, freeze=(), lo
         "disable_tqdm": True,
         "model_init_kwargs": {"dtype": "float32", "attn_implementation": "sdpa"},
     }
-    made = (Trainer if ours else SFTTrainer)(
+    made = (SupervisedTrainer if ours else SFTTrainer)(
         model=str(base),
         args=SFTConfig(**{**own, **options}),
         train_dataset=rows(family),

@@ -18,7 +18,8 @@ from combinations import ZERO  # noqa: E402
 from tiers import asked, tiers  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
-from stages.training.grpo_trainer import Trainer  # noqa: E402
+from stages.shared_prefix import logprobs  # noqa: E402
+from stages.training.grpo_trainer import PolicyTrainer  # noqa: E402
 
 LIMIT = 1e-5
 
@@ -29,7 +30,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp(request.param)
     base = pairs.build(folder / "base", request.param)
     options = {"gradient_checkpointing": False}
-    trainers = [pairs.trainer(cls, base, folder, request.param, **options) for cls in (GRPOTrainer, Trainer)]
+    trainers = [pairs.trainer(cls, base, folder, request.param, **options) for cls in (GRPOTrainer, PolicyTrainer)]
     return request.param, base, trainers[0], trainers[1]
 
 
@@ -76,7 +77,7 @@ def test_twenty_steps_end_at_the_weights_of_trl(name: str, tmp_path: Path):
         options = {**options, "peft": LoraConfig(r=4, target_modules=["q_proj", "v_proj"])}
     base = pairs.build(tmp_path / "base", variant)
     (told, theirs), (own, ours) = (
-        pairs.trained(cls, base, tmp_path, variant, max_steps=20, **options) for cls in (GRPOTrainer, Trainer)
+        pairs.trained(cls, base, tmp_path, variant, max_steps=20, **options) for cls in (GRPOTrainer, PolicyTrainer)
     )
     assert max(float((theirs[one] - ours[one]).abs().max()) for one in theirs) <= 1e-4
     before = pairs.trainer(GRPOTrainer, base, tmp_path, variant, peft=options.get("peft")).model.state_dict()
@@ -125,18 +126,24 @@ def test_two_processes_and_zero_end_at_the_weights_of_trl(name: str, together: P
     assert max(shared["moved"].values()) >= 1e-3
 
 
-def test_a_batch_that_is_computed_otherwise_is_left_to_trl(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+def test_a_batch_that_is_computed_otherwise_is_left_to_trl(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
     base = pairs.build(tmp_path / "base", "idefics3")
-    theirs, ours = (pairs.trainer(cls, base, tmp_path, "idefics3") for cls in (GRPOTrainer, Trainer))
+    theirs, ours = (pairs.trainer(cls, base, tmp_path, "idefics3") for cls in (GRPOTrainer, PolicyTrainer))
     batch = pairs.shuffled(theirs)
-    right = ours._positions
-    ours._positions = lambda *how: torch.cat([right(*how)[..., :-1], right(*how)[..., -1:] + 1], dim=-1)
+    right = logprobs.prompt_positions
+
+    def wrong(*args: Any) -> torch.Tensor:
+        return torch.cat([right(*args)[..., :-1], right(*args)[..., -1:] + 1], dim=-1)
+
+    monkeypatch.setattr(logprobs, "prompt_positions", wrong)
     assert pairs.scored(ours, batch)[0].equal(pairs.scored(theirs, batch)[0])
     assert "shared_prefix: off" in capfd.readouterr().err
     assert not ours.sharing
 
 
-def test_a_rollout_is_that_of_trl_to_the_bit_from_a_fourth_of_the_pictures(pair: tuple[str, Path, Any, Any]):
+def test_a_rollout_is_that_of_trl_to_the_bit_from_each_picture_processed_once(pair: tuple[str, Path, Any, Any]):
     name, _, theirs, ours = pair
     rollouts, processed = [], []
     for by in (theirs, ours):
@@ -150,7 +157,7 @@ def test_a_rollout_is_that_of_trl_to_the_bit_from_a_fourth_of_the_pictures(pair:
         other = rollouts[1][key]
         assert value.equal(other) if isinstance(value, torch.Tensor) else value == other, key
     times = 3 if name == "internvl" else 2  # TRL counts its tiles by making them once more.
-    assert processed == [times * 3 * pairs.GROUP, 2 * 3]
+    assert processed == [times * 3 * pairs.GROUP, 3]
 
 
 class _Counted:

@@ -16,7 +16,8 @@ from tiers import tiers  # noqa: E402
 from trl import GRPOTrainer  # noqa: E402
 
 from stages.models.loading import bitsandbytes, freeze  # noqa: E402
-from stages.training.grpo_trainer import Trainer  # noqa: E402
+from stages.shared_prefix import logprobs  # noqa: E402
+from stages.training.grpo_trainer import PolicyTrainer  # noqa: E402
 
 LIMIT = 1e-5
 FAMILIES = ("idefics3", "qwen3_vl")
@@ -32,7 +33,7 @@ def bases(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def both(bases: dict[str, Path], scratch: Path, variant: str = "idefics3", **options: Any) -> list[Any]:
     """trl's trainer and the stages', with the same options."""
     options = {"gradient_checkpointing": False, **options}
-    return [pairs.trainer(cls, bases[variant], scratch, variant, **options) for cls in (GRPOTrainer, Trainer)]
+    return [pairs.trainer(cls, bases[variant], scratch, variant, **options) for cls in (GRPOTrainer, PolicyTrainer)]
 
 
 def compare(theirs: Any, ours: Any, batch: dict[str, Any], rows_ratio: float = 1.0) -> None:
@@ -45,7 +46,9 @@ def compare(theirs: Any, ours: Any, batch: dict[str, Any], rows_ratio: float = 1
 
 
 @pytest.mark.parametrize("variant", tiers(pairs.VARIANTS, pairs.EVERY_CHANGE))
-def test_prompts_of_several_pictures(variant: str, bases: dict[str, Path], tmp_path: Path):
+def test_prompts_of_several_pictures(
+    variant: str, bases: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     """In tiles, of two shapes, from one to three in a prompt; the same pictures in another order are another prompt."""
     asked = pairs.rows_of(pairs.SEVERAL)
     size = {"per_device_train_batch_size": len(asked) * pairs.GROUP}
@@ -55,8 +58,8 @@ def test_prompts_of_several_pictures(variant: str, bases: dict[str, Path], tmp_p
         other = rollouts[1][key]
         assert value.equal(other) if isinstance(value, torch.Tensor) else value == other, key
     groups: list[int] = []
-    packed = ours._shared
-    ours._shared = lambda *how: groups.append(len(how[4])) or packed(*how)
+    pack = logprobs.Packed.of
+    monkeypatch.setattr(logprobs.Packed, "of", lambda *args: groups.append(len(args[3])) or pack(*args))
     compare(theirs, ours, pairs.shuffled(theirs, asked))
     assert set(groups) == {len(asked)}
 
@@ -213,7 +216,7 @@ def test_what_keeps_prompts_from_being_shared_is_said_at_the_start(
     options = dict(options)
     dropout = options.pop("dropout", None)
     peft = None if dropout is None else LoraConfig(r=4, target_modules=LANGUAGE, lora_dropout=dropout)
-    ours = pairs.trainer(Trainer, bases["idefics3"], tmp_path, "idefics3", peft=peft, **options)
+    ours = pairs.trainer(PolicyTrainer, bases["idefics3"], tmp_path, "idefics3", peft=peft, **options)
     said = capfd.readouterr().err
     assert "shared_prefix: off" in said
     assert words in said

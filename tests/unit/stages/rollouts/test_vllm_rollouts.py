@@ -22,7 +22,7 @@ from stages.rollouts import vllm_server
 from stages.rollouts.dynamic_sampling import further_rows
 from stages.rollouts.prefetch import Lookahead
 from stages.rollouts.requests import DataUrls, cache_counts, check_prompt, group_runs, served_messages
-from stages.rollouts.vllm_rollouts import MAX_DRIFT, ServedRollouts
+from stages.rollouts.vllm_rollouts import MAX_DRIFT, PolicyServer
 from stages.rollouts.weight_sync import served_weights
 
 
@@ -175,11 +175,11 @@ def test_weights_are_rounded_on_their_device_and_held_once_by_the_rank_that_writ
 
 
 def test_pictures_are_encoded_by_the_threads_that_send_them(monkeypatch):
-    trainer = _Trainer("A")
+    server = _Server("A")
     picture, bodies = _Picture(), []
-    monkeypatch.setattr(trainer, "_post", lambda path, body: bodies.append(body))
+    monkeypatch.setattr(server, "post", lambda path, body: bodies.append(body))
     prompt = [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]}]
-    list(trainer._ask([prompt] * 4, 2, 0).replies)
+    list(server._ask([prompt] * 4, 2, 0).replies)
     assert len(bodies) == 2
     assert len(picture.threads) == 1
     assert picture.threads[0] is not threading.current_thread()
@@ -198,53 +198,41 @@ vllm:mm_cache_hits_total 7.0
     assert cache_counts("") == {"prefix": (0.0, 0.0), "image": (0.0, 0.0)}
 
 
-class _OneTurn:
-    """What of a rollout trl.GRPOTrainer does around what asks the server."""
+class _Server(PolicyServer):
+    """A server that is not there, of a trainer that trains on its rollouts; notes what is done. A prompt is a row's name."""
 
-    def get_batch_samples(self, epoch: Any, count: int, device: Any) -> list[Any]:
-        return list(itertools.islice(epoch, count))
-
-    def _tokenize_prompts(self: Any, prompts: list[Any]) -> Any:
-        return [[7]] * len(prompts), None, {}
-
-    def _generate_and_score_completions(self: Any, inputs: list[dict[str, Any]]) -> dict[str, Any]:
-        ids, images, fields = self._tokenize_prompts([row["prompt"] for row in inputs])
-        completions, _ = self._generate_single_turn(ids, images, fields, 2)
-        self._metrics["train"]["sampling/sampling_logp_difference/mean"].append(self.drift)
-        return {"completion_ids": completions}
-
-
-class _Trainer(ServedRollouts, _OneTurn):
-    """Trains on rollouts of a server that is not there, and notes what it does. A prompt is a row's name."""
-
-    server = "http://nowhere"
-    max_completion_length = temperature = top_p = top_k = min_p = repetition_penalty = eos_token_ids = 1
-    num_generations = 2
-    generation_config = SimpleNamespace(max_new_tokens=1, min_new_tokens=None)
-
-    def __init__(self, rollouts: str, fails: str = "", drift: float = 0.0) -> None:
+    def __init__(self, rollouts: str, fails: str = "", drift: float = 0.0, ahead: bool = False) -> None:
         model = SimpleNamespace(config=SimpleNamespace(image_token_id=5))
-        self.accelerator = SimpleNamespace(
+        accelerator = SimpleNamespace(
             process_index=0,
             is_main_process=True,
             wait_for_everyone=lambda: self.done.append("none in flight"),
             unwrap_model=lambda _: model,
         )
-        self.model, self.fails, self.drift = model, fails, drift
-        self.state = SimpleNamespace(global_step=0, max_steps=len(rollouts))
-        self.args = SimpleNamespace(seed=0, gradient_accumulation_steps=1)
-        self._step, self.chat_template_kwargs = 0, {}
-        self._metrics: Any = {"train": defaultdict(list)}
+        options = "temperature top_p top_k min_p repetition_penalty eos_token_ids"
+        trainer = SimpleNamespace(
+            accelerator=accelerator,
+            model=model,
+            state=SimpleNamespace(global_step=0, max_steps=len(rollouts)),
+            args=SimpleNamespace(seed=0, gradient_accumulation_steps=1),
+            chat_template_kwargs={},
+            generation_config=SimpleNamespace(max_new_tokens=1, min_new_tokens=None),
+            _step=0,
+            _metrics={"train": defaultdict(list)},
+            **dict.fromkeys(options.split(), 1),
+        )
+        super().__init__(trainer, None, "http://nowhere", None, Lookahead(1, 1) if ahead else None)
         self.requests = ThreadPoolExecutor(1)
+        self.fails, self.drift = fails, drift
         self.done: list[str] = []
         self.seeds: dict[str, int] = {}
-        self.epoch = iter([[{"prompt": name, "image": None}] * 2 for name in rollouts])
+        self.epoch = iter([[{"prompt": name}] * 2 for name in rollouts])
 
-    def _sync(self) -> None:
-        self.done.append(f"weights {self.state.global_step}")
-        self._served_step = self.state.global_step
+    def sync(self) -> None:
+        self.done.append(f"weights {self.trainer.state.global_step}")
+        self._served_step = self.trainer.state.global_step
 
-    def _post(self, path: str, body: Any = None) -> Any:
+    def post(self, path: str, body: Any = None) -> Any:
         name = body["messages"]
         self.seeds[name] = body["seed"]
         self.done.append(f"ask {name}")
@@ -258,61 +246,65 @@ class _Trainer(ServedRollouts, _OneTurn):
     def _log_cache_hits(self) -> None:
         self.done.append("collected")
 
+    def roll_out(self) -> None:
+        """As TRL and the stages' trainer do around it."""
+        (rows,) = itertools.islice(self.read_rows(self.epoch, 1), 1)
+        self.expect(rows)
+        self.sync_weights()
+        self.complete([row["prompt"] for row in rows], [[7]] * len(rows), 2)
+        self.trainer._metrics["train"]["sampling/sampling_logp_difference/mean"].append(self.drift)
+        self.check_drift()
+
     def train(self) -> list[str]:
-        for _ in range(self.state.max_steps):
-            (rows,) = self.get_batch_samples(self.epoch, 1, None)
-            self._generate_and_score_completions(rows)
+        for _ in range(self.trainer.state.max_steps):
+            self.roll_out()
             self.requests.submit(lambda: None).result()  # What was asked ahead is asked now, not at some moment.
             self.done.append("train")
-            self.state.global_step += 1
-            self._step += 1
+            self.trainer.state.global_step += 1
+            self.trainer._step += 1
         return self.done
 
 
 @pytest.fixture
 def _plain_prompts(monkeypatch):
-    """Rows' names as prompts, and as what is sent for them."""
-    monkeypatch.setattr("stages.rollouts.vllm_rollouts.prompts_of", lambda rows: [row["prompt"] for row in rows])
+    """Rows' names as what is sent for them."""
     monkeypatch.setattr("stages.rollouts.vllm_rollouts.served_messages", lambda prompt, data_url: prompt)
 
 
 @pytest.mark.usefixtures("_plain_prompts")
 def test_weights_change_only_between_a_rollout_and_the_asking_for_the_next():
-    trainer = _Trainer("ABC")
-    trainer.lookahead = Lookahead(per_rollout=1, per_step=1)
+    server = _Server("ABC", ahead=True)
     first = ["weights 0", "ask A", "none in flight", "collected", "ask B", "train"]
     second = ["none in flight", "collected", "weights 1", "ask C", "train"]
-    assert trainer.train() == [*first, *second, "none in flight", "collected", "train"]
-    assert trainer._metrics["train"]["sampling/staleness"] == [0, 1, 1]
-    assert len(set(trainer.seeds.values())) == 3
+    assert server.train() == [*first, *second, "none in flight", "collected", "train"]
+    assert server.trainer._metrics["train"]["sampling/staleness"] == [0, 1, 1]
+    assert len(set(server.seeds.values())) == 3
 
 
 @pytest.mark.usefixtures("_plain_prompts")
 def test_without_rollouts_ahead_each_rollout_is_asked_with_the_present_weights():
-    trainer = _Trainer("AB")
-    assert trainer.train() == [
+    server = _Server("AB")
+    assert server.train() == [
         *("weights 0", "ask A", "none in flight", "collected", "train"),
         *("weights 1", "ask B", "none in flight", "collected", "train"),
     ]
-    assert trainer._metrics["train"]["sampling/staleness"] == [0, 0]
+    assert server.trainer._metrics["train"]["sampling/staleness"] == [0, 0]
 
 
 @pytest.mark.usefixtures("_plain_prompts")
 def test_what_the_server_refused_ahead_is_raised_when_it_is_collected():
-    trainer = _Trainer("ABC", fails="B")
-    trainer.lookahead = Lookahead(per_rollout=1, per_step=1)
+    server = _Server("ABC", fails="B", ahead=True)
     with pytest.raises(UserError, match="the server said no"):
-        trainer.train()
-    assert trainer.done[-2:] == ["ask B", "train"]
+        server.train()
+    assert server.done[-2:] == ["ask B", "train"]
 
 
 @pytest.mark.usefixtures("_plain_prompts")
 def test_the_limit_of_logprobs_holds_for_rollouts_of_the_present_weights():
     with pytest.raises(UserError, match="step 0: the rollouts' logprobs are 0"):
-        _Trainer("A", drift=2 * MAX_DRIFT).train()
-    trainer = _Trainer("AB", drift=2 * MAX_DRIFT)
-    trainer._ahead = trainer._ask(["A", "A"], 2, "ahead")
-    trainer.state.global_step = 1
-    (rows,) = trainer.get_batch_samples(trainer.epoch, 1, None)
-    trainer._generate_and_score_completions(rows)  # What older weights sampled may differ.
-    assert trainer._staleness == 1
+        _Server("A", drift=2 * MAX_DRIFT).train()
+    server = _Server("AB", drift=2 * MAX_DRIFT)
+    server._ahead = server._ask(["A", "A"], 2, "ahead")
+    server.trainer.state.global_step = 1
+    server.roll_out()  # What older weights sampled may differ.
+    assert server.staleness == 1

@@ -14,8 +14,8 @@ import torch  # noqa: E402
 
 from stages.shared_prefix.attention import Groups, attend, why_not  # noqa: E402
 from stages.shared_prefix.logprobs import gain  # noqa: E402
-from stages.shared_prefix.rollouts import distinct  # noqa: E402
-from stages.shared_prefix.row_groups import join_rows, same_rows, split_rows  # noqa: E402
+from stages.shared_prefix.rollouts import cut, distinct  # noqa: E402
+from stages.shared_prefix.row_groups import join_rows, pad_kinds, same_rows, split_rows  # noqa: E402
 
 FLAT = {"pixel_values": torch.arange(6.0)[:, None], "image_grid_thw": torch.tensor([[1, 1, 2], [1, 2, 1], [2, 1, 1]])}
 """Two rows: one picture of two cells, and two pictures of two cells each."""
@@ -141,3 +141,15 @@ def test_a_tower_whose_pictures_are_padded_is_not_shared():
     model = _model("llava")
     model.config.vision_config = SimpleNamespace(model_type="pixtral")
     assert "pixtral" in str(why_not(model))
+
+
+def test_kinds_of_tokens_are_padded_as_tokens_are():
+    row = {"mm_token_type_ids": torch.tensor([[1, 0]]), "pixel_values": torch.ones(1, 3)}
+    padded = pad_kinds(row, 4, 2)
+    assert padded["mm_token_type_ids"].tolist() == [[0, 0, 1, 0, 0, 0]]
+    assert padded["pixel_values"] is row["pixel_values"]
+
+
+@pytest.mark.parametrize(("tokens", "kept"), [([5, 7, 9, 7], [5, 7]), ([7], [7]), ([5, 6], [5, 6]), ([], [])])
+def test_a_completion_ends_with_the_first_token_that_ends_it(tokens: list[int], kept: list[int]):
+    assert cut(tokens, [7, 8]) == kept

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from stages.shared_prefix import logprobs
-from stages.shared_prefix.logprobs import SharedPrefix
+from stages.shared_prefix.logprobs import ScoredRows
+from stages.training import grpo_trainer
+from stages.training.grpo_trainer import PolicyTrainer
 
 
 @pytest.mark.parametrize(
@@ -29,7 +30,7 @@ def test_sharing_is_held_against_the_noise_of_trls_own_batch_sizes(
     bf16: bool, ours: float, noise: float, sharing: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     said: list[str] = []
-    monkeypatch.setattr(logprobs, "say", said.append)
+    monkeypatch.setattr(grpo_trainer.log, "info", said.append)
     trainer = SimpleNamespace(
         model=torch.nn.Linear(1, 1),
         args=SimpleNamespace(bf16=bf16, fp16=False, gradient_checkpointing_kwargs=None),
@@ -37,13 +38,16 @@ def test_sharing_is_held_against_the_noise_of_trls_own_batch_sizes(
         _metrics={"train": defaultdict(list)},
         sharing=True,
     )
-    monkeypatch.setattr(logprobs, "disable_gradient_checkpointing", lambda *_: torch.no_grad())
+    monkeypatch.setattr(grpo_trainer, "disable_gradient_checkpointing", lambda *_: torch.no_grad())
     right = torch.full((4, 5), -1.0)
 
-    def by_trl(start: int, stop: int, at_once: int = 4) -> Any:
+    def by_trl(model: Any, batch: Any, at_once: int, options: Any) -> Any:
         return right + (noise if at_once == 2 else 0.0), None, None
 
-    SharedPrefix._compare(trainer, lambda start, stop: (right + ours, None, None), by_trl, 4, torch.ones(4, 5))
+    trainer._trl_logps = by_trl
+    monkeypatch.setattr(grpo_trainer, "shared_logps", lambda *_: (right + ours, None, None))
+    batch = ScoredRows(torch.ones(4, 9), torch.ones(4, 9), 5, [{}] * 4, None, None)
+    PolicyTrainer._compare(trainer, None, batch, {"compute_entropy": False})
     assert trainer.sharing == sharing
     assert bool(said) != sharing
     figures = trainer._metrics["train"]

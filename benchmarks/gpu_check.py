@@ -42,7 +42,7 @@ CARD = {"hidden_size": 512, "layers": 8, "intermediate_size": 1408, "vision_hidd
 
 
 @dataclasses.dataclass(frozen=True)
-class Outcome:
+class CheckResult:
     """What a check found.
 
     Args:
@@ -122,51 +122,51 @@ assert torch.equal(out, x + 1)
 """
 
 
-def check_driver(machine: Machine, seconds: float) -> Outcome:
+def check_driver(machine: Machine, seconds: float) -> CheckResult:
     """Device, driver and precision, as a stage finds them."""
     code, output = machine.python(["-c", DRIVER], seconds)
     if code:
         return failed(code, output)
     found = json.loads(output.splitlines()[-1])
-    return Outcome(OK, found["note"], found["memory"] or None)
+    return CheckResult(OK, found["note"], found["memory"] or None)
 
 
-def check_triton(machine: Machine, seconds: float) -> Outcome:
+def check_triton(machine: Machine, seconds: float) -> CheckResult:
     """A kernel compiled and run, as TRL's head is at the first step."""
     if not machine.gpus:
-        return Outcome(SKIPPED, "no GPU")
+        return CheckResult(SKIPPED, "no GPU")
     file = machine.folder / "kernel.py"
     file.write_text(KERNEL)
     code, output = machine.python([file], seconds)
-    return failed(code, output) if code != 0 else Outcome(OK, "compiled and ran a kernel")
+    return failed(code, output) if code != 0 else CheckResult(OK, "compiled and ran a kernel")
 
 
-def check_run(machine: Machine, seconds: float) -> Outcome:
+def check_run(machine: Machine, seconds: float) -> CheckResult:
     """Every stage in bfloat16 in one process, each handed over, verified and evaluated."""
     return trained(machine, "run", seconds, stages=len(STAGES))
 
 
-def check_zero2(machine: Machine, seconds: float) -> Outcome:
+def check_zero2(machine: Machine, seconds: float) -> CheckResult:
     """SFT and GRPO under DeepSpeed's ZeRO-2."""
     return trained(machine, "zero2", seconds, "launch.deepspeed=zero2")
 
 
-def check_rollouts(machine: Machine, seconds: float) -> Outcome:
+def check_rollouts(machine: Machine, seconds: float) -> CheckResult:
     """GRPO whose completions a vLLM server samples."""
     if importlib.util.find_spec("vllm") is None:
-        return Outcome(SKIPPED, "vLLM is not installed: ./launch/install.sh --vllm")
+        return CheckResult(SKIPPED, "vLLM is not installed: ./launch/install.sh --vllm")
     return trained(machine, "rollouts", seconds, "stages.stage2_grpo_format.rollouts=vllm")
 
 
-def check_several(machine: Machine, seconds: float) -> Outcome:
+def check_several(machine: Machine, seconds: float) -> CheckResult:
     """Two GPUs under ZeRO-3 with an uneven validation: three batches on two processes."""
     if len(machine.gpus) < 2:
-        return Outcome(SKIPPED, f"{len(machine.gpus)} GPUs are visible")
+        return CheckResult(SKIPPED, f"{len(machine.gpus)} GPUs are visible")
     words = ("launch.deepspeed=zero3", "stages.stage1_sft.validation={split: val}", "evaluation.batch_size=2")
     return trained(machine, "several", seconds, *words, processes=2)
 
 
-def check_step(machine: Machine, seconds: float) -> Outcome:
+def check_step(machine: Machine, seconds: float) -> CheckResult:
     """A GRPO step of a model of 500 million weights beside bare TRL's; a tiny one's on a CPU."""
     large = ["--points", "8,350,128", "--size", "smolvlm-500m", "--device", "cuda", "--rounds", "2", "--steps", "2"]
     small = ["--points", "2,90,4", "--size", "mini", "--device", "cpu", "--rounds", "1", "--steps", "1"]
@@ -174,7 +174,7 @@ def check_step(machine: Machine, seconds: float) -> Outcome:
     if code != 0:
         return failed(code, output)
     table = [line for line in output.splitlines() if line.startswith("|")]
-    return Outcome(
+    return CheckResult(
         OK, "seconds and memory: TRL's / ours = ratio, below", None, ours_per_second(table), "\n".join(table)
     )
 
@@ -186,7 +186,7 @@ def ours_per_second(table: Sequence[str]) -> float | None:
     return float(cells[0].split("/")[1].replace(",", "")) if cells and "/" in cells[0] else None
 
 
-CHECKS: dict[str, tuple[Callable[[Machine, float], Outcome], float]] = {
+CHECKS: dict[str, tuple[Callable[[Machine, float], CheckResult], float]] = {
     "driver": (check_driver, 60),
     "triton": (check_triton, 60),
     "run": (check_run, 200),
@@ -221,7 +221,7 @@ def small_run(machine: Machine, name: str, stages: int) -> dict[str, Any]:
 
 def trained(
     machine: Machine, name: str, seconds: float, *settings: str, stages: int = 2, processes: int = 1
-) -> Outcome:
+) -> CheckResult:
     """Run the pipeline at its smallest; what its stages' records say."""
     config = machine.folder / f"{name}.yaml"
     config.write_text(yaml.safe_dump(small_run(machine, name, stages), sort_keys=False))
@@ -233,7 +233,7 @@ def trained(
     records = [read_json(folder / "stage.json") for folder in folders]
     tokens = sum(max(row.get("num_tokens", 0) for row in read_jsonl(folder / "metrics.jsonl")) for folder in folders)
     difference = max(record["verification"]["logits"]["difference"] for record in records)
-    return Outcome(
+    return CheckResult(
         OK,
         f"{stages} stages of {sum(record['steps'] for record in records)} steps, handed over within {difference:.1e}",
         max(max(record["usage"]["peak_memory_bytes"]) for record in records),
@@ -241,11 +241,13 @@ def trained(
     )
 
 
-def failed(code: int | None, output: str) -> Outcome:
+def failed(code: int | None, output: str) -> CheckResult:
     """A check that did not end as it should, with the last lines it wrote."""
     lines = [line for line in output.splitlines() if line.strip()]
     what = "its time was over" if code is None else f"exit status {code}"
-    return Outcome(FAIL, f"{what}: {lines[-1].strip() if lines else 'it wrote nothing'}", told="\n".join(lines[-25:]))
+    return CheckResult(
+        FAIL, f"{what}: {lines[-1].strip() if lines else 'it wrote nothing'}", told="\n".join(lines[-25:])
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -274,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(any(one.state == FAIL for one in found.values()))
 
 
-def run_checks(names: Sequence[str], machine: Machine) -> dict[str, Outcome]:
+def run_checks(names: Sequence[str], machine: Machine) -> dict[str, CheckResult]:
     """Run the named checks in order, each within its limit and all within theirs; on a CPU without the latter."""
     began, found = time.monotonic(), {}
     for name in names:
@@ -285,13 +287,13 @@ def run_checks(names: Sequence[str], machine: Machine) -> dict[str, Outcome]:
         outcome = (
             check(machine, min(limit, left) if machine.gpus else left)
             if left > 5
-            else Outcome(SKIPPED, "ten minutes are over")
+            else CheckResult(SKIPPED, "ten minutes are over")
         )
         found[name] = dataclasses.replace(outcome, seconds=round(time.monotonic() - started, 1))
     return found
 
 
-def without_paths(outcome: Outcome, scratch: Path) -> Outcome:
+def without_paths(outcome: CheckResult, scratch: Path) -> CheckResult:
     """The same without folders of this machine."""
     note, told = outcome.note, outcome.told
     for path, word in ((scratch, "SCRATCH"), (ROOT, "."), (Path.home(), "~"), (Path(sys.prefix), "PREFIX")):
@@ -299,7 +301,7 @@ def without_paths(outcome: Outcome, scratch: Path) -> Outcome:
     return dataclasses.replace(outcome, note=note, told=told)
 
 
-def table(found: dict[str, Outcome]) -> str:
+def table(found: dict[str, CheckResult]) -> str:
     """The outcomes for a person."""
     lines = ["| check | | seconds | peak memory | tokens/s | |", "|---|---|---|---|---|---|"]
     for name, one in found.items():

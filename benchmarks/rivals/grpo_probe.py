@@ -30,7 +30,7 @@ def kind(cached: bool, with_gradient: bool) -> str:
     return "train" if with_gradient else "generate" if cached else "score"
 
 
-class Work:
+class PassCounter:
     """Counts what a Qwen-VL model computes, from hooks on its parts.
 
     A report has, for each of `KINDS`, the passes through the language model and the positions they held, rows times length,
@@ -78,7 +78,7 @@ def attach(trainer: Any) -> None:
     from transformers import TrainerCallback
 
     reports = os.fdopen(int(os.environ[REPORTS]), "w", buffering=1)
-    work = Work(trainer.model)
+    work = PassCounter(trainer.model)
 
     class Turns(TrainerCallback):
         started = cpu = 0.0

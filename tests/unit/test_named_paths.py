@@ -45,7 +45,7 @@ FOREIGN = {
 """Files of other projects, in pages that compare with them."""
 
 PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(ROOMS)})/[\w./*-]*\w)")
-FILE = re.compile(r"(?<![\w/.*\"'-])(\w+\.py)\b")  # Not in quotes: that is a file which code writes.
+FILE = re.compile(r"(?<![\w/.*}\"'-])(\w+\.py)\b")  # Not in quotes: that is a file which code writes.
 COMMAND = re.compile(r"python3? -m ((?:pipeline|stages|cot_builder|rewards|benchmarks)(?:\.\w+)*)(?!\w|\.?[{<$…])")
 DOTTED = re.compile(r"`((?:pipeline|stages|cot_builder|rewards|benchmarks)(?:\.\w+)+)(?:\([^`]*\))?`")
 KEY = re.compile(r"stages\.(stage|\d|\w+\.(trainer|gate|validation))|(rewards/\w+(/\w+)*$)|\w+\.md$")

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_check
-from benchmarks.gpu_check import OK, SKIPPED, Machine, Outcome
+from benchmarks.gpu_check import OK, SKIPPED, CheckResult, Machine
 from pipeline.checks.run import check
 from pipeline.config.loader import load
 from pipeline.files import ROOT
@@ -22,19 +22,19 @@ from pipeline.files import ROOT
 def checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three checks that are over at once, on a machine without a GPU."""
 
-    def good(machine: Machine, seconds: float) -> Outcome:
+    def good(machine: Machine, seconds: float) -> CheckResult:
         """One that works."""
-        return Outcome(OK, "seen", 3 * 10**9, 1234.5)
+        return CheckResult(OK, "seen", 3 * 10**9, 1234.5)
 
-    def bad(machine: Machine, seconds: float) -> Outcome:
+    def bad(machine: Machine, seconds: float) -> CheckResult:
         """One that fails."""
         return gpu_check.failed(
             1, f"noise\nRuntimeError: in {ROOT}/stages and {Path.home()}/x and {machine.folder}/y\n"
         )
 
-    def absent(machine: Machine, seconds: float) -> Outcome:
+    def absent(machine: Machine, seconds: float) -> CheckResult:
         """One that cannot be made."""
-        return Outcome(SKIPPED, "no GPU")
+        return CheckResult(SKIPPED, "no GPU")
 
     monkeypatch.setattr(gpu_check, "visible_gpus", lambda: 0)
     monkeypatch.setattr(gpu_check, "CHECKS", {"good": (good, 9), "bad": (bad, 9), "absent": (absent, 9)})
@@ -82,11 +82,11 @@ def test_all_checks_of_a_card_end_within_ten_minutes(monkeypatch: pytest.MonkeyP
     given: list[float] = []
     clock = [0.0]
 
-    def slow(machine: Machine, seconds: float) -> Outcome:
+    def slow(machine: Machine, seconds: float) -> CheckResult:
         """Takes all it is given."""
         given.append(seconds)
         clock[0] += seconds
-        return Outcome(OK)
+        return CheckResult(OK)
 
     monkeypatch.setattr(gpu_check.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(gpu_check, "CHECKS", {name: (slow, limit) for name, (_, limit) in gpu_check.CHECKS.items()})

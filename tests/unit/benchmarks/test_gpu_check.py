@@ -124,6 +124,7 @@ def test_tokens_a_second_are_read_from_the_table_of_a_step() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_the_script_walks_the_checks_on_a_cpu(tmp_path: Path) -> None:
     """The run of all stages in bfloat16 with its hand-overs; tests of the stages hold what the other checks start."""
     done = subprocess.run(

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.schema import RunConfig, match_stage
-from pipeline.config.validation import find_misfits
+from pipeline.config.validation import find_misfits, without_nulls
 from pipeline.errors import UserError
 from pipeline.files import ROOT, write_atomic
 
@@ -51,10 +51,17 @@ def load_merged(cls: type, path: Path, overrides: typing.Sequence[str] = ()) -> 
     merged: Any = OmegaConf.create({})
     for layer in _layers(path):
         try:
-            merged = OmegaConf.merge(merged, _with_full_stage_names(layer, merged))
+            layer = _with_full_stage_names(layer, merged)
+            _leave_other_task(merged, OmegaConf.select(layer, "task.name"))
+            _drop_emptied(merged, layer)
+            merged = OmegaConf.merge(merged, layer)
         except (OmegaConfBaseException, TypeError) as error:
             raise UserError(f"{path}: does not fit on its base: {error}") from error
     problems = []
+    # Before the others, which may stand before it.
+    _leave_other_task(
+        merged, next((word.partition("=")[2] for word in overrides if word.startswith("task.name=")), None)
+    )
     for word in overrides:
         key, equals, text = word.partition("=")
         if not equals or not _KEY.fullmatch(key):
@@ -62,7 +69,8 @@ def load_merged(cls: type, path: Path, overrides: typing.Sequence[str] = ()) -> 
             continue
         try:
             key = _full_stage_key(key, merged)
-            OmegaConf.update(merged, key, OmegaConf.from_dotlist([f"value={text}"])["value"], force_add=True)
+            value = OmegaConf.from_dotlist([f"value={text}"])["value"]
+            OmegaConf.update(merged, key, value, force_add=True, merge=value != {})
         except (OmegaConfBaseException, yaml.YAMLError, UserError) as error:
             problems.append(f"override {word!r}: {str(error).splitlines()[0]}")
     if problems:
@@ -156,6 +164,23 @@ def _with_full_stage_names(layer: DictConfig, below: Any) -> DictConfig:
     return layer
 
 
+def _leave_other_task(merged: Any, name: object) -> None:
+    """Forget what was set for the task below when another one is named: its path, labels, question and options."""
+    below = merged.get("task")
+    if isinstance(below, DictConfig) and name is not None and "name" in below and below.name != name:
+        merged.task = {"name": below.name}
+
+
+def _drop_emptied(below: Any, layer: DictConfig) -> None:
+    """Drop the mappings that a file sets to ``{}``; merging would leave what they inherit."""
+    for key, value in layer.items():
+        if isinstance(value, DictConfig) and isinstance(below.get(key), DictConfig):
+            if value:
+                _drop_emptied(below[key], value)
+            else:
+                below[key] = {}
+
+
 def _full_stage_key(key: str, merged: Any) -> str:
     """`key` with a short stage name written out.
 
@@ -177,7 +202,7 @@ def _full_stage_key(key: str, merged: Any) -> str:
 
 def _typed(cls: type, merged: DictConfig, path: Path) -> Any:
     try:
-        plain = OmegaConf.to_container(merged, resolve=True)
+        plain = without_nulls(OmegaConf.to_container(merged, resolve=True), cls)
         problems = list(find_misfits(plain, cls))
         if problems:
             raise UserError([f"{path}: {problem}" for problem in problems])

@@ -20,6 +20,37 @@ _SCALARS: dict[Any, tuple[str, tuple[type, ...]]] = {
 """What a value of a scalar type must be, in words and as the types YAML gives."""
 
 
+def without_nulls(value: Any, hint: Any) -> Any:
+    """Return a configuration without the nulls that stand for no value: the default holds there, an entry of a mapping is gone.
+
+    Args:
+        value: what a YAML file holds, as dicts, lists and scalars.
+        hint: the type it should have, as `find_misfits` takes it.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return value if value is None else without_nulls(value, next(arg for arg in args if arg is not types.NoneType))
+    if not isinstance(value, dict):
+        return value
+    if origin is dict:
+        if args[1] is Any:
+            return value
+        return {key: without_nulls(item, args[1]) for key, item in value.items() if item is not None}
+    if not dataclasses.is_dataclass(hint):
+        return value
+    hints = typing.get_type_hints(hint)
+    kept = {}
+    for key, item in value.items():
+        if item is None and key in hints and not _may_be_null(hints[key]):
+            continue
+        kept[key] = without_nulls(item, hints[key]) if key in hints else item
+    return kept
+
+
+def _may_be_null(hint: Any) -> bool:
+    return hint is Any or types.NoneType in typing.get_args(hint)
+
+
 def find_misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
     """One message per unknown key, missing key and value of a wrong type.
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.config.loader import find_config, load, load_typed, shipped_configs, to_plain
-from pipeline.config.schema import BASELINE
+from pipeline.config.loader import CONFIGS, find_config, load, load_typed, shipped_configs, to_plain
+from pipeline.config.schema import BASELINE, EvaluationConfig, GateConfig, RunConfig
 from pipeline.errors import UserError
 
 SMALL = """
@@ -95,11 +95,9 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_right_one(tmp_path: Path,
         ("task.options=3", "task.options: 3 must be a mapping of keys"),
         ("task.question=a: b", "task.question: {'a': 'b'} must be text"),
         ("stages.stage1.freeze=vision", "stages.stage1_sft.freeze: 'vision' must be a list"),
-        ("stages.stage1=null", "stages.stage1_sft: None must be a block of keys"),
-        ("evaluation=null", "evaluation: None must be a block of keys"),
         ("cot=7", "cot: 7 must be a block of keys"),
         ("name.x=1", "name: {'x': 1} must be text"),
-        ("name=null", "name: None must be text"),
+        ("name=null", "name is missing; set it"),
     ],
 )
 def test_a_value_of_a_wrong_type_is_told_with_its_key_and_what_it_must_be(
@@ -320,3 +318,48 @@ def test_the_folder_of_all_runs_may_stand_in_the_home_folder(monkeypatch: pytest
     assert load("demo", ["output_dir=~/runs"]).output_dir == str(tmp_path / "runs")
     assert load("demo", ["output_dir='~'"]).output_dir == str(tmp_path)
     assert load("demo", ["output_dir=a~b"]).output_dir == "a~b"
+
+
+def below(tmp_path: Path, text: str, *overrides: str) -> RunConfig:
+    """A file that stands on the demo, loaded."""
+    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo.yaml'}\n{text}")
+    return load(tmp_path / "run.yaml", overrides)
+
+
+@pytest.mark.parametrize(
+    "words", [["task.name=imagefolder", "task.path=birds"], ["task.path=birds", "task.name=imagefolder"]]
+)
+def test_another_task_drops_what_was_set_for_the_one_before(words: list[str]) -> None:
+    task = load("demo", words).task
+    assert (task.name, task.path, task.options) == ("imagefolder", "birds", {})
+
+
+def test_a_file_that_names_another_task_drops_what_was_set_for_the_one_before(tmp_path: Path) -> None:
+    assert below(tmp_path, "task: {name: imagefolder, path: birds}").task.options == {}
+    assert below(tmp_path, "task: {options: {train: 9}}").task.options["val"] == 200
+    assert below(tmp_path, "task: {name: scenes, options: {train: 9}}").task.options["val"] == 200
+
+
+def test_an_empty_mapping_drops_what_is_inherited(tmp_path: Path) -> None:
+    assert load("demo", ["task.options={}"]).task.options == {}
+    assert below(tmp_path, "task: {options: {}}").task.options == {}
+    assert below(tmp_path, "stages: {}\ncot: null\nbaseline: null").stages == {}
+    assert below(tmp_path, "stages: {stage1: {trainer: {}}}").stages["stage1_sft"].trainer == {}
+
+
+def test_null_puts_the_default_back_and_takes_an_entry_out(tmp_path: Path) -> None:
+    assert load("demo", ["task.options=null"]).task.options == {}
+    assert load("demo", ["evaluation=null"]).evaluation == EvaluationConfig()
+    assert load("demo", ["stages.stage3.gate=null"]).stages["stage3_grpo_accuracy"].gate == GateConfig()
+    assert "stage4_clgrpo" not in below(tmp_path, "stages: {stage4: null}").stages
+    assert "stage4_clgrpo" not in load("demo", ["stages.stage4=null"]).stages
+    # A trainer's own null reaches it.
+    assert (
+        load("demo", ["stages.stage3.trainer.epsilon_high=null"]).stages["stage3_grpo_accuracy"].trainer["epsilon_high"]
+        is None
+    )
+
+
+def test_a_key_that_must_be_set_is_missing_when_it_is_null() -> None:
+    with pytest.raises(UserError, match=r"task\.name is missing"):
+        load("demo", ["task.name=null"])

@@ -95,7 +95,7 @@ VARIANTS = {
     "qwen3_vl": Variant("qwen3_vl"),
     "internvl": Variant("internvl", quirk=in_bfloat16),
     "llava": Variant("llava", quirk=pad_with_eos),
-    "fast_vlm": Variant("fast_vlm"),
+    "fast_vlm": Variant("fast_vlm", ("model.attn_implementation=eager",)),  # A ResNet has no other.
 }
 
 

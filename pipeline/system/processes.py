@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import logging
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -15,6 +17,7 @@ from typing import Any
 
 from pipeline.files import ROOT
 
+told = logging.getLogger(__name__)
 STARTED_BY = "CLGRPO_STARTED_BY"
 """Environment variable: the process that started a launcher, for the launcher's own children to look for."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -65,6 +68,7 @@ def start_apart(
         deaf: whether it hears neither Ctrl-C nor SIGTERM. torchrun would pass them on and kill its workers 30 s later, in the
             middle of a save.
     """
+    told.debug("starting %s, with its output in %s", shlex.join(command), log)
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("wb") as sink:
         return subprocess.Popen(
@@ -134,6 +138,7 @@ def run_child(
         if child is not None:
             child.send_signal(number)
 
+    told.debug("starting %s", shlex.join(command))
     with on_signals(press):
         # Out of a terminal's foreground, it may still write there (SIGTTOU).
         child = subprocess.Popen(

@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.scoring.multiple_choice import Stated, stated_choice
+from pipeline.scoring.multiple_choice import stated_choice
+from pipeline.scoring.options import Stated
 from pipeline.scoring.response import Malformed, parse
 from pipeline.types import Judgement, Question
 

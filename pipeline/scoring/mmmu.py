@@ -15,8 +15,9 @@ import hashlib
 import re
 from collections.abc import Sequence
 
-from pipeline.scoring.multiple_choice import Stated, letters, stated_choice
+from pipeline.scoring.multiple_choice import letters, stated_choice
 from pipeline.scoring.numbers import stated_number
+from pipeline.scoring.options import Stated
 
 RULES = ("published", "stated")
 """`published`: as above. `stated`: what the text plainly states first, the published rule where it states nothing."""

@@ -11,6 +11,7 @@ import yaml
 from cot_builder.output.gallery import reason_table
 from cot_builder.output.yields import join_counts
 from pipeline.formatting import printable
+from pipeline.reports.table import table
 
 if TYPE_CHECKING:
     from cot_builder.build.plan import BuildPlan
@@ -104,17 +105,19 @@ def card(
 
 
 def _front(plan: BuildPlan, manifest: Mapping[str, Any]) -> str:
-    """YAML that the Hub and `datasets` read. Written by a YAML writer, for a run may be called anything."""
+    """YAML that the Hub and `datasets` read; a run may be called anything."""
+    from huggingface_hub import DatasetCardData
+
     rows = manifest["rows"]["kept"]
     sizes = ((1e3, "n<1K"), (1e4, "1K<n<10K"), (1e5, "10K<n<100K"), (1e6, "100K<n<1M"))
-    front = {
-        "pretty_name": f"{plan.config.name} chain-of-thought rows",
-        "task_categories": ["image-text-to-text"],
-        "size_categories": [next((name for limit, name in sizes if rows < limit), "1M<n<10M")],
-        "tags": ["chain-of-thought", "synthetic"],
-        "configs": [{"config_name": "default", "data_files": [{"split": "train", "path": "train.parquet"}]}],
-    }
-    return f"---\n{_yaml(front)}---\n"
+    front = DatasetCardData(
+        pretty_name=f"{plan.config.name} chain-of-thought rows",
+        task_categories=["image-text-to-text"],
+        size_categories=[next((name for limit, name in sizes if rows < limit), "1M<n<10M")],
+        tags=["chain-of-thought", "synthetic"],
+        configs=[{"config_name": "default", "data_files": [{"split": "train", "path": "train.parquet"}]}],
+    )
+    return f"---\n{front.to_yaml()}\n---\n"
 
 
 def _summary(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
@@ -181,11 +184,8 @@ def _made(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> list[str]:
-    lines = [f"| {' | '.join(_inline(str(cell)) for cell in row)} |" for row in rows]
-    if not lines:
-        return []
-    ruler = "|".join("--:" if column in right else "---" for column in range(len(header)))
-    return [f"| {' | '.join(header)} |", f"|{ruler}|", *lines, ""]
+    cells = [[_inline(str(cell)) for cell in row] for row in rows]
+    return [table(header, cells, right)] if cells else []
 
 
 def _inline(text: str) -> str:

@@ -14,6 +14,7 @@ from pipeline.reports.columns import read_predictions
 from pipeline.reports.standing import doubts
 from pipeline.run_dir import BASE
 from pipeline.scoring.labels import LabelSet
+from pipeline.system.locks import is_held
 
 MOST_LABELS = 60
 """Different answers a closed list may have that is taken from the rows."""
@@ -63,6 +64,8 @@ def read_phase(folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = 
         doubts: why it no longer holds.
     """
     record = read_json(folder / "stage.json")
+    if record.get("status") == "running" and (folder / ".lock").exists() and not is_held(folder / ".lock"):
+        record["status"] = "stopped"  # Its process is gone; the same command goes on.
     log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
     stored = read_json(folder / "report" / "metrics.json").get("entries", {}) if labels is None else {}
     unusable = unusable_rows(folder)

@@ -9,8 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
 from pipeline.formatting import percent
 from pipeline.reports.entries import Entry
 from pipeline.reports.table import cell, table
@@ -38,7 +36,7 @@ def model_card(entries: Sequence[Entry], evaluations: Sequence[Mapping[str, Any]
     split = str(((evaluation.get("inputs") or {}).get("evaluation") or {}).get("split") or "unknown")
     lineage = _lineage(entry, entries)
     parts = [
-        f"---\n{yaml.safe_dump(_front(entry, task, split), sort_keys=False, allow_unicode=True)}---\n",
+        f"---\n{_front(entry, task, split)}\n---\n",
         f"# {cell(entry.name)}\n",
         f"A small vision-language model trained with CLGRPO (arXiv 2506.18048): {' → '.join(map(cell, lineage))}.\n",
         "## Use\n",
@@ -68,32 +66,25 @@ def model_card(entries: Sequence[Entry], evaluations: Sequence[Mapping[str, Any]
     return "\n".join(parts)
 
 
-def _front(entry: Entry, task: str, split: str) -> dict[str, Any]:
-    record, scores = entry.record, entry.scores or {}
-    model = ((record.get("inputs") or {}).get("model") or {}).get("name_or_path")
+def _front(entry: Entry, task: str, split: str) -> str:
+    """YAML that the Hub reads, with the results as ``model-index``."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    model = ((entry.record.get("inputs") or {}).get("model") or {}).get("name_or_path")
+    kind = "image-text-to-text"
     results = [
-        {"type": kind, "name": name, "value": round(100 * rate["value"], 2)}
-        for name, kind, rate in _metrics(scores)
+        EvalResult(kind, task, task, metric, round(100 * rate["value"], 2), task, dataset_split=split, metric_name=name)
+        for name, metric, rate in _metrics(entry.scores or {})
         if rate["value"] is not None
     ]
-    return {
-        "library_name": "transformers",
-        "pipeline_tag": "image-text-to-text",
-        "tags": ["clgrpo", str(record["algorithm"])],
-        **({"base_model": model} if isinstance(model, str) and not model.startswith(("/", ".")) else {}),
-        "model-index": [
-            {
-                "name": entry.name,
-                "results": [
-                    {
-                        "task": {"type": "image-text-to-text", "name": task},
-                        "dataset": {"name": task, "type": task, "split": split},
-                        "metrics": results,
-                    }
-                ],
-            }
-        ],
-    }
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=kind,
+        tags=["clgrpo", str(entry.record["algorithm"])],
+        base_model=model if isinstance(model, str) and not model.startswith(("/", ".")) else None,
+        model_name=entry.name,
+        eval_results=results,
+    ).to_yaml()
 
 
 def _metrics(scores: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,12 +44,10 @@ def files(table: Table) -> dict[str, str]:
 
     every = (*table.rows, *table.foot)
     header, rows = flat(table)
-    buffer = io.StringIO()
-    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
     plain = [{column.key: row.get(column.key) for column in table.columns} for row in every]
     text = json.dumps({"title": table.title, "note": table.note, "rows": plain}, indent=1, ensure_ascii=False)
     return {
-        f"{table.name}.csv": buffer.getvalue(),
+        f"{table.name}.csv": csv_text(header, rows),
         f"{table.name}.json": text + "\n",
         f"{table.name}.md": markdown_table(table),
     }
@@ -73,6 +71,13 @@ def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
     return header, rows
 
 
+def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
+    """Comma-separated lines."""
+    buffer = io.StringIO()
+    csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
+    return buffer.getvalue()
+
+
 def _plain(value: Any) -> Any:
     return " ".join(value) if isinstance(value, list) else value
 
@@ -81,7 +86,9 @@ def markdown_table(shown: Table) -> str:
     """A table of a report as markdown, its title above and its note below."""
     rows = [[_written(row.get(column.key), column) for column in shown.columns] for row in (*shown.rows, *shown.foot)]
     note = f"\n{cell(shown.note)}\n" if shown.note else ""
-    return f"## {cell(shown.title)}\n\n{table([cell(column.head) for column in shown.columns], rows)}{note}"
+    right = [place for place, column in enumerate(shown.columns) if place and column.kind not in ("text", "rows")]
+    heads = [cell(column.head) for column in shown.columns]
+    return f"## {cell(shown.title)}\n\n{table(heads, rows, right)}{note}"
 
 
 def written(value: float, kind: str) -> str:
@@ -116,8 +123,15 @@ def _written(value: Any, column: Column) -> str:
     return written(value, kind) + interval
 
 
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    aligned = ["---", *("---:" for _ in header[1:])]
+def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] | None = None) -> str:
+    """A markdown table of cells that are markdown already.
+
+    Args:
+        header: of its columns.
+        rows: as long as the header.
+        right: places of the columns that are aligned to the right; all but the first when None.
+    """
+    aligned = ["---:" if (place > 0 if right is None else place in right) else "---" for place in range(len(header))]
     return "\n".join(f"| {' | '.join(row)} |" for row in [header, aligned, *rows]) + "\n"
 
 

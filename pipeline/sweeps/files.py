@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import csv
-import html
-import io
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_atomic, write_json
-from pipeline.formatting import duration, percent
+from pipeline.formatting import percent
+from pipeline.reports.table import Column, Table, cell, csv_text, markdown_table
 from pipeline.sweeps.results import COLUMNS, GROUP_COLUMNS
 
 PAGE = "index.html"
@@ -35,60 +33,58 @@ def write_results(found: Mapping[str, Any], folder: Path) -> None:
 
 def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """Comma-separated lines. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
-    writer.writerow(columns)
-    writer.writerows([_inert(row[column]) for column in columns] for row in rows)
-    return buffer.getvalue()
+    return csv_text(columns, ([_inert(row[column]) for column in columns] for row in rows))
 
 
 def as_markdown(found: Mapping[str, Any]) -> str:
     """One table per task, the most accurate cells first."""
-    parts = [f"# {found['name']}", ""]
+    parts = [f"# {cell(found['name'])}", ""]
     for task, tested in found["pairs"].items():
-        rows = [row for row in found["cells"] if row["task"] == task]
-        parts += [f"## {task}", "", _HEAD, _RULE, *(_line(row) for row in sorted(rows, key=_best_first)), ""]
+        rows = sorted((row for row in found["cells"] if row["task"] == task), key=_best_first)
         least = tested["detectable"]["difference"]
-        if least is not None:
-            parts += [
-                f"On {tested['n']} rows a true difference of {percent(least)} points is found in 4 of 5 sweeps.",
-                "",
-            ]
+        note = f"On {tested['n']} rows a true difference of {percent(least)} points is found in 4 of 5 sweeps."
+        shown = Table("cells", task, SHOWN, tuple(map(_shown, rows)), note=note if least is not None else "")
+        parts += [markdown_table(shown), ""]
     counts = ", ".join(f"{count} {status}" for status, count in found["counts"].items())
     return "\n".join([*parts, f"Cells: {counts}.", ""])
 
 
-_HEAD = (
-    "| model | precision | mode | n | accuracy, % | chance, % | official | unparsable | truncated | memory, MB "
-    "(estimated) | p50, s | p95, s | rows/s | time | status |"
+SHOWN = (
+    *(Column("model", "model"), Column("precision", "precision"), Column("mode", "mode"), Column("n", "n", "count")),
+    *(Column("accuracy", "accuracy, %", "percent"), Column("chance", "chance, %", "percent")),
+    *(
+        Column("official", "official"),
+        Column("unparsable", "unparsable", "count"),
+        Column("truncated", "truncated", "count"),
+    ),
+    *(
+        Column("memory", "memory, MB"),
+        Column("estimated", "estimated, MB"),
+        Column("latency_p50_s", "p50, s", "number"),
+    ),
+    *(Column("latency_p95_s", "p95, s", "number"), Column("rows_per_second", "rows/s", "number")),
+    *(Column("seconds", "time", "duration"), Column("status", "status")),
 )
-_RULE = "| --- | --- | --- |" + " ---: |" * 11 + " --- |"
+"""The columns of a sweep that a person reads."""
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    mode = row["mode"] + (f" + {row['reasoner']}" if row["reasoner"] else "")
-    accuracy = percent(row["accuracy"])
-    if row["accuracy"] is not None:
-        accuracy += f" [{percent(row['accuracy_low'])}, {percent(row['accuracy_high'])}]"
-    official = f"{row['official_score']} {row['official_value']:.2f}" if row["official_score"] else "–"
-    memory = f"{_number(row['memory_measured_mb'], 0)} ({_number(row['memory_estimated_mb'], 0)})"
-    status = row["status"] + (f": {row['reason']}" if row["reason"] else "")
-    cells = [
-        *(row["model"], row["precision"], mode, _number(row["n"], 0), accuracy, percent(row["chance"]), official),
-        *(_number(row["unparsable"], 0), _number(row["truncated"], 0), memory, _number(row["latency_p50_s"], 2)),
-        *(_number(row["latency_p95_s"], 2), _number(row["rows_per_second"], 2), duration(row["seconds"]), status),
-    ]
-    return (
-        "| " + " | ".join(" ".join(html.escape(cell, quote=False).replace("|", r"\|").split()) for cell in cells) + " |"
-    )
+def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
+    accuracy = {
+        part: row[key] for part, key in (("value", "accuracy"), ("low", "accuracy_low"), ("high", "accuracy_high"))
+    }
+    sizes = {"memory": row["memory_measured_mb"], "estimated": row["memory_estimated_mb"]}
+    return {
+        **row,
+        **{key: None if size is None else f"{size:.0f}" for key, size in sizes.items()},
+        "accuracy": accuracy,
+        "mode": row["mode"] + (f" + {row['reasoner']}" if row["reasoner"] else ""),
+        "official": f"{row['official_score']} {row['official_value']:.2f}" if row["official_score"] else None,
+        "status": row["status"] + (f": {row['reason']}" if row["reason"] else ""),
+    }
 
 
 def _best_first(row: Mapping[str, Any]) -> tuple[float, str]:
     return -(row["accuracy"] if row["accuracy"] is not None else -1.0), row["cell"]
-
-
-def _number(value: float | None, digits: int) -> str:
-    return "–" if value is None else f"{value:.{digits}f}"
 
 
 def _inert(value: Any) -> Any:

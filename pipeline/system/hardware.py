@@ -62,7 +62,7 @@ def free_memory() -> list[int]:
         return [free[number] for number in numbers if number < len(free)] if numbers else free[:gpus]
     import psutil
 
-    return [min(int(psutil.virtual_memory().available), *_container_memory())]
+    return [min([int(psutil.virtual_memory().available), *_container_memory()])]
 
 
 def _container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:

@@ -6,8 +6,6 @@ interval; rows without a readable answer count as wrong.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ from pipeline.config.evaluation import MODES, Cell, LabConfig, cell_folder, cell
 from pipeline.files import read_jsonl, write_atomic, write_json
 from pipeline.metrics.intervals import rate
 from pipeline.reports.charts import heat_maps
+from pipeline.reports.table import Column, Table, csv_text, markdown_table
 
 _COLUMNS = (
     "task",
@@ -76,34 +75,39 @@ def _row(config: LabConfig, cell: Cell) -> dict[str, Any] | None:
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
     """The table, one line per cell."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, _COLUMNS, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(_COLUMNS, ([row[column] for column in _COLUMNS] for row in rows))
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
     """One table per task and precision: a line per perceiver and reasoner, the four modes side by side."""
     note = "Accuracy over all rows in %, with its 95 % interval (Wilson). In `direct` and `think` the perceiver answers alone."
-    lines = ["# Perceivers and reasoners", "", note, ""]
+    parts = ["# Perceivers and reasoners", "", note, ""]
+    columns = (
+        Column("perceiver", "perceiver"),
+        Column("reasoner", "reasoner"),
+        *(Column(m, m, "percent") for m in MODES),
+    )
     for task, precision in dict.fromkeys((row["task"], row["precision"]) for row in rows):
         here = [row for row in rows if (row["task"], row["precision"]) == (task, precision)]
-        chance = 100 * here[0]["chance"]
-        lines += [f"## {task}, {precision}: {here[0]['n']} rows, chance {chance:.1f} %", ""]
-        lines += [f"| perceiver | reasoner | {' | '.join(MODES)} |", f"|---|---|{'---|' * len(MODES)}"]
-        found = {(row["perceiver"], row["reasoner"], row["mode"]): row for row in here}
-        for perceiver, reasoner in dict.fromkeys((row["perceiver"], row["reasoner"]) for row in here):
-            if reasoner is None and any(row["reasoner"] for row in here if row["perceiver"] == perceiver):
-                continue
-            shown = [found.get((perceiver, None if mode in MODES[:2] else reasoner, mode)) for mode in MODES]
-            lines.append(f"| {perceiver} | {reasoner or '–'} | {' | '.join(map(_cell, shown))} |")
-        lines.append("")
-    return "\n".join(lines)
+        found = {(row["perceiver"], row["reasoner"], row["mode"]): _share(row) for row in here}
+        pairs = dict.fromkeys((row["perceiver"], row["reasoner"]) for row in here)
+        paired = {perceiver for perceiver, reasoner in pairs if reasoner}
+        lines = [
+            {
+                "perceiver": perceiver,
+                "reasoner": reasoner,
+                **{mode: found.get((perceiver, None if mode in MODES[:2] else reasoner, mode)) for mode in MODES},
+            }
+            for perceiver, reasoner in pairs
+            if reasoner or perceiver not in paired
+        ]
+        title = f"{task}, {precision}: {here[0]['n']} rows, chance {100 * here[0]['chance']:.1f} %"
+        parts.append(markdown_table(Table("grid", title, columns, tuple(lines))))
+    return "\n".join(parts)
 
 
-def _cell(row: dict[str, Any] | None) -> str:
-    return "–" if row is None else f"{100 * row['accuracy']:.1f} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"
+def _share(row: dict[str, Any]) -> dict[str, Any]:
+    return {"value": row["accuracy"], "low": row["low"], "high": row["high"]}
 
 
 def _panels(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import struct
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,16 @@ from pipeline.sweeps.memory import PROCESS, Shapes, estimate, read_shapes, tenso
 
 
 def write(folder: Path, tensors: dict[str, list[int]], config: dict[str, Any]) -> Path:
-    """A model folder whose safetensors file has a header and no data."""
+    """A model folder whose safetensors file is a header and a hole as large as the data."""
     folder.mkdir(parents=True, exist_ok=True)
-    header = json.dumps(
-        {name: {"dtype": "F32", "shape": shape, "data_offsets": [0, 0]} for name, shape in tensors.items()}
-    )
-    (folder / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header.encode())
+    about, end = {}, 0
+    for name, shape in tensors.items():
+        begin, end = end, end + 4 * math.prod(shape)
+        about[name] = {"dtype": "F32", "shape": shape, "data_offsets": [begin, end]}
+    header = json.dumps(about).encode()
+    with (folder / "model.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        file.truncate(file.tell() + end)
     (folder / "config.json").write_text(json.dumps(config))
     return folder
 

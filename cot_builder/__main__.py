@@ -98,6 +98,8 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(_describe(planned))
         return 0
+    for line in _without_annotation(planned):
+        log.warning(line)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with ReplyCache(planned.folder / "journal") as journal:
         (shards if planned.shard else write).start(planned)  # Not before: another build may hold the folder.
@@ -112,6 +114,19 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
         manifest = write.finish(planned, journal, asked, seconds)
     done = f"{planned.folder / 'train.parquet'}: complete, {asked.requests} requests this time, {seconds:.1f} s"
     return _end(planned, manifest, asked, yields(manifest), done)
+
+
+def _without_annotation(plan: BuildPlan) -> Iterator[str]:
+    """What offline teachers will write about pictures that have no annotation: a conclusion and nothing before it."""
+    from cot_builder.build.plan import rows_without_annotation
+    from cot_builder.teachers.config import AttributeConfig
+
+    for name, teacher in plan.teachers.items():
+        if isinstance(teacher, AttributeConfig) and (rows := rows_without_annotation(teacher, plan.task, plan.split)):
+            yield (
+                f"teacher {name} writes from annotations, and {rows} of {len(plan.split.examples)} rows have none it "
+                "names: it can only conclude there"
+            )
 
 
 def _end(plan: BuildPlan, record: Mapping[str, Any], asked: BuildOutcome, shown: str, done: str) -> int:

@@ -13,8 +13,10 @@ from typing import Any
 from cot_builder.prompts import Prompt, load_prompt
 from cot_builder.recipes import Recipe, load_recipe
 from cot_builder.row import Policy
+from cot_builder.teachers.attribute import describe
 from cot_builder.teachers.config import (
     ATTRIBUTES,
+    DESCRIPTION,
     AttributeConfig,
     OpenAIConfig,
     TeacherConfig,
@@ -173,9 +175,37 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
     if problems:
         raise UserError(problems)
     split = task.select(cot.split)
+    if problems := [
+        problem for name in teachers if (problem := _nothing_to_write_from(name, teachers[name], task, split))
+    ]:
+        raise UserError(problems)
     folder = run.cot / "shards" / shard.name if shard else run.cot
     assigned = assign(split.examples, [short_name(name) for name in cot.teachers], cot)
     return BuildPlan(config, cot, folder, task, split, teachers, prompts, recipe, assigned, shard)
+
+
+def rows_without_annotation(teacher: AttributeConfig, task: Task, split: Split) -> int:
+    """Return how many rows an offline teacher has nothing to write from about: no attribute it names, no description."""
+    described = (
+        {label for label, text in task.labels.descriptions.items() if text}
+        if DESCRIPTION in teacher.attributes
+        else set()
+    )
+    return sum(
+        row.label not in described and not any(describe(name, row.attributes.get(name)) for name in teacher.attributes)
+        for row in split.examples
+    )
+
+
+def _nothing_to_write_from(name: str, teacher: TeacherConfig, task: Task, split: Split) -> str:
+    """Why an offline teacher can write nothing about any row; "" where it can, and for served teachers."""
+    if not isinstance(teacher, AttributeConfig) or rows_without_annotation(teacher, task, split) < len(split.examples):
+        return ""
+    return (
+        f"cot.teachers: {name} looks at no picture: it writes from annotations ({', '.join(teacher.attributes)}), and none of "
+        f"the {len(split.examples)} rows of {task.name} has one; name a served teacher, or describe the labels "
+        f"(task.descriptions) and name an offline teacher whose file has attributes: [{DESCRIPTION}]"
+    )
 
 
 def assign(examples: Sequence[Example], teachers: Sequence[str], cot: CotConfig) -> list[tuple[str, ...]]:

@@ -10,6 +10,7 @@ import yaml
 
 from cot_builder.output.gallery import reason_table
 from cot_builder.output.yields import join_counts
+from pipeline.data.usable_rows import usable_line
 from pipeline.formatting import printable
 from pipeline.reports.table import table
 
@@ -124,6 +125,8 @@ def _summary(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
     rows = manifest["rows"]
     yield f"Question: {_inline(plan.task.question)}\n"
     yield f"Recipe: `{plan.recipe.name}`. {_HOW.get(plan.recipe.name, '')}\n"
+    if manifest.get("pictures", {}).get("unusable"):
+        yield f"{_inline(usable_line(plan.cot.split.partition('[')[0], manifest['pictures']))}\n"
     counts = f"Of {rows['selected']} images, {rows['kept']} rows were kept and {rows['rejected']} rejected"
     if manifest["status"] == "complete":
         yield f"{counts}.\n"

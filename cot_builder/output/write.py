@@ -32,6 +32,7 @@ from cot_builder.teachers.base import Unanswered
 from pipeline.config.loader import to_plain
 from pipeline.data.cot_pictures import COLUMN
 from pipeline.data.image_digests import LENGTH, image_digests
+from pipeline.data.usable_rows import usable_counts
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, write_atomic, write_json
 from pipeline.run_dir import COT, RunDir
@@ -199,6 +200,7 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
         "status": "incomplete" if why else "complete",
         "why": why or None,
         **report,
+        "pictures": usable_counts(plan.split),
         "task_problems": dict(Counter(problem.reason for problem in plan.split.problems).most_common()),
         "requests_this_time": asked.requests,
         "replies_in_journal": len(journal),

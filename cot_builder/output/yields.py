@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cot_builder.row import Outcome
+from pipeline.data.usable_rows import usable_line
 
 
 def _counters() -> defaultdict[str, Counter[str]]:
@@ -115,6 +116,8 @@ def yields(manifest: dict[str, Any]) -> str:
         share = f"{counts_of['kept'] / total:6.1%}" if total else "     -"
         line = f"  {label:<{width}}  {counts_of['kept']:>6} of {total:<6} {share}  {join_counts(counts_of['rejected'])}"
         lines.append(line.rstrip())
+    if manifest.get("pictures", {}).get("unusable"):
+        lines.append(usable_line(manifest["config"]["cot"]["split"].partition("[")[0], manifest["pictures"]))
     return "\n".join(lines)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline import command_line
 from pipeline.checks.adapters import unshared
 from pipeline.conductor.cot_rows import check_cot_rows, cot_pictures
+from pipeline.conductor.pictures import picture_lines
 from pipeline.conductor.status import in_use
 from pipeline.config.derived import clip_range, processes_per_node, world_size
 from pipeline.config.loader import load, write_config
@@ -78,7 +79,7 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
     if arguments.clean:
         _clean(config, run, arguments.clean)
     _refuse_stale(config, run)
-    for note in check_cot_rows(config, run):
+    for note in (*picture_lines(config, run), *check_cot_rows(config, run)):
         log.info(note)
     if config.held_out:
         log.info(contamination(config, run))
@@ -202,6 +203,7 @@ def plan(config: RunConfig, run: RunDir) -> str:
         lines.append(f"  {name:<24} {state:<10} {_what(config, name)}")
         if name == COT and (pictures := cot_pictures(config, run)):
             lines += [f"  {'':<24} {line}" for line in (*pictures.problems(), *pictures.notes())]
+    lines += [f"  {'pictures':<24} {line}" for line in picture_lines(config, run)]
     evaluation = f"{config.evaluation.split} after every phase, greedy and {config.evaluation.samples} sampled"
     lines.append(f"  {'evaluation':<24} {'':<10} {evaluation}")
     return "\n".join(lines)

@@ -16,6 +16,8 @@ import stat
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import ContextVar
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +166,41 @@ def check_image(path: Path, max_pixels: int = MAX_PIXELS) -> str | None:
     return None
 
 
+@dataclass
+class QuickLook:
+    """Pictures that are not decoded in a look that must be quick.
+
+    Args:
+        most: pictures of a set that may be decoded; where more are new, none is.
+        skipped: how many were left out.
+    """
+
+    most: int
+    skipped: int = 0
+
+    def limit(self, paths: list[Path], known: Mapping[str, Any]) -> list[Path]:
+        """Those of `paths` that are looked at."""
+        new = {path for path in paths if known.get(str(path), ())[:2] != _stamp(path)}
+        if len(new) <= self.most:
+            return paths
+        self.skipped += len(new)
+        return [path for path in paths if path not in new]
+
+
+_LOOK: ContextVar[QuickLook | None] = ContextVar("look", default=None)
+
+
+@contextlib.contextmanager
+def quick_look(most: int) -> Iterator[QuickLook]:
+    """Within this, `check_images` takes pictures for usable that it would have to decode, where they are more than `most`."""
+    look = QuickLook(most)
+    token = _LOOK.set(look)
+    try:
+        yield look
+    finally:
+        _LOOK.reset(token)
+
+
 def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_PIXELS) -> dict[Path, str]:
     """Check many pictures, remembering the verdict of each file for as long as its size and time stay the same.
 
@@ -175,6 +212,9 @@ def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_
     Returns:
         The reason of every picture that cannot be used.
     """
+    paths, under = list(dict.fromkeys(paths)), {"max_pixels": max_pixels, "formats": list(FORMATS)}
+    if (look := _LOOK.get()) is not None:
+        paths = look.limit(paths, _read_cache(cache_file, under))
     with warnings.catch_warnings():
         # Pillow warns about damaged EXIF and large pictures; here every such file is decoded or counted.
         warnings.simplefilter("ignore")
@@ -182,7 +222,7 @@ def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_
             paths,
             cache_file,
             lambda path: check_image(path, max_pixels),
-            under={"max_pixels": max_pixels, "formats": list(FORMATS)},
+            under=under,
             threads=len(os.sched_getaffinity(0)),
         )
     return {path: reason for path, reason in verdicts.items() if reason is not None}

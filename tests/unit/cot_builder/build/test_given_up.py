@@ -7,7 +7,7 @@ import json
 import pytest
 from fault_server import stub_reply
 
-QUICK = {"timeout": 0.4, "retries": 1, "patience": 20.0}
+QUICK = {"timeout": 10.0, "retries": 1, "patience": 20.0}
 HTML = (500, b"<html><h1>Internal Server Error</h1></html>")
 
 
@@ -54,7 +54,7 @@ def test_a_row_that_is_never_answered_is_given_up_named_and_asked_again_on_reque
     stub = serve(
         fault=cursed(fault, 0, 39)
     )  # The first, when nothing was answered yet, and the last, when all others are.
-    project.ask(stub, teacher=QUICK)
+    project.ask(stub, teacher={**QUICK, "timeout": 1.0 if fault == "hang" else 10.0})
     assert project.build() == 0
     manifest, rejected = project.manifest(), lines(project.cot / "rejected.jsonl")
     given_up = [row["id"] for row in rejected if row["reason"] == reason]

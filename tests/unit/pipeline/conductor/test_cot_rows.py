@@ -76,3 +76,34 @@ def test_pictures_that_came_later_are_told(config: Path, capsys: pytest.CaptureF
     assert "1 pictures came after the rows were built and are not among them (first: train/red/new.png)" in (
         capsys.readouterr().out
     )
+
+
+def test_pictures_that_cannot_be_used_are_told_by_plan_build_stats_and_card(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for number in range(3):
+        (config.parent / "data" / "train" / "red" / f"{number}.txt").write_text("no picture")
+    (config.parent / "data" / "train" / "red" / "0.png").write_bytes(b"broken")
+    told = (
+        "19 of 23 pictures usable: not_an_image 3 (first: train/red/0.txt), unreadable_image 1 (first: train/red/0.png)"
+    )
+    pipeline(["plan", "--config", str(config)])
+    assert f"warning: train: {told}" in capsys.readouterr().out
+    assert build(["build", "--config", str(config)]) == 0
+    assert told in capsys.readouterr().out
+    assert build(["stats", "--config", str(config)]) == 0
+    assert told in capsys.readouterr().out
+    assert "19 of 23 pictures usable" in (config.parent / "runs" / "r" / "cot" / "README.md").read_text()
+
+
+def test_an_offline_teacher_that_has_nothing_to_write_from_is_refused(
+    config: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (config.parent / "t.yaml").write_text(yaml.safe_dump({"kind": "attribute"}))
+    assert build(["build", "--config", str(config)]) == 2
+    assert "none of the 20 rows of imagefolder has one; name a served teacher" in capsys.readouterr().err
+    (config.parent / "t.yaml").write_text(yaml.safe_dump({"kind": "attribute", "attributes": ["description"]}))
+    text = config.read_text().replace("    blue: cold light\n", "")
+    config.write_text(text)
+    assert build(["build", "--config", str(config)]) == 0
+    assert "10 of 20 rows have none it names" in capsys.readouterr().err

@@ -1,0 +1,42 @@
+"""How many pictures of a split can be used, and why the others cannot, in one line where people look."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from pipeline.types import Problem, Split
+
+KEPT = ("unreadable_annotation", "label_spelling")
+"""Reasons of problems whose row is used nevertheless."""
+WARN_FROM = 0.05
+"""Share of unusable pictures from which the line is a warning."""
+
+
+def usable_counts(split: Split) -> dict[str, Any]:
+    """Return ``{"usable": 21, "unusable": {"not_an_image": {"rows": 19, "first": "red/0.txt"}}}`` of a whole split."""
+    usable = len(split.examples) if split.whole is None else split.whole
+    return {"usable": usable, "unusable": _counted(problem for problem in split.problems if problem.reason not in KEPT)}
+
+
+def _counted(problems: Iterable[Problem]) -> dict[str, dict[str, Any]]:
+    found: dict[str, dict[str, Any]] = {}
+    for problem in problems:
+        found.setdefault(problem.reason, {"rows": 0, "first": problem.id})["rows"] += 1
+    return dict(sorted(found.items(), key=lambda item: -item[1]["rows"]))
+
+
+def usable_line(split: str, counts: Mapping[str, Any]) -> str:
+    """Return ``train: 21 of 40 pictures usable: not_an_image 19 (first: red/0.txt)``, a warning where many are not.
+
+    Args:
+        split: its name, or how it was asked for.
+        counts: of `usable_counts`.
+    """
+    usable, unusable = counts["usable"], counts["unusable"]
+    lost = sum(reason["rows"] for reason in unusable.values())
+    if not lost:
+        return f"{split}: all {usable:,} pictures usable"
+    reasons = ", ".join(f"{reason} {each['rows']:,} (first: {each['first']})" for reason, each in unusable.items())
+    warning = "warning: " if lost >= WARN_FROM * (usable + lost) else ""
+    return f"{warning}{split}: {usable:,} of {usable + lost:,} pictures usable: {reasons}"

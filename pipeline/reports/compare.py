@@ -18,6 +18,7 @@ import yaml
 from pipeline.errors import UserError
 from pipeline.files import differences, read_json
 from pipeline.metrics.paired_tests import holm, macro_f1_difference, paired
+from pipeline.metrics.scores import Rate, Scores
 from pipeline.reports.entries import Entry, names_apart, read_folders, read_run
 from pipeline.reports.table import Column, Table, cell, markdown_table
 
@@ -150,13 +151,16 @@ def _numbers(
     made = []
     for key, (title, metric) in _COMPARED.items():
         found = {
-            run: {name: metric(entry.scores) if entry.scores else None for name, entry in of_run.items()}
+            run: {name: metric(Scores.of(entry.scores)) if entry.scores else None for name, entry in of_run.items()}
             for run, of_run in entries.items()
         }
         rows = [
             {
                 "stage": name,
-                **{f"run:{run}": found[run].get(name) or missing(run, name) for run in entries},
+                **{
+                    f"run:{run}": rate.cell() if (rate := found[run].get(name)) else missing(run, name)
+                    for run in entries
+                },
                 **{
                     f"mean:{head}": _mean_sd([found[run].get(name) for run in group]) for head, group in several.items()
                 },
@@ -239,32 +243,16 @@ def _without_seed(run: str, config: dict[str, Any] | None) -> str:
     )
 
 
-Number = dict[str, Any]
-"""``value``, ``low`` and ``high`` of a rate."""
-
-
-def _rate(rate: Mapping[str, Any] | None) -> Number | None:
-    return {key: rate[key] for key in ("value", "low", "high")} if rate else None
-
-
-def _macro_f1(scores: Mapping[str, Any]) -> Number | None:
-    macro = scores.get("macro avg")
-    return {"value": macro["f1-score"], "low": macro["f1-score_low"], "high": macro["f1-score_high"]} if macro else None
-
-
-_COMPARED: dict[str, tuple[str, Callable[[Mapping[str, Any]], Number | None]]] = {
-    "accuracy": ("Accuracy, %", lambda scores: _rate(scores.get("accuracy"))),
-    "macro_f1": ("Macro-F1, %", _macro_f1),
-    "format_sampled": (
-        "Format rate at temperature 1, %",
-        lambda scores: _rate((scores.get("sample") or {}).get("format")),
-    ),
+_COMPARED: dict[str, tuple[str, Callable[[Scores], Rate | None]]] = {
+    "accuracy": ("Accuracy, %", lambda scores: scores.accuracy),
+    "macro_f1": ("Macro-F1, %", lambda scores: scores.macro_f1),
+    "format_sampled": ("Format rate at temperature 1, %", lambda scores: scores.format_sampled),
 }
-"""What `compare` shows, each with how it is found in the scores of an entry."""
+"""What `compare` shows, each with where it is in the scores of an entry."""
 
 
-def _mean_sd(found: Sequence[Number | None]) -> dict[str, Any] | str:
-    values = [one["value"] for one in found if one]
+def _mean_sd(found: Sequence[Rate | None]) -> dict[str, Any] | str:
+    values = [one.value for one in found if one and one.value is not None]
     if not values:
         return "not run"
     return {

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.formatting import duration, p_value, percent, points
+from pipeline.metrics.scores import Scores
 from pipeline.reports.entries import read_run
 from pipeline.reports.summary import NO_LONGER, summarise, unusable_rows
 from pipeline.reports.table import cell, table
@@ -42,16 +43,16 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
         if not scores:
             rows.append((name, "", "", row["status"], "", "", "", "", _seconds(row["seconds"])))
             continue
-        accuracy = scores["accuracy"]
+        found = Scores.of(scores)
         fractions = f"{100 * clip['low']:.2f}/{100 * clip['high']:.2f}" if clip else ""
         rows.append(
             (
                 name,
-                percent(scores["format"]["value"]),
-                percent(scores["sample"]["format"]["value"]) if scores["sample"] else "",
-                f"{percent(accuracy['value'])} [{percent(accuracy['low'])}, {percent(accuracy['high'])}]",
-                percent(scores["macro avg"]["f1-score"]) if "macro avg" in scores else "",
-                str(scores["unparsable"]["n"]),
+                percent(found.format.value),
+                percent(found.format_sampled.value) if found.format_sampled else "",
+                str(found.accuracy),
+                percent(found.macro_f1.value) if found.macro_f1 else "",
+                str(found.unparsable),
                 f"{100 * versus['difference']:+.1f}{_stars(versus['p'])}" if versus and versus["n"] else "",
                 "VOID" if clip and clip["void"] else fractions,
                 _seconds(row["seconds"]),
@@ -98,14 +99,14 @@ def _stage_row(row: Mapping[str, Any]) -> list[str]:
     scores, clip = row["scores"], row["clip"]
     if not scores:
         return [cell(row["name"]), "", "", cell(row["status"]), "", "", "", "", "", duration(row["seconds"])]
-    accuracy, f1, sample = scores["accuracy"], scores.get("macro avg"), scores["sample"]
+    found = Scores.of(scores)
     return [
         cell(row["name"]),
-        percent(scores["format"]["value"]),
-        percent(sample["format"]["value"]) if sample else "–",
-        f"{percent(accuracy['value'])} [{percent(accuracy['low'])}, {percent(accuracy['high'])}]",
-        f"{percent(f1['f1-score'])} [{percent(f1['f1-score_low'])}, {percent(f1['f1-score_high'])}]" if f1 else "–",
-        str(scores["unparsable"]["n"]),
+        percent(found.format.value),
+        percent(found.format_sampled.value) if found.format_sampled else "–",
+        str(found.accuracy),
+        str(found.macro_f1 or "–"),
+        str(found.unparsable),
         *(
             f"{points(v['difference'])} (p {p_value(v['p'])})" if v and v["n"] else "–"
             for v in (row["versus_parent"], row["versus_baseline"])

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.formatting import percent
+from pipeline.metrics.scores import Rate, Scores
 from pipeline.reports.entries import Entry
 from pipeline.reports.table import cell, table
 
@@ -51,7 +52,7 @@ def model_card(entries: Sequence[Entry], evaluations: Sequence[Mapping[str, Any]
         "## Evaluation\n",
         f"{scores['n']} rows of `{cell(split)}` of task `{cell(task)}`, greedy decoding, 95 % intervals. An answer that "
         f"cannot be read is wrong ({scores['unparsable']['n']} rows).\n",
-        table(["metric", "value, %"], [[name, _shown(rate)] for name, _, rate in _metrics(scores)]),
+        table(["metric", "value, %"], [[name, str(rate)] for name, _, rate in _metrics(scores)]),
         *_classes(scores),
         "## Training\n",
         table(["setting", "value"], _settings(record)),
@@ -73,9 +74,9 @@ def _front(entry: Entry, task: str, split: str) -> str:
     model = ((entry.record.get("inputs") or {}).get("model") or {}).get("name_or_path")
     kind = "image-text-to-text"
     results = [
-        EvalResult(kind, task, task, metric, round(100 * rate["value"], 2), task, dataset_split=split, metric_name=name)
+        EvalResult(kind, task, task, metric, round(100 * rate.value, 2), task, dataset_split=split, metric_name=name)
         for name, metric, rate in _metrics(entry.scores or {})
-        if rate["value"] is not None
+        if rate.value is not None
     ]
     return ModelCardData(
         library_name="transformers",
@@ -87,18 +88,16 @@ def _front(entry: Entry, task: str, split: str) -> str:
     ).to_yaml()
 
 
-def _metrics(scores: Mapping[str, Any]) -> list[tuple[str, str, Mapping[str, Any]]]:
+def _metrics(scores: Mapping[str, Any]) -> list[tuple[str, str, Rate]]:
     """(name, the Hub's type, rate) of what a card states."""
-    found = [("Accuracy", "accuracy", scores["accuracy"])]
-    if "macro avg" in scores:
-        macro, balanced = scores["macro avg"], scores["balanced_accuracy"]
-        f1 = {"value": macro["f1-score"], "low": macro["f1-score_low"], "high": macro["f1-score_high"]}
-        found += [("Macro-F1", "f1", f1), ("Macro recall (balanced accuracy)", "recall", balanced)]
-    return [*found, ("Well-formed answers", "format", scores["format"])]
-
-
-def _shown(rate: Mapping[str, Any]) -> str:
-    return f"{percent(rate['value'])} [{percent(rate['low'])}, {percent(rate['high'])}]"
+    found = Scores.of(scores)
+    rates = (
+        ("Accuracy", "accuracy", found.accuracy),
+        ("Macro-F1", "f1", found.macro_f1),
+        ("Macro recall (balanced accuracy)", "recall", found.balanced),
+        ("Well-formed answers", "format", found.format),
+    )
+    return [(name, kind, rate) for name, kind, rate in rates if rate]
 
 
 def _classes(scores: Mapping[str, Any]) -> list[str]:

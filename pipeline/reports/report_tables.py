@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pipeline.metrics.classification import UNPARSABLE
+from pipeline.metrics.scores import Scores
 from pipeline.reports.entries import Entry
 from pipeline.reports.table import Column, Table
 
@@ -39,7 +40,7 @@ def _results(summary: Mapping[str, Any]) -> Table:
     rows = []
     for row in summary["entries"]:
         scores, clip = row["scores"] or {}, row["clip"]
-        sample, macro = scores.get("sample") or {}, scores.get("macro avg")
+        found, sample = (Scores.of(scores) if scores else None), scores.get("sample") or {}
         rows.append(
             {
                 "entry": row["name"],
@@ -49,11 +50,11 @@ def _results(summary: Mapping[str, Any]) -> Table:
                 "accuracy": scores.get("accuracy"),
                 "chance": scores.get("chance"),
                 **{key: _gain(row[key]) for key in ("versus_parent", "versus_baseline")},
-                "macro_f1": macro and _named(macro, "f1-score"),
+                "macro_f1": found.macro_f1.cell() if found and found.macro_f1 else None,
                 "format": scores.get("format"),
                 "format_sampled": sample.get("format"),
                 "accuracy_sampled": sample.get("accuracy"),
-                "unparsable": scores["unparsable"]["n"] if scores else None,
+                "unparsable": found.unparsable if found else None,
                 "unusable": sum(row["unusable"].values()) if scores and row.get("unusable") else None,
                 "clip_low": None if not clip else "VOID" if clip["void"] else clip["low"],
                 "clip_high": None if not clip else "VOID" if clip["void"] else clip["high"],

@@ -25,6 +25,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from stages.processes.work import Work
 from stages.rollouts.dynamic_sampling import replace_empty_groups, reward_metrics
 from stages.rollouts.pending import IMAGE_COLUMNS, PendingRollout, images_of, prompts_of
+from stages.rollouts.rollout_weights import weights_of_rollouts
 from stages.rollouts.vllm_rollouts import PolicyServer
 from stages.shared_prefix.logprobs import (
     ScoredRows,
@@ -149,10 +150,14 @@ class PolicyTrainer(GRPOTrainer):
             prompt_ids, images, multimodal_fields = self._tokenize_prompts(prompts)
         if self.server is not None:
             completion_ids, logprobs = self.server.complete(prompts, prompt_ids, num_generations)
-        elif self.sharing:
-            completion_ids = complete_once(self, processed, num_generations)
         else:
-            completion_ids, _ = self._generate_single_turn(prompt_ids, images, multimodal_fields, num_generations)
+            with weights_of_rollouts(self):
+                if self.sharing:
+                    completion_ids = complete_once(self, processed, num_generations)
+                else:
+                    completion_ids, _ = self._generate_single_turn(
+                        prompt_ids, images, multimodal_fields, num_generations
+                    )
         return {"prompt_ids": prompt_ids, "completion_ids": completion_ids, "logprobs": logprobs, "fields": fields}
 
     def _batch_with_signal(self, rollouts: list[PendingRollout]) -> dict[str, Any]:

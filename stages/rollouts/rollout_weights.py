@@ -97,7 +97,8 @@ def _pictures_in(dtype: torch.dtype) -> Any:
     """A hook that gives a model its pictures in `dtype`: not every family rounds them itself."""
 
     def rounded(model: Any, args: Any, given: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-        pixels = {name: one for name in FIELDS if torch.is_tensor(one := given.get(name)) and one.is_floating_point()}
-        return args, {**given, **{name: one.to(dtype) for name, one in pixels.items()}}
+        pixels = {name: given[name] for name in FIELDS if torch.is_tensor(given.get(name))}
+        changed = {name: one.to(dtype) for name, one in pixels.items() if one.is_floating_point()}
+        return args, {**given, **changed}
 
     return rounded

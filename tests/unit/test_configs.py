@@ -6,6 +6,7 @@ These tests import the training libraries; nothing is downloaded and no weights 
 from __future__ import annotations
 
 import dataclasses
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -19,6 +20,7 @@ from pipeline.checks import trainer as checks_trainer
 from pipeline.checks.evaluation import load_lab
 from pipeline.config import derived
 from pipeline.config.evaluation import cells
+from pipeline.config.families import NOT_SERVED
 from pipeline.config.loader import CONFIGS, load, shipped_configs, to_plain
 from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNOWN, peft_fields, trainer_fields
@@ -36,6 +38,13 @@ FAMILIES = {
 }
 """Hub name: the model type, model class and processor class its files name."""
 GPUS = 8
+
+
+@pytest.fixture(autouse=True)
+def _with_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a machine that vLLM is installed on, which presets for GPUs sample with."""
+    find = importlib.util.find_spec
+    monkeypatch.setattr("importlib.util.find_spec", lambda name, *rest: True if name == "vllm" else find(name, *rest))
 
 
 @pytest.fixture
@@ -189,6 +198,16 @@ def test_every_variant_of_a_model_updates_on_the_same_global_batch(name: str) ->
     for stage in stages_of(config).values():
         batch = stage.trainer["per_device_train_batch_size"] * stage.trainer["gradient_accumulation_steps"]
         assert batch * (config.launch.num_processes or 1) == {"sft": 64, "grpo": 128}[stage.algorithm]
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_presets_sample_with_vllm_where_it_is_proven_and_leave_the_data_s_workers_to_the_machine(name: str) -> None:
+    config = load(name)
+    family = FAMILIES[config.model.name_or_path or ""][0]
+    for stage in stages_of(config).values():
+        proven = stage.algorithm == "grpo" and family not in NOT_SERVED
+        assert stage.rollouts == ("vllm" if proven else "transformers")
+        assert "dataloader_num_workers" not in stage.trainer
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -49,13 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=30, help="of the language model")
     arguments = parser.parse_args(argv)
     from benchmarks.grpo_step import settle
+    from pipeline.system.library_patches import prepare_libraries
 
     settle("cpu")
+    prepare_libraries()
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText
 
-    import stages.models.loading  # noqa: F401  (mends torchvision's import, before torch's users)
     from pipeline.config.schema import TinyConfig
     from stages.models.tiny import build_tiny
     from stages.rollouts.rollout_weights import rounded_weights

@@ -13,6 +13,9 @@ from pipeline.system.hardware import visible_gpus
 from pipeline.system.vllm_server import CPU_FLAGS, serve_environment
 from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams, parts
 
+_ON_A_GPU = 256
+"""Least rows that vLLM may have in flight on a GPU: decoding reads all weights for one row as for many, and vLLM lets those wait
+that its cache has no room for."""
 _AT_ONCE = 16
 """Batches handed over together: enough for vLLM to keep full, few enough that a kill loses little."""
 
@@ -22,7 +25,7 @@ class Offline:
 
     Args:
         checkpoint: a model vLLM serves; `options` are keyword arguments of vllm.LLM.
-        batch_size: rows in flight, as far as vLLM's memory goes.
+        batch_size: rows in flight, as far as vLLM's memory goes; on a GPU at least `_ON_A_GPU`.
         images: most pictures a row has; vLLM keeps memory for them.
 
     Raises:
@@ -38,7 +41,8 @@ class Offline:
         os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # One process: its end is the engine's too.
         import vllm
 
-        own: dict[str, Any] = {"max_num_seqs": batch_size, "limit_mm_per_prompt": {"image": images}}
+        in_flight = batch_size if cpu else max(batch_size, _ON_A_GPU)
+        own: dict[str, Any] = {"max_num_seqs": in_flight, "limit_mm_per_prompt": {"image": images}}
         if checkpoint.precision in ("float32", "bfloat16", "float16"):
             own["dtype"] = checkpoint.precision
         if checkpoint.precision == "4bit":

@@ -146,7 +146,7 @@ def _given_up(record: Mapping[str, Any]) -> Iterator[str]:
     """The rows at which a server failed although it answered others, with the cure."""
     for reason, counts in record.get("given_up", {}).items():
         yield (
-            f"warning: {counts['rows']} rows were given up as {reason} (first: {counts['first']}), while their server answered "
+            f"{counts['rows']} rows were given up as {reason} (first: {counts['first']}), while their server answered "
             "others; rejected.jsonl has its words; --retry asks them again"
         )
 

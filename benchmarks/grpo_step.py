@@ -197,6 +197,7 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
         trainer.model.train()
         if arguments.gradient_checkpointing:
             trainer.model.gradient_checkpointing_enable({"use_reentrant": False})  # As its train() does.
+        trainer.model_wrapped = trainer.accelerator.prepare_model(trainer.model)  # So does autocast around it.
         batches.append(trainer._prepare_inputs(rows))
         score(trainer, batches[-1])  # Warm, and our comparison with TRL behind us.
     for _ in range(arguments.rounds):
@@ -207,8 +208,17 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
     if arguments.steps:
         for trainer, found in zip(both, figures, strict=True):
             trainer._buffered_inputs, trainer._step = None, 0
+            unprepare(trainer)
             found["step"] = steps(trainer)
     return [{name: statistics.median(values) for name, values in found.items()} for found in figures]
+
+
+def unprepare(trainer: Any) -> None:
+    """Take accelerate's autocast off a trainer's model again: its `train` prepares it anew."""
+    if (forward := vars(trainer.model).pop("_original_forward", None)) is not None:
+        trainer.model.forward = forward
+    trainer.accelerator._models.clear()
+    trainer.model_wrapped = trainer.model
 
 
 def configured(size: dict[str, Any]) -> tuple[Any, Any, Any]:

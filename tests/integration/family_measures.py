@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from pipeline.config.schema import RunConfig
 from pipeline.data.conversations import user_turn
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file  # noqa: E402
 from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig  # noqa: E402
 
 from pipeline.config.families import part_of  # noqa: E402
+from stages.models.finished_rows import LiveRows  # noqa: E402
 from stages.models.generate import Answerer  # noqa: E402
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
@@ -62,12 +64,18 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
     model, generated = trainer.accelerator.unwrap_model(trainer.model), []
     generate = model.generate
 
+    logits: list[torch.Tensor] = []
+
     def recorded(**kwargs: Any) -> torch.Tensor:
-        # Our own loop gives no logits, and tokens that are transformers' (test_stages_decoding); each prompt is asked once here.
-        assert kwargs.pop("custom_generate", None) is None or kwargs.pop("repeats").tolist() == list(range(len(rows)))
-        out = generate(**kwargs, output_logits=True, return_dict_in_generate=True)
-        generated.append((kwargs, out))
-        return out.sequences
+        sequences = generate(**kwargs)
+        generated.append((kwargs, sequences))
+        return sequences
+
+    def spread(self: LiveRows, of_live: torch.Tensor) -> torch.Tensor:
+        logits.append(of_all(self, of_live))
+        return logits[-1].clone()
+
+    of_all = LiveRows.spread
 
     model.generate = recorded
     trainer._step, trainer._buffered_inputs = 0, None
@@ -83,17 +91,18 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
         for row in rows
     ]
     halves = []
-    with torch.no_grad():
+    with torch.no_grad(), mock.patch.object(LiveRows, "spread", spread):
         for step in range(trainer.args.steps_per_generation):
             trainer._step = step
             halves.append(trainer._prepare_inputs(inputs))
     del model.generate
-    (kwargs, out), prompts = generated[0], generated[0][0]["input_ids"]
-    completions = out.sequences[:, prompts.shape[1] :]
-    logps = torch.stack(out.logits, dim=1).log_softmax(-1).gather(2, completions.unsqueeze(2)).squeeze(2)
+    kwargs, sequences = generated[0]
+    prompts, masks = (kwargs[name][kwargs["repeats"]] for name in ("input_ids", "attention_mask"))
+    completions = sequences[:, prompts.shape[1] :]
+    logps = torch.stack(logits, dim=1).log_softmax(-1).gather(2, completions.unsqueeze(2)).squeeze(2)
     known = {
         (tuple(one[mask.bool()].tolist()), tuple(tokens.tolist())): values
-        for one, mask, tokens, values in zip(prompts, kwargs["attention_mask"], completions, logps, strict=True)
+        for one, mask, tokens, values in zip(prompts, masks, completions, logps, strict=True)
     }
     assert len(known) == len(rows), "two completions are the same; take another seed"
     worst, seen = 0.0, 0
@@ -118,7 +127,7 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
             worst = max(worst, float((scored[index][:length] - values[:length]).abs().max()))
             seen += length
     assert seen == sum(int(half["completion_mask"].sum()) for half in halves) > 0
-    return worst, prompts[0][kwargs["attention_mask"][0].bool()].tolist()
+    return worst, prompts[0][masks[0].bool()].tolist()
 
 
 def answers(config: RunConfig, final: Path, prompt: str, rows: list[Example], trained: Any) -> dict[str, Any]:
@@ -132,7 +141,8 @@ def answers(config: RunConfig, final: Path, prompt: str, rows: list[Example], tr
 
     def recorded(**kwargs: Any) -> torch.Tensor:
         tokens = generate(**kwargs)
-        seen.append({**kwargs, "tokens": tokens})
+        loop = ("custom_generate", "in_step")  # Ours; what it writes is held against transformers' own.
+        seen.append({**{name: value for name, value in kwargs.items() if name not in loop}, "tokens": tokens})
         return tokens
 
     answerer.model.generate = recorded

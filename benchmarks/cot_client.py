@@ -68,7 +68,8 @@ async def measure(url: str, path: Path, requests: int, concurrency: int) -> tupl
             question = TeacherQuestion(row, "answer_hidden", 0, prompt, TEXT, picture)
             await teacher.ask(question, teacher.request(question))
 
-    await asyncio.gather(*(work(range(-n, -n + 1)) for n in range(1, concurrency + 1)))  # Connect.
+    # Connect.
+    await asyncio.gather(*(work(range(-n, -n + 1)) for n in range(1, concurrency + 1)))
     wall, processor = time.perf_counter(), time.process_time()
     await asyncio.gather(*(work(range(first, requests, concurrency)) for first in range(concurrency)))
     wall, processor = time.perf_counter() - wall, time.process_time() - processor

@@ -161,7 +161,8 @@ def on_record(config: Path) -> set[int]:
     with contextlib.closing(sqlite3.connect(path)) as journal:
         try:
             rows = journal.execute("SELECT request FROM replies").fetchall()
-        except sqlite3.DatabaseError:  # Killed before the table was made.
+        except sqlite3.DatabaseError:
+            # Killed before the table was made.
             return set()
     return {json.loads(request)["sampling"]["seed"] for (request,) in rows}
 
@@ -213,7 +214,8 @@ def stop_builder(bench: FaultBench) -> Result:
 
     def strike(running: _Build, server: _Server) -> int:
         asked = server.count
-        while server.count == asked and running.process.is_alive():  # Signals before the build began just end it.
+        # Signals before the build began just end it.
+        while server.count == asked and running.process.is_alive():
             time.sleep(0.002)
         time.sleep(bench.random.uniform(0.0, 0.3))
         alive = running.process.is_alive()

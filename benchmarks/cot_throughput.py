@@ -107,7 +107,8 @@ def _measure(
             line.error = said = str(failed)
         print(f"{line.contestant} {line.setting}: {said}", file=sys.stderr, flush=True)
 
-    contestants.bench(bed, min(rows, 64), 32)  # Warms the server and puts the text's prefix into its cache.
+    # Warms the server and puts the text's prefix into its cache.
+    contestants.bench(bed, min(rows, 64), 32)
     turns: list[tuple[ThroughputLine, Callable[..., Run], tuple[Any, ...]]] = []
     if "ours" in only:
         turns.append((ThroughputLine("CLGRPO", contestants.our_version(), "defaults"), contestants.ours, (rows,)))
@@ -118,7 +119,8 @@ def _measure(
         if good := [(line.rate(), at) for line, at in zip(lines, concurrencies, strict=True) if line.runs]:
             at = max(good)[1]
             best = lines[concurrencies.index(at)]
-            best.runs.clear()  # It was the quickest of several once; what counts are its runs in turn with ours.
+            # It was the quickest of several once; what counts are its runs in turn with ours.
+            best.runs.clear()
             turns.append((best, contestants.bench, (rows, at)))
     for turn in range(repeats):
         for line, ask, words in turns if turn % 2 == 0 else reversed(turns):

@@ -102,7 +102,8 @@ def measure(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
         with mock.patch("stages.models.finished_rows.LiveRows.drop_finished", lambda self, unfinished, kwargs: kwargs):
             answers["loop"] = {said.id: said.text for batch in lab.answer(asks, how) for said in batch}
 
-    list(lab.answer(asks[: arguments.batch_size], how))  # Warm.
+    # Warm.
+    list(lab.answer(asks[: arguments.batch_size], how))
     rates, seconds = take_turns({"lab": ours, "loop": loop}, len(asks), arguments.rounds)
     equal = sum(answers["lab"][ask.id] == answers["loop"][ask.id] for ask in asks)
     figures |= {name: spread(values) for name, values in rates.items()}
@@ -160,7 +161,8 @@ def write_model(folder: Path, family: str, size: str | None, ends: float) -> Non
     if ends:
         settings["eos_token_id"] = random.Random(0).sample(range(tiny.vocab_size), round(tiny.vocab_size * ends))
     path.write_text(json.dumps(settings))
-    if family.startswith("qwen"):  # As their users limit them; the tiny ones would else see 4 tokens.
+    # As their users limit them; the tiny ones would else see 4 tokens.
+    if family.startswith("qwen"):
         file = folder / "processor_config.json"
         processor = json.loads(file.read_text())
         processor["image_processor"]["size"] = {"shortest_edge": _LEAST, "longest_edge": _MOST}

@@ -119,7 +119,8 @@ class Contestant:
     def step(self) -> dict[str, Any]:
         """One optimizer step, with the rollout it needs."""
         assert self.process.stdin is not None
-        with contextlib.suppress(BrokenPipeError):  # It has ended; `answer` says so.
+        # It has ended; `answer` says so.
+        with contextlib.suppress(BrokenPipeError):
             self.process.stdin.write(b"\n")
             self.process.stdin.flush()
         return self.answer()

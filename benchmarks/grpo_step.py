@@ -28,9 +28,12 @@ from pathlib import Path
 from typing import Any
 
 GRID = [(g, p, c) for g in (4, 8, 16) for p in (90, 350, 1100) for c in (32, 128, 256)]
-SMOLVLM = {"image_size": 512, "scale_factor": 4}  # 1,024 patches become 64 tokens.
-QWEN = {"image_size": 512}  # 1,024 patches become 256 tokens.
-INTERNVL = {"image_size": 448, "patch_size": 14}  # 1,024 patches become 256 tokens.
+# 1,024 patches become 64 tokens.
+SMOLVLM = {"image_size": 512, "scale_factor": 4}
+# 1,024 patches become 256 tokens.
+QWEN = {"image_size": 512}
+# 1,024 patches become 256 tokens.
+INTERNVL = {"image_size": 448, "patch_size": 14}
 SIZES: dict[str, dict[str, Any]] = {
     "mini": {
         "family": "idefics3",
@@ -196,10 +199,13 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
         torch.manual_seed(0)
         trainer.model.train()
         if arguments.gradient_checkpointing:
-            trainer.model.gradient_checkpointing_enable({"use_reentrant": False})  # As its train() does.
-        trainer.model_wrapped = trainer.accelerator.prepare_model(trainer.model)  # So does autocast around it.
+            # As its train() does.
+            trainer.model.gradient_checkpointing_enable({"use_reentrant": False})
+        # So does autocast around it.
+        trainer.model_wrapped = trainer.accelerator.prepare_model(trainer.model)
         batches.append(trainer._prepare_inputs(rows))
-        score(trainer, batches[-1])  # Warm, and our comparison with TRL behind us.
+        # Warm, and our comparison with TRL behind us.
+        score(trainer, batches[-1])
     for _ in range(arguments.rounds):
         for trainer, batch, found in zip(both, batches, figures, strict=True):
             scored = functools.partial(add, found.setdefault("score", []), functools.partial(score, trainer, batch))
@@ -277,7 +283,8 @@ def made(cls: type, folder: Path, scratch: Path, where: tuple[int, int, int], ar
         turn = processor.apply_chat_template(user_turn("a " * words), add_generation_prompt=True)
         return len(processor(text=[turn], images=[[image]])["input_ids"][0])
 
-    words = bisect.bisect_left(range(prompt), prompt, key=tokens)  # As near to it from above as whole words come.
+    # As near to it from above as whole words come.
+    words = bisect.bisect_left(range(prompt), prompt, key=tokens)
     options = GRPOConfig(
         output_dir=str(scratch / cls.__name__),
         use_cpu=arguments.device == "cpu",
@@ -374,7 +381,8 @@ def peak(work: Callable[[], Any]) -> float:
         work()
         return (torch.cuda.max_memory_allocated() - before) / 1e6
     gc.collect()
-    ctypes.CDLL("libc.so.6").malloc_trim(0)  # Else what was freed before would count as resident already.
+    # Else what was freed before would count as resident already.
+    ctypes.CDLL("libc.so.6").malloc_trim(0)
     Path("/proc/self/clear_refs").write_text("5")
     before = _resident("VmRSS")
     work()

@@ -139,7 +139,8 @@ def _mathvista(folder: Path) -> Iterator[Score]:
         scored = file.with_name(file.name.replace("output_", "scores_", 1))
         right = sum(row["true_false"] for row in outputs.values())
         published = json.loads(scored.read_bytes()) if scored.exists() else {"average": {"correct": right}}
-        if lacking:  # The published total counts rows that cannot be compared.
+        # The published total counts rows that cannot be compared.
+        if lacking:
             published = {**published, "average": {"correct": right}}
         model = file.stem.removeprefix("output_")
         for score in (_stored(model, outputs, published, problems), _raw(model, outputs, published, problems)):
@@ -283,9 +284,8 @@ def _judged(name: str, rows: list[dict[str, Any]], rule: str) -> Score:
     differ = []
     for row in rows:
         options = tuple(str(option) for option in ast.literal_eval(str(row["options"])))
-        text = (
-            row["response"] if isinstance(row["response"], str) else ""
-        )  # The published code takes a failed request for "".
+        # The published code takes a failed request for "".
+        text = row["response"] if isinstance(row["response"], str) else ""
         verdict = mmmu.judge(Question(row["id"], (), "", options, row["answer"]), text, "direct", rule, pro=True)
         correct += verdict.correct
         guesses += verdict.guessed is not None

@@ -83,7 +83,8 @@ def compare(folder: Path, arguments: argparse.Namespace) -> dict[str, Any]:
             many = [row for row in each for _ in range(arguments.generations)]
             theirs, _ = _sample(trainer, each, 1)
             served_seconds = _sample(trainer, many, arguments.generations)[1]
-        own, _ = _sample(trainer, each, 1)  # By transformers, now that the server is gone.
+        # By transformers, now that the server is gone.
+        own, _ = _sample(trainer, each, 1)
         own_seconds = _sample(trainer, many, arguments.generations)[1]
     prompt_ids, _, _ = trainer._tokenize_prompts(prompts_of(each))
     return {
@@ -170,7 +171,8 @@ def scored_by_their_sampler(trainer: Any) -> list[float]:
     from stages.models.loading import FIELDS
 
     differences: list[float] = []
-    given: dict[int, dict[str, torch.Tensor]] = {}  # By step.
+    # By step.
+    given: dict[int, dict[str, torch.Tensor]] = {}
     sync, rollout_of = trainer.server.sync, trainer._generate_and_score_completions
 
     def kept_sync() -> None:

@@ -94,7 +94,8 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
     batches = [batch(trainer) for trainer in both]
     for trainer in both:
         if arguments.checkpointing:
-            trainer.model.gradient_checkpointing_enable()  # As its train() does.
+            # As its train() does.
+            trainer.model.gradient_checkpointing_enable()
     operations: list[float] = []
     for number in range(1 + arguments.rounds):
         for ours, trainer, inputs, found in zip((False, True), both, batches, figures, strict=True):
@@ -103,9 +104,11 @@ def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Nam
                     operations.append(counted(trainer, inputs))
                 timed = functools.partial(add, found.setdefault("loss", []), functools.partial(loss, trainer, inputs))
                 found.setdefault("peak", []).append(peak(timed))
-                for _ in range(5):  # So short a time is told by several.
+                # So short a time is told by several.
+                for _ in range(5):
                     add(found.setdefault("data", []), functools.partial(batch, trainer))
-            if number == 0:  # Warm.
+            # Warm.
+            if number == 0:
                 found.clear()
     del both, batches, trainer, inputs
     for _ in range(arguments.rounds):
@@ -207,7 +210,8 @@ def rows(processor: Any, scratch: Path, where: tuple[int, int, int], pictures: l
         turn = processor.apply_chat_template(user_turn("a " * words), add_generation_prompt=True)
         return len(processor(text=[turn], images=[[largest]])["input_ids"][0])
 
-    words = bisect.bisect_left(range(prompt), prompt, key=tokens)  # As near to it from above as whole words come.
+    # As near to it from above as whole words come.
+    words = bisect.bisect_left(range(prompt), prompt, key=tokens)
     answer = [{"role": "assistant", "content": "b " * completion}]
     return {
         "prompt": [user_turn("a " * words)] * ROWS,

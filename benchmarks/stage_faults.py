@@ -59,7 +59,8 @@ class Bench:
     """
 
     def __init__(self, root: Path, launch: str, seed: int, kills: int) -> None:
-        self.kills = (kills + 1) // 2  # Of each stage.
+        # Of each stage.
+        self.kills = (kills + 1) // 2
         self.random = random.Random(f"{launch}-{seed}")
         self.words = [*LAUNCHES[launch], *([] if launch == "plain" else ["launch.num_processes=2"])]
         self.roles = ["conductor", "stage", "rank 0"]
@@ -72,7 +73,8 @@ class Bench:
         batch = {"per_device_train_batch_size": 8 if launch == "plain" else 4}
         stages = {name: config["stages"][name] for name in (SFT, GRPO)}
         stages[SFT]["trainer"].update(max_steps=3 * self.kills + 3, save_steps=2, **batch)
-        stages[GRPO].update(init_from="base")  # SFT would teach it to end at once.
+        # SFT would teach it to end at once.
+        stages[GRPO].update(init_from="base")
         rollouts = {"save_steps": 4, "num_iterations": 2, "max_completion_length": 8}
         stages[GRPO]["trainer"].update(max_steps=4 * self.kills + 8, **rollouts, **batch)
         file = root / "small.yaml"
@@ -87,7 +89,8 @@ class Bench:
         self.small.run("pipeline run", *self.words, name="undisturbed", timeout=3600)
         for name in (SFT, GRPO):
             for number in range(self.kills):
-                role = self.random.choice(self.roles)  # Handing over ends a stage, so it comes last.
+                # Handing over ends a stage, so it comes last.
+                role = self.random.choice(self.roles)
                 moment = self.random.choice(MOMENTS) if number < self.kills - 1 else "handing over"
                 if not self.kill(name, role, moment):
                     print(f"{name} was complete before {role} could be killed {moment}", file=sys.stderr, flush=True)

@@ -52,7 +52,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--config", default="demo", help="a run whose baseline and stage 3 are measured (default: demo)"
     )
     arguments = parser.parse_args(argv)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")  # As the stages' launcher has it on the CPU.
+    # As the stages' launcher has it on the CPU.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
     declare_torchvision_ops()
     hide_vllm_from_trl()
     with tempfile.TemporaryDirectory() as folder:

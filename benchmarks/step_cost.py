@@ -103,11 +103,12 @@ class Model:
         with torch.device("meta"):
             model = AutoModelForImageTextToText.from_config(config)
         text, vision = config.get_text_config(), config.vision_config
+        # Patches of a token: of Idefics3, Qwen-VL, InternVL.
         merged = (
             getattr(config, "scale_factor", 1)
             * getattr(vision, "spatial_merge_size", 1)
             / getattr(config, "downsample_ratio", 1)
-        ) ** 2  # Patches of a token: of Idefics3, Qwen-VL, InternVL.
+        ) ** 2
         decoder, head = model.get_decoder(), model.get_output_embeddings().weight.numel()
         of_text = set(decoder.modules())
         behind = re.compile(r"connector|projector|merger")
@@ -160,7 +161,8 @@ def least(
     token = max(
         device.number * (model.text + model.head + kept) / device.bandwidth, group * writing / completion / device.flops
     )
-    updated = 28 * model.trained  # Reads weight, gradient and two moments, writes all but the gradient; float32.
+    # Reads weight, gradient and two moments, writes all but the gradient; float32.
+    updated = 28 * model.trained
     return {
         "score": (4 if checkpointing else 3) * forward / device.flops,
         "generate": prompts * reading / device.flops + completion * token,

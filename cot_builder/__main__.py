@@ -29,7 +29,7 @@ INCOMPLETE = 3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point of the builder."""
+    """Run the entry point of the builder."""
     arguments = command_line.parse(_parser(), argv)
 
     def work() -> int:
@@ -102,7 +102,8 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
         log.warning(line)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with ReplyCache(planned.folder / "journal") as journal:
-        (shards if planned.shard else write).start(planned)  # Not before: another build may hold the folder.
+        # Not before: another build may hold the folder.
+        (shards if planned.shard else write).start(planned)
         if arguments.retry:
             log.info("%s refused requests are asked again", journal.forget_refusals())
         asked, seconds = build.ask(planned, journal)

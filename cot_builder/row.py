@@ -65,7 +65,7 @@ class Policy:
     """Name of the prompt that shows the label, or None to reject."""
 
     def temperature(self, attempt: int) -> float | None:
-        """The temperature of an attempt, which counts from 0; None leaves the teacher's own."""
+        """Return the temperature of an attempt, which counts from 0; None leaves the teacher's own."""
         return self.temperatures[min(attempt, len(self.temperatures) - 1)] if self.temperatures else None
 
 
@@ -114,7 +114,7 @@ class Row:
         return {"id": self.example.id, "label": self.example.label}
 
     def question(self, mode: str, prompt: Prompt, attempt: int, *, picture: bool, **options: Any) -> TeacherQuestion:
-        """A question about this row. `options` are fields of `TeacherQuestion`, and `values` those of the prompt."""
+        """Return a question about this row. `options` are fields of `TeacherQuestion`, and `values` those of the prompt."""
         values = options.pop("values", {})
         text = prompt.render(self.plan.task, **{name: value for name, value in values.items() if name in prompt.uses})
         if picture:

@@ -70,7 +70,8 @@ def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: boo
         check_model(config.model)
         if importlib.util.find_spec("vllm") is None:
             raise UserError(f"vllm is not installed for {sys.executable}: ./launch/install.sh --vllm installs it")
-        if "--headless" not in command:  # Such a server answers on no port of its own.
+        # Such a server answers on no port of its own.
+        if "--headless" not in command:
             check_port(port)
         os.execve(command[0], command, serve_environment(cpu=cpu))
     print(shlex.join(command))
@@ -78,7 +79,7 @@ def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: boo
 
 
 def not_installed(error: ModuleNotFoundError) -> str:
-    """What to tell a user whose Python is not that of the project's environment."""
+    """Return what to tell a user whose Python is not that of the project's environment."""
     return (
         f"{sys.executable} has no module {error.name}: activate the environment that ./launch/install.sh --vllm makes, or use "
         "the scripts of launch/, which find it"
@@ -86,7 +87,7 @@ def not_installed(error: ModuleNotFoundError) -> str:
 
 
 def load_served(teacher: str) -> OpenAIConfig:
-    """The configuration of a teacher that has a server.
+    """Return the configuration of a teacher that has a server.
 
     Raises:
         UserError: when there is none, it is wrong, or the teacher works without a server.
@@ -100,7 +101,7 @@ def load_served(teacher: str) -> OpenAIConfig:
 
 
 def port_of(config: OpenAIConfig) -> int:
-    """Where a teacher's server listens: as its `serve:` flags say, else as its first address does."""
+    """Return where a teacher's server listens: as its `serve:` flags say, else as its first address does."""
     return int(config.serve.get("port") or urlsplit(config.base_urls[0]).port or DEFAULT_PORT)
 
 

@@ -41,7 +41,7 @@ COMMANDS = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point of the conductor."""
+    """Run the entry point of the conductor."""
     arguments = command_line.parse(_parser(), argv)
     if arguments.command == "compare":
         from pipeline.reports.compare import compare

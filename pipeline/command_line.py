@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments, with ``a.b=c`` words taken wherever they stand: argparse leaves those after a later option."""
+    """Return the arguments, with ``a.b=c`` words taken wherever they stand: argparse leaves those after a later option."""
     arguments, more = parse_known(parser, argv)
     strange = [word for word in more if word.startswith("-") or "=" not in word or not hasattr(arguments, "overrides")]
     if strange:
@@ -31,7 +31,7 @@ def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argpar
 
 
 def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> tuple[argparse.Namespace, list[str]]:
-    """The arguments and the words that are none, with ``--verbose`` and ``--quiet`` added to the parser and heeded."""
+    """Return the arguments and the words that are none, with ``--verbose`` and ``--quiet`` added to the parser and heeded."""
     for one in _with_commands(parser):
         much = one.add_mutually_exclusive_group()
         for name, level, purpose in (
@@ -43,7 +43,8 @@ def parse_known(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> 
             )
     arguments, more = parser.parse_known_args(argv)
     if hasattr(arguments, "log_level"):
-        os.environ[logs.LEVEL] = arguments.log_level  # Its children's too.
+        # Its children's too.
+        os.environ[logs.LEVEL] = arguments.log_level
     logs.log_to_terminal()
     return arguments, more
 
@@ -71,7 +72,8 @@ def status(work: Callable[[], int]) -> int:
     except KeyboardInterrupt:
         log.warning("\nstopped; the same command goes on where it was")
         return STOPPED
-    except BrokenPipeError:  # The reader (`| head`) has seen enough. Python would say so again when it flushes at exit.
+    except BrokenPipeError:
+        # The reader (`| head`) has seen enough. Python would say so again when it flushes at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
     except OSError as error:

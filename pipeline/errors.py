@@ -19,7 +19,7 @@ class UserError(Exception):
 
 
 def did_you_mean(word: object, known: Iterable[str]) -> str:
-    """``did you mean train?``, or ``there are: test, train`` when none is near."""
+    """Return ``did you mean train?``, or ``there are: test, train`` when none is near."""
     words = sorted(known)
     near = difflib.get_close_matches(str(word), words, 1)
     return f"did you mean {near[0]}?" if near else f"there are: {', '.join(words) or 'none'}"

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
-    """What changed between two plain configurations, as ``a.b: old -> new``."""
+    """Return what changed between two plain configurations, as ``a.b: old -> new``."""
     if isinstance(old, dict) and isinstance(new, dict):
         changed = []
         for name in [*old, *(name for name in new if name not in old)]:
@@ -26,7 +26,7 @@ def differences(old: Any, new: Any, key: str = "") -> list[str]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """A JSON mapping; empty when the file is missing or is something else."""
+    """Return a JSON mapping; empty when the file is missing or is something else."""
     try:
         value = json.loads(path.read_text())
     except (FileNotFoundError, json.JSONDecodeError):
@@ -47,7 +47,8 @@ def write_atomic(path: Path, text: str | bytes) -> None:
         os.replace(temporary, path)
         folder = os.open(path.parent, os.O_RDONLY)
         try:
-            os.fsync(folder)  # The new name is durable only with the folder that holds it.
+            # The new name is durable only with the folder that holds it.
+            os.fsync(folder)
         finally:
             os.close(folder)
     except BaseException:
@@ -62,7 +63,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
-    """Rows of a JSON-lines file; a torn last line (the writer was killed) is left out.
+    """Yield rows of a JSON-lines file; a torn last line (the writer was killed) is left out.
 
     Raises:
         ValueError: when a line other than the last is not JSON.
@@ -86,23 +87,24 @@ def end_half_line(path: Path) -> None:
         if not size:
             return
         file.seek(size - 1)
-        if file.read() != b"\n":  # Seldom: a whole file is not read for it.
+        # Seldom: a whole file is not read for it.
+        if file.read() != b"\n":
             file.seek(0)
             file.truncate(file.read().rfind(b"\n") + 1)
 
 
 def digest(value: Any) -> str:
-    """sha256 of a JSON-like value, independent of key order."""
+    """Return sha256 of a JSON-like value, independent of key order."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
 def file_digest(path: Path) -> str:
-    """sha256 of a file's bytes."""
+    """Return sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def weights_digest(folder: Path) -> str | None:
-    """One sha256 over a checkpoint's safetensors files (names and bytes), or None when it has none."""
+    """Return one sha256 over a checkpoint's safetensors files (names and bytes), or None when it has none."""
     files = sorted(folder.glob("*.safetensors"))
     return digest({file.name: file_digest(file) for file in files}) if files else None

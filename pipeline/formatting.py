@@ -6,24 +6,24 @@ import unicodedata
 
 
 def printable(text: str) -> str:
-    """Text without what cannot be shown or encoded: controls, lone surrogates and direction overrides become �."""
+    """Return text without what cannot be shown or encoded: controls, lone surrogates and direction overrides become �."""
     return "".join(
         "\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cf") and c not in "\n\t\u200d" else c for c in text
     )
 
 
 def percent(value: float | None, digits: int = 1) -> str:
-    """A share as percent without the sign; a dash when undefined."""
+    """Return a share as percent without the sign; a dash when undefined."""
     return "–" if value is None else f"{100 * value:.{digits}f}"
 
 
 def points(value: float | None) -> str:
-    """A difference of shares in signed percentage points."""
+    """Return a difference of shares in signed percentage points."""
     return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds as a person says them: 34 s, 3.7 min, 2.1 h."""
+    """Return seconds as a person says them: 34 s, 3.7 min, 2.1 h."""
     if seconds is None:
         return "–"
     if seconds < 99.5:
@@ -32,10 +32,10 @@ def duration(seconds: float | None) -> str:
 
 
 def size(count: float) -> str:
-    """Bytes as a person says them: 6 MB, 12.3 GB."""
+    """Return bytes as a person says them: 6 MB, 12.3 GB."""
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
 
 
 def p_value(p: float) -> str:
-    """A p value as a report prints it: "< .001" or "= .034"."""
+    """Return a p value as a report prints it: "< .001" or "= .034"."""
     return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".", 1)

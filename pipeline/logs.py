@@ -26,7 +26,8 @@ LEVEL = "CLGRPO_LOG_LEVEL"
 EVENTS = "events.jsonl"
 _BAR = "  {desc} {bar:24} {n_fmt}/{total_fmt} {remaining} to go{postfix}"
 
-tqdm.monitor_interval = 0  # No thread: bars are drawn when something is told.
+# No thread: bars are drawn when something is told.
+tqdm.monitor_interval = 0
 
 
 def log_to_terminal() -> None:
@@ -55,7 +56,8 @@ def columns(terminal: TextIO) -> int:
     """Return how many columns a line may take: one less than there are, for some terminals go on to the next at the last one."""
     try:
         found = os.get_terminal_size(terminal.fileno()).columns
-    except (OSError, ValueError):  # A stream that is no file.
+    except (OSError, ValueError):
+        # A stream that is no file.
         found = shutil.get_terminal_size().columns
     return (found or 80) - 1
 
@@ -65,7 +67,8 @@ class Terminal(logging.Handler):
 
     def __init__(self) -> None:
         super().__init__()
-        tqdm.set_lock(threading.RLock())  # Its own is of several processes, and would need a semaphore.
+        # Its own is of several processes, and would need a semaphore.
+        tqdm.set_lock(threading.RLock())
         self.setFormatter(_FileFormatter() if _level() <= logging.DEBUG else _PlainFormatter())
         self._bar: tqdm[Any] | None = None
 
@@ -149,7 +152,8 @@ class _EventWriter(logging.Handler):
         event = {"time": record.created, "level": record.levelname, "name": record.name, "text": record.getMessage()}
         if (step := getattr(record, "progress", None)) is not None:
             event["progress"] = step
-        with contextlib.suppress(OSError):  # A full disk fails at what matters.
+        # A full disk fails at what matters.
+        with contextlib.suppress(OSError):
             self._file.write(json.dumps(event).encode() + b"\n")
 
 

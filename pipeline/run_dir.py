@@ -48,15 +48,15 @@ class RunDir:
         return self.root / "report"
 
     def phase(self, name: str) -> Path:
-        """Folder of a phase: base, cot, or a stage's full name."""
+        """Return folder of a phase: base, cot, or a stage's full name."""
         return self.root / name
 
     def record_path(self, name: str) -> Path:
-        """The file whose ``"status": "complete"`` says that a phase is done."""
+        """Return the file whose ``"status": "complete"`` says that a phase is done."""
         return self.phase(name) / ("manifest.json" if name == COT else "stage.json")
 
     def record(self, name: str) -> dict[str, Any] | None:
-        """A phase's record, or None when there is none yet.
+        """Return a phase's record, or None when there is none yet.
 
         Raises:
             UserError: when the file is no JSON object; records are written atomically, so something else wrote it.
@@ -73,5 +73,5 @@ class RunDir:
         return record
 
     def final(self, name: str) -> Path:
-        """The checkpoint a stage hands over."""
+        """Return the checkpoint a stage hands over."""
         return self.phase(name) / "final"

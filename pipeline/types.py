@@ -101,7 +101,7 @@ class Split:
 
 
 def counted(problems: Iterable[Problem]) -> dict[str, int]:
-    """How many problems have each reason, the commonest first."""
+    """Return how many problems have each reason, the commonest first."""
     return dict(Counter(problem.reason for problem in problems).most_common())
 
 

@@ -18,7 +18,7 @@ Reward = Callable[..., list[float | None]]
 
 
 def completion_text(completion: Any) -> str:
-    """The text of one completion: a plain string, or TRL's ``[{"role": "assistant", "content": …}]``."""
+    """Return the text of one completion: a plain string, or TRL's ``[{"role": "assistant", "content": …}]``."""
     if isinstance(completion, str):
         return completion
     content = completion[-1]["content"]
@@ -26,7 +26,7 @@ def completion_text(completion: Any) -> str:
 
 
 def load_rewards(names: Sequence[str], task: Task) -> list[Reward]:
-    """The reward functions of a stage, ready for trl.GRPOTrainer.
+    """Return the reward functions of a stage, ready for trl.GRPOTrainer.
 
     Args:
         names: files of rewards/ (``format``) or dotted paths (``my_package.scores.brevity_reward``).
@@ -47,7 +47,8 @@ def _find(name: str) -> Reward:
 
 
 def _bind(reward: Reward, task: Task) -> Reward:
-    @functools.wraps(reward)  # TRL logs a reward under its __name__.
+    # TRL logs a reward under its __name__.
+    @functools.wraps(reward)
     def scored(completions: list[Any], **columns: Any) -> list[float | None]:
         return reward([completion_text(completion) for completion in completions], task=task, **columns)
 

@@ -23,7 +23,7 @@ log = logging.getLogger("stages.base")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point of the base phase."""
+    """Run the entry point of the base phase."""
     argv = list(sys.argv[1:] if argv is None else argv)
     arguments = command_line.parse(command.parser("base", (__doc__ or "").split("\n")[0]), argv)
     config, run = command.load_checked(arguments, trains=False)

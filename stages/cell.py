@@ -19,7 +19,7 @@ from stages.processes.command import run_cli
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point of a cell."""
+    """Run the entry point of a cell."""
     parser = argparse.ArgumentParser(prog="python -m stages.cell", description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--config", required=True, help="YAML of the lab (pipeline/config/evaluation.py)")
     parser.add_argument("--cell", required=True, metavar="ID", help="model--task--precision--mode[--reasoner]")

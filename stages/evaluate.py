@@ -28,7 +28,7 @@ from stages.processes.workers import as_worker
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point of an evaluation."""
+    """Run the entry point of an evaluation."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = command.parser("evaluate", (__doc__ or "").split("\n")[0])
     parser.set_defaults(config=None)
@@ -62,7 +62,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     with folder_lock(run.phase(name)):
         if arguments.clean:
             (run.phase(name) / "evaluation.json").unlink(missing_ok=True)
-        (run.phase(name) / PAGE).unlink(missing_ok=True)  # Asked for by name, the report is made anew.
+        # Asked for by name, the report is made anew.
+        (run.phase(name) / PAGE).unlink(missing_ok=True)
         return evaluate(config, run, name)
 
 

@@ -43,7 +43,7 @@ from stages.trial import fitting, plan
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point of the preflight."""
+    """Run the entry point of the preflight."""
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = command.parser("preflight", (__doc__ or "").split("\n")[0])
     parser.add_argument("--only", default="", help=argparse.SUPPRESS)
@@ -163,7 +163,7 @@ def _done(scratch: RunDir, name: str) -> bool:
 
 
 def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[str, Any]:
-    """The forecast, from what the trials left in the scratch folder; everything of forecast.json."""
+    """Return the forecast, from what the trials left in the scratch folder; everything of forecast.json."""
     scratch = plan.scratch_of(run)
     stages = plan.stages_of(config)
     trials = {name: plan.read_trial(stage, scratch.phase(name), launched[name]) for name, stage in stages.items()}
@@ -177,7 +177,8 @@ def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[s
     )
     tokens = {name: _answer_tokens(config, name, lengths) for name in trained_phases(config)}
     shared = 1 if seen["gpu"] else world_size(config)
-    own = sum(path.stat().st_size for path in scratch.root.rglob("*") if path.is_file())  # Deleted before a run begins.
+    # Deleted before a run begins.
+    own = sum(path.stat().st_size for path in scratch.root.rglob("*") if path.is_file())
     free = shutil.disk_usage(run.root).free + own
     found = forecast(trials, tokens, asking, seen["memory"], shared, free)
     found["problems"] += plan.hand_over_problems(scratch, stages)
@@ -191,7 +192,7 @@ def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[s
 
 
 def unshared_stages(config: RunConfig) -> dict[str, str]:
-    """GRPO stages that compute each prompt as often as it has completions, and why."""
+    """Return GRPO stages that compute each prompt as often as it has completions, and why."""
     reasons = {name: unshared(config, stage) for name, stage in config.stages.items() if stage.algorithm == "grpo"}
     return {name: reason for name, reason in reasons.items() if reason}
 

@@ -44,7 +44,7 @@ DONE = "complete.json"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point of a sweep."""
+    """Run the entry point of a sweep."""
     arguments = command_line.parse(_parser(), argv)
     config = load_lab(arguments.config, arguments.overrides)
     if arguments.smoke:

@@ -20,12 +20,15 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "MKL_NUM_THREADS": "1",
     "MPLBACKEND": "Agg",
-    "OMP_NUM_THREADS": "1",  # two threads on busy cores make training 7-40 times slower
+    # two threads on busy cores make training 7-40 times slower
+    "OMP_NUM_THREADS": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
-os.environ.update(ENVIRONMENT)  # before any test module imports torch
+# before any test module imports torch
+os.environ.update(ENVIRONMENT)
 prepare_libraries()
-log_to_terminal()  # as every entry point does
+# as every entry point does
+log_to_terminal()
 
 LONGEST = (
     "test_stages_combinations.py",

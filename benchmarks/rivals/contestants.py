@@ -35,7 +35,8 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "defaults (input_batch_size 50)": {},
         "input_batch_size = all rows": {"batch": None},
     },
-    "swift": {"--sampler_type distill": {}},  # It has no setting for concurrency.
+    # It has no setting for concurrency.
+    "swift": {"--sampler_type distill": {}},
 }
 """The rivals' settings: as they come, and what makes them faster."""
 

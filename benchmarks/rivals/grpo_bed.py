@@ -80,7 +80,8 @@ class Job:
 def options(point: Point) -> dict[str, Any]:
     """Fields of GRPOConfig that mean the same in every contestant, whatever each has for a default."""
     return {
-        "max_steps": 100_000,  # The probe ends it.
+        # The probe ends it.
+        "max_steps": 100_000,
         "per_device_train_batch_size": point.generations,
         "gradient_accumulation_steps": 1,
         "steps_per_generation": 1,

@@ -94,7 +94,8 @@ def attach(trainer: Any) -> None:
             reports.write(json.dumps(report) + "\n")
             work.forget()
             if not sys.stdin.readline():
-                os._exit(0)  # Nothing is to be saved.
+                # Nothing is to be saved.
+                os._exit(0)
             self.started, self.cpu = time.perf_counter(), time.process_time()
 
     trainer.add_callback(Turns())

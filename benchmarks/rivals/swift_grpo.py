@@ -16,7 +16,8 @@ from typing import Any
 
 from grpo_probe import attach, share_of_vowels
 
-_libraries: list[Any] = []  # A registration ends with its object.
+# A registration ends with its object.
+_libraries: list[Any] = []
 
 
 def main(job_file: str, folder: str) -> None:

@@ -35,7 +35,8 @@ class Asker:
     async def __call__(self, name: str, question: TeacherQuestion) -> Reply:
         teacher = self._teachers[name]
         if question.picture is not None and not question.picture.is_read and teacher.endpoints():
-            await asyncio.to_thread(getattr, question.picture, "digest")  # Reading a file must not hold up the others.
+            # Reading a file must not hold up the others.
+            await asyncio.to_thread(getattr, question.picture, "digest")
         request = teacher.request(question)
         found = self._journal.find(request.key)
         if found is not None:
@@ -49,7 +50,8 @@ class Asker:
             try:
                 reply = await teacher.ask(question, request)
             except ImageError as error:
-                if error.reason == "missing_image":  # May be back next time, unlike a damaged file's bytes.
+                # May be back next time, unlike a damaged file's bytes.
+                if error.reason == "missing_image":
                     raise
                 reply = Reply("", usage={_UNREADABLE: error.reason})
             self._journal.add(request, reply, row_id=question.row.id, teacher=name, attempt=question.attempt)
@@ -57,7 +59,8 @@ class Asker:
             if isinstance(error, TeacherDown):
                 error.teacher = name
             answer.set_exception(error if isinstance(error, Exception) else Unanswered("stopped"))
-            answer.exception()  # Seen, whether or not anybody waits for it.
+            # Seen, whether or not anybody waits for it.
+            answer.exception()
             raise
         finally:
             del self._under_way[request.key]
@@ -115,7 +118,7 @@ _UNREADABLE = "unreadable_image"
 
 
 def readable(reply: Reply, question: TeacherQuestion) -> Reply:
-    """A reply from the journal.
+    """Return a reply from the journal.
 
     Raises:
         ImageError: when what is on record is that the picture could not be decoded.

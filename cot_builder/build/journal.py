@@ -73,14 +73,15 @@ class ReplyCache:
             raise UserError(f"{folder}: its file system has no locks ({error.strerror}); use a local disk") from error
         try:
             self._db = _open(self.path)
-        except sqlite3.OperationalError as error:  # A full disk or no permission: nothing is wrong with the file.
+        except sqlite3.OperationalError as error:
+            # A full disk or no permission: nothing is wrong with the file.
             self._lock.close()
             raise UserError(f"{self.path}: cannot be opened ({error})") from error
         except sqlite3.DatabaseError as error:
             self._db = _salvage(self.path, error)
 
     def find(self, key: str) -> Reply | None:
-        """The reply recorded under a key."""
+        """Return the reply recorded under a key."""
         row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         return None if row is None else Reply(**json.loads(row[0]))
 
@@ -102,7 +103,8 @@ class ReplyCache:
         """
         before = len(self)
         try:
-            other = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)  # Quotes # and ? in it.
+            # Quotes # and ? in it.
+            other = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
             try:
                 rows = other.execute(f"SELECT {_COLUMNS} FROM replies ORDER BY number")
                 self._db.execute("BEGIN")
@@ -161,7 +163,8 @@ class ReplyCache:
         """Execute one statement; gives the number of rows it changed."""
         try:
             return self._db.execute(statement, values).rowcount
-        except sqlite3.OperationalError as error:  # A full disk, mostly: what was recorded before stays.
+        except sqlite3.OperationalError as error:
+            # A full disk, mostly: what was recorded before stays.
             raise UserError(f"{self.path}: cannot record a reply ({error}); run the build again when it can") from error
 
     def __enter__(self) -> Self:
@@ -219,7 +222,8 @@ def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
     db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
     misses, number = 0, 0
     try:
-        while misses < 100_000:  # The last number is not known: a stretch this long without any reply is the end.
+        # The last number is not known: a stretch this long without any reply is the end.
+        while misses < 100_000:
             number += 1
             try:
                 row = db.execute(f"SELECT {_COLUMNS} FROM replies WHERE number = ?", (number,)).fetchone()

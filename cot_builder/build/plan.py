@@ -110,16 +110,16 @@ class BuildPlan:
         return {name: prompt.source for name, prompt in self.prompts.items()} if asked else {}
 
     def policy(self, label: str) -> Policy:
-        """How rows of a class are asked."""
+        """Return how rows of a class are asked."""
         own = {name: getattr(self.cot, name) for name in _POLICY} | self.cot.per_class.get(label, {})
         return Policy(**own)
 
     def is_offline(self, teacher: str) -> bool:
-        """Whether a teacher writes from annotations instead of looking at pictures."""
+        """Check whether a teacher writes from annotations instead of looking at pictures."""
         return isinstance(self.teachers[teacher], AttributeConfig)
 
     def reader(self, author: str, row: Example) -> str:
-        """Who cross-checks a reply: the one configured, or another served teacher than its author."""
+        """Return who cross-checks a reply: the one configured, or another served teacher than its author."""
         check = self.cot.cross_check
         assert check is not None
         if check.teacher:
@@ -128,7 +128,7 @@ class BuildPlan:
         return _by_turns(others, row, {})[0]
 
     def hints(self, row: Example) -> list[dict[str, Any]]:
-        """The annotated attributes shown to the teacher, those the row has."""
+        """Return the annotated attributes shown to the teacher, those the row has."""
         shown = []
         for name in self.cot.hints:
             value = row.attributes.get(name)
@@ -158,7 +158,8 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
             problems.append(f"cot.teachers: {short_name(name)!r} is named twice")
         try:
             teachers[short_name(name)] = load_teacher(name)
-        except UserError as error:  # Whether there is such a file has been checked for those in cot.teachers.
+        except UserError as error:
+            # Whether there is such a file has been checked for those in cot.teachers.
             known = Path(name).is_file() or name in teacher_files() or position >= len(cot.teachers)
             problems += error.problems if known else []
     if problems:
@@ -209,7 +210,7 @@ def _nothing_to_write_from(name: str, teacher: TeacherConfig, task: Task, split:
 
 
 def assign(examples: Sequence[Example], teachers: Sequence[str], cot: CotConfig) -> list[tuple[str, ...]]:
-    """The teachers of every row, preferred first.
+    """Return the teachers of every row, preferred first.
 
     Weighted rendezvous hashing on the row's id: a row's teachers depend on no other row, and adding a teacher moves only the
     rows it takes. Quotas are filled in the order of the split; they alone look at other rows.

@@ -133,7 +133,7 @@ class Progress:
         self._write(last, stays=True)
 
     def forecast(self) -> str:
-        """What the build will have taken and given at its end, going by the rows so far; empty while nothing is known."""
+        """Return what the build will have taken and given at its end, going by the rows so far; empty while nothing is known."""
         rows_per_second, _ = self._rates()
         judged = self.kept + self.rejected
         if not rows_per_second:
@@ -148,7 +148,7 @@ class Progress:
         return f"cot forecast: {left / rows_per_second / 3600:.1f} hours left, {tokens}{kept}"
 
     def line(self, width: int | None = None, finished: bool = False) -> str:
-        """The state of the build in at most `width` columns; what matters least is left out first."""
+        """Return the state of the build in at most `width` columns; what matters least is left out first."""
         shown = dict.fromkeys(_PARTS, "")
         for part, text in self._by_importance(finished):
             longer = shown | {part: text}
@@ -196,7 +196,8 @@ class Progress:
         return replies / span * judged / self.replies, tokens / span
 
     def _write(self, line: str, stays: bool = False) -> None:
-        with contextlib.suppress(OSError):  # A terminal that is gone (SIGHUP); the build has more to do.
+        # A terminal that is gone (SIGHUP); the build has more to do.
+        with contextlib.suppress(OSError):
             if stays or self._bar is None:
                 tqdm.write(line, file=self._stream)
                 self._stream.flush()

@@ -45,7 +45,7 @@ class BuildOutcome:
 
 
 def teachers_of(plan: BuildPlan) -> dict[str, Teacher]:
-    """The plan's teachers, ready to ask."""
+    """Return the plan's teachers, ready to ask."""
     return make_teachers(
         plan.teachers, plan.task, plan.split.examples, seed=plan.config.seed, concurrency=plan.cot.concurrency
     )
@@ -62,7 +62,8 @@ def ask(plan: BuildPlan, journal: ReplyCache) -> tuple[BuildOutcome, float]:
     """
     try:
         return asyncio.run(_ask_all(plan, journal))
-    except asyncio.CancelledError:  # The second signal.
+    except asyncio.CancelledError:
+        # The second signal.
         raise KeyboardInterrupt from None
 
 
@@ -84,7 +85,8 @@ async def settle(plan: BuildPlan, index: int, ask: AskTeacher, teachers: tuple[s
     try:
         return await plan.recipe.settle(Row(example, names, plan, picture, ask))
     except ImageError as error:
-        if error.reason == "missing_image":  # The task found it whole, so its disk is away: a later build asks again.
+        # The task found it whole, so its disk is away: a later build asks again.
+        if error.reason == "missing_image":
             raise Unanswered("the picture is missing") from error
         return Outcome(None, (Tried(names[0], "picture", 0, None, "", "unreadable_image", str(error)),))
     finally:
@@ -104,7 +106,8 @@ async def _ask_all(plan: BuildPlan, journal: ReplyCache) -> tuple[BuildOutcome, 
     resource.setrlimit(resource.RLIMIT_NOFILE, (most_files, most_files))
     stop = _Stop(teachers, asked)
     clock = asyncio.create_task(_tick(progress))
-    lanes: dict[str, list[int]] = defaultdict(list)  # One per teacher, so that a slow one holds up its own rows only.
+    # One per teacher, so that a slow one holds up its own rows only.
+    lanes: dict[str, list[int]] = defaultdict(list)
     for index in plan.rows:
         names = plan.assigned[index]
         # Rows that also ask a server wait for that, not for the offline teacher's one worker.
@@ -117,7 +120,8 @@ async def _ask_all(plan: BuildPlan, journal: ReplyCache) -> tuple[BuildOutcome, 
                 for _ in range(min(len(indices), teachers[name].concurrency)):
                     group.create_task(_work(plan, name, rows, asker, progress, asked, first))
     finally:
-        for rows in queues.values():  # Those of a teacher that is down.
+        # Those of a teacher that is down.
+        for rows in queues.values():
             asked.unasked.update(dict.fromkeys(rows, "not asked yet"))
         stop.restore()
         clock.cancel()
@@ -164,7 +168,8 @@ async def _work(
         else:
             first.note(plan.split.examples[index].id, outcome)
             progress.row(outcome.kept is not None, outcome.reason)
-        await asyncio.sleep(0)  # An offline teacher, or a full journal, must not keep the others waiting.
+        # An offline teacher, or a full journal, must not keep the others waiting.
+        await asyncio.sleep(0)
 
 
 async def _tick(progress: Progress) -> None:
@@ -182,7 +187,8 @@ class _Stop:
         self._teachers, self._asked = teachers, asked
         self._task = asyncio.current_task()
         self._before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-        if self._before[signal.SIGHUP] == signal.SIG_IGN:  # Under nohup, on purpose.
+        # Under nohup, on purpose.
+        if self._before[signal.SIGHUP] == signal.SIG_IGN:
             del self._before[signal.SIGHUP]
         for number in self._before:
             self._loop.add_signal_handler(number, self._stop, number)
@@ -207,7 +213,7 @@ class _Stop:
 def make_teachers(
     configs: dict[str, TeacherConfig], task: Task, examples: Sequence[Example], *, seed: int, concurrency: int
 ) -> dict[str, Teacher]:
-    """Teachers ready to ask, by name; each must have passed `check_teacher`."""
+    """Return teachers ready to ask, by name; each must have passed `check_teacher`."""
     teachers: dict[str, Teacher] = {}
     for name, config in configs.items():
         if isinstance(config, AttributeConfig):

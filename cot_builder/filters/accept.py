@@ -137,7 +137,9 @@ def accept_text(row: Example, reply: Reply, filters: FilterConfig, special: Sequ
 
 
 def reasoning_without_labels(think: str, labels: LabelSet) -> str:
-    """Reasoning without the sentences that name a label or an alias, its conclusion first of all; "" when nothing is left."""
+    """Return reasoning without the sentences that name a label or an alias, its conclusion first of all; "" when
+    nothing is left.
+    """
     if not labels.mentioned(think):
         return think.strip()
     return " ".join(sentence for sentence in sentences(think) if not labels.mentioned(sentence))

@@ -128,7 +128,7 @@ _UNSAID = re.compile(
 
 
 def contradiction(text: str, attributes: Mapping[str, Any]) -> str | None:
-    """Whether a text says the opposite of an annotated attribute.
+    """Check whether a text says the opposite of an annotated attribute.
 
     Args:
         text: reasoning or a description, in English.

@@ -63,12 +63,12 @@ _ALSO_LATIN = {"az", "bs", "ku", "sr", "uz"}
 
 
 def language_codes() -> set[str]:
-    """The codes `FilterConfig.language` may have: ISO 639-1, or 639-3 where a language has no shorter one."""
+    """Return the codes `FilterConfig.language` may have: ISO 639-1, or 639-3 where a language has no shorter one."""
     return set(_CODES.split())
 
 
 def other_language(text: str, code: str) -> str | None:
-    """The script or language a text is in, when that is not the language `code`; None when it is, or may be.
+    """Return the script or language a text is in, when that is not the language `code`; None when it is, or may be.
 
     Wrong is a text with more than 0.3 of its words in a script the language is not written in, and one of at least 8
     words that the library takes for another language: with a probability of 0.95 it is not `code`, and with 0.4 it is that one.
@@ -82,7 +82,8 @@ def other_language(text: str, code: str) -> str | None:
     if len(said) < _FROM_WORDS:
         return None
     ranked = dict(_identifier().rank(" ".join(text.split())))
-    others = 1 - ranked.get(code, 0.0) - ranked.pop("zxx", 0.0)  # zxx is the library's word for "no language".
+    # zxx is the library's word for "no language".
+    others = 1 - ranked.get(code, 0.0) - ranked.pop("zxx", 0.0)
     language, probability = next(iter(ranked.items()))
     sure = language != code and others >= _SURE and probability >= _LIKELIEST
     return f"{language} {probability:.2f}" if sure else None

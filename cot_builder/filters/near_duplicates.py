@@ -22,7 +22,8 @@ _SURE = 0.99
 """Probability with which two texts just at the threshold are compared (0.96 below 0.59); more similar ones are surer still."""
 _ROWS = range(2, 17)
 """Hashes a band may have: more of them leave fewer texts to compare, and find fewer."""
-_CHUNK = 4096  # 3-grams hashed at one time, so that a text of any length takes little memory.
+# 3-grams hashed at one time, so that a text of any length takes little memory.
+_CHUNK = 4096
 _GOLDEN, _MIX_1, _MIX_2 = (np.uint64(c) for c in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
@@ -47,7 +48,7 @@ class NearDuplicates:
         """Per text and band, the text before it in its bucket, or -1."""
 
     def repeats(self, text: str) -> bool:
-        """Whether a text nearly repeats one that was kept; it is kept when it does not. The order of calls matters."""
+        """Check whether a text nearly repeats one that was kept; it is kept when it does not. The order of calls matters."""
         grams = _grams(text)
         buckets = self._buckets(grams)
         seen: set[int] = set()

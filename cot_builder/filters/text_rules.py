@@ -12,7 +12,8 @@ from collections import Counter
 
 from pipeline.scoring.labels import LabelSet
 
-_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"  # Kana and Han, which are written without spaces.
+# Kana and Han, which are written without spaces.
+_UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _WORD = re.compile(rf"[{_UNSPACED}]|[^\s\u2013\u2014\u2026\u3000-\u303f\uff00-\uff0f\uff1a-\uff20/{_UNSPACED}]+")
 _MARKS = string.punctuation + "“”‘’«»¿¡"
 
@@ -24,12 +25,12 @@ _LIST_NUMBER = re.compile(r"\s*\d{1,2}\.")
 
 
 def words(text: str) -> list[str]:
-    """The words of a text, casefolded, without the marks around them; each Chinese or Japanese character is one."""
+    """Return the words of a text, casefolded, without the marks around them; each Chinese or Japanese character is one."""
     return [word for token in _WORD.findall(text.casefold()) if (word := token.strip(_MARKS))]
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text: they end at . ! ? … before white space, at 。！？ and the full stops of
+    """Return the sentences of a text: they end at . ! ? … before white space, at 。！？ and the full stops of
     other scripts, and at line breaks.
 
     A full stop after an abbreviation, an initial or a list number ends none (Mr. Smith, e.g. a dog, 2. The sky).
@@ -90,7 +91,7 @@ _LONG_FORMS = {
 
 
 def refusal(text: str) -> str | None:
-    """A teacher that declines or says what it is (I'm sorry, but I can't…; As an AI…); gives the words.
+    """Return a teacher that declines or says what it is (I'm sorry, but I can't…; As an AI…); gives the words.
 
     It must be the writer who cannot, and what it cannot do must be the task: "she looks sorry", "I cannot see his face" and
     "I cannot help but feel awe" are reasoning.
@@ -126,13 +127,13 @@ _LEAKAGE = re.compile(rf"\b(?:{'|'.join(_LEAKAGES)})\b", re.IGNORECASE)
 
 
 def leaked_phrase(text: str) -> str | None:
-    """Words that speak of an answer that was told, of annotations that were shown, or of the exercise itself."""
+    """Return words that speak of an answer that was told, of annotations that were shown, or of the exercise itself."""
     match = _LEAKAGE.search(" ".join(text.split()))
     return match.group() if match else None
 
 
 def label_before_conclusion(think: str, label: str, labels: LabelSet) -> str | None:
-    """The label, where reasoning names it (or an alias) before its conclusion, which is its last sentence.
+    """Return the label, where reasoning names it (or an alias) before its conclusion, which is its last sentence.
 
     A teacher that was told the answer and opens with it justifies it instead of reasoning towards it. One sentence alone is
     all conclusion.
@@ -146,12 +147,13 @@ _DENIED = re.compile(
     r"|不是|不像|并非|並非|没有|沒有|而非)[^,;:，；：、]*$",
     re.IGNORECASE,
 )
-_CLAUSE = 200  # Characters; more than a clause has, and few enough that a text of nothing but labels stays linear.
+# Characters; more than a clause has, and few enough that a text of nothing but labels stays linear.
+_CLAUSE = 200
 _DENIED_AFTER = re.compile(r"^(?:ではな|じゃな|[이가]?\s?아니)")
 
 
 def other_conclusion(think: str, answer: str, labels: LabelSet) -> str | None:
-    """The label that the last sentence arrives at, where it plainly is another one than the answer.
+    """Return the label that the last sentence arrives at, where it plainly is another one than the answer.
 
     Models that have learned to write reasoning and to answer as two habits do this; a student would learn that one need not
     follow from the other. Labels that are denied ("not fear", "rather than awe") do not count, nor do several at once.
@@ -167,20 +169,22 @@ def other_conclusion(think: str, answer: str, labels: LabelSet) -> str | None:
 
 
 def length(text: str, least: int, most: int) -> tuple[str, str] | None:
-    """(too_short | too_long, the count) for a text of fewer than `least` or more than `most` words."""
+    """Return (too_short | too_long, the count) for a text of fewer than `least` or more than `most` words."""
     count = len(words(text))
     reason = "too_short" if count < least else "too_long" if count > most else None
     return (reason, f"{count} words") if reason else None
 
 
 _SIZE = 4
-_FEWEST_NGRAMS = 20  # Below, one harmless repeated phrase is a large share.
-_LOOP = 3  # Times the same sentence stands in a text that is caught in a loop.
+# Below, one harmless repeated phrase is a large share.
+_FEWEST_NGRAMS = 20
+# Times the same sentence stands in a text that is caught in a loop.
+_LOOP = 3
 _CHARACTER_RUN = re.compile(r"([^\s])\1{19}")
 
 
 def repetition(text: str, most: float) -> str | None:
-    """What a text says over and over: a run of 20 equal characters, a sentence three times, or too many word 4-grams.
+    """Return what a text says over and over: a run of 20 equal characters, a sentence three times, or too many word 4-grams.
 
     The share of a text's word 4-grams that stand in it more than once may be at most `most`; the rule follows the repetition
     filters of MassiveText (Rae et al. 2021, Gopher, table A1), which measure the same in characters. A text of fewer than 20

@@ -68,7 +68,7 @@ def card(
     kept: Sequence[Mapping[str, Any]],
     rejected: Sequence[Mapping[str, Any]],
 ) -> str:
-    """The card of a build as Markdown.
+    """Return the card of a build as Markdown.
 
     Args:
         plan: the build.

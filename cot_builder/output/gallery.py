@@ -36,7 +36,7 @@ class GroupSample:
             group.append(record)
 
     def records(self) -> list[dict[str, Any]]:
-        """The first of every group, then the second of every group, …: any beginning of it is spread over the groups."""
+        """Return the first of every group, then the second of every group, …: any beginning of it is spread over the groups."""
         turns = range(max(map(len, self._groups.values()), default=0))
         return [group[turn] for turn in turns for group in self._groups.values() if turn < len(group)]
 
@@ -73,7 +73,7 @@ def gallery_page(
     pictures: Mapping[str, Path],
     prompts: Mapping[str, str],
 ) -> str:
-    """The page of a build: yields, reasons, prompts, and pictures with what was written about them.
+    """Return the page of a build: yields, reasons, prompts, and pictures with what was written about them.
 
     Args:
         title: the page's heading.
@@ -106,7 +106,7 @@ def gallery_page(
 
 
 def preview_page(title: str, rows: Sequence[PreviewRow], prompts: Mapping[str, str], forecast: str) -> str:
-    """The page of a preview: every row's picture, and beside it what every teacher made of it.
+    """Return the page of a preview: every row's picture, and beside it what every teacher made of it.
 
     Args:
         title: the page's heading.
@@ -138,7 +138,7 @@ def preview_page(title: str, rows: Sequence[PreviewRow], prompts: Mapping[str, s
 
 
 def reason_table(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every reason that came up: its name, the rows and replies it took out, and what it means."""
+    """Return every reason that came up: its name, the rows and replies it took out, and what it means."""
     rows, replies = manifest["rejected_rows_by_reason"], manifest["rejected_replies_by_reason"]
     return [
         {"name": name, "rows": rows.get(name, 0), "replies": replies.get(name, 0), "what": EXPLANATIONS.get(name, "")}

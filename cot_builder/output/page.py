@@ -63,7 +63,7 @@ EXPLANATIONS = {
 
 
 def render(template: str, script: str | None = None, **values: Any) -> str:
-    """A page from one of the builder's templates, in the style of all pages of the product."""
+    """Return a page from one of the builder's templates, in the style of all pages of the product."""
     return page.render(
         template,
         style="_gallery.css.jinja",
@@ -79,7 +79,7 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
 
 
 def picture(path: Path | None) -> dict[str, str]:
-    """A small JPEG of a picture as a data: URI, or why there is none."""
+    """Return a small JPEG of a picture as a data: URI, or why there is none."""
     if path is None:
         return {"uri": "", "why": "picture not found"}
     try:
@@ -93,12 +93,12 @@ def picture(path: Path | None) -> dict[str, str]:
 
 
 def alt_text(row_id: str, label: str) -> str:
-    """What a picture is, for those who do not see it."""
+    """Return what a picture is, for those who do not see it."""
     return f"Picture {row_id}, gold label {label}"
 
 
 def cut(value: str | Sequence[str]) -> dict[str, Any]:
-    """A text's beginning, and the whole of it when that is longer."""
+    """Return a text's beginning, and the whole of it when that is longer."""
     text = (value if isinstance(value, str) else "\n".join(f"• {line}" for line in value)).strip()
     if len(text) <= _SHOWN_CHARACTERS:
         return {"short": text, "whole": "", "length": len(text)}

@@ -263,7 +263,7 @@ def _too_few(plan: BuildPlan, tally: Tally) -> Iterator[str]:
 
 
 def inputs(plan: BuildPlan) -> dict[str, Any]:
-    """What the rows follow from, as the manifest records it. Holds names of key variables, never keys."""
+    """Return what the rows follow from, as the manifest records it. Holds names of key variables, never keys."""
     teachers = {name: to_plain(config) for name, config in plan.teachers.items()}
     prompts = {name: plan.prompts[name] for name in plan.prompt_texts}
     return {

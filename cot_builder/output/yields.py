@@ -67,7 +67,7 @@ class Tally:
         self.reject(label, reason)
 
     def report(self, labels: Sequence[str]) -> dict[str, Any]:
-        """The counts as the manifest holds them."""
+        """Return the counts as the manifest holds them."""
         return {
             "rows": {
                 "kept": self.kept.total(),
@@ -100,7 +100,7 @@ def _sorted(counts: Counter[str]) -> dict[str, int]:
 
 
 def yields(manifest: dict[str, Any]) -> str:
-    """The yields of a build as a small table, with the rejected rows' reasons."""
+    """Return the yields of a build as a small table, with the rejected rows' reasons."""
     rows = manifest["rows"]
     counts = f"{rows['kept']} kept, {rows['rejected']} rejected"
     reasons = join_counts(manifest["rejected_rows_by_reason"])
@@ -122,5 +122,5 @@ def yields(manifest: dict[str, Any]) -> str:
 
 
 def join_counts(counts: Mapping[str, int]) -> str:
-    """``wrong_label 3, no_think 1``."""
+    """Return ``wrong_label 3, no_think 1``."""
     return ", ".join(f"{name} {count}" for name, count in counts.items())

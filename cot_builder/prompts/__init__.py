@@ -54,14 +54,14 @@ class Prompt:
         return "student_prompt" in self.uses
 
     def render(self, task: Task, **values: Any) -> str:
-        """The text a teacher reads; `values` are the variables that are not the task's own."""
+        """Return the text a teacher reads; `values` are the variables that are not the task's own."""
         options = [{"name": name, "description": task.labels.descriptions.get(name)} for name in task.labels.names]
         known = {"question": task.question, "options": options, "student_prompt": task.prompt("think")}
         return _template(self.source).render(**known, **values).strip()
 
 
 def prompt_names() -> list[str]:
-    """The prompts there are."""
+    """Return the prompts there are."""
     return sorted(path.stem for path in FOLDER.glob("*.jinja"))
 
 

@@ -43,7 +43,7 @@ class Recipe:
 
 
 def recipe_names() -> list[str]:
-    """The recipes there are: every module of this package."""
+    """Return the recipes there are: every module of this package."""
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if not module.name.startswith("_"))
 
 

@@ -47,12 +47,12 @@ COLUMNS = [
 
 
 def prompts(cot: CotConfig) -> list[str]:
-    """Names of every prompt a build with these settings may use."""
+    """Return names of every prompt a build with these settings may use."""
     return [cot.prompt or PROMPT, _OBSERVE, _STATEMENTS, _PERCEIVE]
 
 
 def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[str, Prompt]) -> Iterator[str]:
-    """Settings this recipe cannot work with."""
+    """Yield settings this recipe cannot work with."""
     for name, teacher in teachers.items():
         if teacher.kind != "openai":
             yield f"cot.teachers: {name} is offline and cannot look at a picture; the extraction recipe needs served teachers"
@@ -76,7 +76,8 @@ async def settle(row: Row) -> Outcome:
     )
     said = await row.ask(next(iter(plan.teachers)), asked)
     observe = " ".join(plain_text(said).split()).rstrip(" .") if said.refused is None else ""
-    if special_token_in(observe, plan.special_tokens):  # It would stand in every row's prompt.
+    # It would stand in every row's prompt.
+    if special_token_in(observe, plan.special_tokens):
         observe = ""
     for attempt in range(policy.attempts):
         for teacher in row.teachers:

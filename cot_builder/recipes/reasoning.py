@@ -30,7 +30,8 @@ if TYPE_CHECKING:
 
 PROMPT = "answer_hidden_v1"
 _CHECK_PROMPT = "cross_check_v1"
-_CHECK_TOKENS = 32  # A label is a few tokens; the server holds the reply to the labels anyway.
+# A label is a few tokens; the server holds the reply to the labels anyway.
+_CHECK_TOKENS = 32
 ATTRIBUTE, HIDDEN, GIVEN = "attribute", "answer_hidden", "answer_given"
 
 _VOTE = pa.struct([(name, pa.int32() if name == "attempt" else pa.string()) for name in
@@ -52,14 +53,14 @@ COLUMNS = [
 
 
 def prompts(cot: CotConfig) -> list[str]:
-    """Names of every prompt a build with these settings may use."""
+    """Return names of every prompt a build with these settings may use."""
     fallbacks = [cot.fallback, *(own.get("fallback") for own in cot.per_class.values())]
     checks = [_CHECK_PROMPT] if cot.cross_check else []
     return list(dict.fromkeys([cot.prompt or PROMPT, *(name for name in fallbacks if name), *checks]))
 
 
 def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[str, Prompt]) -> Iterator[str]:
-    """Settings this recipe cannot work with."""
+    """Yield settings this recipe cannot work with."""
     fallbacks = {cot.fallback, *(own.get("fallback") for own in cot.per_class.values())} - {None}
     for name in sorted(map(str, fallbacks)):
         if prompts[name].mode != GIVEN:
@@ -89,7 +90,8 @@ async def settle(row: Row) -> Outcome:
     served = tuple(name for name in row.teachers if not row.plan.is_offline(name))
     if policy.fallback and served:
         fallback = row.plan.prompts[policy.fallback]
-        kept = await _round(row, fallback, 0, tried, served)  # Its first attempt, however many went before it.
+        # Its first attempt, however many went before it.
+        kept = await _round(row, fallback, 0, tried, served)
         if kept:
             return Outcome(kept, tuple(tried))
     return Outcome(None, tuple(tried))
@@ -164,7 +166,8 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
         ]  # fmt: skip
         replies = await row.ask_all((reader, question) for question in questions)
         refused = next((reply for reply in replies if reply.refused is not None), None)
-        if refused is not None:  # Says nothing of the reasoning, and its cure is another.
+        # Says nothing of the reasoning, and its cure is another.
+        if refused is not None:
             return scores, refused.refused_as, f"by {reader}, who was to read it: {refused.refused}"
         hits = sum(plan.task.judge(plain_text(reply), row.example.label, "direct").correct for reply in replies)
         scores[view] = hits / check.samples

@@ -38,7 +38,7 @@ GPU_SHARE = 0.92
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """The entry point. Exit codes are the build's; 2 for what the user can mend."""
+    """Return the entry point. Exit codes are the build's; 2 for what the user can mend."""
     parser = argparse.ArgumentParser(
         prog="python -m cot_builder.serving",
         description=__doc__,
@@ -75,7 +75,8 @@ def _build(arguments: argparse.Namespace, words: Sequence[str]) -> int:
     for server in servers:
         log.info("server    %s, log %s", server, server.log)
     command = ["build", "--config", arguments.config, *words, *moved]
-    refused = builder([*command, "--dry-run"])  # before a model is loaded for it
+    # before a model is loaded for it
+    refused = builder([*command, "--dry-run"])
     if refused or arguments.dry_run:
         return refused
     with as_ctrl_c(), running(servers):
@@ -94,7 +95,7 @@ def _addresses(arguments: argparse.Namespace, _: Sequence[str]) -> int:
 
 
 def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server], list[str]]:
-    """The servers that a run's teachers need on this machine: one for every address of theirs that is of this machine.
+    """Return the servers that a run's teachers need on this machine: one for every address of theirs that is of this machine.
 
     Args:
         config: the run.
@@ -136,7 +137,7 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
 
 
 def assign_gpus(wanted: Sequence[tuple[str, Mapping[str, object]]], gpus: Sequence[str]) -> list[tuple[str, ...]]:
-    """GPUs for every server: those with the most memory that no other server has asked for.
+    """Return GPUs for every server: those with the most memory that no other server has asked for.
 
     Args:
         wanted: teacher and vLLM flags of each server; parallel sizes say how many GPUs, gpu-memory-utilization how much.
@@ -173,7 +174,7 @@ def assign_gpus(wanted: Sequence[tuple[str, Mapping[str, object]]], gpus: Sequen
 
 
 def override(teacher: str, urls: Sequence[str]) -> str:
-    """The word that tells a build where a teacher's servers are."""
+    """Return the word that tells a build where a teacher's servers are."""
     listed = f"[{','.join(urls)}]"
     return f"cot.endpoints={{{teacher}: {listed}}}" if "." in teacher else f"cot.endpoints.{teacher}={listed}"
 

@@ -48,7 +48,7 @@ Started = dict[Server, "subprocess.Popen[bytes]"]
 
 @contextlib.contextmanager
 def running(servers: Sequence[Server]) -> Iterator[None]:
-    """Servers that answer within the block and are gone after it.
+    """Run servers that answer within the block and are gone after it.
 
     Raises:
         UserError: when one ends, or does not answer in time, with the last lines of its log.

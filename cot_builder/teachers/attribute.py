@@ -66,7 +66,7 @@ class AttributeTeacher:
         }
 
     def request(self, question: TeacherQuestion) -> TeacherRequest:
-        """Everything the reply depends on; the picture and the prompt are not among it."""
+        """Return everything the reply depends on; the picture and the prompt are not among it."""
         row = question.row
         seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
         known = {**row.attributes, DESCRIPTION: self._descriptions.get(row.label)}
@@ -74,21 +74,21 @@ class AttributeTeacher:
         return TeacherRequest.of({**self._fixed, "id": row.id, "label": row.label, "attributes": named, "seed": seed})
 
     async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
-        """The reply to a request; never fails."""
+        """Return the reply to a request; never fails."""
         return Reply(self.write(request.record["attributes"], question.row.label, request.record["seed"]))
 
     def endpoints(self) -> list[EndpointState]:
-        """It has none."""
+        """Return it has none."""
         return []
 
     def stop(self, why: str) -> None:
-        """Nothing is under way."""
+        """Do nothing: nothing is under way."""
 
     async def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to give back."""
 
     def write(self, attributes: Mapping[str, Any], label: str, seed: int) -> str:
-        """The reply about one row.
+        """Return the reply about one row.
 
         Args:
             attributes: EmoSet annotation keys and values; those it does not know are left out.
@@ -124,7 +124,7 @@ class AttributeTeacher:
 
 
 def describe(name: str, value: Any) -> str | None:
-    """An annotated attribute in words, or None when there is nothing to say about it."""
+    """Return an annotated attribute in words, or None when there is nothing to say about it."""
     if isinstance(value, bool) or value is None:
         return None
     if name in ("brightness", "colorfulness"):
@@ -144,7 +144,8 @@ def _plain(value: Any) -> str | None:
     """`amusement_park/outdoor` as `amusement park outdoor`; None for what is not text, or holds a tag."""
     if not isinstance(value, str) or "<" in value:
         return None
-    written = value.encode("utf-8", "replace").decode()  # JSON may hold lone surrogates, which no file can.
+    # JSON may hold lone surrogates, which no file can.
+    written = value.encode("utf-8", "replace").decode()
     return " ".join(written.replace("_", " ").replace("/", " ").split()).lower() or None
 
 

@@ -106,7 +106,7 @@ class Teacher(Protocol):
     """A question that it has answered, now or in an earlier build."""
 
     def request(self, question: TeacherQuestion) -> TeacherRequest:
-        """Everything the reply to a question depends on. Pure but for the picture's digest.
+        """Return everything the reply to a question depends on. Pure but for the picture's digest.
 
         Raises:
             ImageError: when it needs the picture and cannot read it.
@@ -121,7 +121,7 @@ class Teacher(Protocol):
         """
 
     def endpoints(self) -> list[EndpointState]:
-        """Its servers; none when it is offline."""
+        """Return its servers; none when it is offline."""
 
     def stop(self, why: str) -> None:
         """Send nothing more: requests that wait raise TeacherDown(why), those in flight may finish."""
@@ -131,5 +131,5 @@ class Teacher(Protocol):
 
 
 def draw_seed(run_seed: int, teacher_seed: int | str, row_id: str, attempt: int) -> int:
-    """The sampling seed of one request: 31 bits that depend on all four, the same on every machine."""
+    """Return the sampling seed of one request: 31 bits that depend on all four, the same on every machine."""
     return random.Random(f"{run_seed}:{teacher_seed}:{row_id}:{attempt}").getrandbits(31)

@@ -64,7 +64,7 @@ class Limit:
         self._overload, self._cut, self._answered = [0.0, 0.0], -math.inf, True
 
     def grow(self, now: float, load: int) -> float | None:
-        """Double the limit at the start, when `load` fills it. Gives the time of the next doubling, None after it."""
+        """Return double the limit at the start, when `load` fills it. Gives the time of the next doubling, None after it."""
         if self._starting and load >= self.value and now >= self._next_step:
             before, lately = self._steps
             # Replies of this step tell of this step only when they come much quicker than steps do.
@@ -79,7 +79,7 @@ class Limit:
         return self._next_step if self._starting else None
 
     def done(self, now: float, sent: float, load: int) -> None:
-        """A request sent at `sent` was answered; `load` were in flight, this one among them."""
+        """Note that a request sent at `sent` was answered; `load` were in flight, this one among them."""
         self._answered = True
         self._overload = [share * (1 - _MEMORY) for share in self._overload]
         self._note_latency(now - sent)
@@ -88,19 +88,21 @@ class Limit:
         elif sent < self._changed:
             self._earlier += 1
             self._check_queue(now)
-        elif self._opened is None:  # The first generation under this limit is through.
+        elif self._opened is None:
+            # The first generation under this limit is through.
             self._open(now)
         else:
             self._count += 1
             self._full += load >= _FULL * self.value
             if sent >= self._opened and self._count >= max(_GROUP, self.value, min(4 * self.value, 128)):
                 opened, self._opened = self._opened, now
-                if self._full > self._count / 2:  # Else there was too little to ask, which says nothing of the limit.
+                # Else there was too little to ask, which says nothing of the limit.
+                if self._full > self._count / 2:
                     self._judge(now, self._count / max(now - opened, 1e-9))
                 self._count = self._full = 0
 
     def overloaded(self, now: float, sent: float, *, told: bool) -> None:
-        """A request sent at `sent` failed in a way that can mean too many requests: halve, once per generation.
+        """Note that a request sent at `sent` failed in a way that can mean too many requests: halve, once per generation.
 
         Args:
             told: whether the server said so (HTTP 429, or a Retry-After).
@@ -110,14 +112,15 @@ class Limit:
         if sent < self._cut or not self._answered or self._overload[told] < (_TOLD if told else _SUSPECTED):
             return
         self._cut, self._answered, self._overload = now, False, [0.0, 0.0]
-        if 0 < self._base < self.value:  # A trial: what was there before it was good.
+        # A trial: what was there before it was good.
+        if 0 < self._base < self.value:
             self._fail(now, self._base)
         else:
             self._base = 0
             self._fail(now, max(1, self.value // 2))
 
     def paused(self, now: float) -> None:
-        """Requests are held back, so what is being measured says nothing of the limit; a trial ends where it began."""
+        """Note that requests are held back, so what is being measured says nothing of the limit; a trial ends where it began."""
         if not self._starting and 0 < self._base != self.value:
             self._fail(now, self._base)
         self._opened = None
@@ -162,7 +165,8 @@ class Limit:
             self._climb(now)
         elif self._bases >= _BASES and _SPARE * lower < self.value:
             self._set(now, lower)
-        elif self._bases >= _BASES:  # Nothing lower is left to try: from the beginning again, later.
+        elif self._bases >= _BASES:
+            # Nothing lower is left to try: from the beginning again, later.
             self._too_low, self._next_trial = 0, now + _LONGEST_PAUSE
             self._climb(now)
 

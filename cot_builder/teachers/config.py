@@ -84,17 +84,17 @@ KINDS: dict[str, type[AttributeConfig | OpenAIConfig]] = {"attribute": Attribute
 
 
 def teacher_files() -> dict[str, Path]:
-    """The shipped teachers: name -> file."""
+    """Return the shipped teachers: name -> file."""
     return {path.stem: path for path in sorted(TEACHERS.glob("*.yaml"))}
 
 
 def short_name(teacher: str) -> str:
-    """A teacher's name in a run: `cot.teachers` may hold paths."""
+    """Return a teacher's name in a run: `cot.teachers` may hold paths."""
     return Path(teacher).stem if teacher.endswith((".yaml", ".yml")) else teacher
 
 
 def find_teacher(name: str) -> Path:
-    """The file of a teacher given by name or by path.
+    """Return the file of a teacher given by name or by path.
 
     Raises:
         UserError: when there is none; lists the shipped ones.
@@ -129,9 +129,10 @@ def load_teacher(name: str) -> TeacherConfig:
 
 
 def check_teacher(config: TeacherConfig, name: str, task: Task) -> list[str]:
-    """Problems of a teacher with the task it is to teach, or with this machine."""
+    """Return problems of a teacher with the task it is to teach, or with this machine."""
     if isinstance(config, OpenAIConfig):
-        if problems := _address_problems(config.base_urls):  # They may be the run's own (cot.endpoints).
+        # They may be the run's own (cot.endpoints).
+        if problems := _address_problems(config.base_urls):
             return [f"cot.endpoints.{name}: {problem}" for problem in problems]
         if config.api_key_env and not api_key(config):
             return [f"teacher {name}: the environment variable {config.api_key_env}, which holds its key, is not set"]
@@ -142,7 +143,7 @@ def check_teacher(config: TeacherConfig, name: str, task: Task) -> list[str]:
 
 
 def api_key(config: OpenAIConfig) -> str | None:
-    """The key of a teacher's servers, from the environment; None when there is none."""
+    """Return the key of a teacher's servers, from the environment; None when there is none."""
     return os.environ.get(config.api_key_env, "").strip() or None if config.api_key_env else None
 
 
@@ -182,7 +183,8 @@ def _address_problems(urls: Sequence[str]) -> list[str]:
     problems = [] if urls else ["empty; give at least one, such as http://localhost:8000/v1"]
     for url in urls:
         parts = urlsplit(url)
-        if "@" in url or parts.query:  # First, because the other message shows the address.
+        # First, because the other message shows the address.
+        if "@" in url or parts.query:
             problems.append("an address must not carry a user, password or query; see api_key_env")
         elif parts.scheme not in ("http", "https") or not parts.hostname:
             problems.append(f"{url!r} is not an http(s) address")

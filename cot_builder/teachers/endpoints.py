@@ -60,15 +60,15 @@ class Endpoint:
         return len(self.leases)
 
     def resting(self, now: float) -> float:
-        """Seconds it is still left alone."""
+        """Return seconds it is still left alone."""
         return max(self.resting_until, self.banned_until) - now
 
     def room(self) -> int:
-        """Requests it may be given while it does not rest: one to try it after a failure."""
+        """Return requests it may be given while it does not rest: one to try it after a failure."""
         return (1 if self.failures else self.limit.value) - self.load
 
     def delay(self, now: float, otherwise: float) -> float:
-        """About how long the next request would be worked on; `otherwise` stands in for a latency not known yet."""
+        """Return about how long the next request would be worked on; `otherwise` stands in for a latency not known yet."""
         latency = otherwise if self.limit.latency is None else self.limit.latency
         oldest = next(iter(self.leases), None)
         if oldest is not None:
@@ -93,7 +93,7 @@ class Lease:
             self.alarm.reschedule(asyncio.get_running_loop().time())
 
     def left(self, now: float) -> float:
-        """Seconds until the reply: what such requests usually take there; when it is late, as long as it took so far."""
+        """Return seconds until the reply: what such requests usually take there; when it is late, as long as it took so far."""
         age, usual = now - self.since, self.endpoint.limit.latency
         return usual - age if usual is not None and age < usual else age
 
@@ -118,7 +118,7 @@ class Pool:
         self._mover: asyncio.TimerHandle | None = None
 
     async def take(self, besides: Endpoint | None = None) -> Lease:
-        """A place at an endpoint with room, another one than `besides` where there is; waits for one.
+        """Return a place at an endpoint with room, another one than `besides` where there is; waits for one.
 
         Raises:
             TeacherDown: when there will be none.
@@ -151,7 +151,7 @@ class Pool:
         endpoint.failures, endpoint.resting_until, self._failing_since = 0, 0.0, None
 
     def is_impatient(self) -> bool:
-        """Whether no endpoint has answered for `patience` seconds, so that the next failure ends it all."""
+        """Check whether no endpoint has answered for `patience` seconds, so that the next failure ends it all."""
         return self._failing_since is not None and time.monotonic() - self._failing_since >= self.patience
 
     def stop(self, why: str) -> None:
@@ -166,7 +166,7 @@ class Pool:
                 timer.cancel()
 
     def states(self) -> list[EndpointState]:
-        """How each endpoint is doing."""
+        """Return how each endpoint is doing."""
         now = time.monotonic()
         return [
             EndpointState(e.url, e.load, e.limit.value, e.answered, e.failed, e.failures > 0 or e.resting(now) > 0)
@@ -178,7 +178,8 @@ class Pool:
         now, later = time.monotonic(), []
         while self._waiting:
             turn, besides = self._waiting[0]
-            if not turn.done():  # Else it was cancelled.
+            # Else it was cancelled.
+            if not turn.done():
                 if self.why_down is not None:
                     turn.set_exception(TeacherDown(self.why_down))
                 elif (endpoint := self._best(now, besides)) is not None:
@@ -235,7 +236,8 @@ class Pool:
             endpoint.limit.overloaded(now, since, told=told)
         if failure.pause or endpoint.load <= _FEW:
             endpoint.limit.paused(now)
-        if endpoint.resting(now) <= 0:  # The requests that were in flight together fail together: one pause for all.
+        # The requests that were in flight together fail together: one pause for all.
+        if endpoint.resting(now) <= 0:
             endpoint.failures += 1
             pause = min(_FIRST_PAUSE * 2 ** (endpoint.failures - 1), _LONGEST_PAUSE) * random.uniform(0.8, 1.2)
             endpoint.resting_until = now + pause
@@ -246,7 +248,8 @@ class Pool:
             why = f"({failure.kind}: {failure}){f'; {self.cure}' if self.cure else ''}"
             if self._failing_since is None:
                 self._failing_since = now
-                if failure.absent and self.patience:  # Said at once, so that nobody waits without knowing for what.
+                # Said at once, so that nobody waits without knowing for what.
+                if failure.absent and self.patience:
                     log.warning("no reply from %s, trying for %g s %s", urls, self.patience, why)
             if now - self._failing_since >= self.patience:
                 self.stop(f"no reply from {urls} for {self.patience:g} s {why}")

@@ -42,7 +42,8 @@ class TeacherImage:
             ImageError: when it cannot be read.
         """
         if self._digest is None:
-            if not self.path.is_file():  # Opening a pipe would hang.
+            # Opening a pipe would hang.
+            if not self.path.is_file():
                 raise ImageError("missing_image", self.path, "not a file")
             try:
                 self._digest = file_digest(self.path)
@@ -51,14 +52,15 @@ class TeacherImage:
         return self._digest
 
     async def data_url(self, longest_side: int) -> str:
-        """The picture as a JPEG data URL, scaled down so that no side is longer than `longest_side` pixels.
+        """Return the picture as a JPEG data URL, scaled down so that no side is longer than `longest_side` pixels.
 
         Raises:
             ImageError: when it cannot be read.
         """
         if longest_side not in self._urls:
             self._urls[longest_side] = asyncio.create_task(asyncio.to_thread(self._encode, longest_side))
-        return await asyncio.shield(self._urls[longest_side])  # One caller's cancellation is not the others'.
+        # One caller's cancellation is not the others'.
+        return await asyncio.shield(self._urls[longest_side])
 
     def _encode(self, longest_side: int) -> str:
         url = data_url(self.path, longest_side)
@@ -76,7 +78,8 @@ def data_url(path: Path, longest_side: int) -> str:
         if max(image.size) > longest_side:
             # Hamming averages over the whole area of each new pixel (no moiré) and stays sharp, at 0.6 of bicubic's time.
             image.thumbnail((longest_side, longest_side), Image.Resampling.HAMMING)
-        image.info.clear()  # Comments would be written again.
+        # Comments would be written again.
+        image.info.clear()
         buffer = BytesIO()
         image.save(buffer, "JPEG", quality=92)
         data = buffer.getvalue()

@@ -86,7 +86,7 @@ class OpenAITeacher:
         self._revision = config.revision or weights_digest(Path(config.model))
 
     def request(self, question: TeacherQuestion) -> TeacherRequest:
-        """Everything the reply depends on; the picture is named by the digest of its file."""
+        """Return everything the reply depends on; the picture is named by the digest of its file."""
         config = self._config
         # A question about text alone is asked once, whichever rows want it.
         about = question.row.id if question.picture else digest(question.text)
@@ -128,7 +128,8 @@ class OpenAITeacher:
         while True:
             lease = await self._pool.take(besides=left)
             try:
-                if body is None:  # Not while it waits: hundreds of rows may, and a picture is large.
+                # Not while it waits: hundreds of rows may, and a picture is large.
+                if body is None:
                     body = await self._encoded(question, request)
                 reply = await self._send(lease, body, movable=left is None)
             except Failure as failure:
@@ -231,7 +232,7 @@ class OpenAITeacher:
         return reply.refused is None
 
     async def body(self, question: TeacherQuestion, request: TeacherRequest) -> dict[str, Any]:
-        """The body of a request as it is sent, for asking elsewhere.
+        """Return the body of a request as it is sent, for asking elsewhere.
 
         Raises:
             ImageError: when its picture cannot be read.
@@ -240,7 +241,7 @@ class OpenAITeacher:
         return sent
 
     def endpoints(self) -> list[EndpointState]:
-        """How its servers are doing."""
+        """Return how its servers are doing."""
         return self._pool.states()
 
     def stop(self, why: str) -> None:
@@ -271,15 +272,15 @@ class OpenAITeacher:
             raise Failure("timeout", f"no reply within {self._config.timeout:g} s") from error
         except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
             raise Failure("connection_error", self._public(repr(error))) from error
-        except (aiohttp.ClientError, ValueError) as error:  # Not HTTP.
+        except (aiohttp.ClientError, ValueError) as error:
+            # Not HTTP.
             raise Failure("malformed_reply", self._public(repr(error))) from error
         hint = address_hint(url, status)
         if status == 200:
+            # An error in the place of a completion, often with the status it should have had.
             try:
                 return read_completion(json.loads(data))
-            except (
-                ErrorReply
-            ) as error:  # An error in the place of a completion, often with the status it should have had.
+            except ErrorReply as error:
                 status, data = error.status or 500, str(error).encode()
             except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
                 # Not the JSON of a completion: cut off, or from something else at that address.

@@ -50,7 +50,7 @@ TIED = ("lm_head", "embed_tokens")
 
 
 def adapter_problems(config: RunConfig) -> Iterator[str]:
-    """Every broken rule of model.peft and model.quantization."""
+    """Yield every broken rule of model.peft and model.quantization."""
     if config.model.peft is not None:
         yield from _peft(config.model.peft)
         kind = config.model.peft.get("peft_type")
@@ -110,12 +110,12 @@ def _quantization(config: RunConfig) -> Iterator[str]:
 
 
 def dropped(block: Mapping[str, Any] | None) -> str | None:
-    """What of a model.peft block drops activations at random, as ``lora_dropout: 0.05``; None when nothing does."""
+    """Return what of a model.peft block drops activations at random, as ``lora_dropout: 0.05``; None when nothing does."""
     return next((f"{key}: {value}" for key, value in (block or {}).items() if key.endswith("dropout") and value), None)
 
 
 def unshared(config: RunConfig, stage: StageConfig) -> str | None:
-    """Why a GRPO stage computes each prompt as often as it has completions, where its settings alone tell; else None."""
+    """Return why a GRPO stage computes each prompt as often as it has completions, where its settings alone tell; else None."""
     if not stage.shared_prefix:
         return "shared_prefix: false"
     if config.model.attn_implementation != "sdpa":
@@ -125,7 +125,7 @@ def unshared(config: RunConfig, stage: StageConfig) -> str | None:
 
 
 def part_problems(where: str, stage: StageConfig) -> Iterator[str]:
-    """Every broken rule of a stage's freeze and learning_rates."""
+    """Yield every broken rule of a stage's freeze and learning_rates."""
     for key, parts in (("freeze", stage.freeze), ("learning_rates", list(stage.learning_rates))):
         for part in parts:
             if part not in PARTS:

@@ -16,7 +16,7 @@ _BUILDER = CONFIGS.parent / "cot_builder"
 
 
 def cot_problems(config: RunConfig) -> Iterator[str]:
-    """One message per broken rule."""
+    """Yield one message per broken rule."""
     cot = config.cot
     if cot is None:
         return

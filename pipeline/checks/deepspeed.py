@@ -12,7 +12,7 @@ from pipeline.errors import did_you_mean
 
 
 def deepspeed_problems(config: RunConfig) -> Iterator[str]:
-    """Every broken rule of launch.deepspeed."""
+    """Yield every broken rule of launch.deepspeed."""
     if config.launch.deepspeed is None:
         return
     path = deepspeed_file(config)

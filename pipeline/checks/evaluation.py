@@ -24,7 +24,7 @@ _PACKAGES = {"8bit": "bitsandbytes", "4bit": "bitsandbytes", "vllm": "vllm"}
 
 
 def lab_problems(config: LabConfig) -> Iterator[str]:
-    """Every broken rule: the key, its value, the rule and the cure."""
+    """Yield every broken rule: the key, its value, the rule and the cure."""
     if not _FOLDER.fullmatch(config.name):
         yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
     if not 0 <= config.seed < 2**32:

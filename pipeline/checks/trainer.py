@@ -68,7 +68,7 @@ CLIPPED_LOSSES = ("grpo", "bnpo", "dr_grpo", "dapo", "luspo")
 
 
 def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
-    """Every broken rule of the options of a stage's trainer, and of its rewards."""
+    """Yield every broken rule of the options of a stage's trainer, and of its rewards."""
     wrong = dict(_trainer_values(where, stage))
     yield from wrong.values()
     yield from _report_to(where, stage)
@@ -140,7 +140,7 @@ def _report_to(where: str, stage: StageConfig) -> Iterator[str]:
 
 
 def missing_trackers(config: RunConfig) -> Iterator[str]:
-    """Trackers that stages report to and that are not installed here; what has been trained can be looked at without."""
+    """Yield trackers that stages report to and that are not installed here; what has been trained can be looked at without."""
     stages = {f"stages.{name}": stage for name, stage in config.stages.items()}
     for where, stage in {**stages, **({"baseline": config.baseline} if config.baseline else {})}.items():
         named = stage.trainer.get("report_to") or []

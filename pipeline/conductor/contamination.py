@@ -38,7 +38,8 @@ NEAR = 4
 VERSION = 1
 """Part of the cache's name: raise it when the hashes change."""
 _SHOWN = 5
-_FLAT = 2.0  # Standard deviation of grey values below which a picture has no structure to compare.
+# Standard deviation of grey values below which a picture has no structure to compare.
+_FLAT = 2.0
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,12 @@ def check_run(
 
 
 def held_out_of(lab: str | Path) -> dict[str, tuple[TaskConfig, str]]:
-    """Every task of a lab's file."""
+    """Return every task of a lab's file."""
     return {name: (task.task, task.split) for name, task in load_lab(lab).tasks.items()}
 
 
 def training_rows(config: RunConfig, run: RunDir) -> list[ComparedRow]:
-    """Every row that some stage of a run trains on, once."""
+    """Return every row that some stage of a run trains on, once."""
     task = load_run_task(config, run)
     stages = [*config.stages.values(), *([config.baseline] if config.baseline else [])]
     splits = {stage.split for stage in stages if stage.data != "cot"}
@@ -132,7 +133,7 @@ def training_rows(config: RunConfig, run: RunDir) -> list[ComparedRow]:
 
 
 def compare(name: str, training: Sequence[ComparedRow], evaluated: Sequence[ComparedRow], cache: Path) -> Findings:
-    """What `evaluated` shares with `training`.
+    """Return what `evaluated` shares with `training`.
 
     Args:
         name: of the evaluated set.
@@ -180,7 +181,8 @@ def compare(name: str, training: Sequence[ComparedRow], evaluated: Sequence[Comp
 
 
 def fingerprints(paths: Iterable[Path], cache: Path) -> dict[Path, tuple[str | None, int | None]]:
-    """(digest of its pixels, perceptual hash) of each picture; None for one that cannot be read, or a hash of no structure.
+    """Return (digest of its pixels, perceptual hash) of each picture; None for one that cannot be read, or a hash of
+    no structure.
 
     They are kept in `cache` by size and time of change.
     """
@@ -189,7 +191,7 @@ def fingerprints(paths: Iterable[Path], cache: Path) -> dict[Path, tuple[str | N
 
 
 def normalised(text: str) -> str:
-    """A question's words alone: case, punctuation, picture marks and white space say nothing."""
+    """Return a question's words alone: case, punctuation, picture marks and white space say nothing."""
     words = re.sub(r"<image \d+>", " ", unicodedata.normalize("NFKC", text).casefold())
     return " ".join(re.findall(r"\w+", words))
 
@@ -200,11 +202,13 @@ def _fingerprint(path: Path) -> tuple[str | None, int | None]:
     except ImageError:
         return None, None
     pixels = hashlib.sha256(f"{image.width}x{image.height}:".encode() + image.tobytes()).hexdigest()
-    grey = np.asarray(image.convert("L").resize((32, 32), resample=1), np.float64)  # 1 is Lanczos.
+    # 1 is Lanczos.
+    grey = np.asarray(image.convert("L").resize((32, 32), resample=1), np.float64)
     if grey.std() < _FLAT:
         return pixels, None
     low = (_dct() @ grey @ _dct().T)[:8, :8].ravel()
-    signs = low > np.median(low[1:])  # Without the mean, which says how bright the picture is.
+    # Without the mean, which says how bright the picture is.
+    signs = low > np.median(low[1:])
     return pixels, int("".join("1" if sign else "0" for sign in signs), 2)
 
 

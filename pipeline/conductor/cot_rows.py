@@ -31,7 +31,8 @@ def cot_pictures(config: RunConfig, run: RunDir) -> CotPictures | None:
     if config.cot is None or (run.record(COT) or {}).get("status") != "complete":
         return None
     try:
-        pq.read_schema(run.cot / "train.parquet")  # Before the data are read: there may be nothing to compare.
+        # Before the data are read: there may be nothing to compare.
+        pq.read_schema(run.cot / "train.parquet")
     except (OSError, pa.ArrowException):
         return None
     examples = load_task(config.task, run.cache).select(config.cot.split).examples

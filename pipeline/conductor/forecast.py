@@ -59,7 +59,7 @@ class Asking:
     """Seconds from starting the workers to the first batch."""
 
     def batch_seconds(self, tokens: int) -> float:
-        """Seconds of a batch whose longest answer has `tokens` tokens: linear between what was measured."""
+        """Return seconds of a batch whose longest answer has `tokens` tokens: linear between what was measured."""
         (few, many), (short, long) = self.tokens, self.seconds
         slope = max(0.0, (long - short) / (many - few)) if many > few else 0.0
         return max(0.0, short + slope * (tokens - few))
@@ -73,7 +73,7 @@ def forecast(
     shared: int,
     disk_free: int,
 ) -> dict[str, Any]:
-    """What a run will take.
+    """Return what a run will take.
 
     Args:
         trials: per stage, in order.
@@ -193,7 +193,7 @@ def _used(record: Mapping[str, Any], key: str) -> Any:
 
 
 def size(count: float) -> str:
-    """Bytes as a person says them: 1.5 GB."""
+    """Return bytes as a person says them: 1.5 GB."""
     for unit in ("B", "kB", "MB"):
         if abs(count) < 999.5:
             return f"{count:.0f} {unit}"

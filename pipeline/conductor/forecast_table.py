@@ -14,7 +14,7 @@ from pipeline.runs.phases import phase_inputs, trained_phases
 
 
 def forecast_table(found: Mapping[str, Any]) -> str:
-    """The forecast of a run: a line per phase, the totals, what was assumed."""
+    """Return the forecast of a run: a line per phase, the totals, what was assumed."""
     rows: list[tuple[str, ...]] = [
         ("phase", "steps", "s/step", "start-up", "training", "evaluation", "total", "memory", "checkpoint", "kept")
     ]
@@ -49,7 +49,7 @@ _SIZES = ("peak_memory_bytes", "checkpoint_bytes", "disk_kept_bytes")
 
 
 def forecast_errors(config: RunConfig, run: RunDir) -> str:
-    """How far the run's forecast was off, per finished phase; empty without a forecast or a finished phase."""
+    """Return how far the run's forecast was off, per finished phase; empty without a forecast or a finished phase."""
     stages = read_json(run.root / "forecast.json").get("stages", {})
     rows: list[tuple[str, ...]] = [("forecast -> measured", "training", "evaluation", "memory", "checkpoint")]
     for name in trained_phases(config):
@@ -74,7 +74,7 @@ def _error(found: Mapping[str, float] | None, key: str) -> str:
 
 
 def align_columns(rows: list[tuple[str, ...]]) -> str:
-    """Rows as columns: the first to the left, the others to the right."""
+    """Return rows as columns: the first to the left, the others to the right."""
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = []
     for row in rows:

@@ -40,7 +40,8 @@ def _open_task(config: RunConfig, run: RunDir) -> None:
         UserError: whatever the task finds wrong, and every split it does not have.
     """
     if config.task.name == "scenes":
-        return  # It draws its own, which is work, and has all three splits.
+        # It draws its own, which is work, and has all three splits.
+        return
     task = load_task(config.task, run.cache)
     if problems := list(task_text_problems(task, special_tokens_of(student_folder(config.model, run)))):
         raise UserError(problems)
@@ -60,7 +61,7 @@ def _open_task(config: RunConfig, run: RunDir) -> None:
 
 
 def command_of(config: RunConfig, name: str) -> list[str]:
-    """The module and its own arguments that run a phase."""
+    """Return the module and its own arguments that run a phase."""
     if name == COT:
         return ["cot_builder", "build"]
     if name == BASE:
@@ -88,11 +89,13 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
         for name in names:
             log.info("[%s] %s", _clock(time.monotonic() - began), name)
             if name == COT and _built(run):
-                continue  # Building again would judge every reply again, and leave no complete rows while it does.
+                # Building again would judge every reply again, and leave no complete rows while it does.
+                continue
             command = _command(command_of(config, name), arguments)
             if name == COT:
                 code = run_child(command)
-            else:  # A stage answers SIGTERM by a checkpoint; without us nobody waits for that.
+            else:
+                # A stage answers SIGTERM by a checkpoint; without us nobody waits for that.
                 code = run_everywhere(command, dies_by=signal.SIGKILL)
             if code == command_line.STOPPED:
                 raise KeyboardInterrupt
@@ -140,10 +143,12 @@ def _refuse_stale(config: RunConfig, run: RunDir) -> None:
     building = COT in phase_names(config) and (run.record(COT) or {}).get("status") != "complete"
     for name in phase_names(config):
         if name == COT and building:
-            continue  # The builder's journal knows which replies still hold.
+            # The builder's journal knows which replies still hold.
+            continue
         for reason in stale_reasons(config, run, name) or []:
             if building and reason == OTHER_ROWS:
-                continue  # There are none yet; the stage looks again once they are built.
+                # There are none yet; the stage looks again once they are built.
+                continue
             problems.append(f"{run.phase(name)} was made under other settings: {reason}")
     if problems:
         raise UserError(
@@ -178,19 +183,21 @@ def _delete(folder: Path) -> None:
     if not folder.exists():
         return
     for path in folder.iterdir():
-        if path.name == "shards":  # Each has a journal of its own.
+        # Each has a journal of its own.
+        if path.name == "shards":
             for shard in path.iterdir():
                 _delete(shard)
             with contextlib.suppress(OSError):
                 path.rmdir()
         elif path.name != "journal":
             shutil.rmtree(path) if path.is_dir() else path.unlink()
-    with contextlib.suppress(OSError):  # The journal is in it.
+    # The journal is in it.
+    with contextlib.suppress(OSError):
         folder.rmdir()
 
 
 def plan(config: RunConfig, run: RunDir) -> str:
-    """What `run` would do, phase by phase."""
+    """Return what `run` would do, phase by phase."""
     processes = world_size(config)
     launch = f"{processes} process{'es' if processes > 1 else ''}, deepspeed {config.launch.deepspeed or 'no'}"
     lines = [f"run {config.name} in {run.root}: {launch}"]
@@ -210,7 +217,7 @@ def plan(config: RunConfig, run: RunDir) -> str:
 
 
 def idle_gpus(config: RunConfig) -> list[str]:
-    """A line that says which GPUs a run leaves idle and how to use them; none where all are used."""
+    """Return a line that says which GPUs a run leaves idle and how to use them; none where all are used."""
     gpus, processes, kept = visible_gpus(), processes_per_node(config), config.launch.rollout_gpus
     if gpus <= processes + kept:
         return []
@@ -252,7 +259,7 @@ def report(config: RunConfig, run: RunDir) -> str:
 
 
 def changed_settings(config: RunConfig, run: RunDir) -> dict[str, list[str]]:
-    """Phase: what the configuration says otherwise than the phase was made with. How it was launched is no part of it."""
+    """Return phase: what the configuration says otherwise than the phase was made with. How it was launched is no part of it."""
     found = {}
     for name in trained_phases(config):
         if (run.record(name) or {}).get("inputs"):
@@ -263,7 +270,7 @@ def changed_settings(config: RunConfig, run: RunDir) -> dict[str, list[str]]:
 
 
 def changed_settings_of(run_root: Path) -> dict[str, list[str]]:
-    """The same of any run's folder, by its own config.yaml; nothing where that cannot be read."""
+    """Return the same of any run's folder, by its own config.yaml; nothing where that cannot be read."""
     try:
         config = load(run_root / "config.yaml")
     except UserError:
@@ -272,7 +279,7 @@ def changed_settings_of(run_root: Path) -> dict[str, list[str]]:
 
 
 def contamination(config: RunConfig, run: RunDir, lab: str | None = None) -> str:
-    """What the run's training rows share with its held-out sets, or with the tasks of a lab, in lines.
+    """Return what the run's training rows share with its held-out sets, or with the tasks of a lab, in lines.
 
     Raises:
         UserError: when there is nothing to compare with, or a picture is in both.

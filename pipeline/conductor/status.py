@@ -29,7 +29,7 @@ STALLED = 5.0
 
 
 def status(config: RunConfig, run: RunDir, now: float | None = None) -> dict[str, Any]:
-    """Where a run stands, JSON-ready.
+    """Return where a run stands, JSON-ready.
 
     Args:
         now: the clock, in seconds since 1970.
@@ -48,7 +48,8 @@ def _phase(run: RunDir, name: str, now: float) -> dict[str, Any]:
     rows = list(read_jsonl(folder / "metrics.jsonl"))
     state = (record or {}).get("status", "to do")
     if state == "running" and (folder / ".lock").exists() and not in_use(folder):
-        state = "stopped"  # Its process is gone; the same command goes on.
+        # Its process is gone; the same command goes on.
+        state = "stopped"
     found: dict[str, Any] = {
         "name": name,
         "state": state,
@@ -72,7 +73,8 @@ def _live(rows: list[dict[str, Any]], max_steps: int | None, age: float) -> dict
     pace = seconds / steps if steps > 0 and seconds > 0 else None
     tokens = [row["num_tokens"] for row in (recent[0], recent[-1]) if isinstance(row.get("num_tokens"), int | float)]
     last: dict[str, float] = {}
-    for row in rows:  # Reuse steps log no rewards, so the last row alone is not enough.
+    # Reuse steps log no rewards, so the last row alone is not enough.
+    for row in rows:
         last |= {key: value for key, value in row.items() if isinstance(value, float)}
     return {
         "age": age,
@@ -104,7 +106,7 @@ WATCHED = {
 
 
 def status_text(found: Mapping[str, Any]) -> str:
-    """The status for a person: a line per phase, and below the one that trains what it does."""
+    """Return the status for a person: a line per phase, and below the one that trains what it does."""
     lines = []
     for phase in found["phases"]:
         step = ""
@@ -165,6 +167,6 @@ def show(config: RunConfig, run: RunDir, *, as_json: bool = False, every: float 
 
 
 def in_use(folder: Path) -> bool:
-    """Whether a stage or a builder holds the lock of its folder."""
+    """Check whether a stage or a builder holds the lock of its folder."""
     locks = (folder / ".lock", *folder.glob("journal/lock"), *folder.glob("shards/*/journal/lock"))
     return any(map(is_held, locks))

@@ -17,7 +17,7 @@ from pipeline.system.hardware import visible_gpus
 
 
 def deepspeed_file(config: RunConfig) -> Path | None:
-    """The JSON that launch.deepspeed names, or None when there is none."""
+    """Return the JSON that launch.deepspeed names, or None when there is none."""
     name: Any = config.launch.deepspeed
     if name is None:
         return None
@@ -28,7 +28,7 @@ def deepspeed_file(config: RunConfig) -> Path | None:
 
 
 def zero_stage(config: RunConfig) -> int:
-    """The ZeRO stage of launch.deepspeed; 0 without one, and for a file that breaks a rule of its own."""
+    """Return the ZeRO stage of launch.deepspeed; 0 without one, and for a file that breaks a rule of its own."""
     path = deepspeed_file(config)
     try:
         stage = json.loads(path.read_text())["zero_optimization"]["stage"] if path else 0
@@ -38,17 +38,17 @@ def zero_stage(config: RunConfig) -> int:
 
 
 def processes_per_node(config: RunConfig) -> int:
-    """Processes on each node: launch.num_processes, else the visible GPUs that no rollout server has, else 1."""
+    """Return processes on each node: launch.num_processes, else the visible GPUs that no rollout server has, else 1."""
     return config.launch.num_processes or max(1, visible_gpus() - config.launch.rollout_gpus)
 
 
 def world_size(config: RunConfig) -> int:
-    """Processes a stage runs on, those of all nodes together."""
+    """Return processes a stage runs on, those of all nodes together."""
     return processes_per_node(config) * multinode.count()
 
 
 def clip_range(stage: StageConfig) -> tuple[float, float] | None:
-    """(epsilon_low, epsilon_high) of a clipping stage, None for a stage that does not ask for clipping.
+    """Return (epsilon_low, epsilon_high) of a clipping stage, None for a stage that does not ask for clipping.
 
     A GRPO stage asks for clipping by naming `epsilon` or `epsilon_high` in its trainer block.
     """
@@ -60,7 +60,7 @@ def clip_range(stage: StageConfig) -> tuple[float, float] | None:
 
 
 def checkpoint_cycle(stage: StageConfig) -> int:
-    """Optimizer steps between two points where a GRPO stage resumes exactly (1 for SFT).
+    """Return optimizer steps between two points where a GRPO stage resumes exactly (1 for SFT).
 
     TRL buffers a rollout over steps_per_generation * num_iterations forward passes; inside that cycle a resume would
     generate anew.
@@ -81,7 +81,7 @@ def _schedule(stage: StageConfig) -> tuple[int, int, int]:
 
 
 def prompts_per_rollout(config: RunConfig, stage: StageConfig) -> int:
-    """Prompts one rollout of a GRPO stage asks, over all processes."""
+    """Return prompts one rollout of a GRPO stage asks, over all processes."""
     defaults = trainer_fields("grpo")
     per_device = int(stage.trainer.get("per_device_train_batch_size", defaults["per_device_train_batch_size"]))
     generations = int(stage.trainer.get("num_generations") or defaults["num_generations"])
@@ -89,7 +89,7 @@ def prompts_per_rollout(config: RunConfig, stage: StageConfig) -> int:
 
 
 def asked_like_parent(config: RunConfig, stage: StageConfig) -> bool:
-    """Whether the parent of a stage is evaluated in the stage's own prompt style; the base is in both."""
+    """Check whether the parent of a stage is evaluated in the stage's own prompt style; the base is in both."""
     parent = split_parent(stage.init_from)[0]
     return parent == BASE or config.stage(parent).prompt == stage.prompt
 
@@ -108,12 +108,12 @@ class Pass:
 
 
 def passes(config: RunConfig, name: str) -> list[Pass]:
-    """The ways a phase is asked: in the style it was trained on, greedily and in samples; base in both styles."""
+    """Return the ways a phase is asked: in the style it was trained on, greedily and in samples; base in both styles."""
     style = "think" if name == BASE else config.stage(name).prompt
     sampled = [Pass(style, "sample", number) for number in range(config.evaluation.samples)]
     return [Pass(style, "greedy"), *sampled, *([Pass("direct", "greedy")] if name == BASE else [])]
 
 
 def answer_tokens(config: RunConfig, style: str) -> int:
-    """Tokens an answer in this style may have."""
+    """Return tokens an answer in this style may have."""
     return config.evaluation.max_new_tokens if style == "think" else DIRECT_TOKENS

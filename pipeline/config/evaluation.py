@@ -98,7 +98,7 @@ class Cell:
 
 
 def cells(config: LabConfig) -> list[Cell]:
-    """Every cell, model by model, so that a cell's files are warm for the next one."""
+    """Return every cell, model by model, so that a cell's files are warm for the next one."""
     reasoners: list[str | None] = [*config.reasoners] or [None]
     return [
         Cell(model, task, precision, mode, reasoner)
@@ -111,10 +111,10 @@ def cells(config: LabConfig) -> list[Cell]:
 
 
 def lab_folder(config: LabConfig) -> Path:
-    """Where a lab keeps its cells, results and page."""
+    """Return where a lab keeps its cells, results and page."""
     return Path(config.output_dir) / config.name
 
 
 def cell_folder(config: LabConfig, cell: Cell) -> Path:
-    """Where a cell keeps its predictions and figures."""
+    """Return where a cell keeps its predictions and figures."""
     return lab_folder(config) / "cells" / cell.id

@@ -44,19 +44,21 @@ def unfit_size(family: str, width: int, height: int) -> str | None:
 
 
 def tiny_families() -> list[str]:
-    """The families that `model.tiny.family` can name: the files of stages/models/tiny."""
+    """Return the families that `model.tiny.family` can name: the files of stages/models/tiny."""
     folder = ROOT / "stages" / "models" / "tiny"
     return sorted(path.stem for path in folder.glob("[!_]*.py"))
 
 
 def model_type(folder: Path) -> str | None:
-    """What a checkpoint's config.json calls its family; None without one."""
+    """Return what a checkpoint's config.json calls its family; None without one."""
     file = folder / "config.json"
     return json.loads(file.read_text()).get("model_type") if file.is_file() else None
 
 
 def part_of(name: str) -> str | None:
-    """The part of a VLM a parameter belongs to, by its name; the longest prefix decides, so visual.merger is a connector."""
+    """Return the part of a VLM a parameter belongs to, by its name; the longest prefix decides, so visual.merger is
+    a connector.
+    """
     found = {prefix: part for part, names in PART_PREFIXES.items() for prefix in names if f".{prefix}." in f".{name}."}
     return found[max(found, key=len)] if found else None
 

@@ -43,7 +43,7 @@ def load(file: str | Path, overrides: typing.Sequence[str] = ()) -> RunConfig:
 
 
 def load_merged(cls: type, path: Path, overrides: typing.Sequence[str] = ()) -> Any:
-    """A YAML file on its `base:` files, changed by ``a.b=c`` words, as the dataclass `cls`.
+    """Return a YAML file on its `base:` files, changed by ``a.b=c`` words, as the dataclass `cls`.
 
     Raises:
         UserError: naming every unknown key, every missing one and every value of a wrong type.
@@ -91,7 +91,7 @@ def load_typed(cls: type, path: Path) -> Any:
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """A configuration dataclass as plain dicts and lists, ready for YAML or JSON."""
+    """Return a configuration dataclass as plain dicts and lists, ready for YAML or JSON."""
     return dataclasses.asdict(config)
 
 
@@ -102,7 +102,7 @@ def write_config(config: RunConfig, path: Path) -> Path:
 
 
 def find_config(file: str | Path, folder: Path = CONFIGS) -> Path:
-    """The path of a config named by path or by its bare name in configs/ (or in `folder`, a folder of it).
+    """Return the path of a config named by path or by its bare name in configs/ (or in `folder`, a folder of it).
 
     Raises:
         UserError: when there is none; lists the shipped ones and the nearest.
@@ -119,7 +119,7 @@ def find_config(file: str | Path, folder: Path = CONFIGS) -> Path:
 
 
 def shipped_configs() -> list[Path]:
-    """The files of configs/ that describe a run; those whose name begins with an underscore are parts of others."""
+    """Return the files of configs/ that describe a run; those whose name begins with an underscore are parts of others."""
     files = CONFIGS.rglob("*.yaml")
     return sorted(
         file for file in files if file.parent.name not in ("teachers", "sweeps") and not file.name.startswith("_")

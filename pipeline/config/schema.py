@@ -310,7 +310,7 @@ class RunConfig:
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
 
     def stage_name(self, short: str) -> str:
-        """The full name of a stage given as 3, stage3 or stage3_grpo_accuracy.
+        """Return the full name of a stage given as 3, stage3 or stage3_grpo_accuracy.
 
         Raises:
             UserError: when no stage, or more than one, answers to it.
@@ -323,7 +323,7 @@ class RunConfig:
         return names[0]
 
     def stage(self, short: str) -> StageConfig:
-        """The block of a stage, by any of its names."""
+        """Return the block of a stage, by any of its names."""
         name = self.stage_name(short)
         return self.baseline if name == BASELINE else self.stages[name]  # type: ignore[return-value]
 
@@ -339,12 +339,12 @@ FINAL = "final"
 
 
 def split_parent(init_from: str) -> tuple[str, str]:
-    """(stage as named, final or best) of an `init_from`."""
+    """Return (stage as named, final or best) of an `init_from`."""
     name, colon, which = init_from.partition(":")
     return name, which if colon else FINAL
 
 
 def match_stage(short: str, names: typing.Iterable[str]) -> list[str]:
-    """The names that 3, stage3 or a full name stands for."""
+    """Return the names that 3, stage3 or a full name stands for."""
     short = f"stage{short}" if short.isdigit() else short
     return [name for name in names if name == short or name.startswith(f"{short}_")]

@@ -37,7 +37,7 @@ UNKNOWN = object()
 
 @functools.cache
 def trainer_fields(algorithm: str) -> dict[str, Any]:
-    """Field names of trl.SFTConfig (``sft``) or trl.GRPOConfig (``grpo``) with their default values.
+    """Return field names of trl.SFTConfig (``sft``) or trl.GRPOConfig (``grpo``) with their default values.
 
     Returns:
         Names to defaults; `UNKNOWN` where the source computes the default.
@@ -87,7 +87,7 @@ def trainer_choices(algorithm: str) -> dict[str, frozenset[str]]:
 
 @functools.cache
 def peft_fields(peft_type: str) -> dict[str, Any]:
-    """Field names of the configuration class of an offered PEFT type, with their default values."""
+    """Return field names of the configuration class of an offered PEFT type, with their default values."""
     peft = _package("peft")
     file, name = PEFT_TYPES[peft_type]
     fields = _class_fields(peft / "config.py", "PeftConfigMixin") | _class_fields(peft / "config.py", "PeftConfig")

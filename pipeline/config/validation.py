@@ -52,7 +52,7 @@ def _may_be_null(hint: Any) -> bool:
 
 
 def find_misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
-    """One message per unknown key, missing key and value of a wrong type.
+    """Yield one message per unknown key, missing key and value of a wrong type.
 
     Args:
         value: what a YAML file holds, as dicts, lists and scalars.

@@ -48,7 +48,7 @@ class Benchmark:
     """The labelled image set this was made of, whose labels a per-class table needs; None for all others."""
 
     def select(self, spec: str, seed: int = 0) -> Questions:
-        """Rows of a split in slicing syntax: ``val``, ``val[:200]``, ``val[:10%]``.
+        """Return rows of a split in slicing syntax: ``val``, ``val[:200]``, ``val[:10%]``.
 
         A slice is taken in the order of a hash of seed and id, so it is a random subset, the same on every machine. Rows of one
         pair stay together (a bound may fall between them); rows of one cluster may be torn apart.
@@ -64,7 +64,7 @@ class Benchmark:
 
 
 def as_benchmark(task: Task) -> Benchmark:
-    """A labelled image set as questions: one per example, asked and judged exactly as in training."""
+    """Return a labelled image set as questions: one per example, asked and judged exactly as in training."""
 
     def read(split: str) -> Questions:
         found = task.read(split)
@@ -99,4 +99,5 @@ def as_benchmark(task: Task) -> Benchmark:
 
 
 def _salted(seed: int, row_id: str) -> str:
-    return row_id if seed == 0 else f"{seed}/{row_id}"  # Seed 0 is the order of Task.select.
+    # Seed 0 is the order of Task.select.
+    return row_id if seed == 0 else f"{seed}/{row_id}"

@@ -60,7 +60,7 @@ class LocatedImage:
 
 
 def data_files(root: Path, names: Iterable[str]) -> list[Path]:
-    """The files of one split: of the first of `KINDS` there is, in `root` or its ``data/``.
+    """Return the files of one split: of the first of `KINDS` there is, in `root` or its ``data/``.
 
     Args:
         root: the data's folder.
@@ -78,7 +78,7 @@ def data_files(root: Path, names: Iterable[str]) -> list[Path]:
 
 
 def read_rows(files: Sequence[Path], columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
-    """Every row of `files`, its pictures taken out to `cache` or found below `folder`.
+    """Yield every row of `files`, its pictures taken out to `cache` or found below `folder`.
 
     Raises:
         UserError: when a file cannot be read or lacks a needed column.
@@ -114,7 +114,8 @@ def _of_parquet(file: Path, columns: QuestionColumns, folder: Path, cache: Path)
                             row[name] = None if row[name] is None else place(folder, row[name], cache / "images")
                         rows.append(row)
                 write_atomic(index, json.dumps(rows, default=str))
-                rows = json.loads(json.dumps(rows, default=str))  # As a second load gives them.
+                # As a second load gives them.
+                rows = json.loads(json.dumps(rows, default=str))
     return rows or []
 
 
@@ -190,7 +191,7 @@ def _require(file: Path, names: Sequence[str], columns: QuestionColumns) -> None
 
 
 def picture(row: RawRow, *names: str) -> Path:
-    """The path of the first picture a row has among `names`.
+    """Return the path of the first picture a row has among `names`.
 
     Raises:
         Unusable: when it has none, with the reason of the last.
@@ -204,7 +205,7 @@ def picture(row: RawRow, *names: str) -> Path:
 
 
 def listed(value: Any) -> list[Any]:
-    """A list given as a list, as its Python text ("['a', 'b']") or as nothing.
+    """Return a list given as a list, as its Python text ("['a', 'b']") or as nothing.
 
     Raises:
         Unusable: when it is none of these.
@@ -222,7 +223,7 @@ def listed(value: Any) -> list[Any]:
 
 
 def gold_letter(value: Any, options: Sequence[str]) -> str | None:
-    """The letter of the gold answer, out of "B", "(B)" or "b."; None where it is not published ("", "?", "-").
+    """Return the letter of the gold answer, out of "B", "(B)" or "b."; None where it is not published ("", "?", "-").
 
     Raises:
         Unusable: when it is no letter of the options, or there are no options or too many.
@@ -247,7 +248,7 @@ def questions(
     cache: Path,
     id_columns: Sequence[str] = ("id", "_key"),
 ) -> Questions:
-    """The questions of all rows that can be asked, and a problem for each row that cannot.
+    """Return the questions of all rows that can be asked, and a problem for each row that cannot.
 
     Args:
         rows: as `read_rows` gives them.

@@ -12,7 +12,7 @@ from pipeline.types import Example
 
 
 def user_turn(prompt: str) -> list[dict[str, Any]]:
-    """A user message with one image before the text; the image itself travels in its own column."""
+    """Return a user message with one image before the text; the image itself travels in its own column."""
     return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
 
 
@@ -25,13 +25,13 @@ def _columns(examples: Sequence[Example], prompt: str) -> dict[str, list[Any]]:
 
 
 def grpo_columns(task: Task, examples: Sequence[Example], style: str) -> dict[str, list[Any]]:
-    """Columns id, prompt, image (a path), label, style: what GRPOTrainer and the rewards read."""
+    """Return columns id, prompt, image (a path), label, style: what GRPOTrainer and the rewards read."""
     columns = _columns(examples, task.prompt(style))
     return {**columns, "label": [example.label for example in examples], "style": [style] * len(examples)}
 
 
 def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:
-    """Columns id, prompt, image, completion, whose completion is the bare label: supervised on the original data."""
+    """Return columns id, prompt, image, completion, whose completion is the bare label: supervised on the original data."""
     completions = [assistant_turn(example.label) for example in examples]
     return {**_columns(examples, task.prompt("direct")), "completion": completions}
 
@@ -39,7 +39,7 @@ def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any
 def cot_columns(
     task: Task, examples: Sequence[Example], cot: Path, unfit: Collection[str] = ()
 ) -> dict[str, list[Any]]:
-    """Columns id, prompt, image, completion of the built rows, in the file's order.
+    """Return columns id, prompt, image, completion of the built rows, in the file's order.
 
     Args:
         task: whose question is asked, where the rows bring no prompt of their own (the extraction recipe's do).
@@ -79,7 +79,9 @@ def assistant_turn(text: str) -> list[dict[str, Any]]:
 
 
 def tokenizer_texts(task: Task, cot: Path | None) -> Iterator[str]:
-    """What a tiny student's tokenizer is trained on: its prompts, the labels, and the CoT completions when there are any."""
+    """Yield what a tiny student's tokenizer is trained on: its prompts, the labels, and the CoT completions when
+    there are any.
+    """
     yield from (task.prompt(style) for style in ("think", "direct") for _ in range(50))
     yield from task.labels.names
     if cot is not None and (cot / "train.parquet").exists():

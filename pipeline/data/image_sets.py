@@ -21,7 +21,7 @@ IMAGE_SUFFIXES = (
 
 
 def data_root(config: TaskConfig, what: str) -> Path:
-    """The existing path `config.path` names.
+    """Return the existing path `config.path` names.
 
     Args:
         config: the run's ``task:`` block.
@@ -94,7 +94,7 @@ def kept_spellings(rows: Iterable[Example], merged: Mapping[str, str]) -> list[P
 
 
 def no_files(config: TaskConfig, what: str) -> UserError:
-    """That `config.path` is there and holds none of a benchmark's files.
+    """Return that `config.path` is there and holds none of a benchmark's files.
 
     Args:
         config: the run's ``task:`` block.
@@ -112,7 +112,7 @@ def label_set(
     descriptions: Mapping[str, str] | None = None,
     answers: Mapping[str, Sequence[str]] | None = None,
 ) -> LabelSet:
-    """The labels of the configuration, or those found in the data.
+    """Return the labels of the configuration, or those found in the data.
 
     Args:
         config: the run's ``task:`` block; its aliases and descriptions are added.
@@ -136,7 +136,7 @@ def label_set(
 
 
 def usable(rows: Iterable[Example], labels: LabelSet, problems: Iterable[Problem], cache: Path) -> Split:
-    """The rows that can be used, and a problem for each one that cannot.
+    """Return the rows that can be used, and a problem for each one that cannot.
 
     A row is usable when its label (as the data spells it) is one of `labels`, no earlier row has its id and its
     picture decodes whole.

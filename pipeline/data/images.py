@@ -38,7 +38,8 @@ REASONS = ("missing_image", "empty_image", "unreadable_image", "truncated_image"
 
 _PRIVATE = frozenset({"exif", "xmp", "comment", "photoshop"})
 """Where a JPEG keeps who took it, where and with what."""
-_SAVE_EVERY = 8192  # Files between two writes of what was found: a kill loses a minute of looking at most.
+# Files between two writes of what was found: a kill loses a minute of looking at most.
+_SAVE_EVERY = 8192
 
 
 class ImageError(ValueError):
@@ -50,7 +51,7 @@ class ImageError(ValueError):
 
 
 def inside(root: Path, relative: str) -> Path | None:
-    """``root / relative``, or None when that is not below `root`.
+    """Return ``root / relative``, or None when that is not below `root`.
 
     Absolute paths, ``..`` and symbolic links that lead out are all refused: an index file may come from anyone.
     """
@@ -85,7 +86,7 @@ def open_rgb(path: Path, max_pixels: int = MAX_PIXELS, longest_side: int | None 
 
 
 def picture_size(path: Path) -> tuple[int, int]:
-    """(width, height) in pixels as the header has them, before EXIF turns the picture.
+    """Return (width, height) in pixels as the header has them, before EXIF turns the picture.
 
     Raises:
         ImageError: as `open_rgb`, as far as the header shows it.
@@ -95,7 +96,7 @@ def picture_size(path: Path) -> tuple[int, int]:
 
 
 def plain_jpeg(path: Path, longest_side: int) -> bytes | None:
-    """The bytes of a JPEG that anyone decodes to the pixels `open_rgb` gives and that tells nothing but the picture: RGB
+    """Return the bytes of a JPEG that anyone decodes to the pixels `open_rgb` gives and that tells nothing but the picture: RGB
     or grey, upright, no longer than `longest_side`, whole to its end marker, without EXIF, XMP or comments. Else None.
 
     Raises:
@@ -116,7 +117,8 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
         status = os.stat(path)
     except OSError as error:
         raise ImageError("missing_image", path, str(error.strerror)) from error
-    if not stat.S_ISREG(status.st_mode):  # Opening a pipe or a device could hang.
+    # Opening a pipe or a device could hang.
+    if not stat.S_ISREG(status.st_mode):
         raise ImageError("missing_image", path, "not a file")
     if status.st_size == 0:
         raise ImageError("empty_image", path)
@@ -127,13 +129,15 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
             if width * height > max_pixels:
                 raise ImageError("decompression_bomb", path, f"{width} x {height} pixels, the limit is {max_pixels}")
             yield image
-    except (ImageError, MemoryError):  # Neither says that the bytes are damaged.
+    except (ImageError, MemoryError):
+        # Neither says that the bytes are damaged.
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise ImageError("decompression_bomb", path, str(error)) from error
     except UnidentifiedImageError as error:
         raise ImageError("unreadable_image", path, "no known image format") from error
-    except Exception as error:  # Decoders raise nearly anything on damaged bytes: SyntaxError, struct.error, …
+    except Exception as error:
+        # Decoders raise nearly anything on damaged bytes: SyntaxError, struct.error, …
         reason = "truncated_image" if "truncated" in str(error).lower() else "unreadable_image"
         raise ImageError(reason, path, str(error)) from error
 
@@ -145,7 +149,8 @@ def _register_heic() -> None:
 
 
 def _to_rgb(image: Image.Image) -> Image.Image:
-    ImageOps.exif_transpose(image, in_place=True)  # It would copy a picture that is upright.
+    # It would copy a picture that is upright.
+    ImageOps.exif_transpose(image, in_place=True)
     if image.mode.startswith("I"):
         # convert() clips at 255, which turns a 16-bit picture white. Mode I may also hold plain 8-bit values.
         deep = image.mode != "I" or image.getextrema()[1] > 255  # type: ignore[operator]
@@ -158,7 +163,7 @@ def _to_rgb(image: Image.Image) -> Image.Image:
 
 
 def check_image(path: Path, max_pixels: int = MAX_PIXELS) -> str | None:
-    """None when the whole picture decodes, else one of `REASONS`."""
+    """Return none when the whole picture decodes, else one of `REASONS`."""
     try:
         open_rgb(path, max_pixels)
     except ImageError as error:
@@ -179,7 +184,7 @@ class QuickLook:
     skipped: int = 0
 
     def limit(self, paths: list[Path], known: Mapping[str, Any]) -> list[Path]:
-        """Those of `paths` that are looked at."""
+        """Return those of `paths` that are looked at."""
         new = {path for path in paths if known.get(str(path), ())[:2] != _stamp(path)}
         if len(new) <= self.most:
             return paths
@@ -236,7 +241,7 @@ def remembered(
     under: Mapping[str, Any] | None = None,
     threads: int = 8,
 ) -> dict[Path, Any]:
-    """What `find` says of each file, remembered for as long as the file's size and time of change stay the same.
+    """Return what `find` says of each file, remembered for as long as the file's size and time of change stay the same.
 
     Args:
         paths: the files; one that is not there is asked about like the others.

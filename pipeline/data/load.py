@@ -36,7 +36,7 @@ def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
 
 
 def check_options(config: TaskConfig, allowed: Iterable[str]) -> dict[str, Any]:
-    """The task's ``options:``, once each key is known to be one of `allowed`.
+    """Return the task's ``options:``, once each key is known to be one of `allowed`.
 
     Raises:
         UserError: naming every other key, and the nearest right one.
@@ -52,7 +52,7 @@ def check_options(config: TaskConfig, allowed: Iterable[str]) -> dict[str, Any]:
 
 
 def task_names() -> list[str]:
-    """The tasks there are: every module of pipeline/tasks."""
+    """Return the tasks there are: every module of pipeline/tasks."""
     return sorted(module.name for module in pkgutil.iter_modules([str(TASKS)]) if not module.name.startswith("_"))
 
 
@@ -77,7 +77,7 @@ def load_task(config: TaskConfig, cache: Path) -> Task:
 
 
 def load_file(config: TaskConfig, cache: Path) -> Any:
-    """What the file `config.name` gives: a `Task`, or a `pipeline.data.benchmark.Benchmark`.
+    """Return what the file `config.name` gives: a `Task`, or a `pipeline.data.benchmark.Benchmark`.
 
     Raises:
         UserError: as `load_task`.

@@ -31,7 +31,7 @@ _SHARD = re.compile(r"-\d+-of-(\d+)$")
 
 
 def open_parquet(file: Path) -> pq.ParquetFile:
-    """A parquet file, to be read a few rows at a time.
+    """Return a parquet file, to be read a few rows at a time.
 
     Raises:
         UserError: when it is not one.
@@ -47,7 +47,7 @@ def open_parquet(file: Path) -> pq.ParquetFile:
 
 
 def place(folder: Path, value: Any, images: Path) -> dict[str, Any]:
-    """Where a row's image is: a file written under `images`, a path below `folder`, or why there is none."""
+    """Return where a row's image is: a file written under `images`, a path below `folder`, or why there is none."""
     data, path = value, None
     if isinstance(value, str):
         data, path = None, value
@@ -86,7 +86,7 @@ def write_once(images: Path, data: bytes, extension: str) -> str:
 
 
 def missing_shards(files: Sequence[Path], split: str) -> list[Problem]:
-    """One problem when the files' names promise more of them than there are."""
+    """Return one problem when the files' names promise more of them than there are."""
     promised = max((int(match[1]) for file in files if (match := _SHARD.search(file.stem))), default=0)
     if len(files) >= promised:
         return []

@@ -56,7 +56,8 @@ def _is_large(file: IO[bytes], start: int, end: int) -> bool:
     _, _, rest = data.partition(b"\0")
     if kind == b"iTXt":
         if rest[:1] != b"\1":
-            return False  # Not packed.
+            # Not packed.
+            return False
         rest = rest[2:].partition(b"\0")[2].partition(b"\0")[2]
     else:
         rest = rest[1:]

@@ -15,14 +15,14 @@ A_LETTER = "the letter of your choice"
 
 
 def lettered(options: Sequence[str], shape: str = "({}) {}") -> str:
-    """The options, one on a line."""
+    """Return the options, one on a line."""
     return "\n".join(
         shape.format(letter, option) for letter, option in zip(letters(len(options)), options, strict=True)
     )
 
 
 def instructed(text: str, style: str, direct: str, answer: str = A_LETTER) -> str:
-    """A question with the instruction of a style: `direct` is the benchmark's own, `answer` names what think answers with.
+    """Return a question with the instruction of a style: `direct` is the benchmark's own, `answer` names what think answers with.
 
     Raises:
         ValueError: on another style than `PROMPT_STYLES`.
@@ -35,7 +35,7 @@ def instructed(text: str, style: str, direct: str, answer: str = A_LETTER) -> st
 
 
 def asked_for_letter(question: Question, style: str) -> str:
-    """A question whose text lists its options, with the instruction to answer with the letter of one.
+    """Return a question whose text lists its options, with the instruction to answer with the letter of one.
 
     Raises:
         ValueError: see `instructed`.

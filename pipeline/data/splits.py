@@ -10,7 +10,7 @@ from pipeline.errors import UserError
 
 
 def split_problem(key: str, spec: str) -> Iterator[str]:
-    """Why a split's spec is malformed, if it is."""
+    """Yield why a split's spec is malformed, if it is."""
     try:
         parse_split(spec)
     except UserError as error:
@@ -36,7 +36,7 @@ def parse_split(spec: str) -> tuple[str, str, str]:
 
 
 def named_split(task: str, spec: str, splits: Sequence[str]) -> str:
-    """The split a spec names.
+    """Return the split a spec names.
 
     Raises:
         UserError: on a malformed spec, or a split that is not one of `splits`.
@@ -48,7 +48,7 @@ def named_split(task: str, spec: str, splits: Sequence[str]) -> str:
 
 
 def sliced(task: str, spec: str, rows: Sequence[Item], problems: Mapping[str, int]) -> tuple[Item, ...]:
-    """The part of a split's rows that a spec asks for.
+    """Return the part of a split's rows that a spec asks for.
 
     Args:
         task: whose they are, for the message, as are `problems`.

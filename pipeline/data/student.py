@@ -37,7 +37,8 @@ def student_folder(model: ModelConfig, run: RunDir) -> Path | None:
     if model.name_or_path is not None and (folder := Path(model.name_or_path).expanduser()).is_dir():
         return folder
     found = (run.record(BASE) or {}).get("checkpoint")
-    return run.phase(BASE) / found if found else None  # An absolute path stands for itself.
+    # An absolute path stands for itself.
+    return run.phase(BASE) / found if found else None
 
 
 def fit_task(task: Task, family: str | None, cache: Path) -> Task:

@@ -46,7 +46,7 @@ class Task:
     """Pictures among rows that the student's processor refuses, and why; None where it takes all."""
 
     def select(self, spec: str) -> Split:
-        """Rows of a split in the usual slicing syntax: ``train``, ``train[:4000]``, ``train[4000:]``, ``train[:10%]``.
+        """Return rows of a split in the usual slicing syntax: ``train``, ``train[:4000]``, ``train[4000:]``, ``train[:10%]``.
 
         Rows are ordered by a hash of their id first, so that a slice of a class-sorted file holds every class, and
         two disjoint slices never share a row.
@@ -65,7 +65,7 @@ class Task:
         return Split(usable, (*whole.problems, *unfit), len(whole.examples))
 
     def prompt(self, style: str) -> str:
-        """The text the student reads beside the image, in one of `PROMPT_STYLES`."""
+        """Return the text the student reads beside the image, in one of `PROMPT_STYLES`."""
         options = ", ".join(self.labels.names)
         if style == "think":
             how = "Reason inside <think> </think>, then give one of them inside <answer> </answer>."

@@ -31,14 +31,15 @@ ROWS = "rows.parquet"
 
 
 def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> tuple[dict[str, list[Any]], Split]:
-    """(columns, the split they come from) that a stage trains on; see `pipeline.data.conversations`.
+    """Return (columns, the split they come from) that a stage trains on; see `pipeline.data.conversations`.
 
     Raises:
         UserError: as the task and `cot_columns` do; when CoT rows are about other pictures now.
     """
     stage = config.stage(name)
     if stage.data == "cot":
-        assert config.cot is not None  # pipeline.checks refuses the stage otherwise.
+        # pipeline.checks refuses the stage otherwise.
+        assert config.cot is not None
         split = task.select(config.cot.split)
         compared = compare_pictures(run.cot, split.examples, run.cache)
         if compared is not None and (problems := list(compared.problems())):
@@ -59,7 +60,7 @@ def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> t
 def read_or_build_rows(
     config: RunConfig, run: RunDir, name: str, task: Task
 ) -> tuple[dict[str, list[Any]], dict[str, int]]:
-    """(columns, how many rows each problem took out) that a stage trains on, from its `ROWS` where it has them.
+    """Return (columns, how many rows each problem took out) that a stage trains on, from its `ROWS` where it has them.
 
     Raises:
         UserError: as `training_columns` does.
@@ -86,7 +87,7 @@ def write_rows(folder: Path, columns: dict[str, list[Any]], problems: dict[str, 
 
 
 def read_rows(folder: Path) -> tuple[dict[str, list[Any]], dict[str, int]]:
-    """(columns, how many rows each problem took out), as `write_rows` was given them."""
+    """Return (columns, how many rows each problem took out), as `write_rows` was given them."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(folder / ROWS)
@@ -96,7 +97,7 @@ def read_rows(folder: Path) -> tuple[dict[str, list[Any]], dict[str, int]]:
 
 
 def data_lines(columns: dict[str, list[Any]], cache: Path) -> str:
-    """The lines of data.tsv for these rows, in their order.
+    """Return the lines of data.tsv for these rows, in their order.
 
     Args:
         columns: id, image and what is trained on.
@@ -112,7 +113,7 @@ def data_lines(columns: dict[str, list[Any]], cache: Path) -> str:
 
 
 def changes(then: str, now: str) -> list[str]:
-    """What is different in the rows, with how many and the first of each kind; [] when nothing is."""
+    """Return what is different in the rows, with how many and the first of each kind; [] when nothing is."""
     if then == now:
         return []
     old, new = (dict(_rows(text)) for text in (then, now))

@@ -64,7 +64,7 @@ class Watch:
         ]
 
     def see(self, row: LogRow) -> list[dict[str, Any]]:
-        """The events of one row: alarms that begin or end with it, as they are written to alarms.jsonl."""
+        """Return the events of one row: alarms that begin or end with it, as they are written to alarms.jsonl."""
         events = []
         steps, self._step = row["step"] - self._step, row["step"]
         for rule, threshold, measure in self._rules:
@@ -105,14 +105,14 @@ def summary(rows: Iterable[LogRow], settings: AlarmConfig, algorithm: str, clips
 
 
 def text(name: str, value: float, threshold: float) -> str:
-    """An alarm in one line: figure, threshold, meaning and cure."""
+    """Return an alarm in one line: figure, threshold, meaning and cure."""
     rule = _BY_NAME[name]
     than = "below" if rule.below else "above"
     return f"{rule.what} is {value:.4g}, {than} {threshold:g}: {rule.means}; {rule.cure}"
 
 
 def describe_alarm(name: str, one: Mapping[str, Any]) -> str:
-    """One entry of `Watch.summary` in a sentence, for the report."""
+    """Return one entry of `Watch.summary` in a sentence, for the report."""
     steps = f"step {one['first']}" if one["first"] == one["last"] else f"steps {one['first']} to {one['last']}"
     return f"in training ({steps}, {one['steps']} in all), {text(name, one['worst'], one['threshold'])}."
 
@@ -287,7 +287,8 @@ RULES = (
         "sampling has become nearly deterministic",
         "lower learning_rate, set beta above 0, or raise epsilon_high",
         below=True,
-        of="grpo",  # Supervised training is to make it fall.
+        # Supervised training is to make it fall.
+        of="grpo",
     ),
     Rule(
         "length",

@@ -12,11 +12,12 @@ from pipeline.metrics.paired_tests import Prediction, cluster, right
 BINS = 10
 """Of equal width, from 0 to 1 (Guo et al. 2017 draw ten and count errors in fifteen)."""
 QUANTILES = 5
-_LEAST = 20  # Fewer rows with reasoning than this say nothing about its length.
+# Fewer rows with reasoning than this say nothing about its length.
+_LEAST = 20
 
 
 def calibration(rows: Sequence[Prediction]) -> dict[str, Any] | None:
-    """Confidence against accuracy over the rows that record the log probability of their answer; None without any.
+    """Return confidence against accuracy over the rows that record the log probability of their answer; None without any.
 
     A row's confidence is exp(``logprob``), the geometric mean of its tokens' probabilities where the mean of their logarithms is
     recorded, as the lab does: reasoning included, so it is how sure the text is, of which the answer is the end. An answer that
@@ -36,7 +37,8 @@ def calibration(rows: Sequence[Prediction]) -> dict[str, Any] | None:
     confidence = np.exp(np.minimum([row["logprob"] for row in sure], 0.0))
     hit = np.array([right(row) for row in sure], dtype=float)
     place = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    gaps = np.where(place[:, None] == np.arange(BINS), (hit - confidence)[:, None], 0)  # n × BINS
+    # n × BINS
+    gaps = np.where(place[:, None] == np.arange(BINS), (hit - confidence)[:, None], 0)
     squares = (confidence - hit) ** 2
     clusters = [cluster(row) for row in sure]
     sums = bootstrap_sums(np.column_stack([gaps, squares, np.ones(len(sure))]), clusters)
@@ -62,7 +64,7 @@ def calibration(rows: Sequence[Prediction]) -> dict[str, Any] | None:
 
 
 def by_length(rows: Sequence[Prediction]) -> list[dict[str, Any]] | None:
-    """Accuracy by the length of the reasoning, in up to five bins of about as many rows; None with too few to tell.
+    """Return accuracy by the length of the reasoning, in up to five bins of about as many rows; None with too few to tell.
 
     Length is in words, which compare between models as tokens do not. Rows of one length share a bin.
 

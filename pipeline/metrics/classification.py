@@ -32,11 +32,12 @@ __all__ = [
 
 UNPARSABLE = "(unparsable)"
 """The confusion column of completions that gave no label."""
-_NOT_ATTRIBUTES = {"image_id", "emotion"}  # EmoSet's key and label: naming them says nothing about what was seen.
+# EmoSet's key and label: naming them says nothing about what was seen.
+_NOT_ATTRIBUTES = {"image_id", "emotion"}
 
 
 def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> dict[str, Any]:
-    """Every number of one evaluated model in one prompt style.
+    """Return every number of one evaluated model in one prompt style.
 
     Args:
         predictions: rows of one style; ``decoding: greedy`` rows are the headline, ``sample`` rows give ``sample``. Rows whose
@@ -90,7 +91,8 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> dict[st
 
 
 def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
-    """What guessing at random earns on average: one part in the number of labels, or of a row's options; 0 on an open question.
+    """Return what guessing at random earns on average: one part in the number of labels, or of a row's options; 0 on
+    an open question.
 
     None where no row has labels or options to guess among.
     """
@@ -101,7 +103,8 @@ def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
 
 
 def by_group(rows: Sequence[Prediction], labels: LabelSet | None) -> dict[str, dict[str, dict[str, Any]]]:
-    """Accuracy, chance and unparsable answers of every value of every group: ``{group: {value: …}}``, values in text order.
+    """Return accuracy, chance and unparsable answers of every value of every group: ``{group: {value: …}}``, values
+    in text order.
 
     The group ``label`` is left to the per-class table where there is one.
     """
@@ -146,7 +149,7 @@ def _of_labels(greedy: Sequence[Prediction], clusters: Sequence[str], labels: La
 
 
 def agreement(rows: Sequence[Prediction], labels: LabelSet) -> dict[str, Any]:
-    """How often the last label named in the thinking is the answer, over rows with both.
+    """Return how often the last label named in the thinking is the answer, over rows with both.
 
     ``silent`` counts the rows whose thinking names no label; they stay in n, as neither agreeing nor disagreeing.
     """
@@ -158,12 +161,13 @@ def agreement(rows: Sequence[Prediction], labels: LabelSet) -> dict[str, Any]:
 
 
 def last_mentioned(text: str, labels: LabelSet) -> str | None:
-    """The label whose mention comes last in `text`, or None. `LabelSet.mentioned` decides what a mention is."""
+    """Return the label whose mention comes last in `text`, or None. `LabelSet.mentioned` decides what a mention is."""
     found = labels.mentioned(text)
     if len(found) < 2:
         return found[0] if found else None
     words = text.split()
-    start, stop = 0, len(words)  # words[start:] mentions a label, words[stop:] does not
+    # words[start:] mentions a label, words[stop:] does not
+    start, stop = 0, len(words)
     while stop - start > 1:
         middle = (start + stop) // 2
         if labels.mentioned(" ".join(words[middle:])):
@@ -247,7 +251,8 @@ def _macro_intervals(
     import numpy as np
 
     place = {name: index for index, name in enumerate(names)}
-    one_hot = np.eye(len(names) + 1, dtype=np.int8)[:, :-1]  # The last one stands for no label.
+    # The last one stands for no label.
+    one_hot = np.eye(len(names) + 1, dtype=np.int8)[:, :-1]
     wanted = one_hot[[place[name] for name in gold]]
     said = one_hot[[place.get(name, len(names)) for name in answers]]
     sums = bootstrap_sums(np.hstack([wanted, said, wanted * said]), clusters)
@@ -284,7 +289,7 @@ def _sampled(rows: list[Prediction]) -> dict[str, Any] | None:
 
 
 def well_formed(row: Prediction) -> bool:
-    """Whether the grammar holds (think), or whether the text states one answer (direct, which has no other form)."""
+    """Check whether the grammar holds (think), or whether the text states one answer (direct, which has no other form)."""
     return row["label"] is not None or (row["style"] == "think" and row.get("reason") not in REASONS)
 
 

@@ -18,7 +18,8 @@ from pipeline.metrics.intervals import rate
 
 LEVELS = {"brightness": (0.3, 0.7, "dark", "bright"), "colorfulness": (0.2, 0.6, "muted", "vivid")}
 """Number: (dark up to here, bright from here, and the two words), as the builder's offline teacher speaks of them."""
-_NOT_SEEN = {"image_id", "emotion"}  # EmoSet's key and label.
+# EmoSet's key and label.
+_NOT_SEEN = {"image_id", "emotion"}
 _TAKEN_BACK = re.compile(r"\b(?:not|no|never|without|neither|nor|hardly|instead of|rather than)\b|n't\b")
 _SENTENCES = re.compile(r"[.!?;]+\s|\n+")
 
@@ -27,7 +28,7 @@ Vocabulary = Mapping[str, frozenset[str]]
 
 
 def vocabulary(annotations: Iterable[Mapping[str, Any]]) -> Vocabulary:
-    """The values each attribute has among some pictures."""
+    """Return the values each attribute has among some pictures."""
     found: dict[str, set[str]] = {}
     for attributes in annotations:
         for name in attributes:
@@ -37,7 +38,7 @@ def vocabulary(annotations: Iterable[Mapping[str, Any]]) -> Vocabulary:
 
 
 def words(name: str, value: Any) -> set[str]:
-    """An annotated value as the words a description would use; empty where it says nothing clear."""
+    """Return an annotated value as the words a description would use; empty where it says nothing clear."""
     if name in _NOT_SEEN or isinstance(value, bool):
         return set()
     if name in LEVELS:
@@ -50,7 +51,7 @@ def words(name: str, value: Any) -> set[str]:
 
 
 def named(text: str, attributes: Mapping[str, Any], known: Vocabulary) -> dict[str, dict[str, list[str]]]:
-    """Per clearly annotated attribute: the values a text names ``right`` and ``wrong``, and the ``missed`` ones."""
+    """Return per clearly annotated attribute: the values a text names ``right`` and ``wrong``, and the ``missed`` ones."""
     sentences = [_fold(sentence) for sentence in _SENTENCES.split(text)]
     found = {}
     for name in sorted(known):
@@ -62,7 +63,7 @@ def named(text: str, attributes: Mapping[str, Any], known: Vocabulary) -> dict[s
 
 
 def totals(rows: Iterable[Mapping[str, Mapping[str, list[str]]]]) -> dict[str, dict[str, Any]]:
-    """Precision and recall per attribute over many descriptions, as rates with intervals.
+    """Return precision and recall per attribute over many descriptions, as rates with intervals.
 
     Precision is over the values named, recall over those annotated.
     """

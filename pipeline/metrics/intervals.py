@@ -15,11 +15,12 @@ RESAMPLES = 2000
 SEED = 0
 Z = 1.959963984540054
 """97.5 % point of the normal distribution."""
-_CELLS = 4_000_000  # Of a block of draws: 32 MB.
+# Of a block of draws: 32 MB.
+_CELLS = 4_000_000
 
 
 def wilson(count: float, n: float) -> tuple[float | None, float | None]:
-    """95 % Wilson score interval of a share (Wilson 1927); (None, None) when n is 0."""
+    """Return 95 % Wilson score interval of a share (Wilson 1927); (None, None) when n is 0."""
     if n == 0:
         return None, None
     share, spread = count / n, Z**2 / n
@@ -32,13 +33,13 @@ def wilson(count: float, n: float) -> tuple[float | None, float | None]:
 
 
 def rate(count: int, n: int) -> dict[str, Any]:
-    """A share with its 95 % Wilson interval; all None when n is 0."""
+    """Return a share with its 95 % Wilson interval; all None when n is 0."""
     low, high = wilson(count, n)
     return {"value": count / n if n else None, "low": low, "high": high, "count": count, "n": n}
 
 
 def clustered_rate(right: Sequence[bool], clusters: Sequence[str]) -> dict[str, Any]:
-    """A share of rows with its 95 % interval: `rate` unless rows share clusters, else by bootstrap over clusters.
+    """Return a share of rows with its 95 % interval: `rate` unless rows share clusters, else by bootstrap over clusters.
 
     Where all rows agree a bootstrap has no spread; then the interval is Wilson's, of clusters instead of rows.
 
@@ -62,13 +63,13 @@ def clustered_rate(right: Sequence[bool], clusters: Sequence[str]) -> dict[str, 
 
 
 def shared(clusters: Sequence[str]) -> bool:
-    """Whether any two rows share a cluster."""
+    """Check whether any two rows share a cluster."""
     named = [name for name in clusters if name]
     return len(set(named)) < len(named)
 
 
 def cluster_sums(values: Any, clusters: Sequence[str]) -> Any:
-    """The rows of `values` (n × k) summed within each cluster, in the order clusters first occur: an array C × k."""
+    """Return the rows of `values` (n × k) summed within each cluster, in the order clusters first occur: an array C × k."""
     import numpy as np
 
     values = np.asarray(values, dtype=float)
@@ -82,7 +83,7 @@ def cluster_sums(values: Any, clusters: Sequence[str]) -> Any:
 
 
 def bootstrap_sums(values: Any, clusters: Sequence[str]) -> Any:
-    """Column sums of `values` (n × k) over `RESAMPLES` draws of the clusters with replacement: an array RESAMPLES × k.
+    """Return column sums of `values` (n × k) over `RESAMPLES` draws of the clusters with replacement: an array RESAMPLES × k.
 
     Drawing rows is one multinomial draw over the kinds of row there are, so 10,000 rows of zeros and ones cost nothing.
     """
@@ -96,7 +97,7 @@ def bootstrap_sums(values: Any, clusters: Sequence[str]) -> Any:
 
 
 def interval(draws: Any) -> tuple[float, float]:
-    """95 % percentile interval of a statistic's bootstrap draws."""
+    """Return 95 % percentile interval of a statistic's bootstrap draws."""
     import numpy as np
 
     low, high = np.percentile(draws, [2.5, 97.5]).tolist()

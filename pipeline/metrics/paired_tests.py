@@ -17,17 +17,17 @@ Prediction = Mapping[str, Any]
 
 
 def right(row: Prediction) -> bool:
-    """Whether a prediction is right: as its judge said. Its label need not be spelled as the gold answer."""
+    """Check whether a prediction is right: as its judge said. Its label need not be spelled as the gold answer."""
     return bool(row["correct"]) if "correct" in row else row["label"] == row["gold"]
 
 
 def cluster(row: Prediction) -> str:
-    """The cluster a prediction belongs to; "" is one of its own."""
+    """Return the cluster a prediction belongs to; "" is one of its own."""
     return str(row.get("cluster") or "")
 
 
 def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:
-    """Accuracy of `a` minus accuracy of `b` on the rows both answered greedily.
+    """Return accuracy of `a` minus accuracy of `b` on the rows both answered greedily.
 
     Returns:
         ``n`` common rows (same id, gold answer and question), ``clusters`` (their number where rows share any, else None),
@@ -64,7 +64,7 @@ def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:
 
 
 def macro_f1_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:
-    """Macro-F1 of `a` minus macro-F1 of `b` on the rows both answered greedily.
+    """Return macro-F1 of `a` minus macro-F1 of `b` on the rows both answered greedily.
 
     Rows (or clusters) are resampled in pairs. Macro-F1 runs over the classes that have rows; in a resample that lost one, over
     the rest.
@@ -80,7 +80,8 @@ def macro_f1_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> dic
         return {"n": 0, "difference": None, "low": None, "high": None, "p": None}
     names = sorted({x["gold"] for x, _ in pairs})
     place = {name: index for index, name in enumerate(names)}
-    elsewhere = len(names)  # No label, or one that no row has: a miss that counts against no class's precision.
+    # No label, or one that no row has: a miss that counts against no class's precision.
+    elsewhere = len(names)
     one_hot = np.eye(len(names) + 1)[:, :-1]
     gold = one_hot[[place[x["gold"]] for x, _ in pairs]]
     said = [one_hot[[place.get(pair[side]["label"], elsewhere) for pair in pairs]] for side in (0, 1)]
@@ -100,7 +101,7 @@ def macro_f1_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> dic
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """The p values corrected for being `len(p_values)` tests at once (Holm 1979), in the same order."""
+    """Return the p values corrected for being `len(p_values)` tests at once (Holm 1979), in the same order."""
     corrected, worst = [0.0] * len(p_values), 0.0
     for rank, index in enumerate(sorted(range(len(p_values)), key=lambda index: p_values[index])):
         worst = max(worst, min(1.0, (len(p_values) - rank) * p_values[index]))
@@ -123,7 +124,8 @@ def _flip_test(totals: Sequence[int]) -> float:
     import numpy as np
     from scipy.stats import binom
 
-    spread: Any = np.ones(1)  # The distribution of the sum over -reach … reach.
+    # The distribution of the sum over -reach … reach.
+    spread: Any = np.ones(1)
     for size, number in sorted(Counter(abs(total) for total in totals if total).items()):
         step = np.zeros(2 * size * number + 1)
         step[:: 2 * size] = binom.pmf(np.arange(number + 1), number, 0.5)

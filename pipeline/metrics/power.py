@@ -7,7 +7,7 @@ from statistics import NormalDist
 
 
 def minimum_detectable_difference(n: int, discordant: float, alpha: float = 0.05, power: float = 0.8) -> float | None:
-    """The smallest true difference of two accuracies on the same rows that McNemar's test finds with probability `power`.
+    """Return the smallest true difference of two accuracies on the same rows that McNemar's test finds with probability `power`.
 
     It solves n·δ² = (z₁₋α/₂·√ψ + z_power·√(ψ − δ²))² for δ (Connor 1987, Biometrics 43, eq. 2, with the sample size given).
 

@@ -82,7 +82,7 @@ class Chart:
     said: str
 
     def png(self) -> bytes:
-        """The chart on white paper; letters that no installed font has are boxes, and counted below it."""
+        """Return the chart on white paper; letters that no installed font has are boxes, and counted below it."""
         from matplotlib.text import Text
 
         letters = {letter for text in self.figure.findobj(Text) for letter in text.get_text()}
@@ -94,7 +94,7 @@ class Chart:
         return data
 
     def svg(self, tips: bool = False) -> Markup:
-        """The chart as markup for a page, see `pipeline.reports.svg`; its text is the browser's to draw.
+        """Return the chart as markup for a page, see `pipeline.reports.svg`; its text is the browser's to draw.
 
         Args:
             tips: show what a mark says in a box of its own, also when it is focused, in place of the browser's tooltip.
@@ -105,7 +105,8 @@ class Chart:
     def _save(self, kind: str, **how: Any) -> bytes:
         buffer = io.BytesIO()
         with _style(), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph")  # Of letters without a font, which are counted.
+            # Of letters without a font, which are counted.
+            warnings.filterwarnings("ignore", "Glyph")
             self.figure.savefig(buffer, format=kind, **how)
         return buffer.getvalue()
 
@@ -116,7 +117,7 @@ def intervals(
     marks: Sequence[tuple[float, str]] = (),
     kinds: Sequence[str] = (),
 ) -> Chart | None:
-    """Shares with their intervals on one axis from 0 to 100 %.
+    """Return shares with their intervals on one axis from 0 to 100 %.
 
     Args:
         rows: (name, colour, rates): the first rate of a row is drawn filled, a second one hollow below it.
@@ -154,7 +155,7 @@ def bars(
     said: str = "F1, %",
     stacked: bool = False,
 ) -> Chart | None:
-    """A group of horizontal bars per name, one per series; or stacked in one bar.
+    """Return a group of horizontal bars per name, one per series; or stacked in one bar.
 
     Args:
         names: of the groups.
@@ -196,7 +197,7 @@ def bars(
 
 
 def confusion(panels: Sequence[tuple[str, Mapping[str, Any]]]) -> Chart | None:
-    """One confusion matrix per entry, shaded by the share of the gold class's rows; counts inside while they fit.
+    """Return one confusion matrix per entry, shaded by the share of the gold class's rows; counts inside while they fit.
 
     Args:
         panels: (title, ``rows``, ``columns`` and ``counts`` of a matrix).
@@ -223,7 +224,7 @@ def confusion(panels: Sequence[tuple[str, Mapping[str, Any]]]) -> Chart | None:
 
 
 def curves(panels: Sequence[tuple[str, Sequence[Line], str, Sequence[Line]]]) -> Chart | None:
-    """Values over steps, two panels a line: every point faint, their running mean strong.
+    """Return values over steps, two panels a line: every point faint, their running mean strong.
 
     Args:
         panels: (title, series of the left panel, title and series of the right one).
@@ -247,7 +248,7 @@ def curves(panels: Sequence[tuple[str, Sequence[Line], str, Sequence[Line]]]) ->
 
 
 def clip(panels: Sequence[tuple[str, Sequence[Line], bool, bool]]) -> Chart | None:
-    """Clip fractions in % over the steps.
+    """Return clip fractions in % over the steps.
 
     Args:
         panels: (title, series, whether anything was clipped, whether to stamp it VOID).
@@ -271,7 +272,7 @@ def clip(panels: Sequence[tuple[str, Sequence[Line], bool, bool]]) -> Chart | No
 
 
 def reliability(series: Sequence[tuple[str, int, Sequence[Mapping[str, Any]]]]) -> Chart | None:
-    """Accuracy against confidence, a point with its interval per bin; the diagonal is perfect calibration."""
+    """Return accuracy against confidence, a point with its interval per bin; the diagonal is perfect calibration."""
     if not series:
         return None
     with _style():
@@ -297,7 +298,7 @@ def reliability(series: Sequence[tuple[str, int, Sequence[Mapping[str, Any]]]]) 
 def heat_maps(
     panels: Sequence[tuple[str, Sequence[str], Sequence[str], Sequence[Sequence[float | None]]]],
 ) -> Chart | None:
-    """Accuracies of pairs, one map per panel, on one scale.
+    """Return accuracies of pairs, one map per panel, on one scale.
 
     Args:
         panels: (title, perceivers: the rows, reasoners: the columns, shares by row and column); None for a pair not asked.
@@ -339,7 +340,7 @@ class Dot:
 
 
 def against(dots: Sequence[Dot], chance: float | None, log: bool) -> Chart | None:
-    """Accuracy against memory in MB; a line joins those of the front, which are named.
+    """Return accuracy against memory in MB; a line joins those of the front, which are named.
 
     Args:
         dots: shares from 0 to 1.

@@ -60,7 +60,7 @@ _STAND_IN: dict[str, Any] = {"style": "direct", "decoding": "greedy", "sample": 
 
 
 def parse_columns(text: str) -> dict[str, str]:
-    """``label=prediction,gold=answer`` as {ours: theirs}.
+    """Return ``label=prediction,gold=answer`` as {ours: theirs}.
 
     Raises:
         UserError: naming every pair that is none, and every column that no report reads.
@@ -81,7 +81,7 @@ def parse_columns(text: str) -> dict[str, str]:
 
 
 def read_predictions(path: Path, columns: Mapping[str, str]) -> list[dict[str, Any]]:
-    """The rows of a predictions.jsonl with every column a report needs.
+    """Return the rows of a predictions.jsonl with every column a report needs.
 
     Args:
         path: the file.

@@ -46,7 +46,7 @@ Doubted = Mapping[Path, Mapping[str, Sequence[str]]]
 
 
 def compare(run_roots: Sequence[Path], doubted: Doubted | None = None) -> str:
-    """Runs side by side as markdown; see `gather` for what is compared and when it is refused."""
+    """Return runs side by side as markdown; see `gather` for what is compared and when it is refused."""
     found = gather(run_roots, doubted)
     parts = ["# Runs side by side\n"]
     if found.left_out:

@@ -56,7 +56,7 @@ class Entry:
 
 
 def read_phase(folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = ()) -> list[Entry]:
-    """A phase's entries: one, or one per prompt style with `direct` named "<phase> (direct)" beside `think`.
+    """Return a phase's entries: one, or one per prompt style with `direct` named "<phase> (direct)" beside `think`.
 
     Args:
         folder: the phase's folder; it need not exist.
@@ -65,7 +65,8 @@ def read_phase(folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = 
     """
     record = read_json(folder / "stage.json")
     if record.get("status") == "running" and (folder / ".lock").exists() and not is_held(folder / ".lock"):
-        record["status"] = "stopped"  # Its process is gone; the same command goes on.
+        # Its process is gone; the same command goes on.
+        record["status"] = "stopped"
     log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
     stored = read_json(folder / "report" / "metrics.json").get("entries", {}) if labels is None else {}
     unusable = unusable_rows(folder)
@@ -79,13 +80,13 @@ def read_phase(folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = 
 
 
 def unusable_rows(folder: Path) -> dict[str, int]:
-    """Reason: rows of its split that an evaluation could not use, as its evaluation.json counts them."""
+    """Return reason: rows of its split that an evaluation could not use, as its evaluation.json counts them."""
     counts = read_json(folder / "evaluation.json").get("problems") or {}
     return {str(reason): int(count) for reason, count in counts.items() if count}
 
 
 def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = None) -> list[Entry]:
-    """The entries of any folders with predictions.jsonl, or with such folders in them (a run, or a lab's cells).
+    """Return the entries of any folders with predictions.jsonl, or with such folders in them (a run, or a lab's cells).
 
     Without a configuration labels are taken from the rows, see `labels_of`; the cells of one task share them.
 
@@ -137,7 +138,7 @@ def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = No
 
 
 def labels_of(rows: Sequence[dict[str, Any]]) -> LabelSet | None:
-    """The closed list of answers that rows imply, in text order: at most `MOST_LABELS` gold answers and answers given.
+    """Return the closed list of answers that rows imply, in text order: at most `MOST_LABELS` gold answers and answers given.
 
     None where rows are a benchmark's (they record their question) and not each of a labelled image set (``groups`` has
     ``label``): the letters of a multiple choice are no classes.
@@ -158,7 +159,8 @@ def _by_style(
         of_style = by_style.setdefault(row["style"], {})
         key = (row["id"], row["decoding"], row.get("sample", 0))
         repeated[row["style"]] = repeated.get(row["style"], 0) + (key in of_style)
-        of_style[key] = row  # The last one counts, as after a resumed evaluation.
+        # The last one counts, as after a resumed evaluation.
+        of_style[key] = row
     return [
         (
             f"{folder.name} ({style})" if style != "think" and "think" in by_style else folder.name,
@@ -187,7 +189,8 @@ def _task_of(folder: Path) -> str:
     cell = record.get("cell")
     if isinstance(cell, dict) and cell.get("task"):
         return str(cell["task"])
-    parts = folder.name.split("--")  # <model>--<task>--<precision>--<mode>[--<reasoner>]
+    # <model>--<task>--<precision>--<mode>[--<reasoner>]
+    parts = folder.name.split("--")
     if len(parts) >= 4:
         return parts[1]
     task = (record.get("inputs") or {}).get("task")
@@ -195,7 +198,7 @@ def _task_of(folder: Path) -> str:
 
 
 def names_apart(folders: Sequence[Path]) -> dict[Path, str]:
-    """A name per folder: its own, with its parents' as far as that tells it from the others."""
+    """Return a name per folder: its own, with its parents' as far as that tells it from the others."""
     for depth in range(1, 1 + max((len(folder.resolve().parts) for folder in folders), default=0)):
         names = {folder: "/".join(folder.resolve().parts[-depth:]) for folder in folders}
         if len(set(names.values())) == len(folders):
@@ -209,6 +212,6 @@ def read_run(
     labels: LabelSet | None,
     doubted: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Entry]:
-    """The entries of a run's phases, in their order; each knows why it no longer holds, see `standing.doubts`."""
+    """Return the entries of a run's phases, in their order; each knows why it no longer holds, see `standing.doubts`."""
     reasons = doubts(run_root, phases, doubted)
     return [entry for phase in phases for entry in read_phase(run_root / phase, labels, reasons.get(phase, ()))]

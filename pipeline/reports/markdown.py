@@ -30,7 +30,7 @@ _STAGE_COLUMNS = (
 
 
 def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, Sequence[str]] | None = None) -> str:
-    """The stage table in plain text, at most 100 columns wide, from the reports the phases have written.
+    """Return the stage table in plain text, at most 100 columns wide, from the reports the phases have written.
 
     Below it stands which phases no longer hold, and how many rows could not be used.
     """
@@ -72,7 +72,7 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
 
 
 def markdown(summary: Mapping[str, Any], full: bool = False) -> str:
-    """The report as markdown: warnings, stage table, F1 per class; `full` adds each entry's per-class table."""
+    """Return the report as markdown: warnings, stage table, F1 per class; `full` adds each entry's per-class table."""
     rows = [row for row in summary["entries"] if row["scores"]]
     parts = [f"# {cell(summary['title'])}\n"]
     for warning in summary["warnings"]:

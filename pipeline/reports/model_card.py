@@ -16,7 +16,7 @@ from pipeline.reports.table import cell, table
 
 
 def model_card(entries: Sequence[Entry], evaluations: Sequence[Mapping[str, Any]]) -> str | None:
-    """The card of the last evaluated stage as markdown; None where nothing trained has been evaluated.
+    """Return the card of the last evaluated stage as markdown; None where nothing trained has been evaluated.
 
     Args:
         entries: of a run or a stage, in order.

@@ -39,7 +39,7 @@ def page(
     browser: Mapping[str, Any] | None,
     notes: Sequence[str],
 ) -> str:
-    """The whole page of a report.
+    """Return the whole page of a report.
 
     Args:
         summary: what `summary.summarise` said.
@@ -75,7 +75,7 @@ def page(
 
 
 def without_common(table: Table, keys: Sequence[str]) -> tuple[Table, str]:
-    """A table less those of its columns `keys` in which all rows that have a value have the same, and those in words.
+    """Return a table less those of its columns `keys` in which all rows that have a value have the same, and those in words.
 
     A page is no wider than a screen; its files keep every column.
     """
@@ -108,7 +108,7 @@ def render(
     more_filters: Mapping[str, Any] | None = None,
     **values: Any,
 ) -> str:
-    """A page that extends templates/_base.html.jinja: its style sheet, script and the browser's data are inside.
+    """Return a page that extends templates/_base.html.jinja: its style sheet, script and the browser's data are inside.
 
     Text in `values` is escaped, and rid of what a browser or an encoder trips over.
 

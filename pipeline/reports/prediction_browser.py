@@ -28,7 +28,7 @@ _CHARACTERS = 4000
 
 
 def browser(entries: Sequence[Entry], root: Path, folder: Path, first: Iterable[str] = ()) -> dict[str, Any] | None:
-    """The data of the browser; None without an answer.
+    """Return the data of the browser; None without an answer.
 
     Args:
         entries: their greedy predictions are shown.
@@ -69,7 +69,7 @@ def browser(entries: Sequence[Entry], root: Path, folder: Path, first: Iterable[
 
 
 def as_json(value: Any) -> str:
-    """JSON that may stand in a script element: no ``<``, ``>`` or ``&``, whatever the texts hold."""
+    """Return JSON that may stand in a script element: no ``<``, ``>`` or ``&``, whatever the texts hold."""
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     for character in "<>&\u2028\u2029":
         text = text.replace(character, f"\\u{ord(character):04x}")
@@ -84,7 +84,7 @@ class _Texts:
         self._known: dict[str, int] = {}
 
     def add(self, text: str | None) -> int:
-        """The number of a text; -1 for none."""
+        """Return the number of a text; -1 for none."""
         if not text:
             return -1
         if text not in self._known:
@@ -137,7 +137,7 @@ class _Pictures:
 
 
 def thumbnail(path: Path) -> bytes:
-    """A picture as a JPEG of at most `SIDE` pixels a side.
+    """Return a picture as a JPEG of at most `SIDE` pixels a side.
 
     Raises:
         ImageError: when it cannot be read.

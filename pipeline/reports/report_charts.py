@@ -21,7 +21,7 @@ _CLIPPED = {
 
 
 def report_charts(summary: Mapping[str, Any], entries: Sequence[Entry]) -> dict[str, Chart]:
-    """Every chart that has something to show, by name."""
+    """Return every chart that has something to show, by name."""
     colour = colours(entries)
     rows = [(row["name"], row["scores"]) for row in summary["entries"] if row["scores"]]
     classed = [(name, scores) for name, scores in rows if "per_class" in scores]
@@ -42,7 +42,7 @@ def report_charts(summary: Mapping[str, Any], entries: Sequence[Entry]) -> dict[
 
 
 def on_page(name: str, summary: Mapping[str, Any]) -> bool:
-    """Whether a page shows a chart; it has tables in place of the others."""
+    """Check whether a page shows a chart; it has tables in place of the others."""
     if name == "per_class":
         entries = sum("per_class" in (row["scores"] or ()) for row in summary["entries"])
         return entries <= ON_PAGE_ENTRIES and len(summary["labels"]) <= ON_PAGE_CLASSES
@@ -50,7 +50,7 @@ def on_page(name: str, summary: Mapping[str, Any]) -> bool:
 
 
 def length_charts(summary: Mapping[str, Any], entries: Sequence[Entry]) -> list[tuple[str, Chart]]:
-    """(entry, accuracy by the words of the reasoning)."""
+    """Return (entry, accuracy by the words of the reasoning)."""
     colour = colours(entries)
     found = []
     for row in summary["entries"]:
@@ -64,7 +64,7 @@ def length_charts(summary: Mapping[str, Any], entries: Sequence[Entry]) -> list[
 def accuracy(
     rows: Sequence[tuple[str, int, Mapping[str, Any]]], marks: Sequence[tuple[float, str]] = ()
 ) -> Chart | None:
-    """Accuracy of entries, greedy and, where they were sampled, at temperature 1."""
+    """Return accuracy of entries, greedy and, where they were sampled, at temperature 1."""
     shown = [
         (name, colour, [scores["accuracy"], *([scores["sample"]["accuracy"]] if scores["sample"] else [])])
         for name, colour, scores in rows
@@ -74,7 +74,7 @@ def accuracy(
 
 
 def colours(entries: Sequence[Entry]) -> dict[str, int]:
-    """A colour of `charts` per entry: greys for the base, orange for the baseline, others in turn."""
+    """Return a colour of `charts` per entry: greys for the base, orange for the baseline, others in turn."""
     others = [entry.name for entry in entries if not entry.is_base and not entry.is_baseline]
     hues = charts.OTHERS if len(others) == len(entries) else charts.STAGES
     chosen = {name: hues[place % len(hues)] for place, name in enumerate(others)}

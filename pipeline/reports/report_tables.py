@@ -15,7 +15,7 @@ SHOWN_PAIRS, SHOWN_ROWS = 5, 4
 
 
 def tables(summary: Mapping[str, Any], entries: Sequence[Entry]) -> dict[str, Table]:
-    """Every table a report has something to say in, by name."""
+    """Return every table a report has something to say in, by name."""
     rows = [row for row in summary["entries"] if row["scores"]]
     made = [
         _results(summary),
@@ -86,7 +86,7 @@ def _results(summary: Mapping[str, Any]) -> Table:
 
 
 def tests(found: Sequence[Mapping[str, Any]]) -> Table:
-    """Paired tests of accuracy as `summarise` lists them."""
+    """Return paired tests of accuracy as `summarise` lists them."""
     rows = [
         {
             "entry": test["entry"],
@@ -229,7 +229,7 @@ PER_CLASS = (
 
 
 def per_class(name: str, scores: Mapping[str, Any]) -> Table:
-    """One entry's per-class table, its averages at the foot."""
+    """Return one entry's per-class table, its averages at the foot."""
     table = scores["per_class"]
     rows = tuple({"class": label, **values, "recall": _named(values, "recall")} for label, values in table.items())
     foot = tuple({"class": kind, "predicted": None, **scores[kind]} for kind in ("macro avg", "weighted avg"))

@@ -18,7 +18,7 @@ PREDICTIONS = "predictions.jsonl"
 def doubts(
     run_root: Path, phases: Sequence[str], known: Mapping[str, Sequence[str]] | None = None
 ) -> dict[str, tuple[str, ...]]:
-    """Why each phase no longer holds, in words; a phase that does is not in it.
+    """Return why each phase no longer holds, in words; a phase that does is not in it.
 
     Args:
         run_root: the run's folder.
@@ -37,7 +37,7 @@ def doubts(
 
 
 def parent_phase(init_from: Any, phases: Sequence[str]) -> str | None:
-    """The phase that a record's `init_from` (stage1_sft, stage1, 1) names among `phases`; None when it is none of them."""
+    """Return the phase that a record's `init_from` (stage1_sft, stage1, 1) names among `phases`; None when it is none of them."""
     wanted = str(init_from or "")
     wanted = f"stage{wanted}" if wanted.isdigit() else wanted
     if not wanted or wanted in phases:

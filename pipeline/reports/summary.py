@@ -24,13 +24,14 @@ SAME_ANSWER_LIMIT = 0.9
 SAME_THOUGHT_LIMIT = 0.5
 MOST_PAIRED = 6
 """Entries of one task up to which every pair is tested; more are tested against the first."""
-_ENOUGH = 20  # Fewer rows than this say nothing about a collapse.
+# Fewer rows than this say nothing about a collapse.
+_ENOUGH = 20
 
 
 def summarise(
     title: str, entries: Sequence[Entry], labels: Sequence[str], cot: dict[str, Any] | None
 ) -> dict[str, Any]:
-    """Everything a report states, as one dict that holds no time and no absolute path.
+    """Return everything a report states, as one dict that holds no time and no absolute path.
 
     ``tests`` are all its tests of accuracy, in the order they are shown, each with ``p_holm`` corrected over all of them: every
     stage against its parent and the baseline; where nothing is a stage, every pair of entries of one task.
@@ -43,7 +44,8 @@ def summarise(
         against = {"versus_parent": parent, "versus_baseline": None if baseline is entry or entry.is_base else baseline}
         versus = {key: _versus(entry, other) for key, other in against.items()}
         if baseline is parent:
-            versus["versus_baseline"] = versus["versus_parent"]  # One test, shown in two columns.
+            # One test, shown in two columns.
+            versus["versus_baseline"] = versus["versus_parent"]
         tests += [test for test in versus.values() if test and test["n"] and not any(test is one for one in tests)]
         rows.append(
             {
@@ -76,14 +78,14 @@ NO_LONGER = "no longer holds"
 
 
 def status_of(entry: Entry) -> str:
-    """What a table says of an entry: evaluated, no longer holds, not run, or the status of its record."""
+    """Return what a table says of an entry: evaluated, no longer holds, not run, or the status of its record."""
     if entry.doubts:
         return NO_LONGER
     return "evaluated" if entry.scores else str(entry.record.get("status") or "not run")
 
 
 def entry_parent(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
-    """The entry this one was trained from (`init_from`), in the same prompt style when the parent has it."""
+    """Return the entry this one was trained from (`init_from`), in the same prompt style when the parent has it."""
     wanted = str(entry.record.get("init_from") or "")
     if not wanted or entry.is_base:
         return None
@@ -97,7 +99,7 @@ def entry_parent(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
 
 
 def clip_of(record: dict[str, Any]) -> dict[str, Any] | None:
-    """The clip fractions of a stage that was to clip, and `void`: it never did. None for a stage that was not to."""
+    """Return the clip fractions of a stage that was to clip, and `void`: it never did. None for a stage that was not to."""
     clip = record.get("clip")
     if not isinstance(clip, dict):
         return None
@@ -107,7 +109,9 @@ def clip_of(record: dict[str, Any]) -> dict[str, Any] | None:
 
 
 def hand_over_of(record: dict[str, Any]) -> str | None:
-    """How a stage's final/ was verified, how it did at its gate and what was deleted, in one line; None without any of it."""
+    """Return how a stage's final/ was verified, how it did at its gate and what was deleted, in one line; None
+    without any of it.
+    """
     parts = []
     if checked := record.get("verification"):
         if checked.get("problems"):
@@ -133,7 +137,7 @@ def hand_over_of(record: dict[str, Any]) -> str | None:
 
 
 def read_cot(run_root: Path) -> dict[str, Any] | None:
-    """Kept and rejected CoT rows of a run, in all, by reason and per class; None when it built none."""
+    """Return kept and rejected CoT rows of a run, in all, by reason and per class; None when it built none."""
     manifest = read_json(run_root / COT / "manifest.json")
     if "rows" not in manifest:
         return None
@@ -153,7 +157,7 @@ def read_cot(run_root: Path) -> dict[str, Any] | None:
 
 
 def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """What a reader must know before the numbers: ``{"entry", "level": "warning"|"note", "text"}``, in reading order."""
+    """Return what a reader must know before the numbers: ``{"entry", "level": "warning"|"note", "text"}``, in reading order."""
     found: list[dict[str, str]] = []
     for entry, row in zip(entries, rows, strict=True):
         level = "note" if entry.is_base else "warning"
@@ -199,7 +203,9 @@ def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[d
 
 
 def unusable_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
-    """Rows that are in no figure: of the splits evaluated on, and of those trained on; entries that say the same share a line."""
+    """Return rows that are in no figure: of the splits evaluated on, and of those trained on; entries that say the
+    same share a line.
+    """
     told: dict[str, tuple[list[str], float]] = {}
     for entry in entries:
         if entry.scores and entry.unusable:

@@ -18,7 +18,7 @@ _TIP = 46
 
 
 def inline(source: str, said: str, names: Mapping[str, str], tips: bool = False) -> Markup:
-    """An SVG as markup for a page; all text in it is escaped.
+    """Return an SVG as markup for a page; all text in it is escaped.
 
     Args:
         source: what matplotlib wrote, with text as text.

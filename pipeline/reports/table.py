@@ -40,7 +40,7 @@ class Table:
 
 
 def files(table: Table) -> dict[str, str]:
-    """The table as ``<name>.csv``, ``.json`` and ``.md``: fractions as fractions, nothing rounded but in markdown."""
+    """Return the table as ``<name>.csv``, ``.json`` and ``.md``: fractions as fractions, nothing rounded but in markdown."""
 
     every = (*table.rows, *table.foot)
     header, rows = flat(table)
@@ -54,7 +54,7 @@ def files(table: Table) -> dict[str, str]:
 
 
 def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
-    """Header and rows with nothing nested: an interval is two further columns ``<key>_low`` and ``<key>_high``."""
+    """Return header and rows with nothing nested: an interval is two further columns ``<key>_low`` and ``<key>_high``."""
     every = (*table.rows, *table.foot)
     parts = {column.key: ["value"] for column in table.columns}
     for column in table.columns:
@@ -72,7 +72,7 @@ def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Comma-separated lines."""
+    """Return comma-separated lines."""
     buffer = io.StringIO()
     csv.writer(buffer, lineterminator="\n").writerows([header, *rows])
     return buffer.getvalue()
@@ -83,7 +83,7 @@ def _plain(value: Any) -> Any:
 
 
 def markdown_table(shown: Table) -> str:
-    """A table of a report as markdown, its title above and its note below."""
+    """Return a table of a report as markdown, its title above and its note below."""
     rows = [[_written(row.get(column.key), column) for column in shown.columns] for row in (*shown.rows, *shown.foot)]
     note = f"\n{cell(shown.note)}\n" if shown.note else ""
     right = [place for place, column in enumerate(shown.columns) if place and column.kind not in ("text", "rows")]
@@ -92,9 +92,10 @@ def markdown_table(shown: Table) -> str:
 
 
 def written(value: float, kind: str) -> str:
-    """A number as its kind of column shows it: text, count, percent, fine, points, number, p or duration."""
+    """Return a number as its kind of column shows it: text, count, percent, fine, points, number, p or duration."""
     if kind == "percent":
-        return percent(value, 3) if 0 < abs(value) < 0.001 else percent(value)  # 0.03 % is not 0.0 %.
+        # 0.03 % is not 0.0 %.
+        return percent(value, 3) if 0 < abs(value) < 0.001 else percent(value)
     if kind == "fine":
         return percent(value, 3)
     if kind == "number":
@@ -104,7 +105,7 @@ def written(value: float, kind: str) -> str:
 
 
 def mean_sd(of: Mapping[str, Any]) -> str:
-    """A mean over runs: 60.0 ± 10.0 [3]; alone where there is one."""
+    """Return a mean over runs: 60.0 ± 10.0 [3]; alone where there is one."""
     return percent(of["value"]) + (f" ± {percent(of['sd'])} [{of['n']}]" if of["sd"] is not None else "")
 
 
@@ -124,7 +125,7 @@ def _written(value: Any, column: Column) -> str:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] | None = None) -> str:
-    """A markdown table of cells that are markdown already.
+    """Return a markdown table of cells that are markdown already.
 
     Args:
         header: of its columns.
@@ -136,6 +137,6 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collectio
 
 
 def cell(text: str) -> str:
-    """Text that cannot break out of a markdown table cell."""
+    """Return text that cannot break out of a markdown table cell."""
     text = printable(" ".join(text.split()))
     return text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")

@@ -11,13 +11,13 @@ COMPLETE = "complete"
 
 
 def last_checkpoint(folder: Path) -> str | None:
-    """The newest whole checkpoint of a stage, or None. Torn ones are left aside."""
+    """Return the newest whole checkpoint of a stage, or None. Torn ones are left aside."""
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{COMPLETE}")]
     return str(max(whole, key=lambda path: step_of(str(path)))) if whole else None
 
 
 def step_of(checkpoint: str | None) -> int:
-    """The optimizer steps a checkpoint has behind it; 0 for None."""
+    """Return the optimizer steps a checkpoint has behind it; 0 for None."""
     return int(checkpoint.rpartition("-")[2]) if checkpoint else 0
 
 

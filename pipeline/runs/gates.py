@@ -16,7 +16,7 @@ from pipeline.runs.phases import parent_of
 
 
 def judge(config: RunConfig, run: RunDir, name: str) -> dict[str, Any] | None:
-    """How a phase did at its gate, from its predictions and its parent's; None for base, and where nothing is evaluated.
+    """Return how a phase did at its gate, from its predictions and its parent's; None for base, and where nothing is evaluated.
 
     Returns:
         ``action``, ``format_rate`` (``value``, ``least``), ``accuracy`` (``value``, ``least``, ``parent``; None when it is not
@@ -52,7 +52,7 @@ def judge(config: RunConfig, run: RunDir, name: str) -> dict[str, Any] | None:
 
 
 def judges_accuracy(config: RunConfig, name: str) -> bool:
-    """Whether a stage's accuracy is compared with its parent's: as its gate says, else where that is what it trains for."""
+    """Check whether a stage's accuracy is compared with its parent's: as its gate says, else where that is what it trains for."""
     stage = config.stage(name)
     if stage.gate.accuracy is not None:
         return stage.gate.accuracy
@@ -60,7 +60,7 @@ def judges_accuracy(config: RunConfig, name: str) -> bool:
 
 
 def greedy_rates(folder: Path, style: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
-    """(well-formed rate, accuracy) of a phase's greedy answers in one prompt style, with intervals; None without any."""
+    """Return (well-formed rate, accuracy) of a phase's greedy answers in one prompt style, with intervals; None without any."""
     rows = [
         row for row in read_jsonl(folder / "predictions.jsonl") if row["decoding"] == "greedy" and row["style"] == style
     ]
@@ -70,7 +70,7 @@ def greedy_rates(folder: Path, style: str) -> tuple[dict[str, Any], dict[str, An
 
 
 def too_few_parsed(config: RunConfig, name: str, parsed: int, asked: int) -> str | None:
-    """Why the few answers of a hand-over rule out that the stage reaches its gate's format rate; None when they do not.
+    """Return why the few answers of a hand-over rule out that the stage reaches its gate's format rate; None when they do not.
 
     A handful of rows decides nothing by its share alone, so the upper end of its 95 % interval is compared. Only a gate that
     stops is asked: the others want the whole evaluation.

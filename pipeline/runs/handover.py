@@ -22,7 +22,7 @@ LOADED = (".json", ".safetensors", ".jinja", ".txt", ".model", ".py")
 
 
 def checkpoint(run: RunDir, name: str, *, which: str = FINAL, verify: bool = True) -> Path:
-    """The folder a finished phase hands over.
+    """Return the folder a finished phase hands over.
 
     Args:
         run: the run.
@@ -57,12 +57,12 @@ def checkpoint(run: RunDir, name: str, *, which: str = FINAL, verify: bool = Tru
 
 
 def checkpoint_folder(run: RunDir, name: str) -> Path:
-    """Where the checkpoint of a phase lies, whatever its state; a hub model is recorded by its absolute folder."""
+    """Return where the checkpoint of a phase lies, whatever its state; a hub model is recorded by its absolute folder."""
     return run.phase(name) / (run.record(name) or {})["checkpoint"]
 
 
 def parent_checkpoint(config: RunConfig, run: RunDir, name: str, *, verify: bool = True) -> tuple[str, Path]:
-    """(parent phase, its checkpoint folder) that a stage starts from, proven by the parent's record.
+    """Return (parent phase, its checkpoint folder) that a stage starts from, proven by the parent's record.
 
     Raises:
         UserError: see `checkpoint`; and when the parent missed a gate that stops.
@@ -77,20 +77,20 @@ def parent_checkpoint(config: RunConfig, run: RunDir, name: str, *, verify: bool
 
 
 def file_digests(folder: Path) -> dict[str, str]:
-    """sha256 of every file of a checkpoint that a loader may read, by its name in the folder."""
+    """Return sha256 of every file of a checkpoint that a loader may read, by its name in the folder."""
     paths = [*folder.glob("*"), *folder.glob("additional_chat_templates/*")]
     files = [path for path in paths if path.suffix in LOADED and path.is_file()]
     return {str(path.relative_to(folder)): file_digest(path) for path in sorted(files)}
 
 
 def weights_of(files: dict[str, str]) -> str | None:
-    """The digest of the weights alone, from that of every file: what `pipeline.files.weights_digest` gives."""
+    """Return the digest of the weights alone, from that of every file: what `pipeline.files.weights_digest` gives."""
     weights = {name: found for name, found in files.items() if name.endswith(".safetensors")}
     return digest(weights) if weights else None
 
 
 def changes(recorded: dict[str, str], found: dict[str, str]) -> list[str]:
-    """What differs between the files a record names and those that are there, one sentence per file."""
+    """Return what differs between the files a record names and those that are there, one sentence per file."""
     told = []
     for name in sorted(recorded | found):
         if name not in found:
@@ -116,7 +116,7 @@ def _not_complete(name: str, record: dict[str, object] | None) -> list[str]:
 
 
 def model_folder(model: LabModel, verify: bool = False) -> Path | None:
-    """The folder of a model's weights; None for one that a hub or a server has.
+    """Return the folder of a model's weights; None for one that a hub or a server has.
 
     Args:
         model: of the lab.

@@ -17,19 +17,19 @@ from pipeline.run_dir import BASE, COT, RunDir
 
 
 def phase_names(config: RunConfig) -> list[str]:
-    """cot, base, the baseline and the stages: those this run has, in the order they run."""
+    """Return cot, base, the baseline and the stages: those this run has, in the order they run."""
     cot = [COT] if config.cot is not None else []
     baseline = [BASELINE] if config.baseline is not None else []
     return [*cot, BASE, *baseline, *config.stages]
 
 
 def trained_phases(config: RunConfig) -> list[str]:
-    """The phases that hold a model, in order."""
+    """Return the phases that hold a model, in order."""
     return [name for name in phase_names(config) if name != COT]
 
 
 def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
-    """The part of the configuration a phase's result depends on, recorded in its record and compared when it is run again.
+    """Return the part of the configuration a phase's result depends on, recorded in its record and compared when it is run again.
 
     Not in it: names of folders, where and how fast teachers are asked, evaluation settings, gates, the number of processes
     used for evaluation, whether prompts are shared, which changes no more than the rounding.
@@ -51,7 +51,8 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
         trained["processor"] = model["processor"]
     deepspeed = deepspeed_file(config)
     launch = {
-        "num_processes": world_size(config),  # As resolved: a trainer's state cannot be split over another number.
+        # As resolved: a trainer's state cannot be split over another number.
+        "num_processes": world_size(config),
         "deepspeed": deepspeed.read_text() if deepspeed else None,
     }
     stage = {key: value for key, value in to_plain(config.stage(name)).items() if key not in _SAME_WEIGHTS}
@@ -88,14 +89,14 @@ def _edited_prompts(record: dict[str, Any]) -> list[str]:
 
 
 def evaluation_inputs(config: RunConfig) -> dict[str, Any]:
-    """What the predictions of a phase depend on beside its weights."""
+    """Return what the predictions of a phase depend on beside its weights."""
     plain = to_plain(config)
     model = {key: plain["model"][key] for key in ("dtype", "attn_implementation", "processor")}
     return {"task": plain["task"], "seed": config.seed, "evaluation": plain["evaluation"], "model": model}
 
 
 def parent_of(config: RunConfig, name: str) -> str | None:
-    """The phase a stage starts from; None for cot and base."""
+    """Return the phase a stage starts from; None for cot and base."""
     if name in (COT, BASE):
         return None
     init_from = split_parent(config.stage(name).init_from)[0]
@@ -103,7 +104,7 @@ def parent_of(config: RunConfig, name: str) -> str | None:
 
 
 def parent_weights(config: RunConfig, run: RunDir, name: str) -> str | None:
-    """The recorded digest of the weights a stage starts from: its parent's last ones, or its best."""
+    """Return the recorded digest of the weights a stage starts from: its parent's last ones, or its best."""
     parent = parent_of(config, name)
     assert parent is not None, f"{name} has no parent"
     record = run.record(parent) or {}
@@ -111,7 +112,7 @@ def parent_weights(config: RunConfig, run: RunDir, name: str) -> str | None:
 
 
 def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
-    """The record of a stage that is about to train: what it depends on, so that a change is noticed when it goes on."""
+    """Return the record of a stage that is about to train: what it depends on, so that a change is noticed when it goes on."""
     stage = config.stage(name)
     parent = parent_of(config, name)
     return {
@@ -149,7 +150,7 @@ OTHER_ROWS = "the CoT rows are other rows now"
 
 
 def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None:
-    """Why a phase that was begun or finished no longer holds: [] when it does, None when it was not begun.
+    """Return why a phase that was begun or finished no longer holds: [] when it does, None when it was not begun.
 
     A phase goes stale when its part of the configuration changed, or when what it was made from (parent weights, CoT rows)
     did.

@@ -27,7 +27,7 @@ PACKAGES = (
 
 
 def provenance() -> dict[str, Any]:
-    """Commit (with ``+changes`` when files differ from it), package versions, Python, platform and the time, UTC."""
+    """Return commit (with ``+changes`` when files differ from it), package versions, Python, platform and the time, UTC."""
     return {**_fixed(), "started_at": datetime.now(UTC).isoformat(timespec="seconds")}
 
 

@@ -30,17 +30,17 @@ def judged(completion: str, style: str, read: Callable[[str], Judgement]) -> Jud
 
 
 def chosen(question: Question, stated: Stated) -> Judgement:
-    """A reading of a multiple-choice answer, held against the gold letter; without one it is never right."""
+    """Return a reading of a multiple-choice answer, held against the gold letter; without one it is never right."""
     return Judgement(stated.letter, stated.letter is not None and stated.letter == question.answer, stated.reason)
 
 
 def judge_choice(question: Question, completion: str, style: str) -> Judgement:
-    """The judge of benchmarks whose options are read by `stated_choice` alone."""
+    """Return the judge of benchmarks whose options are read by `stated_choice` alone."""
     return judged(completion, style, lambda text: chosen(question, stated_choice(text, question.options)))
 
 
 def even_chance(question: Question) -> float:
-    """What guessing at random earns: one in the number of options, nothing on an open question."""
+    """Return what guessing at random earns: one in the number of options, nothing on an open question."""
     return 1 / len(question.options) if question.options else 0.0
 
 
@@ -51,7 +51,7 @@ def accuracy(rows: Iterable[Mapping[str, Any]]) -> float | None:
 
 
 def accuracies(rows: Sequence[Mapping[str, Any]], group: str) -> dict[str, float]:
-    """Accuracy in percent of every value a group has, in the order of their names."""
+    """Return accuracy in percent of every value a group has, in the order of their names."""
     split: dict[str, list[Mapping[str, Any]]] = {}
     for row in rows:
         split.setdefault(str(row["groups"].get(group, "")), []).append(row)

@@ -16,7 +16,8 @@ from dataclasses import dataclass, field
 
 from pipeline.scoring.markup import bare, is_whole_word
 
-_MAX_ANSWER_CHARS = 200  # A label is a few words; longer text cannot be one and is not worth normalising.
+# A label is a few words; longer text cannot be one and is not worth normalising.
+_MAX_ANSWER_CHARS = 200
 _MINUS = re.compile(r"\u2212|[\u2010-\u2013](?=\d)")
 _BULLET = re.compile(r"^(?:[-*#>\u2022\u2013\u2014\u00b7]\s+)+")
 _SEPARATORS = re.compile(r"(?:[\s_]|--+|(?<=\w)-(?=\w)|(?<=\s)-(?=\s|$))+")
@@ -144,7 +145,7 @@ class LabelSet:
         return cls(tuple(names), words, descriptions or {}, also)
 
     def normalise(self, text: str) -> str | None:
-        """The canonical label `text` spells, or None when it spells none of them (or more than one)."""
+        """Return the canonical label `text` spells, or None when it spells none of them (or more than one)."""
         if len(text) > _MAX_ANSWER_CHARS:
             return None
         found = self._lookup.get(_key(text), frozenset())
@@ -152,7 +153,7 @@ class LabelSet:
 
     @functools.cached_property
     def spellings(self) -> list[tuple[str, str]]:
-        """Every spelling that is an answer, with the label it means."""
+        """Return every spelling that is an answer, with the label it means."""
         also = [(self.aliases, name) for name in self.names] + [(self.answers, name) for name in self.names]
         found = [(name, name) for name in self.names] + [
             (word, name) for words, name in also for word in words.get(name, ())
@@ -160,7 +161,8 @@ class LabelSet:
         return [(word, name) for word, name in found if self.normalise(word) == name]
 
     def mentions(self, text: str) -> Iterator[Mention]:
-        """Every place of `text` that names a label or an alias as whole words, longer spellings before the ones within them.
+        """Yield every place of `text` that names a label or an alias as whole words, longer spellings before the
+        ones within them.
 
         A word that prose is made of anyway (a letter, a number, "no", "it") names a label only where it is said to: in
         quotes, behind "the letter" or the like, or as what a sentence ends in ("So this is A.").
@@ -180,7 +182,7 @@ class LabelSet:
                 start = low.find(key, end)
 
     def mentioned(self, text: str) -> list[str]:
-        """The labels that `mentions` finds in `text`, in order of first mention."""
+        """Return the labels that `mentions` finds in `text`, in order of first mention."""
         first: dict[str, int] = {}
         for mention in self.mentions(text):
             first[mention.label] = min(mention.start, first.get(mention.label, mention.start))

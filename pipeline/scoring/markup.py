@@ -26,7 +26,8 @@ REFUSAL = re.compile(
 MAX_CHARS = 20_000
 """More than any answer; of a longer text the end is read, where answers are."""
 
-_KEPT = frozenset("-_/\\#%&@")  # Marks that may be part of a word: C#, -5, 100%, hot_dog.
+# Marks that may be part of a word: C#, -5, 100%, hot_dog.
+_KEPT = frozenset("-_/\\#%&@")
 _WITHOUT_SPACES = re.compile(
     r"[\u0e00-\u0eff\u0f00-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
     r"\U00020000-\U0003ffff]"
@@ -42,7 +43,9 @@ _LATEX = re.compile(r"\\(?:text|textbf|mathrm|mathbf|textit|mathit|bf|rm)\s*\{([
 
 
 def plain(text: str) -> str:
-    """Text without Markdown's and LaTeX's markup, blank lines and runs of spaces: ``**B**`` and ``\\text{B}`` read as B."""
+    """Return text without Markdown's and LaTeX's markup, blank lines and runs of spaces: ``**B**`` and ``\\text{B}``
+    read as B.
+    """
     text = text[-MAX_CHARS:]
     text = text if text.isascii() else unicodedata.normalize("NFKC", text)
     if "\\" in text:
@@ -55,7 +58,7 @@ def plain(text: str) -> str:
 
 
 def boxes(text: str) -> list[str]:
-    """What stands in the last ``\\boxed{…}``, and in those joined to it by "or", "and" or a comma; [] without a box."""
+    """Return what stands in the last ``\\boxed{…}``, and in those joined to it by "or", "and" or a comma; [] without a box."""
     text = text[-MAX_CHARS:]
     found: list[str] = []
     stop = len(text)
@@ -71,7 +74,7 @@ def boxes(text: str) -> list[str]:
 
 
 def boxed(text: str) -> str | None:
-    """What stands in the last ``\\boxed{…}``; None when there is none."""
+    """Return what stands in the last ``\\boxed{…}``; None when there is none."""
     found = boxes(text)
     return found[-1] if found else None
 
@@ -87,7 +90,9 @@ def _braced(text: str, start: int) -> tuple[str, int]:
 
 
 def bare(text: str) -> str:
-    """Text without the white space, the invisible marks and the punctuation of any script around it: "「red」。" is red."""
+    """Return text without the white space, the invisible marks and the punctuation of any script around it: "「red」。"
+    is red.
+    """
     start, end = 0, len(text)
     while start < end and _is_mark(text[start]):
         start += 1
@@ -102,7 +107,7 @@ def _is_mark(character: str) -> bool:
 
 
 def is_whole_word(text: str, start: int, end: int) -> bool:
-    """Whether text[start:end] is no part of a longer word.
+    """Check whether text[start:end] is no part of a longer word.
 
     Thai, Khmer, Lao, Burmese, Tibetan, Chinese and Japanese are written without spaces, so any place counts there, but not
     within a run of katakana; a Korean word may have a particle behind it.
@@ -129,7 +134,7 @@ def _in_word(character: str) -> bool:
 
 
 def answer_part(text: str) -> str | None:
-    """What of a free completion is its answer: the one <answer> block, else what follows the thought, else all of it.
+    """Return what of a free completion is its answer: the one <answer> block, else what follows the thought, else all of it.
 
     Returns:
         None where nothing is: a thought that was not brought to its end, or blocks that say different things.
@@ -144,7 +149,7 @@ def answer_part(text: str) -> str | None:
 
 
 def after_refusal(text: str) -> str:
-    """What a text says once it no longer refuses: all of one that does not, of another what follows that clause."""
+    """Return what a text says once it no longer refuses: all of one that does not, of another what follows that clause."""
     end = 0
     for match in REFUSAL.finditer(text):
         end = match.end()

@@ -36,7 +36,7 @@ class Extracted:
 
 
 def edit_distance(a: str, b: str) -> int:
-    """Levenshtein's distance."""
+    """Return levenshtein's distance."""
     above = list(range(len(b) + 1))
     for i, left in enumerate(a, 1):
         row = [i]
@@ -47,14 +47,14 @@ def edit_distance(a: str, b: str) -> int:
 
 
 def nearest_choice(text: str, choices: Sequence[str]) -> str:
-    """The choice at the smallest edit distance, the first of several."""
+    """Return the choice at the smallest edit distance, the first of several."""
     return min(choices, key=lambda choice: edit_distance(text, choice))
 
 
 def published_prediction(
     extraction: str, choices: Sequence[str], answer_type: str, precision: int | None, whole_floats: bool = False
 ) -> str | None:
-    """The published normalisation of an extraction; None when it is not of the answer's type.
+    """Return the published normalisation of an extraction; None when it is not of the answer's type.
 
     Args:
         extraction: what was extracted from a response.
@@ -82,7 +82,7 @@ def published_prediction(
 
 
 def extracted(text: str, choices: Sequence[str], answer_type: str) -> Extracted:
-    """What a response answers.
+    """Return what a response answers.
 
     Args:
         text: the response, or the answer part of one.
@@ -109,7 +109,9 @@ def extracted(text: str, choices: Sequence[str], answer_type: str) -> Extracted:
 
 
 def replacement(text: str, choices: Sequence[str]) -> str:
-    """The choice that the published rule takes for a response without one: the nearest to what is stated, or to nothing."""
+    """Return the choice that the published rule takes for a response without one: the nearest to what is stated, or
+    to nothing.
+    """
     stated = "" if REFUSAL.search(text) else _statement(text) or stated_tail(text) or ""
     return nearest_choice(stated if len(stated) <= MAX_NEAREST_CHARS else "", choices)
 
@@ -135,7 +137,9 @@ def _misspelt(text: str, choices: Sequence[str]) -> str | None:
 
 
 def is_right(found: Extracted, answer: str, answer_type: str, precision: int | None) -> bool:
-    """Whether what was extracted is the gold answer: equal text, integers, floats rounded to `precision`, lists in order."""
+    """Check whether what was extracted is the gold answer: equal text, integers, floats rounded to `precision`,
+    lists in order.
+    """
     if found.text is None:
         return False
     if answer_type == "text":

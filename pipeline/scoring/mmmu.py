@@ -34,7 +34,7 @@ _NUMBERS = (
 
 
 def published_choice(text: str, options: Sequence[str], pro: bool) -> str | None:
-    """The letter the published rule finds; None where it draws one at random.
+    """Return the letter the published rule finds; None where it draws one at random.
 
     Args:
         text: the completion.
@@ -67,13 +67,13 @@ def published_choice(text: str, options: Sequence[str], pro: bool) -> str | None
 
 
 def guess(options: Sequence[str], row_id: str, seed: int = GUESS_SEED) -> str:
-    """The random option of a row: the same for the same seed and id, wherever and whenever it is drawn."""
+    """Return the random option of a row: the same for the same seed and id, wherever and whenever it is drawn."""
     number = int.from_bytes(hashlib.sha256(f"guess/{seed}/{row_id}".encode()).digest()[:8])
     return letters(len(options))[number % len(options)]
 
 
 def read_choice(text: str, options: Sequence[str], pro: bool, rule: str = "published") -> Stated:
-    """The option of a completion under one of `RULES`; a reason where neither way finds one."""
+    """Return the option of a completion under one of `RULES`; a reason where neither way finds one."""
     stated = stated_choice(text, options) if rule == "stated" else None
     if stated is not None and stated.letter:
         return stated
@@ -84,7 +84,9 @@ def read_choice(text: str, options: Sequence[str], pro: bool, rule: str = "publi
 
 
 def open_candidates(text: str) -> list[str | float]:
-    """What the published rule holds for the answer of an open question: tails of key sentences, and the numbers in them."""
+    """Return what the published rule holds for the answer of an open question: tails of key sentences, and the
+    numbers in them.
+    """
     text = text.strip().strip(".").lower()
     # The published pattern splits at ". " before a capital letter, which a lower-cased text has none of.
     parts = text.split("\n")
@@ -105,7 +107,7 @@ def open_candidates(text: str) -> list[str | float]:
 
 
 def open_right(candidates: Sequence[str | float], answers: Sequence[str]) -> bool:
-    """Whether a candidate is one of the answers: numbers to two decimals, words as part of a candidate."""
+    """Check whether a candidate is one of the answers: numbers to two decimals, words as part of a candidate."""
     golds = [gold for answer in answers for gold in _normalised(answer)]
     for candidate in candidates:
         if isinstance(candidate, float):
@@ -117,7 +119,8 @@ def open_right(candidates: Sequence[str | float], answers: Sequence[str]) -> boo
 
 
 def open_number_right(text: str, answers: Sequence[str]) -> bool:
-    """Whether the number a text states is one of the answers, to two decimals: ``\\boxed{\\frac{1}{2}}`` is 0.5 (our reading)."""
+    """Check whether the number a text states is one of the answers, to two decimals: ``\\boxed{\\frac{1}{2}}`` is
+    0.5 (our reading)."""
     found = stated_number(text)
     golds = [gold for answer in answers for gold in _normalised(answer) if isinstance(gold, float)]
     return found is not None and any(round(value, 2) in golds for value in found.readings)

@@ -65,7 +65,7 @@ _MARKS = tuple(".,;:!。；，、")
 
 
 def letters(count: int) -> str:
-    """The letters of `count` options, A first.
+    """Return the letters of `count` options, A first.
 
     Raises:
         ValueError: when there are more options than letters.
@@ -76,7 +76,7 @@ def letters(count: int) -> str:
 
 
 def stated_choice(text: str, options: Sequence[str]) -> Stated:
-    """The option `text` answers with.
+    """Return the option `text` answers with.
 
     Args:
         text: an answer or a whole completion, untrusted.
@@ -87,7 +87,7 @@ def stated_choice(text: str, options: Sequence[str]) -> Stated:
 
 
 def stated_label(text: str, labels: LabelSet) -> str | None:
-    """The label `text` answers with; None when it states none, or several.
+    """Return the label `text` answers with; None when it states none, or several.
 
     Args:
         text: an answer or a whole completion, untrusted.
@@ -112,9 +112,11 @@ def _stated(text: str, options: Options, texts: Sequence[str]) -> Stated:
     if in_boxes:
         return in_boxes.pop() if len(in_boxes) == 1 else SEVERAL
     if told and told[-1].strip() and not options.lettered:
-        text = told[-1]  # What stands beside a box is no answer; a letter may, where the box holds a formula.
+        # What stands beside a box is no answer; a letter may, where the box holds a formula.
+        text = told[-1]
     text = plain(text)
-    if text.lstrip().startswith("A:"):  # "Q: … A: no, it is …", where no is another option's text.
+    # "Q: … A: no, it is …", where no is another option's text.
+    if text.lstrip().startswith("A:"):
         after = text.lstrip()[2:]
         turn = options.same(after) or _opening_option(after, options)
         if turn:
@@ -139,7 +141,8 @@ def _whole(text: str, options: Options) -> Stated | None:
     rest = bare(text[match.end("close") :]) if match else ""
     if match and not rest:
         stated = options.letter(match["letter"])
-        return stated if stated.letter else options.same(text) or stated  # An option may be the word "x".
+        # An option may be the word "x".
+        return stated if stated.letter else options.same(text) or stated
     if same := options.same(text):
         return same
     letter = match["letter"].upper() if match else ""
@@ -156,7 +159,8 @@ def _several(text: str, match: re.Match[str], options: Options) -> Stated | None
     for pattern in (ANOTHER, ADJACENT):
         other = pattern.match(text, match.end("close"))
         second = other[other.lastindex or 1] if other else letter
-        is_text = letter in options.ids and options.keys[options.ids.index(letter)] == second.casefold()  # "B (A)"
+        # "B (A)"
+        is_text = letter in options.ids and options.keys[options.ids.index(letter)] == second.casefold()
         if second != letter and second in options.ids and not is_text:
             return SEVERAL
     return None
@@ -186,7 +190,8 @@ def _starting_text(text: str, options: Options, listed: bool = False) -> Stated 
         if key and head.startswith(key) and ends_word(head, len(key)):
             rest = JOINED.match(head, len(key))
             more = _start(head[rest.end() :], options) if rest else None
-            if not rest and len(head) > len(key):  # "amusement awe"
+            # "amusement awe"
+            if not rest and len(head) > len(key):
                 more = _starting_text(head[len(key) :], options, listed=True)
                 if listed and more is None:
                     return None
@@ -265,7 +270,8 @@ def _first_or_last_line(text: str, options: Options) -> Stated | None:
     stated = {found for found in (first, last) if found}
     if len(stated) == 1:
         stated |= {found for line in lines[1:-1] if (found := options.same(line))}
-        stated |= {Stated(label) for label in options.ending(lines[-2])}  # "I think awe", and "fear" on the next line.
+        # "I think awe", and "fear" on the next line.
+        stated |= {Stated(label) for label in options.ending(lines[-2])}
     return SEVERAL if len(stated) > 1 else last or first
 
 
@@ -280,7 +286,8 @@ def _marked(text: str, options: Options) -> Stated | None:
             denied = is_negated(text, match.start(), match.end()) or is_undecided(text, match.start())
             (negated if denied else named).add(letter)
             other = ANOTHER.match(text, match.end())
-            if other and other[1] in options.ids:  # "option A or B"
+            # "option A or B"
+            if other and other[1] in options.ids:
                 named.add(other[1])
     named -= negated
     if len(named) > 1:

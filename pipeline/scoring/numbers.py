@@ -38,9 +38,11 @@ _TENS = "|".join(word for word, number in _WORDS.items() if 20 <= number < 100)
 _UNITS = "|".join(word for word, number in _WORDS.items() if 1 <= number < 10)
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _GROUP = r"\{([^{}]{1,40})\}"
-_S = r"\s{0,3}"  # Unbounded runs of optional white space would make hostile text quadratic; so would digits started in mid-run.
+# Unbounded runs of optional white space would make hostile text quadratic; so would digits started in mid-run.
+_S = r"\s{0,3}"
 _NO_POWER = (
-    r"(?<!\^)(?<!\^\{)(?<!\^-)(?<!\^\{-)(?<!\^\+)(?<!\^\{\+)"  # The 2 of cm^2; that of 10^2 is part of its number.
+    # The 2 of cm^2; that of 10^2 is part of its number.
+    r"(?<!\^)(?<!\^\{)(?<!\^-)(?<!\^\{-)(?<!\^\+)(?<!\^\{\+)"
 )
 _NUMBER = re.compile(
     rf"(?P<sign>(?<![\w.)\]}}])[-+])?(?:{_S}[$€£¥])?{_S}(?P<minus>(?<![\w.)\]}}])-)?(?:"
@@ -72,7 +74,8 @@ _LIMIT = re.compile(
 _RISING = re.compile(r"\b(?:greater|higher|larger|lower|smaller)\s+than\s*[$€£¥]?\s*$", re.IGNORECASE)
 """Said of a value, never of a count: the count may follow ("greater than 0.92 % in 3 years")."""
 _RELATIVE = re.compile(r"(?<!,)\s(?:that|which|who|whose\s+\w+)\s+(?:each\s+|only\s+|all\s+|also\s+)?$", re.IGNORECASE)
-_MOST_DECLARATIONS = 50  # More than any answer; each of a hostile text's thousands would be searched for numbers.
+# More than any answer; each of a hostile text's thousands would be searched for numbers.
+_MOST_DECLARATIONS = 50
 _ALONE = re.compile(r"^\W*(?:(?:about|around|approximately|roughly|exactly|only|nearly|almost)\s+)?\W*$", re.IGNORECASE)
 _REASON = re.compile(r",?\s(?:as|since|because)\s", re.IGNORECASE)
 _UNIT_FOLLOWS = re.compile(r"\s?[A-Za-zµμΩ°]")
@@ -112,13 +115,14 @@ class Number:
 
 
 def numbers(text: str) -> Iterator[Number]:
-    """Every number of a text, in order; what has no finite value (``3/0``) is left out."""
+    """Yield every number of a text, in order; what has no finite value (``3/0``) is left out."""
     text = text.replace("−", "-").replace("–", "-")
     for match in _NUMBER.finditer(text):
         if (match["word"] or "").lower() == "one" and not _ONE_IS_MEANT.search(
             text[max(0, match.start() - 20) : match.start()]
         ):
-            continue  # A pronoun: "the smallest one".
+            # A pronoun: "the smallest one".
+            continue
         value = _value(match)
         if value is not None and math.isfinite(value):
             yield Number(value, match["percent"] is not None, match.start(), match.end())
@@ -135,7 +139,8 @@ def _value(match: re.Match[str]) -> float | None:
         if match["top"]:
             return sign * (float(match["mixed"] or 0) + float(match["top"]) / float(match["bottom"]))
         groups = match.groups()
-        first = _NUMBER.groupindex["whole"]  # The unnamed groups of \frac follow it, those of \sqrt follow `factor`.
+        # The unnamed groups of \frac follow it, those of \sqrt follow `factor`.
+        first = _NUMBER.groupindex["whole"]
         if groups[first] is not None:
             parts = [next(numbers(groups[place]), None) for place in (first, first + 1)]
             if parts[0] is None or parts[1] is None:
@@ -155,7 +160,7 @@ def _plain(digits: str) -> float:
 
 
 def stated_tail(text: str) -> str | None:
-    """The part of a text that states its answer, without markup; None when there is none."""
+    """Return the part of a text that states its answer, without markup; None when there is none."""
     stated = _stated(text)
     return stated[0] if stated else None
 
@@ -178,7 +183,8 @@ def _stated(text: str) -> tuple[str, bool] | None:
         return None
     parts = [part for part in _SENTENCE.split(text) if part]
     holding = [part for part in parts if _has_number(part)]
-    prose = [part for part in holding if "|" not in part]  # Rows of a table conclude nothing.
+    # Rows of a table conclude nothing.
+    prose = [part for part in holding if "|" not in part]
     return (prose or holding or parts or [text])[-1], False
 
 
@@ -198,7 +204,7 @@ def _told(text: str, announced: bool) -> str | None:
 
 
 def stated_number(text: str) -> Number | None:
-    """The number a text answers with; None when it states none."""
+    """Return the number a text answers with; None when it states none."""
     stated = _stated(text)
     every = list(numbers(stated[0])) if stated else []
     if not every or not stated:
@@ -220,12 +226,14 @@ def _concluded(tail: str, found: list[Number]) -> Number:
         tail, found = tail[: reason.start()], [number for number in found if number.start < reason.start()]
     places = [match.end() for match in _CLOSING.finditer(tail) if not _is_relative(tail, match.start(), found[0])]
     if not places and found[0].start <= 2 and _UNIT_FOLLOWS.match(tail, found[0].end):
-        return found[0]  # "12 out of 20 houses"
+        # "12 out of 20 houses"
+        return found[0]
     after = [number for number in found if places and number.start >= places[-1]]
     if after:
         return after[0]
     outside = [number for number in found if tail.count("(", 0, number.start) == tail.count(")", 0, number.start)]
-    return (outside or found)[-1]  # "7 years (12 - 5)"
+    # "7 years (12 - 5)"
+    return (outside or found)[-1]
 
 
 def _is_relative(tail: str, place: int, first: Number) -> bool:
@@ -270,12 +278,14 @@ def _same_value(tail: str, one: Number, other: Number) -> bool:
 
 
 def written(value: float) -> str:
-    """A number as a label: whole ones without decimals, others with all their digits (1234567, 0.1)."""
+    """Return a number as a label: whole ones without decimals, others with all their digits (1234567, 0.1)."""
     return str(int(value)) if value.is_integer() and abs(value) <= 2**53 else f"{value:.15g}"
 
 
 def stated_list(text: str) -> list[float] | None:
-    """The numbers of the last bracketed list a text states, or of its stated part ("2014 and 2016"); None when there are none."""
+    """Return the numbers of the last bracketed list a text states, or of its stated part ("2014 and 2016"); None
+    when there are none.
+    """
     text = _clean(text)
     brackets = re.findall(r"[\[({]([^\[\](){}]*)[\])}]", text)
     listed = [values for part in brackets if len(values := [number.value for number in numbers(part)]) > 1]

@@ -54,7 +54,7 @@ class Options:
         return Stated(letter.upper()) if letter.upper() in self.ids else NO_OPTION
 
     def same(self, text: str) -> Stated | None:
-        """The one option whose text this is."""
+        """Return the one option whose text this is."""
         if len(text) > 2 * self.longest + 100:
             return None
         if self.labels is not None and (label := self.labels.normalise(text)) is not None:
@@ -63,7 +63,9 @@ class Options:
         return self.only({each for each, spelling in zip(self.ids, self.keys, strict=True) if key and spelling == key})
 
     def ending(self, line: str) -> set[str]:
-        """The label in which a line ends and which it does not deny; of options nothing, which stand in any order in a text."""
+        """Return the label in which a line ends and which it does not deny; of options nothing, which stand in any
+        order in a text.
+        """
         found = self.labels.mentions(line) if self.labels is not None else ()
         return {
             each.label
@@ -76,17 +78,17 @@ class Options:
 
 
 def text_key(text: str) -> str:
-    """What two spellings of an option have in common: case, white space, outer punctuation and articles do not count."""
+    """Return what two spellings of an option have in common: case, white space, outer punctuation and articles do not count."""
     return _ARTICLE.sub("", bare(" ".join(text.casefold().split())).strip("<>"))
 
 
 def ends_word(text: str, end: int) -> bool:
-    """Whether the word that opens `text` ends there: not in "awe-inspiring" or "dog's"."""
+    """Check whether the word that opens `text` ends there: not in "awe-inspiring" or "dog's"."""
     return is_whole_word(text, 0, end) and not re.match(r"[-'’]\w", text[end : end + 2])
 
 
 def common_values(options: Sequence[str]) -> list[float] | None:
-    """The options' numbers, where each is one and they share what stands around it ("12 cm", "15 cm"); else None."""
+    """Return the options' numbers, where each is one and they share what stands around it ("12 cm", "15 cm"); else None."""
     found = [list(numbers(option)) for option in options]
     if any(len(values) != 1 for values in found):
         return None
@@ -98,7 +100,8 @@ def common_values(options: Sequence[str]) -> list[float] | None:
 
 
 def mentioned_option(text: str, options: Options) -> Stated | None:
-    """The one option whose text occurs as whole words and is not negated; a longer option hides a shorter one within it."""
+    """Return the one option whose text occurs as whole words and is not negated; a longer option hides a shorter one
+    within it."""
     if options.labels is not None:
         named = {
             mention.label

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 GRAMMAR_VERSION = "1"
 """Recorded in every manifest; changes whenever a text could parse differently."""
 
-_TAG = re.compile(r"<(/?)(think|answer)>")  # Case-sensitive: the tags are a protocol, not prose.
+# Case-sensitive: the tags are a protocol, not prose.
+_TAG = re.compile(r"<(/?)(think|answer)>")
 _ORDER = ("<think>", "</think>", "<answer>", "</answer>")
 
 
@@ -49,7 +50,7 @@ REASONS = (
 
 
 def render(think: str, answer: str, opened: bool = False) -> str:
-    """The canonical text of a response; `parse` gives the same parts back.
+    """Return the canonical text of a response; `parse` gives the same parts back.
 
     Args:
         think: the reasoning.

@@ -90,13 +90,13 @@ _NEW_CLAUSE = re.compile(r"[.!?;\n。]\s*|\b(?:but|however|so|therefore|thus|hen
 
 
 def is_negated(text: str, start: int, end: int) -> bool:
-    """Whether "not", "rather than", … stand within two words before, or "is wrong" after, in the same sentence."""
+    """Check whether "not", "rather than", … stand within two words before, or "is wrong" after, in the same sentence."""
     before = re.split(r"[.!?;\n]\s|,\s*but\b|\bbut\b|。|,(?=[是而应應])", text[max(0, start - 60) : start])[-1]
     return bool(_NOT_BEFORE.search(before) or NOT_AFTER.match(text[end : end + 60]))
 
 
 def is_undecided(text: str, start: int) -> bool:
-    """Whether the words before `start`, in its clause, take back what follows: "I do not think that", "none of A, B,"."""
+    """Check whether the words before `start`, in its clause, take back what follows: "I do not think that", "none of A, B,"."""
     before = _NEW_CLAUSE.split(text[max(0, start - 160) : start])[-1]
     refused = REFUSAL.search(before)
     return bool(_OPEN_QUESTION.search(before) or (refused and _UNKNOWN.match(before, refused.end())))

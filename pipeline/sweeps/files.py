@@ -32,12 +32,12 @@ def write_results(found: Mapping[str, Any], folder: Path) -> None:
 
 
 def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
-    """Comma-separated lines. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
+    """Return comma-separated lines. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
     return csv_text(columns, ([_inert(row[column]) for column in columns] for row in rows))
 
 
 def as_markdown(found: Mapping[str, Any]) -> str:
-    """One table per task, the most accurate cells first."""
+    """Return one table per task, the most accurate cells first."""
     parts = [f"# {cell(found['name'])}", ""]
     for task, tested in found["pairs"].items():
         rows = sorted((row for row in found["cells"] if row["task"] == task), key=_best_first)

@@ -69,7 +69,7 @@ class Estimate:
 
 
 def read_shapes(model: LabModel) -> Shapes:
-    """The shapes of a model's tensors and its configuration: from its folder, the hub's cache, or the hub's metadata.
+    """Return the shapes of a model's tensors and its configuration: from its folder, the hub's cache, or the hub's metadata.
 
     Raises:
         UserError: when they cannot be had; says why.
@@ -101,7 +101,7 @@ def tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
 
 
 def estimate(shapes: Shapes, precision: str, *, gpu: bool, rows: int, new_tokens: int) -> Estimate:
-    """Peak memory of a model that answers `rows` rows of one picture at a time.
+    """Return peak memory of a model that answers `rows` rows of one picture at a time.
 
     Args:
         shapes: of the model.
@@ -121,7 +121,8 @@ def estimate(shapes: Shapes, precision: str, *, gpu: bool, rows: int, new_tokens
     cache = 2 * layers * int(text.get("num_key_value_heads") or heads) * width * (tokens + new_tokens) * rows * computed
     prefill = tokens * rows * (4 * hidden + 2 * int(text.get("intermediate_size", 0))) * computed
     logits = rows * int(text.get("vocab_size", 0)) * 4
-    seen = int(vision.get("embed_dim") or vision.get("hidden_size") or 0)  # Qwen2-VL calls its output hidden_size.
+    # Qwen2-VL calls its output hidden_size.
+    seen = int(vision.get("embed_dim") or vision.get("hidden_size") or 0)
     between = int(vision.get("intermediate_size") or seen * float(vision.get("mlp_ratio", 4)))
     looking = rows * crops * patches * (4 * seen + 2 * between) * computed
     weights, parameters = _weights(shapes, precision, computed)
@@ -236,7 +237,8 @@ def _from_hub(model: LabModel) -> Shapes:
         try:
             hf_hub_download(name, file_name, revision=model.revision)
         except expected:
-            continue  # Most models have one of the two.
+            # Most models have one of the two.
+            continue
     return Shapes(tensors, _json(folder / "config.json"), _processor(folder, model))
 
 

@@ -25,7 +25,7 @@ _LOG_FROM = 4
 
 
 def page(found: Mapping[str, Any]) -> str:
-    """The whole HTML page of what `results.results` gave."""
+    """Return the whole HTML page of what `results.results` gave."""
     models = list(dict.fromkeys(row["model"] for row in found["cells"]))
     precisions = list(dict.fromkeys(row["precision"] for row in found["cells"]))
     return render(

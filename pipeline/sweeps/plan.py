@@ -73,7 +73,7 @@ def make_plan(config: LabConfig, ignore_memory: bool = False) -> SweepPlan:
 
 
 def key(config: LabConfig, cell: Cell) -> str:
-    """One sha256 over all that decides without opening data whether a complete cell may have changed.
+    """Return one sha256 over all that decides without opening data whether a complete cell may have changed.
 
     Sizes and times stand for the content of weights and data: where one differs, the cell's own worker is started, which compares
     contents.
@@ -93,7 +93,7 @@ def key(config: LabConfig, cell: Cell) -> str:
 
 
 def smoke_lab(config: LabConfig) -> LabConfig:
-    """The lab that asks of every cell its first rows alone, in a folder of its own."""
+    """Return the lab that asks of every cell its first rows alone, in a folder of its own."""
     rows = config.smoke or 2
     return dataclasses.replace(
         config,
@@ -106,7 +106,7 @@ def smoke_lab(config: LabConfig) -> LabConfig:
 
 
 def describe(config: LabConfig, plan: SweepPlan, known: Cells, folder: Path) -> str:
-    """What a sweep would do: memory per model and precision, then the cells by state."""
+    """Return what a sweep would do: memory per model and precision, then the cells by state."""
     device = "GPU with least room" if visible_gpus() else "memory"
     room = f"{_mb(plan.free)} free ({device})" if plan.free is not None else "free memory not known"
     lines = [

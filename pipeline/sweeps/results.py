@@ -62,15 +62,15 @@ class Cells:
     _read: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = field(default_factory=dict)
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
-        """A cell's evaluation.json, complete or not; None before it is begun."""
+        """Return a cell's evaluation.json, complete or not; None before it is begun."""
         return _json(cell_folder(self.config, cell) / EVALUATION)
 
     def failure(self, cell: Cell) -> dict[str, Any] | None:
-        """How a cell's last attempt failed; None when it did not."""
+        """Return how a cell's last attempt failed; None when it did not."""
         return _json(cell_folder(self.config, cell) / FAILURE)
 
     def answers(self, cell: Cell) -> list[dict[str, Any]]:
-        """The greedy rows of a cell, of each no more than the tables and tests need."""
+        """Return the greedy rows of a cell, of each no more than the tables and tests need."""
         path = cell_folder(self.config, cell) / PREDICTIONS
         if not path.exists():
             return []
@@ -81,14 +81,15 @@ class Cells:
         return self._read[path][1]
 
     def row(self, cell: Cell) -> dict[str, Any]:
-        """One line of the table."""
+        """Return one line of the table."""
         record, failure, planned = self.record(cell), self.failure(cell), self.planned.get(cell.id, Planned())
         names = _names(cell)
         status, reason = "pending", None
         complete = record is not None and record.get("status") == "complete" and not failure
         if complete:
             status = "complete"
-        elif failure:  # Also of a complete cell whose worker then found that what it depends on has changed.
+        elif failure:
+            # Also of a complete cell whose worker then found that what it depends on has changed.
             status, reason = "failed", failure.get("reason", "")[:_REASON]
         elif planned.refused:
             status, reason = "refused", planned.refused
@@ -101,7 +102,7 @@ class Cells:
         return row
 
     def groups(self, cell: Cell) -> list[dict[str, Any]]:
-        """One line per group of a complete cell's rows, such as task Count or source COCO."""
+        """Return one line per group of a complete cell's rows, such as task Count or source COCO."""
         found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self.answers(cell):
             for group, value in row["groups"].items():
@@ -113,7 +114,7 @@ class Cells:
 
 
 def results(known: Cells) -> dict[str, Any]:
-    """All of it: ``cells``, ``groups``, and per task the ``pairs`` of its complete cells."""
+    """Return all of it: ``cells``, ``groups``, and per task the ``pairs`` of its complete cells."""
     every = cells(known.config)
     rows = [known.row(cell) for cell in every]
     complete = [cell for cell, row in zip(every, rows, strict=True) if row["status"] == "complete"]
@@ -128,13 +129,14 @@ def results(known: Cells) -> dict[str, Any]:
 
 
 def memory_of(row: Mapping[str, Any]) -> float | None:
-    """Megabytes a cell took, or should take where that was not measured."""
+    """Return megabytes a cell took, or should take where that was not measured."""
     measured: float | None = row["memory_measured_mb"]
     return measured if measured is not None else row["memory_estimated_mb"]
 
 
 def pareto(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The complete cells of one task that no other beats: none is as accurate with less memory, or more accurate with as much.
+    """Return the complete cells of one task that no other beats: none is as accurate with less memory, or more
+    accurate with as much.
 
     By memory, the smallest first. Of cells equal in both all are given.
     """
@@ -241,7 +243,8 @@ def _light(row: Mapping[str, Any]) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any] | None:
     try:
         read = json.loads(path.read_bytes())
-    except (FileNotFoundError, ValueError):  # Not JSON: torn by something else, so it says nothing.
+    except (FileNotFoundError, ValueError):
+        # Not JSON: torn by something else, so it says nothing.
         return None
     return read if isinstance(read, dict) else None
 

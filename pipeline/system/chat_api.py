@@ -73,7 +73,7 @@ def data_url(data: bytes, kind: str) -> str:
 
 
 def clean(text: str) -> str:
-    """`text` without lone surrogates, which JSON can carry and files cannot."""
+    """Return `text` without lone surrogates, which JSON can carry and files cannot."""
     return text.encode("utf-8", "replace").decode()
 
 

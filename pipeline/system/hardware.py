@@ -13,7 +13,7 @@ from pathlib import Path
 
 @functools.cache
 def visible_gpus() -> int:
-    """NVIDIA GPUs this process may use: those nvidia-smi lists, limited by CUDA_VISIBLE_DEVICES; 0 without a driver."""
+    """Return NVIDIA GPUs this process may use: those nvidia-smi lists, limited by CUDA_VISIBLE_DEVICES; 0 without a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None and visible.strip() in ("", "-1"):
         return 0
@@ -28,7 +28,7 @@ def visible_gpus() -> int:
 
 
 def driver_version() -> str:
-    """The version of the NVIDIA driver, as nvidia-smi says it."""
+    """Return the version of the NVIDIA driver, as nvidia-smi says it."""
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
         listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.split()
@@ -38,7 +38,7 @@ def driver_version() -> str:
 
 
 def compiler_problems() -> Iterator[str]:
-    """What a GPU's training lacks on this machine: Triton compiles with a C compiler and Python.h at the first step."""
+    """Yield what a GPU's training lacks on this machine: Triton compiles with a C compiler and Python.h at the first step."""
     if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
         yield "training on a GPU needs a C compiler, for Triton's kernels: apt install gcc g++, or name one in CC"
     if not (Path(sysconfig.get_path("include")) / "Python.h").is_file():
@@ -49,7 +49,7 @@ def compiler_problems() -> Iterator[str]:
 
 
 def free_memory() -> list[int]:
-    """Free bytes of every visible GPU, or of this machine's memory where there is none."""
+    """Return free bytes of every visible GPU, or of this machine's memory where there is none."""
     if gpus := visible_gpus():
         query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
         try:
@@ -80,7 +80,7 @@ def _container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:
 
 
 def gpu_names() -> list[str]:
-    """What CUDA_VISIBLE_DEVICES calls each visible GPU."""
+    """Return what CUDA_VISIBLE_DEVICES calls each visible GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [word.strip() for word in visible.split(",")][: visible_gpus()]

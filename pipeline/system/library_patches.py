@@ -9,7 +9,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
-_libraries: list[Any] = []  # torch.library registrations end with their object, so it is kept for the process's life.
+# torch.library registrations end with their object, so it is kept for the process's life.
+_libraries: list[Any] = []
 
 
 def prepare_libraries() -> None:
@@ -83,5 +84,6 @@ def score_labels_alone() -> None:
     """
     from trl.trainer import utils
 
-    with_triton = utils._use_triton  # Asked in `add_fused_lm_head` alone, and about nothing else.
+    # Asked in `add_fused_lm_head` alone, and about nothing else.
+    with_triton = utils._use_triton
     utils._use_triton = lambda device: device.type == "cpu" or with_triton(device)

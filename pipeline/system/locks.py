@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-_POLL = 0.2  # Seconds between two tries.
+# Seconds between two tries.
+_POLL = 0.2
 
 
 def acquire(path: Path, wait: float = 0.0) -> IO[str]:

@@ -45,7 +45,8 @@ BY_SRUN = "CLGRPO_SRUN"
 _JOBS = "CLGRPO_NODES"
 """Environment variable: the folder in which a phase tells the other nodes what to start."""
 _NODE = "{node}"
-_ENDING = 40.0  # Seconds srun has to end its tasks, of which SLURM's KillWait takes 30.
+# Seconds srun has to end its tasks, of which SLURM's KillWait takes 30.
+_ENDING = 40.0
 
 
 def count() -> int:
@@ -119,7 +120,8 @@ def start(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> su
 def end(launcher: subprocess.Popen[bytes]) -> None:
     """End what `start` started if it lives, and its workers on all nodes."""
     if launcher.poll() is None and isinstance(launcher.args, list) and launcher.args[0] == "srun":
-        for _ in range(2):  # Twice within a second has srun end its tasks everywhere; killed, it would leave them.
+        # Twice within a second has srun end its tasks everywhere; killed, it would leave them.
+        for _ in range(2):
             launcher.send_signal(signal.SIGINT)
             time.sleep(0.3)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -193,7 +195,8 @@ class _Alive:
 
     def _go_on(self) -> None:
         while not self.over.wait(BEAT):
-            with contextlib.suppress(OSError):  # A disk that is full for a moment.
+            # A disk that is full for a moment.
+            with contextlib.suppress(OSError):
                 self.say()
 
     def __enter__(self) -> _Alive:
@@ -288,7 +291,7 @@ def conducted(folder: Path) -> Iterator[Callable[..., int]]:
 
 
 def follow(folder: Path) -> int:
-    """Be a node that is not node 0: start this node's share of its torchruns until the run is over; the run's exit status.
+    """Return be a node that is not node 0: start this node's share of its torchruns until the run is over; the run's exit status.
 
     Args:
         folder: the run's, in which node 0 says what it does.

@@ -41,7 +41,7 @@ def die_with_parent(by: signal.Signals = signal.SIGTERM, parent: int | None = No
 
 
 def how_ended(code: int) -> str:
-    """An exit code of subprocess in words; below 0 it is the signal that ended the process."""
+    """Return an exit code of subprocess in words; below 0 it is the signal that ended the process."""
     if code >= 0:
         return f"exit status {code}"
     if -code not in set(signal.Signals):
@@ -166,7 +166,7 @@ def run_child(
 
 
 def child_environment(**more: str) -> dict[str, str]:
-    """The environment of a child: ours, with this project importable from whatever folder the user stands in.
+    """Return the environment of a child: ours, with this project importable from whatever folder the user stands in.
 
     The interpreter's own programs come first on the PATH: ninja, which DeepSpeed and vLLM compile with, is found there even
     when the virtual environment is not activated.

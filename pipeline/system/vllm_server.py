@@ -23,7 +23,8 @@ from pipeline.system.processes import child_environment, kill_session, on_signal
 STOP_SECONDS = 20
 LAST_LINES = 25
 CPU_ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",  # Two threads on busy cores are many times slower.
+    # Two threads on busy cores are many times slower.
+    "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TORCHDYNAMO_DISABLE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -43,7 +44,7 @@ _OF_THE_COMMAND = ("--headless", "--api-server-count", "--data-parallel", "-dp")
 
 
 def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str], *, cpu: bool) -> list[str]:
-    """The words of the server's command.
+    """Return the words of the server's command.
 
     Args:
         model: hub id or folder.
@@ -68,7 +69,7 @@ def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str],
 
 
 def serve_environment(*, cpu: bool, **more: str) -> dict[str, str]:
-    """The environment of a server: ours, on a CPU with what vLLM needs there."""
+    """Return the environment of a server: ours, on a CPU with what vLLM needs there."""
     environment = child_environment(**more)
     if not cpu:
         return environment
@@ -82,7 +83,7 @@ def open_url(url: str | urllib.request.Request, timeout: float) -> urllib.reques
 
 
 def answers(url: str) -> bool:
-    """Whether a server's /health says that it is ready."""
+    """Check whether a server's /health says that it is ready."""
     try:
         with open_url(url, timeout=5) as answer:
             return bool(answer.status == 200)
@@ -91,14 +92,14 @@ def answers(url: str) -> bool:
 
 
 def free_port() -> int:
-    """A port of this machine that nothing listens on now."""
+    """Return a port of this machine that nothing listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
 def end_of(log: Path, lines: int = LAST_LINES) -> str:
-    """The last lines of a log; one alone stands without the log's name."""
+    """Return the last lines of a log; one alone stands without the log's name."""
     text = log.read_text(errors="replace").rstrip().splitlines()[-lines:]
     return "".join(text) if lines == 1 else "\n".join([f"the end of {log}:", *text])
 

@@ -84,7 +84,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The official score and its parts, micro accuracy, and accuracy per task; parts that have no rows are left out."""
+    """Return the official score and its parts, micro accuracy, and accuracy per task; parts that have no rows are left out."""
     by_source = accuracies(rows, "source")
     scores: dict[str, float] = {}
     if "ADE20K" in by_source and "COCO" in by_source:

@@ -69,7 +69,9 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Micro accuracy, the same with replaced answers counted as wrong, and that of question types, answer types and tasks."""
+    """Return micro accuracy, the same with replaced answers counted as wrong, and that of question types, answer
+    types and tasks.
+    """
     micro = accuracy(rows)
     if micro is None:
         return {}
@@ -79,7 +81,7 @@ def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
 
 
 def prompt(question: Question, style: str) -> str:
-    """The question as the authors put it (hint, question, unit, choices), and the instruction of the style."""
+    """Return the question as the authors put it (hint, question, unit, choices), and the instruction of the style."""
     kind, precision = question.facts["answer_type"], question.facts["precision"]
     if question.options:
         return instructed(question.text, style, "Answer with the correct option letter, e.g., A, B, C, D.", A_LETTER)
@@ -121,7 +123,7 @@ def _letter(choice: str, options: Sequence[str]) -> str:
 
 
 def build(row: RawRow) -> Iterable[Question]:
-    """One row's question, for `pipeline.data.benchmark_rows.questions`."""
+    """Yield one row's question, for `pipeline.data.benchmark_rows.questions`."""
     choices = [str(choice) for choice in listed(row.get("choices"))]
     kind = str(row["answer_type"])
     if kind not in ANSWER_TYPES or (row["question_type"] == "multi_choice") != bool(choices):

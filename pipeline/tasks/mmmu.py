@@ -108,7 +108,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
 
 
 def check_rule(options: Mapping[str, Any]) -> str:
-    """The option ``rule``.
+    """Return the option ``rule``.
 
     Raises:
         UserError: when it is not one of `RULES`.
@@ -137,26 +137,26 @@ def _files(root: Path, split: str, subjects: Sequence[str]) -> list[Path]:
 
 
 def subject_of(row_id: str) -> str:
-    """``Art_Theory`` out of ``validation_Art_Theory_12``; "" when the id has another form."""
+    """Return ``Art_Theory`` out of ``validation_Art_Theory_12``; "" when the id has another form."""
     match = re.fullmatch(r"[a-z]+_(.+?)_\d+", row_id)
     return match[1] if match else ""
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Micro accuracy, guesses included as the published rule has them, and that of the six domains and the subjects."""
+    """Return micro accuracy, guesses included as the published rule has them, and that of the six domains and the subjects."""
     micro = accuracy(rows)
     return {} if micro is None else {"accuracy": micro, **accuracies(rows, "domain"), **accuracies(rows, "subject")}
 
 
 def prompt(question: Question, style: str) -> str:
-    """The question with its options, image marks where they belong, and the instruction of the style."""
+    """Return the question with its options, image marks where they belong, and the instruction of the style."""
     if question.options:
         return instructed(question.text, style, DIRECT_LETTER, A_LETTER)
     return instructed(question.text, style, DIRECT_OPEN, "a single word, number or phrase")
 
 
 def judge(question: Question, completion: str, style: str, rule: str = RULES[0], pro: bool = False) -> Judgement:
-    """The published rule; what it finds nothing in is a guess, the same one whenever the row is judged."""
+    """Return the published rule; what it finds nothing in is a guess, the same one whenever the row is judged."""
 
     def read(text: str) -> Judgement:
         if not question.options:
@@ -211,7 +211,7 @@ def _open_answers(value: Any) -> tuple[str, ...]:
 
 
 def with_pictures(row: RawRow, text: str) -> tuple[str, tuple[Path, ...]]:
-    """The text with its marks renumbered from 1, and the row's pictures in that order.
+    """Return the text with its marks renumbered from 1, and the row's pictures in that order.
 
     Pictures no mark speaks of come after the others and keep their order.
 

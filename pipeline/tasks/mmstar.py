@@ -73,7 +73,9 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """``micro`` (the accuracy over all rows, the headline), ``average`` (the mean over the l2 categories), the six categories."""
+    """Return ``micro`` (the accuracy over all rows, the headline), ``average`` (the mean over the l2 categories),
+    the six categories.
+    """
     by_l2 = accuracies(rows, "l2_category")
     micro = accuracy(rows)
     if micro is None:
@@ -96,7 +98,7 @@ def _questions(row: RawRow) -> Iterable[Question]:
 
 
 def split_options(text: str) -> list[str]:
-    """The options' texts out of a question that ends with them: "… Options: A: left, B: right".
+    """Return the options' texts out of a question that ends with them: "… Options: A: left, B: right".
 
     Raises:
         Unusable: when there are no two of them that run from A.
@@ -105,7 +107,8 @@ def split_options(text: str) -> list[str]:
     tail = text[start:] if start >= 0 else text
     marks: list[re.Match[str]] = []
     for mark in _OPTIONS.finditer(tail):
-        if mark[1].upper() == chr(ord("A") + len(marks)):  # The next letter; any other is part of an option's text.
+        # The next letter; any other is part of an option's text.
+        if mark[1].upper() == chr(ord("A") + len(marks)):
             marks.append(mark)
     if len(marks) < 2:
         raise Unusable("unusable_options", f"no options A, B, … in {text[-80:]!r}")

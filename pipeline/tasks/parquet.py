@@ -51,7 +51,7 @@ class ImageColumns:
     attributes: tuple[str, ...]
 
     def names(self) -> list[str]:
-        """Every column once."""
+        """Return every column once."""
         return list(dict.fromkeys([self.image, self.label, *([self.id] if self.id else []), *self.attributes]))
 
 
@@ -87,7 +87,7 @@ def load(config: TaskConfig, cache: Path, index_names: Sequence[str] | None = No
 
 
 def split_files(root: Path) -> dict[str, list[Path]]:
-    """The parquet files of each split, train, validation and test first; empty when there are none."""
+    """Return the parquet files of each split, train, validation and test first; empty when there are none."""
     found = [root] if root.is_file() else sorted([*root.glob("*.parquet"), *root.glob("data/*.parquet")])
     splits: dict[str, list[Path]] = {}
     for file in found:
@@ -232,7 +232,8 @@ def _extract(
 
 
 def _label(value: str | int | None, names: list[str] | None) -> str | None:
-    if isinstance(value, int):  # ClassLabel writes -1 for "no label".
+    # ClassLabel writes -1 for "no label".
+    if isinstance(value, int):
         return names[value] if names is not None and 0 <= value < len(names) else None
     return value
 

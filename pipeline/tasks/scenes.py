@@ -118,7 +118,7 @@ def sample(rng: random.Random, ambiguous: float) -> dict[str, Any]:
 
 
 def draw(annotation: dict[str, Any], rng: random.Random, size: int) -> Any:
-    """The picture of an annotation: an RGB PIL image of `size` pixels a side."""
+    """Return the picture of an annotation: an RGB PIL image of `size` pixels a side."""
     from PIL import Image, ImageDraw, ImageEnhance
 
     scale = size / 64
@@ -201,7 +201,7 @@ def draw(annotation: dict[str, Any], rng: random.Random, size: int) -> Any:
 
 
 def light(picture: Any) -> dict[str, float]:
-    """EmoSet's brightness and colorfulness (0.0 to 1.0, steps of 0.1), measured from the pixels.
+    """Return EmoSet's brightness and colorfulness (0.0 to 1.0, steps of 0.1), measured from the pixels.
 
     Colourfulness is Hasler and Suesstrunk's metric (2003) divided by its "extremely colourful" value, 109.
     """

@@ -89,7 +89,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """Q→A and QA→R over the rows of each, Q→AR over the annotations that have both; what has no rows is left out."""
+    """Return q→A and QA→R over the rows of each, Q→AR over the annotations that have both; what has no rows is left out."""
     right = {
         mode: {str(row["id"]).rpartition("/")[0]: bool(row["correct"]) for row in rows if row["groups"]["mode"] == mode}
         for mode in ("Q→A", "QA→R")
@@ -145,7 +145,7 @@ def _label(row: RawRow, name: str) -> int:
 
 
 def person(objects: Sequence[str], index: int) -> str:
-    """The name of an object: its class and its number in the picture, from 1.
+    """Return the name of an object: its class and its number in the picture, from 1.
 
     Raises:
         Unusable: when the picture has no such object.
@@ -156,7 +156,7 @@ def person(objects: Sequence[str], index: int) -> str:
 
 
 def sentence(tokens: Tokens, objects: Sequence[str]) -> str:
-    """Tokens as text; a token that is a list of objects becomes their names, joined by "and"."""
+    """Return tokens as text; a token that is a list of objects becomes their names, joined by "and"."""
     words = [
         token if isinstance(token, str) else " and ".join(person(objects, index) for index in token) for token in tokens
     ]
@@ -174,7 +174,8 @@ def _legend(spoken: Iterable[Tokens], objects: Sequence[str], boxes: Sequence[Bo
     return f"Boxes as (left, top, right, bottom) in percent of the picture: {'; '.join(places)}\n"
 
 
-@functools.lru_cache(maxsize=4096)  # Up to a few questions in a row share a picture.
+# Up to a few questions in a row share a picture.
+@functools.lru_cache(maxsize=4096)
 def _boxes(images: Path, metadata: str) -> tuple[Box, ...] | None:
     """The boxes of a picture's objects in percent of its size; None where there is no such file."""
     if inside(images, metadata) is None:

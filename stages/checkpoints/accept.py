@@ -24,17 +24,17 @@ FIGURES = "validation.json"
 
 
 def is_trained(work: Work) -> bool:
-    """Whether the stage has handed over a final/ that is not yet complete."""
+    """Check whether the stage has handed over a final/ that is not yet complete."""
     return (work.run.record(work.name) or {}).get("status") == TRAINED
 
 
 def verification(work: Work) -> dict[str, Any]:
-    """What the verifying process wrote down, with `problems`, `files`, `logits` and `answers`; empty when it has not."""
+    """Return what the verifying process wrote down, with `problems`, `files`, `logits` and `answers`; empty when it has not."""
     return read_json(work.folder / VERIFICATION)
 
 
 def few_parsed(work: Work, found: dict[str, Any]) -> str | None:
-    """Why the answers of a verification cannot pass the stage's gate, before the whole evaluation is paid for; or None."""
+    """Return why the answers of a verification cannot pass the stage's gate, before the whole evaluation is paid for; or None."""
     return gates.too_few_parsed(work.config, work.name, found["answers"]["parsed"], found["answers"]["asked"])
 
 

@@ -49,26 +49,29 @@ def export(trainer: Any, work: Work, parent: Path, folder: Path) -> Any:
 
 
 def trained_tensors(model: torch.nn.Module, main: bool) -> dict[str, torch.Tensor]:
-    """The float32 masters of all that trained, buffers, and an adapter's fixed parts, on the CPU of rank 0; empty elsewhere.
+    """Return the float32 masters of all that trained, buffers, and an adapter's fixed parts, on the CPU of rank 0;
+    empty elsewhere.
 
     Called on all ranks. Under bf16 a module that DeepSpeed trains holds rounded copies, in which most of a short stage at a
     learning rate of 1e-6 would be lost; under ZeRO-3 it holds parts.
     """
     tensors = {}
-    for name, parameter in model.named_parameters():  # Tied weights come once, as a checkpoint has them.
+    # Tied weights come once, as a checkpoint has them.
+    for name, parameter in model.named_parameters():
         if parameter.requires_grad or ADAPTER in name.split("."):
             value = full_tensor(parameter)
             if main:
                 tensors[name] = value
     if main:
-        kept = model.state_dict().keys()  # A buffer that is not in it is not part of a checkpoint.
+        # A buffer that is not in it is not part of a checkpoint.
+        kept = model.state_dict().keys()
         buffers = {name: buffer for name, buffer in model.named_buffers() if name in kept or ADAPTER in name.split(".")}
         tensors |= {name: buffer.detach().cpu().clone() for name, buffer in buffers.items()}
     return tensors
 
 
 def full_tensor(parameter: torch.nn.Parameter) -> torch.Tensor:
-    """A parameter's float32 values, gathered from all ranks when DeepSpeed shares it out."""
+    """Return a parameter's float32 values, gathered from all ranks when DeepSpeed shares it out."""
     partitioned = hasattr(parameter, "ds_id")
     if partitioned or hasattr(parameter, "_hp_mapping"):
         from deepspeed import zero
@@ -83,7 +86,7 @@ def full_tensor(parameter: torch.nn.Parameter) -> torch.Tensor:
 
 
 def load_plain(kind: Any, parent: Path, work: Work) -> Any:
-    """The parent in float32 on the CPU of this rank alone, also where ZeRO-3 has transformers share out what it loads."""
+    """Return the parent in float32 on the CPU of this rank alone, also where ZeRO-3 has transformers share out what it loads."""
     from transformers.integrations import deepspeed
 
     shared_out = deepspeed._hf_deepspeed_config_weak_ref
@@ -91,7 +94,8 @@ def load_plain(kind: Any, parent: Path, work: Work) -> Any:
     try:
         return kind.from_pretrained(parent, dtype=torch.float32, trust_remote_code=work.config.model.trust_remote_code)
     finally:
-        deepspeed._hf_deepspeed_config_weak_ref = shared_out  # Training may go on after it.
+        # Training may go on after it.
+        deepspeed._hf_deepspeed_config_weak_ref = shared_out
 
 
 @torch.no_grad()

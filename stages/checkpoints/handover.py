@@ -40,17 +40,21 @@ def hand_over(trainer: Any, work: Work, parent: Path, task: Task, **facts: Any) 
     model = trainer.accelerator.unwrap_model(trainer.model)
     quantised = work.config.model.quantization is not None
     said = None if quantised else measure(model, trainer.processing_class, task, *asked)
-    used = usage(trainer, work.folder)  # Of the training, before the hand-over loads a model more.
+    # Of the training, before the hand-over loads a model more.
+    used = usage(trainer, work.folder)
     plain = export(trainer, work, parent, final)
     if trainer.accelerator.is_main_process:
         # What a quantised base says is another thing by design; final/ is its adapter on the unquantised weights.
         said = said or measure(plain, trainer.processing_class, task, *asked)
         (work.folder / VERIFICATION).unlink(missing_ok=True)
         said.write(work.folder / REFERENCE)
-        (work.folder / "README.md").unlink(missing_ok=True)  # TRL's card of its own; ours lies in final/.
-        (final / "training_args.bin").unlink(missing_ok=True)  # A pickle; stage.json holds the same, readable.
+        # TRL's card of its own; ours lies in final/.
+        (work.folder / "README.md").unlink(missing_ok=True)
+        # A pickle; stage.json holds the same, readable.
+        (final / "training_args.bin").unlink(missing_ok=True)
         rows = list(read_jsonl(work.folder / "metrics.jsonl"))
-        make_durable(final)  # The record may survive a power cut that what it names would not.
+        # The record may survive a power cut that what it names would not.
+        make_durable(final)
         record = {
             **(work.run.record(work.name) or {}),
             "status": TRAINED,
@@ -96,7 +100,7 @@ def _last_values(rows: list[dict[str, Any]]) -> dict[str, float]:
 
 
 def clip_report(work: Work, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Mean clip fractions over the stage, and whether it is void: asked to clip, but nothing was ever clipped."""
+    """Return mean clip fractions over the stage, and whether it is void: asked to clip, but nothing was ever clipped."""
     asked = clip_range(work.stage)
     means = {}
     for side in ("low", "high"):
@@ -113,7 +117,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def model_card(record: dict[str, Any]) -> str:
-    """A short model card for final/."""
+    """Return a short model card for final/."""
     rewards = ", ".join(record["reward_funcs"]) or "none"
     return (
         f"---\nlibrary_name: transformers\npipeline_tag: image-text-to-text\ntags: [clgrpo, {record['algorithm']}]\n---\n\n"

@@ -58,7 +58,7 @@ class Reference:
 
 
 def measure(model: Any, processor: Any, task: Task, split: str, style: str) -> Reference:
-    """The reference of a model as it stands, on the device it is on and in the precision of its weights.
+    """Return the reference of a model as it stands, on the device it is on and in the precision of its weights.
 
     Under ZeRO-3 every rank must call it: each layer is gathered while it is passed.
     """
@@ -71,12 +71,12 @@ def measure(model: Any, processor: Any, task: Task, split: str, style: str) -> R
 
 
 def examples(task: Task, split: str) -> Sequence[Example]:
-    """The rows that are asked."""
+    """Return the rows that are asked."""
     return task.select(split).examples[:ROWS]
 
 
 def inputs_of(processor: Any, task: Task, split: str, style: str) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Each row as (its id and the digests of its tensors, the tensors): picture, prompt and a fixed short completion.
+    """Yield each row as (its id and the digests of its tensors, the tensors): picture, prompt and a fixed short completion.
 
     They come one by one, so that nothing is padded.
     """
@@ -91,10 +91,13 @@ def inputs_of(processor: Any, task: Task, split: str, style: str) -> Iterator[tu
 
 @torch.no_grad()
 def _logits(model: Any, inputs: Any) -> torch.Tensor:
-    inputs = inputs.to(model.device, dtype=model.dtype)  # Only the pixels are floats.
-    base = plain(model)  # peft's forward names no argument.
+    # Only the pixels are floats.
+    inputs = inputs.to(model.device, dtype=model.dtype)
+    # peft's forward names no argument.
+    base = plain(model)
     few = {"logits_to_keep": POSITIONS} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
-    flash = "flash" in str(getattr(base.config, "_attn_implementation", ""))  # It has no float32 kernel.
+    # It has no float32 kernel.
+    flash = "flash" in str(getattr(base.config, "_attn_implementation", ""))
     # In a trainer accelerate has wrapped forward in its autocast; the process that verifies has no such wrapper.
     forward = vars(model).get("_original_forward", model)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=flash), _without_tf32():

@@ -55,7 +55,9 @@ def verify(work: Work, task: Task, answer: Callable[[], Answerer]) -> bool:
 
 
 def compare(work: Work, task: Task) -> dict[str, Any]:
-    """What a trained stage's final/ is, loaded by this process: `problems`, `files` and, where those are as saved, `logits`."""
+    """Return what a trained stage's final/ is, loaded by this process: `problems`, `files` and, where those are as
+    saved, `logits`.
+    """
     final, record = work.run.final(work.name), work.run.record(work.name) or {}
     files = file_digests(final)
     found: dict[str, Any] = {"problems": [], "files": files}
@@ -83,15 +85,14 @@ def _best_problems(work: Work, record: dict[str, Any], parent: Path) -> list[str
 
 
 def base_model_problems(folder: Path, config: Any, task: Task) -> list[str]:
-    """Why a run cannot start from a model: weights that would be random, or a processor that final/ could not carry.
+    """Return why a run cannot start from a model: weights that would be random, or a processor that final/ could not carry.
 
     `model.processor` is declared once and has to survive being saved, since whoever loads a final/ does not repeat it.
     """
     model, problems = load_model(folder, config, "float32")
     del model
-    problems = [
-        one for one in problems if not one.startswith("unexpected")
-    ]  # Models on the hub have some; none is used.
+    # Models on the hub have some; none is used.
+    problems = [one for one in problems if not one.startswith("unexpected")]
     processor = load_processor(folder, config)
     with tempfile.TemporaryDirectory() as saved:
         processor.save_pretrained(saved)
@@ -106,7 +107,7 @@ def base_model_problems(folder: Path, config: Any, task: Task) -> list[str]:
 
 
 def diff_from_parent(final: Path, parent: Path, config: Any) -> list[str]:
-    """What of tokenizer, chat template, image processor, configuration and generation settings differs from the parent's.
+    """Return what of tokenizer, chat template, image processor, configuration and generation settings differs from the parent's.
 
     The parent's are written anew, with `model.processor` as the declared change, so that files can be compared.
     """
@@ -157,7 +158,8 @@ def _compare_logits(final: Path, reference: Reference, work: Work, task: Task) -
         if other := differences(was, row):
             fields = ", ".join(field.split(":")[0].removeprefix("tensors.") for field in other)
             problems.append(f"its processor makes another {fields} of row {was['id']} than the trainer's did")
-            break  # The other rows would say the same.
+            # The other rows would say the same.
+            break
     logits: dict[str, Any] = {
         "dtype": reference.dtype,
         "tolerance": TOLERANCE.get(reference.dtype, TOLERANCE["bfloat16"]),
@@ -169,7 +171,8 @@ def _compare_logits(final: Path, reference: Reference, work: Work, task: Task) -
     else:
         pairs = zip(reference.logits, now.logits, strict=True)
         logits["difference"] = max(float((one - other).abs().max()) for one, other in pairs)
-        if not logits["difference"] <= logits["tolerance"] * logits["largest"]:  # NaN is not either.
+        # NaN is not either.
+        if not logits["difference"] <= logits["tolerance"] * logits["largest"]:
             problems.append(
                 f"its logits differ from the trainer's by up to {logits['difference']:.3g}; {logits['tolerance']:.0e} of the "
                 f"largest ({logits['largest']:.3g}) is allowed in {reference.dtype}: other weights were saved than were trained"

@@ -116,7 +116,8 @@ def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) ->
     inputs = {
         "model": setting.perceiver.identity,
         "mode": cell.mode,
-        "task": {**task["task"], "path": None},  # Where the data lie says nothing of what they are; `rows` does.
+        # Where the data lie says nothing of what they are; `rows` does.
+        "task": {**task["task"], "path": None},
         "split": task["split"],
         "subset_seed": task["subset_seed"],
         "rows": rows_digest(rows.rows, setting.pictures),

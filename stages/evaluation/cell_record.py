@@ -48,7 +48,7 @@ class Record:
         return bool(there["status"] == COMPLETE)
 
     def answered(self) -> dict[str, PredictionRow]:
-        """The rows that are there, by id, after a half line at the end is taken away."""
+        """Return the rows that are there, by id, after a half line at the end is taken away."""
         if self.predictions.exists():
             end_half_line(self.predictions)
         rows: dict[str, PredictionRow] = {}
@@ -68,7 +68,7 @@ class Record:
 
 
 def rows_digest(questions: Sequence[Any], pictures: Mapping[Path, str]) -> str:
-    """One sha256 over what is asked: texts, options, gold answers and the bytes of every picture, in order.
+    """Return one sha256 over what is asked: texts, options, gold answers and the bytes of every picture, in order.
 
     Args:
         pictures: of `picture_digests`.
@@ -82,7 +82,7 @@ def rows_digest(questions: Sequence[Any], pictures: Mapping[Path, str]) -> str:
 
 
 def picture_digests(questions: Sequence[Any], cache: Path) -> dict[Path, str]:
-    """sha256 of every picture that is shown, remembered for as long as a file's size and time of change stay the same.
+    """Return sha256 of every picture that is shown, remembered for as long as a file's size and time of change stay the same.
 
     Args:
         cache: folder of what is remembered.

@@ -74,12 +74,12 @@ def _row(config: LabConfig, cell: Cell) -> dict[str, Any] | None:
 
 
 def as_csv(rows: list[dict[str, Any]]) -> str:
-    """The table, one line per cell."""
+    """Return the table, one line per cell."""
     return csv_text(_COLUMNS, ([row[column] for column in _COLUMNS] for row in rows))
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    """One table per task and precision: a line per perceiver and reasoner, the four modes side by side."""
+    """Return one table per task and precision: a line per perceiver and reasoner, the four modes side by side."""
     note = "Accuracy over all rows in %, with its 95 % interval (Wilson). In `direct` and `think` the perceiver answers alone."
     parts = ["# Perceivers and reasoners", "", note, ""]
     columns = (

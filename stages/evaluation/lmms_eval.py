@@ -30,7 +30,7 @@ ADAPTERS = {"qwen2_vl": "qwen2_vl", "qwen2_5_vl": "qwen2_5_vl", "qwen3_vl": "qwe
 
 
 def problems(task: str, split: str, python: str | None) -> list[str]:
-    """Why a task cannot be run through lmms-eval."""
+    """Return why a task cannot be run through lmms-eval."""
     told = []
     if task not in TASKS:
         told.append(f"--harness: lmms-eval has no task that is our {task}; it has {', '.join(TASKS)}")

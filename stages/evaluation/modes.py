@@ -41,7 +41,7 @@ class Models:
     load_seconds: float = 0.0
 
     def get(self, checkpoint: Checkpoint) -> Backend:
-        """A model, ready to answer."""
+        """Return a model, ready to answer."""
         key = digest(checkpoint.identity)
         if key not in self.loaded:
             began = time.monotonic()
@@ -50,9 +50,10 @@ class Models:
         return self.loaded[key]
 
     def peak_memory(self) -> int | None:
-        """Most bytes that all of them took; None where all are served."""
+        """Return most bytes that all of them took; None where all are served."""
         known = [peak for backend in self.loaded.values() if (peak := backend.peak_memory()) is not None]
-        return max(known, default=None)  # Those of one process share one count.
+        # Those of one process share one count.
+        return max(known, default=None)
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class Setting:
 
 
 def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[PredictionRow]]:
-    """GenerationRequest every question; rows as they are to stand in predictions.jsonl, batch by batch."""
+    """Yield GenerationRequest every question; rows as they are to stand in predictions.jsonl, batch by batch."""
     if not questions:
         return
     if setting.mode in ("direct", "think"):
@@ -89,7 +90,7 @@ def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Pre
 
 
 def answer_token_limit(mode: str, most: int) -> int:
-    """Tokens an answer may have: a direct one is a label, a letter or a number."""
+    """Return tokens an answer may have: a direct one is a label, a letter or a number."""
     return min(prompts.ANSWER_TOKENS, most) if mode == "direct" else most
 
 
@@ -223,9 +224,8 @@ def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
     for batch in (
         setting.models.get(setting.observer).answer(new, SamplingParams(prompts.OBSERVE_TOKENS)) if new else ()
     ):
-        found |= {
-            said.id: _one_line(said.text) for said in batch
-        }  # Nothing where it was refused: a general description.
+        # Nothing where it was refused: a general description.
+        found |= {said.id: _one_line(said.text) for said in batch}
         texts.add(
             {"key": digest(wanted[said.id]), "question": said.id, "text": found[said.id]}
             for said in batch

@@ -43,8 +43,10 @@ def evaluate(config: RunConfig, run: RunDir, name: str) -> int:
     work = Work(config, name, run)
     if is_trained(work):
         if verification(work).get("problems"):
-            (work.folder / VERIFICATION).unlink()  # They may have been mended since.
-        accept(work)  # Verified before, and killed since.
+            # They may have been mended since.
+            (work.folder / VERIFICATION).unlink()
+        # Verified before, and killed since.
+        accept(work)
     verified = not is_trained(work)
     if verified:
         checkpoint(run, name)
@@ -67,7 +69,8 @@ def _answer(work: Work, verified: bool) -> None:
     record = json.loads(record_path.read_text()) if record_path.exists() else None
     if record is None or differences(record["inputs"], wanted):
         for made in (*folder.glob("predictions*.jsonl"), folder / PAGE):
-            made.unlink(missing_ok=True)  # From other weights, rows or settings.
+            # From other weights, rows or settings.
+            made.unlink(missing_ok=True)
         record = {"status": "running", "inputs": wanted}
         write_json(record_path, record)
     answered = record["status"] == "complete"
@@ -75,14 +78,16 @@ def _answer(work: Work, verified: bool) -> None:
         mend_parts(folder)
         began = time.monotonic()
         _run_workers(work)
-        seconds = round(time.monotonic() - began, 3)  # Of the last attempt.
+        # Of the last attempt.
+        seconds = round(time.monotonic() - began, 3)
     if not answered:
         task = load_run_task(config, work.run)
         merge(config, work.run, work.name, task)
         problems = task.select(config.evaluation.split).problem_counts
         write_json(record_path, {**record, "status": "complete", "problems": problems, "seconds": seconds})
         for part in folder.glob("predictions.part*.jsonl"):
-            part.unlink()  # Only now: until the record says complete, they are what a killed evaluation goes on from.
+            # Only now: until the record says complete, they are what a killed evaluation goes on from.
+            part.unlink()
 
 
 def _report(work: Work, gate: dict[str, Any] | None) -> None:
@@ -90,7 +95,8 @@ def _report(work: Work, gate: dict[str, Any] | None) -> None:
     page = work.folder / PAGE
     record = work.run.record(work.name) or {}
     if record.get("gate") != gate:
-        page.unlink(missing_ok=True)  # First: killed after this line, it is written anew.
+        # First: killed after this line, it is written anew.
+        page.unlink(missing_ok=True)
         write_json(work.run.record_path(work.name), {**record, "gate": gate})
     if not page.exists():
         from pipeline.reports.write import write_stage_report
@@ -125,7 +131,8 @@ def answer_all(work: Work) -> None:
         from stages.checkpoints.verify import verify
 
         if not verify(work, task, loaded):
-            sys.exit(2)  # torchrun ends the other processes; the entry point says why.
+            # torchrun ends the other processes; the entry point says why.
+            sys.exit(2)
     # The share is a fixed one of all batches: other processes may have begun, and what is answered changes under our eyes.
     done = {_key(row) for row in _parts(folder)}
     mine = [batch for batch in _batches(config, work.name, task)[rank::world] if not _answered(batch, done)]

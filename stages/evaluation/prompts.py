@@ -39,7 +39,7 @@ class TextQuestion:
 
 
 def asked(benchmark: Benchmark, question: Question) -> TextQuestion:
-    """A question in words alone, with its possible answers; those of a labelled image set stand in its prompt only."""
+    """Return a question in words alone, with its possible answers; those of a labelled image set stand in its prompt only."""
     text = without_marks(question.text).strip()
     if benchmark.task is not None:
         labels = benchmark.task.labels
@@ -50,7 +50,7 @@ def asked(benchmark: Benchmark, question: Question) -> TextQuestion:
 
 
 def observe(question: TextQuestion) -> str:
-    """Asks a reader of text what a picture must be looked at for."""
+    """Ask a reader of text what a picture must be looked at for."""
     lines = [
         "You will not see any picture. Here is a question that will be asked about many pictures:",
         f"\n{question.text}",
@@ -66,7 +66,7 @@ def observe(question: TextQuestion) -> str:
 
 
 def perceive(images: int, contents: str = "") -> str:
-    """Asks for a description: a general one, or one that holds `contents` above all."""
+    """Ask for a description: a general one, or one that holds `contents` above all."""
     prompt = (
         _PERCEIVE.format(what="these pictures", its="their")
         if images > 1
@@ -76,7 +76,7 @@ def perceive(images: int, contents: str = "") -> str:
 
 
 def reason(question: TextQuestion, description: str | None) -> str:
-    """Asks a reader of text to answer from a description; None for a question without a picture."""
+    """Ask a reader of text to answer from a description; None for a question without a picture."""
     lines = (
         []
         if description is None
@@ -94,13 +94,13 @@ _LINE = re.compile(r"[^\n]*")
 
 
 def closing(thought: str) -> str:
-    """What is put behind a thought that did not end within its budget, so that an answer must follow (our reading)."""
+    """Return what is put behind a thought that did not end within its budget, so that an answer must follow (our reading)."""
     end = "\n</think>" if _open(thought) else ""
     return f"{thought.rstrip()}{end}\n\nAnswer:"
 
 
 def final_answer(text: str) -> tuple[str, str | None]:
-    """(the thought, the answer): what stands on the line behind the last ``Answer:``, None where there is no such line.
+    """Return (the thought, the answer): what stands on the line behind the last ``Answer:``, None where there is no such line.
 
     A reasoner trained here may answer in the pipeline's own grammar instead, which is read too.
     """

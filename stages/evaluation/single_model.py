@@ -33,7 +33,7 @@ OWN = (
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The options of a model of its own. None of them has a default here, so that a mixture with --stage shows."""
+    """Add the options of a model of its own. None of them has a default here, so that a mixture with --stage shows."""
     own = parser.add_argument_group("a model of its own, on any task")
     what = "folder, hub id, run (runs/demo, runs/demo:stage3) or served model (NAME@http://host:8000/v1)"
     own.add_argument("--model", help=what)
@@ -64,7 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def single_model_options(arguments: argparse.Namespace) -> list[str]:
-    """The options of this kind that are on the command line."""
+    """Return the options of this kind that are on the command line."""
     values = {name: getattr(arguments, name, None) for name in OWN}
     return [name for name, value in values.items() if value is not None and value is not False]
 
@@ -116,7 +116,7 @@ def _answer(lab: Path, cell: Cell, *, clean: bool) -> None:
 
 
 def lab_of(arguments: argparse.Namespace) -> dict[str, Any]:
-    """The lab that a command line describes, as plain values.
+    """Return the lab that a command line describes, as plain values.
 
     Raises:
         UserError: naming everything that is missing or does not go together.

@@ -30,7 +30,7 @@ class Texts:
             self._known.setdefault(row["key"], row)
 
     def get(self, key: str) -> dict[str, Any] | None:
-        """The row written under a key."""
+        """Return the row written under a key."""
         return self._known.get(key)
 
     def add(self, rows: Iterable[Mapping[str, Any]]) -> None:

@@ -40,7 +40,7 @@ class Answerer:
         return answers
 
     def each(self, batches: Iterable[tuple[str, Any, int, bool, int]]) -> Iterator[list[tuple[str, int]]]:
-        """What `__call__` says to each; while one batch is answered, the pictures of the next are made into tensors."""
+        """Yield what `__call__` says to each; while one batch is answered, the pictures of the next are made into tensors."""
         read = read_ahead(lambda batch: (batch, tensors(self.processor, *batch[:2])), batches, 1)
         for (_, _, max_new_tokens, sample, seed), inputs in read:
             torch.manual_seed(seed % 2**63)
@@ -53,7 +53,7 @@ class Answerer:
 
 
 def generate(model: Any, processor: Any, prompt: str, examples: Any, max_new_tokens: int) -> list[tuple[str, int]]:
-    """(text, number of tokens) that a model answers greedily per example.
+    """Return (text, number of tokens) that a model answers greedily per example.
 
     Args:
         model: in evaluation mode, on the device it is to run on.
@@ -64,7 +64,7 @@ def generate(model: Any, processor: Any, prompt: str, examples: Any, max_new_tok
 
 
 def tensors(processor: Any, prompt: str, examples: Any) -> Any:
-    """What a model reads of a prompt that is asked about each example's picture."""
+    """Return what a model reads of a prompt that is asked about each example's picture."""
     from pipeline.data.conversations import user_turn
 
     text = processor.apply_chat_template(user_turn(prompt), add_generation_prompt=True)
@@ -74,14 +74,14 @@ def tensors(processor: Any, prompt: str, examples: Any) -> Any:
 
 
 def to_model(inputs: Any, model: Any) -> Any:
-    """What a processor made, as the model takes it; only pixels are floats."""
+    """Return what a processor made, as the model takes it; only pixels are floats."""
     return inputs.to(model.device, dtype=model.dtype)
 
 
 def complete(
     model: Any, tokenizer: Any, inputs: Any, max_new_tokens: int, processors: Sequence[Any] = (), **how: Any
 ) -> list[tuple[str, int]]:
-    """(text, number of tokens) with which a model goes on from `inputs`, (batch, length) padded on the left.
+    """Return (text, number of tokens) with which a model goes on from `inputs`, (batch, length) padded on the left.
 
     Greedy, and without the penalties of the checkpoint's own generation config, unless `how` says otherwise.
     """
@@ -90,7 +90,8 @@ def complete(
     image_token = loading.image_token_id(model)
     asked = GenerationConfig(
         max_new_tokens=max_new_tokens,
-        suppress_tokens=None if image_token is None else [image_token],  # A model near random would write it.
+        # A model near random would write it.
+        suppress_tokens=None if image_token is None else [image_token],
         **{"do_sample": False, "repetition_penalty": 1.0, **how},
     )
     # Under ZeRO-3 generate would have all processes agree on every token, and each may have another number of batches here.
@@ -104,7 +105,7 @@ def complete(
 
 
 def read_ahead(make: Callable[[Given], Made], given: Iterable[Given], count: int) -> Iterator[Made]:
-    """What `make` makes of each, in order, made in a thread up to `count` ahead of its use.
+    """Yield what `make` makes of each, in order, made in a thread up to `count` ahead of its use.
 
     One thread makes them: a fast tokenizer serves one at a time.
     """

@@ -9,7 +9,7 @@ from pipeline.errors import UserError
 
 
 def find_model(model: ModelConfig) -> Path:
-    """The local folder of a model, downloading safetensors and processor files when it is a hub id.
+    """Return the local folder of a model, downloading safetensors and processor files when it is a hub id.
 
     Raises:
         UserError: when it is neither a folder nor a hub model that can be had.

@@ -17,7 +17,7 @@ from stages.processes.work import Work
 
 
 def use_cpu() -> bool:
-    """Whether stages run on the CPU of this machine.
+    """Check whether stages run on the CPU of this machine.
 
     Raises:
         UserError: when there are GPUs that torch cannot use, naming its CUDA and the driver; a run would take weeks on the CPU.
@@ -37,7 +37,7 @@ def use_cpu() -> bool:
 
 
 def compute_dtype(config: Any) -> str:
-    """bfloat16 or float32, as model.dtype resolves on this machine. Weights are float32 masters either way.
+    """Return bfloat16 or float32, as model.dtype resolves on this machine. Weights are float32 masters either way.
 
     A GPU that only emulates bfloat16 (before compute capability 8.0: T4, V100, RTX 20xx) is given float32.
     """
@@ -47,7 +47,7 @@ def compute_dtype(config: Any) -> str:
 
 
 def emulates_bfloat16() -> bool:
-    """Whether this machine's GPU has no bfloat16 of its own."""
+    """Check whether this machine's GPU has no bfloat16 of its own."""
     return not use_cpu() and not torch.cuda.is_bf16_supported(including_emulation=False)
 
 
@@ -60,7 +60,7 @@ def load_model(
     quantization: str | None = None,
     auto_class: Any = AutoModelForImageTextToText,
 ) -> tuple[Any, list[str]]:
-    """A checkpoint as plain transformers load it, for inference.
+    """Return a checkpoint as plain transformers load it, for inference.
 
     Args:
         folder: the checkpoint.
@@ -76,7 +76,8 @@ def load_model(
     device = torch.device("cpu")
     if not use_cpu():
         device = torch.device("cuda", local_rank)
-        torch.cuda.set_device(device)  # Else every process would open a context on the first GPU too.
+        # Else every process would open a context on the first GPU too.
+        torch.cuda.set_device(device)
     # Quantized weights are made on the device they stay on.
     more = {"quantization_config": bitsandbytes(quantization, dtype), "device_map": device} if quantization else {}
     model, info = auto_class.from_pretrained(
@@ -95,7 +96,7 @@ def load_model(
 
 
 def load_processor(folder: Path, config: Any) -> Any:
-    """The processor of a checkpoint, with the run's `model.processor` arguments. It pads on the left.
+    """Return the processor of a checkpoint, with the run's `model.processor` arguments. It pads on the left.
 
     Some checkpoints (Qwen2.5-VL, Qwen3-VL) pad on the right by default. GRPOTrainer lays prompts out from the left itself, but
     takes mm_token_type_ids as the processor pads them: in a batch of images of several shapes they would mark other tokens than
@@ -108,24 +109,25 @@ def load_processor(folder: Path, config: Any) -> Any:
         processor = AutoProcessor.from_pretrained(
             folder, trust_remote_code=config.model.trust_remote_code, **config.model.processor
         )
-    except ImportError as error:  # torchvision for processors that also read videos, num2words for SmolVLM2's.
+    except ImportError as error:
+        # torchvision for processors that also read videos, num2words for SmolVLM2's.
         raise UserError(f"the processor in {folder} needs a package that is not installed: {error}") from error
     processor.tokenizer.padding_side = "left"
     return processor
 
 
 def image_token_id(model: Any) -> int | None:
-    """The token that stands for a piece of image."""
+    """Return the token that stands for a piece of image."""
     return getattr(model.config, "image_token_id", None)
 
 
 def plain(model: Any) -> Any:
-    """The model within adapters of peft."""
+    """Return the model within adapters of peft."""
     return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
 def peft_config(work: Work) -> Any:
-    """The configuration of the adapters that `model.peft` describes, or None when all weights train."""
+    """Return the configuration of the adapters that `model.peft` describes, or None when all weights train."""
     if work.config.model.peft is None:
         return None
     from peft import get_peft_config
@@ -134,13 +136,13 @@ def peft_config(work: Work) -> Any:
 
 
 def quantization_config(work: Work) -> Any:
-    """transformers.BitsAndBytesConfig of `model.quantization`, or None."""
+    """Return transformers.BitsAndBytesConfig of `model.quantization`, or None."""
     bits = work.config.model.quantization
     return bitsandbytes(bits, compute_dtype(work.config)) if bits else None
 
 
 def bitsandbytes(bits: str, dtype: str) -> Any:
-    """transformers.BitsAndBytesConfig of 8bit or 4bit (NF4). Vision tower, connector and head keep their precision."""
+    """Return transformers.BitsAndBytesConfig of 8bit or 4bit (NF4). Vision tower, connector and head keep their precision."""
     from transformers import BitsAndBytesConfig
 
     kept = [rf".*\b{prefix}\b" for part in ("vision", "connector") for prefix in PART_PREFIXES[part]]
@@ -155,13 +157,14 @@ def bitsandbytes(bits: str, dtype: str) -> Any:
 
 
 def prepare(trainer: Any, work: Work) -> None:
-    """What a stage does to the trainer's model before training: hold parts fixed, keep trained weights in float32."""
+    """Prepare the trainer's model for training: hold parts fixed, keep trained weights in float32."""
     model = trainer.model
     freeze(model, work.stage.freeze)
     hold_batch_norms(model)
     if not (trainer.args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
         end_backward_at_trained_weights(model)
-    if work.config.model.quantization is not None:  # TRL makes these adapters bf16, where small steps are rounded away.
+    # TRL makes these adapters bf16, where small steps are rounded away.
+    if work.config.model.quantization is not None:
         for parameter in model.parameters():
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()

@@ -17,12 +17,13 @@ def start_peak() -> None:
         torch.cuda.empty_cache()
         torch.cuda.reset_peak_memory_stats()
     else:
-        with contextlib.suppress(OSError):  # Only Linux has it; elsewhere the peak is that of the whole process.
+        # Only Linux has it; elsewhere the peak is that of the whole process.
+        with contextlib.suppress(OSError):
             Path("/proc/self/clear_refs").write_text("5")
 
 
 def peak_memory() -> int:
-    """Peak bytes of this process: what torch allocated on its GPU, or without one the resident set."""
+    """Return peak bytes of this process: what torch allocated on its GPU, or without one the resident set."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     with contextlib.suppress(OSError):
@@ -33,24 +34,24 @@ def peak_memory() -> int:
 
 
 def device_memory() -> int:
-    """Bytes of memory the device of this process has in all."""
+    """Return bytes of memory the device of this process has in all."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
     return psutil.virtual_memory().total
 
 
 def process_age() -> float:
-    """Seconds since this process was started, its imports included."""
+    """Return seconds since this process was started, its imports included."""
     return time.time() - psutil.Process().create_time()
 
 
 def folder_bytes(folder: Path) -> int:
-    """Bytes of all files below a folder."""
+    """Return bytes of all files below a folder."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def usage(trainer: Any, folder: Path) -> dict[str, Any]:
-    """What a stage used, for its record. Called on all ranks, before the record is written.
+    """Return what a stage used, for its record. Called on all ranks, before the record is written.
 
     Returns:
         ``device`` cuda or cpu, ``peak_memory_bytes`` per rank, ``device_memory_bytes``, ``checkpoint_bytes`` of the newest

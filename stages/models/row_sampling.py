@@ -36,7 +36,7 @@ class Draws(LogitsProcessor):
         return drawn
 
     def means(self, lengths: Sequence[int]) -> list[float | None]:
-        """Mean log-probability, in nats, of the first tokens of each row; None for a row without any."""
+        """Return mean log-probability, in nats, of the first tokens of each row; None for a row without any."""
         steps = torch.stack(self._chosen).cpu()
         return [steps[:length, row].mean().item() if length else None for row, length in enumerate(lengths)]
 
@@ -45,7 +45,8 @@ class Draws(LogitsProcessor):
             self._generators = [torch.Generator(own.device).manual_seed(seed % 2**63) for seed in self._seeds]
         logits = (own / self._temperature).log_softmax(dim=-1)
         ordered, places = logits.sort(dim=-1, descending=True)
-        before = ordered.exp().cumsum(dim=-1) - ordered.exp()  # What is likelier than a token, without it.
+        # What is likelier than a token, without it.
+        before = ordered.exp().cumsum(dim=-1) - ordered.exp()
         logits = logits.masked_fill((before >= self._top_p).scatter(-1, places, before >= self._top_p), -torch.inf)
         noise = torch.stack(
             [

@@ -16,7 +16,8 @@ from pipeline.system.hardware import visible_gpus
 from pipeline.system.processes import child_environment, how_ended, kill_session, start_apart
 from stages.processes.workers import last_lines
 
-_POLL = 0.1  # Seconds between two looks at the running cells.
+# Seconds between two looks at the running cells.
+_POLL = 0.1
 
 
 @dataclass(frozen=True)
@@ -34,7 +35,7 @@ class Ended:
         return how_ended(self.code)
 
     def last_lines(self) -> list[str]:
-        """The last traceback of its log and what follows it, or the log's last lines."""
+        """Return the last traceback of its log and what follows it, or the log's last lines."""
         return last_lines(self.log)
 
 
@@ -75,7 +76,8 @@ def run_cells(
             for one in over:
                 running.remove(one)
                 free.append(one.slot)
-                kill_session(one.child)  # What it started and left behind.
+                # What it started and left behind.
+                kill_session(one.child)
                 yield Ended(one.cell, one.child.returncode, time.monotonic() - one.began, one.log)
             if not over:
                 time.sleep(_POLL)

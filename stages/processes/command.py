@@ -19,7 +19,7 @@ from pipeline.run_dir import RunDir
 
 
 def parser(module: str, purpose: str) -> argparse.ArgumentParser:
-    """The arguments every stage file takes."""
+    """Return the arguments every stage file takes."""
     arguments = argparse.ArgumentParser(prog=f"python -m stages.{module}", description=purpose)
     arguments.add_argument(
         "--config", default="demo", help="YAML of the run, or the name of one in configs/ (default: demo)"
@@ -32,7 +32,7 @@ def parser(module: str, purpose: str) -> argparse.ArgumentParser:
 
 
 def load_checked(arguments: argparse.Namespace, trains: bool = True) -> tuple[RunConfig, RunDir]:
-    """The run's configuration, with every rule tested; those of trackers only where stages are trained."""
+    """Return the run's configuration, with every rule tested; those of trackers only where stages are trained."""
     config = load(arguments.config, arguments.overrides)
     run.check(config, trains)
     return config, RunDir(config.output_dir, config.name)

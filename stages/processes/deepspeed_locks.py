@@ -48,5 +48,6 @@ def _held(path: Path) -> bool:
             if os.readlink(descriptor) == str(path.resolve()):
                 return True
         except OSError:
-            continue  # It ended, or is another user's.
+            # It ended, or is another user's.
+            continue
     return False

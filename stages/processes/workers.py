@@ -39,9 +39,12 @@ FIRST_FAILURE = "first_failure"
 _LAUNCHER = "launcher.log"
 _TRAINING = ("sft", "grpo")
 _LIKE_TRAINING = (*_TRAINING, "preflight")
-_POLL = 0.1  # Seconds between two looks at the workers and their events.
-_HEARD = 5.0  # Seconds a worker that got SIGTERM waits for the request to stop in order.
-_LITTLE = 2**24  # Free bytes at which the disk is to blame, and the logs may be cut short.
+# Seconds between two looks at the workers and their events.
+_POLL = 0.1
+# Seconds a worker that got SIGTERM waits for the request to stop in order.
+_HEARD = 5.0
+# Free bytes at which the disk is to blame, and the logs may be cut short.
+_LITTLE = 2**24
 _NO_ROOM = ("No space left", "disk is full", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 
 
@@ -109,7 +112,7 @@ def _words(module: str, work: Work, argv: Sequence[str]) -> list[str]:
 
 
 def one_gpu(config: RunConfig) -> str | None:
-    """What CUDA_VISIBLE_DEVICES is to say to the one process of a run where several GPUs are visible; else None.
+    """Return what CUDA_VISIBLE_DEVICES is to say to the one process of a run where several GPUs are visible; else None.
 
     A trainer that sees several would spread its one process over all with nn.DataParallel, eightfold batches and all. GPUs
     kept for a rollout server stay visible: torchrun gives the process its own.
@@ -153,8 +156,10 @@ def _failure(module: str, logs: Path, code: int) -> list[str]:
     root = re.search(r"Root Cause.*?rank\s*: (\d+).*?exitcode\s*: (-?\d+)", launcher, re.DOTALL)
     rank, status = (int(root[1]), int(root[2])) if root else (0, code)
     first = logs / FIRST_FAILURE
-    named = first.read_text() if first.exists() else ""  # Empty when the disk was too full to write it.
-    if status >= 0 and named.isdigit():  # torchrun sees exits, and the one that failed first may exit last.
+    # Empty when the disk was too full to write it.
+    named = first.read_text() if first.exists() else ""
+    # torchrun sees exits, and the one that failed first may exit last.
+    if status >= 0 and named.isdigit():
         rank = int(named)
     log = logs / f"rank{rank}.log"
     if not log.exists() or not log.stat().st_size:
@@ -168,7 +173,7 @@ def _failure(module: str, logs: Path, code: int) -> list[str]:
 
 
 def last_lines(log: Path) -> list[str]:
-    """The last traceback of a log and what follows it, or its last lines."""
+    """Return the last traceback of a log and what follows it, or its last lines."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     starts = [number for number, line in enumerate(lines) if line.lstrip().startswith("Traceback (most recent")]
     return lines[starts[-1] if starts else 0 :][-20:]
@@ -188,10 +193,12 @@ def _how_to_go_on(work: Work, logs: Path) -> str:
 def as_worker() -> Iterator[None]:
     """Be a worker: die with the launcher, write to this rank's log, heed the right signals, and own up to failing first."""
     die_with_parent(signal.SIGKILL)
-    os.register_at_fork(after_in_child=partial(die_with_parent, signal.SIGKILL))  # Data processes, which torch forks.
+    # Data processes, which torch forks.
+    os.register_at_fork(after_in_child=partial(die_with_parent, signal.SIGKILL))
     starter = os.environ.get(STARTED_BY)
     if starter and not Path(f"/proc/{starter}").exists() and sys.platform == "linux":
-        os._exit(1)  # It died before we asked to die with it.
+        # It died before we asked to die with it.
+        os._exit(1)
     folder = Path(os.environ[LOGS]) if LOGS in os.environ else None
     rank = os.environ.get("RANK", "0")
     if folder is not None:
@@ -227,7 +234,8 @@ def _outlive_a_gentle_stop(folder: Path | None) -> None:
         while True:
             number = signal.sigwait({signal.SIGTERM, signal.SIGINT})
             deadline = time.monotonic() + (_HEARD if folder else 0)
-            while folder is None or not (folder / STOP).exists():  # The entry point has the same signal to answer.
+            # The entry point has the same signal to answer.
+            while folder is None or not (folder / STOP).exists():
                 if time.monotonic() >= deadline:
                     os._exit(128 + number)
                 time.sleep(0.1)

@@ -82,7 +82,8 @@ def _values(model: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         within = any(name.startswith(f"{part}.") for part in adapted)
         if within or id(tensor) in seen or any(one.search(name) for one in exact) or not tensor.is_floating_point():
             continue
-        seen.add(id(tensor))  # Tied weights are one tensor.
+        # Tied weights are one tensor.
+        seen.add(id(tensor))
         yield tensor, tensor.data
 
 

@@ -223,7 +223,8 @@ class PolicyServer:
                 + (first + start) % num_generations,
                 "max_tokens": trainer.generation_config.max_new_tokens,
                 "min_tokens": trainer.generation_config.min_new_tokens
-                or 0,  # A preflight's trial asks for whole lengths.
+                # A preflight's trial asks for whole lengths.
+                or 0,
                 "temperature": trainer.temperature,
                 "top_p": trainer.top_p,
                 "top_k": trainer.top_k or -1,
@@ -304,7 +305,7 @@ class PolicyServer:
         self._cache_counts = counts
 
     def post(self, path: str, body: dict[str, Any] | None = None) -> Any:
-        """Post to the server and return what it answers.
+        """Return post to the server and return what it answers.
 
         Raises:
             UserError: when it refuses, or is gone; with the end of its log.

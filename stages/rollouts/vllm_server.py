@@ -26,7 +26,7 @@ SHARED_MEMORY = 0.3
 
 @contextlib.contextmanager
 def running(work: Work, model: Path) -> Iterator[str]:
-    """The address of a server of `model` that answers within the block and is gone after it.
+    """Yield the address of a server of `model` that answers within the block and is gone after it.
 
     Raises:
         UserError: when it ends before it answers, or does not answer in time, with the last lines of its log.
@@ -54,7 +54,7 @@ def running(work: Work, model: Path) -> Iterator[str]:
 
 
 def flags(config: RunConfig, gpus: tuple[str, ...], port: int) -> dict[str, Any]:
-    """vLLM's flags; `launch.rollout_flags` come last, so they win."""
+    """Return vLLM's flags; `launch.rollout_flags` come last, so they win."""
     ours: dict[str, Any] = {
         "served-model-name": MODEL,
         "host": "127.0.0.1",
@@ -62,9 +62,12 @@ def flags(config: RunConfig, gpus: tuple[str, ...], port: int) -> dict[str, Any]
         "dtype": config.model.dtype,
         "trust-remote-code": config.model.trust_remote_code,
         "limit-mm-per-prompt": {"image": 1},
-        "max-model-len": -1,  # What fits: a model's own may be 262,144 positions, whose cache alone fills a card.
-        "generation-config": "vllm",  # Else sampling settings of the model's own would be added to the stage's.
-        "logprobs-mode": "processed_logprobs",  # At the temperature that was sampled at, as the trainer's are.
+        # What fits: a model's own may be 262,144 positions, whose cache alone fills a card.
+        "max-model-len": -1,
+        # Else sampling settings of the model's own would be added to the stage's.
+        "generation-config": "vllm",
+        # At the temperature that was sampled at, as the trainer's are.
+        "logprobs-mode": "processed_logprobs",
         "worker-extension-cls": "stages.rollouts.vllm_worker.PolicyWorker",
         "disable-uvicorn-access-log": True,
     }
@@ -72,12 +75,15 @@ def flags(config: RunConfig, gpus: tuple[str, ...], port: int) -> dict[str, Any]
         ours["data-parallel-size"] = len(gpus) if len(gpus) > 1 else None
         ours["gpu-memory-utilization"] = None if config.launch.rollout_gpus else SHARED_MEMORY
     elif config.model.dtype == "auto":
-        del ours["dtype"]  # The CPU's own, which is the trainer's.
+        # The CPU's own, which is the trainer's.
+        del ours["dtype"]
     return {**ours, **config.launch.rollout_flags}
 
 
 def server_gpus(config: RunConfig) -> tuple[str, ...]:
-    """The GPUs of the server, as CUDA_VISIBLE_DEVICES names them: the last `launch.rollout_gpus`, or all that the trainer has."""
+    """Return the GPUs of the server, as CUDA_VISIBLE_DEVICES names them: the last `launch.rollout_gpus`, or all that
+    the trainer has.
+    """
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     names = (visible.split(",") if visible else [str(number) for number in range(visible_gpus())])[: visible_gpus()]
     own = config.launch.rollout_gpus

@@ -39,7 +39,7 @@ class Groups:
 
     @classmethod
     def of(cls, prompt_mask: torch.Tensor, segments: int, length: int) -> Groups:
-        """The division of sequences with `segments` segments of `length` tokens.
+        """Return the division of sequences with `segments` segments of `length` tokens.
 
         Args:
             prompt_mask: (sequences, tokens of a prompt), 0 where it is padded; its last token is real.
@@ -50,9 +50,8 @@ class Groups:
         if real.all():
             return cls(prefix, segments, None, torch.cat([own.new_ones(length, prefix), own], dim=1)[None, None])
         causal = own.new_ones(prefix, prefix).tril()
-        nothing = torch.eye(
-            prefix, dtype=torch.bool, device=real.device
-        )  # Padding sees itself: a softmax needs something.
+        # Padding sees itself: a softmax needs something.
+        nothing = torch.eye(prefix, dtype=torch.bool, device=real.device)
         seen = real.repeat_interleave(segments, dim=0)[:, None, :].expand(-1, length, -1)
         segment_mask = torch.cat([seen, own.expand(len(seen), -1, -1)], dim=2)
         return cls(prefix, segments, ((causal & real[:, None, :]) | nothing)[:, None], segment_mask[:, None])
@@ -67,7 +66,7 @@ def attend(
     groups: Groups | None = None,
     **kwargs: Any,
 ) -> tuple[torch.Tensor, None]:
-    """Attention as transformers calls it; query, key, value: (sequences, heads, tokens, width)."""
+    """Return attention as transformers calls it; query, key, value: (sequences, heads, tokens, width)."""
     if groups is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     first = groups.prefix
@@ -96,7 +95,7 @@ def _repeated(states: torch.Tensor, groups: Groups) -> torch.Tensor:
 
 
 def why_not(model: Any) -> str | None:
-    """Why prompts cannot be shared in a model, or None when sharing is exact.
+    """Return why prompts cannot be shared in a model, or None when sharing is exact.
 
     Args:
         model: as transformers loads it, or with adapters of peft.

@@ -151,7 +151,8 @@ def split_rollout(trainer: Any, rollout: dict[str, Any]) -> list[dict[str, Any]]
         for row in group:
             rows[row] = kept
     per_row = {name: [row[name] for row in rows] for name in rows[0]}
-    order = shuffle_sequence_dict({"row": torch.arange(len(rows))})["row"].tolist()  # Draws as TRL does.
+    # Draws as TRL does.
+    order = shuffle_sequence_dict({"row": torch.arange(len(rows))})["row"].tolist()
     # Rows move within an optimizer step, or within what of a rollout is in it.
     window = len(rows) // steps * math.gcd(steps, trainer.args.gradient_accumulation_steps)
     size = len(rows) // steps

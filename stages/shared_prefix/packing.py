@@ -72,7 +72,8 @@ class Packed:
         labels = torch.cat([torch.full_like(before, -100), completions.masked_fill(~scored, -100).flatten(1)], dim=1)
         fields = join_rows([rows[first] for first in firsts])
         for name in KINDS:
-            if name in fields:  # Completions are text.
+            # Completions are text.
+            if name in fields:
                 kinds = fields[name][:, padding : padding + prompts.shape[1]]
                 fields[name] = torch.nn.functional.pad(kinds, (0, tokens.shape[1] - kinds.shape[1]))
         place = {row: number * segments + one for number, group in enumerate(groups) for one, row in enumerate(group)}
@@ -80,15 +81,17 @@ class Packed:
         return cls(prompts, prompt_mask[:, padding:], tokens, labels, fields, padding, segments, length, places)
 
     def groups(self) -> Groups:
-        """How its attention is divided."""
+        """Return how its attention is divided."""
         return Groups.of(self.prompt_mask, self.segments, self.length)
 
     def positions(self, of_prompts: torch.Tensor) -> torch.Tensor:
-        """Positions of all tokens, from those of the prompts: a completion goes on from the prompt's last token, a text token."""
+        """Return positions of all tokens, from those of the prompts: a completion goes on from the prompt's last
+        token, a text token.
+        """
         on = (of_prompts[..., -1:] + torch.arange(self.length, device=of_prompts.device)).tile(self.segments)
         return torch.cat([of_prompts[..., :-1], on], dim=-1)
 
     def by_row(self, values: torch.Tensor, completion: int) -> torch.Tensor:
-        """(sequences, tokens) -> (rows, `completion`): what was computed of the completions, 0 at padding."""
+        """Return (sequences, tokens) -> (rows, `completion`): what was computed of the completions, 0 at padding."""
         own = values[:, self.prompts.shape[1] - 1 :].reshape(-1, self.length)[self.places]
         return torch.nn.functional.pad(own, (0, completion - self.length))

@@ -52,7 +52,7 @@ def process_once(trainer: Any, prompts: Sequence[Any]) -> ProcessedPrompts:
 
 
 def complete_once(trainer: Any, prompts: ProcessedPrompts, num_generations: int) -> list[list[int]]:
-    """Complete prompts with transformers' `generate`, which reads each distinct one once.
+    """Return complete prompts with transformers' `generate`, which reads each distinct one once.
 
     Generation settings that `decode` does not know, such as beams, are left to trl, which reads each row's prompt.
 

@@ -28,7 +28,8 @@ def count_rollout(trainer: Any, rollout: Batch) -> None:
     _tell_images(trainer, _sums(trainer, _image_figures(trainer, ids, rollout), ids))
     metrics = _metrics(trainer)
     rows = len(rollout["prompt_ids"]) * trainer.accelerator.num_processes
-    texts = [completion_text(completion) for completion in list(trainer._logs["completion"])[-rows:]]  # Of all ranks.
+    # Of all ranks.
+    texts = [completion_text(completion) for completion in list(trainer._logs["completion"])[-rows:]]
     metrics["completions/duplicate_ratio"].append(duplicate_ratio(texts, trainer.num_generations))
     scores = [list(scores)[-rows:] for scores in trainer._logs["rewards"].values()]
     unscored = sum(all(map(math.isnan, row)) for row in zip(*scores, strict=True))
@@ -52,13 +53,15 @@ def count_supervised(trainer: Any, batch: Batch) -> None:
 
 
 def duplicate_ratio(texts: Sequence[str], group: int) -> float:
-    """How alike the texts of a group are: 0 when all differ, 1 when all are the same; a group is `group` texts in a row."""
+    """Return how alike the texts of a group are: 0 when all differ, 1 when all are the same; a group is `group`
+    texts in a row.
+    """
     groups = [texts[start : start + group] for start in range(0, len(texts), group)]
     return sum(len(one) - len(set(one)) for one in groups) / max(1, len(texts) - len(groups))
 
 
 def image_features(batch: Batch, config: Any) -> torch.Tensor | int | None:
-    """How many features the images of a batch have, which is how many image tokens its rows must hold.
+    """Return how many features the images of a batch have, which is how many image tokens its rows must hold.
 
     The number stays on the batch's device where it is counted there.
 
@@ -75,7 +78,8 @@ def image_features(batch: Batch, config: Any) -> torch.Tensor | int | None:
     if "image_grid_thw" in batch:
         patches: torch.Tensor = batch["image_grid_thw"].prod(dim=-1).sum()
         return patches // config.vision_config.spatial_merge_size**2
-    if pixels.dim() == 5:  # (rows, tiles, channels, height, width); Idefics3 takes a tile of zeros for padding.
+    # (rows, tiles, channels, height, width); Idefics3 takes a tile of zeros for padding.
+    if pixels.dim() == 5:
         tiles: torch.Tensor = (pixels != 0).flatten(2).any(dim=2).sum()
         height, width = (side // config.vision_config.patch_size for side in pixels.shape[-2:])
         return tiles * height * width // config.scale_factor**2

@@ -33,13 +33,15 @@ class Completions(TrainerCallback):
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self.next = state.global_step
         if state.is_world_process_zero:
-            for path in self.folder.glob("step-*.parquet"):  # On resume the steps after the checkpoint come again.
+            # On resume the steps after the checkpoint come again.
+            for path in self.folder.glob("step-*.parquet"):
                 if int(path.stem.removeprefix("step-")) > state.global_step:
                     path.unlink()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not state.is_world_process_zero or "reward" not in (logs or {}) or state.global_step < self.next:
-            return  # Steps that use a rollout again log no reward.
+            # Steps that use a rollout again log no reward.
+            return
         self.next = state.global_step + max(1, state.max_steps // TABLES)
         write_table(self.trainer, self.folder / f"step-{state.global_step:05d}.parquet", state.global_step)
 
@@ -52,7 +54,8 @@ def write_table(trainer: Any, path: Path, step: int) -> None:
     logs, size = trainer._logs, trainer.num_generations
     count = GROUPS * size
     completions = list(logs["completion"])[:count]
-    images = list(logs["images"])[:count:size]  # One a group; empty where log_multimodal is false.
+    # One a group; empty where log_multimodal is false.
+    images = list(logs["images"])[:count:size]
     pictures = [_thumbnail(one[0]) if one else None for one in images] or [None] * GROUPS
     table = {
         "step": [step] * len(completions),

@@ -109,7 +109,7 @@ class PolicyTrainer(GRPOTrainer):
         return batch
 
     def sample(self, rows: list[dict[str, Any]], attempt: int = 0) -> list[PendingRollout]:
-        """Complete the prompts of rows and score the completions. Called on all ranks.
+        """Return complete the prompts of rows and score the completions. Called on all ranks.
 
         Args:
             rows: of this process, each prompt in a row for each of its completions.
@@ -135,7 +135,7 @@ class PolicyTrainer(GRPOTrainer):
         return [PendingRollout(*values) for values in zip(*columns, own_rewards, strict=True)]
 
     def complete_prompts(self, prompts: list[Any]) -> dict[str, Any]:
-        """Complete prompts by the server or by transformers: TRL's `rollout_func`.
+        """Return complete prompts by the server or by transformers: TRL's `rollout_func`.
 
         Returns:
             Of each row `prompt_ids`, `completion_ids`, `logprobs` (None: not known) and `fields`, what the processor made of the
@@ -164,7 +164,8 @@ class PolicyTrainer(GRPOTrainer):
         """Make a batch in which groups that teach nothing are replaced; the logged rewards are the step's own prompts'."""
         own = reward_metrics(self, rollouts)
         rollouts, counts = replace_empty_groups(self, rollouts, self.work.stage.dynamic_sampling)
-        self._pending_extra_logs.clear()  # Of the step's own prompts, which are no longer those of the batch.
+        # Of the step's own prompts, which are no longer those of the batch.
+        self._pending_extra_logs.clear()
         batch = self._batch(rollouts)
         metrics = self._metrics["train"]
         for name in own:

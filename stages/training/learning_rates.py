@@ -37,7 +37,9 @@ def set_learning_rates(trainer: Any, rates: dict[str, float]) -> None:
 
 
 def part_groups(trainer: Any, rates: dict[str, float]) -> list[dict[str, Any]]:
-    """Optimizer groups of what trains, by part and weight decay. Parts at the trainer's own rate come first: it is logged."""
+    """Return optimizer groups of what trains, by part and weight decay. Parts at the trainer's own rate come first:
+    it is logged.
+    """
     decayed = set(trainer.get_decay_parameter_names(trainer.model))
     trained = [(name, tensor) for name, tensor in trainer.model.named_parameters() if tensor.requires_grad]
     groups = []

@@ -66,7 +66,8 @@ class MetricsCallback(TrainerCallback):
         if self.stopping:
             end_where_exact(self.work, state, control)
         if control.should_save:
-            control.should_log = True  # So that no weights are saved whose step the alarms have not seen.
+            # So that no weights are saved whose step the alarms have not seen.
+            control.should_log = True
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **kwargs: Any) -> None:
         if not logs or "train_runtime" in logs:
@@ -110,10 +111,12 @@ class MetricsCallback(TrainerCallback):
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         checkpoint = self.work.folder / f"checkpoint-{state.global_step}"
-        _together()  # Every rank has written its part.
+        # Every rank has written its part.
+        _together()
         if state.is_local_process_zero:
             make_durable(checkpoint)
-        _together()  # Every node's part is on disk.
+        # Every node's part is on disk.
+        _together()
         if state.is_world_process_zero and self.stopping != POISONED:
             write_atomic(checkpoint / COMPLETE, f"{state.global_step}\n")
 

@@ -36,8 +36,9 @@ ROOM_FOR_BATCHES = 4 * 2**30
 
 
 def start(work: Work) -> tuple[Path, Any, Task]:
-    """What a training worker begins with: (parent checkpoint, processor, task)."""
-    if use_cpu():  # Several processes would be given cpu:0, to which torch.load restores nothing: no resume.
+    """Return what a training worker begins with: (parent checkpoint, processor, task)."""
+    # Several processes would be given cpu:0, to which torch.load restores nothing: no resume.
+    if use_cpu():
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
     if emulates_bfloat16() and os.environ.get("RANK", "0") == "0":
         asked = work.config.model.dtype
@@ -48,35 +49,36 @@ def start(work: Work) -> tuple[Path, Any, Task]:
     if work.config.launch.deepspeed and use_cpu():
         import deepspeed
 
-        deepspeed.init_distributed("gloo")  # Before the trainer's config: ZeRO-3 partitions weights while loading them.
+        # Before the trainer's config: ZeRO-3 partitions weights while loading them.
+        deepspeed.init_distributed("gloo")
     _, parent = parent_checkpoint(work.config, work.run, work.name, verify=False)
     processor = load_processor(parent, work.config)
     return parent, processor, load_run_task(work.config, work.run)
 
 
 def image_dataset(columns: dict[str, list[Any]]) -> Dataset:
-    """Columns with image paths as a dataset that opens each image when its row is read; bytes stay on disk.
+    """Return columns with image paths as a dataset that opens each image when its row is read; bytes stay on disk.
 
     Images are decoded by `open_rgb`, as the teachers' and the evaluation's are, so that all see the same picture.
     """
     from datasets import Dataset
 
-    last: dict[str, Any] = {}  # TRL's GRPO trainer reads a rollout's rows once for each of its micro-batches.
+    # TRL's GRPO trainer reads a rollout's rows once for each of its micro-batches.
+    last: dict[str, Any] = {}
 
     def opened(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         nonlocal last
         if "image" not in batch:
             return batch
-        last = {
-            path: last[path] if path in last else open_rgb(Path(path)) for path in dict.fromkeys(batch["image"])
-        }  # A group's rows have the same one.
+        # A group's rows have the same one.
+        last = {path: last[path] if path in last else open_rgb(Path(path)) for path in dict.fromkeys(batch["image"])}
         return {**batch, "image": [last[path] for path in batch["image"]]}
 
     return Dataset.from_dict(columns).with_transform(opened)
 
 
 def trainer_arguments(work: Work) -> dict[str, Any]:
-    """The stage's `trainer:` block with what CLGRPO decides: folders, seed, device, precision, DeepSpeed, logging."""
+    """Return the stage's `trainer:` block with what CLGRPO decides: folders, seed, device, precision, DeepSpeed, logging."""
     config = work.config
     deepspeed = deepspeed_file(config)
     cycle = checkpoint_cycle(work.stage)
@@ -88,11 +90,13 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
         "save_strategy": "steps",
         "save_steps": cycle * max(1, 100 // cycle),
         "save_total_limit": 2,
-        "logging_nan_inf_filter": False,  # It would log a NaN loss as the mean of those before.
+        # It would log a NaN loss as the mean of those before.
+        "logging_nan_inf_filter": False,
         "dataloader_num_workers": data_workers(),
     }
     if work.stage.algorithm == "sft":
-        defaults["max_length"] = None  # Truncation would cut image tokens.
+        # Truncation would cut image tokens.
+        defaults["max_length"] = None
     owned = {
         "output_dir": str(work.folder),
         "seed": config.seed,
@@ -112,7 +116,7 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
 
 
 def data_workers() -> int:
-    """How many processes open and process the pictures of the next batches while a GPU trains.
+    """Return how many processes open and process the pictures of the next batches while a GPU trains.
 
     None on a CPU, whose cores train. Batches come through /dev/shm, which is small in a container unless one asks for more:
     there a batch of many tiles would kill its worker.
@@ -152,7 +156,8 @@ def warn_of_a_small_disk(trainer: Any, work: Work) -> None:
     """Say so when the checkpoints and final/ of a stage will hardly fit: weights and AdamW's two moments in float32."""
     counts = [(getattr(one, "ds_numel", one.numel()), one.requires_grad) for one in trainer.model.parameters()]
     weights = 4 * sum(count for count, _ in counts)
-    kept = (trainer.args.save_total_limit or 2) + 1  # The oldest goes when the newest is there.
+    # The oldest goes when the newest is there.
+    kept = (trainer.args.save_total_limit or 2) + 1
     need = kept * (weights + 8 * sum(count for count, trained in counts if trained)) + weights
     free = shutil.disk_usage(work.folder).free
     if free < need:
@@ -163,7 +168,7 @@ def warn_of_a_small_disk(trainer: Any, work: Work) -> None:
 
 
 def epochs_done(checkpoint: str) -> int:
-    """Whole passes over the rows that a checkpoint has behind it."""
+    """Return whole passes over the rows that a checkpoint has behind it."""
     return int(json.loads((Path(checkpoint) / "trainer_state.json").read_text())["epoch"])
 
 
@@ -176,7 +181,8 @@ def go_on_in_order(trainer: Any, epochs: int) -> None:
     def sampler_after(*rows: Any) -> Any:
         sampler = new_sampler(*rows)
         for _ in range(epochs if sampler.shuffle else 0):
-            torch.randperm(sampler.num_samples, generator=sampler.generator)  # As its __iter__ does.
+            # As its __iter__ does.
+            torch.randperm(sampler.num_samples, generator=sampler.generator)
         return sampler
 
     trainer._get_train_sampler = sampler_after

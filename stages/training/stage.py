@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 
 def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], argv: Sequence[str] | None) -> int:
-    """The entry point of a training stage.
+    """Run the entry point of a training stage.
 
     Args:
         algorithm: the stage file's name.
@@ -62,7 +62,8 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
             clean(work.folder)
         done = has_checkpoint(work.config, work.run, work.name)
         if not done:
-            parent_checkpoint(config, run, name)  # Refuse here, in one line, not in every worker.
+            # Refuse here, in one line, not in every worker.
+            parent_checkpoint(config, run, name)
             if config.held_out:
                 from pipeline.conductor.contamination import check_run
 
@@ -82,7 +83,8 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
             train_in_workers(algorithm, work, [word for word in argv if word != "--clean"])
             if not has_checkpoint(work.config, work.run, work.name):
                 raise UserError(f"{name}: the workers ended but handed nothing over; see {work.folder / 'logs'}")
-        return phase.evaluate(config, run, name)  # Verifies first. In the lock: its workers append to files here.
+        # Verifies first. In the lock: its workers append to files here.
+        return phase.evaluate(config, run, name)
 
 
 def check_it_can_start(work: Work) -> None:
@@ -129,9 +131,8 @@ def rows_as_begun(work: Work, *, keep: bool = False) -> str:
     task = load_run_task(work.config, work.run)
     columns, split = training_columns(work.config, work.run, work.name, task)
     least = prompts_per_rollout(work.config, work.stage) if work.stage.algorithm == "grpo" else 1
-    if (
-        len(columns["id"]) < least
-    ):  # TRL's sampler leaves out what does not fill a rollout: there would be no step at all.
+    # TRL's sampler leaves out what does not fill a rollout: there would be no step at all.
+    if len(columns["id"]) < least:
         raise UserError(
             f"{work.name}: has {len(columns['id'])} rows, and one rollout asks {least} prompts (per_device_train_batch_size * "
             "processes * steps_per_generation / num_generations); give it more rows, or make one of these smaller"
@@ -150,7 +151,7 @@ def rows_as_begun(work: Work, *, keep: bool = False) -> str:
 
 
 def describe(config: RunConfig, run: RunDir, name: str) -> str:
-    """What a stage would do, for ``--dry-run``."""
+    """Return what a stage would do, for ``--dry-run``."""
     stage = config.stage(name)
     clip = clip_range(stage)
     lines = [

@@ -37,7 +37,8 @@ class Stop(TrainerCallback):
         self.asked = self.asked or self._agreed()
         if self.asked:
             end_where_exact(self.work, state, control)
-            control.should_save |= control.should_training_stop  # The last step is saved as well.
+            # The last step is saved as well.
+            control.should_save |= control.should_training_stop
 
     def _agreed(self) -> bool:
         if self.accelerator.is_main_process and self.request is not None and self.request.exists():

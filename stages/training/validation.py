@@ -56,7 +56,8 @@ class Validation(TrainerCallback):
         if state.is_world_process_zero:
             for folder in self.work.folder.glob("best-*"):
                 if not folder.name[5:].isdigit() or int(folder.name[5:]) > state.global_step:
-                    shutil.rmtree(folder)  # Torn, or of a step that is taken anew.
+                    # Torn, or of a step that is taken anew.
+                    shutil.rmtree(folder)
         self.trainer.accelerator.wait_for_everyone()
         self.best = best_of(self.work.folder)
 
@@ -81,7 +82,7 @@ class Validation(TrainerCallback):
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
-        """Accuracy, macro-F1 and format rate of greedy answers to the slice, each rank answering its share."""
+        """Return accuracy, macro-F1 and format rate of greedy answers to the slice, each rank answering its share."""
         config, style = self.work.config, self.work.stage.prompt
         accelerator, size = self.trainer.accelerator, config.evaluation.batch_size
         batches = [self.examples[start : start + size] for start in range(0, len(self.examples), size)]
@@ -123,14 +124,14 @@ def add(trainer: Any, work: Work, parent: Path, task: Task, journal: MetricsCall
 
 
 def best_of(folder: Path) -> dict[str, Any] | None:
-    """The figures of the best validation whose weights are in a stage's folder, the first of equals; None without one."""
+    """Return the figures of the best validation whose weights are in a stage's folder, the first of equals; None without one."""
     found = [json.loads(path.read_text()) for path in folder.glob(f"best-*/{FIGURES}")]
     return max(found, key=lambda one: (one["eval_macro_f1"], -one["step"]), default=None)
 
 
 @contextlib.contextmanager
 def restored_afterwards(model: torch.nn.Module) -> Iterator[None]:
-    """Evaluation mode, after which the model's mode and all random states are as they were."""
+    """Put a model into evaluation mode, after which the model's mode and all random states are as they were."""
     training, python, numpy = model.training, random.getstate(), np.random.get_state()
     devices = [torch.cuda.current_device()] if torch.cuda.is_available() else []
     model.eval()

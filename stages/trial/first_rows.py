@@ -18,7 +18,7 @@ SHOWN = 40
 
 
 def first_row_tokens(trainer: Any, stage: StageConfig) -> tuple[list[tuple[str, list[int]]], dict[str, Any]]:
-    """The first row through the trainer's own collator (SFT) or its own tokenisation of prompts (GRPO).
+    """Return the first row through the trainer's own collator (SFT) or its own tokenisation of prompts (GRPO).
 
     Returns:
         Runs of tokens, each with what happens to it ("prompt", "trained on", "not trained on"), and the batch of that one row.
@@ -39,7 +39,7 @@ def first_row_tokens(trainer: Any, stage: StageConfig) -> tuple[list[tuple[str, 
 
 
 def lines(runs: Sequence[tuple[str, list[int]]], tokenizer: Any, image_token: int | None) -> Iterator[str]:
-    """The runs for a person: every token as ``id 'text'``, image tokens counted, long runs shortened in the middle."""
+    """Yield the runs for a person: every token as ``id 'text'``, image tokens counted, long runs shortened in the middle."""
     for kind, ids in runs:
         yield f"  {kind}, {len(ids)} tokens:"
         words = []
@@ -72,7 +72,7 @@ def problems(
     batch: dict[str, Any],
     lengths: dict[str, Any],
 ) -> Iterator[str]:
-    """What a person must know before this stage trains for hours, each with its cure."""
+    """Yield what a person must know before this stage trains for hours, each with its cure."""
     tokenizer, model = trainer.processing_class.tokenizer, trainer.accelerator.unwrap_model(trainer.model)
     ids = [number for _, run in runs for number in run]
     positions = getattr(model.config.get_text_config(), "max_position_embeddings", None)
@@ -113,13 +113,15 @@ def problems(
 
 
 def count_image_tokens(model: Any, ids: Sequence[int]) -> int:
-    """How many tokens of a row stand for pieces of image."""
+    """Return how many tokens of a row stand for pieces of image."""
     return sum(number == image_token_id(model) for number in ids)
 
 
 @torch.no_grad()
 def expected_image_features(model: Any, batch: dict[str, Any]) -> int | None:
-    """How many features the model makes of the row's image; None where this cannot be asked (ZeRO-3, an unknown family)."""
+    """Return how many features the model makes of the row's image; None where this cannot be asked (ZeRO-3, an
+    unknown family).
+    """
     ask = getattr(model, "get_image_features", None)
     parameter = next(model.parameters())
     if ask is None or image_token_id(model) is None or hasattr(parameter, "ds_id"):

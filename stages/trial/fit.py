@@ -71,9 +71,8 @@ def micro_batches(stage: StageConfig) -> list[int]:
     per_device = option(stage, "per_device_train_batch_size")
     rows = [per_device * option(stage, "gradient_accumulation_steps")]
     if stage.algorithm == "grpo":
-        if (
-            option(stage, "loss_type") == "bnpo"
-        ):  # It divides by the tokens of a micro-batch, so another is another loss.
+        # It divides by the tokens of a micro-batch, so another is another loss.
+        if option(stage, "loss_type") == "bnpo":
             return [per_device]
         rows += [per_device * int(steps)] if (steps := stage.trainer.get("steps_per_generation")) else []
     sizes = [size for size in range(1, rows[0] + 1) if not any(one % size for one in rows)]
@@ -110,13 +109,15 @@ def measure_sizes(
         return seen[sizes[place]].memory <= limit
 
     place = max((number for number, size in enumerate(sizes) if size <= start), default=0)
-    above = len(sizes)  # The smallest known not to fit.
+    # The smallest known not to fit.
+    above = len(sizes)
     while not fits(place):
         if place == 0:
             return seen
         above, place = place, place - 1
     if above == len(sizes) > place + 1 and place > 0:
-        fits(place - 1)  # A second size, known to fit, tells how memory grows.
+        # A second size, known to fit, tells how memory grows.
+        fits(place - 1)
     while place + 1 < above:
         ahead = _next(sizes, place, above, seen, limit)
         if ahead == place:

@@ -31,24 +31,24 @@ SAMPLED = 5000
 
 
 def scratch_of(run: RunDir) -> RunDir:
-    """The folder a preflight of a run works in; it reads the run's own cache of images."""
+    """Return the folder a preflight of a run works in; it reads the run's own cache of images."""
     scratch = RunDir(run.root / "preflight", "scratch")
     scratch.cache = run.cache
     return scratch
 
 
 def stages_of(config: RunConfig) -> dict[str, StageConfig]:
-    """The stages that train, in order, the baseline first."""
+    """Return the stages that train, in order, the baseline first."""
     return {**({BASELINE: config.baseline} if config.baseline else {}), **config.stages}
 
 
 def completion_length(stage: StageConfig) -> int:
-    """Most tokens a GRPO stage generates per completion."""
+    """Return most tokens a GRPO stage generates per completion."""
     return int(stage.trainer.get("max_completion_length") or trainer_fields("grpo")["max_completion_length"] or 256)
 
 
 def trial_config(config: RunConfig) -> RunConfig:
-    """The run with every stage cut to a few steps from the base weights; sizes, devices and data stay what they are."""
+    """Return the run with every stage cut to a few steps from the base weights; sizes, devices and data stay what they are."""
     stages = {name: _shortened(stage) for name, stage in stages_of(config).items()}
     return dataclasses.replace(config, baseline=stages.pop(BASELINE, None), stages=stages)
 
@@ -57,11 +57,13 @@ def _shortened(stage: StageConfig) -> StageConfig:
     steps = CYCLES * checkpoint_cycle(stage)
     trainer = {**stage.trainer, "max_steps": steps, "save_steps": steps, "logging_steps": 1, "report_to": "none"}
     if stage.algorithm == "grpo":
-        if stage.rollouts == "transformers":  # A server takes no such word; what it samples is as short as it is.
+        # A server takes no such word; what it samples is as short as it is.
+        if stage.rollouts == "transformers":
             least = {"min_new_tokens": completion_length(stage)}
             trainer["generation_kwargs"] = {**(trainer.get("generation_kwargs") or {}), **least}
     else:
-        trainer["train_sampling_strategy"] = "sequential"  # The longest rows come first.
+        # The longest rows come first.
+        trainer["train_sampling_strategy"] = "sequential"
     return dataclasses.replace(stage, init_from=BASE, trainer=trainer, validation=None)
 
 
@@ -100,7 +102,7 @@ def _largest_batch(config: RunConfig) -> int:
 
 
 def write_stand_ins(config: RunConfig, scratch: RunDir, task: Any, tokenizer: Any) -> None:
-    """Rows in place of CoT rows that are not built yet: one per selected row, as long as a GRPO completion may be."""
+    """Write rows in place of CoT rows that are not built yet: one per selected row, as long as a GRPO completion may be."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -111,7 +113,8 @@ def write_stand_ins(config: RunConfig, scratch: RunDir, task: Any, tokenizer: An
     texts = {}
     for label in task.labels.names:
         few, many = 1, len(words)
-        while many - few > 1:  # The longest that is not longer.
+        # The longest that is not longer.
+        while many - few > 1:
             middle = (few + many) // 2
             fits = len(tokenizer(render(" ".join(words[:middle]), label))["input_ids"]) <= most
             few, many = (middle, many) if fits else (few, middle)
@@ -127,11 +130,12 @@ def write_stand_ins(config: RunConfig, scratch: RunDir, task: Any, tokenizer: An
 
 
 def token_lengths(scratch: RunDir, task: Any, tokenizer: Any, stand_in: bool) -> dict[str, Any]:
-    """Tokens of the completions stages learn from: p50, p95, p99, max, and ``label``, the longest bare label."""
+    """Return tokens of the completions stages learn from: p50, p95, p99, max, and ``label``, the longest bare label."""
     import numpy as np
 
     def counted(texts: list[str]) -> list[int]:
-        return [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]  # and the end of the turn
+        # and the end of the turn
+        return [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]
 
     found: dict[str, Any] = {"label": max(counted(list(task.labels.names))), "stand_in": stand_in, "rows": 0}
     file = scratch.cot / "train.parquet"
@@ -153,7 +157,8 @@ def keep_timing(folder: Path) -> None:
     record, metrics = folder / "stage.json", folder / "metrics.jsonl"
     if not record.exists() or not metrics.exists():
         return
-    logged = metrics.stat().st_mtime  # The last step's row; then comes the checkpoint, then the hand-over.
+    # The last step's row; then comes the checkpoint, then the hand-over.
+    logged = metrics.stat().st_mtime
     saved = max((path.stat().st_mtime for path in folder.glob("checkpoint-*/complete")), default=logged)
     write_json(
         folder / "timing.json",
@@ -164,7 +169,7 @@ def keep_timing(folder: Path) -> None:
 
 
 def hand_over_problems(scratch: RunDir, names: Iterable[str]) -> list[str]:
-    """Why what a tried stage handed over is not what was trained, of all stages that were verified."""
+    """Return why what a tried stage handed over is not what was trained, of all stages that were verified."""
     return [
         f"{name}: its final/ would be refused, for it is not what was trained: {problem}"
         for name in names
@@ -173,7 +178,7 @@ def hand_over_problems(scratch: RunDir, names: Iterable[str]) -> list[str]:
 
 
 def read_trial(stage: StageConfig, folder: Path, launched: float) -> Trial:
-    """What a trial measured.
+    """Return what a trial measured.
 
     Args:
         stage: as the run has it.

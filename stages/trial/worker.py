@@ -29,20 +29,22 @@ log = logging.getLogger(__name__)
 
 
 def work_through(config: RunConfig, run: RunDir, names: list[str]) -> None:
-    """The work of one process: its trials, one after the other."""
+    """Do the work of one process: its trials, one after the other."""
     from stages.models import generate, memory_usage
 
     clocks = {"created": time.time() - memory_usage.process_age(), "answering_imports": memory_usage.process_age()}
     _ = generate
     import trl
 
-    _ = trl.SFTTrainer, trl.GRPOTrainer  # Loaded on first use; a stage's start-up is mostly this.
+    # Loaded on first use; a stage's start-up is mostly this.
+    _ = trl.SFTTrainer, trl.GRPOTrainer
     clocks["imports"] = memory_usage.process_age()
     scratch = plan.scratch_of(run)
     if os.environ.get("RANK", "0") == "0":
         prepare(config, run, scratch)
     while not (scratch.root / "lengths.json").exists():
-        time.sleep(0.1)  # Rank 0 writes it last.
+        # Rank 0 writes it last.
+        time.sleep(0.1)
     for name in names:
         if name == EVALUATION:
             time_answers(config, scratch, clocks)
@@ -56,7 +58,7 @@ def work_through(config: RunConfig, run: RunDir, names: list[str]) -> None:
 
 
 def prepare(config: RunConfig, run: RunDir, scratch: RunDir) -> None:
-    """The base model, the rows and their lengths, in the scratch folder, unless they are there."""
+    """Make the base model, the rows and their lengths, in the scratch folder, unless they are there."""
     if (scratch.root / "lengths.json").exists():
         return
     from pipeline.runs.handover import checkpoint
@@ -87,9 +89,11 @@ def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, f
 
     def look(trainer: Any) -> None:
         load = time.time() - began
-        steps = planned_steps(trainer, real)  # On every rank: it prepares a data loader.
+        # On every rank: it prepares a data loader.
+        steps = planned_steps(trainer, real)
         if stage.algorithm == "grpo":
-            trainer.generation_config.min_new_tokens = plan.completion_length(stage)  # A server is sent it too.
+            # A server is sent it too.
+            trainer.generation_config.min_new_tokens = plan.completion_length(stage)
         if stage.algorithm == "grpo" and "p99" in lengths:
             _usual_length(trainer, stage, min(lengths["p99"], plan.completion_length(stage)))
         if not main:
@@ -163,7 +167,7 @@ def verify_trials(config: RunConfig, scratch: RunDir) -> None:
 
 
 def planned_steps(trainer: Any, real: dict[str, Any]) -> int:
-    """Optimizer steps the whole stage will take, by the trainer's own arithmetic on its own data loader."""
+    """Return optimizer steps the whole stage will take, by the trainer's own arithmetic on its own data loader."""
     args = copy.copy(trainer.args)
     args.max_steps = real.get("max_steps", -1)
     args.num_train_epochs = real.get("num_train_epochs", args.num_train_epochs)
@@ -200,7 +204,8 @@ def time_answers(config: RunConfig, scratch: RunDir, clocks: dict[str, float]) -
     tokens, seconds = (max(1, most // 4), most), []
     asked = examples[: config.evaluation.batch_size]
     with noting_too_large(scratch.phase(EVALUATION) / TOO_LARGE, several=True):
-        for count in (min(4, most), *tokens):  # The first warms up.
+        # The first warms up.
+        for count in (min(4, most), *tokens):
             began = time.time()
             answer.model.generation_config.min_new_tokens = count
             answer(task.prompt("think"), asked, count, False, config.seed)

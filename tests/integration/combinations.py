@@ -83,7 +83,8 @@ def _table() -> dict[str, tuple[str, list[str]]]:
     for name, setting in TYPES.items():
         add(name, None, setting)
         add(name, "zero2", setting)
-        if name not in ("loha", "ln_tuning"):  # pipeline.checks refuses these.
+        # pipeline.checks refuses these.
+        if name not in ("loha", "ln_tuning"):
             add(name, "zero3", setting)
     longer, apart = (
         f"stages.{GRPO}.trainer={{max_steps: 20, learning_rate: 1.0e-3, beta: 0.1}}",
@@ -172,7 +173,8 @@ def main(folder: Path, names: list[str]) -> None:
             found[name]["masters_between_bf16"] = kept["between"]
             found[name]["served"] = distance(final, kept["served"]) if first and "qlora" not in name else None
             found[name]["rows"] = list(read_jsonl(work.folder / "metrics.jsonl"))
-        except Exception as error:  # Told by the test of this combination; both ranks come here together.
+        except Exception as error:
+            # Told by the test of this combination; both ranks come here together.
             tear_down(None)
             found[name] = {"error": f"{type(error).__name__}: {error}\n{traceback.format_exc()}"}
         kept.clear()

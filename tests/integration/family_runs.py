@@ -19,7 +19,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # As a script it finds only the files beside it.
+# As a script it finds only the files beside it.
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import family_measures as measure
 from PIL import Image
@@ -95,7 +96,8 @@ VARIANTS = {
     "qwen3_vl": Variant("qwen3_vl"),
     "internvl": Variant("internvl", quirk=in_bfloat16),
     "llava": Variant("llava", quirk=pad_with_eos),
-    "fast_vlm": Variant("fast_vlm", ("model.attn_implementation=eager",)),  # A ResNet has no other.
+    # A ResNet has no other.
+    "fast_vlm": Variant("fast_vlm", ("model.attn_implementation=eager",)),
 }
 
 

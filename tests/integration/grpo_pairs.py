@@ -111,7 +111,8 @@ def trainer(
         "num_generations": GROUP,
         "per_device_train_batch_size": 3 * GROUP,
         "max_completion_length": 8,
-        "optim": "sgd",  # Adam makes steps of equal size of what is rounding alone.
+        # Adam makes steps of equal size of what is rounding alone.
+        "optim": "sgd",
         "learning_rate": 1e-2,
         "lr_scheduler_type": "constant",
         "logging_steps": 1,
@@ -202,7 +203,8 @@ def furthest(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> fl
     """
     assert one.keys() == other.keys()
     least = 1e-3 * float(torch.stack([tensor.norm() for tensor in one.values()]).norm())
-    if least == 0:  # No completion was scored.
+    # No completion was scored.
+    if least == 0:
         return max(float(tensor.abs().max()) for tensor in other.values())
     return max(float((one[name] - other[name]).norm() / one[name].norm().clamp(min=least)) for name in one)
 

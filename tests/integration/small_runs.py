@@ -48,7 +48,8 @@ class Small:
             words: its options, then settings a.b=c.
         """
         command = [sys.executable, "-m", *module.split(), "--config", str(self.config), *words]
-        environment = {**os.environ, "PYTHONPATH": str(HERE)}  # Where the tests' own reward is found.
+        # Where the tests' own reward is found.
+        environment = {**os.environ, "PYTHONPATH": str(HERE)}
         return subprocess.Popen(
             [*command, f"output_dir={self.root}", f"name={name}"],
             cwd=self.repo,
@@ -102,7 +103,8 @@ class Small:
                 os.killpg(process.pid, signal)
             else:
                 process.send_signal(signal)
-            output, _ = process.communicate(timeout=60)  # Ends when the last process that holds the pipe does.
+            # Ends when the last process that holds the pipe does.
+            output, _ = process.communicate(timeout=60)
             assert self.processes(name, wait=20) == []
             return process.returncode, output
         finally:

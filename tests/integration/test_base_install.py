@@ -32,7 +32,8 @@ def link(packages: list[str], folder: Path) -> None:
         try:
             package = importlib.metadata.distribution(name)
         except importlib.metadata.PackageNotFoundError:
-            continue  # Of another platform.
+            # Of another platform.
+            continue
         for top in {path.parts[0] for path in package.files or () if path.parts[0] not in ("..", "__pycache__")}:
             if not (folder / top).exists():
                 (folder / top).symlink_to(Path(str(package.locate_file(top))).resolve())
@@ -53,7 +54,8 @@ def run(python: Path, repo_root: Path, *words: str) -> subprocess.CompletedProce
     return subprocess.run(
         [python, *words],
         cwd=repo_root,
-        env={**os.environ, "PYTHONPATH": str(HERE)},  # Where the tests' own reward is found.
+        # Where the tests' own reward is found.
+        env={**os.environ, "PYTHONPATH": str(HERE)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

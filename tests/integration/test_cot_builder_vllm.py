@@ -135,7 +135,8 @@ def test_a_random_teachers_replies_are_journaled_and_rejected_with_reasons(tmp_p
     assert set(first["rejected_rows_by_reason"]) <= {"empty", "no_think", "truncated"}
     with sqlite3.connect(tmp_path / "runs" / "random" / "cot" / "journal" / "replies.sqlite") as journal:
         replies = [json.loads(row[0]) for row in journal.execute("SELECT reply FROM replies")]
-    assert len({reply["text"] for reply in replies}) > ROWS // 2  # Other pictures and seeds, other words.
+    # Other pictures and seeds, other words.
+    assert len({reply["text"] for reply in replies}) > ROWS // 2
     assert all(0 < reply["usage"]["completion_tokens"] <= 24 for reply in replies)
     assert all(reply["usage"]["prompt_tokens"] > 100 for reply in replies)
 
@@ -244,7 +245,8 @@ def test_a_server_that_is_killed_and_started_again_costs_nothing(tmp_path, serve
     assert (built["requests_this_time"], count(journal)) == (200, 200)
     files = [tmp_path / "runs" / name / "cot" / "train.parquet" for name in ("restarted", "undisturbed")]
     rows = [pq.read_table(file, columns=["id", "label", "answer"]).to_pylist() for file in files]
-    assert rows[0] == rows[1]  # The words a regular expression leaves open may differ with the size of a batch.
+    # The words a regular expression leaves open may differ with the size of a batch.
+    assert rows[0] == rows[1]
 
 
 def count(journal: Path) -> int:

@@ -116,16 +116,19 @@ def test_validation_changes_no_bit_of_training(train: Train, validated: Work) ->
 def test_the_next_stage_starts_from_the_best_and_a_void_stage_is_told_live(train: Train, validated: Work) -> None:
     best = checkpoint(validated.run, S3, which="best")
     assert in_fresh_process(LOADED, best) == []
-    assert record(validated)["best"]["step"] == 2  # All are equally bad; the first of equals is kept.
+    # All are equally bad; the first of equals is kept.
+    assert record(validated)["best"]["step"] == 2
     assert record(validated)["best"]["weights"] == weights_digest(best) != record(validated)["weights"]
     stage = ("stages.3.validation.split=val", "stages.4.init_from=stage3:best", "stages.4.trainer.learning_rate=1e-12")
     with pytest.raises(UserError, match=r"the alarm clip_void of step 4 ended it.*is 3, above 2.*num_iterations"):
         train("4", "validated", *stage, "alarms.clip_void=2", "alarms.stop=[clip_void]")
-    work = train("4", "validated", *stage, "alarms.clip_void=5")  # Goes on; a threshold makes nothing stale.
+    # Goes on; a threshold makes nothing stale.
+    work = train("4", "validated", *stage, "alarms.clip_void=5")
     assert record(work)["parent_weights"] == record(validated)["best"]["weights"]
     assert in_fresh_process(APART, best, work.run.final(S4)) < 1e-6
     assert [row["step"] for row in rows(work)] == list(range(1, 9))
-    assert begun(work)["clip_void"] == 8  # The rows before the stop were read again under the new threshold.
+    # The rows before the stop were read again under the new threshold.
+    assert begun(work)["clip_void"] == 8
     assert record(work)["alarms"]["clip_void"]["worst"] == 6
     assert record(work)["clip"]["void"] is True
 
@@ -158,7 +161,8 @@ def test_the_best_survives_a_crash_and_one_of_later_steps_does_not(
     assert in_fresh_process(APART, work.folder / "checkpoint-4", work.folder / "best") == 0.0
     logged = [{key: row.get(key) for key in ("step", "loss", "eval_macro_f1")} for row in rows(work)]
 
-    (work.folder / "best").rename(work.folder / "best-4")  # As after a crash behind step 6.
+    # As after a crash behind step 6.
+    (work.folder / "best").rename(work.folder / "best-4")
     later = work.folder / "best-6"
     shutil.copytree(work.folder / "best-4", later)
     write_json(later / "validation.json", {"step": 6, "eval_accuracy": 1.0, "eval_macro_f1": 0.9, "eval_format": 1.0})

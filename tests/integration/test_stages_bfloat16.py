@@ -44,7 +44,8 @@ def base(runs: Small) -> str:
 
 @pytest.mark.parametrize("launch", tiers(LAUNCHES, ("one process", "two processes")))
 def test_a_run_in_bfloat16_hands_over_what_it_trained(launch: str, runs: Small, request: pytest.FixtureRequest) -> None:
-    name, uneven = launch.replace(" ", "_"), launch == "ZeRO-3"  # Of other rows, so with a base of its own.
+    # Of other rows, so with a base of its own.
+    name, uneven = launch.replace(" ", "_"), launch == "ZeRO-3"
     run = runs.run_dir(name) if uneven else runs.copy_of(request.getfixturevalue("base"), name, "base")
     runs.run("pipeline run", BFLOAT16, *(() if uneven else QUICK), *LAUNCHES[launch], name=name)
     for stage in ("stage1_sft", "stage2_grpo"):

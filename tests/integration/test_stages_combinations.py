@@ -117,7 +117,8 @@ def test_it_moves_the_weights_it_should_and_hands_them_over_plain(name: str, fou
     assert facts["adapter_files"] == []
     every = set(found["full-plain"]["moved"])
     assert set(facts["moved"]) == {weight for weight in every if re.fullmatch(trains(name), weight)}
-    if "qlora" not in name:  # There the trainer's model is the rounded one.
+    # There the trainer's model is the rounded one.
+    if "qlora" not in name:
         assert facts["logits"] < (3e-2 if "bf16" in name else 1e-5)
     if "bf16" not in name:
         assert facts["from_plain"] < 1e-4
@@ -143,9 +144,11 @@ def test_each_part_moves_at_its_own_logged_rate(name: str, found: dict[str, dict
     first, second, _ = found[name]["rows"]
     for part, rate in RATES.items():
         assert first[f"learning_rate/{part}"] == pytest.approx(rate)
-        assert second[f"learning_rate/{part}"] == pytest.approx(rate * 2 / 3)  # The schedule is linear to 0 in 3 steps.
+        # The schedule is linear to 0 in 3 steps.
+        assert second[f"learning_rate/{part}"] == pytest.approx(rate * 2 / 3)
         farthest = max(move for weight, move in found[name]["moved"].items() if PARTS[part] in weight)
-        assert farthest < 2.1 * rate  # AdamW moves a weight by its rate at most: rate * (1 + 2/3 + 1/3).
+        # AdamW moves a weight by its rate at most: rate * (1 + 2/3 + 1/3).
+        assert farthest < 2.1 * rate
     assert first["learning_rate"] == pytest.approx(RATES["language"])
 
 

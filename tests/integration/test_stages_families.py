@@ -65,9 +65,11 @@ def test_every_stage_moves_every_part_but_the_frozen_one(measured: dict[str, Any
     for stage, result in measured["stages"].items():
         assert set(result["moved"]) == {"vision", "connector", "language"}
         for part, (moved, tensors) in result["moved"].items():
-            if stage == "stage2_grpo_format" and part == "vision":  # freeze: [vision]
+            # freeze: [vision]
+            if stage == "stage2_grpo_format" and part == "vision":
                 assert moved == 0
-            else:  # LLaVA takes features from before SigLIP's last norm, whose weight and bias therefore learn nothing.
+            else:
+                # LLaVA takes features from before SigLIP's last norm, whose weight and bias therefore learn nothing.
                 unused = 2 if (name, part) == ("llava", "vision") else 0
                 assert moved == tensors - unused, f"{stage}: {moved} of {tensors} tensors of {part} moved"
 
@@ -75,8 +77,10 @@ def test_every_stage_moves_every_part_but_the_frozen_one(measured: dict[str, Any
 def test_the_trainer_scores_a_rollout_with_the_logprobs_it_was_sampled_with(measured: dict[str, Any], name: str):
     differences = [one["logprob_difference"] for one in measured["stages"].values() if "logprob_difference" in one]
     assert len(differences) == 3
-    assert max(differences) <= 1e-5  # About 1e-6 when all is right; right padding alone makes it 5e-5 in Qwen2.5-VL.
-    assert (len(set(measured["prompt_lengths"])) > 1) == (name in MIXED)  # Else the batches were not mixed.
+    # About 1e-6 when all is right; right padding alone makes it 5e-5 in Qwen2.5-VL.
+    assert max(differences) <= 1e-5
+    # Else the batches were not mixed.
+    assert (len(set(measured["prompt_lengths"])) > 1) == (name in MIXED)
 
 
 def test_sft_rollout_and_evaluation_ask_with_the_same_tokens(measured: dict[str, Any]):
@@ -97,7 +101,8 @@ def test_greedy_answers_are_the_argmax_whatever_the_checkpoint_asks_for(measured
 
 
 def test_processor_and_generation_config_are_handed_on(measured: dict[str, Any], folder: Path, name: str):
-    settings = {"do_image_splitting", "size"} if name in TILED else set()  # Of model.processor; they are handed on too.
+    # Of model.processor; they are handed on too.
+    settings = {"do_image_splitting", "size"} if name in TILED else set()
     changed = {file: set(keys) for file, keys in measured["changed"].items()}
     assert changed["processor_config.json"] <= ({"image_processor", "video_processor"} if settings else set())
     assert (

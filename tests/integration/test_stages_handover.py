@@ -69,7 +69,8 @@ def test_what_the_trainer_writes_into_a_configuration_is_not_handed_on(run):
 
     for file in ("config.json", "generation_config.json"):
         first, *others = [read(run.final(name) / file) for name in ("base", *STAGES)]
-        assert all(other == first for other in others)  # A stage says of each part that its weights are float32.
+        # A stage says of each part that its weights are float32.
+        assert all(other == first for other in others)
 
 
 def test_the_checkpoints_of_complete_stages_are_gone_and_counted(run):
@@ -129,7 +130,8 @@ def test_killed_before_its_verification_a_stage_is_verified_and_not_trained_agai
 
     weight_file = copy.final(STAGE1) / final_of
     trained_weights = weight_file.read_bytes()
-    shutil.copy(copy.final("base") / final_of, weight_file)  # As if other weights had been saved than were trained:
+    # As if other weights had been saved than were trained:
+    shutil.copy(copy.final("base") / final_of, weight_file)
     write_json(copy.record_path(STAGE1), {**right, "weights": weights_digest(copy.final(STAGE1))})
     output = small.run(*stage, name=name, code=2)
     assert "its logits differ from the trainer's" in output
@@ -138,7 +140,8 @@ def test_killed_before_its_verification_a_stage_is_verified_and_not_trained_agai
     weight_file.write_bytes(trained_weights)
     write_json(copy.record_path(STAGE1), right)
     gate = f"stages.{STAGE1}.gate={{format_rate: 0.9, action: %s}}"
-    output = small.run(*stage, gate % "stop", name=name, code=2)  # A student that never writes the format.
+    # A student that never writes the format.
+    output = small.run(*stage, gate % "stop", name=name, code=2)
     assert "0 of 4 greedy answers of final/ are well formed" in output
     assert not (copy.phase(STAGE1) / "predictions.jsonl").exists()
     assert trained()

@@ -81,7 +81,8 @@ def test_ctrl_c_saves_the_step_it_came_in_and_the_same_command_goes_on(small: Sm
     assert f"kept up to step {steps(run, BASELINE)[-1]}" in output
     taken = (run.phase(BASELINE) / "metrics.jsonl").read_text()
     small.run("stages.sft", "--stage", "baseline", name="interrupted")
-    assert (run.phase(BASELINE) / "metrics.jsonl").read_text().startswith(taken)  # No step was taken twice.
+    # No step was taken twice.
+    assert (run.phase(BASELINE) / "metrics.jsonl").read_text().startswith(taken)
     assert steps(run, BASELINE) == steps(undisturbed, BASELINE)
     assert weights(run, BASELINE) == weights(undisturbed, BASELINE)
 

@@ -97,7 +97,8 @@ def test_draws_follow_the_distribution_and_its_top_p():
     rows = 4000
     drawn = Draws(range(rows), 0.6, 0.95)(None, logits.expand(rows, -1)).argmax(-1)
     wanted = (logits[0] / 0.6).softmax(-1)
-    kept = wanted[:2] / wanted[:2].sum()  # The two likeliest hold 0.97.
+    # The two likeliest hold 0.97.
+    kept = wanted[:2] / wanted[:2].sum()
     assert wanted[:2].sum() > 0.95 > wanted[0]
     assert torch.bincount(drawn, minlength=4)[2:].sum() == 0
     assert (drawn == 0).float().mean().item() == pytest.approx(kept[0].item(), abs=0.025)
@@ -225,5 +226,6 @@ def test_a_perceiver_and_a_reasoner_of_text_answer_together(tmp_path, repo_root)
     found = list(read_jsonl((repo_root / record).with_name("predictions.jsonl")))
     assert len(found) == 24
     assert all(row["description"] is not None for row in found)
-    assert sum(row["truncated"] for row in found) > 12  # Random models seldom end.
+    # Random models seldom end.
+    assert sum(row["truncated"] for row in found) > 12
     assert all("Answer:" in row["completion"] for row in found if row["truncated"])

@@ -38,5 +38,6 @@ def test_lora_stages_hand_over_merged_weights(small: Small, whole_run: tuple[Run
         moved = in_fresh_process(MOVED, run.final(parent), run.final(name))
         assert moved
         assert all(key.endswith(("q_proj.weight", "v_proj.weight")) for key in moved)
-        if name == "stage2_grpo_format":  # freeze: [vision]
+        # freeze: [vision]
+        if name == "stage2_grpo_format":
             assert not [key for key in moved if ".vision_model." in key]

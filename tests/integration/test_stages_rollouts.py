@@ -84,7 +84,8 @@ def test_a_stage_has_its_next_rollout_sampled_while_it_trains(small: Small, whol
         *QUICK,
         f"stages.{STAGE}.rollouts=vllm",
         f"stages.{STAGE}.rollouts_ahead=true",
-        f"stages.{STAGE}.split=train[:36]",  # One epoch: three prompts a step.
+        # One epoch: three prompts a step.
+        f"stages.{STAGE}.split=train[:36]",
         f"stages.{STAGE}.freeze=[]",
         f"stages.{STAGE}.trainer.max_steps=12",
         f"stages.{STAGE}.trainer.per_device_train_batch_size=6",
@@ -106,7 +107,8 @@ def test_a_stage_has_its_next_rollout_sampled_while_it_trains(small: Small, whol
     for row in rows:
         apart = row["sampling/sampling_logp_difference/max"]
         assert apart > LIMIT if row["sampling/staleness"] else apart <= LIMIT
-        assert row["sampling/image_cache_hit_ratio"] == 1 / 4  # Three pictures in four requests.
+        # Three pictures in four requests.
+        assert row["sampling/image_cache_hit_ratio"] == 1 / 4
         assert row["sampling/prefix_cache_hit_ratio"] == pytest.approx(found_of_prompts(rows[0], 12))
     assert run.record(STAGE)["status"] == "complete"
 
@@ -137,13 +139,15 @@ def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(
     done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=500, check=False)
     assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     found = json.loads(done.stdout.splitlines()[-1])
-    assert max(found["logprobs"]) <= 1e-5  # By the weights that sampled them.
+    # By the weights that sampled them.
+    assert max(found["logprobs"]) <= 1e-5
     assert len(found["logprobs"]) == 3
     assert found["staleness"] == ([0, 1, 1] if words else [0, 0, 0])
     assert [drift > LIMIT for drift in found["drift"]] == [age > 0 for age in found["staleness"]]
     assert found["greedy"]
     assert found["moved"] > LIMIT
-    assert found["image_tokens"] == 5 * 4  # Four tiles and the whole, four tokens each.
+    # Four tiles and the whole, four tokens each.
+    assert found["image_tokens"] == 5 * 4
 
 
 TILED = """
@@ -205,7 +209,8 @@ def test_a_kill_changes_nothing_of_what_dynamic_sampling_selects(small: Small, f
     small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *SELECTED, name="cut_short")
     small.run("stages.grpo", "--stage", "2", *SELECTED, name="cut_short")
     assert weights(run, STAGE) == weights(filled, STAGE)
-    told_once = ("shared_prefix/difference", "shared_prefix/difference_of_trl")  # Of each process's first batch.
+    # Of each process's first batch.
+    told_once = ("shared_prefix/difference", "shared_prefix/difference_of_trl")
     once = ("seconds", "step_time", *told_once)
     same = [[{k: v for k, v in row.items() if k not in once} for row in logged(one)] for one in (filled, run)]
     assert same[0] == same[1]

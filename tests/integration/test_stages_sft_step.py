@@ -148,7 +148,8 @@ def test_no_hook_is_left_where_checkpointing_is_turned_off_and_on_at_each_rollou
             by.model.gradient_checkpointing_disable()
         return len(by.model.get_input_embeddings()._forward_hooks)
 
-    assert (hooks(False), hooks(True)) == (3, 0)  # At 0 by itself, transformers has mended it and our cure can go.
+    # At 0 by itself, transformers has mended it and our cure can go.
+    assert (hooks(False), hooks(True)) == (3, 0)
 
 
 def test_on_a_cpu_only_positions_with_a_label_are_scored_and_the_gradients_are_the_same(tmp_path):

@@ -52,7 +52,8 @@ def test_log_probabilities_and_gradients_are_those_of_trl(pair: tuple[str, Path,
 
 def test_tokens_are_those_of_trl(pair: tuple[str, Path, Any, Any]):
     _, _, theirs, ours = pair
-    early = list(range(5, 384, 12))  # Completions end at many lengths, and leave the batch.
+    # Completions end at many lengths, and leave the batch.
+    early = list(range(5, 384, 12))
     for sample in (False, True):
         for ends in ([], early):
             assert pairs.tokens_of(ours, sample, ends) == pairs.tokens_of(theirs, sample, ends)
@@ -156,7 +157,8 @@ def test_a_rollout_is_that_of_trl_to_the_bit_from_each_picture_processed_once(pa
     for key, value in rollouts[0].items():
         other = rollouts[1][key]
         assert value.equal(other) if isinstance(value, torch.Tensor) else value == other, key
-    times = 3 if name == "internvl" else 2  # TRL counts its tiles by making them once more.
+    # TRL counts its tiles by making them once more.
+    times = 3 if name == "internvl" else 2
     assert processed == [times * 3 * pairs.GROUP, 3]
 
 

@@ -139,7 +139,8 @@ def test_adapters_of_the_language_model(
     for by in (theirs, ours):
         for one in by.model.parameters():
             if one.requires_grad:
-                one.data = one.data.float()  # As a stage does: trl makes those of a quantized model bfloat16.
+                # As a stage does: trl makes those of a quantized model bfloat16.
+                one.data = one.data.float()
         pairs.moved(by)
     batch = pairs.shuffled(theirs)
     compare(theirs, ours, batch)

@@ -52,7 +52,8 @@ def test_every_stage_moves_its_weights_and_frozen_ones_stay(run):
         rest = {key: by for key, by in moved.items() if key not in vision}
         assert vision
         assert all(by > 0 for key, by in rest.items() if key.endswith("_proj.weight")), name
-        if name == "stage2_grpo_format":  # freeze: [vision]
+        # freeze: [vision]
+        if name == "stage2_grpo_format":
             assert set(vision.values()) == {0.0}
         else:
             assert any(by > 0 for by in vision.values()), name
@@ -67,7 +68,8 @@ def test_a_reward_named_by_dotted_path_is_logged_beside_ours(run):
 def test_every_row_is_answered_once_in_every_pass(run):
     for name in PHASES:
         rows = list(read_jsonl(run.phase(name) / "predictions.jsonl"))
-        passes = 3 if name == "base" else 2  # greedy and one sample; the base is asked to answer directly too
+        # greedy and one sample; the base is asked to answer directly too
+        passes = 3 if name == "base" else 2
         asked = {(row["style"], row["decoding"], row["sample"], row["id"]) for row in rows}
         assert len(asked) == len(rows) == 16 * passes
         for file in (
@@ -109,9 +111,11 @@ def test_a_second_run_skips_everything(small, run):
     before = snapshot(run.root)
     small.run("pipeline run")
     after = snapshot(run.root)
-    assert set(before) == set(after)  # No worker was started: it would have left a log.
+    # No worker was started: it would have left a log.
+    assert set(before) == set(after)
     written = {Path(path).relative_to(run.root).parts[0] for path in after if after[path] != before[path]}
-    assert written <= {"config.yaml", "report"}  # Both are put together anew from what is there.
+    # Both are put together anew from what is there.
+    assert written <= {"config.yaml", "report"}
 
 
 def test_a_changed_setting_of_a_finished_stage_is_refused_by_name(small, run):

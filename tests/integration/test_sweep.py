@@ -36,7 +36,8 @@ def labs(tmp_path: Path) -> dict[str, Path]:
             "output_dir": str(tmp_path / "out"),
             "precisions": ["float32", "bfloat16"],
             "batch_size": 2,
-            "smoke": 0,  # Random weights give no answer that can be read.
+            # Random weights give no answer that can be read.
+            "smoke": 0,
             "models": {"m": {"name_or_path": str(tmp_path / "model")}},
             "tasks": {"val": {"task": SCENES, "split": "val", "max_new_tokens": 16}},
         }

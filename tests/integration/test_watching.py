@@ -24,7 +24,8 @@ def test_a_preflight_forecasts_every_stage_and_leaves_the_run_as_it_was(small: S
     output = small.run("pipeline preflight", *epochs, name="flown")
     assert "trained on" in output
     assert "generation begins here" in output
-    assert "4 '<image>' x 4" in output  # the image tokens of 64 pixels, counted
+    # the image tokens of 64 pixels, counted
+    assert "4 '<image>' x 4" in output
     assert "max_completion_length 16 is below the CoT rows' 99th percentile" in output
     found = json.loads((copy.root / "forecast.json").read_text())
     steps = {name: found["stages"][name]["steps"] for name in STAGES}
@@ -52,13 +53,15 @@ def test_a_run_records_what_it_used_and_how_far_it_may_go(whole_run) -> None:
 def test_a_grpo_stage_keeps_tables_of_its_completions_with_pictures(whole_run) -> None:
     folder = whole_run[0].phase("stage4_clgrpo") / "completions"
     tables = sorted(folder.glob("*.parquet"))
-    assert [path.name for path in tables] == ["step-00001.parquet", "step-00005.parquet"]  # a rollout each
+    # a rollout each
+    assert [path.name for path in tables] == ["step-00001.parquet", "step-00005.parquet"]
     rows = pq.read_table(tables[0]).to_pylist()
     assert [row["group"] for row in rows] == [0] * 4 + [1] * 4
     assert all(row["image"].startswith(b"\x89PNG") for row in rows)
     assert all("Which emotion" in row["prompt"] for row in rows)
     logged = next(read_jsonl(folder.parent / "metrics.jsonl"))
-    given = [value for row in rows if not math.isnan(value := row["reward:parity_reward"])]  # it does not apply to all
+    # it does not apply to all
+    given = [value for row in rows if not math.isnan(value := row["reward:parity_reward"])]
     assert sum(given) / len(given) == pytest.approx(logged["rewards/parity_reward/mean"], abs=1e-5)
     assert (folder / "index.html").read_text().count("<section>") == 4
 

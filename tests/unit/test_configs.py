@@ -87,9 +87,8 @@ def test_the_presets_are_those_the_readme_may_name() -> None:
 @pytest.mark.usefixtures("eight_gpus")
 def test_every_shipped_config_loads_and_breaks_no_rule(name: str, emoset: Path) -> None:
     config = load(name)
-    if (
-        config.task.path is not None
-    ):  # The data are the user's to bring; that they are missing is told, and nothing else.
+    # The data are the user's to bring; that they are missing is told, and nothing else.
+    if config.task.path is not None:
         config = load(
             name, [f"task.path={emoset}", *(f"held_out.{held}.task.path={emoset}" for held in config.held_out)]
         )
@@ -260,7 +259,8 @@ def test_the_demo_sweep_is_three_models_three_tasks_two_precisions(tmp_path: Pat
     lab = load_lab("demo", [f"models.{name}.run={tmp_path}/run" for name in ("base", "stage1", "stage4")])
     assert (len(lab.models), len(lab.tasks), len(lab.precisions), len(cells(lab))) == (3, 3, 2, 18)
     for task in lab.tasks.values():
-        load_task(task.task, tmp_path / "cache")  # Its options are those of the task.
+        # Its options are those of the task.
+        load_task(task.task, tmp_path / "cache")
 
 
 def test_the_sweep_of_small_vlms_lacks_nothing_but_its_data(tmp_path: Path) -> None:
@@ -319,7 +319,8 @@ def test_lora_reaches_every_language_layer_and_nothing_else(model: str) -> None:
     net = skeleton(FAMILIES[load(f"emoset/{model}").model.name_or_path or ""][0])
     pattern = (load(f"emoset/{model}_lora").model.peft or {})["target_modules"]
     names = [name for name, _ in net.named_modules() if re.fullmatch(pattern, name)]
-    assert len(names) == 7 * 2  # q, k, v, o, gate, up, down of two layers
+    # q, k, v, o, gate, up, down of two layers
+    assert len(names) == 7 * 2
     freeze(net, ["vision"])
     frozen = {name for name, parameter in net.named_parameters() if not parameter.requires_grad}
     assert frozen
@@ -357,9 +358,8 @@ def test_the_processor_arguments_limit_the_tokens_of_an_image(model: str, tokens
     published = image_tokens(AutoProcessor.from_pretrained(tmp_path / "hub"), kind, image)
     limited = AutoProcessor.from_pretrained(tmp_path / "hub", **arguments)
     assert image_tokens(limited, kind, image) == tokens < published
-    limited.save_pretrained(
-        tmp_path / "final"
-    )  # What a stage hands over keeps the limit for those who load it as it is.
+    # What a stage hands over keeps the limit for those who load it as it is.
+    limited.save_pretrained(tmp_path / "final")
     assert image_tokens(AutoProcessor.from_pretrained(tmp_path / "final"), kind, image) == tokens
 
 
@@ -402,7 +402,8 @@ def as_published(kind: str) -> Any:
 
 
 def image_tokens(processor: Any, kind: str, image: Any) -> int:
-    if kind == "qwen3_vl":  # Its processor writes one token per merged patch of the grid.
+    # Its processor writes one token per merged patch of the grid.
+    if kind == "qwen3_vl":
         return int(processor.image_processor(images=[image], return_tensors="pt")["image_grid_thw"].prod()) // 4
     marker = {"idefics3": "<image>", "internvl": "<IMG_CONTEXT>"}[kind]
     ids = processor(text=[marker], images=[[image]], return_tensors="pt")["input_ids"]

@@ -33,7 +33,8 @@ RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
 EMOSET = [name for name in RUNS if name.startswith("emoset/")]
 
 
-shipped = functools.cache(load)  # Reading one takes most of a test.
+# Reading one takes most of a test.
+shipped = functools.cache(load)
 
 
 @pytest.fixture(autouse=True)
@@ -90,7 +91,8 @@ def test_every_preset_is_launched_on_the_gpus_and_in_the_batches_it_says(
     found = {}
     for stage in stages_of(config):
         work = Work(config, stage, RunDir(tmp_path / "runs", config.name))
-        if work.stage.algorithm not in found:  # How they are started depends on nothing else of a stage.
+        # How they are started depends on nothing else of a stage.
+        if work.stage.algorithm not in found:
             found[work.stage.algorithm] = launched(work.stage.algorithm, config, stage)
         devices, words = found[work.stage.algorithm]
         # One process sees one GPU; each of several takes its own by its local rank.
@@ -102,7 +104,8 @@ def test_every_preset_is_launched_on_the_gpus_and_in_the_batches_it_says(
         assert not arguments["use_cpu"]
         assert arguments["bf16"] == (config.model.dtype != "float32")
         assert bool(arguments["deepspeed"]) == bool(config.launch.deepspeed)
-        assert "dataloader_num_workers" not in work.stage.trainer  # It would pass over what /dev/shm holds.
+        # It would pass over what /dev/shm holds.
+        assert "dataloader_num_workers" not in work.stage.trainer
 
 
 @pytest.mark.parametrize("name", EMOSET)
@@ -158,7 +161,8 @@ def test_gpus_that_torch_cannot_use_are_refused_and_not_trained_without(gpus, mo
     monkeypatch.setattr(torch.version, "cuda", None)
     with pytest.raises(UserError, match=r"without CUDA; run \./launch/install\.sh again"):
         loading.compute_dtype(load("demo"))
-    gpus(2, usable=False, visible="")  # As the message says.
+    # As the message says.
+    gpus(2, usable=False, visible="")
     assert loading.use_cpu()
 
 
@@ -185,7 +189,8 @@ def test_training_on_a_gpu_without_a_c_compiler_or_its_header_is_refused_before_
     assert "needs a C compiler" in compiler
     assert "needs Python.h" in header
     gpus(1, visible="")
-    checks.check(load("demo"))  # A CPU compiles nothing.
+    # A CPU compiles nothing.
+    checks.check(load("demo"))
 
 
 def test_a_rollout_server_is_given_no_more_context_than_fits() -> None:

@@ -30,13 +30,15 @@ EXAMPLES = {
 }
 """Files that a reader is told to make."""
 FOREIGN = {
-    "_config.py",  # trl's
+    # trl's
+    "_config.py",
     "balance.py",
     "calculate_score.py",
     "create_vision_cot_data.py",
     "docs/assets/recipes/multimodal/visual_qa.py",
     "docs/concepts",
-    "drive.py",  # written by benchmarks/eval_throughput.py
+    # written by benchmarks/eval_throughput.py
+    "drive.py",
     "langid.py",
     "prompt_base.py",
     "training_args.py",
@@ -45,7 +47,8 @@ FOREIGN = {
 """Files of other projects, in pages that compare with them."""
 
 PATH = re.compile(rf"(?<![\w/.-])((?:{'|'.join(ROOMS)})/[\w./*-]*\w)")
-FILE = re.compile(r"(?<![\w/.*}\"'-])(\w+\.py)\b")  # Not in quotes: that is a file which code writes.
+# Not in quotes: that is a file which code writes.
+FILE = re.compile(r"(?<![\w/.*}\"'-])(\w+\.py)\b")
 COMMAND = re.compile(r"python3? -m ((?:pipeline|stages|cot_builder|rewards|benchmarks)(?:\.\w+)*)(?!\w|\.?[{<$…])")
 DOTTED = re.compile(r"`((?:pipeline|stages|cot_builder|rewards|benchmarks)(?:\.\w+)+)(?:\([^`]*\))?`")
 KEY = re.compile(r"stages\.(stage|\d|\w+\.(trainer|gate|validation))|(rewards/\w+(/\w+)*$)|\w+\.md$")
@@ -90,7 +93,8 @@ def known_files() -> set[str]:
 
 def test_every_path_exists() -> None:
     found = [(where, name) for where, line in lines() for name in PATH.findall(line) if not KEY.match(name)]
-    assert len(found) > 200  # Else the pattern reads nothing.
+    # Else the pattern reads nothing.
+    assert len(found) > 200
     assert [f"{where}: {name}" for where, name in found if not has_path(name)] == []
 
 

@@ -79,11 +79,13 @@ class Backend(Protocol):
     """A model that answers."""
 
     def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
-        """Answers, batch by batch, in whatever order is quickest; each ask comes back once, or never from a dead server."""
+        """Return answers, batch by batch, in whatever order is quickest; each ask comes back once, or never from a
+        dead server.
+        """
         ...
 
     def peak_memory(self) -> int | None:
-        """Most bytes its weights and work took: of the GPU where there is one, else of this process; None for a server."""
+        """Return most bytes its weights and work took: of the GPU where there is one, else of this process; None for a server."""
         ...
 
 
@@ -106,7 +108,7 @@ _MARK = re.compile(r"<image (\d+)>")
 
 
 def parts(text: str, images: int) -> list[str | int]:
-    """A text with its pictures in their places: words, and indices of pictures from 0.
+    """Return a text with its pictures in their places: words, and indices of pictures from 0.
 
     Pictures without a mark come first, in order. A further mark of the same picture, or of one there is not, is read as words.
     """
@@ -129,5 +131,5 @@ def parts(text: str, images: int) -> list[str | int]:
 
 
 def without_marks(text: str) -> str:
-    """A text for one who sees no picture: ``<image 1>`` is read as words."""
+    """Return a text for one who sees no picture: ``<image 1>`` is read as words."""
     return _MARK.sub(r"image \1", text)

@@ -13,7 +13,7 @@ from stages.evaluation.backends.base import Backend, Checkpoint
 
 
 def find(model: LabModel, precision: str) -> Checkpoint:
-    """The files of a model, downloaded when it is a hub id, and their digest. A server's weights cannot be known.
+    """Return the files of a model, downloaded when it is a hub id, and their digest. A server's weights cannot be known.
 
     Raises:
         UserError: when the model cannot be had, its run did not finish, or it holds no safetensors.

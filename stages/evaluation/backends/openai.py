@@ -70,9 +70,8 @@ class Served:
         Raises:
             UserError: when the server is dead, or refuses the key, the model's name or the address.
         """
-        with (
-            asyncio.Runner() as runner
-        ):  # The loop turns only while the next answer is awaited; writing one takes no time.
+        # The loop turns only while the next answer is awaited; writing one takes no time.
+        with asyncio.Runner() as runner:
             answers = self._answers(asks, how)
             try:
                 while (said := runner.run(_next(answers))) is not None:
@@ -160,11 +159,10 @@ class Served:
             raise _Failed(client.without_key(f"{type(error).__name__}: {error}")[:500], kind) from error
         seconds, hint = time.monotonic() - began, address_hint(self._url.removesuffix("/chat/completions"), status)
         if status == 200:
+            # An error in the place of a completion, often with the status it should have had.
             try:
                 return _said(ask.id, json.loads(data), seconds, how)
-            except (
-                ErrorReply
-            ) as error:  # An error in the place of a completion, often with the status it should have had.
+            except ErrorReply as error:
                 status, data = error.status or 500, str(error).encode()
             except (ValueError, TypeError, LookupError, AttributeError) as error:
                 raise _Failed(client.without_key(f"no completion: {error!r}")[:500] + hint, "server_error") from error
@@ -191,7 +189,8 @@ class Served:
         messages: list[dict[str, Any]] = [{"role": "user", "content": content if ask.images else content[0]["text"]}]
         body: dict[str, Any] = {"model": self._model.name_or_path, "max_tokens": how.max_new_tokens}
         body |= {"temperature": how.temperature, "top_p": how.top_p, "seed": ask.seed % 2**31}
-        if ask.said:  # vLLM and SGLang go on from an answer that has begun when they are told so.
+        # vLLM and SGLang go on from an answer that has begun when they are told so.
+        if ask.said:
             messages.append({"role": "assistant", "content": ask.said})
             body |= {"add_generation_prompt": False, "continue_final_message": True}
         return json.dumps({**adapted(body, self._not_taken), **self._model.options, "messages": messages}).encode()

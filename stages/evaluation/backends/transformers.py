@@ -57,7 +57,8 @@ class Local:
     """
 
     def __init__(self, checkpoint: Checkpoint, batch_size: int) -> None:
-        logging.set_verbosity_error()  # Its warnings are of checkpoints' files, which a person who judges them did not write.
+        # Its warnings are of checkpoints' files, which a person who judges them did not write.
+        logging.set_verbosity_error()
         logging.disable_progress_bar()
         assert checkpoint.folder is not None
         folder, model = checkpoint.folder, checkpoint.model
@@ -114,11 +115,13 @@ class Local:
 
     def _image_tokens(self, ask: GenerationRequest) -> int:
         """About how many tokens the pictures of a row become, from their headers; 0 where that cannot be told."""
-        count = getattr(self.processor, "_get_num_multimodal_tokens", None)  # What vLLM sizes its batches by.
+        # What vLLM sizes its batches by.
+        count = getattr(self.processor, "_get_num_multimodal_tokens", None)
         try:
             sizes = [picture_size(image) for image in ask.images]
             return sum(count([(height, width) for width, height in sizes]).num_image_tokens) if count and sizes else 0
-        except Exception:  # It only orders rows; a damaged picture is told of when it is decoded.
+        except Exception:
+            # It only orders rows; a damaged picture is told of when it is decoded.
             return 0
 
     def _prepared(self, batches: Sequence[list[GenerationRequest]]) -> Iterator[_Batch]:
@@ -134,7 +137,8 @@ class Local:
             inputs = self._tensors([ask for ask, _ in rows], [images for _, images in rows]) if rows else None
         except ValueError:
             unfit = {ask.id: why for ask, images in rows if images and (why := self._unfit(ask, images))}
-            if not unfit:  # It is not one of the pictures.
+            # It is not one of the pictures.
+            if not unfit:
                 raise
             failed += [Generation(row_id, "", failed=UNFIT, detail=why) for row_id, why in unfit.items()]
             rows = [(ask, images) for ask, images in rows if ask.id not in unfit]
@@ -161,7 +165,7 @@ class Local:
         return self.processor(text=texts, images=shown if any(shown) else None, **how)
 
     def render(self, ask: GenerationRequest) -> tuple[str, list[int]]:
-        """(the prompt as the model reads it, the order in which it meets the pictures)."""
+        """Return (the prompt as the model reads it, the order in which it meets the pictures)."""
         pieces = [piece if isinstance(piece, int) else self._plain(piece) for piece in parts(ask.text, len(ask.images))]
         said = self._plain(ask.said)
         if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:
@@ -171,7 +175,8 @@ class Local:
         content: Any = [
             {"type": "image"} if isinstance(piece, int) else {"type": "text", "text": piece} for piece in pieces
         ]
-        if not self.sees:  # Templates of text models take a plain string.
+        # Templates of text models take a plain string.
+        if not self.sees:
             content = "".join(map(str, pieces))
         turn = [{"role": "user", "content": content}]
         text = self.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
@@ -194,7 +199,8 @@ class Local:
             draws = Draws([ask.seed for ask in asks], how.temperature, how.top_p)
             answers = complete(self.model, self.tokenizer, moved, how.max_new_tokens, [draws])
         except torch.OutOfMemoryError:
-            answers = None  # Outside of the handler, whose traceback holds the tensors.
+            # Outside of the handler, whose traceback holds the tensors.
+            answers = None
         if answers is None:
             return self._halved(asks, how)
         seconds = time.monotonic() - began

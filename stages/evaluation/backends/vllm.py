@@ -38,7 +38,8 @@ class Offline:
         cpu = visible_gpus() == 0
         # vLLM looks at a model's class in a child of its own, which needs on a CPU what its server's processes need.
         os.environ.update(serve_environment(cpu=cpu))
-        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")  # One process: its end is the engine's too.
+        # One process: its end is the engine's too.
+        os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
         import vllm
 
         in_flight = batch_size if cpu else max(batch_size, _ON_A_GPU)
@@ -58,7 +59,8 @@ class Offline:
         self._llm = vllm.LLM(**{"seed": 0, **own, **model.options})
         self._batch_size = batch_size
         image_token = getattr(self._llm.model_config.hf_config, "image_token_id", None)
-        self._never = {int(image_token): -100.0} if image_token is not None else None  # As with transformers.
+        # As with transformers.
+        self._never = {int(image_token): -100.0} if image_token is not None else None
 
     def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
         """See `Backend`."""
@@ -94,13 +96,15 @@ class Offline:
                     temperature=how.temperature,
                     top_p=how.top_p,
                     seed=ask.seed % 2**31 if how.temperature else None,
-                    logprobs=0,  # Of the chosen token alone.
+                    # Of the chosen token alone.
+                    logprobs=0,
                     logit_bias=self._never,
                 )
             )
         if not kept:
             return said
-        going_on = bool(kept[0].said)  # All of them, or none: asks of one call are of one kind.
+        # All of them, or none: asks of one call are of one kind.
+        going_on = bool(kept[0].said)
         began = time.monotonic()
         outputs = self._llm.chat(
             chats,

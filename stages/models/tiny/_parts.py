@@ -10,7 +10,7 @@ from pipeline.config.schema import TinyConfig
 
 
 def text_sizes(sizes: TinyConfig, tokenizer: Any) -> dict[str, Any]:
-    """Fields that every text model's configuration has."""
+    """Return fields that every text model's configuration has."""
     return {
         "vocab_size": len(tokenizer),
         "hidden_size": sizes.hidden_size,
@@ -24,7 +24,7 @@ def text_sizes(sizes: TinyConfig, tokenizer: Any) -> dict[str, Any]:
 
 
 def vision_sizes(sizes: TinyConfig) -> dict[str, Any]:
-    """Fields that most vision models' configurations have."""
+    """Return fields that most vision models' configurations have."""
     return {
         "hidden_size": sizes.vision_hidden_size,
         "intermediate_size": 4 * sizes.vision_hidden_size,
@@ -36,7 +36,7 @@ def vision_sizes(sizes: TinyConfig) -> dict[str, Any]:
 
 
 def special_ids(tokenizer: Any) -> dict[str, Any]:
-    """The ids of padding, begin and end."""
+    """Return the ids of padding, begin and end."""
     return {
         "pad_token_id": tokenizer.pad_token_id,
         "bos_token_id": tokenizer.bos_token_id,
@@ -45,12 +45,14 @@ def special_ids(tokenizer: Any) -> dict[str, Any]:
 
 
 def image_tokens(sizes: TinyConfig) -> int:
-    """Tokens of one image of image_size after the pixel shuffle."""
+    """Return tokens of one image of image_size after the pixel shuffle."""
     return (sizes.image_size // sizes.patch_size // sizes.scale_factor) ** 2
 
 
 def idefics_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
-    """A byte-level BPE with the special tokens of Idefics3 and SmolVLM: every text encodes, none needs an unknown token."""
+    """Return a byte-level BPE with the special tokens of Idefics3 and SmolVLM: every text encodes, none needs an
+    unknown token.
+    """
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -82,7 +84,7 @@ def idefics_tokenizer(texts: Iterable[str], vocab_size: int) -> Any:
 def qwen_tokenizer(
     texts: Iterable[str], vocab_size: int, images: Sequence[str], names: dict[str, str] | None = None
 ) -> Any:
-    """A tokenizer of Qwen2's class, which InternVL and small LLaVAs use too, with a vocabulary of its own.
+    """Return a tokenizer of Qwen2's class, which InternVL and small LLaVAs use too, with a vocabulary of its own.
 
     Args:
         texts: what the vocabulary is learned from.

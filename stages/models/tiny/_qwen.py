@@ -12,12 +12,12 @@ IMAGE_MARKS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_p
 
 
 def tokenizer_of(sizes: TinyConfig, texts: Iterable[str]) -> Any:
-    """The tokenizer with the marks of images and videos."""
+    """Return the tokenizer with the marks of images and videos."""
     return qwen_tokenizer(texts, sizes.vocab_size, IMAGE_MARKS)
 
 
 def pixels(sizes: TinyConfig) -> dict[str, Any]:
-    """Arguments of the image and video processors. An image keeps its aspect, with image_size squared pixels at most."""
+    """Return arguments of the image and video processors. An image keeps its aspect, with image_size squared pixels at most."""
     cell = sizes.patch_size * sizes.scale_factor
     return {
         "patch_size": sizes.patch_size,
@@ -28,13 +28,13 @@ def pixels(sizes: TinyConfig) -> dict[str, Any]:
 
 
 def text_config(sizes: TinyConfig, tokenizer: Any, **fields: Any) -> dict[str, Any]:
-    """The text model's configuration; half a head's width is shared out among time, height and width."""
+    """Return the text model's configuration; half a head's width is shared out among time, height and width."""
     rope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [4, 6, 6], **fields}
     return {**text_sizes(sizes, tokenizer), "rope_parameters": rope}
 
 
 def vision_config(sizes: TinyConfig, **fields: Any) -> dict[str, Any]:
-    """The fields that the vision models share."""
+    """Return the fields that the vision models share."""
     return {
         "depth": sizes.vision_layers,
         "num_heads": sizes.vision_hidden_size // 32,
@@ -46,13 +46,15 @@ def vision_config(sizes: TinyConfig, **fields: Any) -> dict[str, Any]:
 
 
 def image_ids(tokenizer: Any) -> dict[str, int]:
-    """The ids of the marks, as the model's configuration names them."""
+    """Return the ids of the marks, as the model's configuration names them."""
     names = ("vision_start_token_id", "vision_end_token_id", "image_token_id", "video_token_id")
     return dict(zip(names, tokenizer.convert_tokens_to_ids(list(IMAGE_MARKS)), strict=True))
 
 
 def generation_config(tokenizer: Any) -> Any:
-    """As the checkpoints have it: it samples from a cut distribution, penalises repetition and ends at either of two tokens."""
+    """Return as the checkpoints have it: it samples from a cut distribution, penalises repetition and ends at either
+    of two tokens.
+    """
     from transformers import GenerationConfig
 
     return GenerationConfig(

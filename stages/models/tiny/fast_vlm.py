@@ -14,7 +14,7 @@ from stages.models.tiny.llava import CHAT_TEMPLATE
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
-    """(configuration, processor, generation config). A ResNet halves an image as often as makes a cell of it one pixel."""
+    """Return (configuration, processor, generation config). A ResNet halves an image as often as makes a cell of it one pixel."""
     from transformers import FastVlmConfig, GenerationConfig, LlavaProcessor, SiglipImageProcessor
 
     tokenizer = qwen_tokenizer(texts, sizes.vocab_size, ["<image>"])
@@ -38,7 +38,8 @@ def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
             "hidden_sizes": [width] * blocks,
             "depths": [sizes.vision_layers] * blocks,
             "layer_type": "basic",
-            "hidden_size": width,  # What the projector asks of a tower; a ResNet's own fields do not say it.
+            # What the projector asks of a tower; a ResNet's own fields do not say it.
+            "hidden_size": width,
         },
         image_token_index=processor.image_token_id,
         image_seq_length=(sizes.image_size // cell) ** 2,

@@ -10,7 +10,9 @@ from stages.models.tiny._parts import idefics_tokenizer, image_tokens, special_i
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
-    """(configuration, processor, generation config). Tiling is off; `model.processor` can turn it on, as real ones have it."""
+    """Return (configuration, processor, generation config). Tiling is off; `model.processor` can turn it on, as real
+    ones have it.
+    """
     from transformers import GenerationConfig, Idefics3Config
     from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
     from transformers.models.idefics3.processing_idefics3 import Idefics3Processor

@@ -25,7 +25,7 @@ CHAT_TEMPLATE = """\
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
-    """(configuration, processor, generation config). A square image is one tile; a wide one two and the whole."""
+    """Return (configuration, processor, generation config). A square image is one tile; a wide one two and the whole."""
     from transformers import GenerationConfig, GotOcr2ImageProcessor, InternVLConfig, InternVLProcessor
     from transformers.models.internvl.video_processing_internvl import InternVLVideoProcessor
 

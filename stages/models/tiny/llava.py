@@ -17,7 +17,7 @@ CHAT_TEMPLATE = """\
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
-    """(configuration, processor, generation config). No pixel shuffle: (image_size / patch_size) squared tokens."""
+    """Return (configuration, processor, generation config). No pixel shuffle: (image_size / patch_size) squared tokens."""
     from transformers import GenerationConfig, LlavaConfig, LlavaProcessor, SiglipImageProcessor
 
     tokenizer = qwen_tokenizer(texts, sizes.vocab_size, ["<image>"])
@@ -25,7 +25,8 @@ def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
         SiglipImageProcessor(size={"height": sizes.image_size, "width": sizes.image_size}),
         tokenizer,
         patch_size=sizes.patch_size,
-        vision_feature_select_strategy="full",  # SigLIP has no class token to leave out.
+        # SigLIP has no class token to leave out.
+        vision_feature_select_strategy="full",
         chat_template=CHAT_TEMPLATE,
     )
     config = LlavaConfig(

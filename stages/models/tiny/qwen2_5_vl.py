@@ -10,7 +10,7 @@ from stages.models.tiny import _qwen
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
-    """(configuration, processor, generation config)."""
+    """Return (configuration, processor, generation config)."""
     from transformers import Qwen2_5_VLConfig, Qwen2_5_VLProcessor, Qwen2VLImageProcessor, Qwen2VLVideoProcessor
     from trl.chat_template_utils import qwen2_5_vl_chat_template
 

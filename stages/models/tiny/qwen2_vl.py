@@ -10,7 +10,7 @@ from stages.models.tiny import _qwen
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
-    """(configuration, processor, generation config)."""
+    """Return (configuration, processor, generation config)."""
     from transformers import Qwen2VLConfig, Qwen2VLImageProcessor, Qwen2VLProcessor, Qwen2VLVideoProcessor
     from trl.chat_template_utils import qwen2_5_vl_chat_template
 
@@ -20,7 +20,8 @@ def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
         Qwen2VLImageProcessor(**pixels),
         tokenizer,
         Qwen2VLVideoProcessor(**pixels),
-        chat_template=qwen2_5_vl_chat_template,  # The two families' templates are the same.
+        # The two families' templates are the same.
+        chat_template=qwen2_5_vl_chat_template,
     )
     config = Qwen2VLConfig(
         text_config=_qwen.text_config(sizes, tokenizer),

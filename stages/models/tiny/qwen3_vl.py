@@ -10,7 +10,7 @@ from stages.models.tiny import _qwen
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
-    """(configuration, processor, generation config)."""
+    """Return (configuration, processor, generation config)."""
     from transformers import Qwen2VLImageProcessor, Qwen3VLConfig, Qwen3VLProcessor, Qwen3VLVideoProcessor
     from trl.chat_template_utils import qwen3_vl_chat_template
 

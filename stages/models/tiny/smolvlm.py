@@ -10,7 +10,9 @@ from stages.models.tiny._parts import idefics_tokenizer, image_tokens, special_i
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
-    """(configuration, processor, generation config). Tiling is off; `model.processor` can turn it on, as real ones have it."""
+    """Return (configuration, processor, generation config). Tiling is off; `model.processor` can turn it on, as real
+    ones have it.
+    """
     from transformers import GenerationConfig, SmolVLMConfig, SmolVLMImageProcessor, SmolVLMProcessor
     from transformers.models.smolvlm.video_processing_smolvlm import SmolVLMVideoProcessor
     from trl.chat_template_utils import smolvlm_chat_template

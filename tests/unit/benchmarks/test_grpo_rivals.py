@@ -75,7 +75,8 @@ def test_ratios_are_of_steps_in_the_same_turn() -> None:
 def test_the_table_names_what_was_measured() -> None:
     rows = table([line("trl", [2.0, 4.0, 3.0], 0), line("swift", [4.0, 4.0, 6.0], 1)]).splitlines()
     cells = [cell.strip() for cell in rows[3].strip("|").split("|")]
-    assert cells[0] == "4, 158, 32"  # The prompt as it was read, not as it was asked for.
+    # The prompt as it was read, not as it was asked for.
+    assert cells[0] == "4, 158, 32"
     assert cells[1] == "swift 1.0"
     assert cells[2:4] == ["4.00 [4.00, 6.00]", "2.00 [1.00, 2.00]"]
     assert cells[4:6] == ["2.00 [2.00, 3.00]", "2.00 [1.00, 2.00]"]

@@ -21,7 +21,8 @@ def test_arithmetic_is_that_of_the_model(shared: bool):
     config, _, _ = configured(SIZES["mini"])
     model = AutoModelForImageTextToText.from_config(config, attn_implementation="eager")
     tokens = torch.full((1, prompt), 5)
-    tokens[0, :64] = config.image_token_id  # Of 1,024 patches.
+    # Of 1,024 patches.
+    tokens[0, :64] = config.image_token_id
     rest = torch.full((1, completion if not shared else group * completion), 5)
     with FlopCounterMode(display=False) as counted, torch.no_grad():
         model(
@@ -31,7 +32,8 @@ def test_arithmetic_is_that_of_the_model(shared: bool):
         )
     found = counted.get_total_flops() * (1 if shared else group)
     expected = least(Model.of(config), (group, prompt, completion), ONE, shared)["score"] / 3
-    assert expected == pytest.approx(found, rel=0.05)  # Attention of eager is a whole square.
+    # Attention of eager is a whole square.
+    assert expected == pytest.approx(found, rel=0.05)
 
 
 def test_what_a_step_moves():

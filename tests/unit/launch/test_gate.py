@@ -52,7 +52,8 @@ def test_the_gate_has_caches_of_its_own_but_for_packages(clone: Path) -> None:
     found = seen(clone / ".venv" / "bin" / "python")
     (own,) = {Path(found["XDG_CACHE_HOME"])}
     assert all(Path(found[name]).is_relative_to(own) for name in CACHES)
-    assert not own.exists()  # Nothing is left for a later run either.
+    # Nothing is left for a later run either.
+    assert not own.exists()
     assert "TRANSFORMERS_CACHE" not in found
     assert (found["PIP_CACHE_DIR"], found["UV_CACHE_DIR"]) == ("/home/me/cache/pip", "/home/me/cache/uv")
 

@@ -207,7 +207,8 @@ def test_no_server_outlives_a_kill_9(bench: Bench) -> None:
 
 def test_ports_can_be_numbered_from_anywhere_and_the_build_asks_there(bench: Bench) -> None:
     base = free_port()
-    with socket.socket() as taken:  # as when another job on this node has the ports of the teachers' files
+    # as when another job on this node has the ports of the teachers' files
+    with socket.socket() as taken:
         taken.bind(("", bench.ports[0]))
         taken.listen()
         code, told = bench.build("--base-port", str(base))

@@ -169,7 +169,8 @@ def test_tasks_on_one_node_have_ports_of_their_own(cluster: Cluster) -> None:
 
 
 def test_part_of_an_array_is_refused_for_its_shards_would_be_others(cluster: Cluster) -> None:
-    part = {**task(5, 2), "ARRAY_TASK_MIN": 3, "ARRAY_TASK_MAX": 5}  # sbatch --array=3,5
+    # sbatch --array=3,5
+    part = {**task(5, 2), "ARRAY_TASK_MIN": 3, "ARRAY_TASK_MAX": 5}
     done = cluster.run("slurm/cot_array.sbatch", "--config", "demo", **part)
     assert done.returncode == 2
     assert "--array must be 0-(n-1)" in done.stderr

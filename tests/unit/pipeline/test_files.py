@@ -53,7 +53,8 @@ def test_rows_of_a_log_are_read_without_a_torn_last_line(tmp_path: Path) -> None
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3')
     assert list(read_jsonl(path)) == [{"step": 1}, {"step": 2}]
-    path.write_text('{"step": 1}\n{"step": 2}')  # whole, but the writer always ends a line: it was killed before that
+    # whole, but the writer always ends a line: it was killed before that
+    path.write_text('{"step": 1}\n{"step": 2}')
     assert list(read_jsonl(path)) == [{"step": 1}]
 
 

@@ -75,7 +75,8 @@ def test_the_longest_rows_come_first_and_none_is_lost(config: RunConfig, run: Ru
     assert plan.write_rows(config, run, plan.scratch_of(run))
     written = pq.read_table(plan.scratch_of(run).cot / "train.parquet")["completion"].to_pylist()
     assert sorted(written) == sorted(texts)
-    assert written[:32] == sorted(texts, key=len, reverse=True)[:32]  # the demo's batch
+    # the demo's batch
+    assert written[:32] == sorted(texts, key=len, reverse=True)[:32]
     assert written[32:] != sorted(written[32:], key=len, reverse=True)
 
 

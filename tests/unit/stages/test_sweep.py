@@ -95,10 +95,12 @@ def test_a_sweep_that_was_killed_twice_gives_what_an_undisturbed_one_gives(
         wait_for(lambda before=before: answered(out) > before + 30)
         child.send_signal(signal.SIGKILL)
         child.wait()
-    wait_for(lambda: not cells_alive(rough.stem, tmp_path))  # They die with the sweep.
+    # They die with the sweep.
+    wait_for(lambda: not cells_alive(rough.stem, tmp_path))
     half = [path for path in out.glob("cells/*/predictions.jsonl") if path.read_text().count("\n") < 40]
     assert half, "nothing was interrupted"
-    half[0].write_text(half[0].read_text() + '{"id": "r3')  # A line torn by the kill.
+    # A line torn by the kill.
+    half[0].write_text(half[0].read_text() + '{"id": "r3')
     assert sweep(run_module, rough).returncode == 0
     assert untimed(out) == untimed(tmp_path / "out" / "calm")
     assert len(table(out)) == 3 * 3 * 2

@@ -57,7 +57,8 @@ def test_batches_give_the_bytes_of_a_direct_build(tmp_path, drawn, project, serv
         batch_service(stub, requests, replies, broken={3} if rounds == 0 else ())
         assert take_in(project, replies) == 0
         rounds += 1
-    assert rounds >= 3  # One per attempt, and the request that failed comes again.
+    # One per attempt, and the request that failed comes again.
+    assert rounds >= 3
     assert set(stub.answered.values()) == {1}
     asked = len(stub.requests)
     assert project.build() == 0
@@ -121,7 +122,8 @@ def test_lines_of_another_shape_are_counted_and_stop_nothing(tmp_path, project, 
     requests = export(project, tmp_path / "out")
     answer = {"status_code": 200, "body": {"choices": [{"message": {"content": "x"}}]}}
     lines = [
-        b'{"custom_id": "\xe9"}',  # Latin-1.
+        # Latin-1.
+        b'{"custom_id": "\xe9"}',
         b"",
         b"null",
         b"[3]",

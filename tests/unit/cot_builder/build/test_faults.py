@@ -42,7 +42,8 @@ def test_a_refused_request_is_data_and_is_not_repeated(project, serve, status):
     assert project.manifest()["rejected_rows_by_reason"]["request_refused"] == 1
     assert project.build() == 0
     assert len(stub.requests) == 40
-    stub.fault = lambda n, seed: None  # The server was the cause, and is mended.
+    # The server was the cause, and is mended.
+    stub.fault = lambda n, seed: None
     assert project.build("--retry-refused") == 0
     assert len(stub.requests) == 41
     assert "request_refused" not in project.manifest()["rejected_rows_by_reason"]
@@ -97,7 +98,8 @@ def test_nobody_at_the_address(project, capsys):
     assert project.build() == 3
     assert time.monotonic() - started < 10
     said = capsys.readouterr().err
-    assert f"no reply from {url}" in said.splitlines()[0]  # At once, not when patience has run out.
+    # At once, not when patience has run out.
+    assert f"no reply from {url}" in said.splitlines()[0]
     assert said.count("launch/serve_teacher.sh") == 2
     assert project.manifest()["rows"]["unasked"] == 40
 
@@ -191,7 +193,8 @@ def test_a_server_that_takes_no_max_tokens_and_no_temperature_is_asked_without(p
     assert all("max_completion_tokens" in sent and "temperature" not in sent for sent in stub.requests[-30:])
     assert "takes no max_tokens; it is asked with max_completion_tokens" in capsys.readouterr().err
     stub.fault = lambda n, seed: "500"
-    assert project.build() == 0  # The request's key is what was meant to be asked: nothing is asked again.
+    # The request's key is what was meant to be asked: nothing is asked again.
+    assert project.build() == 0
 
 
 def test_an_address_without_v1_is_hinted_at(project, serve, capsys):

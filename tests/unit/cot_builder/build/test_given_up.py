@@ -51,9 +51,8 @@ def cursed(fault, *numbers):
 def test_a_row_that_is_never_answered_is_given_up_named_and_asked_again_on_request(
     project, serve, capsys, fault, reason
 ):
-    stub = serve(
-        fault=cursed(fault, 0, 39)
-    )  # The first, when nothing was answered yet, and the last, when all others are.
+    # The first, when nothing was answered yet, and the last, when all others are.
+    stub = serve(fault=cursed(fault, 0, 39))
     project.ask(stub, teacher={**QUICK, "timeout": 1.0 if fault == "hang" else 10.0})
     assert project.build() == 0
     manifest, rejected = project.manifest(), lines(project.cot / "rejected.jsonl")
@@ -65,7 +64,8 @@ def test_a_row_that_is_never_answered_is_given_up_named_and_asked_again_on_reque
     assert f"2 rows were given up as {reason} (first: {given_up[0]})" in said
     assert "--retry" in said
     asked = len(stub.requests)
-    assert project.build() == 0  # Nothing is asked again by itself.
+    # Nothing is asked again by itself.
+    assert project.build() == 0
     assert len(stub.requests) == asked
     stub.fault = lambda n, seed: None
     assert project.build("--retry") == 0
@@ -77,7 +77,8 @@ def test_rows_left_by_an_earlier_build_do_not_stop_the_teacher_when_they_are_den
     stub = serve(fault=cursed("403", 7, 21))
     project.ask(stub, teacher=QUICK)
     assert project.build() == 0
-    assert project.build("--retry") == 0  # Only these two are asked, and both are denied.
+    # Only these two are asked, and both are denied.
+    assert project.build("--retry") == 0
     assert project.manifest()["rejected_rows_by_reason"]["moderated"] == 2
 
 
@@ -147,7 +148,8 @@ def test_a_teacher_whose_first_replies_all_fail_for_one_reason_is_stopped(projec
     said = capsys.readouterr().err
     assert f"its first 50 replies all fail as {reason}" in said
     assert "cot.stop_after_failures=0" in said
-    assert project.build("cot.stop_after_failures=0") == 2  # All are asked, and no row is kept.
+    # All are asked, and no row is kept.
+    assert project.build("cot.stop_after_failures=0") == 2
     assert len(stub.requests) == 90
 
 

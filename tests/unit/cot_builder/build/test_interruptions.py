@@ -89,7 +89,8 @@ def test_a_second_ctrl_c_ends_at_once_with_exit_code_130(project, serve, start):
     wait_for(lambda: stub.count >= 4)
     press(process, signal.SIGINT)
     time.sleep(0.3)
-    assert process.poll() is None  # It waits for what is in flight.
+    # It waits for what is in flight.
+    assert process.poll() is None
     pressed = time.monotonic()
     press(process, signal.SIGINT)
     said, _ = process.communicate(timeout=30)

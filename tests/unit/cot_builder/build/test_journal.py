@@ -175,7 +175,8 @@ def test_replies_from_elsewhere_need_a_request_that_was_exported(tmp_path):
         assert counts == {"new": 1, "known": 0, "unknown": 1}
         assert journal.find(request(1).key) == Reply("one")
         assert journal.take_in([(request(1).key, Reply("another"))]) == {"new": 0, "known": 1, "unknown": 0}
-        assert journal.find(request(1).key) == Reply("one")  # The first reply stands.
+        # The first reply stands.
+        assert journal.find(request(1).key) == Reply("one")
 
 
 def test_a_copy_of_the_folder_is_a_journal_like_the_first(tmp_path):

@@ -97,7 +97,8 @@ def test_odd_pictures_are_sent_upright_and_broken_rows_are_named(tmp_path, folde
     assert kept == ordinary | {"exif_rotated", "cmyk", "sixteen_bit", "animated", "png_named_jpg", "bad_annotation"}
     sizes = [stub.picture(number).size for number in range(len(stub.requests))]
     assert sorted(set(sizes)) == [(15, 20), (20, 15)]
-    assert sizes.count((15, 20)) == 1  # The one that a camera held upright.
+    # The one that a camera held upright.
+    assert sizes.count((15, 20)) == 1
     unusable = {
         (each := json.loads(line))["id"]: each["reason"] for line in (cot / "unusable.jsonl").read_text().splitlines()
     }

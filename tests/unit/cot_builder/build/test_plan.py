@@ -223,4 +223,5 @@ def test_help_is_quick_and_loads_nothing_heavy(repo_root):
         "heavy = {'torch', 'aiohttp', 'pyarrow', 'omegaconf', 'vllm'} & set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True, capture_output=True)
-    assert time.monotonic() - started < 5  # A tenth of this, on a machine that is not busy.
+    # A tenth of this, on a machine that is not busy.
+    assert time.monotonic() - started < 5

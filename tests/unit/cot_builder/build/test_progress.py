@@ -189,4 +189,5 @@ def test_thousands_of_rows_a_second_are_not_held_up():
             progress.reply(USAGE, False)
             progress.row(True)
             progress.tick()
-        assert time.process_time() - started < 1  # A twentieth of this, on a machine that is not busy.
+        # A twentieth of this, on a machine that is not busy.
+        assert time.process_time() - started < 1

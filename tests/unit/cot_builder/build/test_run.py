@@ -26,7 +26,8 @@ def test_kept_rows_agree_with_their_labels_and_nothing_disappears(project, capsy
         assert (Path(manifest["image_root"]) / row["image"]).is_file()
     assert {entry["reason"] for entry in rejected} == {"no_think"}
     assert manifest["status"] == "complete"
-    assert manifest["prompts"] == {}  # Nobody was asked with one.
+    # Nobody was asked with one.
+    assert manifest["prompts"] == {}
     assert manifest["rows"] == {"selected": 40, "kept": len(rows), "rejected": len(rejected), "unasked": 0}
     assert sum(label["kept"] for label in manifest["per_class"].values()) == len(rows)
     assert f"{len(rows)} kept, {len(rejected)} rejected (no_think {len(rejected)})" in capsys.readouterr().out
@@ -162,7 +163,8 @@ def test_addresses_of_the_run_must_be_some(project, serve, capsys, urls):
 def test_an_offline_teacher_does_not_hold_up_the_served_one(project, serve):
     stub = serve(latency=0.1)
     served = {"kind": "openai", "model": "stub", "base_urls": [stub.url], "image_size": 16}
-    weights = {"offline": 1e6, "served": 1.0}  # Every row prefers the offline one.
+    # Every row prefers the offline one.
+    weights = {"offline": 1e6, "served": 1.0}
     both = {"offline": {"kind": "attribute"}, "served": served}
     project.configure(both, teachers_per_row=2, concurrency=8, weights=weights)
     assert project.build() == 0
@@ -242,6 +244,7 @@ def test_stats_and_preview(project, serve, capsys):
     page = (project.cot / "preview.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 3
     assert project.build() == 0
-    assert len(stub.requests) == 40  # The preview's three are not asked again.
+    # The preview's three are not asked again.
+    assert len(stub.requests) == 40
     assert main(["stats", "--config", str(config)]) == 0
     assert "complete" in capsys.readouterr().out

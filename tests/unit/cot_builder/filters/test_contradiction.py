@@ -134,7 +134,8 @@ def test_the_offline_teachers_misreadings_are_caught(name, values):
 VALUES = st.none() | st.booleans() | st.floats() | st.text() | st.lists(st.integers())
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # Its first draw makes tables of all characters.
+# Its first draw makes tables of all characters.
+@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["brightness", "scene", "facial_expression", "object", "x"]), VALUES))
 def test_odd_annotations_are_passed_over(attributes):
     contradiction("The picture is dark. The face is sad. A photo taken indoors.", attributes)

@@ -170,7 +170,8 @@ def test_each_language_is_itself_and_not_english(code):
         ("The man stands at the cliff. 他看起来很悲伤。So awe.", True),
         ("悲伤的人。", True),
         ("Грустно.", True),
-        ("Un uomo.", False),  # Too short for anything but its script.
+        # Too short for anything but its script.
+        ("Un uomo.", False),
         ("", False),
         ("12 34 !!", False),
     ],
@@ -203,14 +204,16 @@ def test_length_counts_words():
 
 def test_repetition_catches_loops_and_lets_prose_pass():
     assert repetition(ENGLISH, 0.3) is None
-    assert repetition("The sea is calm. The sky is calm. The sea is calm.", 0.0) is None  # Too short to judge.
+    # Too short to judge.
+    assert repetition("The sea is calm. The sky is calm. The sea is calm.", 0.0) is None
     assert repetition("The sea is calm. A man. The sea is calm. The sea is calm!", 0.3)
     assert repetition("A man waits" + "." * 40, 0.3)
     assert repetition("the man on the left looks at " * 8, 0.3)
     assert repetition("the man on the left looks at " * 8, 1.0) is None
     assert repetition("他很高兴" * 10, 0.3)
     half = " ".join(f"w{n}" for n in range(30)) + " " + " ".join(f"w{n}" for n in range(10))
-    assert repetition(half, 0.3)  # 14 of 37 4-grams
+    # 14 of 37 4-grams
+    assert repetition(half, 0.3)
     assert repetition(half, 0.5) is None
 
 

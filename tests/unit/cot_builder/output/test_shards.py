@@ -41,7 +41,8 @@ def test_merged_shards_are_byte_for_byte_the_unsharded_build(project, serve, who
     assert len(stub.requests) == asked == len(stub.answered)
     assert merge(project, 3) == 0
     assert project.parquet() == whole
-    assert project.build() == 0  # The whole build's journal has everything now.
+    # The whole build's journal has everything now.
+    assert project.build() == 0
     assert len(stub.requests) == asked
 
 

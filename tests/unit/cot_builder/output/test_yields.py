@@ -132,7 +132,8 @@ def test_a_row_that_repeats_an_earlier_one_is_rejected_as_a_near_duplicate(tmp_p
     assert built.run() == 0
     repeats = built.manifest["rejected_rows_by_reason"]["near_duplicate"]
     kept = [row for row in built.rows if same in row["think"]]
-    assert 1 <= len(kept) <= 8  # The conclusion, and so the text, differs from class to class.
+    # The conclusion, and so the text, differs from class to class.
+    assert 1 <= len(kept) <= 8
     assert repeats > 5
     first = built.manifest["requests_this_time"]
     assert built.run("cot.filters.near_duplicate=null") == 0
@@ -173,14 +174,16 @@ def test_raising_the_attempts_does_not_ask_the_fallback_again(tmp_path, monkeypa
     assert built.run() == 0
     assert built.manifest["requests_this_time"] == 80
     assert built.run("cot.attempts=2") == 0
-    assert built.manifest["requests_this_time"] == 40  # The second attempts; the fallback is the same request.
+    # The second attempts; the fallback is the same request.
+    assert built.manifest["requests_this_time"] == 40
 
 
 def test_what_the_cross_check_costs_is_counted_with_the_teacher_that_reads(tmp_path, monkeypatch):
     def say(_, question):
         return question.row.label if question.mode.startswith("check") else think(question.row.label, story(question))
 
-    Scripted(tmp_path, teachers=2)  # For its file b.yaml.
+    # For its file b.yaml.
+    Scripted(tmp_path, teachers=2)
     reader = {"teacher": str(tmp_path / "b.yaml"), "samples": 2}
     built = Built(tmp_path, monkeypatch, say, cross_check=reader, min_rows_per_class=0)
     assert built.run() == 0
@@ -194,7 +197,8 @@ def test_the_forecast_of_a_preview_counts_the_cross_check(tmp_path, monkeypatch,
     def say(_, question):
         return question.row.label if question.mode.startswith("check") else think(question.row.label, story(question))
 
-    Scripted(tmp_path, teachers=2)  # For its file b.yaml.
+    # For its file b.yaml.
+    Scripted(tmp_path, teachers=2)
     built = Built(tmp_path, monkeypatch, say, cross_check={"teacher": str(tmp_path / "b.yaml")}, min_rows_per_class=0)
     assert main(["preview", "--config", str(built.scripted.config), "--rows", "6"]) == 0
     assert "its 24 rows come to about 7,200 in and 1,440 out" in capsys.readouterr().out

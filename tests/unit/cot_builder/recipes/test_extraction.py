@@ -36,7 +36,8 @@ def test_the_question_about_the_question_is_the_same_request_for_every_row(tmp_p
     keys = {mode: {teacher.request(q).key for _, q in build.asked if q.mode == mode} for mode in SAYINGS}
     labels = {question.row.label for _, question in build.asked}
     assert len(keys["observe"]) == 1
-    assert len(keys["statements"]) == len(labels)  # Question and answer are all it depends on.
+    # Question and answer are all it depends on.
+    assert len(keys["statements"]) == len(labels)
     assert len(keys["description"]) == 6
 
 

@@ -34,7 +34,8 @@ def test_hidden_questions_never_hold_the_label_as_the_answer(tmp_path):
         assert given.mode == "answer_given"
         assert given.text.endswith(f"answered: {given.row.label}.")
     assert len(texts) > 1
-    assert len(set(texts.values())) == 1  # The same words whatever the label is.
+    # The same words whatever the label is.
+    assert len(set(texts.values())) == 1
 
 
 def test_the_fallback_is_asked_once_and_marks_its_row(tmp_path):
@@ -43,7 +44,8 @@ def test_the_fallback_is_asked_once_and_marks_its_row(tmp_path):
     assert build.modes() == ["answer_hidden", "answer_hidden", "answer_given"]
     assert outcome.kept["mode"] == "answer_given"
     assert outcome.kept["prompt_version"] == "answer_given_v1"
-    assert outcome.kept["agreement"] == 0  # What was told the label is no vote.
+    # What was told the label is no vote.
+    assert outcome.kept["agreement"] == 0
 
 
 def test_without_a_fallback_the_row_is_rejected_for_the_reply_that_came_furthest(tmp_path):

@@ -67,7 +67,8 @@ def test_confusion_hits_only_its_labels_at_its_rate(rate):
     answers = [parse(reply).answer for reply in replies(confusions={"awe": "fear"}, confusion_rate=rate)]
     confused = [answer for row, answer in zip(ROWS, answers, strict=True) if row.label == "awe"]
     assert all(a == row.label for row, a in zip(ROWS, answers, strict=True) if row.label != "awe")
-    assert confused.count("fear") / len(confused) == pytest.approx(rate, abs=0.09)  # 3 standard errors of 250 rows
+    # 3 standard errors of 250 rows
+    assert confused.count("fear") / len(confused) == pytest.approx(rate, abs=0.09)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])

@@ -104,7 +104,8 @@ def test_a_server_that_does_four_at_a_time_is_not_flooded(latency):
     server, limit = Simulated(lambda n: n / latency, slots=4), Limit(256)
     server.run(limit, 60)
     assert 4 <= limit.value <= 12
-    assert server.completed(0, 60) >= 0.95 * 4 / latency / 1.02  # Efforts are 1.02 on average.
+    # Efforts are 1.02 on average.
+    assert server.completed(0, 60) >= 0.95 * 4 / latency / 1.02
 
 
 @pytest.mark.parametrize("latency", [0.05, 1.0])
@@ -161,7 +162,8 @@ def test_a_429_halves_once_for_all_that_were_in_flight_together():
 def test_a_server_that_turns_away_one_request_in_two_hundred_keeps_its_limit():
     limit, server = full(Limit(64)), Simulated(lambda n: n / 0.1)
     for number in range(1, 100):
-        server.run(limit, 0.3 * number)  # 192 replies.
+        # 192 replies.
+        server.run(limit, 0.3 * number)
         limit.overloaded(server.now, server.now - 0.1, told=True)
     assert limit.value == 64
 
@@ -199,8 +201,10 @@ def test_a_cancelled_wait_and_a_cancelled_request_give_their_place_back():
         first, second = await pool.take(), await pool.take()
         waiting = [asyncio.create_task(pool.take()) for _ in range(2)]
         await asyncio.sleep(0)
-        pool.give_back(first, answered=False)  # Hands the place to the first that waits, …
-        waiting[0].cancel()  # … which is cancelled before it runs.
+        # Hands the place to the first that waits, …
+        pool.give_back(first, answered=False)
+        # … which is cancelled before it runs.
+        waiting[0].cancel()
         third = await waiting[1]
         assert pool.states()[0].load == 2
         pool.give_back(second)
@@ -328,7 +332,8 @@ def test_a_fault_in_transport_is_asked_again_and_answered_once(serve, picture, f
     assert all(isinstance(reply, Reply) and reply.text for reply in replies)
     assert len(stub.requests) == 32
     assert set(stub.answered_bodies.values()) == {1}
-    assert set(stub.paths) == {"/v1/chat/completions"}  # No redirect was followed.
+    # No redirect was followed.
+    assert set(stub.paths) == {"/v1/chat/completions"}
 
 
 @pytest.mark.parametrize(

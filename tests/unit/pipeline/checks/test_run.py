@@ -343,7 +343,8 @@ def test_rollouts_are_counted_over_all_processes(monkeypatch: pytest.MonkeyPatch
 
 
 def test_more_processes_than_gpus_are_refused_and_without_any_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert problems("launch.num_processes=2") == []  # two CPU processes
+    # two CPU processes
+    assert problems("launch.num_processes=2") == []
     for module in (run, derived):
         monkeypatch.setattr(module, "visible_gpus", lambda: 1)
     assert "launch.num_processes: 2 is more than the 1 visible GPUs" in problems("launch.num_processes=2")[0]
@@ -468,7 +469,8 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_loads(
         f"{S2}.trainer.report_to: {name} is not installed; pip install {name}, or leave report_to out"
         for name in missing
     ]
-    run.check(load("demo", [f"{S2}.trainer.report_to={value}"]), trains=False)  # What is trained can be looked at.
+    # What is trained can be looked at.
+    run.check(load("demo", [f"{S2}.trainer.report_to={value}"]), trains=False)
 
 
 def test_one_wrong_option_does_not_hide_the_others() -> None:

@@ -65,7 +65,8 @@ def test_swapped_pictures_are_told_by_plan_and_refused_by_run_and_stage(
     run = RunDir(loaded.output_dir, loaded.name)
     with pytest.raises(UserError, match="stage1_sft: 6 of 20 rows are about other pictures"):
         training_columns(loaded, run, "stage1_sft", load_task(loaded.task, run.cache))
-    assert build(["build", "--config", str(config)]) == 0  # The cure that the message names.
+    # The cure that the message names.
+    assert build(["build", "--config", str(config)]) == 0
     pipeline(["plan", "--config", str(config)])
     assert "other pictures" not in capsys.readouterr().out
 

@@ -18,7 +18,8 @@ GB = 10**9
 SFT = Trial(
     steps=100,
     cycle=1,
-    seconds=[5.0, 7.0, 9.0],  # the first step warms up
+    # the first step warms up
+    seconds=[5.0, 7.0, 9.0],
     startup=20.0,
     save=1.0,
     handover=3.0,
@@ -83,7 +84,8 @@ def test_a_stage_too_large_for_its_device_is_a_problem_with_its_cure() -> None:
     (problem,) = of({"stage1_sft": SFT}, memory=5 * GB)["problems"]
     assert problem.startswith("stage1_sft: needs 5.0 GB of the 5.0 GB")
     assert "per_device_train_batch_size" in problem
-    (problem,) = of({"stage1_sft": SFT}, memory=8 * GB, shared=2)["problems"]  # both processes on one CPU machine
+    # both processes on one CPU machine
+    (problem,) = of({"stage1_sft": SFT}, memory=8 * GB, shared=2)["problems"]
     assert "needs 10.0 GB" in problem
 
 
@@ -114,7 +116,8 @@ def test_errors_are_relative_to_what_was_measured() -> None:
     assert found["training"]["error"] == pytest.approx(0.2)
     assert found["memory"] == {"forecast": 9, "measured": 10, "error": pytest.approx(-0.1)}
     assert found["checkpoint"]["error"] == 0
-    assert "evaluation" not in found  # not evaluated yet
+    # not evaluated yet
+    assert "evaluation" not in found
     assert errors(entry, {"status": "running"}, {}) == {}
 
 

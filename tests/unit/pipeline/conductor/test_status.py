@@ -35,7 +35,8 @@ def run(tmp_path: Path, config: RunConfig) -> RunDir:
     write_json(run.phase(STAGE) / "progress.json", {"max_steps": 100})
     rows = [{"step": step, "seconds": 2.0 * step, "loss": 0.1, "num_tokens": 1000.0 * step} for step in range(1, 31)]
     rows[28] |= {"reward": 0.75, "rewards/format_reward/mean": 0.5, "rewards/format_reward/std": 0.1}
-    rows[29] |= {"clip_ratio/low_mean": 0.0, "clip_ratio/high_mean": 0.015}  # a step that uses the rollout again
+    # a step that uses the rollout again
+    rows[29] |= {"clip_ratio/low_mean": 0.0, "clip_ratio/high_mean": 0.015}
     write_rows(run, rows)
     return run
 

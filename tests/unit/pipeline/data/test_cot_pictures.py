@@ -42,7 +42,8 @@ def test_the_same_pictures_are_nothing_to_speak_of(tmp_path: Path, examples: lis
     build(tmp_path, examples)
     found = compared(tmp_path, examples)
     assert [*found.problems(), *found.notes()] == []
-    examples[0].image.touch()  # A copy of the data set is the same data set.
+    # A copy of the data set is the same data set.
+    examples[0].image.touch()
     assert list(compared(tmp_path, examples).problems()) == []
 
 

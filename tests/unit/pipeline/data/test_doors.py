@@ -144,7 +144,8 @@ def test_one_blank_label_costs_one_row(tmp_path: Path, odd: str | None) -> None:
         (["hot dog", "hot_dog", "hot dog", "Hot-Dog"], ("hot dog",)),
         (["Rot", "rot ", "Rot"], ("Rot",)),
         (["ＲＥＤ", "red", "red"], ("red",)),
-        (["a", "A", "b"], ("A", "a", "b")),  # Letters are told apart by case.
+        # Letters are told apart by case.
+        (["a", "A", "b"], ("A", "a", "b")),
     ],
 )
 def test_a_label_spelled_in_two_ways_is_one_label_the_commoner_and_said(

@@ -51,9 +51,11 @@ def test_each_kind_of_broken_file_has_its_own_reason(tmp_path: Path) -> None:
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("<html>404</html>")
     (tmp_path / "folder.jpg").mkdir()
-    os.mkfifo(tmp_path / "pipe.jpg")  # Opening it would wait for ever.
+    # Opening it would wait for ever.
+    os.mkfifo(tmp_path / "pipe.jpg")
     (tmp_path / "drawing.jpg").write_text("%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n")
-    Image.new("RGB", (9, 9)).save(tmp_path / "pixmap.ppm")  # Pillow reads it; no image set needs it.
+    # Pillow reads it; no image set needs it.
+    Image.new("RGB", (9, 9)).save(tmp_path / "pixmap.ppm")
     reasons = {
         tmp_path / "none.jpg": "missing_image",
         tmp_path / "folder.jpg": "missing_image",
@@ -95,7 +97,8 @@ def test_open_rgb_says_what_is_wrong(tmp_path: Path) -> None:
 
 def test_a_phone_photograph_comes_out_upright(tmp_path: Path) -> None:
     image = Image.new("RGB", (40, 20), "black")
-    image.paste("white", (0, 0, 20, 20))  # The left half as stored is the top half as taken.
+    # The left half as stored is the top half as taken.
+    image.paste("white", (0, 0, 20, 20))
     exif = Image.Exif()
     exif[0x0112] = 6
     image.save(tmp_path / "a.jpg", exif=exif, quality=95)
@@ -123,10 +126,13 @@ def test_every_pixel_format_becomes_rgb(tmp_path: Path) -> None:
     expected = {
         "palette.png": (255, 0, 0),
         "cmyk.jpg": (255, 0, 0),
-        "animated.gif": (255, 0, 0),  # The first frame.
-        "clear.png": (255, 255, 255),  # What is seen on a page, not the green stored under it.
+        # The first frame.
+        "animated.gif": (255, 0, 0),
+        # What is seen on a page, not the green stored under it.
+        "clear.png": (255, 255, 255),
         "clear_grey.png": (255, 255, 255),
-        "deep.png": (128, 128, 128),  # Half of 16 bits is half of 8, not white.
+        # Half of 16 bits is half of 8, not white.
+        "deep.png": (128, 128, 128),
         "shallow.tiff": (100, 100, 100),
         "bits.png": (255, 255, 255),
     }

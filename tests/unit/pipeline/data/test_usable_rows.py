@@ -49,6 +49,7 @@ def test_a_quick_look_decodes_few_pictures_and_says_how_many_it_left(tmp_path: P
         assert check_images(paths, tmp_path / "cache.json") == {paths[0]: "unreadable_image"}
     assert look.skipped == 0
     paths[1].write_bytes(b"broken since")
-    with quick_look(0) as look:  # What is known stays known.
+    # What is known stays known.
+    with quick_look(0) as look:
         assert check_images(paths, tmp_path / "cache.json") == {paths[0]: "unreadable_image"}
     assert look.skipped == 1

@@ -68,9 +68,11 @@ def test_a_collapse_is_measured_from_the_stage_s_start(name):
     key, bad, well = OF_START[name]
     log = rows(*[{key: well}] * 4, *[{key: bad}] * 12, *[{key: well}] * 8)
     first, second = events(log)
-    assert first == (name, "begin", 8)  # Half a window for the start, half a window for what it is now.
+    # Half a window for the start, half a window for what it is now.
+    assert first == (name, "begin", 8)
     assert second[:2] == (name, "end")
-    assert events(rows(*[{key: bad}] * 20)) == []  # It began like this.
+    # It began like this.
+    assert events(rows(*[{key: bad}] * 20)) == []
 
 
 def test_the_entropy_of_supervised_training_is_meant_to_fall():
@@ -106,10 +108,12 @@ def clip_rows(count: int, low: float = 0.0, iterations: int = 4) -> list[dict[st
 
 
 def test_a_clipping_stage_that_does_not_clip_is_void_after_the_steps_that_could():
-    assert events(clip_rows(28), clips=True) == [("clip_void", "begin", 28)]  # 28 steps, 7 of them a rollout's first.
+    # 28 steps, 7 of them a rollout's first.
+    assert events(clip_rows(28), clips=True) == [("clip_void", "begin", 28)]
     assert events(clip_rows(27), clips=True) == []
     assert events(clip_rows(400, low=0.001), clips=True) == []
-    assert events(clip_rows(400)) == []  # It did not ask for clipping.
+    # It did not ask for clipping.
+    assert events(clip_rows(400)) == []
 
 
 def test_a_void_ends_with_the_first_clipped_token_for_good():
@@ -132,8 +136,10 @@ def test_reward_that_stays_up_while_accuracy_falls_is_called_out():
     assert events(validated((1.0, 0.5), (1.2, 0.7), (1.6, 0.55), (1.9, 0.5)), window=1) == [
         ("reward_hacking", "begin", 3)
     ]
-    assert events(validated((1.0, 0.5), (1.2, 0.7), (1.2, 0.69), (1.9, 0.65)), window=1) == []  # Noise.
-    assert events(validated((1.0, 0.7), (0.5, 0.4), (0.4, 0.3)), window=1) == []  # Both fall: no secret.
+    # Noise.
+    assert events(validated((1.0, 0.5), (1.2, 0.7), (1.2, 0.69), (1.9, 0.65)), window=1) == []
+    # Both fall: no secret.
+    assert events(validated((1.0, 0.7), (0.5, 0.4), (0.4, 0.3)), window=1) == []
     assert events(validated((1.0, 0.7), (1.0, 0.4), (1.0, 0.75)), window=1)[-1] == ("reward_hacking", "end", 3)
 
 

@@ -35,7 +35,8 @@ def test_a_model_as_right_as_it_is_sure_is_calibrated() -> None:
     found = calibration(rows)
     assert found is not None
     assert found["ece"]["value"] == pytest.approx(0, abs=1e-9)
-    assert found["ece"]["high"] > 0.01  # Noise only adds to it.
+    # Noise only adds to it.
+    assert found["ece"]["high"] > 0.01
 
 
 def test_certainty_is_a_bin_too_and_none_recorded_is_no_calibration() -> None:

@@ -57,7 +57,8 @@ def test_the_table_is_scikit_learns() -> None:
         table = scores["per_class"].get(name) or scores[name]
         for key in ("precision", "recall", "f1-score", "support"):
             assert table[key] == pytest.approx(wanted[name][key]), (name, key)
-    assert scores["per_class"]["cat"]["f1-score"] == pytest.approx(2 * 1 / (3 + 2))  # 2tp / (support + predicted)
+    # 2tp / (support + predicted)
+    assert scores["per_class"]["cat"]["f1-score"] == pytest.approx(2 * 1 / (3 + 2))
 
 
 def test_a_class_without_rows_has_no_recall_and_leaves_the_macro_average() -> None:
@@ -119,10 +120,12 @@ def test_format_and_label_are_two_questions() -> None:
     think = classification.score(
         [*rows(("cat", None), ("cat", None), ("cat", "cat")), row(9, "dog", None, reason="not_a_label")], LABELS
     )
-    assert think["format"]["count"] == 2  # not_a_label is well formed
+    # not_a_label is well formed
+    assert think["format"]["count"] == 2
     assert think["parsed"]["count"] == 1
     direct = classification.score([row(1, "dog", None, reason="not_a_label", style="direct")], LABELS)
-    assert direct["format"]["count"] == 0  # a direct answer has no form but the label
+    # a direct answer has no form but the label
+    assert direct["format"]["count"] == 0
 
 
 def test_samples_are_scored_apart_from_the_greedy_headline() -> None:
@@ -153,7 +156,8 @@ def test_paired_difference_and_mcnemar_by_hand() -> None:
     result = paired_tests.paired(a, b)
     assert (result["n"], result["only_a"], result["only_b"]) == (10, 5, 1)
     assert result["difference"] == pytest.approx(0.4)
-    assert result["p"] == pytest.approx(14 / 64)  # 2 · P(X ≤ 1), X ~ B(6, ½)
+    # 2 · P(X ≤ 1), X ~ B(6, ½)
+    assert result["p"] == pytest.approx(14 / 64)
     assert result["low"] < 0.4 < result["high"]
     assert paired_tests.paired(b, a)["difference"] == pytest.approx(-0.4)
 
@@ -198,7 +202,8 @@ def test_attributes_are_whole_words_with_underscores_as_spaces() -> None:
     result = classification.attributes_named(
         [row(0, "cat", "cat", think=think, attributes=attributes), row(1, "cat", None)]
     )
-    assert (result["count"], result["n"]) == (2, 3)  # ski slope, ball; "tree" is only a part of "street"
+    # ski slope, ball; "tree" is only a part of "street"
+    assert (result["count"], result["n"]) == (2, 3)
     assert result["by_attribute"]["object"]["value"] == 0.5
     assert classification.attributes_named([row(0, "cat", "cat", think="x")])["value"] is None
 

@@ -17,14 +17,16 @@ def test_a_difference_of_that_size_is_found_four_times_in_five(n: int, discordan
     shares = [(discordant + difference) / 2, (discordant - difference) / 2, 1 - discordant]
     draws = rng.multinomial(n, shares, size=1000)
     found = np.mean([binomtest(int(a), int(a + b), 0.5).pvalue < 0.05 for a, b, _ in draws])
-    assert 0.74 < found < 0.84  # The exact test asks a little more than the formula's normal approximation.
+    # The exact test asks a little more than the formula's normal approximation.
+    assert 0.74 < found < 0.84
 
 
 def test_more_rows_find_smaller_differences_and_more_tests_larger_ones() -> None:
     few, many = minimum_detectable_difference(100, 0.3), minimum_detectable_difference(10_000, 0.3)
     assert few is not None
     assert many is not None
-    assert many < few / 9  # As one over the root of n.
+    # As one over the root of n.
+    assert many < few / 9
     strict = minimum_detectable_difference(100, 0.3, alpha=0.05 / 45)
     assert strict is not None
     assert strict > few

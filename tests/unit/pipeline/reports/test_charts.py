@@ -72,14 +72,16 @@ def test_a_chart_in_a_page_has_its_colours_and_nothing_a_policy_forbids(drawn: d
     painted = (ROOT / "pipeline" / "reports" / "templates" / "_charts.css.jinja").read_text()
     for name, chart in drawn.items():
         if name in ("confusion", "heat_maps"):
-            continue  # Shades of a picture: on pages they are tables.
+            # Shades of a picture: on pages they are tables.
+            continue
         text = str(chart.svg(tips=name == "against"))
         root = ET.fromstring(text)
         for word in (" style=", " id=", "href", "url(", "<script", "<style", "\u202e", "font-family"):
             assert word not in text, name
         assert root.get("class") == "chart"
         colours = {one.get(key) for one in root.iter() for key in ("fill", "stroke")} - {None, "none"}
-        assert colours == set(), name  # All of them are classes.
+        # All of them are classes.
+        assert colours == set(), name
         used = {one for part in re.findall(r'class="([^"]*)"', text) for one in part.split() if one[:2] in ("f-", "s-")}
         assert used
         assert all(f'"{one[2:]}"' in painted for one in used)
@@ -100,7 +102,8 @@ def test_letters_without_a_font_are_counted_on_paper_and_left_to_the_browser_on_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     unknown = "日本"
-    monkeypatch.setattr(charts, "_drawable", lambda: frozenset(range(0x3000)))  # Wherever it runs.
+    # Wherever it runs.
+    monkeypatch.setattr(charts, "_drawable", lambda: frozenset(range(0x3000)))
     plain, strange = (charts.intervals([(name, 3, [rate(0.5)])]) for name in ("joy", f"joy {unknown}"))
     assert plain is not None
     assert strange is not None

@@ -42,7 +42,8 @@ def test_three_columns_are_enough_and_extra_ones_are_ignored(tmp_path: Path, mor
     (entry,) = read_folders([write(tmp_path / "one", [row | more for row in PLAIN])])
     assert entry.scores is not None
     assert (entry.scores["n"], entry.scores["accuracy"]["count"]) == (4, 3)
-    assert entry.scores["truncated"]["value"] is None  # Nobody said whether they were cut.
+    # Nobody said whether they were cut.
+    assert entry.scores["truncated"]["value"] is None
     assert entry.scores["labels"] == ["cat", "dog"]
 
 

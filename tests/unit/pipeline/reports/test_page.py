@@ -182,7 +182,8 @@ def test_the_keyboard_goes_from_row_to_row_and_page_to_page(page: Page) -> None:
     assert page.evaluate(current) == "row/19 <b>"
     page.press("/")
     assert page.evaluate("document.activeElement.name") == "text"
-    page.press("j")  # A letter to search for, not a key.
+    # A letter to search for, not a key.
+    page.press("j")
     assert page.evaluate("document.activeElement.value") == "j"
 
 
@@ -192,7 +193,8 @@ def test_a_link_to_a_row_opens_it(written: Path, page: Page) -> None:
     assert page.evaluate(
         "(() => { const box = document.activeElement.getBoundingClientRect(); return box.top < 400; })()"
     )
-    page.go(written, "#row=%E0%A4%A")  # No such row, and no valid encoding.
+    # No such row, and no valid encoding.
+    page.go(written, "#row=%E0%A4%A")
     page.wait(READY)
 
 
@@ -259,7 +261,8 @@ CONTRAST = """
 def test_every_text_stands_out_from_its_ground(page: Page, scheme: str) -> None:
     page.media(scheme=scheme)
     page.evaluate("document.querySelectorAll('details').forEach((one) => { one.open = true; })")
-    assert page.evaluate(CONTRAST) == []  # WCAG 2.2 AA: 4.5 to 1.
+    # WCAG 2.2 AA: 4.5 to 1.
+    assert page.evaluate(CONTRAST) == []
 
 
 def test_print_hides_nothing(page: Page) -> None:
@@ -282,7 +285,8 @@ def test_the_page_says_what_the_numbers_are_of(page: Page) -> None:
         assert what in text
     assert column(page, "#groups table", 0) == ["Count", "Relation"]
     assert column(page, "#groups table", 2) == ["33.3", "33.3"]
-    assert page.evaluate("document.querySelector('#classes')") is None  # Letters of a multiple choice are no classes.
+    # Letters of a multiple choice are no classes.
+    assert page.evaluate("document.querySelector('#classes')") is None
 
 
 def test_two_cells_are_compared_on_a_page(written: Path, chromium: Chromium, tmp_path: Path) -> None:

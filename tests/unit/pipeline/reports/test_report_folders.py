@@ -96,7 +96,8 @@ def test_a_folder_is_reported_from_the_command_line(tmp_path: Path, capsys: pyte
     assert capsys.readouterr().out.strip() == f"report: {tmp_path / 'out' / 'index.html'}"
     names = {file.name for file in (tmp_path / "out" / "tables").iterdir()}
     assert {"results.csv", "results.json", "results.md", "group_task.csv"} <= names
-    assert not (tmp_path / "out" / "model_card.md").exists()  # Nobody was trained here.
+    # Nobody was trained here.
+    assert not (tmp_path / "out" / "model_card.md").exists()
 
 
 def test_folders_and_settings_do_not_mix(tmp_path: Path) -> None:

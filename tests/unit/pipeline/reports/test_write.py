@@ -299,7 +299,8 @@ def test_many_classes_and_strange_names_are_drawn(tmp_path: Path) -> None:
     write_phase(tmp_path / "stage1_sft", rows)
     page = report.write_stage_report(tmp_path / "stage1_sft", many)
     assert "<b>|" not in page.read_text()
-    assert 'class="matrix"' not in page.read_text()  # too many classes for a matrix: the commonest confusions instead
+    # too many classes for a matrix: the commonest confusions instead
+    assert 'class="matrix"' not in page.read_text()
     assert "\\|&lt;b>" in (page.parent / "report.md").read_text()
 
 
@@ -364,7 +365,8 @@ def test_the_browser_has_every_answer_to_a_row_once(run: Path) -> None:
         "stage4_clgrpo",
     ]
     assert [entry["mode"] for entry in found["entries"]][:2] == ["think", "direct"]
-    assert len(found["rows"]) == 30  # Greedy answers alone; the sampled ones are of the same rows.
+    # Greedy answers alone; the sampled ones are of the same rows.
+    assert len(found["rows"]) == 30
     assert all(len(row["a"]) == 5 for row in found["rows"])
     assert len(found["texts"]) == len(set(found["texts"]))
 
@@ -453,9 +455,8 @@ def test_comparing_a_run_without_a_report_says_which(tmp_path: Path) -> None:
 )
 def test_a_stage_that_could_not_learn_says_why(tmp_path: Path, key: str, said: str) -> None:
     def texts(value: float) -> str:
-        log = [{"step": step, key: value} for step in range(1, 5)] + [
-            {"step": 5, "loss": 0.0}
-        ]  # A reuse step has none.
+        # A reuse step has none.
+        log = [{"step": step, key: value} for step in range(1, 5)] + [{"step": 5, "loss": 0.0}]
         write_phase(tmp_path / "stage2_grpo_format", answers(15, 15, 0), log, algorithm="grpo")
         summary = summary_of(tmp_path, ["stage2_grpo_format"])
         return " ".join(warning["text"] for warning in summary["warnings"])
@@ -466,7 +467,8 @@ def test_a_stage_that_could_not_learn_says_why(tmp_path: Path, key: str, said: s
 
 def test_a_stage_s_alarms_come_from_its_record_under_its_own_thresholds(tmp_path: Path) -> None:
     one = {"first": 12, "last": 40, "steps": 29, "worst": 0.61, "threshold": 0.6}
-    log = [{"step": step, "frac_reward_zero_std": 1.0} for step in range(1, 10)]  # An alarm that was turned off.
+    # An alarm that was turned off.
+    log = [{"step": step, "frac_reward_zero_std": 1.0} for step in range(1, 10)]
     folder = tmp_path / "stage2_grpo"
     write_phase(folder, answers(15, 15, 0), log, algorithm="grpo", alarms={"truncated": one})
     texts = " ".join(warning["text"] for warning in summary_of(tmp_path, ["stage2_grpo"])["warnings"])

@@ -59,7 +59,8 @@ def test_a_format_rate_at_the_gate_passes_and_one_below_misses(run: RunDir) -> N
 
 def test_accuracy_is_held_to_the_lower_end_of_the_parent_s_interval(run: RunDir) -> None:
     least = gates.judge(load("demo"), run, STAGE3)["accuracy"]["least"]
-    assert 0.70 < least < 0.72  # Wilson, 80 of 100.
+    # Wilson, 80 of 100.
+    assert 0.70 < least < 0.72
     answer(run, STAGE3, right=72, wrong=28, malformed=0)
     assert missed(run, STAGE3) == []
     answer(run, STAGE3, right=70, wrong=30, malformed=0)
@@ -74,7 +75,8 @@ def test_accuracy_is_held_to_the_lower_end_of_the_parent_s_interval(run: RunDir)
         (STAGE3, "", True),
         (STAGE3, "stages.3.gate.accuracy=false", False),
         (STAGE3, "stages.3.reward_funcs=[format]", False),
-        (STAGE2, "", False),  # It rewards the format alone.
+        # It rewards the format alone.
+        (STAGE2, "", False),
         (STAGE2, "stages.2.gate.accuracy=true", True),
         ("stage1_sft", "", False),
         (BASELINE, "", False),

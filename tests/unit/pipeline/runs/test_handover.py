@@ -73,7 +73,8 @@ def test_each_file_a_loader_reads_is_refused_by_name_when_it_changed_or_went(run
     text = told(run, "stage1_sft")
     assert f"{file} changed since it was recorded" in text
     assert "--clean" in text
-    assert len(text.splitlines()) == 2  # The file and the cure.
+    # The file and the cure.
+    assert len(text.splitlines()) == 2
     path.unlink()
     assert f"{file} is missing" in told(run, "stage1_sft")
 

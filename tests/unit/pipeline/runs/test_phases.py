@@ -129,7 +129,8 @@ def test_another_parent_makes_a_stage_stale(run: RunDir) -> None:
 
 def test_other_cot_rows_make_only_the_stages_trained_on_them_stale(run: RunDir) -> None:
     write_json(run.record_path(COT), {**(run.record(COT) or {}), "data_digest": "other rows"})
-    assert list(stale(run)) == [BASE, "stage1_sft"]  # base: its tokenizer is made from them
+    # base: its tokenizer is made from them
+    assert list(stale(run)) == [BASE, "stage1_sft"]
     assert stale(run)["stage1_sft"] == ["the CoT rows are other rows now"]
 
 

@@ -94,7 +94,8 @@ def read(text: str, options: tuple[str, ...] = ANIMALS) -> str | None:
         "The answer is (B), not (A).",
         "The animal is a cat rather than a bird.",
         "(A) is wrong. (B) fits. (C) is incorrect.",
-        "A: cat",  # Q: … A: …
+        # Q: … A: …
+        "A: cat",
         "A: Cat, as it meows.",
         "<answer>B</answer>",
         '{"answer": "B"}',
@@ -432,11 +433,13 @@ def test_the_published_normalisation_is_kept_for_stored_extractions() -> None:
 
 def test_the_published_rules_of_mmmu_are_kept_with_their_faults() -> None:
     ten = tuple(f"option {number}" for number in range(10))
-    assert published_choice("J. A dramatic increase", ten, pro=True) == "A"  # "A " is looked for before "J.".
+    # "A " is looked for before "J.".
+    assert published_choice("J. A dramatic increase", ten, pro=True) == "A"
     assert published_choice("J. The increase", ten, pro=True) == "J"
     assert published_choice("**C**", ten, pro=True) is None
     assert published_choice("Answer: (C)", ten, pro=True) == "C"
-    assert published_choice("Answer: C, as All", ten, pro=True) is None  # "A" of "All" makes it two.
+    # "A" of "All" makes it two.
+    assert published_choice("Answer: C, as All", ten, pro=True) is None
     assert published_choice("The answer is (B), not (A).", ten, pro=False) == "A"
     assert published_choice("B.", ten, pro=False) == "B"
     assert published_choice("B. option", ten, pro=False) is None
@@ -471,7 +474,8 @@ def test_a_guess_is_the_rows_own() -> None:
         ("answer is x = 3", ["3"], True),
         ("Thus the answer is 4.\nI am sure.", ["4"], True),
         ("no idea", ["4"], False),
-        ("cab", ["b"], False),  # A single letter needs a space beside it.
+        # A single letter needs a space beside it.
+        ("cab", ["b"], False),
         ("it is b then", ["b"], True),
     ],
 )

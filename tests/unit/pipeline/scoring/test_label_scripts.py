@@ -116,7 +116,8 @@ def test_labels_that_differ_by_case_or_separators_are_refused_all_at_once_with_t
 def test_every_clash_is_named() -> None:
     with pytest.raises(ValueError, match=r"'RED' would mean both.*'Cat' would mean both.*'\.\.\.' is empty"):
         LabelSet.of(["red", "RED", "cat", "Cat", "..."])
-    assert LabelSet.of(["red", "blue"]).normalise("RED") == "red"  # The cure: one of them, which reads both.
+    # The cure: one of them, which reads both.
+    assert LabelSet.of(["red", "blue"]).normalise("RED") == "red"
 
 
 def test_words_that_are_answers_alone_are_no_mentions_and_yield_to_labels_and_aliases() -> None:

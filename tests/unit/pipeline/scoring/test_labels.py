@@ -23,7 +23,8 @@ LABELS = LabelSet.of(EMOTIONS, {"awe": ["wonder"], "fear": ["being afraid"]})
         ("Being_Afraid", "fear"),
         ("being-afraid!", "fear"),
         ("being   afraid", "fear"),
-        ("ａｗｅ", "awe"),  # Full-width letters are the same word.
+        # Full-width letters are the same word.
+        ("ａｗｅ", "awe"),
     ],
 )
 def test_a_label_is_recognised_however_it_is_written(text: str, label: str) -> None:
@@ -46,7 +47,8 @@ def test_a_label_is_recognised_however_it_is_written(text: str, label: str) -> N
         "the answer is awe",
         "amusement awe contentment excitement anger disgust fear sadness",
         "aẉe",
-        "аwe",  # The first letter is Cyrillic.
+        # The first letter is Cyrillic.
+        "аwe",
         "a we",
         "awe" * 10_000,
         "awe" + " " * 10_000,

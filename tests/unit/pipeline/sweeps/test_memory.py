@@ -68,7 +68,8 @@ def test_a_tied_head_is_counted_once_and_parts_are_told_apart(tmp_path: Path) ->
 def test_only_the_matrices_of_the_language_model_s_layers_shrink(tmp_path: Path) -> None:
     folder = write(tmp_path / "m", TENSORS, CONFIG)
     full = told(folder, "bfloat16").weights
-    assert told(folder, "8bit").weights == full - 8192 + 4 * 128  # A byte less each, and a scale a row.
+    # A byte less each, and a scale a row.
+    assert told(folder, "8bit").weights == full - 8192 + 4 * 128
     assert told(folder, "4bit").weights == pytest.approx(full - 1.5 * 8192 + 8192 / 64, rel=1e-3)
 
 
@@ -85,7 +86,8 @@ def test_on_a_cpu_the_file_is_resident_while_it_is_converted(tmp_path: Path) -> 
     folder = write(tmp_path / "m", TENSORS, CONFIG)
     whole, converted = told(folder, "float32", gpu=False), told(folder, "bfloat16", gpu=False)
     assert (whole.loading, told(folder, "bfloat16").loading) == (0, 0)
-    assert converted.loading == 4 * (sum(converted.parameters.values()) + 64_000)  # The tied head is in the file.
+    # The tied head is in the file.
+    assert converted.loading == 4 * (sum(converted.parameters.values()) + 64_000)
     assert converted.total == PROCESS + converted.weights + max(
         converted.loading, converted.cache + converted.activations
     )
@@ -114,7 +116,8 @@ def test_the_tokens_of_a_picture_follow_the_family_and_its_processor(config: Any
 def test_parameters_are_those_of_the_real_model(family: str, tmp_path: Path) -> None:
     from tests.unit.stages.training.test_setup import model_of
 
-    there = model_of(family)  # Without memory.
+    # Without memory.
+    there = model_of(family)
     model = type(there)(there.config)
     model.save_pretrained(tmp_path)
     one = told(tmp_path, "float32")

@@ -35,7 +35,8 @@ def ask(handler: Handler, key: str | None = "secret", **kwargs: float) -> HttpRe
 
 @pytest.mark.parametrize(("key", "header"), [("secret", "Bearer secret"), (None, "none"), ("", "none")])
 def test_the_key_is_sent_where_there_is_one(key, header, monkeypatch):
-    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")  # It would answer nothing.
+    # It would answer nothing.
+    monkeypatch.setenv("HTTP_PROXY", "http://127.0.0.1:9")
 
     async def handler(request: web.Request) -> web.Response:
         return web.Response(text=request.headers.get("Authorization", "none") + request.content_type)

@@ -128,7 +128,8 @@ def test_a_node_that_dies_stops_the_others(two, tmp_path):
     assert "node 1 is gone" in said
     follower.wait()
 
-    (tmp_path / "begun").unlink()  # The file of the follower that was killed is still there.
+    # The file of the follower that was killed is still there.
+    (tmp_path / "begun").unlink()
     conductor, follower = start(0, CONDUCTOR, tmp_path, work, 100), start(1, FOLLOWER, tmp_path)
     appears(tmp_path / "begun")
     conductor.send_signal(signal.SIGKILL)
@@ -199,14 +200,14 @@ def test_under_slurm_srun_starts_a_torchrun_with_its_number_on_every_node(srun, 
     code = f"import os, sys; open(r'{tmp_path}/' + sys.argv[1], 'w').write(os.environ['GIVEN'])"
     words = ["-m", "torch.distributed.run", code, multinode._NODE]
     with multinode.conducted(tmp_path) as run, multinode.elsewhere(words, {}):
-        assert run is run_child  # Node 0 alone runs the pipeline.
+        # Node 0 alone runs the pipeline.
+        assert run is run_child
         launcher = multinode.start(words, tmp_path / "log", {"GIVEN": "word"})
         assert launcher.wait(timeout=60) == 0
     assert [(tmp_path / node).read_text() for node in "01"] == ["word", "word"]
     assert srun.read_text().startswith("--nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 ")
-    assert (
-        multinode.start(["-c", "pass"], tmp_path / "log", {}).wait(timeout=60) == 0
-    )  # What one process does needs no srun.
+    # What one process does needs no srun.
+    assert multinode.start(["-c", "pass"], tmp_path / "log", {}).wait(timeout=60) == 0
     assert len(srun.read_text().splitlines()) == 1
 
 
@@ -220,4 +221,5 @@ def test_a_stop_under_slurm_ends_the_workers_of_all_nodes(srun, tmp_path):
     time.sleep(0.2)
     for node in "01":
         process = Path("/proc") / (tmp_path / node).read_text()
-        assert not process.exists() or not (process / "cmdline").read_bytes()  # None, or one that nobody buried.
+        # None, or one that nobody buried.
+        assert not process.exists() or not (process / "cmdline").read_bytes()

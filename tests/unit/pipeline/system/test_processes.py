@@ -102,7 +102,8 @@ def test_a_child_apart_writes_its_log_and_goes_with_all_it_started(tmp_path: Pat
     kill_session(child)
     assert child.wait() == -signal.SIGKILL
     wait_for(lambda: not started.is_running())
-    kill_session(child)  # It is gone already.
+    # It is gone already.
+    kill_session(child)
 
 
 def test_handlers_are_given_back():

@@ -154,7 +154,8 @@ def test_cv_bench_reads_the_hub_files(tmp_path: Path) -> None:
 
 def test_cv_bench_official_score_weights_its_sources(tmp_path: Path) -> None:
     benchmark = cv_bench(tmp_path / "data")
-    right = {"0", "4", "5", "10"}  # ADE20K 1/4, COCO 2/2, Omni3D 1/2
+    # ADE20K 1/4, COCO 2/2, Omni3D 1/2
+    right = {"0", "4", "5", "10"}
     rows = predictions(
         benchmark, "test", {row.id: "A" if row.id in right else "B" for row in benchmark.read("test").rows}
     )
@@ -511,12 +512,13 @@ def test_mathvista_replaces_an_answer_that_is_no_choice_and_says_so(tmp_path: Pa
     assert (verdict.answer, verdict.guessed, verdict.correct, verdict.reason) == (None, "B", True, "no_answer")
     assert benchmark.judge(row, "No.", "direct").answer == "B"
     empty = benchmark.judge(row, " ", "direct")
+    # The shortest, as published.
     assert (empty.answer, empty.correct, empty.reason, empty.guessed) == (
         None,
         True,
         "empty",
         "B",
-    )  # The shortest, as published.
+    )
     scores = benchmark.official(predictions(benchmark, "testmini", {"1": "It is impossible to say."}))
     assert (scores["accuracy"], scores["without replaced answers"]) == (100, 0)
 
@@ -547,7 +549,8 @@ def test_mmstar_average_is_the_mean_over_l2_categories(tmp_path: Path) -> None:
     scores = benchmark.official(predictions(benchmark, "val", answers))
     assert scores["average"] == pytest.approx((100 + 100 / 3) / 2)
     assert scores["micro"] == 50
-    assert next(iter(scores)) == "micro"  # The headline, by the benchmark's own code.
+    # The headline, by the benchmark's own code.
+    assert next(iter(scores)) == "micro"
     assert not benchmark.judge(row, "Based on the picture, above.", "direct").correct
 
 
@@ -608,7 +611,8 @@ def test_people_of_vcr_keep_their_identity(tmp_path: Path) -> None:
     assert answer.options[2] == "[bottle3] fell, and [person2]'s glad."
     assert "[person1] (0, 0, 10, 50); [person2] (10, 0, 20, 50); [bottle3]" in answer.text
     assert "[person4] (50, 0, 100, 100)" in answer.text
-    assert "Answer: [bottle3] fell, and [person2]'s glad." in rationale.text  # The gold answer.
+    # The gold answer.
+    assert "Answer: [bottle3] fell, and [person2]'s glad." in rationale.text
     assert (answer.answer, rationale.answer) == ("C", "A")
     assert answer.cluster == rationale.cluster
     assert benchmark.chance(answer) == 0.25

@@ -582,7 +582,8 @@ def test_a_parquet_folder_is_read(tmp_path: Path) -> None:
         zip("abcde", ["cat", "dog", "cat", "cat", "dog"], strict=True)
     )
     assert [row.image.read_bytes() for row in split.examples] == [jpeg(n) for n in range(5)]
-    assert {row.image.suffix for row in split.examples} == {".jpg"}  # By the bytes, not by the name they came with.
+    # By the bytes, not by the name they came with.
+    assert {row.image.suffix for row in split.examples} == {".jpg"}
     assert {row.image.parent for row in split.examples} == {extracted(tmp_path / "cache")}
 
 
@@ -728,7 +729,8 @@ def test_lost_and_replaced_data_are_noticed(tmp_path: Path) -> None:
     first = task.read("train")
     first.examples[0].image.unlink()
     assert task.read("train") == first
-    os.truncate(first.examples[1].image, 0)  # What a power cut can leave.
+    # What a power cut can leave.
+    os.truncate(first.examples[1].image, 0)
     assert task.read("train") == first
     table(tmp_path / "data", file.name, {"image": images(3, 10), "label": list("aba")})
     assert [row.image.read_bytes() for row in task.read("train").examples] == [jpeg(10), jpeg(11), jpeg(12)]

@@ -41,7 +41,8 @@ def test_every_pair_and_every_perceiver_alone_stand_in_the_table(lab):
     lines = files[".md"].read_text().splitlines()
     assert "| perceiver | reasoner | direct | think | caption-think | extract-think |" in lines
     pair = next(line for line in lines if line.startswith("| large | thinker |"))
-    assert pair.count(f"{100 * awe:.1f} [") == 3  # Direct and both two-step modes; "awe" alone is no thought.
+    # Direct and both two-step modes; "awe" alone is no thought.
+    assert pair.count(f"{100 * awe:.1f} [") == 3
     assert files[".png"].read_bytes().startswith(b"\x89PNG")
     assert len(list(csv.DictReader(files[".csv"].open()))) == len(table)
 

@@ -59,9 +59,8 @@ def answer_as(monkeypatch: pytest.MonkeyPatch, work: Work, rank: int, world: int
     import sys
     import types
 
-    monkeypatch.setitem(
-        sys.modules, "stages.models.generate", types.SimpleNamespace(Answerer=FixedAnswerer)
-    )  # No torch here.
+    # No torch here.
+    monkeypatch.setitem(sys.modules, "stages.models.generate", types.SimpleNamespace(Answerer=FixedAnswerer))
     monkeypatch.setattr("stages.models.generate", sys.modules["stages.models.generate"], raising=False)
     monkeypatch.setattr(phase, "checkpoint_folder", lambda run, name: run.final(name))
     monkeypatch.setenv("RANK", str(rank))

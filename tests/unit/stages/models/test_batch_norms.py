@@ -41,7 +41,8 @@ def test_training_answers_as_evaluation_does_and_moves_no_statistic(tower: torch
 
 def test_buffers_are_handed_over_and_those_that_are_only_rounded_stay_as_they_were(tower: torch.nn.Module) -> None:
     parent = copy.deepcopy(tower)
-    rounded = copy.deepcopy(tower).bfloat16()  # As a module that DeepSpeed trains in bfloat16.
+    # As a module that DeepSpeed trains in bfloat16.
+    rounded = copy.deepcopy(tower).bfloat16()
     load_tensors(tower, trained_tensors(rounded, main=True) | dict(parent.named_parameters()))
     assert all(torch.equal(value, parent.state_dict()[name]) for name, value in tower.state_dict().items())
 

@@ -71,7 +71,8 @@ def test_every_processor_pads_on_the_left_whatever_its_checkpoint_says(built: Pa
     batch = processor(text=[text, f"{text} and more"], images=images, return_tensors="pt", padding=True)
     shorter = batch["attention_mask"][0]
     assert shorter[0] == 0
-    if "mm_token_type_ids" in batch:  # What GRPOTrainer takes from here must mark the image's tokens.
+    # What GRPOTrainer takes from here must mark the image's tokens.
+    if "mm_token_type_ids" in batch:
         image = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         assert ((batch["input_ids"] == image) == (batch["mm_token_type_ids"] == 1)).all()
 
@@ -134,6 +135,8 @@ def test_paligemmas_processor_is_still_as_trl_cannot_use_it():
     processor = PaliGemmaProcessor(images, GemmaTokenizer())
     assert processor.chat_template is None
     with pytest.raises(ValueError, match="`images` are expected"):
-        processor(text=["joy"])  # As SFTTrainer tokenizes a completion.
+        # As SFTTrainer tokenizes a completion.
+        processor(text=["joy"])
     inputs = processor(text=["<image>"], images=[[Image.new("RGB", (32, 32))]])
-    assert set(inputs["token_type_ids"][0]) == {0}  # Zero is the prefix; GRPOTrainer writes it for completions too.
+    # Zero is the prefix; GRPOTrainer writes it for completions too.
+    assert set(inputs["token_type_ids"][0]) == {0}

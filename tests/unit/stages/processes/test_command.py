@@ -54,7 +54,8 @@ def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], N
         ("sft", {"num_processes": 1, "deepspeed": "zero2"}, True),
         ("evaluate", {"num_processes": 2}, True),
         ("evaluate", {"num_processes": 1, "deepspeed": "zero2"}, False),
-        ("base", {"num_processes": 2, "deepspeed": "zero2"}, False),  # Two would write the same files at one time.
+        # Two would write the same files at one time.
+        ("base", {"num_processes": 2, "deepspeed": "zero2"}, False),
     ],
 )
 def test_what_needs_several_processes_is_started_under_torchrun(work, python, module, launch, torchrun):

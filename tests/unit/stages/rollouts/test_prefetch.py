@@ -28,7 +28,8 @@ def seen(rollouts: int, per_rollout: int, per_step: int, max_steps: int | None =
             if number % per_rollout == 0:
                 rollout, after = rows, lookahead.after(rows, max_steps - step)
                 pairs.append((rows[0]["at"], after and after[0]["at"]))
-            assert rows is rollout  # All micro-batches of a rollout are one list.
+            # All micro-batches of a rollout are one list.
+            assert rows is rollout
     return pairs
 
 

@@ -87,7 +87,8 @@ def test_adapters_are_merged_as_their_checkpoint_has_them(kind, folder, inputs):
         found = generate(model, inputs)
         assert {layer.keys.dtype for layer in cache_of(model, inputs).layers} == {torch.bfloat16}
     merged = loaded(folder, torch.bfloat16)
-    merged.load_state_dict(model.merge_and_unload().state_dict())  # Rounded as it is copied.
+    # Rounded as it is copied.
+    merged.load_state_dict(model.merge_and_unload().state_dict())
     assert found.tolist() == generate(merged, {**inputs, "pixel_values": inputs["pixel_values"].bfloat16()}).tolist()
 
 
@@ -127,7 +128,8 @@ def test_a_token_starts_fewer_kernels_and_rounds_no_weight(folder, inputs):
     own = kernels(loaded(folder, torch.bfloat16), {**inputs, "pixel_values": inputs["pixel_values"].bfloat16()})
     # Seven weights of a layer and the head are rounded for every token under autocast.
     assert before["aten::copy_"] - after["aten::copy_"] >= 7 * LAYERS + 1
-    assert after.total() <= own.total() + 2  # The random numbers that transformers draws take as many as they take.
+    # The random numbers that transformers draws take as many as they take.
+    assert after.total() <= own.total() + 2
     assert after.total() < 0.85 * before.total()
     adapted = prepared(get_peft_model(loaded(folder, torch.float32), LoraConfig(**PEFT["lora"])).eval())
     beside = kernels(adapted, inputs)

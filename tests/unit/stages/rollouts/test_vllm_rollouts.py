@@ -31,7 +31,8 @@ from stages.rollouts.weight_sync import served_weights
     [
         (0, 8, [(0, 4), (4, 8)]),
         (8, 4, [(0, 4)]),
-        (6, 6, [(0, 2), (2, 6)]),  # The first group begins on the process before.
+        # The first group begins on the process before.
+        (6, 6, [(0, 2), (2, 6)]),
         (2, 1, [(0, 1)]),
     ],
 )
@@ -163,7 +164,8 @@ def test_merged_weights_are_those_of_a_merge_and_leave_the_adapter_untouched(dor
 def test_weights_are_rounded_on_their_device_and_held_once_by_the_rank_that_writes():
     model = torch.nn.Sequential(torch.nn.Linear(8, 16, bias=False), torch.nn.BatchNorm1d(16), torch.nn.Linear(16, 8))
     model.append(torch.nn.Linear(8, 16, bias=False))
-    model[3].weight = model[0].weight  # Tied: it comes once.
+    # Tied: it comes once.
+    model[3].weight = model[0].weight
     with torch.profiler.profile(profile_memory=True) as seen:
         weights = served_weights(model, torch.bfloat16, keep=True)
     floats = [tensor for tensor in weights.values() if tensor.is_floating_point()]
@@ -258,7 +260,8 @@ class _Server(PolicyServer):
     def train(self) -> list[str]:
         for _ in range(self.trainer.state.max_steps):
             self.roll_out()
-            self.requests.submit(lambda: None).result()  # What was asked ahead is asked now, not at some moment.
+            # What was asked ahead is asked now, not at some moment.
+            self.requests.submit(lambda: None).result()
             self.done.append("train")
             self.trainer.state.global_step += 1
             self.trainer._step += 1
@@ -306,5 +309,6 @@ def test_the_limit_of_logprobs_holds_for_rollouts_of_the_present_weights():
     server = _Server("AB", drift=2 * MAX_DRIFT)
     server._ahead = server._ask(["A", "A"], 2, "ahead")
     server.trainer.state.global_step = 1
-    server.roll_out()  # What older weights sampled may differ.
+    # What older weights sampled may differ.
+    server.roll_out()
     assert server.staleness == 1

@@ -27,7 +27,8 @@ def test_flat_pixels_are_split_by_the_image_tokens_of_a_row():
     assert other["pixel_values"].flatten().tolist() == [2, 3, 4, 5]
     assert [len(row["image_grid_thw"]) for row in (one, other)] == [1, 2]
     assert all(value.equal(FLAT[name]) for name, value in join_rows([one, other]).items())
-    tiles = {"pixel_values": FLAT["pixel_values"]}  # As InternVL's, of which nothing else tells.
+    # As InternVL's, of which nothing else tells.
+    tiles = {"pixel_values": FLAT["pixel_values"]}
     assert [len(row["pixel_values"]) for row in split_rows(tiles, image_tokens=[4, 8], images=[1, 2])] == [2, 4]
 
 
@@ -127,7 +128,8 @@ def test_adapters_with_dropout_or_virtual_tokens_are_not_shared():
     model = _model()
     model.modules = lambda: [torch.nn.Dropout(0.05)]
     assert "dropout" in str(why_not(model))
-    for field in ("lora_dropout", "module_dropout"):  # The second is in no module.
+    # The second is in no module.
+    for field in ("lora_dropout", "module_dropout"):
         model = _model()
         model.peft_config = {"default": SimpleNamespace(is_prompt_learning=False, **{field: 0.05})}
         assert f"model.peft.{field}: 0.05" in str(why_not(model))

@@ -13,9 +13,8 @@ import torch
 from stages.training import batch_checks
 
 IMAGE = 9
-IDEFICS3 = SimpleNamespace(
-    image_token_id=IMAGE, scale_factor=2, vision_config=SimpleNamespace(patch_size=16)
-)  # 64 pixels: 4 x 4 patches, 4 features a tile.
+# 64 pixels: 4 x 4 patches, 4 features a tile.
+IDEFICS3 = SimpleNamespace(image_token_id=IMAGE, scale_factor=2, vision_config=SimpleNamespace(patch_size=16))
 
 
 def trainer(config: Any = IDEFICS3, completions: tuple[str, ...] = (), rewards: tuple[list[float], ...] = ()) -> Any:
@@ -60,11 +59,13 @@ def test_images_that_do_not_arrive_and_tokens_without_one_are_counted():
     rewards = ([1.0] * 2,)
     one = trainer(completions=("a", "b"), rewards=rewards)
     batch_checks.count_rollout(one, {"prompt_ids": ids(4, 4), "completion_ids": ids(0, 0)})
-    assert counted(one)["images/dropped_ratio"] == 1.0  # TRL took pixel_values out of the batch.
+    # TRL took pixel_values out of the batch.
+    assert counted(one)["images/dropped_ratio"] == 1.0
     one = trainer(completions=("a", "b"), rewards=rewards)
     sampled = {"prompt_ids": ids(4, 4), "completion_ids": ids(0, 2), "pixel_values": torch.ones(2, 1, 3, 64, 64)}
     batch_checks.count_rollout(one, sampled)
-    assert counted(one)["images/token_mismatch_ratio"] == 0.2  # The second completion writes two image tokens.
+    # The second completion writes two image tokens.
+    assert counted(one)["images/token_mismatch_ratio"] == 0.2
     one = trainer(completions=("a", "b"), rewards=rewards)
     batch_checks.count_rollout(one, {**sampled, "prompt_ids": ids(0, 8), "completion_ids": ids(0, 0)})
     assert counted(one)["images/dropped_ratio"] == 0.5
@@ -103,7 +104,8 @@ def test_features_are_counted_in_every_family_s_own_tensors():
     grid = {"pixel_values": torch.ones(24, 1176), "image_grid_thw": torch.tensor([[1, 4, 4], [1, 2, 4]])}
     assert batch_checks.image_features(grid, qwen) == 6
     padded = torch.cat([torch.ones(2, 1, 3, 64, 64), torch.zeros(2, 1, 3, 64, 64)], dim=1)
-    assert batch_checks.image_features({"pixel_values": padded}, IDEFICS3) == 8  # A tile of zeros is padding.
+    # A tile of zeros is padding.
+    assert batch_checks.image_features({"pixel_values": padded}, IDEFICS3) == 8
     internvl = SimpleNamespace(image_seq_length=256)
     assert batch_checks.image_features({"pixel_values": torch.ones(3, 3, 8, 8)}, internvl) == 768
     assert batch_checks.image_features({"pixel_values": torch.ones(3, 3, 8, 8)}, SimpleNamespace()) is None

@@ -21,7 +21,8 @@ from stages.training.grpo_trainer import PolicyTrainer
         (False, 1e-3, 1e-6, False),
         (True, 1e-2, 0.0, True),
         (True, 3e-2, 1e-3, False),
-        (True, 3e-2, 2e-2, True),  # Kernels alone make as much there.
+        # Kernels alone make as much there.
+        (True, 3e-2, 2e-2, True),
         (True, 9e-2, 2e-2, False),
         (True, float("nan"), 2e-2, False),
     ],

@@ -177,7 +177,8 @@ def test_a_resumed_journal_drops_the_steps_after_the_checkpoint_and_a_torn_line(
         journal.on_log(None, state(step), None, {"loss": 0.5})
     rows = list(read_jsonl(path))
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
-    assert rows[2]["seconds"] >= 4.0  # Goes on from the seconds of the checkpoint.
+    # Goes on from the seconds of the checkpoint.
+    assert rows[2]["seconds"] >= 4.0
     assert rows[3]["loss"] == 0.5
 
 
@@ -278,11 +279,13 @@ def test_a_disk_that_will_hardly_do_is_told_before_the_first_step(work, monkeypa
 @pytest.mark.parametrize(
     ("gpu", "cores", "processes", "free", "workers"),
     [
-        (False, 64, 1, 64 * 2**30, 0),  # A CPU's cores all train.
+        # A CPU's cores all train.
+        (False, 64, 1, 64 * 2**30, 0),
         (True, 64, 1, 64 * 2**30, 4),
         (True, 16, 4, 64 * 2**30, 2),
         (True, 1, 1, 64 * 2**30, 0),
-        (True, 64, 1, 64 * 2**20, 0),  # A container as it is by default: batches would not fit in /dev/shm.
+        # A container as it is by default: batches would not fit in /dev/shm.
+        (True, 64, 1, 64 * 2**20, 0),
     ],
 )
 def test_data_processes_are_as_many_as_a_gpu_s_machine_bears(monkeypatch, gpu, cores, processes, free, workers):

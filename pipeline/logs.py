@@ -16,18 +16,16 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
-from tqdm import tqdm
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 ROOMS = ("pipeline", "stages", "cot_builder", "rewards")
 LEVEL = "CLGRPO_LOG_LEVEL"
 """Environment variable: the least level that is shown, which processes inherit: DEBUG (--verbose), INFO, or WARNING (--quiet)."""
 EVENTS = "events.jsonl"
 _BAR = "  {desc} {bar:24} {n_fmt}/{total_fmt} {remaining} to go{postfix}"
-
-# No thread: bars are drawn when something is told.
-tqdm.monitor_interval = 0
 
 
 def log_to_terminal() -> None:
@@ -62,13 +60,22 @@ def columns(terminal: TextIO) -> int:
     return (found or 80) - 1
 
 
+def bars() -> type[tqdm[Any]]:
+    """Return tqdm, which is imported where a bar is drawn: what is told needs no package."""
+    from tqdm import tqdm
+
+    # No thread: bars are drawn when something is told.
+    tqdm.monitor_interval = 0
+    # Its own lock is of several processes, and would need a semaphore.
+    tqdm.set_lock(threading.RLock())
+    return tqdm
+
+
 class Terminal(logging.Handler):
     """Shows records on stderr. A terminal that is gone (SIGHUP) loses them and stops nothing."""
 
     def __init__(self) -> None:
         super().__init__()
-        # Its own is of several processes, and would need a semaphore.
-        tqdm.set_lock(threading.RLock())
         self.setFormatter(_FileFormatter() if _level() <= logging.DEBUG else _PlainFormatter())
         self._bar: tqdm[Any] | None = None
 
@@ -78,9 +85,11 @@ class Terminal(logging.Handler):
         with contextlib.suppress(OSError):
             if step is not None and sys.stderr.isatty():
                 self._move(**step)
-            else:
-                tqdm.write(self.format(record), file=sys.stderr)
+            elif self._bar is not None:
+                self._bar.write(self.format(record), file=sys.stderr)
                 sys.stderr.flush()
+            else:
+                print(self.format(record), file=sys.stderr, flush=True)
 
     def _move(self, what: str, done: int, total: int, rest: str) -> None:
         if self._bar is None or (self._bar.desc, self._bar.total) != (what, total):
@@ -88,7 +97,7 @@ class Terminal(logging.Handler):
             # The pace is that since the first step seen here: those before a resume took no time.
             # Nothing is drawn before it has its words (delay), and a terminal without a size has room for it (nrows).
             size: dict[str, Any] = {"ncols": columns(sys.stderr), "nrows": 24}
-            self._bar = tqdm(initial=done, total=total, bar_format=_BAR, file=sys.stderr, delay=1e-9, **size)
+            self._bar = bars()(initial=done, total=total, bar_format=_BAR, file=sys.stderr, delay=1e-9, **size)
             self._bar.set_description_str(what, refresh=False)
         self._bar.n, self._bar.ncols = done, columns(sys.stderr)
         self._bar.set_postfix_str(rest, refresh=False)

@@ -14,10 +14,8 @@ from dataclasses import dataclass
 from typing import Any, TextIO
 from urllib.parse import urlsplit
 
-from tqdm import tqdm
-
 from cot_builder.teachers.base import EndpointState
-from pipeline.logs import columns
+from pipeline.logs import bars, columns
 
 _WINDOW = 60.0
 """Seconds that rates look back on."""
@@ -66,7 +64,7 @@ class Progress:
         self._live = self._stream.isatty()
         self._every = 0.2 if self._live else 10.0
         # A terminal without a size has room for it too (nrows).
-        self._bar = tqdm(bar_format="{desc}", file=self._stream, leave=False, nrows=24) if self._live else None
+        self._bar = bars()(bar_format="{desc}", file=self._stream, leave=False, nrows=24) if self._live else None
         self._endpoints, self._clock = endpoints, clock
         self._start = self._shown = clock()
         self._window: deque[_Second] = deque()
@@ -198,8 +196,10 @@ class Progress:
     def _write(self, line: str, stays: bool = False) -> None:
         # A terminal that is gone (SIGHUP); the build has more to do.
         with contextlib.suppress(OSError):
-            if stays or self._bar is None:
-                tqdm.write(line, file=self._stream)
+            if self._bar is None:
+                print(line, file=self._stream, flush=True)
+            elif stays:
+                self._bar.write(line, file=self._stream)
                 self._stream.flush()
             else:
                 self._bar.set_description_str(line)

@@ -9,6 +9,9 @@ Models are random. Seconds are medians over the rounds; on a CPU those of the pr
 
 The last columns hold them against benchmarks.step_cost: the ratios that arithmetic and memory traffic alone would make, and how
 much of what this machine can do each part reaches (a large multiplication and a large copy, measured first, are 100 %).
+
+With --vllm a second line of each point has ours with `rollouts: vllm`, by the clock on the wall, as another process samples: on a
+CPU, where the other figures are of this process alone, only an idle machine makes them comparable.
 """
 
 from __future__ import annotations
@@ -127,6 +130,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=3, help="whole steps; 0: none")
     parser.add_argument("--gradient-checkpointing", action="store_true")
+    parser.add_argument("--vllm", action="store_true", help="a row more a point: completions from a vLLM server")
     arguments = parser.parse_args(argv)
     settle(arguments.device)
     from benchmarks.step_cost import Device, Model, least
@@ -139,7 +143,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     for where in arguments.points:
         limits = [least(model, where, device, shared, arguments.gradient_checkpointing) for shared in (False, True)]
         with tempfile.TemporaryDirectory() as scratch:
-            print(row(where, measured(where, Path(scratch), arguments), limits), flush=True)
+            figures = measured(where, Path(scratch), arguments)
+            print(row(where, figures, limits), flush=True)
+            if arguments.vllm:
+                print(served_row(where, figures[0], served(where, Path(scratch), arguments)), flush=True)
     return 0
 
 
@@ -177,6 +184,45 @@ def row(where: tuple[int, int, int], figures: list[dict[str, float]], limits: li
         reached = [100 * limit[key] / figure[key] for limit, figure in zip(limits, figures, strict=True)]
         cells.append(" / ".join(f"{one:.0f}" for one in reached))
     return f"| {','.join(map(str, where))} | {' | '.join(cells)} |"
+
+
+def served_row(where: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, float]) -> str:
+    """Return the line of ours with completions from a server, beside TRL's of the line above."""
+    cells = [""]
+    for key in ("generate", "step"):
+        known = key in theirs and key in ours
+        cells.append(f"{theirs[key]:.2f} / {ours[key]:.2f} = **{theirs[key] / ours[key]:.2f}**" if known else "")
+    tokens = f"{where[0] * where[2] / ours['step']:.0f}" if "step" in ours else ""
+    return f"| {','.join(map(str, where))}, `rollouts: vllm` | {' | '.join([*cells, '', tokens, '', '', ''])} |"
+
+
+def served(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> dict[str, float]:
+    """Measure ours with completions from a vLLM server: seconds by the clock, as another process samples.
+
+    Returns:
+        `generate`: a rollout; `step`: a whole step, the server's new weights included.
+    """
+    import torch
+
+    from stages.rollouts.vllm_rollouts import policy_server
+    from stages.training.grpo_trainer import PolicyTrainer
+
+    folder = scratch / "model"
+    trainer = made(PolicyTrainer, folder, scratch, where, arguments, rollouts="vllm")
+    torch.manual_seed(0)
+    rows = [trainer.train_dataset[0]] * where[0]
+    times: dict[str, list[float]] = {"generate": [], "step": []}
+    with policy_server(trainer, trainer.work, folder):
+        trainer.model.train()
+        for _ in range(arguments.rounds + 1):
+            began = time.monotonic()
+            generate(trainer, rows)
+            times["generate"].append(time.monotonic() - began)
+        # The first has the server's warm-up in it.
+        del times["generate"][0]
+        if arguments.steps:
+            times["step"] = steps(trainer, time.monotonic)
+    return {name: statistics.median(values) for name, values in times.items() if values}
 
 
 def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
@@ -258,8 +304,15 @@ def build(size: dict[str, Any], scratch: Path) -> Path:
     return scratch / "model"
 
 
-def made(cls: type, folder: Path, scratch: Path, where: tuple[int, int, int], arguments: argparse.Namespace) -> Any:
-    """A trainer of either class."""
+def made(
+    cls: type,
+    folder: Path,
+    scratch: Path,
+    where: tuple[int, int, int],
+    arguments: argparse.Namespace,
+    rollouts: str = "transformers",
+) -> Any:
+    """Make a trainer of either class; `rollouts` is what ours samples with."""
     from datasets import Dataset
     from PIL import Image
     from trl import GRPOConfig
@@ -272,7 +325,7 @@ def made(cls: type, folder: Path, scratch: Path, where: tuple[int, int, int], ar
     from stages.training.grpo_trainer import PolicyTrainer
 
     group, prompt, completion = where
-    stage = StageConfig(algorithm="grpo", init_from="base")
+    stage = StageConfig(algorithm="grpo", init_from="base", rollouts=rollouts)
     config = RunConfig(name="measured", output_dir=str(scratch), stages={"stage1_grpo": stage})
     work = Work(config, "stage1_grpo", RunDir(scratch, config.name))
     work.folder.mkdir(parents=True, exist_ok=True)
@@ -335,18 +388,19 @@ def generate(trainer: Any, rows: list[Any]) -> None:
         trainer._generate_single_turn(*trainer._tokenize_prompts(prompts), len(rows))
 
 
-def steps(trainer: Any) -> list[float]:
-    """Seconds of each step of a training, from its rollout to its update."""
+def steps(trainer: Any, clock: Callable[[], float] | None = None) -> list[float]:
+    """Return seconds of each step of a training, from its rollout to its update."""
     from transformers import PrinterCallback, TrainerCallback
 
     times: list[float] = []
+    read = clock or now
 
     class Clock(TrainerCallback):
         def on_step_begin(self, *_: Any, **__: Any) -> None:
-            times.append(-now())
+            times.append(-read())
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
-            times[-1] += now()
+            times[-1] += read()
 
     trainer.remove_callback(PrinterCallback)
     trainer.add_callback(Clock())

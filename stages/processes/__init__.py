@@ -1,1 +1,1 @@
-"""Processes of a stage: command line, workers, console."""
+"""Processes of a stage: command line, workers, cells."""

@@ -182,7 +182,7 @@ def _number(value: Any) -> Any:
 
 
 def add_journal(trainer: Any, work: Work) -> MetricsCallback:
-    """Replace the trainer's own console output by a `ReplyCache`."""
+    """Replace the trainer's own console output by a `MetricsCallback`."""
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
     journal = MetricsCallback(work)

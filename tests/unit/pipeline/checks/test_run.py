@@ -383,7 +383,7 @@ def test_a_rollout_server_needs_vllm(installed: bool, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("trainer", "expected"),
     [
-        ("{}", 4),
+        ("{num_iterations: 4}", 4),
         ("{gradient_accumulation_steps: 2}", 4),
         ("{num_iterations: 2, gradient_accumulation_steps: 2, steps_per_generation: 8}", 8),
         ("{num_iterations: 1, gradient_accumulation_steps: 4, steps_per_generation: 6}", 3),

@@ -268,7 +268,7 @@ def test_a_disk_that_will_hardly_do_is_told_before_the_first_step(work, monkeypa
     layer = torch.nn.Linear(10_000, 1000, bias=False)
     trainer = SimpleNamespace(model=layer, args=SimpleNamespace(save_total_limit=2))
     said: list[str] = []
-    monkeypatch.setattr(setup, "say", said.append)
+    monkeypatch.setattr(setup.log, "info", said.append)
     for free in (410e6, 390e6):
         assert said == []
         monkeypatch.setattr(setup.shutil, "disk_usage", lambda path, free=free: SimpleNamespace(free=free))

@@ -63,7 +63,7 @@ def test_a_grpo_stage_keeps_tables_of_its_completions_with_pictures(whole_run) -
     # it does not apply to all
     given = [value for row in rows if not math.isnan(value := row["reward:parity_reward"])]
     assert sum(given) / len(given) == pytest.approx(logged["rewards/parity_reward/mean"], abs=1e-5)
-    assert (folder / "index.html").read_text().count("<section>") == 4
+    assert (folder / "index.html").read_text().count('<article class="group">') == 4
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboard") is None, reason="tensorboard is not installed")

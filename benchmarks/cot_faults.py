@@ -41,7 +41,7 @@ from fault_server import Fault, FaultServer, fault_plan  # noqa: E402
 
 ROWS, CONCURRENCY, LATENCY = 120, 8, 0.02
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["cot_builder.build", "cot_builder.output", "cot_builder.teachers.openai"])
+_PROCESSES.set_forkserver_preload(["cot_builder.build.run", "cot_builder.output.write", "cot_builder.teachers.openai"])
 
 
 @dataclass

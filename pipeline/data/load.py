@@ -6,16 +6,13 @@ import importlib
 import pkgutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark, as_benchmark
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
 from pipeline.files import ROOT, digest
-
-if TYPE_CHECKING:
-    from pipeline.config.schema import TaskConfig
 
 TASKS = ROOT / "pipeline" / "tasks"
 """The plug-in folder, which is looked into by name: it lies above this room."""

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
+from cot_builder.teachers.config import OpenAIConfig, load_teacher
 from pipeline import errors
 from pipeline.checks import adapters, run
 from pipeline.checks import trainer as checks_trainer
@@ -95,6 +97,30 @@ def test_every_shipped_config_loads_and_breaks_no_rule(name: str, emoset: Path) 
     if missing := {held.task.name for held in config.held_out.values()} - set(task_names()):
         pytest.skip(f"pipeline/tasks has no {', '.join(missing)}")
     run.check(config)
+
+
+@pytest.mark.parametrize(("splits", "pictures"), [((), 10), ((), 300), (("train", "test"), 8)])
+def test_the_preset_for_own_pictures_fits_any_number_of_them(
+    splits: tuple[str, ...], pictures: int, tmp_path: Path
+) -> None:
+    image = Image.new("RGB", (8, 6), "teal")
+    for folder in [f"{split}/{label}" for split in splits or (".",) for label in ("cat", "dog", "own cat", "Ärger")]:
+        (tmp_path / "my photos" / folder).mkdir(parents=True)
+        for number in range(pictures):
+            image.save(tmp_path / "my photos" / folder / f"IMG_{number:04}.png")
+    config = load("own_images", [f"task.path={tmp_path}/my photos"])
+    run.check(config)
+    task = load_task(config.task, tmp_path / "cache")
+    assert config.cot is not None
+    cot = task.select(config.cot.split).examples
+    for name, stage in stages_of(config).items():
+        rows = cot if stage.data == "cot" else task.select(stage.split).examples
+        least = stage.trainer["per_device_train_batch_size"] / stage.trainer.get("num_generations", 1)
+        assert len(rows) >= least, name
+        assert stage.algorithm == "sft" or not {row.id for row in rows} & {row.id for row in cot}
+    assert task.select(config.evaluation.split).examples
+    # It names a teacher that sees pictures, as an offline one has no annotation to write from.
+    assert [type(load_teacher(name)) for name in config.cot.teachers] == [OpenAIConfig]
 
 
 @pytest.mark.parametrize("name", PRESETS)

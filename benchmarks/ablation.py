@@ -96,30 +96,24 @@ def table(seeds: Sequence[int], runs: Sequence[dict[str, Entry]]) -> str:
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for arm, name in ARMS.items():
         entries = [run[name] for run in runs]
-        scores = [entry.scores or {} for entry in entries]
-        accuracy = [score["accuracy"] for score in scores]
-        cells = [arm, *(f"{percent(a['value'])} [{percent(a['low'])}, {percent(a['high'])}]" for a in accuracy)]
-        cells += [spread([a["value"] for a in accuracy]), spread([score["macro avg"]["f1-score"] for score in scores])]
+        scores = [entry.scores for entry in entries if entry.scores]
+        cells = [arm, *(str(one.accuracy) for one in scores), spread([one.accuracy.share for one in scores])]
+        cells.append(spread([one.classes.macro.f1 for one in scores if one.classes]))
         if name == REFERENCE:
             cells += ["", ""]
         else:
             against = [paired(e.predictions, r[REFERENCE].predictions) for e, r in zip(entries, runs, strict=True)]
-            cells.append(interval([100 * one["difference"] for one in against]))
-            cells.append(", ".join(f"{100 * one['difference']:+.1f} ({probability(one['p'])})" for one in against))
+            cells.append(interval([100 * one.gain.share for one in against]))
+            cells.append(", ".join(f"{100 * one.gain.share:+.1f} ({probability(one.p or 0.0)})" for one in against))
         clips = [clip for entry in entries if (clip := clip_of(entry.record))]
-        cells.append(", ".join(f"{100 * clip['low']:.2f} / {100 * clip['high']:.2f}" for clip in clips))
+        cells.append(", ".join(f"{100 * clip.low:.2f} / {100 * clip.high:.2f}" for clip in clips))
         lines.append(f"| {' | '.join(cells)} |")
-    rows = {entry.scores["n"] for run in runs for entry in run.values() if entry.scores}
+    rows = {entry.scores.n for run in runs for entry in run.values() if entry.scores}
     note = (
         f"{' or '.join(map(str, sorted(rows)))} test rows; [95 % interval of one run, Wilson]; mean ± sample standard deviation; "
         "p of McNemar's exact test on the same rows, not corrected for the number of arms."
     )
     return "\n".join([*lines, "", note, ""])
-
-
-def percent(share: float) -> str:
-    """A share as a percentage of one decimal."""
-    return f"{100 * share:.1f}"
 
 
 def probability(p: float) -> str:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, interval
 from pipeline.metrics.paired_tests import Prediction, cluster, right
+from pipeline.metrics.scores import Calibration, ConfidenceBin, LengthBin, Rate
 
 BINS = 10
 """Of equal width, from 0 to 1 (Guo et al. 2017 draw ten and count errors in fifteen)."""
@@ -16,7 +16,7 @@ QUANTILES = 5
 _LEAST = 20
 
 
-def calibration(rows: Sequence[Prediction]) -> dict[str, Any] | None:
+def calibration(rows: Sequence[Prediction]) -> Calibration | None:
     """Return confidence against accuracy over the rows that record the log probability of their answer; None without any.
 
     A row's confidence is exp(``logprob``), the geometric mean of its tokens' probabilities where the mean of their logarithms is
@@ -24,8 +24,7 @@ def calibration(rows: Sequence[Prediction]) -> dict[str, Any] | None:
     is unparsable is wrong, however sure.
 
     Returns:
-        ``n``, ``without`` (rows that record none, which take no part), ``ece`` and ``brier`` with 95 % bootstrap intervals, and
-        ``bins``: ``{"from", "to", "confidence", "accuracy"}`` of every bin with rows. ECE = Σ (n_b / n) · |accuracy_b −
+        It, with 95 % bootstrap intervals and every bin that has rows. ECE = Σ (n_b / n) · |accuracy_b −
         confidence_b| (Naeini et al. 2015); it is never negative, so noise adds to it and its interval lies somewhat high.
         Brier = mean of (confidence − right)² (Brier 1950).
     """
@@ -46,30 +45,21 @@ def calibration(rows: Sequence[Prediction]) -> dict[str, Any] | None:
     bins = []
     for index in np.unique(place).tolist():
         members = np.flatnonzero(place == index).tolist()
-        bins.append(
-            {
-                "from": index / BINS,
-                "to": (index + 1) / BINS,
-                "confidence": float(confidence[members].mean()),
-                "accuracy": clustered_rate([bool(hit[i]) for i in members], [clusters[i] for i in members]),
-            }
-        )
-    return {
-        "n": len(sure),
-        "without": len(rows) - len(sure),
-        "ece": _with_interval(np.abs(gaps.mean(axis=0)).sum(), np.abs(drawn[:, :BINS]).sum(axis=1)),
-        "brier": _with_interval(squares.mean(), drawn[:, BINS]),
-        "bins": bins,
-    }
+        accuracy = clustered_rate([bool(hit[i]) for i in members], [clusters[i] for i in members])
+        bins.append(ConfidenceBin(index / BINS, (index + 1) / BINS, float(confidence[members].mean()), accuracy))
+    return Calibration(
+        n=len(sure),
+        without=len(rows) - len(sure),
+        ece=Rate(float(np.abs(gaps.mean(axis=0)).sum()), *interval(np.abs(drawn[:, :BINS]).sum(axis=1))),
+        brier=Rate(float(squares.mean()), *interval(drawn[:, BINS])),
+        bins=tuple(bins),
+    )
 
 
-def by_length(rows: Sequence[Prediction]) -> list[dict[str, Any]] | None:
+def by_length(rows: Sequence[Prediction]) -> tuple[LengthBin, ...] | None:
     """Return accuracy by the length of the reasoning, in up to five bins of about as many rows; None with too few to tell.
 
     Length is in words, which compare between models as tokens do not. Rows of one length share a bin.
-
-    Returns:
-        ``{"from", "to", "accuracy"}`` per bin, lengths inclusive.
     """
     thinking = sorted((len(row["think"].split()), i) for i, row in enumerate(rows) if row.get("think"))
     if len(thinking) < _LEAST or thinking[0][0] == thinking[-1][0]:
@@ -81,11 +71,6 @@ def by_length(rows: Sequence[Prediction]) -> list[dict[str, Any]] | None:
     for high in edges:
         members = [rows[i] for length, i in thinking if low <= length <= high]
         accuracy = clustered_rate([right(row) for row in members], [cluster(row) for row in members])
-        bins.append({"from": low, "to": high, "accuracy": accuracy})
+        bins.append(LengthBin(low, high, accuracy))
         low = high + 1
-    return bins
-
-
-def _with_interval(value: Any, draws: Any) -> dict[str, float]:
-    low, high = interval(draws)
-    return {"value": float(value), "low": low, "high": high}
+    return tuple(bins)

@@ -1,4 +1,4 @@
-"""The numbers of a report: plain functions from predictions to dicts. No files, no plots, no torch.
+"""The numbers of a report: plain functions from predictions to `Scores`. No files, no plots, no torch.
 
 Two rules hold everywhere. Every row stays in every denominator: a completion without an answer is wrong, and where answers are
 labels it has its own column, ``(unparsable)``. Every rate comes with its count, its n and a 95 % interval.
@@ -14,21 +14,29 @@ from typing import Any
 
 from pipeline.metrics.calibration import by_length, calibration
 from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, interval, rate, wilson
-from pipeline.metrics.paired_tests import Prediction, cluster, paired, right
+from pipeline.metrics.paired_tests import Prediction, cluster, right
+from pipeline.metrics.scores import (
+    Agreement,
+    AttributesNamed,
+    Averages,
+    Balanced,
+    Baselines,
+    ClassScores,
+    Confusion,
+    FairGuess,
+    GroupScores,
+    MacroAverages,
+    Majority,
+    MostAnswered,
+    OfClasses,
+    Rate,
+    Repetition,
+    Sampled,
+    Scores,
+    Unparsable,
+)
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.response import REASONS
-
-__all__ = [
-    "UNPARSABLE",
-    "Prediction",
-    "agreement",
-    "attributes_named",
-    "paired",
-    "rate",
-    "score",
-    "well_formed",
-    "wilson",
-]
 
 UNPARSABLE = "(unparsable)"
 """The confusion column of completions that gave no label."""
@@ -36,7 +44,7 @@ UNPARSABLE = "(unparsable)"
 _NOT_ATTRIBUTES = {"image_id", "emotion"}
 
 
-def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> dict[str, Any]:
+def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> Scores:
     """Return every number of one evaluated model in one prompt style.
 
     Args:
@@ -46,8 +54,7 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> dict[st
             Then nothing per class is there.
 
     Returns:
-        A JSON-ready dict. Rates are ``{"value", "low", "high", "count", "n"}``; undefined values are None.
-        Macro averages run over the classes that have rows (a class without any has no recall).
+        Them; undefined values are None. Macro averages run over the classes that have rows (a class without any has no recall).
 
     Raises:
         ValueError: without a greedy row, on mixed styles, or on a gold or predicted label outside `labels`.
@@ -65,29 +72,29 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> dict[st
     tokens = [row["completion_tokens"] for row in greedy if row.get("completion_tokens") is not None]
     seconds = [row["seconds"] for row in greedy if row.get("seconds") is not None]
     cut = [bool(row["truncated"]) for row in greedy if row.get("truncated") is not None]
-    return {
-        "n": len(greedy),
-        "unjudged": sum(row["decoding"] == "greedy" for row in rows) - len(greedy),
-        "style": greedy[0]["style"],
-        "labels": list(labels.names) if labels else None,
-        "accuracy": clustered_rate([right(row) for row in greedy], clusters),
-        "chance": chance(greedy, labels),
-        "format": clustered_rate([well_formed(row) for row in greedy], clusters),
-        "parsed": clustered_rate([row["label"] is not None for row in greedy], clusters),
-        "unparsable": {"n": lost, "reasons": _reasons(greedy)},
-        "guessed": sum(row.get("guessed") is not None for row in greedy),
-        "truncated": rate(sum(cut), len(cut)),
-        "completion_tokens": _mean(tokens),
-        "seconds_per_row": _mean(seconds),
-        "most_answered": _most(row["label"] for row in greedy if row["label"] is not None),
-        "most_thought": _most((row["think"] for row in greedy if row.get("think")), name_it=False),
-        "groups": by_group(greedy, labels),
-        "by_length": by_length(greedy),
-        "calibration": calibration(greedy),
-        "attributes": attributes_named(greedy),
-        "sample": _sampled([row for row in judged if row["decoding"] == "sample"]),
-        **(_of_labels(greedy, clusters, labels) if labels else {}),
-    }
+    return Scores(
+        n=len(greedy),
+        unjudged=sum(row["decoding"] == "greedy" for row in rows) - len(greedy),
+        style=greedy[0]["style"],
+        labels=tuple(labels.names) if labels else None,
+        accuracy=_accuracy(greedy),
+        chance=chance(greedy, labels),
+        format=clustered_rate([well_formed(row) for row in greedy], clusters),
+        parsed=clustered_rate([row["label"] is not None for row in greedy], clusters),
+        unparsable=Unparsable(lost, _reasons(greedy)),
+        guessed=sum(row.get("guessed") is not None for row in greedy),
+        truncated=rate(sum(cut), len(cut)),
+        completion_tokens=_mean(tokens),
+        seconds_per_row=_mean(seconds),
+        most_answered=MostAnswered(*_most(row["label"] for row in greedy if row["label"] is not None)),
+        most_thought=_most(row["think"] for row in greedy if row.get("think"))[1],
+        groups=by_group(greedy, labels),
+        by_length=by_length(greedy),
+        calibration=calibration(greedy),
+        attributes=attributes_named(greedy),
+        sample=_sampled([row for row in judged if row["decoding"] == "sample"]),
+        classes=_of_classes(greedy, clusters, labels) if labels else None,
+    )
 
 
 def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
@@ -102,7 +109,7 @@ def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
     return sum(1 / number for number in options if number) / len(rows) if any(options) else None
 
 
-def by_group(rows: Sequence[Prediction], labels: LabelSet | None) -> dict[str, dict[str, dict[str, Any]]]:
+def by_group(rows: Sequence[Prediction], labels: LabelSet | None) -> dict[str, dict[str, GroupScores]]:
     """Return accuracy, chance and unparsable answers of every value of every group: ``{group: {value: …}}``, values
     in text order.
 
@@ -115,19 +122,23 @@ def by_group(rows: Sequence[Prediction], labels: LabelSet | None) -> dict[str, d
                 found[key][str(value)].append(row)
     return {
         key: {
-            value: {
-                "n": len(members),
-                "chance": chance(members, labels),
-                "accuracy": clustered_rate([right(row) for row in members], [cluster(row) for row in members]),
-                "unparsable": sum(row["label"] is None for row in members),
-            }
+            value: GroupScores(
+                n=len(members),
+                chance=chance(members, labels),
+                accuracy=_accuracy(members),
+                unparsable=sum(row["label"] is None for row in members),
+            )
             for value, members in sorted(values.items())
         }
         for key, values in sorted(found.items())
     }
 
 
-def _of_labels(greedy: Sequence[Prediction], clusters: Sequence[str], labels: LabelSet) -> dict[str, Any]:
+def _accuracy(rows: Sequence[Prediction]) -> Rate:
+    return clustered_rate([right(row) for row in rows], [cluster(row) for row in rows])
+
+
+def _of_classes(greedy: Sequence[Prediction], clusters: Sequence[str], labels: LabelSet) -> OfClasses:
     """What a closed list of answers adds: per-class table, confusion matrix, blind baselines, agreement with the thinking."""
     from sklearn.metrics import confusion_matrix
 
@@ -140,15 +151,21 @@ def _of_labels(greedy: Sequence[Prediction], clusters: Sequence[str], labels: La
     if strange:
         raise ValueError(f"labels {strange} are not of the label set {names}")
     counts = confusion_matrix(gold, answers, labels=[*names, UNPARSABLE])[:-1]
-    return {
-        **_per_class(gold, answers, names, counts, clusters),
-        "baselines": _baselines(gold, len(names)),
-        "confusion": {"rows": names, "columns": [*names, UNPARSABLE], "counts": counts.tolist()},
-        "agreement": agreement(greedy, labels),
-    }
+    f1_interval, recall_interval = _macro_intervals(gold, answers, names, clusters)
+    with_rows = [name for name in names if name in set(gold)]
+    macro, weighted = (_averages(gold, answers, with_rows, kind) for kind in ("macro", "weighted"))
+    return OfClasses(
+        per_class=_per_class(gold, answers, names, counts),
+        macro=MacroAverages(**vars(macro), f1_low=f1_interval[0], f1_high=f1_interval[1], classes=len(with_rows)),
+        weighted=weighted,
+        balanced=Balanced(macro.recall, *recall_interval, chance=1 / len(names)),
+        baselines=_baselines(gold, len(names)),
+        confusion=Confusion(tuple(names), (*names, UNPARSABLE), tuple(map(tuple, counts.tolist()))),
+        agreement=agreement(greedy, labels),
+    )
 
 
-def agreement(rows: Sequence[Prediction], labels: LabelSet) -> dict[str, Any]:
+def agreement(rows: Sequence[Prediction], labels: LabelSet) -> Agreement:
     """Return how often the last label named in the thinking is the answer, over rows with both.
 
     ``silent`` counts the rows whose thinking names no label; they stay in n, as neither agreeing nor disagreeing.
@@ -157,7 +174,7 @@ def agreement(rows: Sequence[Prediction], labels: LabelSet) -> dict[str, Any]:
     last = [last_mentioned(row["think"], labels) for row in both]
     agree = sum(name == row["label"] for name, row in zip(last, both, strict=True))
     silent = last.count(None)
-    return {**rate(agree, len(both)), "silent": silent, "disagree": len(both) - agree - silent}
+    return Agreement(**vars(rate(agree, len(both))), silent=silent, disagree=len(both) - agree - silent)
 
 
 def last_mentioned(text: str, labels: LabelSet) -> str | None:
@@ -177,7 +194,7 @@ def last_mentioned(text: str, labels: LabelSet) -> str | None:
     return (labels.mentioned(" ".join(words[start:])) or found)[-1]
 
 
-def attributes_named(rows: Sequence[Prediction]) -> dict[str, Any]:
+def attributes_named(rows: Sequence[Prediction]) -> AttributesNamed:
     """Share of the annotated attribute values (text and lists of text) that occur in the thinking as whole words.
 
     Rows without thinking or attributes are left out; n counts attribute values. It measures recall: a text that names
@@ -196,51 +213,36 @@ def attributes_named(rows: Sequence[Prediction]) -> dict[str, Any]:
                     total[key] += 1
                     named[key] += bool(re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text))
     by_key = {key: rate(named[key], total[key]) for key in sorted(total)}
-    return {**rate(named.total(), total.total()), "by_attribute": by_key}
+    return AttributesNamed(**vars(rate(named.total(), total.total())), by_attribute=by_key)
 
 
-def _per_class(
-    gold: list[str], answers: list[str], names: list[str], counts: Any, clusters: Sequence[str]
-) -> dict[str, Any]:
-    """The per-class table, its averages and the balanced view."""
+def _per_class(gold: list[str], answers: list[str], names: list[str], counts: Any) -> dict[str, ClassScores]:
     from sklearn.metrics import precision_recall_fscore_support
 
-    with_rows = [name for name in names if name in set(gold)]
     columns = precision_recall_fscore_support(gold, answers, labels=names, zero_division=0)
-    table: dict[str, dict[str, Any]] = {}
+    table = {}
     for index, name in enumerate(names):
         precision, recall, f1 = (column[index].item() for column in columns[:3])
-        support = int(counts[index].sum())
+        support, predicted = int(counts[index].sum()), int(counts[:, index].sum())
         low, high = wilson(int(counts[index, index]), support)
-        table[name] = {
-            "precision": precision if support or counts[:, index].sum() else None,
-            "recall": recall if support else None,
-            "recall_low": low,
-            "recall_high": high,
-            "f1-score": f1 if support else None,
-            "support": support,
-            "predicted": int(counts[:, index].sum()),
-        }
-    averages = {}
-    for kind in ("macro", "weighted"):
-        values = precision_recall_fscore_support(gold, answers, labels=with_rows, average=kind, zero_division=0)[:3]
-        averages[f"{kind} avg"] = {
-            **{key: float(value) for key, value in zip(("precision", "recall", "f1-score"), values, strict=True)},
-            "support": len(gold),
-        }
-    f1_interval, recall_interval = _macro_intervals(gold, answers, names, clusters)
-    averages["macro avg"] |= {
-        "f1-score_low": f1_interval[0],
-        "f1-score_high": f1_interval[1],
-        "classes": len(with_rows),
-    }
-    balanced = {
-        "value": averages["macro avg"]["recall"],
-        "low": recall_interval[0],
-        "high": recall_interval[1],
-        "chance": 1 / len(names),
-    }
-    return {"per_class": table, **averages, "balanced_accuracy": balanced}
+        table[name] = ClassScores(
+            precision=precision if support or predicted else None,
+            recall_value=recall if support else None,
+            recall_low=low,
+            recall_high=high,
+            f1=f1 if support else None,
+            support=support,
+            predicted=predicted,
+        )
+    return table
+
+
+def _averages(gold: list[str], answers: list[str], with_rows: list[str], kind: str) -> Averages:
+    from sklearn.metrics import precision_recall_fscore_support
+
+    found = precision_recall_fscore_support(gold, answers, labels=with_rows, average=kind, zero_division=0)
+    precision, recall, f1 = map(float, found[:3])
+    return Averages(precision, recall, f1, support=len(gold))
 
 
 def _macro_intervals(
@@ -263,29 +265,26 @@ def _macro_intervals(
     return interval(f1), interval(recall)
 
 
-def _baselines(gold: list[str], classes: int) -> dict[str, Any]:
+def _baselines(gold: list[str], classes: int) -> Baselines:
     """What knowing nothing about the picture earns: the commonest gold label always, and a fair die."""
     support = Counter(gold)
     label = min(support, key=lambda name: (-support[name], name))
     share = support[label] / len(gold)
-    return {
-        "majority": {"label": label, "accuracy": share, "macro_f1": 2 * share / (1 + share) / len(support)},
-        "chance": {"accuracy": 1 / classes},
-    }
+    return Baselines(Majority(label, share, 2 * share / (1 + share) / len(support)), FairGuess(1 / classes))
 
 
-def _sampled(rows: list[Prediction]) -> dict[str, Any] | None:
+def _sampled(rows: list[Prediction]) -> Sampled | None:
     """Format rate and accuracy at temperature 1, with rows (not samples) as the unit of the interval."""
     if not rows:
         return None
     ids = [cluster(row) or f"row {row['id']}" for row in rows]
-    return {
-        "n": len(rows),
-        "rows": len({row["id"] for row in rows}),
-        "format": clustered_rate([well_formed(row) for row in rows], ids),
-        "accuracy": clustered_rate([right(row) for row in rows], ids),
-        "reasons": _reasons(rows),
-    }
+    return Sampled(
+        n=len(rows),
+        rows=len({row["id"] for row in rows}),
+        format=clustered_rate([well_formed(row) for row in rows], ids),
+        accuracy=clustered_rate([right(row) for row in rows], ids),
+        reasons=_reasons(rows),
+    )
 
 
 def well_formed(row: Prediction) -> bool:
@@ -298,12 +297,11 @@ def _reasons(rows: Sequence[Prediction]) -> dict[str, int]:
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
 
 
-def _most(values: Iterable[str], name_it: bool = True) -> dict[str, Any]:
-    """The commonest value (unless it is free text), its share of all values, and how many different ones there are."""
+def _most(values: Iterable[str]) -> tuple[str | None, Repetition]:
+    """The commonest value, its share of all values, and how many different ones there are."""
     found = Counter(values)
     value = min(found, key=lambda item: (-found[item], item), default=None)
-    share = found[value] / found.total() if value is not None else None
-    return {**({"value": value} if name_it else {}), "share": share, "n": found.total(), "distinct": len(found)}
+    return value, Repetition(None if value is None else found[value] / found.total(), found.total(), len(found))
 
 
 def _mean(values: Sequence[float]) -> float | None:

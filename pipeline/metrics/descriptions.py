@@ -15,6 +15,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pipeline.metrics.intervals import rate
+from pipeline.metrics.scores import Rate
 
 LEVELS = {"brightness": (0.3, 0.7, "dark", "bright"), "colorfulness": (0.2, 0.6, "muted", "vivid")}
 """Number: (dark up to here, bright from here, and the two words), as the builder's offline teacher speaks of them."""
@@ -62,7 +63,7 @@ def named(text: str, attributes: Mapping[str, Any], known: Vocabulary) -> dict[s
     return found
 
 
-def totals(rows: Iterable[Mapping[str, Mapping[str, list[str]]]]) -> dict[str, dict[str, Any]]:
+def totals(rows: Iterable[Mapping[str, Mapping[str, list[str]]]]) -> dict[str, dict[str, Rate]]:
     """Return precision and recall per attribute over many descriptions, as rates with intervals.
 
     Precision is over the values named, recall over those annotated.

@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
+
+from pipeline.metrics.scores import Rate
 
 RESAMPLES = 2000
 SEED = 0
@@ -32,13 +35,12 @@ def wilson(count: float, n: float) -> tuple[float | None, float | None]:
     return low, high
 
 
-def rate(count: int, n: int) -> dict[str, Any]:
+def rate(count: int, n: int) -> Rate:
     """Return a share with its 95 % Wilson interval; all None when n is 0."""
-    low, high = wilson(count, n)
-    return {"value": count / n if n else None, "low": low, "high": high, "count": count, "n": n}
+    return Rate(count / n if n else None, *wilson(count, n), count, n)
 
 
-def clustered_rate(right: Sequence[bool], clusters: Sequence[str]) -> dict[str, Any]:
+def clustered_rate(right: Sequence[bool], clusters: Sequence[str]) -> Rate:
     """Return a share of rows with its 95 % interval: `rate` unless rows share clusters, else by bootstrap over clusters.
 
     Where all rows agree a bootstrap has no spread; then the interval is Wilson's, of clusters instead of rows.
@@ -48,18 +50,18 @@ def clustered_rate(right: Sequence[bool], clusters: Sequence[str]) -> dict[str, 
         clusters: one name per row; "" is a cluster of its own.
 
     Returns:
-        As `rate`, with ``clusters`` (their number) where rows share any.
+        As `rate`, with `clusters` where rows share any.
     """
     found = rate(sum(right), len(right))
     if not shared(clusters):
         return found
     number = len(set(_names(clusters)))
-    if found["count"] in (0, found["n"]):
-        low, high = wilson(number if found["count"] else 0, number)
+    if found.count in (0, found.n):
+        low, high = wilson(number if found.count else 0, number)
     else:
         sums = bootstrap_sums([[value, 1] for value in right], clusters)
         low, high = interval(sums[:, 0] / sums[:, 1])
-    return {**found, "low": low, "high": high, "clusters": number}
+    return replace(found, low=low, high=high, clusters=number)
 
 
 def shared(clusters: Sequence[str]) -> bool:

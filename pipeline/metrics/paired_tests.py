@@ -7,13 +7,40 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pipeline.metrics.intervals import RESAMPLES, bootstrap_sums, cluster_sums, interval, shared
 from pipeline.metrics.power import minimum_detectable_difference
+from pipeline.metrics.scores import Gain
 
 Prediction = Mapping[str, Any]
 """One row of predictions.jsonl."""
+
+
+@dataclass(frozen=True)
+class Paired:
+    """McNemar's test of `a` against `b` on n common rows (same id, gold answer and question); None where n is 0."""
+
+    n: int
+    clusters: int | None
+    """How many, where rows share any."""
+    only_a: int
+    only_b: int
+    """Rows only one got right."""
+    difference: float | None
+    low: float | None
+    high: float | None
+    """Accuracy of `a` minus that of `b`, with its 95 % paired bootstrap interval."""
+    p: float | None
+    """Two-sided and exact."""
+    detectable: float | None
+    """The smallest difference this sample finds in 80 % of cases at this discordance, see `pipeline.metrics.power`."""
+
+    @property
+    def gain(self) -> Gain:
+        """The difference as a rate."""
+        return Gain(self.difference, self.low, self.high, p=self.p)
 
 
 def right(row: Prediction) -> bool:
@@ -26,22 +53,15 @@ def cluster(row: Prediction) -> str:
     return str(row.get("cluster") or "")
 
 
-def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:
+def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> Paired:
     """Return accuracy of `a` minus accuracy of `b` on the rows both answered greedily.
 
-    Returns:
-        ``n`` common rows (same id, gold answer and question), ``clusters`` (their number where rows share any, else None),
-        ``only_a`` and ``only_b`` (rows only one got right), ``difference`` with its 95 % paired bootstrap interval
-        ``low``/``high``, ``p`` (two-sided) of McNemar's exact test, and ``detectable``: the smallest difference this sample
-        finds in 80 % of cases at this discordance, see `pipeline.metrics.power`. None where n is 0.
-
-        McNemar's test asks how often fair coins, one per row that only one model got right, land as lopsided as this. Where
-        rows share a cluster there is one coin per cluster, which moves all its rows; with clusters of one row it is the same.
+    McNemar's test asks how often fair coins, one per row that only one model got right, land as lopsided as this. Where rows
+    share a cluster there is one coin per cluster, which moves all its rows; with clusters of one row it is the same.
     """
     pairs = _common(a, b)
     if not pairs:
-        keys = ("difference", "low", "high", "p", "detectable")
-        return {"n": 0, "clusters": None, "only_a": 0, "only_b": 0, **dict.fromkeys(keys)}
+        return Paired(0, None, 0, 0, None, None, None, None, None)
     gains = [right(x) - right(y) for x, y in pairs]
     clusters = [cluster(x) for x, _ in pairs]
     n, only_a, only_b = len(pairs), gains.count(1), gains.count(-1)
@@ -50,34 +70,34 @@ def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:
     by_cluster = [round(total) for total in cluster_sums([[gain] for gain in gains], clusters)[:, 0].tolist()]
     # Clusters that swing as one weigh like fewer rows: the design effect of the difference, were there none.
     effect = sum(total**2 for total in by_cluster) / max(1, only_a + only_b)
-    return {
-        "n": n,
-        "clusters": len(by_cluster) if shared(clusters) else None,
-        "only_a": only_a,
-        "only_b": only_b,
-        "difference": (only_a - only_b) / n,
-        "low": low,
-        "high": high,
-        "p": _flip_test(by_cluster),
-        "detectable": minimum_detectable_difference(int(n / max(1.0, effect)), (only_a + only_b) / n),
-    }
+    return Paired(
+        n=n,
+        clusters=len(by_cluster) if shared(clusters) else None,
+        only_a=only_a,
+        only_b=only_b,
+        difference=(only_a - only_b) / n,
+        low=low,
+        high=high,
+        p=_flip_test(by_cluster),
+        detectable=minimum_detectable_difference(int(n / max(1.0, effect)), (only_a + only_b) / n),
+    )
 
 
-def macro_f1_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Any]:
+def macro_f1_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> Gain:
     """Return macro-F1 of `a` minus macro-F1 of `b` on the rows both answered greedily.
 
     Rows (or clusters) are resampled in pairs. Macro-F1 runs over the classes that have rows; in a resample that lost one, over
     the rest.
 
     Returns:
-        ``n`` common rows, ``difference`` with its 95 % percentile interval ``low``/``high``, and the two-sided ``p`` of the
-        bootstrap (never below 2 / (resamples + 1)). None where n is 0.
+        It, over `n` common rows, with its 95 % percentile interval and the two-sided p of the bootstrap (never below
+        2 / (resamples + 1)). None where n is 0.
     """
     import numpy as np
 
     pairs = _common(a, b)
     if not pairs:
-        return {"n": 0, "difference": None, "low": None, "high": None, "p": None}
+        return Gain(None, None, None, n=0, p=None)
     names = sorted({x["gold"] for x, _ in pairs})
     place = {name: index for index, name in enumerate(names)}
     # No label, or one that no row has: a miss that counts against no class's precision.
@@ -94,10 +114,9 @@ def macro_f1_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> dic
 
     drawn = difference(bootstrap_sums(counts, [cluster(x) for x, _ in pairs]))
     observed = difference(counts.sum(axis=0)[None])[0]
-    low, high = interval(drawn)
     tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
     p = min(1.0, 2 * (int(tail) + 1) / (RESAMPLES + 1))
-    return {"n": len(pairs), "difference": float(observed), "low": low, "high": high, "p": p}
+    return Gain(float(observed), *interval(drawn), n=len(pairs), p=p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

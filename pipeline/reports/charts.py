@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cache
@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from markupsafe import Markup
 
 from pipeline.formatting import printable
+from pipeline.metrics.scores import ConfidenceBin, Confusion, Rate
 from pipeline.reports.svg import inline
 
 if TYPE_CHECKING:
@@ -68,7 +69,6 @@ _FALLBACKS = (
 )
 """Fonts for letters that DejaVu Sans lacks, as far as they are installed."""
 
-Rate = Mapping[str, Any]
 Points = Sequence[tuple[float, float]]
 Line = tuple[str, int, Points]
 """A series: name, colour, (x, y) pairs."""
@@ -133,7 +133,7 @@ def intervals(
         for place, (name, colour, rates) in enumerate(rows):
             for hollow, rate in enumerate(rates):
                 y = place + ((0.19 if hollow else -0.11) if len(rates) > 1 else 0)
-                low, value, high = (100 * rate[key] for key in ("low", "value", "high"))
+                low, value, high = rate.in_percent()
                 says = f"{name}: {value:.1f} % [{low:.1f}, {high:.1f}]"
                 _mark(axes, value, y, low, high, SERIES[colour], bool(hollow), says)
         for number, (share, name) in enumerate(marks):
@@ -196,29 +196,25 @@ def bars(
     return _laid_out(figure, f"{said}: {', '.join(title for title, _, _ in series)}")
 
 
-def confusion(panels: Sequence[tuple[str, Mapping[str, Any]]]) -> Chart | None:
-    """Return one confusion matrix per entry, shaded by the share of the gold class's rows; counts inside while they fit.
-
-    Args:
-        panels: (title, ``rows``, ``columns`` and ``counts`` of a matrix).
-    """
+def confusion(panels: Sequence[tuple[str, Confusion]]) -> Chart | None:
+    """Return one confusion matrix per entry, shaded by the share of the gold class's rows; counts inside while they fit."""
     if not panels:
         return None
-    classes = len(panels[0][1]["rows"])
+    classes = len(panels[0][1].rows)
     cell = 0.36 if classes <= 12 else max(0.1, 4.3 / classes)
     columns = min(2, len(panels))
     small = 8 if classes <= 12 else max(3, min(8, 300 / classes / 3))
     with _style():
         figure = _figure(columns * (cell * (classes + 1) + 1.5), -(-len(panels) // columns) * (cell * classes + 1.6))
         for axes, (title, table) in zip(_grid(figure, len(panels), columns), panels, strict=False):
-            counts = table["counts"]
+            counts = table.counts
             shares = [[value / max(sum(row), 1) for value in row] for row in counts]
             texts = [[str(value) if value and classes <= 12 else "" for value in row] for row in counts]
             _shaded(axes, shares, texts, 0, 1, "equal", 7)
             axes.axvline(len(counts) - 0.5, color=QUIET, linewidth=0.8)
-            answers = [_plain(name) for name in table["columns"]]
+            answers = [_plain(name) for name in table.columns]
             axes.set_xticks(range(len(answers)), answers, rotation=90, fontsize=small)
-            axes.set_yticks(range(len(counts)), [_plain(name) for name in table["rows"]], fontsize=small)
+            axes.set_yticks(range(len(counts)), [_plain(name) for name in table.rows], fontsize=small)
             axes.set_title(_plain(title))
     return _laid_out(figure, "Confusion matrices: " + ", ".join(title for title, _ in panels))
 
@@ -271,7 +267,7 @@ def clip(panels: Sequence[tuple[str, Sequence[Line], bool, bool]]) -> Chart | No
     return _laid_out(figure, "Clip fractions: " + ", ".join(panel[0] for panel in panels))
 
 
-def reliability(series: Sequence[tuple[str, int, Sequence[Mapping[str, Any]]]]) -> Chart | None:
+def reliability(series: Sequence[tuple[str, int, Sequence[ConfidenceBin]]]) -> Chart | None:
     """Return accuracy against confidence, a point with its interval per bin; the diagonal is perfect calibration."""
     if not series:
         return None
@@ -280,15 +276,14 @@ def reliability(series: Sequence[tuple[str, int, Sequence[Mapping[str, Any]]]]) 
         axes = figure.add_subplot()
         axes.plot([0, 100], [0, 100], color=QUIET, linewidth=1.1, linestyle=(0, (1, 2)))
         for name, colour, bins in series:
-            at = [100 * one["confidence"] for one in bins]
-            axes.plot(at, [100 * one["accuracy"]["value"] for one in bins], color=SERIES[colour], linewidth=1.4)
+            at = [100 * one.confidence for one in bins]
+            axes.plot(at, [100 * one.accuracy.share for one in bins], color=SERIES[colour], linewidth=1.4)
             axes.plot([], [], "o-", color=SERIES[colour], label=_plain(name))
             for x, one in zip(at, bins, strict=True):
-                rate = one["accuracy"]
-                low, value, high = (100 * rate[key] for key in ("low", "value", "high"))
+                low, value, high = one.accuracy.in_percent()
                 axes.plot([x, x], [low, high], color=SERIES[colour], linewidth=1, alpha=0.7)
                 (dot,) = axes.plot([x], [value], "o", color=SERIES[colour], markersize=5)
-                _say(dot, f"{name}: {rate['n']} rows, confidence {x:.1f} %, right {value:.1f} %")
+                _say(dot, f"{name}: {one.accuracy.n} rows, confidence {x:.1f} %, right {value:.1f} %")
         axes.set(xlim=(0, 102), ylim=(0, 102), xlabel="confidence, %", ylabel="accuracy, %", aspect="equal")
         if len(series) > 1:
             axes.legend(loc="upper left", fontsize=7.5)

@@ -19,8 +19,10 @@ from pipeline.errors import UserError
 from pipeline.files import differences, read_json
 from pipeline.metrics.paired_tests import holm, macro_f1_difference, paired
 from pipeline.metrics.scores import Rate, Scores
+from pipeline.metrics.stored import from_json
 from pipeline.reports.entries import Entry, names_apart, read_folders, read_run
-from pipeline.reports.table import Column, Table, cell, markdown_table
+from pipeline.reports.summary import Summary
+from pipeline.reports.table import Column, Mean, Table, cell, markdown_table
 
 OWN = ("name", "output_dir")
 """Keys in which any two runs differ."""
@@ -101,14 +103,20 @@ def _entries(root: Path, doubted: Mapping[str, Sequence[str]]) -> dict[str, Entr
     """A run's entries by name. Those of a plain folder are named by their prompt style alone, or they could not be paired."""
     if (root / "predictions.jsonl").is_file():
         return {_plain(entry): entry for entry in read_folders([root])}
-    summary = read_json(root / "report" / "summary.json")
-    phases = list(dict.fromkeys(row["phase"] for row in summary["entries"]))
-    scores = {row["name"]: row["scores"] for row in summary["entries"]}
+    path = root / "report" / "summary.json"
+    try:
+        summary = from_json(Summary, read_json(path))
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not of this version ({error}); write it anew with: python -m pipeline report"
+        ) from error
+    phases = list(dict.fromkeys(row.phase for row in summary.entries))
+    scores = {row.name: row.scores for row in summary.entries}
     found = {}
     for entry in read_run(root, phases, None, doubted):
         if entry.predictions:
             found[entry.name] = dataclasses.replace(entry, scores=entry.scores or scores.get(entry.name))
-        elif any(row["scores"] for row in summary["entries"] if row["phase"] == entry.phase):
+        elif any(row.phase == entry.phase for row, _ in summary.evaluated):
             gone = (*entry.doubts, "its answers, of which the report still tells, are gone")
             found[entry.name] = dataclasses.replace(entry, doubts=gone)
         else:
@@ -151,19 +159,14 @@ def _numbers(
     made = []
     for key, (title, metric) in _COMPARED.items():
         found = {
-            run: {name: metric(Scores.of(entry.scores)) if entry.scores else None for name, entry in of_run.items()}
+            run: {name: metric(entry.scores) if entry.scores else None for name, entry in of_run.items()}
             for run, of_run in entries.items()
         }
         rows = [
             {
                 "stage": name,
-                **{
-                    f"run:{run}": rate.cell() if (rate := found[run].get(name)) else missing(run, name)
-                    for run in entries
-                },
-                **{
-                    f"mean:{head}": _mean_sd([found[run].get(name) for run in group]) for head, group in several.items()
-                },
+                **{f"run:{run}": found[run].get(name) or missing(run, name) for run in entries},
+                **{f"mean:{head}": _mean([found[run].get(name) for run in group]) for head, group in several.items()},
             }
             for name in names
             if any(found[run].get(name) for run in entries)
@@ -171,7 +174,7 @@ def _numbers(
         columns = (
             Column("stage", "stage"),
             *(Column(f"run:{run}", run, "percent") for run in entries),
-            *(Column(f"mean:{head}", head, "mean") for head in several),
+            *(Column(f"mean:{head}", head, "percent") for head in several),
         )
         if rows:
             made.append(Table(key, title, columns, tuple(rows)))
@@ -189,16 +192,15 @@ def _tests(entries: Mapping[str, Mapping[str, Entry]], names: Sequence[str]) -> 
             if ours is None or theirs is None:
                 continue
             right = paired(theirs.predictions, ours.predictions)
-            if not right["n"]:
+            if not right.n:
                 continue
-            row: dict[str, Any] = {"runs": f"{run} - {first}", "stage": name, "rows": _rows(theirs, ours, right["n"])}
-            pairs = {"accuracy": right}
-            if "per_class" in (theirs.scores or {}) and "per_class" in (ours.scores or {}):
-                pairs["macro_f1"] = macro_f1_difference(theirs.predictions, ours.predictions)
-            row["detectable"] = right["detectable"]
-            for key, test in pairs.items():
-                row[key] = {"value": test["difference"], "low": test["low"], "high": test["high"]}
-                row[f"{key}_p"] = test["p"]
+            row: dict[str, Any] = {"runs": f"{run} - {first}", "stage": name, "rows": _rows(theirs, ours, right.n)}
+            gains = {"accuracy": right.gain}
+            if all(one.scores and one.scores.classes for one in (theirs, ours)):
+                gains["macro_f1"] = macro_f1_difference(theirs.predictions, ours.predictions)
+            row["detectable"] = right.detectable
+            for key, gain in gains.items():
+                row |= {key: Rate(gain.value, gain.low, gain.high), f"{key}_p": gain.p}
                 tests.append((row, key))
             rows.append(row)
     if not rows:
@@ -251,12 +253,8 @@ _COMPARED: dict[str, tuple[str, Callable[[Scores], Rate | None]]] = {
 """What `compare` shows, each with where it is in the scores of an entry."""
 
 
-def _mean_sd(found: Sequence[Rate | None]) -> dict[str, Any] | str:
+def _mean(found: Sequence[Rate | None]) -> Mean | str:
     values = [one.value for one in found if one and one.value is not None]
     if not values:
         return "not run"
-    return {
-        "value": statistics.fmean(values),
-        "sd": statistics.stdev(values) if len(values) > 1 else None,
-        "n": len(values),
-    }
+    return Mean(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))

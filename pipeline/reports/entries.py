@@ -10,6 +10,8 @@ from typing import Any
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_jsonl
 from pipeline.metrics import classification
+from pipeline.metrics.scores import Scores
+from pipeline.metrics.stored import from_json
 from pipeline.reports.columns import read_predictions
 from pipeline.reports.standing import doubts
 from pipeline.run_dir import BASE
@@ -31,7 +33,7 @@ class Entry:
     name: str
     phase: str
     predictions: tuple[dict[str, Any], ...] = ()
-    scores: dict[str, Any] | None = None
+    scores: Scores | None = None
     record: dict[str, Any] = field(default_factory=dict)
     log: tuple[dict[str, Any], ...] = ()
     duplicates: int = 0
@@ -68,7 +70,7 @@ def read_phase(folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = 
         # Its process is gone; the same command goes on.
         record["status"] = "stopped"
     log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
-    stored = read_json(folder / "report" / "metrics.json").get("entries", {}) if labels is None else {}
+    stored = _stored_scores(folder / "report" / "metrics.json") if labels is None else {}
     unusable = unusable_rows(folder)
     entries = []
     for name, rows, repeated in _by_style(folder):
@@ -77,6 +79,16 @@ def read_phase(folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = 
             scores = classification.score(rows, labels)
         entries.append(Entry(name, folder.name, rows, scores, record, log, repeated, unusable=unusable, doubts=doubts))
     return entries or [Entry(folder.name, folder.name, record=record, log=log, doubts=doubts)]
+
+
+def _stored_scores(path: Path) -> dict[str, Scores]:
+    found = read_json(path).get("entries", {})
+    try:
+        return {name: from_json(Scores, scores) for name, scores in found.items() if scores}
+    except ValueError as error:
+        raise UserError(
+            f"{path}: not of this version ({error}); write it anew with: python -m pipeline report"
+        ) from error
 
 
 def unusable_rows(folder: Path) -> dict[str, int]:

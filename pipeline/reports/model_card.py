@@ -12,7 +12,8 @@ from typing import Any
 from pipeline.formatting import percent
 from pipeline.metrics.scores import Rate, Scores
 from pipeline.reports.entries import Entry
-from pipeline.reports.table import cell, table
+from pipeline.reports.report_tables import per_class
+from pipeline.reports.table import cell, markdown_rows, table
 
 
 def model_card(entries: Sequence[Entry], evaluations: Sequence[Mapping[str, Any]]) -> str | None:
@@ -37,23 +38,23 @@ def model_card(entries: Sequence[Entry], evaluations: Sequence[Mapping[str, Any]
     split = str(((evaluation.get("inputs") or {}).get("evaluation") or {}).get("split") or "unknown")
     lineage = _lineage(entry, entries)
     parts = [
-        f"---\n{_front(entry, task, split)}\n---\n",
+        f"---\n{_front(entry, scores, task, split)}\n---\n",
         f"# {cell(entry.name)}\n",
         f"A small vision-language model trained with CLGRPO (arXiv 2506.18048): {' → '.join(map(cell, lineage))}.\n",
         "## Use\n",
         "It answers one question about one picture"
         + (
             " as `<think>…</think>` `<answer>…</answer>`"
-            if scores["style"] == "think"
+            if scores.style == "think"
             else " with the bare label and nothing else"
         )
         + ". Ask it exactly as below; it was trained on no other prompt.\n",
         f"```text\n{_prompt(entry)}\n```\n",
         "## Evaluation\n",
-        f"{scores['n']} rows of `{cell(split)}` of task `{cell(task)}`, greedy decoding, 95 % intervals. An answer that "
-        f"cannot be read is wrong ({scores['unparsable']['n']} rows).\n",
+        f"{scores.n} rows of `{cell(split)}` of task `{cell(task)}`, greedy decoding, 95 % intervals. An answer that "
+        f"cannot be read is wrong ({scores.unparsable.n} rows).\n",
         table(["metric", "value, %"], [[name, str(rate)] for name, _, rate in _metrics(scores)]),
-        *_classes(scores),
+        *([markdown_rows(per_class(entry.name, scores.classes))] if scores.classes else []),
         "## Training\n",
         table(["setting", "value"], _settings(record)),
         "## Limits\n",
@@ -67,7 +68,7 @@ def model_card(entries: Sequence[Entry], evaluations: Sequence[Mapping[str, Any]
     return "\n".join(parts)
 
 
-def _front(entry: Entry, task: str, split: str) -> str:
+def _front(entry: Entry, scores: Scores, task: str, split: str) -> str:
     """YAML that the Hub reads, with the results as ``model-index``."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -75,7 +76,7 @@ def _front(entry: Entry, task: str, split: str) -> str:
     kind = "image-text-to-text"
     results = [
         EvalResult(kind, task, task, metric, round(100 * rate.value, 2), task, dataset_split=split, metric_name=name)
-        for name, metric, rate in _metrics(entry.scores or {})
+        for name, metric, rate in _metrics(scores)
         if rate.value is not None
     ]
     return ModelCardData(
@@ -88,26 +89,15 @@ def _front(entry: Entry, task: str, split: str) -> str:
     ).to_yaml()
 
 
-def _metrics(scores: Mapping[str, Any]) -> list[tuple[str, str, Rate]]:
+def _metrics(scores: Scores) -> list[tuple[str, str, Rate]]:
     """(name, the Hub's type, rate) of what a card states."""
-    found = Scores.of(scores)
     rates = (
-        ("Accuracy", "accuracy", found.accuracy),
-        ("Macro-F1", "f1", found.macro_f1),
-        ("Macro recall (balanced accuracy)", "recall", found.balanced),
-        ("Well-formed answers", "format", found.format),
+        ("Accuracy", "accuracy", scores.accuracy),
+        ("Macro-F1", "f1", scores.macro_f1),
+        ("Macro recall (balanced accuracy)", "recall", scores.classes and scores.classes.balanced),
+        ("Well-formed answers", "format", scores.format),
     )
     return [(name, kind, rate) for name, kind, rate in rates if rate]
-
-
-def _classes(scores: Mapping[str, Any]) -> list[str]:
-    if "per_class" not in scores:
-        return []
-    rows = [
-        [cell(name), percent(row["precision"]), percent(row["recall"]), percent(row["f1-score"]), str(row["support"])]
-        for name, row in scores["per_class"].items()
-    ]
-    return [table(["class", "precision, %", "recall, %", "F1, %", "rows"], rows)]
 
 
 def _settings(record: Mapping[str, Any]) -> list[list[str]]:
@@ -147,8 +137,7 @@ def _prompt(entry: Entry) -> str:
     return str(entry.greedy[0].get("prompt") or "").replace("```", "'''")
 
 
-def _agreement(scores: Mapping[str, Any]) -> str:
-    said = scores.get("agreement") or {}
-    if not said.get("n"):
+def _agreement(scores: Scores) -> str:
+    if not scores.agreement:
         return ""
-    return f"- In {percent(said['value'])} % of the parsed rows the reasoning ends on the label that is answered.\n"
+    return f"- In {percent(scores.agreement.value)} % of the parsed rows the reasoning ends on the label that is answered.\n"

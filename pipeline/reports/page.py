@@ -22,8 +22,8 @@ from pipeline.reports.entries import Entry
 from pipeline.reports.prediction_browser import as_json
 from pipeline.reports.report_charts import length_charts, on_page
 from pipeline.reports.report_tables import per_class
-from pipeline.reports.summary import clip_of
-from pipeline.reports.table import Column, Table, mean_sd, written
+from pipeline.reports.summary import Clip, Summary, clip_of
+from pipeline.reports.table import Column, Mean, Table, interval, number, written
 
 _TEMPLATES = Path(__file__).parent / "templates"
 THUMBNAIL = 128
@@ -32,7 +32,7 @@ _MATRIX_CLASSES = 25
 
 
 def page(
-    summary: Mapping[str, Any],
+    summary: Summary,
     entries: Sequence[Entry],
     tables: Mapping[str, Table],
     charts: Mapping[str, Chart],
@@ -49,24 +49,23 @@ def page(
         browser: what `prediction_browser.browser` made of the predictions.
         notes: how to read it.
     """
-    evaluated = [row for row in summary["entries"] if row["scores"]]
     results, common = without_common(tables["results"], ("chance", "n", "unusable"))
     return render(
         "report.html.jinja",
         browser,
-        title=f"{summary['title']} – report",
+        title=f"{summary.title} – report",
         results=results,
         common=common,
         summary=summary,
-        evaluated=evaluated,
+        evaluated=summary.evaluated,
         tables=tables,
         charts={name: chart.svg() for name, chart in charts.items() if on_page(name, summary)},
         length_charts=[{"name": name, "chart": chart.svg()} for name, chart in length_charts(summary, entries)],
         clips=_clips(entries),
         details=[
-            {"name": row["name"], "scores": row["scores"], "table": per_class(row["name"], row["scores"])}
-            for row in evaluated
-            if "per_class" in row["scores"]
+            {"name": row.name, "scores": scores, "table": per_class(row.name, scores.classes)}
+            for row, scores in summary.evaluated
+            if scores.classes
         ],
         group_tables=[table for name, table in tables.items() if name.startswith("group_")],
         matrix_classes=_MATRIX_CLASSES,
@@ -91,10 +90,10 @@ def without_common(table: Table, keys: Sequence[str]) -> tuple[Table, str]:
     return dataclasses.replace(table, columns=tuple(kept)), ", ".join(said)
 
 
-def _clips(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+def _clips(entries: Sequence[Entry]) -> list[tuple[str, Clip]]:
     """The clip ranges and fractions of every stage that was to clip, once per phase."""
     phases = {entry.phase: entry for entry in reversed(entries)}
-    found = [{"name": entry.name, **clip} for entry in phases.values() if (clip := clip_of(entry.record))]
+    found = [(entry.name, clip) for entry in phases.values() if (clip := clip_of(entry.record))]
     return found[::-1]
 
 
@@ -157,20 +156,16 @@ def _environment(folder: Path | None) -> Any:
 
 def _cell(value: Any, column: Column) -> dict[str, Any]:
     """How a cell stands in the page: ``text``, ``interval``, ``sort`` (what it is sorted by), ``links`` (ids of rows)."""
-    of = value if isinstance(value, Mapping) else {"value": value}
-    value = of.get("value")
-    shown: dict[str, Any] = {"text": "–", "interval": "", "sort": "", "links": [], "value": value}
-    if value is None:
+    plain = number(value)
+    shown: dict[str, Any] = {"text": "–", "interval": "", "sort": "", "links": [], "value": plain}
+    if plain is None:
         return shown
     if column.kind == "rows":
-        return {**shown, "links": [{"id": row_id, "href": f"#row={quote(row_id, safe='')}"} for row_id in value]}
-    if isinstance(value, str):
-        return {**shown, "text": value, "sort": value}
-    if column.kind == "mean":
-        return {**shown, "text": mean_sd(of), "sort": f"{value:.12g}"}
-    if of.get("low") is not None:
-        shown["interval"] = f"[{written(of['low'], column.kind)}, {written(of['high'], column.kind)}]"
-    return {**shown, "text": written(value, column.kind), "sort": f"{value:.12g}"}
+        return {**shown, "links": [{"id": row_id, "href": f"#row={quote(row_id, safe='')}"} for row_id in plain]}
+    if isinstance(plain, str):
+        return {**shown, "text": plain, "sort": plain}
+    text = str(value) if isinstance(value, Mean) else written(plain, column.kind)
+    return {**shown, "text": text, "interval": interval(value, column.kind), "sort": f"{plain:.12g}"}
 
 
 def _heat(share: float | None) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from pipeline.metrics.scores import LengthBin, OfClasses, Scores
 from pipeline.reports import charts
 from pipeline.reports.charts import Chart, Line
 from pipeline.reports.entries import Entry
-from pipeline.reports.summary import clip_of
+from pipeline.reports.summary import CotYields, Summary, clip_of
 
 ON_PAGE_ENTRIES, ON_PAGE_CLASSES = 8, 30
 """Most entries and classes whose F1 a page draws; the folder has the chart of the classes with most rows."""
@@ -20,53 +21,50 @@ _CLIPPED = {
 }
 
 
-def report_charts(summary: Mapping[str, Any], entries: Sequence[Entry]) -> dict[str, Chart]:
+def report_charts(summary: Summary, entries: Sequence[Entry]) -> dict[str, Chart]:
     """Return every chart that has something to show, by name."""
     colour = colours(entries)
-    rows = [(row["name"], row["scores"]) for row in summary["entries"] if row["scores"]]
-    classed = [(name, scores) for name, scores in rows if "per_class" in scores]
+    rows = [(row.name, scores) for row, scores in summary.evaluated]
+    classed = [(name, scores.classes) for name, scores in rows if scores.classes]
     drawn = {
         "accuracy": accuracy(
             [(name, colour[name], scores) for name, scores in rows], _marks([scores for _, scores in rows])
         ),
-        "per_class": _per_class(classed, summary["labels"], colour),
-        "confusion": charts.confusion([(name, scores["confusion"]) for name, scores in classed]),
+        "per_class": _per_class(classed, summary.labels, colour),
+        "confusion": charts.confusion([(name, classes.confusion) for name, classes in classed]),
         "reliability": charts.reliability(
-            [(name, colour[name], scores["calibration"]["bins"]) for name, scores in rows if scores["calibration"]]
+            [(name, colour[name], scores.calibration.bins) for name, scores in rows if scores.calibration]
         ),
         "curves": charts.curves(list(filter(None, map(_curves, _one_per_phase(entries))))),
         "clip": charts.clip(list(filter(None, map(_clip, _one_per_phase(entries))))),
-        "cot": _cot(summary["cot"]),
+        "cot": _cot(summary.cot),
     }
     return {name: chart for name, chart in drawn.items() if chart}
 
 
-def on_page(name: str, summary: Mapping[str, Any]) -> bool:
+def on_page(name: str, summary: Summary) -> bool:
     """Check whether a page shows a chart; it has tables in place of the others."""
     if name == "per_class":
-        entries = sum("per_class" in (row["scores"] or ()) for row in summary["entries"])
-        return entries <= ON_PAGE_ENTRIES and len(summary["labels"]) <= ON_PAGE_CLASSES
+        entries = sum(scores.classes is not None for _, scores in summary.evaluated)
+        return entries <= ON_PAGE_ENTRIES and len(summary.labels) <= ON_PAGE_CLASSES
     return name != "confusion"
 
 
-def length_charts(summary: Mapping[str, Any], entries: Sequence[Entry]) -> list[tuple[str, Chart]]:
+def length_charts(summary: Summary, entries: Sequence[Entry]) -> list[tuple[str, Chart]]:
     """Return (entry, accuracy by the words of the reasoning)."""
     colour = colours(entries)
     found = []
-    for row in summary["entries"]:
-        bins = (row["scores"] or {}).get("by_length") or ()
-        shown = [(_words(one), colour[row["name"]], [one["accuracy"]]) for one in bins]
+    for row, scores in summary.evaluated:
+        shown = [(_words(one), colour[row.name], [one.accuracy]) for one in scores.by_length or ()]
         if chart := charts.intervals(shown):
-            found.append((row["name"], chart))
+            found.append((row.name, chart))
     return found
 
 
-def accuracy(
-    rows: Sequence[tuple[str, int, Mapping[str, Any]]], marks: Sequence[tuple[float, str]] = ()
-) -> Chart | None:
+def accuracy(rows: Sequence[tuple[str, int, Scores]], marks: Sequence[tuple[float, str]] = ()) -> Chart | None:
     """Return accuracy of entries, greedy and, where they were sampled, at temperature 1."""
     shown = [
-        (name, colour, [scores["accuracy"], *([scores["sample"]["accuracy"]] if scores["sample"] else [])])
+        (name, colour, [scores.accuracy, *([scores.sample.accuracy] if scores.sample else [])])
         for name, colour, scores in rows
     ]
     sampled = any(len(rates) > 1 for _, _, rates in shown)
@@ -83,34 +81,35 @@ def colours(entries: Sequence[Entry]) -> dict[str, int]:
     return chosen | {entry.name: charts.BASELINE for entry in entries if entry.is_baseline}
 
 
-def _marks(scores: Sequence[Mapping[str, Any]]) -> list[tuple[float, str]]:
+def _marks(scores: Sequence[Scores]) -> list[tuple[float, str]]:
     """Lines of what knowing nothing earns, where that is the same for all entries."""
-    chances = {one["chance"] for one in scores}
-    majorities = {(one.get("baselines") or {}).get("majority", {}).get("accuracy") for one in scores}
-    marks = [(*chances, "chance"), (*majorities, "majority class")]
-    return [(mark[0], mark[1]) for mark in marks if len(mark) == 2 and mark[0] is not None]
+    chances = {one.chance for one in scores}
+    majorities = {one.classes.baselines.majority.accuracy if one.classes else None for one in scores}
+    marks = [
+        (values.pop(), name)
+        for values, name in ((chances, "chance"), (majorities, "majority class"))
+        if len(values) == 1
+    ]
+    return [(value, name) for value, name in marks if value is not None]
 
 
 def _per_class(
-    classed: Sequence[tuple[str, Mapping[str, Any]]], labels: Sequence[str], colour: Mapping[str, int]
+    classed: Sequence[tuple[str, OfClasses]], labels: Sequence[str], colour: Mapping[str, int]
 ) -> Chart | None:
     if not classed:
         return None
-    support = {
-        name: max((of["per_class"].get(name) or {"support": 0})["support"] for _, of in classed) for name in labels
-    }
+    support = {name: max(getattr(of.per_class.get(name), "support", 0) for _, of in classed) for name in labels}
     kept = set(sorted(labels, key=lambda name: -support[name])[: charts.MOST_NAMES])
     names = [name for name in labels if name in kept]
     series = [
-        (entry, colour[entry], [(scores["per_class"].get(name) or {}).get("f1-score") for name in names])
-        for entry, scores in classed
+        (entry, colour[entry], [getattr(of.per_class.get(name), "f1", None) for name in names]) for entry, of in classed
     ]
     cut = f" (the {len(names)} of {len(labels)} classes with most rows)" if len(names) < len(labels) else ""
     return charts.bars(names, series, f"F1, %{cut}")
 
 
-def _words(one: Mapping[str, Any]) -> str:
-    return f"{one['from']} – {one['to']} words" if one["from"] < one["to"] else f"{one['from']} words"
+def _words(one: LengthBin) -> str:
+    return f"{one.low} – {one.high} words" if one.low < one.high else f"{one.low} words"
 
 
 def _curves(entry: Entry) -> tuple[str, list[Line], str, list[Line]] | None:
@@ -131,18 +130,20 @@ def _clip(entry: Entry) -> tuple[str, list[Line], bool, bool] | None:
     clipped = clip_of(entry.record)
     if not clipped:
         return None
-    known = clipped["epsilon"] is not None and clipped["epsilon_high"] is not None
-    epsilons = f"   ε_low {clipped['epsilon']:g}, ε_high {clipped['epsilon_high']:g}" if known else ""
-    acted = any(clipped[side] for side in ("low", "high"))
-    return entry.name + epsilons, _series(entry.log, _CLIPPED, scale=100), acted, clipped["void"]
+    known = clipped.epsilon is not None and clipped.epsilon_high is not None
+    epsilons = f"   ε_low {clipped.epsilon:g}, ε_high {clipped.epsilon_high:g}" if known else ""
+    return entry.name + epsilons, _series(entry.log, _CLIPPED, scale=100), not clipped.void, clipped.void
 
 
-def _cot(yields: Mapping[str, Any] | None) -> Chart | None:
+def _cot(yields: CotYields | None) -> Chart | None:
     """Kept and rejected CoT rows per class."""
     if not yields:
         return None
-    table = dict(list(yields["per_class"].items())[: charts.MOST_NAMES])
-    series = [(kind, colour, [row[kind] for row in table.values()]) for kind, colour in (("kept", 3), ("rejected", 5))]
+    table = dict(list(yields.per_class.items())[: charts.MOST_NAMES])
+    series = [
+        (kind, colour, [getattr(row, kind) for row in table.values()])
+        for kind, colour in (("kept", 3), ("rejected", 5))
+    ]
     return charts.bars(list(table), series, "CoT rows", stacked=True)
 
 

@@ -1,20 +1,21 @@
-"""What a report says, before anyone draws it: entries gathered into one JSON-ready summary, and its warnings."""
+"""What a report says, before anyone draws it: entries gathered into one summary, which summary.json holds, and its warnings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from pipeline.config.schema import AlarmConfig
 from pipeline.files import read_json
 from pipeline.formatting import p_value, size
-from pipeline.metrics import alarms, paired_tests
-from pipeline.metrics.paired_tests import holm
-from pipeline.reports.entries import Entry, read_phase, read_run
+from pipeline.metrics import alarms
+from pipeline.metrics.paired_tests import Paired, holm, paired
+from pipeline.metrics.scores import Rate, Scores
+from pipeline.metrics.stored import SPREAD
+from pipeline.reports.entries import Entry
 from pipeline.run_dir import COT
-
-__all__ = ["Entry", "p_value", "read_cot", "read_json", "read_phase", "read_run", "size", "summarise", "warnings"]
 
 UNPARSABLE_LIMIT = 0.05
 UNUSABLE_LIMIT = 0.05
@@ -28,50 +29,146 @@ MOST_PAIRED = 6
 _ENOUGH = 20
 
 
-def summarise(
-    title: str, entries: Sequence[Entry], labels: Sequence[str], cot: dict[str, Any] | None
-) -> dict[str, Any]:
-    """Return everything a report states, as one dict that holds no time and no absolute path.
+@dataclass(frozen=True)
+class PairedTest:
+    """A test of an entry against the one called `name`; `p_holm` is corrected over all tests of its table."""
 
-    ``tests`` are all its tests of accuracy, in the order they are shown, each with ``p_holm`` corrected over all of them: every
-    stage against its parent and the baseline; where nothing is a stage, every pair of entries of one task.
+    entry: str
+    name: str
+    result: Annotated[Paired, SPREAD]
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
+class Clip:
+    """The clip fractions of a stage that was to clip, and `void`: it never did."""
+
+    low: float
+    high: float
+    epsilon: float | None
+    epsilon_high: float | None
+    void: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class EntrySummary:
+    """What a report says of one entry."""
+
+    name: str
+    phase: str
+    status: str
+    algorithm: str | None
+    init_from: str | None
+    reward_funcs: tuple[str, ...]
+    seconds: float | None
+    clip: Clip | None
+    hand_over: str | None
+    versus_parent: PairedTest | None
+    versus_baseline: PairedTest | None
+    task: str
+    official: Mapping[str, float]
+    unusable: Mapping[str, int] | None = None
+    doubts: tuple[str, ...] = ()
+    scores: Scores | None
+
+
+@dataclass(frozen=True)
+class ClassYield:
+    """CoT rows of one class."""
+
+    kept: int
+    rejected: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class CotYields:
+    """CoT rows of a run, in all, by reason and per class."""
+
+    status: str | None
+    kept: int
+    rejected: int
+    unasked: int
+    unusable: Mapping[str, int] | None = None
+    reasons: Mapping[str, int]
+    per_class: Mapping[str, ClassYield]
+
+
+@dataclass(frozen=True)
+class Remark:
+    """What a reader must know before the numbers; `level` is warning or note."""
+
+    entry: str
+    level: str
+    text: str
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Everything a report states; it holds no time and no absolute path.
+
+    `tests` are all its tests of accuracy, in the order they are shown.
     """
-    rows: list[dict[str, Any]] = []
-    tests: list[dict[str, Any]] = []
+
+    title: str
+    labels: tuple[str, ...]
+    entries: tuple[EntrySummary, ...]
+    tests: tuple[PairedTest, ...]
+    cot: CotYields | None
+    warnings: tuple[Remark, ...]
+
+    @property
+    def evaluated(self) -> list[tuple[EntrySummary, Scores]]:
+        """The entries that have scores."""
+        return [(row, row.scores) for row in self.entries if row.scores]
+
+
+def summarise(title: str, entries: Sequence[Entry], labels: Sequence[str], cot: CotYields | None) -> Summary:
+    """Return everything a report states.
+
+    Its tests are every stage against its parent and the baseline; where nothing is a stage, every pair of entries of one task.
+    """
     staged = any(entry.is_base or entry.record.get("init_from") for entry in entries)
+    baseline = next((other for other in entries if other.is_baseline), None)
+    against = []
     for entry in entries:
-        parent, baseline = entry_parent(entry, entries), next((other for other in entries if other.is_baseline), None)
-        against = {"versus_parent": parent, "versus_baseline": None if baseline is entry or entry.is_base else baseline}
-        versus = {key: _versus(entry, other) for key, other in against.items()}
-        if baseline is parent:
-            # One test, shown in two columns.
-            versus["versus_baseline"] = versus["versus_parent"]
-        tests += [test for test in versus.values() if test and test["n"] and not any(test is one for one in tests)]
-        rows.append(
-            {
-                "name": entry.name,
-                "phase": entry.phase,
-                "status": status_of(entry),
-                "algorithm": entry.record.get("algorithm"),
-                "init_from": entry.record.get("init_from"),
-                "reward_funcs": entry.record.get("reward_funcs") or [],
-                "seconds": entry.record.get("seconds"),
-                "clip": clip_of(entry.record),
-                "hand_over": hand_over_of(entry.record),
-                **versus,
-                "task": entry.task,
-                "official": entry.official,
-                **({"unusable": entry.unusable} if entry.unusable else {}),
-                **({"doubts": list(entry.doubts)} if entry.doubts else {}),
-                "scores": entry.scores,
-            }
-        )
+        against.append((entry_parent(entry, entries), None if baseline is entry or entry.is_base else baseline))
+    pairs = [(entry, other) for entry, others in zip(entries, against, strict=True) for other in others]
+    # Where the baseline is the parent it is one test, shown in two columns.
+    tested = {(a.name, b.name): _versus(a, b) for a, b in pairs if b and a.scores and b.scores}
     if not staged:
-        tests = [found for a, b in _pairs(entries) if (found := _versus(a, b)) and found["n"]]
-    for test, p in zip(tests, holm([test["p"] for test in tests]), strict=True):
-        test["p_holm"] = p
-    summary = {"title": title, "labels": list(labels), "entries": rows, "tests": tests, "cot": cot}
-    return {**summary, "warnings": warnings(entries, rows)}
+        tests = _corrected([_versus(a, b) for a, b in _pairs(entries)])
+    else:
+        tests = _corrected(list(tested.values()))
+        tested |= {(test.entry, test.name): test for test in tests}
+    rows = [
+        EntrySummary(
+            name=entry.name,
+            phase=entry.phase,
+            status=status_of(entry),
+            algorithm=entry.record.get("algorithm"),
+            init_from=entry.record.get("init_from"),
+            reward_funcs=tuple(entry.record.get("reward_funcs") or ()),
+            seconds=entry.record.get("seconds"),
+            clip=clip_of(entry.record),
+            hand_over=hand_over_of(entry.record),
+            versus_parent=tested.get((entry.name, parent.name)) if parent else None,
+            versus_baseline=tested.get((entry.name, base.name)) if base else None,
+            task=entry.task,
+            official=entry.official,
+            unusable=entry.unusable or None,
+            doubts=entry.doubts,
+            scores=entry.scores,
+        )
+        for entry, (parent, base) in zip(entries, against, strict=True)
+    ]
+    return Summary(title, tuple(labels), tuple(rows), tests, cot, tuple(warnings(entries, rows)))
+
+
+def _corrected(found: Sequence[PairedTest]) -> tuple[PairedTest, ...]:
+    """The tests that have rows, with p corrected over them all."""
+    tests = [test for test in found if test.result.p is not None]
+    corrected = holm([test.result.p or 0.0 for test in tests])
+    return tuple(replace(test, p_holm=p) for test, p in zip(tests, corrected, strict=True))
 
 
 NO_LONGER = "no longer holds"
@@ -92,20 +189,18 @@ def entry_parent(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     wanted = f"stage{wanted}" if wanted.isdigit() else wanted
     exact = [other for other in entries if other.phase == wanted]
     found = exact or [other for other in entries if other.phase.startswith(f"{wanted}_")]
-    same = [
-        other for other in found if other.scores and entry.scores and other.scores["style"] == entry.scores["style"]
-    ]
+    style = entry.scores and entry.scores.style
+    same = [other for other in found if other.scores and other.scores.style == style]
     return next(iter(same or found), None)
 
 
-def clip_of(record: dict[str, Any]) -> dict[str, Any] | None:
-    """Return the clip fractions of a stage that was to clip, and `void`: it never did. None for a stage that was not to."""
+def clip_of(record: Mapping[str, Any]) -> Clip | None:
+    """Return what a record says of clipping; None for a stage that was not to."""
     clip = record.get("clip")
     if not isinstance(clip, dict):
         return None
     low, high = float(clip.get("low") or 0), float(clip.get("high") or 0)
-    epsilons = {key: clip.get(key) for key in ("epsilon", "epsilon_high")}
-    return {"low": low, "high": high, **epsilons, "void": low == 0 and high == 0}
+    return Clip(low, high, clip.get("epsilon"), clip.get("epsilon_high"), void=low == 0 and high == 0)
 
 
 def hand_over_of(record: dict[str, Any]) -> str | None:
@@ -136,87 +231,78 @@ def hand_over_of(record: dict[str, Any]) -> str | None:
     return "; ".join(parts) or None
 
 
-def read_cot(run_root: Path) -> dict[str, Any] | None:
-    """Return kept and rejected CoT rows of a run, in all, by reason and per class; None when it built none."""
+def read_cot(run_root: Path) -> CotYields | None:
+    """Return kept and rejected CoT rows of a run; None when it built none."""
     manifest = read_json(run_root / COT / "manifest.json")
     if "rows" not in manifest:
         return None
     per_class = {
-        label: {"kept": counts.get("kept", 0), "rejected": sum(counts.get("rejected", {}).values())}
+        label: ClassYield(counts.get("kept", 0), sum(counts.get("rejected", {}).values()))
         for label, counts in manifest.get("per_class", {}).items()
     }
-    return {
-        "status": manifest.get("status"),
-        "kept": manifest["rows"].get("kept", 0),
-        "rejected": manifest["rows"].get("rejected", 0),
-        "unasked": manifest["rows"].get("unasked", 0),
-        **({"unusable": manifest["task_problems"]} if manifest.get("task_problems") else {}),
-        "reasons": manifest.get("rejected_rows_by_reason", {}),
-        "per_class": per_class,
-    }
+    return CotYields(
+        status=manifest.get("status"),
+        kept=manifest["rows"].get("kept", 0),
+        rejected=manifest["rows"].get("rejected", 0),
+        unasked=manifest["rows"].get("unasked", 0),
+        unusable=manifest.get("task_problems") or None,
+        reasons=manifest.get("rejected_rows_by_reason", {}),
+        per_class=per_class,
+    )
 
 
-def warnings(entries: Sequence[Entry], rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
-    """Return what a reader must know before the numbers: ``{"entry", "level": "warning"|"note", "text"}``, in reading order."""
-    found: list[dict[str, str]] = []
+def warnings(entries: Sequence[Entry], rows: Sequence[EntrySummary]) -> list[Remark]:
+    """Return what a reader must know before the numbers, in reading order."""
+    found: list[Remark] = []
     for entry, row in zip(entries, rows, strict=True):
         level = "note" if entry.is_base else "warning"
-        clip = row["clip"]
-        if clip and clip["void"]:
-            found.append(
-                _warning(entry, "warning", "VOID: this stage was to clip and never did (both clip fractions are 0).")
-            )
+        if row.clip and row.clip.void:
+            text = "VOID: this stage was to clip and never did (both clip fractions are 0)."
+            found.append(Remark(entry.name, "warning", text))
         if entry.doubts:
-            found.append(_warning(entry, "warning", f"{NO_LONGER}: {'; '.join(entry.doubts)}."))
+            found.append(Remark(entry.name, "warning", f"{NO_LONGER}: {'; '.join(entry.doubts)}."))
         if entry.record.get("status") not in (None, "complete"):
-            found.append(_warning(entry, "warning", f"its record says {entry.record['status']!r}, not complete."))
+            found.append(Remark(entry.name, "warning", f"its record says {entry.record['status']!r}, not complete."))
         gate = entry.record.get("gate") or {"missed": []}
         for miss in gate["missed"]:
             level_of_miss = "note" if gate["action"] == "continue" else "warning"
-            found.append(_warning(entry, level_of_miss, f"missed its gate ({gate['action']}): {miss}."))
-        found += [_warning(entry, "warning", text) for text in _of_training(entry)]
+            found.append(Remark(entry.name, level_of_miss, f"missed its gate ({gate['action']}): {miss}."))
+        found += [Remark(entry.name, "warning", text) for text in _of_training(entry)]
         if entry.scores:
-            found += [_warning(entry, level, text) for text in _doubts(entry.scores, judged=not entry.is_base)]
+            found += [Remark(entry.name, level, text) for text in _doubts(entry.scores, judged=not entry.is_base)]
         if entry.duplicates:
-            found.append(
-                _warning(entry, "note", f"{entry.duplicates} predictions were written twice; the later ones count.")
-            )
-        versus = row["versus_parent"]
-        if (
-            versus
-            and versus["p"] is not None
-            and versus["p"] < 0.05
-            and versus["difference"] < 0
-            and not entry.is_baseline
-        ):
-            points = -100 * versus["difference"]
-            text = f"accuracy fell {points:.1f} points below {versus['name']} (p {p_value(versus['p'])})."
-            found.append(_warning(entry, "warning", text))
+            text = f"{entry.duplicates} predictions were written twice; the later ones count."
+            found.append(Remark(entry.name, "note", text))
+        test = row.versus_parent
+        if test and test.result.n and not entry.is_baseline:
+            gain = test.result.gain
+            if gain.p is not None and gain.p < 0.05 and gain.share < 0:
+                text = f"accuracy fell {-100 * gain.share:.1f} points below {test.name} (p {p_value(gain.p)})."
+                found.append(Remark(entry.name, "warning", text))
     found += unusable_rows(entries)
     for task in dict.fromkeys(entry.task for entry in entries):
-        sizes = {entry.scores["n"] for entry in entries if entry.scores and entry.task == task}
+        sizes = {entry.scores.n for entry in entries if entry.scores and entry.task == task}
         if len(sizes) > 1:
             what = f"the entries of {task}" if task else "the entries"
             text = f"{what} were evaluated on different numbers of rows ({', '.join(map(str, sorted(sizes)))})."
-            found.append({"entry": "", "level": "warning", "text": text})
-    return sorted(found, key=lambda item: (item["level"] != "warning", not item["text"].startswith("VOID")))
+            found.append(Remark("", "warning", text))
+    return sorted(found, key=lambda one: (one.level != "warning", not one.text.startswith("VOID")))
 
 
-def unusable_rows(entries: Sequence[Entry]) -> list[dict[str, str]]:
+def unusable_rows(entries: Sequence[Entry]) -> list[Remark]:
     """Return rows that are in no figure: of the splits evaluated on, and of those trained on; entries that say the
     same share a line.
     """
     told: dict[str, tuple[list[str], float]] = {}
     for entry in entries:
         if entry.scores and entry.unusable:
-            n = entry.scores["n"] + entry.scores["unjudged"]
-            _tell(told, entry.name, "evaluated", entry.unusable, n)
+            _tell(told, entry.name, "evaluated", entry.unusable, entry.scores.n + entry.scores.unjudged)
         problems = entry.record.get("problems")
         if isinstance(problems, dict) and any(problems.values()):
             rows = entry.record.get("rows")
             _tell(told, entry.name, "training", problems, rows if isinstance(rows, int) else 0)
     return [
-        {"entry": ", ".join(names), "level": "warning" if share > UNUSABLE_LIMIT else "note", "text": text}
+        Remark(", ".join(names), "warning" if share > UNUSABLE_LIMIT else "note", text)
         for text, (names, share) in told.items()
     ]
 
@@ -241,57 +327,52 @@ def _of_training(entry: Entry) -> list[str]:
     return [alarms.describe_alarm(name, one) for name, one in found.items()]
 
 
-def _doubts(scores: dict[str, Any], judged: bool) -> list[str]:
+def _doubts(scores: Scores, judged: bool) -> list[str]:
     """Reasons not to take an entry's accuracy at face value; `judged` adds what is no news about an untrained model."""
     texts = []
-    share = scores["unparsable"]["n"] / scores["n"]
+    share = scores.unparsable.n / scores.n
     if share > UNPARSABLE_LIMIT:
-        reasons = ", ".join(f"{name} {count}" for name, count in scores["unparsable"]["reasons"].items())
+        reasons = ", ".join(f"{name} {count}" for name, count in scores.unparsable.reasons.items())
         texts.append(f"{100 * share:.1f} % of the greedy answers give no label ({reasons}).")
-    if (scores["truncated"]["value"] or 0) > TRUNCATED_LIMIT:
-        texts.append(f"{100 * scores['truncated']['value']:.1f} % of the completions were cut at max_new_tokens.")
-    if scores["unjudged"]:
-        texts.append(f"{scores['unjudged']} rows have no published gold answer and take no part in any figure.")
-    if scores["guessed"]:
+    if (scores.truncated.value or 0) > TRUNCATED_LIMIT:
+        texts.append(f"{100 * scores.truncated.share:.1f} % of the completions were cut at max_new_tokens.")
+    if scores.unjudged:
+        texts.append(f"{scores.unjudged} rows have no published gold answer and take no part in any figure.")
+    if scores.guessed:
         texts.append(
-            f"in {scores['guessed']} rows a random option stood in for an unparsable answer, as its benchmark has it."
+            f"in {scores.guessed} rows a random option stood in for an unparsable answer, as its benchmark has it."
         )
-    answer, thought = scores["most_answered"], scores["most_thought"]
-    majority = (scores.get("baselines") or {}).get("majority")
-    if answer["n"] >= _ENOUGH and answer["share"] > max(SAME_ANSWER_LIMIT, majority["accuracy"] if majority else 0):
-        texts.append(f"collapse: {100 * answer['share']:.0f} % of the parsed answers are {answer['value']!r}.")
-    if thought["n"] >= _ENOUGH and thought["share"] > SAME_THOUGHT_LIMIT:
-        texts.append(f"collapse: {100 * thought['share']:.0f} % of the rows have word for word the same thinking.")
-    said = scores.get("agreement")
-    if said and said["n"] >= _ENOUGH and said["disagree"] / said["n"] > DISAGREE_LIMIT:
-        share = said["disagree"] / said["n"]
+    answer, thought = scores.most_answered.of, scores.most_thought
+    majority = scores.classes.baselines.majority if scores.classes else None
+    most = max(SAME_ANSWER_LIMIT, majority.accuracy if majority else 0)
+    if answer.n >= _ENOUGH and answer.share is not None and answer.share > most:
+        texts.append(f"collapse: {100 * answer.share:.0f} % of the parsed answers are {scores.most_answered.value!r}.")
+    if thought.n >= _ENOUGH and thought.share is not None and thought.share > SAME_THOUGHT_LIMIT:
+        texts.append(f"collapse: {100 * thought.share:.0f} % of the rows have word for word the same thinking.")
+    said = scores.agreement
+    if said and said.n and said.n >= _ENOUGH and said.disagree / said.n > DISAGREE_LIMIT:
+        share = said.disagree / said.n
         texts.append(f"in {100 * share:.0f} % of the parsed rows the thinking ends on another label than the answer.")
     if judged and majority:
-        texts += _beside(scores["accuracy"], majority["accuracy"], f"always answering {majority['label']!r}")
-    elif judged and scores["chance"] is not None:
-        texts += _beside(scores["accuracy"], scores["chance"], "chance")
+        texts += _beside(scores.accuracy, majority.accuracy, f"always answering {majority.label!r}")
+    elif judged and scores.chance is not None:
+        texts += _beside(scores.accuracy, scores.chance, "chance")
     return texts
 
 
-def _beside(accuracy: Mapping[str, Any], blind: float, what: str) -> list[str]:
+def _beside(accuracy: Rate, blind: float, what: str) -> list[str]:
     """How an accuracy's interval lies beside what knowing nothing earns; nothing where all of it is above."""
-    if accuracy["low"] > blind:
+    if accuracy.low is None or accuracy.high is None or accuracy.low > blind:
         return []
-    if accuracy["high"] < blind:
+    if accuracy.high < blind:
         return [f"its whole accuracy interval lies below {what} ({100 * blind:.1f} %)."]
-    below = accuracy["value"] < blind
+    below = accuracy.share < blind
     how = "is below" if below else "interval reaches down to"
     return [f"its accuracy {how} {what} ({100 * blind:.1f} %{', which its interval holds' if below else ''})."]
 
 
-def _warning(entry: Entry, level: str, text: str) -> dict[str, str]:
-    return {"entry": entry.name, "level": level, "text": text}
-
-
-def _versus(entry: Entry, other: Entry | None) -> dict[str, Any] | None:
-    if other is None or not entry.scores or not other.scores:
-        return None
-    return {"entry": entry.name, "name": other.name, **paired_tests.paired(entry.predictions, other.predictions)}
+def _versus(entry: Entry, other: Entry) -> PairedTest:
+    return PairedTest(entry.name, other.name, paired(entry.predictions, other.predictions))
 
 
 def _pairs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:

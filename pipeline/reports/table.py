@@ -1,6 +1,6 @@
 """A table as values, and as csv, json and markdown files.
 
-A cell is None, a text, a number, or a mapping with ``value`` and perhaps ``low``, ``high``: a number with its 95 % interval.
+A cell is None, a text, a number, a `Rate` (a number with its 95 % interval), a `Mean`, or a list of ids of rows.
 """
 
 from __future__ import annotations
@@ -8,23 +8,45 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.formatting import duration, p_value, percent, points, printable
+from pipeline.metrics.scores import Rate
+from pipeline.metrics.stored import to_json
+
+
+@dataclass(frozen=True)
+class Mean:
+    """A mean over n runs and its sample standard deviation, which one run has not."""
+
+    value: float
+    sd: float | None
+    n: int
+
+    def __str__(self) -> str:
+        """Return it in percent: 60.0 ± 10.0 [3]; alone where there is one."""
+        return percent(self.value) + (f" ± {percent(self.sd)} [{self.n}]" if self.sd is not None else "")
 
 
 @dataclass(frozen=True)
 class Column:
     """One column. `kind` is how a person reads it: text, count, percent, fine (percent to a
-    thousandth), points, number, p, duration, mean (of runs, with ``sd`` and
-    ``n``), or rows (ids of rows)."""
+    thousandth), points, number, p, duration, or rows (ids of rows)."""
 
     key: str
     head: str
     kind: str = "text"
+    of: Callable[[Any], Any] | None = None
+    """What a row has in it, given what the row is of; its `key` when None."""
     heat: bool = False
+
+    def value(self, item: Any) -> Any:
+        """Return what the row of an item has here."""
+        if self.of:
+            return self.of(item)
+        return item.get(self.key) if isinstance(item, Mapping) else getattr(item, self.key)
 
 
 @dataclass(frozen=True)
@@ -38,13 +60,23 @@ class Table:
     foot: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
 
+    def without_empty(self) -> Table:
+        """Return it less the columns in which no row has a value: they say nothing."""
+        shown = [column for column in self.columns if any(row[column.key] is not None for row in self.rows)]
+        return replace(self, columns=tuple(shown))
+
+
+def rows_of(columns: Iterable[Column], items: Iterable[Any]) -> tuple[dict[str, Any], ...]:
+    """Return a row per item, as its columns read it."""
+    return tuple({column.key: column.value(item) for column in columns} for item in items)
+
 
 def files(table: Table) -> dict[str, str]:
     """Return the table as ``<name>.csv``, ``.json`` and ``.md``: fractions as fractions, nothing rounded but in markdown."""
 
     every = (*table.rows, *table.foot)
     header, rows = flat(table)
-    plain = [{column.key: row.get(column.key) for column in table.columns} for row in every]
+    plain = [{column.key: to_json(row.get(column.key)) for column in table.columns} for row in every]
     text = json.dumps({"title": table.title, "note": table.note, "rows": plain}, indent=1, ensure_ascii=False)
     return {
         f"{table.name}.csv": csv_text(header, rows),
@@ -57,18 +89,11 @@ def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
     """Return header and rows with nothing nested: an interval is two further columns ``<key>_low`` and ``<key>_high``."""
     every = (*table.rows, *table.foot)
     parts = {column.key: ["value"] for column in table.columns}
-    for column in table.columns:
-        cells = [row[column.key] for row in every if isinstance(row.get(column.key), Mapping)]
-        parts[column.key] += [part for part in ("low", "high", "sd") if any(part in one for one in cells)]
+    for key, of in parts.items():
+        cells = [row.get(key) for row in every]
+        of += [part for part in ("low", "high", "sd") if any(hasattr(one, part) for one in cells)]
     header = [key if part == "value" else f"{key}_{part}" for key, of in parts.items() for part in of]
-    rows = []
-    for row in every:
-        named: dict[str, Mapping[str, Any]] = {}
-        for key in parts:
-            value = row.get(key)
-            named[key] = value if isinstance(value, Mapping) else {"value": value}
-        rows.append([_plain(named[key].get(part)) for key, of in parts.items() for part in of])
-    return header, rows
+    return header, [[_plain(row.get(key), part) for key, of in parts.items() for part in of] for row in every]
 
 
 def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
@@ -78,17 +103,23 @@ def csv_text(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     return buffer.getvalue()
 
 
-def _plain(value: Any) -> Any:
-    return " ".join(value) if isinstance(value, list) else value
+def _plain(value: Any, part: str) -> Any:
+    if isinstance(value, list):
+        return " ".join(value)
+    return number(value) if part == "value" else getattr(value, part, None)
 
 
 def markdown_table(shown: Table) -> str:
     """Return a table of a report as markdown, its title above and its note below."""
-    rows = [[_written(row.get(column.key), column) for column in shown.columns] for row in (*shown.rows, *shown.foot)]
     note = f"\n{cell(shown.note)}\n" if shown.note else ""
+    return f"## {cell(shown.title)}\n\n{markdown_rows(shown)}{note}"
+
+
+def markdown_rows(shown: Table) -> str:
+    """Return a table as markdown without what stands around it."""
+    rows = [[_written(row.get(column.key), column) for column in shown.columns] for row in (*shown.rows, *shown.foot)]
     right = [place for place, column in enumerate(shown.columns) if place and column.kind not in ("text", "rows")]
-    heads = [cell(column.head) for column in shown.columns]
-    return f"## {cell(shown.title)}\n\n{table(heads, rows, right)}{note}"
+    return table([cell(column.head) for column in shown.columns], rows, right)
 
 
 def written(value: float, kind: str) -> str:
@@ -104,24 +135,28 @@ def written(value: float, kind: str) -> str:
     return write.get(kind, str)(value)
 
 
-def mean_sd(of: Mapping[str, Any]) -> str:
-    """Return a mean over runs: 60.0 ± 10.0 [3]; alone where there is one."""
-    return percent(of["value"]) + (f" ± {percent(of['sd'])} [{of['n']}]" if of["sd"] is not None else "")
+def interval(value: Any, kind: str) -> str:
+    """Return the interval of a cell as its kind of column shows it; "" where it has none."""
+    if not isinstance(value, Rate) or value.low is None or value.high is None:
+        return ""
+    return f"[{written(value.low, kind)}, {written(value.high, kind)}]"
+
+
+def number(value: Any) -> Any:
+    """Return a cell less its interval or deviation."""
+    return getattr(value, "value", value)
 
 
 def _written(value: Any, column: Column) -> str:
     """A cell: its number with the interval, its text, or the row ids in it."""
-    of = value if isinstance(value, Mapping) else {"value": value}
-    value = of.get("value")
-    if value is None or isinstance(value, str):
-        return cell(value or "–")
     if isinstance(value, list):
         return cell(", ".join(value))
-    if column.kind == "mean":
-        return mean_sd(of)
-    kind = column.kind
-    interval = f" [{written(of['low'], kind)}, {written(of['high'], kind)}]" if of.get("low") is not None else ""
-    return written(value, kind) + interval
+    if isinstance(value, Mean):
+        return str(value)
+    plain = number(value)
+    if plain is None or isinstance(plain, str):
+        return cell(plain or "–")
+    return " ".join(filter(None, (written(plain, column.kind), interval(value, column.kind))))
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] | None = None) -> str:

@@ -11,11 +11,11 @@ import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_atomic, write_json
 from pipeline.formatting import printable
+from pipeline.metrics.stored import to_json
 from pipeline.reports.charts import OTHERS
 from pipeline.reports.compare import NO_TESTS, SPREAD, Comparison, Doubted, compare, gather
 from pipeline.reports.completions_page import write_completions_page
@@ -26,7 +26,7 @@ from pipeline.reports.page import page, render
 from pipeline.reports.prediction_browser import browser
 from pipeline.reports.report_charts import accuracy, report_charts
 from pipeline.reports.report_tables import tables
-from pipeline.reports.summary import read_cot, summarise
+from pipeline.reports.summary import Remark, Summary, read_cot, summarise
 from pipeline.reports.table import files
 from pipeline.scoring.labels import LabelSet
 
@@ -66,10 +66,9 @@ def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = No
         )
     summary = summarise(printable(title or phase_dir.name), entries, labels.names, None)
     scores = {entry.name: entry.scores for entry in entries}
-    folder = phase_dir / "report"
-    write_json(folder / "metrics.json", {"phase": phase_dir.name, "entries": scores, "warnings": summary["warnings"]})
-    write_atomic(folder / "report.md", markdown(summary, full=True))
-    return _write(folder, summary, entries, ("per_class", "confusion"), phase_dir.parent)
+    found = {"phase": phase_dir.name, "entries": scores, "warnings": summary.warnings}
+    write_json(phase_dir / "report" / "metrics.json", to_json(found))
+    return _write(phase_dir / "report", "report.md", summary, entries, ("per_class", "confusion"), phase_dir.parent)
 
 
 def write_run_report(
@@ -96,10 +95,8 @@ def write_run_report(
     entries = read_run(run_root, phases, labels, doubted)
     cot = read_cot(run_root)
     summary = summarise(printable(title or run_root.name), entries, labels.names, cot)
-    folder = run_root / "report"
-    write_json(folder / "summary.json", summary)
-    write_atomic(folder / "summary.md", markdown(summary))
-    return _write(folder, summary, entries, PNG, run_root)
+    write_json(run_root / "report" / "summary.json", to_json(summary))
+    return _write(run_root / "report", "summary.md", summary, entries, PNG, run_root)
 
 
 def write_folder_report(
@@ -122,12 +119,11 @@ def write_folder_report(
     """
     entries = read_folders(folders, columns)
     root = Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    names = list(dict.fromkeys(name for entry in entries for name in (entry.scores or {})["labels"] or ()))
+    names = list(dict.fromkeys(name for entry in entries for name in (entry.scores and entry.scores.labels) or ()))
     summary = summarise(printable(root.name), entries, names, None)
     folder = out or (folders[0] if len(folders) == 1 else root) / "report"
-    write_json(folder / "summary.json", summary)
-    write_atomic(folder / "summary.md", markdown(summary))
-    return _write(folder, summary, entries, (), root)
+    write_json(folder / "summary.json", to_json(summary))
+    return _write(folder, "summary.md", summary, entries, (), root)
 
 
 def write_comparison(run_roots: Sequence[Path], out: Path, doubted: Doubted | None = None) -> Path:
@@ -184,22 +180,24 @@ def _comparison_page(found: Comparison, run_roots: Sequence[Path], folder: Path)
     )
 
 
-def _uncommon(found: Comparison) -> list[dict[str, str]]:
+def _uncommon(found: Comparison) -> list[Remark]:
     """A warning per test on fewer rows than its runs answered."""
     rows = found.tests.rows if found.tests else ()
     partly = [row for row in rows if isinstance(row["rows"], str)]
-    return [
-        {"entry": f"{row['runs']}, {row['stage']}", "level": "warning", "text": f"tested on {row['rows']} rows."}
-        for row in partly
-    ] + [{"entry": name, "level": "warning", "text": f"left out: {why}."} for name, why in found.left_out]
+    return [Remark(f"{row['runs']}, {row['stage']}", "warning", f"tested on {row['rows']} rows.") for row in partly] + [
+        Remark(name, "warning", f"left out: {why}.") for name, why in found.left_out
+    ]
 
 
-def _write(folder: Path, summary: Mapping[str, Any], entries: list[Entry], pictures: Sequence[str], root: Path) -> Path:
-    """What all reports share: tables, png, the model card and, last, the page."""
+def _write(
+    folder: Path, text: str, summary: Summary, entries: list[Entry], pictures: Sequence[str], root: Path
+) -> Path:
+    """What all reports share: the markdown called `text`, tables, png, the model card and, last, the page."""
     made = tables(summary, entries)
+    write_atomic(folder / text, markdown(summary, made, full=text == "report.md"))
     for table in made.values():
-        for name, text in files(table).items():
-            write_atomic(folder / "tables" / name, text)
+        for name, content in files(table).items():
+            write_atomic(folder / "tables" / name, content)
     charts = report_charts(summary, entries)
     for name in pictures:
         if name in charts:

@@ -11,6 +11,7 @@ from pipeline.errors import UserError
 from pipeline.files import read_jsonl
 from pipeline.metrics.classification import well_formed
 from pipeline.metrics.intervals import rate, wilson
+from pipeline.metrics.scores import Rate
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import parent_of
 
@@ -28,24 +29,25 @@ def judge(config: RunConfig, run: RunDir, name: str) -> dict[str, Any] | None:
     stage = config.stage(name)
     formed, right = found
     missed = []
-    if formed["value"] < stage.gate.format_rate:
+    if formed.share < stage.gate.format_rate:
         missed.append(
-            f"{formed['count']} of {formed['n']} greedy answers ({100 * formed['value']:.1f} %) are well formed; "
+            f"{formed.count} of {formed.n} greedy answers ({100 * formed.share:.1f} %) are well formed; "
             f"gate.format_rate asks for {100 * stage.gate.format_rate:.1f} %"
         )
     accuracy = None
     if judges_accuracy(config, name):
         parent = parent_of(config, name) or BASE
         before = greedy_rates(run.phase(parent), stage.prompt)
-        accuracy = {"value": right["value"], "least": before and before[1]["low"], "parent": parent}
-        if before and right["value"] < before[1]["low"]:
+        least = before[1].low if before else None
+        accuracy = {"value": right.value, "least": least, "parent": parent}
+        if before and least is not None and right.share < least:
             missed.append(
-                f"accuracy {100 * right['value']:.1f} % lies below {100 * before[1]['low']:.1f} %, the lower end of the 95 % "
-                f"interval of its parent {parent} ({100 * before[1]['value']:.1f} %)"
+                f"accuracy {100 * right.share:.1f} % lies below {100 * least:.1f} %, the lower end of the 95 % "
+                f"interval of its parent {parent} ({100 * before[1].share:.1f} %)"
             )
     return {
         "action": stage.gate.action,
-        "format_rate": {"value": formed["value"], "least": stage.gate.format_rate},
+        "format_rate": {"value": formed.share, "least": stage.gate.format_rate},
         "accuracy": accuracy,
         "missed": missed,
     }
@@ -59,7 +61,7 @@ def judges_accuracy(config: RunConfig, name: str) -> bool:
     return "accuracy" in stage.reward_funcs and asked_like_parent(config, stage)
 
 
-def greedy_rates(folder: Path, style: str) -> tuple[dict[str, Any], dict[str, Any]] | None:
+def greedy_rates(folder: Path, style: str) -> tuple[Rate, Rate] | None:
     """Return (well-formed rate, accuracy) of a phase's greedy answers in one prompt style, with intervals; None without any."""
     rows = [
         row for row in read_jsonl(folder / "predictions.jsonl") if row["decoding"] == "greedy" and row["style"] == style

@@ -9,6 +9,7 @@ from typing import Any
 
 from pipeline.files import write_atomic, write_json
 from pipeline.formatting import percent
+from pipeline.metrics.scores import Rate
 from pipeline.reports.table import Column, Table, cell, csv_text, markdown_table
 from pipeline.sweeps.results import COLUMNS, GROUP_COLUMNS
 
@@ -69,14 +70,11 @@ SHOWN = (
 
 
 def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    accuracy = {
-        part: row[key] for part, key in (("value", "accuracy"), ("low", "accuracy_low"), ("high", "accuracy_high"))
-    }
     sizes = {"memory": row["memory_measured_mb"], "estimated": row["memory_estimated_mb"]}
     return {
         **row,
         **{key: None if size is None else f"{size:.0f}" for key, size in sizes.items()},
-        "accuracy": accuracy,
+        "accuracy": Rate(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
         "mode": row["mode"] + (f" + {row['reasoner']}" if row["reasoner"] else ""),
         "official": f"{row['official_score']} {row['official_value']:.2f}" if row["official_score"] else None,
         "status": row["status"] + (f": {row['reason']}" if row["reason"] else ""),

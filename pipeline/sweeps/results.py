@@ -21,6 +21,7 @@ from pipeline.files import read_jsonl
 from pipeline.metrics.intervals import clustered_rate
 from pipeline.metrics.paired_tests import holm, paired
 from pipeline.metrics.power import minimum_detectable_difference
+from pipeline.metrics.stored import to_json
 
 EVALUATION, FAILURE, PREDICTIONS = "evaluation.json", "failure.json", "predictions.jsonl"
 TIMED = (
@@ -157,7 +158,7 @@ def _pairs(known: Cells, compared: Sequence[Cell]) -> dict[str, Any]:
     found = []
     for a, b in combinations(compared, 2):
         test = paired(known.answers(a), known.answers(b))
-        found.append({"a": a.id, "b": b.id, **test})
+        found.append({"a": a.id, "b": b.id, **to_json(test)})
     tested = [pair for pair in found if pair["p"] is not None]
     for pair, p in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
         pair["p_holm"] = p
@@ -219,8 +220,8 @@ def _names(cell: Cell) -> dict[str, Any]:
 def _rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many of them are right, with an interval that knows which rows share a picture."""
     found = clustered_rate([row["correct"] for row in rows], [row["cluster"] for row in rows])
-    interval = {"accuracy_low": _rounded(found["low"]), "accuracy_high": _rounded(found["high"])}
-    return {"n": found["n"], "correct": found["count"], "accuracy": _rounded(found["value"]), **interval}
+    interval = {"accuracy_low": _rounded(found.low), "accuracy_high": _rounded(found.high)}
+    return {"n": found.n, "correct": found.count, "accuracy": _rounded(found.value), **interval}
 
 
 def _light(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from pipeline.data.load import load_benchmark
 from pipeline.errors import UserError
 from pipeline.logs import show_step
 from pipeline.metrics.descriptions import totals, vocabulary
+from pipeline.metrics.stored import to_json
 from pipeline.runs.provenance import provenance
 from pipeline.scoring.response import GRAMMAR_VERSION
 from pipeline.types import Question, Questions
@@ -192,7 +193,7 @@ def _figures(
         "parsed": sum(row["label"] is not None for row in answers) / n,
         "truncated": sum(row["truncated"] for row in answers) / n,
         "reasons": dict(Counter(row["reason"] for row in answers if row["reason"]).most_common()),
-        "perception": totals(perceived) if perceived else None,
+        "perception": to_json(totals(perceived)) if perceived else None,
         "logprob": statistics.fmean(spoken) if spoken else None,
         "seconds": round(seconds, 3),
         "load_seconds": round(setting.models.load_seconds, 3),

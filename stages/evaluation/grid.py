@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.config.evaluation import MODES, Cell, LabConfig, cell_folder, cells, lab_folder
 from pipeline.files import read_jsonl, write_atomic, write_json
 from pipeline.metrics.intervals import rate
+from pipeline.metrics.scores import Rate
 from pipeline.reports.charts import heat_maps
 from pipeline.reports.table import Column, Table, csv_text, markdown_table
 
@@ -61,11 +62,11 @@ def _row(config: LabConfig, cell: Cell) -> dict[str, Any] | None:
         "perceiver": cell.model,
         "mode": cell.mode,
         "reasoner": cell.reasoner or (cell.model if cell.mode in MODES[2:] else None),
-        "accuracy": accuracy["value"],
-        "low": accuracy["low"],
-        "high": accuracy["high"],
-        "correct": accuracy["count"],
-        "n": accuracy["n"],
+        "accuracy": accuracy.value,
+        "low": accuracy.low,
+        "high": accuracy.high,
+        "correct": accuracy.count,
+        "n": accuracy.n,
         "parsed": record["parsed"],
         "truncated": record["truncated"],
         "chance": record["chance"],
@@ -89,7 +90,10 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
     )
     for task, precision in dict.fromkeys((row["task"], row["precision"]) for row in rows):
         here = [row for row in rows if (row["task"], row["precision"]) == (task, precision)]
-        found = {(row["perceiver"], row["reasoner"], row["mode"]): _share(row) for row in here}
+        found = {
+            (row["perceiver"], row["reasoner"], row["mode"]): Rate(row["accuracy"], row["low"], row["high"])
+            for row in here
+        }
         pairs = dict.fromkeys((row["perceiver"], row["reasoner"]) for row in here)
         paired = {perceiver for perceiver, reasoner in pairs if reasoner}
         lines = [
@@ -104,10 +108,6 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
         title = f"{task}, {precision}: {here[0]['n']} rows, chance {100 * here[0]['chance']:.1f} %"
         parts.append(markdown_table(Table("grid", title, columns, tuple(lines))))
     return "\n".join(parts)
-
-
-def _share(row: dict[str, Any]) -> dict[str, Any]:
-    return {"value": row["accuracy"], "low": row["low"], "high": row["high"]}
 
 
 def _panels(

@@ -100,10 +100,11 @@ class Validation(TrainerCallback):
                     row = {"id": example.id, "style": style, "decoding": "greedy", "gold": example.label}
                     rows.append({**row, "label": verdict.label, "reason": verdict.reason})
         scores = classification.score(gather_object(rows), self.task.labels)
+        assert scores.classes is not None
         return {
-            "eval_accuracy": scores["accuracy"]["value"],
-            "eval_macro_f1": scores["macro avg"]["f1-score"],
-            "eval_format": scores["format"]["value"],
+            "eval_accuracy": scores.accuracy.share,
+            "eval_macro_f1": scores.classes.macro.f1,
+            "eval_format": scores.format.share,
         }
 
     def _keep(self, best: dict[str, Any]) -> None:

@@ -12,6 +12,8 @@ from scipy.stats import binomtest
 from sklearn.metrics import classification_report
 
 from pipeline.metrics import classification, intervals, paired_tests
+from pipeline.metrics.scores import Majority, MostAnswered, Rate, Repetition, Unparsable
+from pipeline.metrics.stored import to_json
 from pipeline.scoring.labels import LabelSet
 
 LABELS = LabelSet.of(["cat", "dog", "owl"], {"cat": ["kitty"]})
@@ -33,19 +35,19 @@ MIXED = rows(("cat", "cat"), ("cat", "dog"), ("cat", None), ("dog", "dog"), ("do
 
 def test_an_answer_without_a_label_stays_in_every_denominator() -> None:
     scores = classification.score(MIXED, LABELS)
-    assert scores["accuracy"]["value"] == pytest.approx(3 / 6)
-    assert scores["per_class"]["cat"]["recall"] == pytest.approx(1 / 3)
-    assert scores["unparsable"] == {"n": 1, "reasons": {"no_answer": 1}}
-    assert scores["confusion"]["columns"][-1] == classification.UNPARSABLE
-    assert scores["confusion"]["counts"] == [[1, 1, 0, 1], [0, 2, 0, 0], [1, 0, 0, 0]]
-    assert sum(map(sum, scores["confusion"]["counts"])) == scores["n"]
+    assert scores.accuracy.value == pytest.approx(3 / 6)
+    assert scores.classes.per_class["cat"].recall.value == pytest.approx(1 / 3)
+    assert scores.unparsable == Unparsable(1, {"no_answer": 1})
+    assert scores.classes.confusion.columns[-1] == classification.UNPARSABLE
+    assert scores.classes.confusion.counts == ((1, 1, 0, 1), (0, 2, 0, 0), (1, 0, 0, 0))
+    assert sum(map(sum, scores.classes.confusion.counts)) == scores.n
 
 
 def test_dropping_the_unparsable_would_have_raised_the_score() -> None:
     parsed = [r for r in MIXED if r["label"]]
     assert (
-        classification.score(MIXED, LABELS)["macro avg"]["recall"]
-        < classification.score(parsed, LABELS)["macro avg"]["recall"]
+        classification.score(MIXED, LABELS).classes.macro.recall
+        < classification.score(parsed, LABELS).classes.macro.recall
     )
 
 
@@ -53,35 +55,34 @@ def test_the_table_is_scikit_learns() -> None:
     scores = classification.score(MIXED, LABELS)
     gold, answers = [r["gold"] for r in MIXED], [r["label"] or "(none)" for r in MIXED]
     wanted = classification_report(gold, answers, labels=list(LABELS.names), output_dict=True, zero_division=0)
+    stored = to_json(scores)
     for name in (*LABELS.names, "macro avg", "weighted avg"):
-        table = scores["per_class"].get(name) or scores[name]
+        table = stored["per_class"].get(name) or stored[name]
         for key in ("precision", "recall", "f1-score", "support"):
             assert table[key] == pytest.approx(wanted[name][key]), (name, key)
     # 2tp / (support + predicted)
-    assert scores["per_class"]["cat"]["f1-score"] == pytest.approx(2 * 1 / (3 + 2))
+    assert scores.classes.per_class["cat"].f1 == pytest.approx(2 * 1 / (3 + 2))
 
 
 def test_a_class_without_rows_has_no_recall_and_leaves_the_macro_average() -> None:
     scores = classification.score(rows(("cat", "cat"), ("dog", "owl")), LABELS)
-    assert (
-        scores["per_class"]["owl"] | {"precision": 0.0, "recall": None, "f1-score": None, "support": 0}
-        == (scores["per_class"]["owl"])
-    )
-    assert scores["macro avg"]["classes"] == 2
-    assert scores["macro avg"]["f1-score"] == pytest.approx(0.5)
+    owl = scores.classes.per_class["owl"]
+    assert (owl.precision, owl.recall.value, owl.f1, owl.support) == (0.0, None, None, 0)
+    assert scores.classes.macro.classes == 2
+    assert scores.classes.macro.f1 == pytest.approx(0.5)
 
 
 def test_a_class_never_answered_counts_as_zero_not_as_missing() -> None:
     scores = classification.score(rows(("cat", "cat"), ("dog", "cat"), ("owl", "cat")), LABELS)
-    assert scores["macro avg"]["precision"] == pytest.approx(1 / 9)
-    assert scores["most_answered"] == {"value": "cat", "share": 1.0, "n": 3, "distinct": 1}
+    assert scores.classes.macro.precision == pytest.approx(1 / 9)
+    assert scores.most_answered == MostAnswered("cat", Repetition(1.0, 3, 1))
 
 
 def test_one_row_is_enough() -> None:
     right, wrong = (classification.score(rows(("cat", label)), LABELS) for label in ("cat", None))
-    assert right["accuracy"]["value"] == right["macro avg"]["f1-score"] == right["macro avg"]["f1-score_low"] == 1
-    assert wrong["accuracy"]["value"] == wrong["macro avg"]["f1-score_high"] == 0
-    json.dumps([right, wrong], allow_nan=False)
+    assert right.accuracy.value == right.macro_f1.value == right.macro_f1.low == 1
+    assert wrong.accuracy.value == wrong.macro_f1.high == 0
+    json.dumps(to_json([right, wrong]), allow_nan=False)
 
 
 @pytest.mark.parametrize(("count", "n"), [(0, 10), (10, 10), (3, 10), (448, 800), (1, 1)])
@@ -91,29 +92,31 @@ def test_wilson_is_scipys(count: int, n: int) -> None:
 
 
 def test_a_rate_of_nothing_is_undefined() -> None:
-    assert intervals.rate(0, 0) == {"value": None, "low": None, "high": None, "count": 0, "n": 0}
+    assert intervals.rate(0, 0) == Rate(None, None, None, 0, 0)
 
 
 def test_the_f1_interval_is_near_the_normal_one_and_repeats_itself() -> None:
     # With two even classes and symmetric errors, macro-F1 moves like accuracy, whose standard error is known.
     pairs = [("cat", "cat")] * 160 + [("cat", "dog")] * 40 + [("dog", "dog")] * 160 + [("dog", "cat")] * 40
-    first, second = (classification.score(rows(*pairs), LABELS)["macro avg"] for _ in range(2))
+    first, second = (classification.score(rows(*pairs), LABELS).macro_f1 for _ in range(2))
     half = 1.96 * (0.8 * 0.2 / 400) ** 0.5
-    assert first["f1-score_low"] == pytest.approx(0.8 - half, abs=0.006)
-    assert first["f1-score_high"] == pytest.approx(0.8 + half, abs=0.006)
+    assert first.low == pytest.approx(0.8 - half, abs=0.006)
+    assert first.high == pytest.approx(0.8 + half, abs=0.006)
     assert first == second
 
 
 def test_balanced_accuracy_is_the_mean_recall() -> None:
     scores = classification.score(rows(*[("cat", "cat")] * 9, ("dog", "cat")), LABELS)
-    assert scores["accuracy"]["value"] == pytest.approx(0.9)
-    assert scores["balanced_accuracy"]["value"] == pytest.approx(0.5)
+    assert scores.accuracy.value == pytest.approx(0.9)
+    assert scores.classes.balanced.value == pytest.approx(0.5)
 
 
 def test_the_blind_baselines() -> None:
-    blind = classification.score(rows(("cat", None), ("cat", None), ("cat", None), ("dog", None)), LABELS)["baselines"]
-    assert blind["majority"] == {"label": "cat", "accuracy": 0.75, "macro_f1": pytest.approx(6 / 7 / 2)}
-    assert blind["chance"]["accuracy"] == pytest.approx(1 / 3)
+    blind = classification.score(
+        rows(("cat", None), ("cat", None), ("cat", None), ("dog", None)), LABELS
+    ).classes.baselines
+    assert blind.majority == Majority("cat", 0.75, pytest.approx(6 / 7 / 2))
+    assert blind.chance.accuracy == pytest.approx(1 / 3)
 
 
 def test_format_and_label_are_two_questions() -> None:
@@ -121,21 +124,21 @@ def test_format_and_label_are_two_questions() -> None:
         [*rows(("cat", None), ("cat", None), ("cat", "cat")), row(9, "dog", None, reason="not_a_label")], LABELS
     )
     # not_a_label is well formed
-    assert think["format"]["count"] == 2
-    assert think["parsed"]["count"] == 1
+    assert think.format.count == 2
+    assert think.parsed.count == 1
     direct = classification.score([row(1, "dog", None, reason="not_a_label", style="direct")], LABELS)
     # a direct answer has no form but the label
-    assert direct["format"]["count"] == 0
+    assert direct.format.count == 0
 
 
 def test_samples_are_scored_apart_from_the_greedy_headline() -> None:
     sampled = rows(("cat", None), ("cat", "cat"), decoding="sample")
     scores = classification.score(rows(("cat", "cat"), ("cat", "cat")) + sampled, LABELS)
-    assert scores["n"] == 2
-    assert scores["accuracy"]["value"] == 1
-    assert scores["sample"]["accuracy"] == intervals.rate(1, 2)
-    assert scores["sample"]["format"] == intervals.rate(1, 2)
-    assert classification.score(MIXED, LABELS)["sample"] is None
+    assert scores.n == 2
+    assert scores.accuracy.value == 1
+    assert scores.sample.accuracy == intervals.rate(1, 2)
+    assert scores.sample.format == intervals.rate(1, 2)
+    assert classification.score(MIXED, LABELS).sample is None
 
 
 def test_rows_not_samples_are_the_unit_of_the_interval() -> None:
@@ -143,30 +146,30 @@ def test_rows_not_samples_are_the_unit_of_the_interval() -> None:
     sampled = [
         row(i, "cat", "cat" if i % 2 else None, decoding="sample", sample=s) for i in range(40) for s in range(10)
     ]
-    rate = classification.score([row(0, "cat", "cat"), *sampled], LABELS)["sample"]["accuracy"]
+    rate = classification.score([row(0, "cat", "cat"), *sampled], LABELS).sample.accuracy
     low, high = intervals.wilson(20, 40)
-    assert rate["value"] == 0.5
-    assert (rate["n"], rate["clusters"]) == (400, 40)
-    assert (rate["low"], rate["high"]) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
+    assert rate.value == 0.5
+    assert (rate.n, rate.clusters) == (400, 40)
+    assert (rate.low, rate.high) == (pytest.approx(low, abs=0.03), pytest.approx(high, abs=0.03))
 
 
 def test_paired_difference_and_mcnemar_by_hand() -> None:
     a = rows(*[("cat", "cat")] * 9, ("cat", "dog"))
     b = rows(*[("cat", "cat")] * 4, *[("cat", "dog")] * 5, ("cat", "cat"))
     result = paired_tests.paired(a, b)
-    assert (result["n"], result["only_a"], result["only_b"]) == (10, 5, 1)
-    assert result["difference"] == pytest.approx(0.4)
+    assert (result.n, result.only_a, result.only_b) == (10, 5, 1)
+    assert result.difference == pytest.approx(0.4)
     # 2 · P(X ≤ 1), X ~ B(6, ½)
-    assert result["p"] == pytest.approx(14 / 64)
-    assert result["low"] < 0.4 < result["high"]
-    assert paired_tests.paired(b, a)["difference"] == pytest.approx(-0.4)
+    assert result.p == pytest.approx(14 / 64)
+    assert result.low < 0.4 < result.high
+    assert paired_tests.paired(b, a).difference == pytest.approx(-0.4)
 
 
 def test_pairs_are_common_rows_only() -> None:
     result = paired_tests.paired(rows(("cat", "cat")), [row(7, "cat", "cat")])
-    assert result["n"] == 0
-    assert result["p"] is None
-    assert paired_tests.paired(MIXED, MIXED)["p"] == 1
+    assert result.n == 0
+    assert result.p is None
+    assert paired_tests.paired(MIXED, MIXED).p == 1
 
 
 @pytest.mark.parametrize(
@@ -186,8 +189,8 @@ def test_the_last_label_of_a_text(think: str, last: str | None) -> None:
 def test_agreement_counts_what_the_thinking_ends_on() -> None:
     said = [("cat", "so a cat"), ("cat", "so a dog"), ("dog", "no idea"), (None, "a cat")]
     predictions = [row(i, "cat", label, think=think) for i, (label, think) in enumerate(said)]
-    result = classification.score(predictions, LABELS)["agreement"]
-    assert (result["count"], result["n"], result["silent"], result["disagree"]) == (1, 3, 1, 1)
+    result = classification.score(predictions, LABELS).agreement
+    assert (result.count, result.n, result.silent, result.disagree) == (1, 3, 1, 1)
 
 
 def test_attributes_are_whole_words_with_underscores_as_spaces() -> None:
@@ -203,9 +206,9 @@ def test_attributes_are_whole_words_with_underscores_as_spaces() -> None:
         [row(0, "cat", "cat", think=think, attributes=attributes), row(1, "cat", None)]
     )
     # ski slope, ball; "tree" is only a part of "street"
-    assert (result["count"], result["n"]) == (2, 3)
-    assert result["by_attribute"]["object"]["value"] == 0.5
-    assert classification.attributes_named([row(0, "cat", "cat", think="x")])["value"] is None
+    assert (result.count, result.n) == (2, 3)
+    assert result.by_attribute["object"].value == 0.5
+    assert classification.attributes_named([row(0, "cat", "cat", think="x")]).value is None
 
 
 def test_what_cannot_be_scored_is_refused() -> None:

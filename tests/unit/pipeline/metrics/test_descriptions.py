@@ -57,9 +57,9 @@ def test_keys_and_labels_are_not_perceived():
 def test_precision_is_over_what_is_named_and_recall_over_what_is_annotated():
     rows = [named("A park.", PARK, KNOWN), named("A park.", ROOM, KNOWN), named("Nothing.", ROOM, KNOWN)]
     scene = totals(rows)["scene"]
-    assert (scene["precision"]["count"], scene["precision"]["n"]) == (1, 2)
-    assert (scene["recall"]["count"], scene["recall"]["n"]) == (1, 3)
-    assert totals([named("", PARK, KNOWN)])["scene"]["precision"]["value"] is None
+    assert (scene["precision"].count, scene["precision"].n) == (1, 2)
+    assert (scene["recall"].count, scene["recall"].n) == (1, 3)
+    assert totals([named("", PARK, KNOWN)])["scene"]["precision"].value is None
 
 
 @pytest.mark.parametrize("name", LEVELS)

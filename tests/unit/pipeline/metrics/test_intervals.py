@@ -22,11 +22,11 @@ def test_ten_rows_of_one_picture_that_agree_say_no_more_than_one() -> None:
     right = [value for value in pictures for _ in range(10)]
     clusters = [f"p{number}" for number in range(60) for _ in range(10)]
     found, once = clustered_rate(right, clusters), rate(sum(pictures), 60)
-    assert (found["n"], found["clusters"]) == (600, 60)
-    assert found["value"] == pytest.approx(once["value"])
-    assert found["high"] - found["low"] == pytest.approx(once["high"] - once["low"], rel=0.15)
+    assert (found.n, found.clusters) == (600, 60)
+    assert found.value == pytest.approx(once.value)
+    assert found.high - found.low == pytest.approx(once.high - once.low, rel=0.15)
     alone = rate(sum(right), 600)
-    assert found["high"] - found["low"] > 2.5 * (alone["high"] - alone["low"])
+    assert found.high - found.low > 2.5 * (alone.high - alone.low)
 
 
 def test_clusters_whose_rows_differ_freely_widen_nothing() -> None:
@@ -34,12 +34,12 @@ def test_clusters_whose_rows_differ_freely_widen_nothing() -> None:
     right = [draw.random() < 0.7 for _ in range(900)]
     found = clustered_rate(right, [f"p{number // 3}" for number in range(900)])
     alone = rate(sum(right), 900)
-    assert found["high"] - found["low"] == pytest.approx(alone["high"] - alone["low"], rel=0.15)
+    assert found.high - found.low == pytest.approx(alone.high - alone.low, rel=0.15)
 
 
 def test_all_right_is_not_certain() -> None:
     found = clustered_rate([True] * 20, [f"p{number // 2}" for number in range(20)])
-    assert (found["low"], found["high"]) == (rate(10, 10)["low"], 1.0)
+    assert (found.low, found.high) == (rate(10, 10).low, 1.0)
 
 
 def test_a_row_without_a_cluster_is_drawn_alone() -> None:

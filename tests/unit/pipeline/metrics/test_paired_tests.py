@@ -36,25 +36,25 @@ def sklearn_f1(predictions: list[dict[str, Any]]) -> float:
 def test_the_difference_is_that_of_the_two_macro_f1() -> None:
     a, b = rows(1, 0.8), rows(2, 0.4)
     found = macro_f1_difference(a, b)
-    assert found["difference"] == pytest.approx(sklearn_f1(a) - sklearn_f1(b))
-    assert found["low"] < found["difference"] < found["high"]
-    assert found["p"] < 0.01
+    assert found.value == pytest.approx(sklearn_f1(a) - sklearn_f1(b))
+    assert found.low < found.value < found.high
+    assert found.p < 0.01
 
 
 def test_a_model_against_itself_differs_by_nothing() -> None:
     found = macro_f1_difference(rows(1, 0.7), rows(1, 0.7))
-    assert (found["difference"], found["low"], found["high"], found["p"]) == (0, 0, 0, 1)
+    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
 def test_equally_good_models_are_not_told_apart() -> None:
-    assert macro_f1_difference(rows(1, 0.6), rows(7, 0.6))["p"] > 0.05
+    assert macro_f1_difference(rows(1, 0.6), rows(7, 0.6)).p > 0.05
 
 
 def test_only_rows_that_both_answered_greedily_count() -> None:
     a, b = rows(1, 0.8), rows(2, 0.4)[100:]
     sampled = [{**row, "id": f"s{row['id']}", "decoding": "sample"} for row in a]
-    assert macro_f1_difference(a + sampled, b)["n"] == 200
-    assert macro_f1_difference(a, [])["p"] is None
+    assert macro_f1_difference(a + sampled, b).n == 200
+    assert macro_f1_difference(a, []).p is None
 
 
 def test_holm_multiplies_the_smallest_by_all_and_never_falls() -> None:
@@ -74,7 +74,7 @@ def test_clusters_of_one_row_give_mcnemars_test() -> None:
     a, b = [True] * 9 + [False], [True] * 4 + [False] * 5 + [True]
     found = [paired(answered(a, names), answered(b, names)) for names in ([""] * 10, [f"p{i}" for i in range(10)])]
     assert found[0] == found[1]
-    assert found[0]["p"] == pytest.approx(14 / 64)
+    assert found[0].p == pytest.approx(14 / 64)
 
 
 def test_rows_of_one_picture_swing_as_one() -> None:
@@ -82,17 +82,17 @@ def test_rows_of_one_picture_swing_as_one() -> None:
     a, b = [True] * 8, [False] * 8
     alone = paired(answered(a, [""] * 8), answered(b, [""] * 8))
     together = paired(answered(a, ["p"] * 4 + ["q"] * 4), answered(b, ["p"] * 4 + ["q"] * 4))
-    assert alone["p"] == pytest.approx(2 / 2**8)
-    assert (together["p"], together["clusters"]) == (pytest.approx(0.5), 2)
+    assert alone.p == pytest.approx(2 / 2**8)
+    assert (together.p, together.clusters) == (pytest.approx(0.5), 2)
 
 
 def test_flips_of_clusters_of_different_sizes_are_counted_by_hand() -> None:
     # Totals +2 and -1: the four sums are 3, 1, -1, -3; all are at least as far from 0 as 1.
     a, b = [True, True, False], [False, False, True]
     names = ["p", "p", "q"]
-    assert paired(answered(a, names), answered(b, names))["p"] == pytest.approx(1.0)
+    assert paired(answered(a, names), answered(b, names)).p == pytest.approx(1.0)
     # Totals +2 and +1: 3 and -3 alone are as far.
-    assert paired(answered([True] * 3, names), answered([False] * 3, names))["p"] == pytest.approx(0.5)
+    assert paired(answered([True] * 3, names), answered([False] * 3, names)).p == pytest.approx(0.5)
 
 
 def test_a_clustered_sample_detects_less() -> None:
@@ -102,20 +102,20 @@ def test_a_clustered_sample_detects_less() -> None:
     swung = [number // 20 % 2 == 0 for number in range(400)]
     names = [f"p{number // 20}" for number in range(400)]
     together = paired(answered(swung, names), answered([not one for one in swung], names))
-    assert alone["detectable"] < 0.15
-    assert together["detectable"] > 3 * alone["detectable"]
+    assert alone.detectable < 0.15
+    assert together.detectable > 3 * alone.detectable
 
 
 def test_what_is_right_is_the_judges_word_and_not_the_spelling() -> None:
     a = [{"id": "1", "gold": "3.50", "label": "3.5", "correct": True, "decoding": "greedy"}]
     b = [{"id": "1", "gold": "3.50", "label": "3.50", "correct": False, "decoding": "greedy"}]
-    assert paired(a, b)["only_a"] == 1
+    assert paired(a, b).only_a == 1
 
 
 def test_rows_of_one_id_that_ask_something_else_are_no_pair() -> None:
     a = [{"id": "1", "gold": "A", "label": "A", "correct": True, "decoding": "greedy", "question": "this?"}]
-    assert paired(a, [{**a[0], "question": "that?"}])["n"] == 0
-    assert paired([{**a[0], "gold": None}], [{**a[0], "gold": None}])["n"] == 0
+    assert paired(a, [{**a[0], "question": "that?"}]).n == 0
+    assert paired([{**a[0], "gold": None}], [{**a[0], "gold": None}]).n == 0
 
 
 def test_macro_f1_of_clustered_rows_is_less_certain() -> None:
@@ -133,5 +133,5 @@ def test_macro_f1_of_clustered_rows_is_less_certain() -> None:
         ]
 
     wide, narrow = (macro_f1_difference(answers(8, clustered), answers(4, clustered)) for clustered in (True, False))
-    assert wide["difference"] == narrow["difference"]
-    assert wide["high"] - wide["low"] > 2 * (narrow["high"] - narrow["low"])
+    assert wide.value == narrow.value
+    assert wide.high - wide.low > 2 * (narrow.high - narrow.low)

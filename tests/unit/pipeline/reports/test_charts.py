@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import re
-from typing import Any
 from xml.etree import ElementTree as ET
 
 import pytest
@@ -12,21 +11,22 @@ from matplotlib.text import Text
 from PIL import Image
 
 from pipeline.files import ROOT
+from pipeline.metrics.scores import ConfidenceBin, Confusion, Rate
 from pipeline.reports import charts
 from pipeline.reports.charts import Chart, Dot
 
 HOSTILE = "\x00</svg><script>alert('1')</script>\u202e & $x_1$ \"'"
 
 
-def rate(value: float) -> dict[str, Any]:
-    return {"value": value, "low": max(0.0, value - 0.1), "high": min(1.0, value + 0.1), "n": 10}
+def rate(value: float) -> Rate:
+    return Rate(value, max(0.0, value - 0.1), min(1.0, value + 0.1), n=10)
 
 
 def every() -> dict[str, Chart | None]:
     """Each chart with a hostile name in it."""
-    bins = [{"confidence": 0.5, "accuracy": rate(0.4)}, {"confidence": 0.8, "accuracy": rate(0.9)}]
+    bins = [ConfidenceBin(0.5, 0.6, 0.5, rate(0.4)), ConfidenceBin(0.8, 0.9, 0.8, rate(0.9))]
     line = (HOSTILE, 3, [(1, 2.0), (2, 1.0)])
-    table = {"rows": ["a", HOSTILE], "columns": ["a", HOSTILE, "?"], "counts": [[3, 1, 0], [0, 9, 2]]}
+    table = Confusion(("a", HOSTILE), ("a", HOSTILE, "?"), ((3, 1, 0), (0, 9, 2)))
     dots = [
         Dot(1000.0 * n, 0.1 * n, 0.1 * n - 0.05, 0.1 * n + 0.05, n, "o", n == 1, HOSTILE, f"{HOSTILE}\nb", n != 2)
         for n in (1, 2, 3)

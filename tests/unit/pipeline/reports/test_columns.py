@@ -41,10 +41,10 @@ def refusal(folder: Path, rows: list[Any], columns: dict[str, str] | None = None
 def test_three_columns_are_enough_and_extra_ones_are_ignored(tmp_path: Path, more: dict[str, Any]) -> None:
     (entry,) = read_folders([write(tmp_path / "one", [row | more for row in PLAIN])])
     assert entry.scores is not None
-    assert (entry.scores["n"], entry.scores["accuracy"]["count"]) == (4, 3)
+    assert (entry.scores.n, entry.scores.accuracy.count) == (4, 3)
     # Nobody said whether they were cut.
-    assert entry.scores["truncated"]["value"] is None
-    assert entry.scores["labels"] == ["cat", "dog"]
+    assert entry.scores.truncated.value is None
+    assert entry.scores.labels == ("cat", "dog")
 
 
 def test_columns_may_be_called_otherwise(tmp_path: Path) -> None:
@@ -52,8 +52,8 @@ def test_columns_may_be_called_otherwise(tmp_path: Path) -> None:
     columns = parse_columns("id=qid, gold=answer,label=pred,correct=ok")
     (entry,) = read_folders([write(tmp_path / "one", rows)], columns)
     assert entry.scores is not None
-    assert entry.scores["accuracy"]["value"] == 0.5
-    assert entry.scores["unparsable"]["n"] == 3
+    assert entry.scores.accuracy.value == 0.5
+    assert entry.scores.unparsable.n == 3
 
 
 def test_everything_that_is_missing_is_told_at_once(tmp_path: Path) -> None:

@@ -54,22 +54,22 @@ def test_chance_is_of_the_options_and_an_open_question_adds_none(tmp_path: Path)
     rows[1]["options"] = []
     (entry,) = read_folders([write(tmp_path / "one", rows)])
     assert entry.scores is not None
-    assert entry.scores["chance"] == pytest.approx(1 / 3)
-    assert entry.scores["groups"]["task"]["Count"]["n"] == 3
-    assert "per_class" not in entry.scores
+    assert entry.scores.chance == pytest.approx(1 / 3)
+    assert entry.scores.groups["task"]["Count"].n == 3
+    assert entry.scores.classes is None
 
 
 def test_rows_without_a_published_answer_take_no_part_and_are_counted(tmp_path: Path) -> None:
     (entry,) = read_folders([write(tmp_path / "one", [question(1), question(2, gold=None), question(3, label=None)])])
     assert entry.scores is not None
-    assert (entry.scores["n"], entry.scores["unjudged"], entry.scores["accuracy"]["value"]) == (2, 1, 0.5)
+    assert (entry.scores.n, entry.scores.unjudged, entry.scores.accuracy.value) == (2, 1, 0.5)
 
 
 def test_a_guess_that_its_benchmark_allows_counts_as_the_judge_says_and_is_told(tmp_path: Path) -> None:
     rows = [question(1, label=None, guessed="A") | {"correct": True}, question(2, label=None)]
     (entry,) = read_folders([write(tmp_path / "one", rows)])
     assert entry.scores is not None
-    assert (entry.scores["accuracy"]["count"], entry.scores["guessed"], entry.scores["unparsable"]["n"]) == (1, 1, 2)
+    assert (entry.scores.accuracy.count, entry.scores.guessed, entry.scores.unparsable.n) == (1, 1, 2)
 
 
 def test_cells_are_told_apart_by_task_and_folders_of_one_name_by_their_parents(tmp_path: Path) -> None:

@@ -121,7 +121,7 @@ def test_rows_that_could_not_be_used_are_counted_where_people_look(tmp_path: Pat
     assert "not_an_image 19" in page
     assert "unusable" in (root / "report" / "tables" / "results.csv").read_text().splitlines()[0]
     table = summarise("", read_run(root, STAGES, LABELS), LABELS.names, None)
-    assert table["entries"][0]["unusable"] == {"not_an_image": 19}
+    assert table.entries[0].unusable == {"not_an_image": 19}
 
 
 def test_an_interval_is_said_to_lie_where_it_lies(tmp_path: Path) -> None:
@@ -131,5 +131,5 @@ def test_an_interval_is_said_to_lie_where_it_lies(tmp_path: Path) -> None:
         root = tmp_path / str(right)
         write_phase(root / "stage1_sft", answers(right, 40 - right, 0))
         summary = summarise("", read_run(root, ["stage1_sft"], LABELS), LABELS.names, None)
-        told = [item["text"] for item in summary["warnings"] if "always answering" in item["text"]]
+        told = [item.text for item in summary.warnings if "always answering" in item.text]
         assert (words in told[0]) if words else not told

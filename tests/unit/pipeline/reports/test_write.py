@@ -19,11 +19,12 @@ from PIL import Image
 from pipeline import __main__
 from pipeline.errors import UserError
 from pipeline.formatting import printable
+from pipeline.metrics.stored import from_json, to_json
 from pipeline.reports import compare, markdown, prediction_browser, report_charts
 from pipeline.reports import write as report
 from pipeline.reports.entries import read_run
 from pipeline.reports.prediction_browser import as_json, browser
-from pipeline.reports.summary import read_cot, summarise
+from pipeline.reports.summary import Summary, read_cot, summarise
 from pipeline.scoring.labels import LabelSet
 
 LABELS = LabelSet.of(["joy", "fear", "$awe_"])
@@ -90,11 +91,31 @@ def run(tmp_path: Path) -> Path:
 def summary_of(root: Path, phases: Sequence[str] = PHASES) -> dict[str, Any]:
     """What a report would say, as it reads back from json, without drawing it."""
     summary = summarise("Demo", read_run(root, phases, LABELS), LABELS.names, read_cot(root))
-    return json.loads(json.dumps(summary, allow_nan=False))
+    return json.loads(json.dumps(to_json(summary), allow_nan=False))
 
 
 def entry(summary: dict[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in summary["entries"] if row["name"] == name)
+
+
+def test_what_a_report_says_comes_back_from_its_file(run: Path) -> None:
+    page = report.write_run_report(run, PHASES, LABELS, "Demo")
+    file = json.loads((page.parent / "summary.json").read_text())
+    assert to_json(from_json(Summary, file)) == file == summary_of(run)
+    said = summarise("Demo", read_run(run, PHASES, LABELS), LABELS.names, read_cot(run))
+    assert from_json(Summary, file) == said
+
+
+@pytest.mark.parametrize(
+    ("name", "key"), [("summary.json", "title"), ("summary.json", "n"), ("metrics.json", "accuracy")]
+)
+def test_a_report_of_another_version_is_to_be_written_anew(run: Path, name: str, key: str) -> None:
+    report.write_stage_report(run / "base", LABELS)
+    report.write_run_report(run, ["base"], LABELS)
+    path = run / "report" / name if name == "summary.json" else run / "base" / "report" / name
+    path.write_text(path.read_text().replace(f'"{key}":', f'"old {key}":'))
+    with pytest.raises(UserError, match=rf"{name}: not of this version \(no {key} .*python -m pipeline report"):
+        compare.compare([run]) if name == "summary.json" else read_run(run, ["base"], None)
 
 
 def test_the_base_in_two_styles_is_two_entries(run: Path) -> None:

@@ -17,10 +17,10 @@ from pipeline import command_line
 from pipeline.checks import run as checks
 from pipeline.conductor.run import (
     _command,
-    _open_task,
     changed_settings_of,
     conduct,
     contamination,
+    open_task,
     plan,
     report,
 )
@@ -66,9 +66,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         show(config, run, as_json=arguments.json, every=arguments.watch)
         return 0
-    _open_task(config, run)
-    if arguments.command == "plan" or getattr(arguments, "dry_run", False):
-        print(plan(config, run))
+    dry = arguments.command == "plan" or getattr(arguments, "dry_run", False)
+    follows = arguments.command == "run" and multinode.rank() > 0
+    trains = arguments.command in ("plan", "run", "preflight") and not follows
+    notes = open_task(config, run, trains=trains, quick=dry)
+    if dry:
+        print(plan(config, run, notes))
     elif arguments.command == "preflight":
         fitting = [f"--{key}={value}" for key in ("write", "memory") if (value := getattr(arguments, key)) is not None]
         return run_child(_command(["stages.preflight", *(["--fit"] if arguments.fit else []), *fitting], arguments))
@@ -79,7 +82,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif multinode.rank() > 0:
         return multinode.follow(run.root)
     else:
-        conduct(config, run, arguments)
+        conduct(config, run, arguments, notes)
     return 0
 
 

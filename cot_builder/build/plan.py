@@ -26,6 +26,7 @@ from cot_builder.teachers.config import (
     teacher_files,
 )
 from pipeline.checks.cot import cot_problems
+from pipeline.checks.splits import cot_row_problems
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import CotConfig, RunConfig
 from pipeline.config.special_tokens import special_tokens_of
@@ -179,6 +180,8 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
     if problems := [
         problem for name in teachers if (problem := _nothing_to_write_from(name, teachers[name], task, split))
     ]:
+        raise UserError(problems)
+    if problems := list(cot_row_problems(cot, Counter(row.label for row in split.examples))):
         raise UserError(problems)
     folder = run.cot / "shards" / shard.name if shard else run.cot
     assigned = assign(split.examples, [short_name(name) for name in cot.teachers], cot)

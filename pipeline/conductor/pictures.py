@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.checks.splits import FEW, selections
 from pipeline.config.schema import RunConfig
 from pipeline.data.images import quick_look
 from pipeline.data.splits import parse_split
@@ -11,23 +12,29 @@ from pipeline.data.student import load_run_task
 from pipeline.data.usable_rows import usable_counts, usable_line
 from pipeline.run_dir import BASE, COT, RunDir
 
-_MOST = 2000
-"""Pictures that a plan decodes, which takes seconds; more are looked at when the run begins."""
+_LISTED = 5000
+"""Rows of a split from which a plan does not even ask whether files have changed; it tells what is listed."""
 
 
-def picture_lines(config: RunConfig, run: RunDir) -> Iterator[str]:
-    """Yield a line per split that the run reads. Sets that are drawn, or still to be taken out of their files, have none."""
-    begun = run.record(COT) is not None or run.record(BASE) is not None
-    if config.task.name == "scenes" or (config.task.name != "imagefolder" and not begun):
-        return
+def picture_lines(config: RunConfig, run: RunDir, *, quick: bool = False) -> Iterator[str]:
+    """Yield a line per split that the run reads. Sets that are drawn, or still to be taken out of their files, have none.
+
+    Args:
+        config: the run.
+        run: its folder.
+        quick: tell what is listed of splits that are large.
+    """
     task = load_run_task(config, run)
-    specs = [config.evaluation.split, *([config.cot.split] if config.cot else [])]
-    stages = [*config.stages.values(), *([config.baseline] if config.baseline else [])]
-    specs += [stage.split for stage in stages if stage.data != "cot"]
-    for name in dict.fromkeys(parse_split(spec)[0] for spec in specs):
+    begun = run.record(COT) is not None or run.record(BASE) is not None
+    if config.task.name == "scenes" or not (task.in_place or begun):
+        return
+    for name in dict.fromkeys(parse_split(spec)[0] for spec in selections(config).values()):
         if name not in task.splits:
             continue
-        with quick_look(_MOST) as look:
+        if quick and task.listed is not None and (rows := task.listed(name).total()) > _LISTED:
+            yield f"{name}: {rows:,} pictures are listed; a run looks at each, this does not"
+            continue
+        with quick_look(FEW) as look:
             split = task.read(name)
         later = f" ({look.skipped:,} are not looked at yet)" if look.skipped else ""
         yield usable_line(name, usable_counts(split)) + later

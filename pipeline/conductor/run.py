@@ -8,20 +8,21 @@ import logging
 import signal
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline import command_line
 from pipeline.checks.adapters import unshared
+from pipeline.checks.splits import check_splits
 from pipeline.conductor.cot_rows import check_cot_rows, cot_pictures
 from pipeline.conductor.pictures import picture_lines
 from pipeline.conductor.status import in_use
 from pipeline.config.derived import clip_range, processes_per_node, world_size
 from pipeline.config.loader import load, write_config
-from pipeline.config.schema import BASELINE, RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
-from pipeline.data.splits import parse_split
-from pipeline.data.student import student_folder, task_text_problems
+from pipeline.data.student import load_run_task, student_folder, task_text_problems
 from pipeline.errors import UserError
 from pipeline.files import file_digest
 from pipeline.run_dir import BASE, COT, RunDir
@@ -33,31 +34,24 @@ from pipeline.system.processes import run_child
 log = logging.getLogger(__name__)
 
 
-def _open_task(config: RunConfig, run: RunDir) -> None:
-    """Open the data (not its images), so that a wrong option, layout or split name is told before anything runs.
+def open_task(config: RunConfig, run: RunDir, *, trains: bool = False, quick: bool = False) -> list[str]:
+    """Open the data, so that a wrong option, layout or split is told before anything runs; returns notes on the splits.
+
+    Args:
+        config: the run.
+        run: its folder.
+        trains: whether phases are to be run on its splits, and not only to be told about.
+        quick: as `pipeline.checks.splits.check_splits` takes it.
 
     Raises:
-        UserError: whatever the task finds wrong, and every split it does not have.
+        UserError: whatever the task finds wrong, and every split that does not do.
     """
-    if config.task.name == "scenes":
-        # It draws its own, which is work, and has all three splits.
-        return
-    task = load_task(config.task, run.cache)
+    task = load_run_task(config, run)
     if problems := list(task_text_problems(task, special_tokens_of(student_folder(config.model, run)))):
         raise UserError(problems)
-    named = {"evaluation.split": config.evaluation.split}
-    if config.cot is not None:
-        named["cot.split"] = config.cot.split
-    stages = {**config.stages, **({BASELINE: config.baseline} if config.baseline else {})}
-    named |= {f"{name}.split": stage.split for name, stage in stages.items() if stage.data != "cot"}
-    named |= {f"{name}.validation.split": stage.validation.split for name, stage in stages.items() if stage.validation}
-    problems = [
-        f"{key}: {spec!r}: the data has no such split; it has {', '.join(task.splits)}"
-        for key, spec in named.items()
-        if parse_split(spec)[0] not in task.splits
-    ]
-    if problems:
-        raise UserError(problems)
+    if not trains:
+        return []
+    return check_splits(config, task, quick=quick, built=(run.record(COT) or {}).get("status") == "complete")
 
 
 def command_of(config: RunConfig, name: str) -> list[str]:
@@ -69,8 +63,14 @@ def command_of(config: RunConfig, name: str) -> list[str]:
     return [f"stages.{config.stage(name).algorithm}", "--stage", name]
 
 
-def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> None:
+def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes: Sequence[str] = ()) -> None:
     """Run the phases in order.
+
+    Args:
+        config: the run.
+        run: its folder.
+        arguments: of the command line.
+        notes: of `open_task`.
 
     Raises:
         UserError: when a phase no longer fits the configuration, or fails; says how to go on.
@@ -80,7 +80,7 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> No
     if arguments.clean:
         _clean(config, run, arguments.clean)
     _refuse_stale(config, run)
-    for note in (*picture_lines(config, run), *check_cot_rows(config, run)):
+    for note in (*picture_lines(config, run), *notes, *check_cot_rows(config, run)):
         log.info(note)
     if config.held_out:
         log.info(contamination(config, run))
@@ -196,8 +196,8 @@ def _delete(folder: Path) -> None:
         folder.rmdir()
 
 
-def plan(config: RunConfig, run: RunDir) -> str:
-    """Return what `run` would do, phase by phase."""
+def plan(config: RunConfig, run: RunDir, notes: Sequence[str] = ()) -> str:
+    """Return what `run` would do, phase by phase; `notes` are those of `open_task`."""
     processes = world_size(config)
     launch = f"{processes} process{'es' if processes > 1 else ''}, deepspeed {config.launch.deepspeed or 'no'}"
     lines = [f"run {config.name} in {run.root}: {launch}"]
@@ -210,7 +210,7 @@ def plan(config: RunConfig, run: RunDir) -> str:
         lines.append(f"  {name:<24} {state:<10} {_what(config, name)}")
         if name == COT and (pictures := cot_pictures(config, run)):
             lines += [f"  {'':<24} {line}" for line in (*pictures.problems(), *pictures.notes())]
-    lines += [f"  {'pictures':<24} {line}" for line in picture_lines(config, run)]
+    lines += [f"  {'pictures':<24} {line}" for line in (*picture_lines(config, run, quick=True), *notes)]
     evaluation = f"{config.evaluation.split} after every phase, greedy and {config.evaluation.samples} sampled"
     lines.append(f"  {'evaluation':<24} {'':<10} {evaluation}")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ A file that gives a `pipeline.data.benchmark.Benchmark` instead, which can be ev
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,10 @@ class Task:
     read: Callable[[str], Split]
     unfit: Callable[[Sequence[Example]], Mapping[Path, str]] | None = None
     """Pictures among rows that the student's processor refuses, and why; None where it takes all."""
+    listed: Callable[[str], Counter[str]] | None = None
+    """Rows of a whole split by label as the data spell it, told without opening a picture: at most so many are usable."""
+    in_place: bool = False
+    """Whether the pictures lie there as files, so that reading a split writes nothing but what was found of them."""
 
     def select(self, spec: str) -> Split:
         """Return rows of a split in the usual slicing syntax: ``train``, ``train[:4000]``, ``train[4000:]``, ``train[:10%]``.

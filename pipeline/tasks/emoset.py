@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -84,7 +85,10 @@ def load(config: TaskConfig, cache: Path) -> Task:
         rows, problems = _rows(root, split)
         return usable(rows, labels, problems, cache)
 
-    return Task("emoset", labels, config.question or QUESTION, splits, read)
+    def listed(split: str) -> Counter[str]:
+        return Counter(row[0] for row in _index(root, split) if _is_row(row))
+
+    return Task("emoset", labels, config.question or QUESTION, splits, read, listed=listed, in_place=True)
 
 
 def _load_parquet(config: TaskConfig, cache: Path) -> Task:
@@ -114,8 +118,8 @@ def _labels_of(info: Path) -> list[str]:
         raise UserError(f"{info}: emotion.label2idx is not a mapping of names to numbers: {error!r}") from error
 
 
-def _rows(root: Path, split: str) -> tuple[list[Example], list[Problem]]:
-    """The rows of a split's list, labels as spelled there, and what is wrong with the others."""
+def _index(root: Path, split: str) -> list[Any]:
+    """A split's list, as it is."""
     index = root / f"{split}.json"
     try:
         listed = json.loads(index.read_bytes())
@@ -123,10 +127,19 @@ def _rows(root: Path, split: str) -> tuple[list[Example], list[Problem]]:
         raise UserError(f"{index}: not JSON: {error}") from error
     if not isinstance(listed, list):
         raise UserError(f"{index}: must be a list of rows, got a {type(listed).__name__}")
+    return listed
+
+
+def _is_row(row: Any) -> bool:
+    return isinstance(row, list) and len(row) in (3, 4) and all(isinstance(part, str) for part in row)
+
+
+def _rows(root: Path, split: str) -> tuple[list[Example], list[Problem]]:
+    """The rows of a split's list, labels as spelled there, and what is wrong with the others."""
     rows: list[Example] = []
     problems: list[Problem] = []
-    for number, row in enumerate(listed):
-        if not (isinstance(row, list) and len(row) in (3, 4) and all(isinstance(part, str) for part in row)):
+    for number, row in enumerate(_index(root, split)):
+        if not _is_row(row):
             detail = f"expected [emotion, (image_id), image path, annotation path], got {str(row)[:80]}"
             problems.append(Problem(f"{split}.json[{number}]", "malformed_row", detail))
             continue

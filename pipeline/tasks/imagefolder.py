@@ -12,8 +12,11 @@ Options: ``test_share`` (share of the pictures in `test` when there are no split
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import os
 from collections import Counter
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.config.schema import TaskConfig
@@ -48,9 +51,10 @@ def load(config: TaskConfig, cache: Path) -> Task:
     options = check_options(config, ("test_share",))
     if not root.is_dir():
         raise UserError(f"task.path: {config.path!r} is a file; it must be {_WHAT}")
-    tree = {folder.name: _visible(folder) for folder in _visible(root) if folder.is_dir()}
-    flat = [name for name, entries in tree.items() if any(map(_is_image, entries))]
-    split_names = [n for n, es in tree.items() if any(_is_image(e) for d in es if d.is_dir() for e in _visible(d))]
+    tree = {name: _Listing.of(root / name) for name in _Listing.of(root).folders}
+    inner = {(above, name): _Listing.of(root / above / name) for above, one in tree.items() for name in one.folders}
+    flat = [name for name, one in tree.items() if one.pictures]
+    split_names = list(dict.fromkeys(above for (above, _), one in inner.items() if one.pictures))
     if flat and split_names:
         raise UserError(
             f"task.path: {config.path!r} mixes two layouts: {flat[0]}/ holds pictures, {split_names[0]}/ holds folders "
@@ -58,41 +62,78 @@ def load(config: TaskConfig, cache: Path) -> Task:
         )
     if not flat and not split_names:
         raise UserError(f"task.path: {config.path!r} holds no labelled pictures; it must be {_WHAT}")
+    folders: dict[str, list[tuple[str, ...]]]
+    listings: dict[tuple[str, ...], _Listing]
     if split_names:
         if "test_share" in options:
             raise UserError(f"task.options.test_share: {config.path!r} has the splits {', '.join(split_names)} already")
-        folders = {name: [entry for entry in tree[name] if entry.is_dir()] for name in split_names}
+        folders = {above: [(above, name) for name in tree[above].folders] for above in split_names}
+        listings = {(above, name): one for (above, name), one in inner.items() if above in split_names}
         share = None
     else:
-        folders = {split: [root / name for name in flat] for split in ("train", "test")}
+        folders = {split: [(name,) for name in flat] for split in ("train", "test")}
+        listings = {(name,): tree[name] for name in flat}
         share = _share(options.get("test_share", TEST_SHARE))
     if unwritable := [name for name in split_names if writable(name) != name]:
         raise UserError(
             f"task.path: the name of the split's folder '{writable(unwritable[0])}' is not UTF-8; rename it"
         )
     counts = Counter[str]()
-    for folder in {folder for found in folders.values() for folder in found}:
-        counts[folder.name] += sum(map(_is_image, _visible(folder)))
+    for parts, one in listings.items():
+        counts[parts[-1]] += len(one.pictures)
     names, merged = merge_spellings({name: count for name, count in counts.items() if writable(name) == name})
     labels = label_set(config, names)
 
+    # Pictures of a kind that is not read (HEIC) would otherwise be gone without a word, and their class with them.
+    odd = [(name,) for name, one in tree.items() if share is not None and one.files and not one.pictures]
+
     def read(split: str) -> Split:
-        rows, problems = _rows(root, folders[split])
+        rows, problems = _rows(root, [*folders[split], *odd])
         problems += kept_spellings(rows, merged)
         if share is not None:
             rows = [row for row in rows if _in_test(row.id, share) == (split == "test")]
             problems = [problem for problem in problems if _in_test(problem.id, share) == (split == "test")]
         return usable(rows, labels, problems, cache)
 
-    return Task("imagefolder", labels, config.question or QUESTION, tuple(folders), read)
+    def listed(split: str) -> Counter[str]:
+        found = Counter[str]()
+        for parts in folders[split]:
+            label, pictures = parts[-1], listings[parts].pictures
+            found[writable(label)] += (
+                len(pictures)
+                if share is None
+                else sum(_in_test(writable(f"{label}/{name}"), share) == (split == "test") for name in pictures)
+            )
+        return found
+
+    return Task("imagefolder", labels, config.question or QUESTION, tuple(folders), read, listed=listed, in_place=True)
 
 
-def _visible(folder: Path) -> list[Path]:
-    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
+@dataclass(frozen=True)
+class _Listing:
+    """What lies in a folder, by name; hidden names are left out."""
+
+    folders: tuple[str, ...]
+    files: tuple[str, ...]
+    links: frozenset[str]
+    """Those of both that are symbolic links."""
+
+    @classmethod
+    def of(cls, folder: Path) -> _Listing:
+        with os.scandir(folder) as found:
+            entries = sorted((entry for entry in found if not entry.name.startswith(".")), key=lambda entry: entry.name)
+        folders = tuple(entry.name for entry in entries if entry.is_dir())
+        there = frozenset(folders)
+        links = frozenset(entry.name for entry in entries if entry.is_symlink())
+        return cls(folders, tuple(entry.name for entry in entries if entry.name not in there), links)
+
+    @functools.cached_property
+    def pictures(self) -> list[str]:
+        return [name for name in self.files if _is_image(name)]
 
 
-def _is_image(path: Path) -> bool:
-    return path.suffix.lower() in IMAGE_SUFFIXES
+def _is_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def _share(value: object) -> float:
@@ -106,21 +147,25 @@ def _in_test(row_id: str, share: float) -> bool:
     return int.from_bytes(hashlib.sha256(f"test:{row_id}".encode()).digest()[:8]) < share * 2**64
 
 
-def _rows(root: Path, folders: list[Path]) -> tuple[list[Example], list[Problem]]:
+def _rows(root: Path, folders: list[tuple[str, ...]]) -> tuple[list[Example], list[Problem]]:
     rows: list[Example] = []
     problems: list[Problem] = []
-    for folder in folders:
-        for entry in _visible(folder):
-            relative = entry.relative_to(root).as_posix()
+    for parts in folders:
+        folder, above = root.joinpath(*parts), "/".join(parts)
+        listing, within = _Listing.of(folder), inside(root, above) is not None
+        deeper = frozenset(listing.folders)
+        for name in sorted((*listing.folders, *listing.files)):
+            relative = f"{above}/{name}"
             row_id = writable(relative)
-            if inside(root, relative) is None:
+            # Only a link leads out of a folder that is inside.
+            if not within or (name in listing.links and inside(root, relative) is None):
                 problems.append(Problem(row_id, "outside_root", f"a symbolic link that leaves {root}"))
-            elif entry.is_dir():
-                inner = sum(map(_is_image, entry.rglob("*")))
-                detail = f"{inner} pictures in it are not read; they belong directly into the label's folder"
+            elif name in deeper:
+                pictures = sum(_is_image(entry.name) for entry in (folder / name).rglob("*"))
+                detail = f"{pictures} pictures in it are not read; they belong directly into the label's folder"
                 problems.append(Problem(row_id, "misplaced_folder", detail))
-            elif not _is_image(entry):
-                problems.append(Problem(row_id, "not_an_image", suffix_problem(entry.name)))
+            elif not _is_image(name):
+                problems.append(Problem(row_id, "not_an_image", suffix_problem(name)))
             else:
-                rows.append(Example(row_id, entry, folder.name))
+                rows.append(Example(row_id, folder / name, parts[-1]))
     return rows, problems

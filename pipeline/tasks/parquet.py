@@ -83,7 +83,19 @@ def load(config: TaskConfig, cache: Path, index_names: Sequence[str] | None = No
         problems += kept_spellings(rows, merged)
         return usable(rows, labels, problems, cache)
 
-    return Task("parquet", labels, config.question or QUESTION, tuple(files), read)
+    def listed(split: str) -> Counter[str]:
+        found = Counter[str]()
+        for file in files[split]:
+            with open_parquet(file) as parquet:
+                class_names = _class_names(parquet.schema_arrow, columns.label) or names
+                for batch in parquet.iter_batches(columns=[columns.label]):
+                    counts = batch.column(0).value_counts().to_pylist()
+                    for label, count in ((_label(one["values"], class_names), one["counts"]) for one in counts):
+                        if label is not None:
+                            found[label] += count
+        return found
+
+    return Task("parquet", labels, config.question or QUESTION, tuple(files), read, listed=listed)
 
 
 def split_files(root: Path) -> dict[str, list[Path]]:

@@ -23,14 +23,19 @@ import dataclasses
 import json
 import random
 import shutil
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
+from pipeline.data.image_sets import label_set
 from pipeline.data.load import check_options
 from pipeline.data.task import Task
+from pipeline.errors import UserError
 from pipeline.files import digest
 from pipeline.system.locks import exclusive
+from pipeline.types import Split
 
 VERSION = 1
 """Part of the cache key: raise it when the drawing changes."""
@@ -50,30 +55,52 @@ OBJECTS = ("ball", "kite", "lamp", "box")
 ACTIONS = ("standing", "waving")
 FACES = {"smiling": (250, 215, 90), "frowning": (225, 120, 90), "neutral": (235, 200, 165)}
 """Face colours: a cue that a student from scratch can read within a few hundred steps."""
+SPLITS = ("train", "val", "test")
 DEFAULTS: dict[str, Any] = {"seed": 0, "size": 64, "train": 6000, "val": 200, "test": 800, "ambiguous": 0.17}
 
 
 def load(config: TaskConfig, cache: Path) -> Task:
-    """Draw the set (once per option set) under `cache` and read it with the emoset task.
+    """Prepare the set, which is drawn under `cache`, once per option set, when a split is first read.
 
     Raises:
-        UserError: on an unknown option.
+        UserError: on an unknown option, or a value that cannot be drawn.
     """
     from pipeline.tasks import emoset
 
     options = {**DEFAULTS, **check_options(config, DEFAULTS)}
+    if problems := list(_option_problems(options)):
+        raise UserError(problems)
     root = cache / f"drawn-{digest([VERSION, options])[:12]}"
-    with exclusive(root):
-        if not (root / "info.json").exists():
-            write(root, **options)
-    emoset_config = dataclasses.replace(
-        config,
-        name="emoset",
-        path=str(root),
-        options={},
-        question=config.question or "Which emotion does this scene evoke?",
-    )
-    return dataclasses.replace(emoset.load(emoset_config, cache), name="scenes")
+    emoset_config = dataclasses.replace(config, name="emoset", path=str(root), options={})
+
+    def read(split: str) -> Split:
+        with exclusive(root):
+            if not (root / "info.json").exists():
+                write(root, **options)
+        return emoset.load(emoset_config, cache).read(split)
+
+    def listed(split: str) -> Counter[str]:
+        before = sum(options[name] for name in SPLITS[: SPLITS.index(split)])
+        numbers = range(before, before + options[split])
+        return Counter(sample(_rng(options["seed"], number), options["ambiguous"])["emotion"] for number in numbers)
+
+    labels = label_set(config, EMOTIONS, emoset.DESCRIPTIONS, emoset.ANSWERS)
+    question = config.question or "Which emotion does this scene evoke?"
+    return Task("scenes", labels, question, SPLITS, read, listed=listed)
+
+
+def _option_problems(options: dict[str, Any]) -> Iterator[str]:
+    for key in ("size", *SPLITS):
+        least = 1 if key == "size" else 0
+        if not isinstance(options[key], int) or isinstance(options[key], bool) or options[key] < least:
+            yield f"task.options.{key}: {options[key]!r} is not a whole number from {least}"
+    share = options["ambiguous"]
+    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
+        yield f"task.options.ambiguous: {share!r} is not a number from 0 to 1"
+
+
+def _rng(seed: int, number: int) -> random.Random:
+    return random.Random(f"{seed}-{number}")
 
 
 def write(root: Path, *, seed: int, size: int, train: int, val: int, test: int, ambiguous: float) -> None:
@@ -82,10 +109,10 @@ def write(root: Path, *, seed: int, size: int, train: int, val: int, test: int, 
     shutil.rmtree(partial, ignore_errors=True)
     info: dict[str, Any] = {"emotion": {"label2idx": {name: i for i, name in enumerate(EMOTIONS)}}}
     number = 0
-    for split, rows in (("train", train), ("val", val), ("test", test)):
+    for split, rows in zip(SPLITS, (train, val, test), strict=True):
         index = []
         for _ in range(rows):
-            rng = random.Random(f"{seed}-{number}")
+            rng = _rng(seed, number)
             annotation = sample(rng, ambiguous)
             emotion = annotation["emotion"]
             image_id = f"{emotion}_{number:05d}"

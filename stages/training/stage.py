@@ -7,7 +7,8 @@ import sys
 from collections.abc import Callable, Sequence
 
 from pipeline import command_line
-from pipeline.config.derived import clip_range, prompts_per_rollout, world_size
+from pipeline.checks.splits import check_splits, rollout_problem
+from pipeline.config.derived import clip_range, world_size
 from pipeline.config.schema import RunConfig
 from pipeline.data.student import load_run_task
 from pipeline.data.training_rows import DATA, changes, data_lines, training_columns, write_rows
@@ -95,6 +96,7 @@ def check_it_can_start(work: Work) -> None:
     """
     parent_checkpoint(work.config, work.run, work.name)
     task = load_run_task(work.config, work.run)
+    check_splits(work.config, task, only=(work.name,))
     training_columns(work.config, work.run, work.name, task)
     load_rewards(work.stage.reward_funcs, task)
 
@@ -129,14 +131,13 @@ def rows_as_begun(work: Work, *, keep: bool = False) -> str:
         UserError: when the stage was begun or finished with others, naming what changed; when they do not fill a rollout.
     """
     task = load_run_task(work.config, work.run)
+    if keep:
+        # Those it is validated and judged on, too: they are first read hours later.
+        for note in check_splits(work.config, task, only=(work.name,)):
+            log.info(note)
     columns, split = training_columns(work.config, work.run, work.name, task)
-    least = prompts_per_rollout(work.config, work.stage) if work.stage.algorithm == "grpo" else 1
-    # TRL's sampler leaves out what does not fill a rollout: there would be no step at all.
-    if len(columns["id"]) < least:
-        raise UserError(
-            f"{work.name}: has {len(columns['id'])} rows, and one rollout asks {least} prompts (per_device_train_batch_size * "
-            "processes * steps_per_generation / num_generations); give it more rows, or make one of these smaller"
-        )
+    if problems := list(rollout_problem(work.config, work.name, len(columns["id"]))):
+        raise UserError([f"{work.name}: {problem}" for problem in problems])
     now = data_lines(columns, work.run.cache)
     begun = work.folder / DATA
     changed = changes(begun.read_text(), now) if work.run.record(work.name) and begun.exists() else []

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch.nn.attention.bias import causal_lower_right
 from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
@@ -35,7 +36,9 @@ class Groups:
     prefix_mask: torch.Tensor | None
     """(sequences, 1, prefix, prefix), True where it may look; None: causal."""
     segment_mask: torch.Tensor
-    """(sequences × segments or 1, 1, tokens of a segment, prefix + tokens of a segment)."""
+    """(sequences × segments, 1, tokens of a segment, prefix + tokens of a segment), True where it may look. Where no prompt is
+    padded, torch's `CausalBias` of the last two: flash attention takes it on a GPU, where no kernel but slower ones take a mask.
+    """
 
     @classmethod
     def of(cls, prompt_mask: torch.Tensor, segments: int, length: int) -> Groups:
@@ -44,11 +47,11 @@ class Groups:
         Args:
             prompt_mask: (sequences, tokens of a prompt), 0 where it is padded; its last token is real.
         """
-        own = torch.ones(length, length, dtype=torch.bool, device=prompt_mask.device).tril()
         real = prompt_mask[:, :-1].bool()
         prefix = real.shape[1]
         if real.all():
-            return cls(prefix, segments, None, torch.cat([own.new_ones(length, prefix), own], dim=1)[None, None])
+            return cls(prefix, segments, None, causal_lower_right(length, prefix + length))
+        own = torch.ones(length, length, dtype=torch.bool, device=prompt_mask.device).tril()
         causal = own.new_ones(prefix, prefix).tril()
         # Padding sees itself: a softmax needs something.
         nothing = torch.eye(prefix, dtype=torch.bool, device=real.device)

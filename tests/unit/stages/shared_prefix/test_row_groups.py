@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -11,6 +12,7 @@ from pipeline.system.library_patches import hide_vllm_from_trl
 hide_vllm_from_trl()
 
 import torch  # noqa: E402
+from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
 
 from stages.shared_prefix.attention import Groups, attend, why_not  # noqa: E402
 from stages.shared_prefix.logprobs import gain  # noqa: E402
@@ -90,6 +92,33 @@ def test_two_dense_attentions_are_the_one_over_the_whole_mask(padded: int):
     whole = (whole & seen[:, None]) | torch.eye(total, dtype=torch.bool)
     expected, _ = attend(module, *states, whole[:, None])
     assert (found - expected).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("padded", [0, 2])
+def test_prompts_without_padding_take_flash_attention_where_a_device_has_it(padded: int, monkeypatch):
+    """On tensors without values, because no CPU has the kernel: which operations would be called, forward and backward."""
+    monkeypatch.setattr("torch.nn.attention.bias.can_use_flash_attention", lambda parameters: True)
+    mask = torch.ones(2, 5)
+    mask[1, :padded] = 0
+    groups = Groups.of(mask, 3, 4)
+    if groups.prefix_mask is not None:
+        groups = replace(groups, **{name: getattr(groups, name).to("meta") for name in ("prefix_mask", "segment_mask")})
+    states = [torch.empty(2, heads, 16, 8, device="meta", requires_grad=True) for heads in (4, 2, 2)]
+    called = []
+
+    class Recorder(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            called.append(func.overloadpacket.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Recorder():
+        found, _ = attend(SimpleNamespace(num_key_value_groups=2, is_causal=True), *states, None, groups=groups)
+        found.sum().backward()
+    assert found.shape == (2, 16, 4, 8)
+    flash = [name for name in called if name.startswith("_scaled_dot_product_flash_attention")]
+    assert flash == (
+        [] if padded else ["_scaled_dot_product_flash_attention", "_scaled_dot_product_flash_attention_backward"]
+    )
 
 
 def test_what_sharing_saves_is_counted_in_tokens():

@@ -251,10 +251,10 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
             )
         if clip[0] >= 1:
             yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so it would never act"
-    yield from _rollouts(where, stage, per_device * per_generation, generations)
+    yield from _rollouts(config, where, stage, per_device * per_generation, generations)
 
 
-def _rollouts(where: str, stage: StageConfig, own: int, generations: int) -> Iterator[str]:
+def _rollouts(config: RunConfig, where: str, stage: StageConfig, own: int, generations: int) -> Iterator[str]:
     """What samples, and dynamic sampling. `own`: completions of one process in a rollout."""
     trainer, defaults = stage.trainer, trainer_fields("grpo")
     if trainer.get("use_vllm"):
@@ -270,6 +270,11 @@ def _rollouts(where: str, stage: StageConfig, own: int, generations: int) -> Ite
             yield (
                 f"{where}.rollouts: vllm on {multinode.count()} nodes: the server listens on node 0 alone, where the others' "
                 "processes cannot reach it; set rollouts: transformers, or train on one node"
+            )
+        if config.model.quantization is not None:
+            yield (
+                f"{where}.rollouts: vllm with model.quantization: {config.model.quantization}: a server cannot be sent rounded "
+                "weights with adapters merged; set rollouts: transformers, or leave quantization out"
             )
         if importlib.util.find_spec("vllm") is None:
             yield f"{where}.rollouts: vllm is not installed; ./launch/install.sh --vllm installs it"

@@ -373,6 +373,10 @@ def test_a_rollout_server_needs_vllm(installed: bool, monkeypatch: pytest.Monkey
         ahead = ("stages.3.rollouts=vllm", "stages.3.rollouts_ahead=true")
         assert problems(*ahead) == []
         assert (
+            f"{S3}.rollouts: vllm with model.quantization: 4bit"
+            in problems(*ahead, "model.quantization=4bit", QUANTISED)[0]
+        )
+        assert (
             f"{S3}.rollouts_ahead: true cannot go with dynamic_sampling 2"
             in problems(*ahead, "stages.3.dynamic_sampling=2")[0]
         )

@@ -28,7 +28,6 @@ from unittest import mock
 from pipeline.config.loader import load
 from pipeline.data.load import load_task
 from pipeline.run_dir import RunDir
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 from stages.processes.work import Work
 
 Turn = tuple[float, Any]
@@ -47,8 +46,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=12, help="of the stage")
     arguments = parser.parse_args(argv)
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    declare_torchvision_ops()
-    hide_vllm_from_trl()
     print("| | to the end, s | finished rows gone, s | ratio | positions | tokens |\n|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as scratch:
         config = load(

@@ -101,10 +101,7 @@ def table(where: tuple[int, int, int], theirs: dict[str, float], ours: dict[str,
 
 def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """Seconds of a step of TRL and of ours."""
-    from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 
-    declare_torchvision_ops()
-    hide_vllm_from_trl()
     from trl import GRPOTrainer
 
     from stages.training.grpo_trainer import PolicyTrainer

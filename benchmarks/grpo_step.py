@@ -227,9 +227,7 @@ def served(where: tuple[int, int, int], scratch: Path, arguments: argparse.Names
 
 def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """The figures of TRL and ours at a point."""
-    from pipeline.system.library_patches import hide_vllm_from_trl
 
-    hide_vllm_from_trl()
     import torch
     from trl import GRPOTrainer
 
@@ -278,9 +276,7 @@ def configured(size: dict[str, Any]) -> tuple[Any, Any, Any]:
     import importlib
 
     from pipeline.config.schema import TinyConfig
-    from pipeline.system.library_patches import declare_torchvision_ops
 
-    declare_torchvision_ops()
     side = TinyConfig(family=size["family"], vocab_size=400, max_positions=4096, **size["tiny"])
     texts = ["a b c d e f g h i j k l m n o p"] * 20
     config, processor, generation = importlib.import_module(f"stages.models.tiny.{size['family']}").build(side, texts)

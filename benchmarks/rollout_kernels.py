@@ -49,10 +49,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--layers", type=int, default=30, help="of the language model")
     arguments = parser.parse_args(argv)
     from benchmarks.grpo_step import settle
-    from pipeline.system.library_patches import prepare_libraries
 
     settle("cpu")
-    prepare_libraries()
     import torch
     from peft import LoraConfig, get_peft_model
     from transformers import AutoModelForImageTextToText

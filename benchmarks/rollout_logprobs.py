@@ -113,10 +113,7 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
         scratch: a folder to work in.
         options: of the stage's `trainer:` block.
     """
-    from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 
-    declare_torchvision_ops()
-    hide_vllm_from_trl()
     from trl import GRPOConfig
 
     from pipeline.config.schema import LaunchConfig, RunConfig, StageConfig, TaskConfig

@@ -81,10 +81,7 @@ def row(where: tuple[int, int, int], theirs: dict[str, float], ours: dict[str, f
 
 def measured(where: tuple[int, int, int], scratch: Path, arguments: argparse.Namespace) -> list[dict[str, float]]:
     """The figures of TRL and ours at a point."""
-    from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 
-    declare_torchvision_ops()
-    hide_vllm_from_trl()
     size = copy.deepcopy(SIZES[arguments.size])
     if arguments.vocabulary:
         size["text"]["vocab_size"] = arguments.vocabulary

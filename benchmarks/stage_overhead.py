@@ -31,7 +31,6 @@ from pipeline.data.images import open_rgb
 from pipeline.data.load import load_task
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.handover import parent_checkpoint
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 from rewards import load_rewards
 from stages import grpo, sft
 from stages.checkpoints import base_model
@@ -54,8 +53,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     # As the stages' launcher has it on the CPU.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    declare_torchvision_ops()
-    hide_vllm_from_trl()
     with tempfile.TemporaryDirectory() as folder:
         steps = f"trainer.max_steps={arguments.steps}"
         settings = [

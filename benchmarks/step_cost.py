@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grpo_step import GRID, SIZES, configured, point
-from pipeline.system.library_patches import declare_torchvision_ops
 
 PARTS = ("score", "generate", "optimizer")
 """Log-probabilities with backward; prefill and decoding; AdamW."""
@@ -96,8 +95,6 @@ class Model:
     def of(cls, config: Any, patches: int = 1024) -> Model:
         """From a model's configuration; nothing is allocated."""
         import torch
-
-        declare_torchvision_ops()
         from transformers import AutoModelForImageTextToText
 
         with torch.device("meta"):
@@ -209,7 +206,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _config(arguments: argparse.Namespace) -> Any:
     if arguments.size:
         return configured(SIZES[arguments.size])[0]
-    declare_torchvision_ops()
     from transformers import AutoConfig
 
     return AutoConfig.from_pretrained(arguments.model)

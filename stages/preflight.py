@@ -34,7 +34,7 @@ from pipeline.files import digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import phase_inputs, trained_phases
 from pipeline.runs.provenance import provenance
-from pipeline.system.library_patches import prepare_trl
+from pipeline.system.library_patches import score_labels_alone
 from stages.processes import command
 from stages.processes.command import run_cli
 from stages.processes.work import Work, folder_lock
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     names = [*plan.stages_of(config), plan.EVALUATION]
     if arguments.worker:
         with as_worker():
-            prepare_trl()
+            score_labels_alone()
             from stages.trial.worker import work_through
 
             work_through(config, run, arguments.only.split(","))

@@ -16,14 +16,11 @@ from pipeline.data.conversations import grpo_columns
 from pipeline.data.images import open_rgb
 from pipeline.data.load import load_task
 from pipeline.run_dir import BASE, RunDir
-from pipeline.system.library_patches import declare_torchvision_ops, hide_vllm_from_trl
 from rewards import load_rewards
 
 
 def main(contestant: str, job_file: str, folder: str) -> None:
     """Train until the probe ends it."""
-    declare_torchvision_ops()
-    hide_vllm_from_trl()
     job = json.loads(Path(job_file).read_text())
     config = load(str(Path(job["folder"]) / "run.yaml"), [])
     if contestant == "trl":

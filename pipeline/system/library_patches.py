@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
@@ -14,66 +15,64 @@ _libraries: list[Any] = []
 
 
 def prepare_libraries() -> None:
-    """Have torchvision's cure (`declare_torchvision_ops`) applied whenever this process comes to import it, and not earlier.
+    """Have the cures of `CURES` applied whenever this process comes to import what they cure, and not earlier.
 
     `stages` calls this as it is imported, so no module of it needs to come before a library. Nothing is imported here, and
     calling it again does nothing.
     """
-    if not any(isinstance(finder, _BeforeTorchvision) for finder in sys.meta_path):
-        sys.meta_path.insert(0, _BeforeTorchvision())
+    if not any(isinstance(finder, _CuringFinder) for finder in sys.meta_path):
+        sys.meta_path.insert(0, _CuringFinder())
 
 
-class _BeforeTorchvision(MetaPathFinder):
-    """Finds torchvision as Python does, and declares its operators just before it runs."""
+class _CuringFinder(MetaPathFinder):
+    """Finds modules as Python does, and applies their cures just before or after they run."""
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name != "torchvision":
+        if name not in CURES:
             return None
         spec = PathFinder.find_spec(name, path, target)
         if spec is None or spec.loader is None:
             return spec
-        run = spec.loader.exec_module
+        run, cure = spec.loader.exec_module, CURES[name]
 
-        def declare_and_run(module: ModuleType) -> None:
-            declare_torchvision_ops()
-            run(module)
+        def cure_and_run(module: ModuleType) -> None:
+            with cure(module):
+                run(module)
 
-        spec.loader.exec_module = declare_and_run  # type: ignore[method-assign]
+        spec.loader.exec_module = cure_and_run  # type: ignore[method-assign]
         return spec
 
 
-def declare_torchvision_ops() -> None:
+@contextlib.contextmanager
+def torchvision_without_operators(_: ModuleType) -> Iterator[None]:
     """Make ``import torchvision`` work on a CPU-only torch.
 
     torchvision's wheel cannot load its C++ operators there and dies with "operator torchvision::nms does not exist",
     which breaks ``from transformers import AutoProcessor`` too. Declaring the two schemas it looks up is enough: image
-    processors never call them. A torch with CUDA keeps the real ones. Calling this again does nothing.
+    processors never call them. A torch with CUDA keeps the real ones.
     """
     import torch
 
-    if _libraries or torch.version.cuda or hasattr(torch.ops.torchvision, "nms"):
-        return
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    _libraries.append(library)
+    if not (_libraries or torch.version.cuda or hasattr(torch.ops.torchvision, "nms")):
+        library = torch.library.Library("torchvision", "FRAGMENT")
+        library.define("nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        library.define("qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+        _libraries.append(library)
+    yield
 
 
-def prepare_trl() -> None:
-    """Make of TRL what every training worker needs; before its trainers are imported."""
-    hide_vllm_from_trl()
-    score_labels_alone()
-
-
-def hide_vllm_from_trl() -> None:
+@contextlib.contextmanager
+def trl_without_vllm(import_utils: ModuleType) -> Iterator[None]:
     """Keep trl from importing an installed vLLM, which takes several seconds in every process and is used in few.
 
-    Before trl's trainers are imported. Their own vLLM modes do not work after it.
+    Its own vLLM modes do not work then.
     """
-    prepare_libraries()
-    from trl import import_utils
+    yield
+    import_utils.is_vllm_available = lambda min_version=None: False  # type: ignore[attr-defined]
 
-    import_utils.is_vllm_available = lambda min_version=None: False
+
+CURES = {"torchvision": torchvision_without_operators, "trl.import_utils": trl_without_vllm}
+"""What is done around the run of a module, by its name."""
 
 
 def score_labels_alone() -> None:

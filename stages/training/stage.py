@@ -18,7 +18,7 @@ from pipeline.run_dir import RunDir
 from pipeline.runs.handover import COMPLETE, has_checkpoint, parent_checkpoint
 from pipeline.runs.phases import parent_of, start_record
 from pipeline.runs.provenance import provenance
-from pipeline.system.library_patches import prepare_trl
+from pipeline.system.library_patches import score_labels_alone
 from rewards import load_rewards
 from stages.evaluation import phase
 from stages.processes import command
@@ -51,7 +51,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     work = Work(config, name, run)
     if arguments.worker:
         with as_worker():
-            prepare_trl()
+            score_labels_alone()
             train(work)
         return 0
     if arguments.dry_run:

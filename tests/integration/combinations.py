@@ -108,19 +108,16 @@ RESUMED = tuple(f"lora_rates-{level or 'plain'}" for level in LEVELS)
 
 def main(folder: Path, names: list[str]) -> None:
     """Train the named combinations, or all, and write what was found."""
+    import torch
+
     from pipeline.checks import run
     from pipeline.config.loader import load
     from pipeline.files import read_jsonl, write_json
     from pipeline.run_dir import BASE, RunDir
     from pipeline.runs.phases import start_record
-    from pipeline.system.library_patches import hide_vllm_from_trl
-    from stages.processes.work import Work
-
-    hide_vllm_from_trl()
-    import torch
-
     from stages import grpo, sft
     from stages.checkpoints import base_model, export, handover
+    from stages.processes.work import Work
     from stages.rollouts import weight_sync
     from stages.training import setup
 

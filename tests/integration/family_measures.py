@@ -7,22 +7,18 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+
+from pipeline.config.families import part_of
 from pipeline.config.schema import RunConfig
 from pipeline.data.conversations import user_turn
 from pipeline.data.images import open_rgb
 from pipeline.run_dir import BASE, RunDir
-from pipeline.system.library_patches import hide_vllm_from_trl
 from pipeline.types import Example
-
-hide_vllm_from_trl()
-
-import torch  # noqa: E402
-from safetensors.torch import load_file, save_file  # noqa: E402
-from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig  # noqa: E402
-
-from pipeline.config.families import part_of  # noqa: E402
-from stages.models.finished_rows import LiveRows  # noqa: E402
-from stages.models.generate import Answerer  # noqa: E402
+from stages.models.finished_rows import LiveRows
+from stages.models.generate import Answerer
 
 STATISTICS = ("running_mean", "running_var", "num_batches_tracked")
 """Names of a batch norm's buffers; the last one counts."""

@@ -6,28 +6,24 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.system.library_patches import hide_vllm_from_trl
-
-hide_vllm_from_trl()
-
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from trl import GRPOConfig  # noqa: E402
-from trl.data_utils import prepare_multimodal_messages  # noqa: E402
-from trl.trainer.utils import (  # noqa: E402
+import torch
+from PIL import Image
+from trl import GRPOConfig
+from trl.data_utils import prepare_multimodal_messages
+from trl.trainer.utils import (
     shuffle_sequence_dict,
     split_pixel_values_by_grid,
     unsplit_pixel_values_by_grid,
 )
 
-from pipeline.config.schema import ModelConfig, RunConfig, StageConfig, TinyConfig  # noqa: E402
-from pipeline.data.conversations import user_turn  # noqa: E402
-from pipeline.run_dir import RunDir  # noqa: E402
-from rewards import completion_text  # noqa: E402
-from stages.models.loading import load_processor  # noqa: E402
-from stages.models.tiny import build_tiny  # noqa: E402
-from stages.processes.work import Work  # noqa: E402
-from stages.training.grpo_trainer import PolicyTrainer  # noqa: E402
+from pipeline.config.schema import ModelConfig, RunConfig, StageConfig, TinyConfig
+from pipeline.data.conversations import user_turn
+from pipeline.run_dir import RunDir
+from rewards import completion_text
+from stages.models.loading import load_processor
+from stages.models.tiny import build_tiny
+from stages.processes.work import Work
+from stages.training.grpo_trainer import PolicyTrainer
 
 ASKED = ("Which emotion?", "Which emotion does this picture evoke? Give reasons, then the answer.")
 TILES = {"do_image_splitting": True, "size": {"longest_edge": 128}}

@@ -17,17 +17,13 @@ from pipeline.files import read_jsonl, weights_digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.handover import checkpoint
 from pipeline.runs.phases import start_record
-from pipeline.system.library_patches import hide_vllm_from_trl
-from stages.processes.work import Work
-
-hide_vllm_from_trl()
-
-from stages import (  # noqa: E402
+from stages import (
     grpo,
     sft,
 )
-from stages.checkpoints import base_model  # noqa: E402
-from stages.training import validation  # noqa: E402
+from stages.checkpoints import base_model
+from stages.processes.work import Work
+from stages.training import validation
 
 pytestmark = pytest.mark.slow
 S3, S4, BASELINE = "stage3_grpo_accuracy", "stage4_clgrpo", "baseline_sft_labels"
@@ -36,8 +32,6 @@ PLAIN = ("cot=null", "stages.1.data=labels", "stages.1.prompt=direct", "stages.3
 SHORT = ("evaluation.max_new_tokens=4", "task.options.train=32", "task.options.test=8")
 LOADED = """
 import json, sys
-from pipeline.system.library_patches import declare_torchvision_ops
-declare_torchvision_ops()
 from transformers import AutoModelForImageTextToText, AutoProcessor
 _, info = AutoModelForImageTextToText.from_pretrained(sys.argv[1], output_loading_info=True)
 AutoProcessor.from_pretrained(sys.argv[1])

@@ -6,15 +6,12 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import grpo_pairs as pairs
+import lab_models
 import pytest
-
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-import grpo_pairs as pairs  # noqa: E402
-import lab_models  # noqa: E402
-import torch  # noqa: E402
-from tiers import tiers  # noqa: E402
-from transformers import (  # noqa: E402  # noqa: E402
+import torch
+from tiers import tiers
+from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
     GenerationConfig,
@@ -23,10 +20,12 @@ from transformers import (  # noqa: E402  # noqa: E402
     Qwen2ForCausalLM,
 )
 
-from pipeline.config.schema import ModelConfig, RunConfig  # noqa: E402
-from stages.models.finished_rows import can_decode, decode  # noqa: E402
-from stages.models.loading import load_processor  # noqa: E402
-from stages.models.row_sampling import Draws  # noqa: E402
+from pipeline.config.schema import ModelConfig, RunConfig
+from stages.models.finished_rows import can_decode, decode
+from stages.models.loading import load_processor
+from stages.models.row_sampling import Draws
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 END, PAD, MOST = 7, 3, 90
 """MOST is more than the room that is set aside at once."""

@@ -12,8 +12,6 @@ LORA = "model.peft={r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj]}"
 QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 MOVED = """
 import json, sys
-from pipeline.system.library_patches import declare_torchvision_ops
-declare_torchvision_ops()
 from transformers import AutoModelForImageTextToText
 models = []
 for folder in sys.argv[1:]:

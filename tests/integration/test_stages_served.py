@@ -28,8 +28,6 @@ STAGE = "stage1_sft"
 READY_SECONDS = 240
 ANSWER = """
 import json, sys
-from pipeline.system.library_patches import declare_torchvision_ops
-declare_torchvision_ops()
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 folder, asked = sys.argv[1], json.loads(sys.argv[2])

@@ -7,25 +7,21 @@ from typing import Any
 from unittest import mock
 
 import pytest
+import torch
+from PIL import Image
+from tiers import tiers
+from torch.utils.flop_counter import FlopCounterMode
+from trl import SFTConfig, SFTTrainer
+from trl.trainer import utils
 
-from pipeline.system.library_patches import hide_vllm_from_trl, score_labels_alone
-
-hide_vllm_from_trl()
-
-import torch  # noqa: E402
-from PIL import Image  # noqa: E402
-from tiers import tiers  # noqa: E402
-from torch.utils.flop_counter import FlopCounterMode  # noqa: E402
-from trl import SFTConfig, SFTTrainer  # noqa: E402
-from trl.trainer import utils  # noqa: E402
-
-from pipeline.config.schema import ModelConfig, RunConfig, StageConfig, TinyConfig  # noqa: E402
-from pipeline.data.conversations import user_turn  # noqa: E402
-from pipeline.run_dir import RunDir  # noqa: E402
-from stages.models import loading  # noqa: E402
-from stages.models.tiny import build_tiny  # noqa: E402
-from stages.processes.work import Work  # noqa: E402
-from stages.training.sft_trainer import SupervisedTrainer  # noqa: E402
+from pipeline.config.schema import ModelConfig, RunConfig, StageConfig, TinyConfig
+from pipeline.data.conversations import user_turn
+from pipeline.run_dir import RunDir
+from pipeline.system.library_patches import score_labels_alone
+from stages.models import loading
+from stages.models.tiny import build_tiny
+from stages.processes.work import Work
+from stages.training.sft_trainer import SupervisedTrainer
 
 pytestmark = pytest.mark.slow
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava")

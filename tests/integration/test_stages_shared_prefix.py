@@ -8,18 +8,17 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import grpo_pairs as pairs
 import pytest
+import torch
+from combinations import ZERO
+from tiers import asked, tiers
+from trl import GRPOTrainer
+
+from stages.shared_prefix import logprobs
+from stages.training.grpo_trainer import PolicyTrainer
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
-
-import grpo_pairs as pairs  # noqa: E402
-import torch  # noqa: E402
-from combinations import ZERO  # noqa: E402
-from tiers import asked, tiers  # noqa: E402
-from trl import GRPOTrainer  # noqa: E402
-
-from stages.shared_prefix import logprobs  # noqa: E402
-from stages.training.grpo_trainer import PolicyTrainer  # noqa: E402
 
 LIMIT = 1e-5
 

@@ -6,18 +6,13 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from pipeline.system.library_patches import hide_vllm_from_trl
-
-hide_vllm_from_trl()
-
-import torch  # noqa: E402
-from torch.utils._python_dispatch import TorchDispatchMode  # noqa: E402
-
-from stages.shared_prefix.attention import Groups, attend, why_not  # noqa: E402
-from stages.shared_prefix.logprobs import gain  # noqa: E402
-from stages.shared_prefix.rollouts import cut, distinct  # noqa: E402
-from stages.shared_prefix.row_groups import join_rows, pad_kinds, same_rows, split_rows  # noqa: E402
+from stages.shared_prefix.attention import Groups, attend, why_not
+from stages.shared_prefix.logprobs import gain
+from stages.shared_prefix.rollouts import cut, distinct
+from stages.shared_prefix.row_groups import join_rows, pad_kinds, same_rows, split_rows
 
 FLAT = {"pixel_values": torch.arange(6.0)[:, None], "image_grid_thw": torch.tensor([[1, 1, 2], [1, 2, 1], [2, 1, 1]])}
 """Two rows: one picture of two cells, and two pictures of two cells each."""

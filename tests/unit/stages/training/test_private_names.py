@@ -10,16 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import transformers
+import trl
+from transformers.cache_utils import DynamicLayer
 
-from pipeline.system.library_patches import hide_vllm_from_trl
-
-hide_vllm_from_trl()
-
-import transformers  # noqa: E402
-import trl  # noqa: E402
-from transformers.cache_utils import DynamicLayer  # noqa: E402
-
-from stages.training.private_names import ATTRIBUTES, METHODS  # noqa: E402
+from stages.training.private_names import ATTRIBUTES, METHODS
 
 CLASSES: dict[str, Any] = {
     "trl.GRPOTrainer": trl.GRPOTrainer,

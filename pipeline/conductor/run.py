@@ -28,10 +28,22 @@ from pipeline.files import file_digest
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.system import multinode
+from pipeline.system.fork_server import fork_server
 from pipeline.system.hardware import gpu_names, visible_gpus
 from pipeline.system.processes import run_child
 
 log = logging.getLogger(__name__)
+IMPORTED_ONCE = (
+    "stages.checkpoints.base_model",
+    "stages.checkpoints.verify",
+    "stages.models.generate",
+    "stages.rollouts.vllm_rollouts",
+    "stages.training.grpo_trainer",
+    "stages.training.setup",
+    "stages.training.sft_trainer",
+    "stages.training.validation",
+)
+"""What the workers of a run begin with on CPUs (see `fork_server`): all that they have in common and that is slow to import."""
 
 
 def open_task(config: RunConfig, run: RunDir, *, trains: bool = False, quick: bool = False) -> list[str]:
@@ -85,7 +97,10 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes
     if config.held_out:
         log.info(contamination(config, run))
     write_config(config, run.root / "config.yaml")
-    with multinode.conducted(run.root) as run_everywhere:
+    # Nodes that follow know of no server of this one.
+    alone = multinode.count() == 1 and set(names) - {COT}
+    server = fork_server(IMPORTED_ONCE) if alone else contextlib.nullcontext()
+    with server, multinode.conducted(run.root) as run_everywhere:
         for name in names:
             log.info("[%s] %s", _clock(time.monotonic() - began), name)
             if name == COT and _built(run):

@@ -28,6 +28,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_json
+from pipeline.system.fork_server import forked
 from pipeline.system.processes import STARTED_BY, child_environment, kill_session, on_signals, run_child, start_apart
 
 log = logging.getLogger(__name__)
@@ -103,7 +104,7 @@ def start(words: Sequence[str], log: Path, environment: Mapping[str, str]) -> su
         environment: what is added to this process's.
     """
     by_srun = BY_SRUN in os.environ and _spans_nodes(words)
-    command = [sys.executable, *on_node(words)]
+    command = [sys.executable, *forked(on_node(words))]
     if by_srun:
         one_each = [f"--nodes={count()}", f"--ntasks={count()}", "--ntasks-per-node=1", "--kill-on-bad-exit=1"]
         command = ["srun", *one_each, sys.executable, "-m", "pipeline.system.multinode", *words]

@@ -180,4 +180,6 @@ def child_environment(**more: str) -> dict[str, str]:
 
 
 def _before(variable: str, folder: Path) -> str:
-    return os.pathsep.join([str(folder), *filter(None, [os.environ.get(variable)])])
+    # Once, however many processes have handed it on.
+    others = [one for one in os.environ.get(variable, "").split(os.pathsep) if one and one != str(folder)]
+    return os.pathsep.join([str(folder), *others])

@@ -26,6 +26,7 @@ from pipeline.errors import UserError
 from pipeline.logs import EVENTS, Events, log_to_files
 from pipeline.runs.checkpoint_folders import last_checkpoint, step_of
 from pipeline.system import multinode
+from pipeline.system.fork_server import forked
 from pipeline.system.hardware import gpu_names, visible_gpus
 from pipeline.system.processes import STARTED_BY, die_with_parent, how_ended, on_signals
 from stages.processes.work import Work
@@ -108,7 +109,9 @@ def _words(module: str, work: Work, argv: Sequence[str]) -> list[str]:
     if not several and not ((launch.deepspeed or launch.rollout_gpus) and module in _LIKE_TRAINING):
         return worker
     torchrun = ["-m", "torch.distributed.run", f"--nproc_per_node={processes}", "--signals-to-handle=SIGQUIT"]
-    return [*torchrun, *multinode.rendezvous(), *worker]
+    # torchrun puts Python before -m MODULE itself, but not before -m STUB -m MODULE.
+    python = ["--no-python", sys.executable, "-u"] if forked(worker) != worker else []
+    return [*torchrun, *multinode.rendezvous(), *python, *forked(worker)]
 
 
 def one_gpu(config: RunConfig) -> str | None:

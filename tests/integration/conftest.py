@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import Small
+from small_runs import HERE, Small
 from tiers import made_once, session_folder
 
+from pipeline.conductor.run import IMPORTED_ONCE
 from pipeline.run_dir import RunDir
+from pipeline.system.fork_server import fork_server
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _imported_once() -> Iterator[None]:
+    """Workers of all tests of this process are forked as those of one run are: half of a short stage is its imports."""
+    # Where the tests' own reward is found; a worker whose environment is another is started plainly.
+    os.environ["PYTHONPATH"] = str(HERE)
+    with fork_server(IMPORTED_ONCE):
+        yield
 
 
 @pytest.fixture(scope="session")

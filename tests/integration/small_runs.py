@@ -18,6 +18,7 @@ import psutil
 
 from pipeline.files import read_jsonl, weights_digest
 from pipeline.run_dir import RunDir
+from pipeline.system.fork_server import FORK_SERVER
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "small.yaml"
@@ -41,15 +42,20 @@ class Small:
     def run_dir(self, name: str = "small") -> RunDir:
         return RunDir(self.root, name)
 
-    def start(self, module: str, *words: str, name: str = "small", **how: Any) -> subprocess.Popen[str]:
+    def start(
+        self, module: str, *words: str, name: str = "small", alone: bool = False, **how: Any
+    ) -> subprocess.Popen[str]:
         """Start an entry point ("pipeline run", "stages.sft") in a session of its own, its output kept.
 
         Args:
             words: its options, then settings a.b=c.
+            alone: without the tests' own server: all that works for it descends from it.
         """
         command = [sys.executable, "-m", *module.split(), "--config", str(self.config), *words]
         # Where the tests' own reward is found.
         environment = {**os.environ, "PYTHONPATH": str(HERE)}
+        if alone:
+            environment.pop(FORK_SERVER, None)
         return subprocess.Popen(
             [*command, f"output_dir={self.root}", f"name={name}"],
             cwd=self.repo,
@@ -90,7 +96,7 @@ class Small:
         Returns:
             Its exit code and output.
         """
-        process = self.start(module, *words, name=name)
+        process = self.start(module, *words, name=name, alone=True)
         try:
             deadline = time.monotonic() + 300
             while not happened():
@@ -105,13 +111,17 @@ class Small:
                 process.send_signal(signal)
             # Ends when the last process that holds the pipe does.
             output, _ = process.communicate(timeout=60)
-            assert self.processes(name, wait=20) == []
+            assert self.processes(name, process.pid, wait=20) == []
             return process.returncode, output
         finally:
             process.kill()
 
-    def processes(self, name: str, wait: float = 0) -> list[str]:
-        """Command lines of live processes of a run, once there are none or `wait` seconds are over."""
+    def processes(self, name: str, conductor: int = 0, wait: float = 0) -> list[str]:
+        """Command lines of live processes of a run, once there are none or `wait` seconds are over.
+
+        Args:
+            conductor: whose server, and what is forked from it, belong to the run too.
+        """
         folder = str(self.root / name)
         deadline = time.monotonic() + wait
         while True:
@@ -119,7 +129,8 @@ class Small:
             for process in psutil.process_iter(["cmdline", "status"]):
                 words = process.info["cmdline"] or []
                 named = any(word == f"name={name}" for word in words) and any(str(self.root) in word for word in words)
-                ours = named or any(word == folder or f"{folder}/" in word for word in words)
+                served = "--serve" in words and str(conductor) in words
+                ours = named or served or any(word == folder or f"{folder}/" in word for word in words)
                 if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
                     found.append(" ".join(words))
             if not found or time.monotonic() > deadline:

@@ -9,9 +9,10 @@ from pathlib import Path
 from pipeline.checks.adapters import adapter_problems, part_problems
 from pipeline.checks.cot import cot_problems
 from pipeline.checks.deepspeed import deepspeed_problems
+from pipeline.checks.model_folder import folder_problems
 from pipeline.checks.trainer import missing_trackers, trainer_problems
 from pipeline.config.derived import asked_like_parent
-from pipeline.config.families import REFUSED, model_type, tiny_families
+from pipeline.config.families import REFUSED, tiny_families
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import (
     BASELINE,
@@ -128,8 +129,9 @@ def _model(config: RunConfig) -> Iterator[str]:
         and not Path(model.name_or_path).expanduser().is_dir()
     ):
         yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
-    elif (family := model_type(Path(model.name_or_path).expanduser())) in REFUSED:
-        yield f"model.name_or_path: {model.name_or_path!r} is a {family}, which is refused: {REFUSED[family]}"
+    elif (folder := Path(model.name_or_path).expanduser()).is_dir():
+        for problem in folder_problems(folder):
+            yield f"model.name_or_path: {model.name_or_path!r} {problem}"
     yield from adapter_problems(config)
 
 

@@ -45,7 +45,7 @@ def trainer_fields(algorithm: str) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     for part in ("transformers", "base", algorithm):
         file, name = _SOURCES[part]
-        fields |= _class_fields(_package("transformers" if part == "transformers" else "trl") / file, name)
+        fields |= _class_fields(package("transformers" if part == "transformers" else "trl") / file, name)
     return fields
 
 
@@ -61,7 +61,7 @@ def trainer_choices(algorithm: str) -> dict[str, frozenset[str]]:
     and the text that TRL's trainer compares an option of `COMPARED` with.
     """
     enumerations: dict[str, frozenset[str]] = {}
-    transformers = _package("transformers")
+    transformers = package("transformers")
     for file in ("trainer_utils.py", "training_args.py"):
         for node in ast.parse((transformers / file).read_text()).body:
             if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "ExplicitEnum" for base in node.bases):
@@ -76,7 +76,7 @@ def trainer_choices(algorithm: str) -> dict[str, frozenset[str]]:
                 choices[name] = enumerations[word]
     compared: dict[str, set[str]] = {}
     for file in (f"{algorithm}_trainer.py", f"{algorithm}_config.py"):
-        for option, word in _comparisons(_package("trl") / "trainer" / file):
+        for option, word in _comparisons(package("trl") / "trainer" / file):
             compared.setdefault(option, set()).add(word)
     known = trainer_fields(algorithm)
     # The default itself is compared with nothing where it is what is left over.
@@ -88,7 +88,7 @@ def trainer_choices(algorithm: str) -> dict[str, frozenset[str]]:
 @functools.cache
 def peft_fields(peft_type: str) -> dict[str, Any]:
     """Return field names of the configuration class of an offered PEFT type, with their default values."""
-    peft = _package("peft")
+    peft = package("peft")
     file, name = PEFT_TYPES[peft_type]
     fields = _class_fields(peft / "config.py", "PeftConfigMixin") | _class_fields(peft / "config.py", "PeftConfig")
     if peft_type in ("LOHA", "LOKR"):
@@ -96,7 +96,8 @@ def peft_fields(peft_type: str) -> dict[str, Any]:
     return fields | _class_fields(peft / "tuners" / file, name)
 
 
-def _package(name: str) -> Path:
+def package(name: str) -> Path:
+    """Return the folder of an installed package, which is not imported."""
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.submodule_search_locations:
         raise ModuleNotFoundError(f"{name} is not installed; run ./launch/install.sh", name=name)

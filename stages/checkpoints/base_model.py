@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 
-from pipeline.config.families import REFUSED, model_type, tiny_families
+from pipeline.checks.model_folder import folder_problems
+from pipeline.config.families import model_type, tiny_families
 from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
 from pipeline.data.student import fit_task, task_text_problems
@@ -33,17 +34,14 @@ def make_base_model(work: Work) -> None:
         build_tiny(folder, config.model.tiny, texts, config.seed)
     else:
         folder = find_model(config.model)
+        if told := folder_problems(folder):
+            raise UserError([f"model.name_or_path: {config.model.name_or_path!r} {problem}" for problem in told])
         family = model_type(folder)
-        if family in REFUSED:
-            raise UserError(f"model.name_or_path: {config.model.name_or_path!r} is a {family}: {REFUSED[family]}")
         if family not in tiny_families():
             log.info(f"base: no test trains the family {family}; docs/families.md lists those that are trained")
     files = file_digests(folder)
     weights = weights_of(files)
-    if weights is None:
-        raise UserError(
-            f"model.name_or_path: {config.model.name_or_path!r} has no *.safetensors; only safetensors are read"
-        )
+    assert weights is not None
     from stages.checkpoints.verify import base_model_problems
 
     task = load_task(config.task, run.cache)

@@ -113,6 +113,9 @@ def load_processor(folder: Path, config: Any) -> Any:
         # torchvision for processors that also read videos, num2words for SmolVLM2's.
         raise UserError(f"the processor in {folder} needs a package that is not installed: {error}") from error
     processor.tokenizer.padding_side = "left"
+    # Older checkpoints have it with the tokenizer alone, where a processor does not look.
+    if getattr(processor, "chat_template", None) is None:
+        processor.chat_template = getattr(processor.tokenizer, "chat_template", None)
     return processor
 
 

@@ -312,8 +312,15 @@ def test_a_checkpoint_of_a_family_that_cannot_be_trained_is_refused(tmp_path: Pa
     (problem,) = problems(f"model.name_or_path={tmp_path}")
     assert problem.startswith(f"model.name_or_path: '{tmp_path}' is a {family}")
     assert words in problem
+
+
+def test_everything_that_is_wrong_with_a_models_folder_is_told_beside_the_rest(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llava_onevision"}))
-    assert problems(f"model.name_or_path={tmp_path}") == []
+    told = problems(f"model.name_or_path={tmp_path}", "seed=-1")
+    assert len(told) == 1 + 4
+    for words in ("*.safetensors", "tokenizer", "image processor", "chat template"):
+        (problem,) = (one for one in told if words in one)
+        assert problem.startswith(f"model.name_or_path: '{tmp_path}' has no ")
 
 
 def test_two_stages_may_not_share_a_number(tmp_path: Path) -> None:

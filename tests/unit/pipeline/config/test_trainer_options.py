@@ -56,4 +56,4 @@ def test_a_class_that_has_moved_is_told_with_its_file(tmp_path: Path) -> None:
 
 def test_a_missing_library_says_how_to_install_it() -> None:
     with pytest.raises(ModuleNotFoundError, match=r"nolib is not installed; run \./launch/install\.sh"):
-        trainer_options._package("nolib")
+        trainer_options.package("nolib")

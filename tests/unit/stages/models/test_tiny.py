@@ -123,7 +123,7 @@ def test_a_hub_checkpoint_of_a_refused_family_is_refused_once_it_is_here(
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "paligemma"}))
     monkeypatch.setattr(base_model, "find_model", lambda model: tmp_path)
     config = RunConfig(name="run", model=ModelConfig(name_or_path="google/paligemma"))
-    with pytest.raises(UserError, match=r"'google/paligemma' is a paligemma: TRL 1\.16 cannot train PaliGemma"):
+    with pytest.raises(UserError, match=r"'google/paligemma' is a paligemma, which is refused: TRL 1\.16 cannot train PaliGemma"):
         base_model.make_base_model(Work(config, "base", RunDir(tmp_path, "run")))
 
 

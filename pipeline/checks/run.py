@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.checks.adapters import adapter_problems, part_problems
+from pipeline.checks.chat_files import chat_problems
 from pipeline.checks.cot import cot_problems
 from pipeline.checks.deepspeed import deepspeed_problems
 from pipeline.checks.model_folder import folder_problems
@@ -130,7 +131,7 @@ def _model(config: RunConfig) -> Iterator[str]:
     ):
         yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
     elif (folder := Path(model.name_or_path).expanduser()).is_dir():
-        for problem in folder_problems(folder):
+        for problem in folder_problems(folder) or chat_problems(folder):
             yield f"model.name_or_path: {model.name_or_path!r} {problem}"
     yield from adapter_problems(config)
 

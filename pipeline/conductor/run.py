@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipeline import command_line
 from pipeline.checks.adapters import unshared
+from pipeline.checks.chat_files import opens_think
 from pipeline.checks.splits import check_splits
 from pipeline.conductor.cot_rows import check_cot_rows, cot_pictures
 from pipeline.conductor.pictures import picture_lines
@@ -223,6 +224,10 @@ def plan(config: RunConfig, run: RunDir, notes: Sequence[str] = ()) -> str:
         if reasons:
             state = "; ".join(["STALE", *reasons])
         lines.append(f"  {name:<24} {state:<10} {_what(config, name)}")
+        if name == BASE and (folder := student_folder(config.model, run)) and opens_think(folder):
+            lines.append(
+                f"  {'':<24} its chat template opens <think> itself: completions are trained on and read from within it"
+            )
         if name == COT and (pictures := cot_pictures(config, run)):
             lines += [f"  {'':<24} {line}" for line in (*pictures.problems(), *pictures.notes())]
     lines += [f"  {'pictures':<24} {line}" for line in (*picture_lines(config, run, quick=True), *notes)]

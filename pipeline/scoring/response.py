@@ -49,14 +49,8 @@ REASONS = (
 """Every reason `parse` can give."""
 
 
-def render(think: str, answer: str, opened: bool = False) -> str:
+def render(think: str, answer: str) -> str:
     """Return the canonical text of a response; `parse` gives the same parts back.
-
-    Args:
-        think: the reasoning.
-        answer: what it arrives at.
-        opened: whether the prompt ends with ``<think>`` already, as some chat templates write it; the text then begins
-            inside.
 
     Raises:
         ValueError: when a part is empty or itself holds one of the four tags.
@@ -67,24 +61,20 @@ def render(think: str, answer: str, opened: bool = False) -> str:
             raise ValueError(f"the {name} part is empty")
         if _TAG.search(part):
             raise ValueError(f"the {name} part holds a tag: {part[:80]!r}")
-    return f"{'' if opened else '<think>'}{parts['think']}</think>\n<answer>{parts['answer']}</answer>"
+    return f"<think>{parts['think']}</think>\n<answer>{parts['answer']}</answer>"
 
 
-def parse(text: str, opened: bool = False) -> Response | Malformed:
+def parse(text: str) -> Response | Malformed:
     """Parse a completion.
 
     Args:
         text: the raw completion; white space around it is ignored (SmolVLM starts every completion with a space).
-        opened: whether the prompt ends with ``<think>`` already, as some chat templates write it. The tag then belongs to the
-            completion as if it stood there, so that a completion which opens a second one has several.
 
     Returns:
         `Response`, or `Malformed` with the first broken rule. Never raises on text.
     """
     if not text.strip():
         return Malformed("empty")
-    if opened:
-        text = "<think>" + text
     tags = list(_TAG.finditer(text))
     names = [tag.group() for tag in tags]
     if tuple(names) != _ORDER:
@@ -100,6 +90,31 @@ def parse(text: str, opened: bool = False) -> Response | Malformed:
     if not answer:
         return Malformed("empty_answer")
     return Response(think, answer)
+
+
+_OPENED = re.compile(r"<think>\s*\Z")
+
+
+def opens_thought(prompt: str) -> bool:
+    """Check whether a prompt ends with ``<think>``, as chat templates of thinking models write it for the model."""
+    return _OPENED.search(prompt) is not None
+
+
+def continuation(prompt: str, response: str) -> str:
+    """Return what is to be written behind a prompt so that a response stands there; `completed` gives the response back.
+
+    Args:
+        prompt: as the model reads it. Where it opens a thought, a response that has none closes it at once.
+        response: of `render`, or an answer alone.
+    """
+    if not opens_thought(prompt):
+        return response
+    return response.removeprefix("<think>") if response.startswith("<think>") else f"</think>\n{response}"
+
+
+def completed(prompt: str, text: str) -> str:
+    """Return a completion with the ``<think>`` that its prompt ends with: a thought opened for the model is the completion's."""
+    return f"<think>{text}" if opens_thought(prompt) else text
 
 
 def _broken_rule(names: list[str]) -> str:

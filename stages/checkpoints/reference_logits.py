@@ -15,11 +15,12 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pipeline.data.conversations import assistant_turn, user_turn
+from pipeline.data.conversations import user_turn
 from pipeline.data.images import open_rgb
 from pipeline.data.task import Task
 from pipeline.scoring.response import render
 from pipeline.types import Example
+from stages.models.chat import answer_text, prompt_text
 from stages.models.loading import plain
 
 ROWS = 8
@@ -82,7 +83,8 @@ def inputs_of(processor: Any, task: Task, split: str, style: str) -> Iterator[tu
     """
     label = task.labels.names[0]
     completion = render("The picture shows it.", label) if style == "think" else label
-    text = processor.apply_chat_template([*user_turn(task.prompt(style)), *assistant_turn(completion)])
+    turns = user_turn(task.prompt(style))
+    text = prompt_text(processor, turns) + answer_text(processor, turns, completion)
     for example in examples(task, split):
         images = [[open_rgb(example.image)]]
         inputs = processor(text=[text], images=images, return_tensors="pt", add_special_tokens=False)

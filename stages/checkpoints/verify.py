@@ -21,6 +21,7 @@ from pipeline.runs.handover import changes, checkpoint_folder, file_digests, wei
 from pipeline.runs.phases import parent_of
 from stages.checkpoints.accept import FIGURES, REFERENCE, VERIFICATION, few_parsed
 from stages.checkpoints.reference_logits import Reference, examples, inputs_of, measure
+from stages.models.chat import chat_problems
 from stages.models.generate import Answerer
 from stages.models.loading import load_model, load_processor
 from stages.processes.work import Work
@@ -85,8 +86,9 @@ def _best_problems(work: Work, record: dict[str, Any], parent: Path) -> list[str
 
 
 def base_model_problems(folder: Path, config: Any, task: Task) -> list[str]:
-    """Return why a run cannot start from a model: weights that would be random, or a processor that final/ could not carry.
+    """Return why a run cannot start from a model.
 
+    Weights that would be random, a chat template or tokenizer in which no answer is right, a processor final/ could not carry.
     `model.processor` is declared once and has to survive being saved, since whoever loads a final/ does not repeat it.
     """
     model, problems = load_model(folder, config, "float32")
@@ -94,6 +96,9 @@ def base_model_problems(folder: Path, config: Any, task: Task) -> list[str]:
     # Models on the hub have some; none is used.
     problems = [one for one in problems if not one.startswith("unexpected")]
     processor = load_processor(folder, config)
+    if told := chat_problems(processor, task):
+        # Rows cannot be made into tensors either.
+        return [*problems, *told]
     with tempfile.TemporaryDirectory() as saved:
         processor.save_pretrained(saved)
         again = AutoProcessor.from_pretrained(saved, trust_remote_code=config.model.trust_remote_code)

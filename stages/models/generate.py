@@ -13,6 +13,7 @@ from transformers import GenerationConfig
 
 from pipeline.data.images import open_rgb
 from stages.models import loading
+from stages.models.chat import prompt_text, read_completions
 from stages.models.finished_rows import can_decode, decode
 
 Given = TypeVar("Given")
@@ -67,7 +68,7 @@ def tensors(processor: Any, prompt: str, examples: Any) -> Any:
     """Return what a model reads of a prompt that is asked about each example's picture."""
     from pipeline.data.conversations import user_turn
 
-    text = processor.apply_chat_template(user_turn(prompt), add_generation_prompt=True)
+    text = prompt_text(processor, user_turn(prompt))
     images = [[open_rgb(example.image)] for example in examples]
     how = {"return_tensors": "pt", "padding": True, "add_special_tokens": False}
     return processor(text=[text] * len(images), images=images, **how)
@@ -99,7 +100,7 @@ def complete(
     loop = {"custom_generate": decode, "in_step": False} if can_decode(model, asked) else {"synced_gpus": False}
     written = model.generate(**inputs, generation_config=asked, logits_processor=[*processors], **loop)
     tokens = written[:, inputs["input_ids"].shape[1] :]
-    texts = tokenizer.batch_decode(tokens, skip_special_tokens=True)
+    texts = read_completions(tokenizer, inputs["input_ids"].tolist(), tokens.tolist())
     lengths = (tokens != tokenizer.pad_token_id).sum(dim=1).tolist()
     return list(zip(texts, lengths, strict=True))
 

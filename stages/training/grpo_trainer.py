@@ -22,6 +22,7 @@ from accelerate.utils import gather, gather_object
 from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
+from stages.models.chat import read_completions
 from stages.processes.work import Work
 from stages.rollouts.dynamic_sampling import replace_empty_groups, reward_metrics
 from stages.rollouts.pending import IMAGE_COLUMNS, PendingRollout, images_of, prompts_of
@@ -119,6 +120,12 @@ class PolicyTrainer(GRPOTrainer):
             self.server.attempt = attempt
         prompts = prompts_of(rows)
         prompt_ids, completion_ids, _, completions, logprobs, extra, _, _ = super()._generate(prompts)
+        # TRL leaves out tags that are special tokens, and a thought that the prompt opened.
+        texts = read_completions(self.processing_class.tokenizer, prompt_ids, completion_ids)
+        completions = [
+            text if isinstance(one, str) else [{"role": "assistant", "content": text}]
+            for one, text in zip(completions, texts, strict=True)
+        ]
         rewards = super()._calculate_rewards(rows, prompts, completions, completion_ids)
         first = self.accelerator.process_index * len(rows)
         nothing = [None] * len(rows)

@@ -1,16 +1,50 @@
-"""trl.SFTTrainer as the stages use it: every batch is counted."""
+"""trl.SFTTrainer as the stages use it: it reads the prompts of the rollouts, and every batch is counted."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from trl import SFTTrainer
 
+from stages.models.chat import answer_text, prompt_text
 from stages.training import batch_checks
+
+
+@dataclass(frozen=True)
+class TextCollator:
+    """Lays conversations out as text before they are collated: the prompt of the rollouts, and the answer behind it.
+
+    TRL's own layout takes what a finished conversation and a prompt have in common for the prompt, which is less than the
+    rollouts' prompt wherever a template writes an answered turn otherwise than the beginning of one.
+    """
+
+    processor: Any
+    collate: Callable[[list[dict[str, Any]]], dict[str, Any]]
+
+    def __call__(self, examples: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        rows = []
+        for example in examples:
+            turns, (answer,) = example["prompt"], example["completion"]
+            content = answer["content"]
+            said = content if isinstance(content, str) else "".join(part["text"] for part in content)
+            texts = {
+                "prompt": prompt_text(self.processor, turns),
+                "completion": answer_text(self.processor, turns, said),
+            }
+            rows.append({**example, **texts})
+        return self.collate(rows)
 
 
 class SupervisedTrainer(SFTTrainer):
     """trl.SFTTrainer whose log rows also hold the figures of `batch_checks.count_supervised`."""
+
+    data_collator: Any
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.data_collator = TextCollator(self.processing_class, self.data_collator)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return TRL's loss; count the batch where TRL has just waited for the device to count its own."""

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from pipeline.config.schema import RunConfig, StageConfig
+from stages.models.chat import rollout_tokens
 from stages.models.loading import image_token_id
 from stages.trial.plan import completion_length
 
@@ -79,6 +80,7 @@ def problems(
     eos = model.generation_config.eos_token_id
     ends = {tokenizer.eos_token_id, *(eos if isinstance(eos, list) else [eos])} - {None}
     if stage.algorithm == "sft":
+        yield from _other_prompt(trainer, runs)
         trained = [number for kind, run in runs if kind == "trained on" for number in run]
         if not trained:
             yield "no token of the first row is trained on; the chat template gives an empty completion"
@@ -115,6 +117,18 @@ def problems(
 def count_image_tokens(model: Any, ids: Sequence[int]) -> int:
     """Return how many tokens of a row stand for pieces of image."""
     return sum(number == image_token_id(model) for number in ids)
+
+
+def _other_prompt(trainer: Any, runs: Sequence[tuple[str, list[int]]]) -> Iterator[str]:
+    """Whether an SFT stage reads another prompt than a GRPO stage would of the same row."""
+    row = trainer.train_dataset[0]
+    sampled = rollout_tokens(trainer.processing_class, row["prompt"], row["image"])
+    (_, read), *_ = runs
+    if read[: len(sampled)] != sampled or len(read) > len(sampled):
+        yield (
+            f"the first row's prompt has {len(read)} tokens here and {len(sampled)} in a rollout, or other ones: SFT would "
+            "teach another prompt than is asked; let the chat template begin with {{ bos_token }} where the tokenizer adds one"
+        )
 
 
 @torch.no_grad()

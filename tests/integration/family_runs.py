@@ -28,6 +28,7 @@ from small_runs import accept
 
 from pipeline.checks import run as checks
 from pipeline.config.loader import load
+from pipeline.config.special_tokens import TAGS
 from pipeline.data.load import load_task
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import parent_of, start_record
@@ -77,6 +78,30 @@ def pad_with_eos(folder: Path) -> None:
     path.write_text(json.dumps({**generation, "pad_token_id": generation["eos_token_id"]}))
 
 
+def open_thought(folder: Path) -> None:
+    """Open the thought in the generation prompt, and take it out of answered turns, as thinking models' templates do."""
+    path = folder / "chat_template.jinja"
+    text = "content.text"
+    template = path.read_text().replace(
+        text, f"({text}.split('</think>')[-1].strip() if message.role == 'assistant' else {text})"
+    )
+    path.write_text(template + "{% if add_generation_prompt %}{{ '<think>\\n' }}{% endif %}")
+
+
+def make_tags_special(folder: Path) -> None:
+    """Make the grammar's tags special tokens, with embeddings of their own."""
+    from transformers import AutoModelForImageTextToText, AutoProcessor
+
+    processor = AutoProcessor.from_pretrained(folder)
+    processor.tokenizer.add_special_tokens(
+        {"additional_special_tokens": list(TAGS)}, replace_extra_special_tokens=False
+    )
+    processor.save_pretrained(folder)
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+    model.resize_token_embeddings(len(processor.tokenizer))
+    model.save_pretrained(folder)
+
+
 @dataclasses.dataclass(frozen=True)
 class Variant:
     """A family as it is trained here."""
@@ -94,6 +119,8 @@ VARIANTS = {
     "qwen2_vl": Variant("qwen2_vl"),
     "qwen2_5_vl": Variant("qwen2_5_vl"),
     "qwen3_vl": Variant("qwen3_vl"),
+    "qwen3_vl_thinking": Variant("qwen3_vl", quirk=open_thought),
+    "idefics3_special_tags": Variant("idefics3", quirk=make_tags_special),
     "internvl": Variant("internvl", quirk=in_bfloat16),
     "llava": Variant("llava", quirk=pad_with_eos),
     # A ResNet has no other.

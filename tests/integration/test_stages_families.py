@@ -20,12 +20,14 @@ VARIANTS = (
     "qwen2_vl",
     "qwen2_5_vl",
     "qwen3_vl",
+    "qwen3_vl_thinking",
+    "idefics3_special_tags",
     "internvl",
     "llava",
     "fast_vlm",
 )
 TILED = ("idefics3_tiled", "smolvlm")
-MIXED = (*TILED, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl")
+MIXED = (*TILED, "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_thinking", "internvl")
 """Those in which a wide picture is another number of tokens than a square one."""
 
 RELOADED = {"is_local", "local_files_only", "padding_side", "tokenizer_class", "model_specific_special_tokens"}

@@ -20,9 +20,11 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from pipeline.config.schema import ModelConfig, RunConfig
+from pipeline.config.special_tokens import TAGS
 from pipeline.data.images import ImageError, open_rgb, picture_size
 from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
+from pipeline.scoring.response import opens_thought
 from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams, parts
 from stages.models import loading
 from stages.models.generate import complete, read_ahead
@@ -31,8 +33,6 @@ from stages.models.row_sampling import Draws
 
 _AHEAD = 3
 """Batches whose tensors are ready before they are needed."""
-_TAGS = ("<think>", "</think>", "<answer>", "</answer>")
-"""Ours to write in a prompt, also where a tokenizer counts them among its special tokens."""
 _DECODERS = min(4, os.cpu_count() or 1)
 
 
@@ -88,7 +88,7 @@ class Local:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name, self.batch_size = checkpoint.name, batch_size
-        self._special = [token for token in self.tokenizer.all_special_tokens if len(token) > 1 and token not in _TAGS]
+        self._special = [token for token in self.tokenizer.all_special_tokens if len(token) > 1 and token not in TAGS]
 
     def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
         """See `Backend`."""
@@ -180,6 +180,9 @@ class Local:
             content = "".join(map(str, pieces))
         turn = [{"role": "user", "content": content}]
         text = self.processor.apply_chat_template(turn, add_generation_prompt=True, tokenize=False)
+        # What was said begins with a thought that the prompt has opened already.
+        if opens_thought(text):
+            said = said.removeprefix("<think>")
         return text + said, [piece for piece in pieces if isinstance(piece, int)]
 
     def _plain(self, text: str) -> str:

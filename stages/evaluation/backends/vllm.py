@@ -12,6 +12,7 @@ from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus
 from pipeline.system.vllm_server import CPU_FLAGS, serve_environment
 from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams, parts
+from stages.models.chat import read_completions
 
 _ON_A_GPU = 256
 """Least rows that vLLM may have in flight on a GPU: decoding reads all weights for one row as for many, and vLLM lets those wait
@@ -114,15 +115,23 @@ class Offline:
             continue_final_message=going_on,
         )
         seconds = time.monotonic() - began
-        return said + [_said(ask.id, output, seconds) for ask, output in zip(kept, outputs, strict=True)]
+        # Read from its tokens as transformers' are: vLLM leaves out tags that are special tokens.
+        texts = read_completions(
+            self._llm.get_tokenizer(),
+            [output.prompt_token_ids or () for output in outputs],
+            [list(output.outputs[0].token_ids) for output in outputs],
+        )
+        return said + [
+            _said(ask.id, output, text, seconds) for ask, output, text in zip(kept, outputs, texts, strict=True)
+        ]
 
 
-def _said(row_id: str, output: Any, seconds: float) -> Generation:
+def _said(row_id: str, output: Any, text: str, seconds: float) -> Generation:
     answer = output.outputs[0]
     tokens = len(answer.token_ids)
     return Generation(
         row_id,
-        answer.text,
+        text,
         tokens=tokens,
         prompt_tokens=len(output.prompt_token_ids or ()),
         truncated=answer.finish_reason == "length",

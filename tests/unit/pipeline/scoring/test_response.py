@@ -4,7 +4,17 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.scoring.response import REASONS, Malformed, Response, parse, render
+from pipeline.scoring.markup import answer_part
+from pipeline.scoring.response import (
+    REASONS,
+    Malformed,
+    Response,
+    completed,
+    continuation,
+    opens_thought,
+    parse,
+    render,
+)
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 GOOD = "<think>a park, smiling faces</think>\n<answer>awe</answer>"
@@ -139,18 +149,30 @@ def test_text_that_would_not_parse_back_is_not_rendered(think: str, answer: str)
         render(think, answer)
 
 
-@given(part, part)
-def test_where_the_prompt_opens_the_thought_the_tag_is_part_of_it(think: str, answer: str) -> None:
-    text = render(think, answer, opened=True)
-    assert "<think>" + text == render(think, answer)
-    assert parse(text, opened=True) == parse(render(think, answer)) == Response(think.strip(), answer.strip())
-    assert parse(text) == Malformed("no_think")
+OPENED = ("<|im_start|>assistant\n<think>\n", "Assistant: <think>", "<think></think><think>\n\n ")
+NOT_OPENED = ("", "assistant\n", "<think>\n\n</think>\n\n", "Reason inside <think> </think>.\nassistant:", "<think>:")
+
+
+@given(part, part, st.sampled_from((*OPENED, *NOT_OPENED)))
+def test_what_is_written_behind_a_prompt_is_read_as_the_response(think: str, answer: str, prompt: str) -> None:
+    text = render(think, answer)
+    assert opens_thought(prompt) == (prompt in OPENED)
+    written = continuation(prompt, text)
+    assert completed(prompt, written) == text
+    assert ("<think>" + written == text) == (prompt in OPENED)
+
+
+@pytest.mark.parametrize("prompt", [*OPENED, *NOT_OPENED])
+def test_a_direct_answer_closes_a_thought_that_was_opened_for_it(prompt: str) -> None:
+    written = continuation(prompt, "awe")
+    assert written == ("</think>\nawe" if prompt in OPENED else "awe")
+    assert (answer_part(completed(prompt, written)) or "").strip() == "awe"
 
 
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        (" \n", "empty"),
+        (" \n", "unclosed_think"),
         ("on and on", "unclosed_think"),
         ("</think><answer>awe</answer>", "empty_think"),
         ("peaks</think> awe", "no_answer"),
@@ -161,4 +183,4 @@ def test_where_the_prompt_opens_the_thought_the_tag_is_part_of_it(think: str, an
     ],
 )
 def test_an_opened_thought_is_judged_as_strictly(text: str, reason: str) -> None:
-    assert parse(text, opened=True) == Malformed(reason)
+    assert parse(completed("<think>", text)) == Malformed(reason)

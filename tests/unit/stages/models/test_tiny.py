@@ -7,14 +7,19 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
+from pipeline.checks import chat_files
+from pipeline.checks.model_folder import folder_problems
 from pipeline.config.families import REFUSED, model_type, tiny_families
 from pipeline.config.schema import ModelConfig, RunConfig, TinyConfig
-from pipeline.data.conversations import user_turn
+from pipeline.data.conversations import assistant_turn, user_turn
+from pipeline.data.task import PROMPT_STYLES
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
+from pipeline.scoring.response import render
 from stages.checkpoints import base_model
-from stages.models import loading
+from stages.models import chat, loading
 from stages.models.tiny import build_tiny
 from stages.processes.work import Work
 
@@ -77,6 +82,19 @@ def test_every_processor_pads_on_the_left_whatever_its_checkpoint_says(built: Pa
         assert ((batch["input_ids"] == image) == (batch["mm_token_type_ids"] == 1)).all()
 
 
+@pytest.mark.parametrize("style", PROMPT_STYLES)
+def test_a_row_of_sft_is_laid_out_as_trl_does(built: Path, style: str):
+    processor, turns = loading.load_processor(built, CONFIG), user_turn("Which?")
+    response = render("A park.", "joy") if style == "think" else "joy"
+    conversation = {"prompt": turns, "completion": assistant_turn(response)}
+    picture = Image.new("RGB", (64, 64), "red")
+    shown = {**conversation, "prompt": prepare_multimodal_messages(turns, images=[picture])}
+    expected = apply_chat_template(shown, processor)
+    assert chat.prompt_text(processor, turns) == expected["prompt"]
+    assert chat.answer_text(processor, turns, response) == expected["completion"]
+    assert folder_problems(built) == chat_files.chat_problems(built) == []
+
+
 SETTINGS = {
     "idefics3": {"do_image_splitting": True, "size": {"longest_edge": 128}},
     "smolvlm": {"do_image_splitting": True, "size": {"longest_edge": 128}},
@@ -123,7 +141,9 @@ def test_a_hub_checkpoint_of_a_refused_family_is_refused_once_it_is_here(
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "paligemma"}))
     monkeypatch.setattr(base_model, "find_model", lambda model: tmp_path)
     config = RunConfig(name="run", model=ModelConfig(name_or_path="google/paligemma"))
-    with pytest.raises(UserError, match=r"'google/paligemma' is a paligemma, which is refused: TRL 1\.16 cannot train PaliGemma"):
+    with pytest.raises(
+        UserError, match=r"'google/paligemma' is a paligemma, which is refused: TRL 1\.16 cannot train PaliGemma"
+    ):
         base_model.make_base_model(Work(config, "base", RunDir(tmp_path, "run")))
 
 

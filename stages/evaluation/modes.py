@@ -199,7 +199,7 @@ def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, Pred
                 "key": keys[said.id],
                 "id": said.id,
                 "prompt": waiting[said.id].text,
-                "text": said.text.strip(),
+                "text": said.spoken(),
                 "truncated": said.truncated,
                 "tokens": said.tokens,
                 "failed": said.failed,
@@ -225,7 +225,7 @@ def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
         setting.models.get(setting.observer).answer(new, SamplingParams(prompts.OBSERVE_TOKENS)) if new else ()
     ):
         # Nothing where it was refused: a general description.
-        found |= {said.id: _one_line(said.text) for said in batch}
+        found |= {said.id: _one_line(said.spoken()) for said in batch}
         texts.add(
             {"key": digest(wanted[said.id]), "question": said.id, "text": found[said.id]}
             for said in batch

@@ -74,6 +74,14 @@ class Generation:
         end = f"</think>\n{self.text}" if self.text or not self.truncated else ""
         return replace(self, text=f"<think>{self.thought.strip()}{end}", thought="")
 
+    def spoken(self) -> str:
+        """Return the text behind the thought it begins with, as others are to read it; the thought itself where it was cut."""
+        thought = self.text.lstrip().removeprefix("<think>")
+        if thought == self.text.lstrip():
+            return self.text.strip()
+        _, closed, rest = thought.rpartition("</think>")
+        return (rest if closed else thought).strip()
+
 
 class Backend(Protocol):
     """A model that answers."""

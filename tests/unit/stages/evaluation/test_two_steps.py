@@ -160,3 +160,18 @@ def test_the_prompts_are_those_the_extraction_recipe_trains_on(tmp_path, repo_ro
 )
 def test_pictures_stand_where_their_marks_do(text, images, found):
     assert parts(text, images) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "spoken"),
+    [
+        (" A dog.\n", "A dog."),
+        ("<think>\nIt is furry.</think>\n\nA dog.", "A dog."),
+        ("<think>It is furry", "It is furry"),
+        ("<think>a</think>b</think> A dog.", "A dog."),
+        ("A sign says <think> and </think>.", "A sign says <think> and </think>."),
+        ("<think></think>", ""),
+    ],
+)
+def test_others_read_what_stands_behind_a_thought(text: str, spoken: str) -> None:
+    assert Generation("1", text).spoken() == spoken

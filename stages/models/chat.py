@@ -12,7 +12,6 @@ from typing import Any
 
 from jinja2 import TemplateError
 from PIL import Image
-from trl.data_utils import prepare_multimodal_messages
 
 from pipeline.config.special_tokens import TAGS
 from pipeline.data.chat import ANSWER, answer_behind, lost_response, without_question
@@ -128,6 +127,9 @@ def tokens_of(processor: Any, text: str, picture: Any) -> Sequence[int]:
 
 def rollout_tokens(processor: Any, turns: Sequence[Turn], picture: Any) -> list[int]:
     """Return the tokens of a prompt and its picture as trl.GRPOTrainer makes them."""
-    shown = prepare_multimodal_messages([dict(turn) for turn in turns], images=[picture])
+    image = {"type": "image", "image": picture}
+    shown = [
+        {**turn, "content": [image if part["type"] == "image" else part for part in turn["content"]]} for turn in turns
+    ]
     made = processor.apply_chat_template([shown], add_generation_prompt=True, tokenize=True, return_dict=True)
     return [int(number) for number in made["input_ids"][0]]

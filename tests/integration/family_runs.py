@@ -7,6 +7,7 @@ process loads every last checkpoint with plain transformers. FOLDER/<variant>.js
 docs/families.md is printed at the end.
 """
 
+# ruff: noqa: E402 - libraries are prepared between imports.
 from __future__ import annotations
 
 import dataclasses
@@ -21,6 +22,11 @@ from typing import Any
 
 # As a script it finds only the files beside it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pipeline.system.library_patches import prepare_libraries
+
+# Before the first import of transformers, as in every process of the stages.
+prepare_libraries()
 
 import family_measures as measure
 from PIL import Image

@@ -8,11 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from cot_builder.output.gallery import reason_table
-from cot_builder.output.yields import join_counts
+from cot_builder.output.yields import class_table, mode_table, reason_table, teacher_table
 from pipeline.data.usable_rows import usable_line
 from pipeline.formatting import printable
-from pipeline.reports.table import table
+from pipeline.reports.table import markdown_rows, table
 
 if TYPE_CHECKING:
     from cot_builder.build.plan import BuildPlan
@@ -86,7 +85,8 @@ def card(
         "## Columns\n",
         *_table(("column", "meaning"), ((f"`{name}`", _MEANING.get(name, "")) for name in plan.recipe.columns.names)),
         "## Yields\n",
-        *_yields(manifest),
+        markdown_rows(class_table(manifest)),
+        *([markdown_rows(mode_table(manifest))] if manifest["kept_rows_by_mode"] else []),
         "## Why replies were rejected\n",
         *_reasons(manifest),
         "## Teachers and prompts\n",
@@ -135,41 +135,17 @@ def _summary(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counts}{unasked}. **The build is INCOMPLETE**: {_inline(manifest['why'] or '')}\n"
 
 
-def _yields(manifest: Mapping[str, Any]) -> Iterator[str]:
-    rows = []
-    for label, counts in manifest["per_class"].items():
-        rejected = sum(counts["rejected"].values())
-        total = counts["kept"] + rejected + counts["unasked"]
-        share = f"{counts['kept'] / total:.1%}" if total else "–"
-        numbers = (counts["kept"], share, rejected, counts["unasked"])
-        rows.append((label, *numbers, *(join_counts(counts[key]) for key in ("modes", "teachers", "rejected"))))
-    header = ("label", "kept", "kept, %", "rejected", "unasked", "kept by mode", "kept by teacher", "rejected as")
-    yield from _table(header, rows, right=(1, 2, 3, 4))
-    kept = manifest["rows"]["kept"]
-    modes = ((name, count, f"{count / kept:.1%}") for name, count in manifest["kept_rows_by_mode"].items())
-    yield from _table(("mode", "kept", "of kept rows"), modes, right=(1, 2))
-
-
 def _reasons(manifest: Mapping[str, Any]) -> Iterator[str]:
-    rows = [(f"`{row['name']}`", row["rows"], row["replies"], row["what"]) for row in reason_table(manifest)]
-    if not rows:
+    reasons = reason_table(manifest)
+    if not reasons.rows:
         yield "No reply was rejected.\n"
         return
-    yield from _table(("reason", "rows", "replies", "meaning"), rows, right=(1, 2))
+    yield markdown_rows(reasons)
     yield "A row is rejected when none of its replies was kept, and counts under the reason of the reply that came furthest.\n"
 
 
 def _teachers(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
-    rows = []
-    for name, config in plan.teachers.items():
-        offline = plan.is_offline(name)
-        model = "offline, writes from annotated attributes" if offline else getattr(config, "model", "")
-        revision = "" if offline else getattr(config, "revision", None) or "as served"
-        counts = manifest["per_teacher"].get(name, {})
-        numbers = ("replies", "rejected", "kept", "prompt_tokens", "completion_tokens")
-        rows.append((name, model, revision, *(counts.get(number, 0) for number in numbers)))
-    header = ("teacher", "model", "revision", "replies", "rejected", "rows kept", "tokens in", "tokens out")
-    yield from _table(header, rows, right=(3, 4, 5, 6, 7))
+    yield markdown_rows(teacher_table(manifest))
     if all(plan.is_offline(name) for name in plan.teachers):
         return
     prompts = ((f"`{name}`", prompt.mode, f"`{prompt.digest[:12]}`") for name, prompt in plan.prompts.items())
@@ -186,9 +162,9 @@ def _made(manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"sha256 of train.parquet: `{manifest['data_digest']}`\n"
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], right: Sequence[int] = ()) -> list[str]:
+def _table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
     cells = [[_inline(str(cell)) for cell in row] for row in rows]
-    return [table(header, cells, right)] if cells else []
+    return [table(header, cells, ())] if cells else []
 
 
 def _inline(text: str) -> str:

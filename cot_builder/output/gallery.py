@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cot_builder.output.page import EXPLANATIONS, alt_text, cut, picture, render
+from cot_builder.output.page import alt_text, cut, picture, render
+from cot_builder.output.yields import class_table, join_counts, mode_table, mode_words, reason_table, teacher_table
+from pipeline.reports.table import Column, Table
 
 _MOST_CARDS = 150
 """Kept rows, and rejected replies, on one page: each takes some 15 kB."""
@@ -94,9 +96,9 @@ def gallery_page(
         rows=manifest["rows"],
         why=manifest.get("why"),
         digest=manifest.get("data_digest"),
-        classes=[_class_yields(label, counts) for label, counts in manifest["per_class"].items()],
-        teachers=list(_teacher_yields(manifest)),
-        modes=manifest["kept_rows_by_mode"],
+        classes=class_table(manifest).less("modes", "teachers"),
+        teachers=teacher_table(manifest).less("revision"),
+        modes=mode_table(manifest),
         reasons=reason_table(manifest),
         prompts=prompts,
         kept=_grouped([_kept_card(row, shown(row["id"])) for row in kept], "label", labels),
@@ -120,10 +122,11 @@ def preview_page(title: str, rows: Sequence[PreviewRow], prompts: Mapping[str, s
             replies.setdefault((reply.teacher, reply.mode), []).append(reply)
     return render(
         "preview.html.jinja",
+        "_sort.js.jinja",
         title=title,
         forecast=forecast,
         prompts=prompts,
-        teachers=[_preview_yields(*origin, given) for origin, given in replies.items()],
+        teachers=Table("teachers", "Teachers", _PREVIEWED, tuple(_preview_yields(*one) for one in replies.items())),
         rows=[
             {
                 "id": row.id,
@@ -137,49 +140,27 @@ def preview_page(title: str, rows: Sequence[PreviewRow], prompts: Mapping[str, s
     )
 
 
-def reason_table(manifest: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Return every reason that came up: its name, the rows and replies it took out, and what it means."""
-    rows, replies = manifest["rejected_rows_by_reason"], manifest["rejected_replies_by_reason"]
-    return [
-        {"name": name, "rows": rows.get(name, 0), "replies": replies.get(name, 0), "what": EXPLANATIONS.get(name, "")}
-        for name in replies | rows
-    ]
-
-
-def _class_yields(label: str, counts: Mapping[str, Any]) -> dict[str, Any]:
-    rejected = sum(counts["rejected"].values())
-    return {
-        "name": label,
-        "kept": counts["kept"],
-        "rejected": rejected,
-        "unasked": counts["unasked"],
-        "total": counts["kept"] + rejected + counts["unasked"],
-        "reasons": counts["rejected"],
-    }
-
-
-def _teacher_yields(manifest: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for name, teacher in manifest["teachers"].items():
-        counts = manifest["per_teacher"].get(name, {})
-        numbers = ("replies", "kept", "rejected", "prompt_tokens", "completion_tokens")
-        yield {
-            "name": name,
-            "what": teacher["config"].get("model") or "offline",
-            **{number: counts.get(number, 0) for number in numbers},
-        }
-
-
-def _preview_yields(teacher: str, mode: str, replies: Sequence[PreviewReply]) -> dict[str, Any]:
+def _preview_yields(origin: tuple[str, str], replies: Sequence[PreviewReply]) -> dict[str, Any]:
     states = Counter(reply.state for reply in replies)
     tokens = [reply.tokens for reply in replies if reply.tokens]
     return {
-        "teacher": teacher,
-        "mode": mode,
+        "teacher": origin[0],
+        "mode": mode_words(origin[1]),
         "replies": len(replies),
         "kept": states.pop("kept", 0),
         "tokens": round(sum(tokens) / len(tokens)) if tokens else None,
-        "reasons": dict(states.most_common()),
+        "reasons": join_counts(dict(states.most_common())) or None,
     }
+
+
+_PREVIEWED = (
+    Column("teacher", "teacher"),
+    Column("mode", "mode"),
+    Column("replies", "replies", "count"),
+    Column("kept", "kept", "count"),
+    Column("tokens", "tokens a reply", "count"),
+    Column("reasons", "not kept"),
+)
 
 
 def _kept_card(row: Mapping[str, Any], picture: dict[str, str]) -> dict[str, Any]:

@@ -71,7 +71,6 @@ def render(template: str, script: str | None = None, **values: Any) -> str:
         folder=_TEMPLATES,
         more_filters={
             "count": lambda number: f"{number:,}".replace(",", "\u202f"),
-            "share": lambda part, whole: round(100 * part / whole, 2) if whole else 0,
             "explain": lambda reason: EXPLANATIONS.get(reason, ""),
         },
         **values,

@@ -7,8 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from cot_builder.output.page import EXPLANATIONS
 from cot_builder.row import Outcome
 from pipeline.data.usable_rows import usable_line
+from pipeline.reports.table import Column, Table, text_table
 
 
 def _counters() -> defaultdict[str, Counter[str]]:
@@ -109,16 +111,92 @@ def yields(manifest: dict[str, Any]) -> str:
         lines[0] += f", {rows['unasked']} unasked"
     modes = manifest["kept_rows_by_mode"]
     if len(modes) > 1:
-        lines.append(f"  kept by mode: {join_counts(modes)}")
-    width = max((len(label) for label in manifest["per_class"]), default=0)
-    for label, counts_of in manifest["per_class"].items():
-        total = counts_of["kept"] + sum(counts_of["rejected"].values()) + counts_of["unasked"]
-        share = f"{counts_of['kept'] / total:6.1%}" if total else "     -"
-        line = f"  {label:<{width}}  {counts_of['kept']:>6} of {total:<6} {share}  {join_counts(counts_of['rejected'])}"
-        lines.append(line.rstrip())
+        lines.append(f"kept by mode: {join_counts(modes)}")
+    lines.append(text_table(class_table(manifest).less("modes", "teachers")))
     if manifest.get("pictures", {}).get("unusable"):
         lines.append(usable_line(manifest["config"]["cot"]["split"].partition("[")[0], manifest["pictures"]))
     return "\n".join(lines)
+
+
+_CLASSES = (
+    Column("class", "class"),
+    Column("bar", "of its rows", "bar"),
+    Column("share", "kept, %", "percent"),
+    Column("kept", "kept", "count"),
+    Column("rejected", "rejected", "count"),
+    Column("unasked", "unasked", "count"),
+    Column("modes", "kept by mode"),
+    Column("teachers", "kept by teacher"),
+    Column("reasons", "rejected as"),
+)
+_MODES = (Column("mode", "mode"), Column("kept", "kept", "count"), Column("share", "of the kept rows, %", "percent"))
+_TEACHERS = (
+    Column("teacher", "teacher"),
+    Column("model", "model"),
+    Column("revision", "revision"),
+    Column("replies", "replies", "count"),
+    Column("rejected", "rejected", "count"),
+    Column("kept", "rows kept", "count"),
+    Column("prompt_tokens", "tokens in", "count"),
+    Column("completion_tokens", "tokens out", "count"),
+)
+_REASONS = (
+    Column("reason", "reason"),
+    Column("rows", "rows", "count"),
+    Column("replies", "replies", "count"),
+    Column("what", "what it means"),
+)
+
+
+def class_table(manifest: Mapping[str, Any]) -> Table:
+    """Return what became of the rows of every class."""
+    rows = []
+    for label, counts in manifest["per_class"].items():
+        rejected = sum(counts["rejected"].values())
+        total = counts["kept"] + rejected + counts["unasked"]
+        joined = {key: join_counts(counts[key]) for key in ("modes", "teachers")}
+        rows.append(
+            {
+                **{"class": label, "kept": counts["kept"], "rejected": rejected, "unasked": counts["unasked"]},
+                "share": counts["kept"] / total if total else None,
+                "bar": (counts["kept"] / total, rejected / total) if total else None,
+                **{**joined, "reasons": join_counts(counts["rejected"]) or None},
+            }
+        )
+    return Table("classes", "Yields per class", _CLASSES, tuple(rows))
+
+
+def mode_table(manifest: Mapping[str, Any]) -> Table:
+    """Return how the kept rows were asked for."""
+    modes, kept = manifest["kept_rows_by_mode"], manifest["rows"]["kept"]
+    rows = ({"mode": mode_words(name), "kept": count, "share": count / kept} for name, count in modes.items())
+    return Table("modes", "Kept rows per mode", _MODES, tuple(rows))
+
+
+def teacher_table(manifest: Mapping[str, Any]) -> Table:
+    """Return what every teacher wrote and used."""
+    rows = []
+    for name, teacher in manifest["teachers"].items():
+        counts, model = manifest["per_teacher"].get(name, {}), teacher["config"].get("model")
+        revision = teacher["config"].get("revision") or "as served"
+        who = {"model": model, "revision": revision} if model else {"model": "offline, from annotations"}
+        rows.append({**{one.key: 0 for one in _TEACHERS[3:]}, **counts, "teacher": name, **who})
+    return Table("teachers", "Yields per teacher", _TEACHERS, tuple(rows))
+
+
+def reason_table(manifest: Mapping[str, Any]) -> Table:
+    """Return every reason that came up, and the rows and replies it took out."""
+    rows, replies = manifest["rejected_rows_by_reason"], manifest["rejected_replies_by_reason"]
+    made = (
+        {"reason": name, "rows": rows.get(name, 0), "replies": replies.get(name, 0), "what": EXPLANATIONS.get(name, "")}
+        for name in replies | rows
+    )
+    return Table("reasons", "Reasons", _REASONS, tuple(made))
+
+
+def mode_words(mode: str) -> str:
+    """Return a mode as people read it; one that was told the answer is flagged."""
+    return f"{'⚑ ' * (mode == 'answer_given')}{mode.replace('_', ' ')}"
 
 
 def join_counts(counts: Mapping[str, int]) -> str:

@@ -9,6 +9,7 @@ from pipeline.conductor.forecast import errors, size
 from pipeline.config.schema import RunConfig
 from pipeline.files import digest, read_json
 from pipeline.formatting import duration
+from pipeline.reports.table import align_columns
 from pipeline.run_dir import RunDir
 from pipeline.runs.phases import phase_inputs, trained_phases
 
@@ -71,16 +72,3 @@ def _error(found: Mapping[str, float] | None, key: str) -> str:
         return ""
     say = size if key in ("memory", "checkpoint") else duration
     return f"{say(found['forecast'])} -> {say(found['measured'])} ({100 * found['error']:+.0f} %)"
-
-
-def align_columns(rows: list[tuple[str, ...]]) -> str:
-    """Return rows as columns: the first to the left, the others to the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = []
-    for row in rows:
-        cells = [
-            f"{row[0]:<{widths[0]}}",
-            *(f"{cell:>{width}}" for cell, width in zip(row[1:], widths[1:], strict=True)),
-        ]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:]])

@@ -9,7 +9,7 @@ from pipeline.formatting import percent
 from pipeline.reports.entries import read_run
 from pipeline.reports.report_tables import per_class
 from pipeline.reports.summary import NO_LONGER, Clip, EntrySummary, PairedTest, Summary, summarise, unusable_rows
-from pipeline.reports.table import Table, cell, markdown_table
+from pipeline.reports.table import Table, align_columns, cell, markdown_table
 
 NOTES = (
     "Greedy decoding is the headline. Temperature 1 shows what the policy does when it samples, where format training acts.",
@@ -33,17 +33,12 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
         ("stage", "format", "T=1", "accuracy [95 %]", "F1", "no label", "vs parent", "clip lo/hi", "train")
     ]
     rows += map(_stage, summarise("", entries, (), None).entries)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    gap = "  " if sum(widths) + 2 * len(widths) <= 102 else " "
-    lines = []
-    for row in rows:
-        cells = enumerate(zip(row, widths, strict=True))
-        lines.append(gap.join(f"{cell:<{width}}" if i in (0, 3) else f"{cell:>{width}}" for i, (cell, width) in cells))
-    lines.insert(1, "-" * len(lines[0]))
+    wide = align_columns(rows, (0, 3))
+    lines = [wide if max(map(len, wide.splitlines())) <= 100 else align_columns(rows, (0, 3), " ")]
     lines.append("in %; T=1: format when sampling; vs parent: accuracy points, McNemar * p<.05 ** p<.01 *** p<.001")
     lines += [f"† {entry.name} {NO_LONGER}: {'; '.join(entry.doubts)}" for entry in entries if entry.doubts]
     lines += [f"{warning.entry}: {warning.text}" for warning in unusable_rows(entries)]
-    return "\n".join(line.rstrip() for line in lines)
+    return "\n".join(lines)
 
 
 def _stage(row: EntrySummary) -> tuple[str, ...]:

@@ -164,6 +164,8 @@ def _cell(value: Any, column: Column) -> dict[str, Any]:
         return {**shown, "links": [{"id": row_id, "href": f"#row={quote(row_id, safe='')}"} for row_id in plain]}
     if isinstance(plain, str):
         return {**shown, "text": plain, "sort": plain}
+    if column.kind == "bar":
+        return {**shown, "sort": plain[0]}
     text = str(value) if isinstance(value, Mean) else written(plain, column.kind)
     return {**shown, "text": text, "interval": interval(value, column.kind), "sort": f"{plain:.12g}"}
 

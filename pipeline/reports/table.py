@@ -33,7 +33,8 @@ class Mean:
 @dataclass(frozen=True)
 class Column:
     """One column. `kind` is how a person reads it: text, count, percent, fine (percent to a
-    thousandth), points, number, p, duration, or rows (ids of rows)."""
+    thousandth), points, number, p, duration, rows (ids of rows), or bar
+    (two shares side by side, which a page alone shows)."""
 
     key: str
     head: str
@@ -60,10 +61,13 @@ class Table:
     foot: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
 
+    def less(self, *keys: str) -> Table:
+        """Return it without some columns."""
+        return replace(self, columns=tuple(column for column in self.columns if column.key not in keys))
+
     def without_empty(self) -> Table:
         """Return it less the columns in which no row has a value: they say nothing."""
-        shown = [column for column in self.columns if any(row[column.key] is not None for row in self.rows)]
-        return replace(self, columns=tuple(shown))
+        return self.less(*(one.key for one in self.columns if all(row[one.key] is None for row in self.rows)))
 
 
 def rows_of(columns: Iterable[Column], items: Iterable[Any]) -> tuple[dict[str, Any], ...]:
@@ -117,9 +121,30 @@ def markdown_table(shown: Table) -> str:
 
 def markdown_rows(shown: Table) -> str:
     """Return a table as markdown without what stands around it."""
-    rows = [[_written(row.get(column.key), column) for column in shown.columns] for row in (*shown.rows, *shown.foot)]
-    right = [place for place, column in enumerate(shown.columns) if place and column.kind not in ("text", "rows")]
-    return table([cell(column.head) for column in shown.columns], rows, right)
+    columns = [column for column in shown.columns if column.kind != "bar"]
+    rows = [[_written(row.get(column.key), column) for column in columns] for row in (*shown.rows, *shown.foot)]
+    right = [place for place, column in enumerate(columns) if place and column.kind not in ("text", "rows")]
+    return table([cell(column.head) for column in columns], rows, right)
+
+
+def text_table(shown: Table) -> str:
+    """Return a table for the terminal."""
+    columns = [column for column in shown.columns if column.kind != "bar"]
+    rows = [tuple(in_words(row.get(column.key), column) for column in columns) for row in shown.rows]
+    left = [place for place, column in enumerate(columns) if column.kind == "text"]
+    return align_columns([tuple(column.head for column in columns), *rows], left)
+
+
+def align_columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), gap: str = "  ") -> str:
+    """Return rows as columns, the first row as the heading: those at the places `left` to the left, others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = enumerate(zip(row, widths, strict=True))
+        lines.append(
+            gap.join(f"{one:<{width}}" if place in left else f"{one:>{width}}" for place, (one, width) in cells)
+        )
+    return "\n".join(line.rstrip() for line in [lines[0], "-" * len(lines[0]), *lines[1:]])
 
 
 def written(value: float, kind: str) -> str:
@@ -131,6 +156,8 @@ def written(value: float, kind: str) -> str:
         return percent(value, 3)
     if kind == "number":
         return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
+    if kind == "count":
+        return f"{value:,}".replace(",", "\u202f")
     write = {"points": points, "duration": duration, "p": lambda p: p_value(p).removeprefix("= ")}
     return write.get(kind, str)(value)
 
@@ -147,16 +174,21 @@ def number(value: Any) -> Any:
     return getattr(value, "value", value)
 
 
-def _written(value: Any, column: Column) -> str:
-    """A cell: its number with the interval, its text, or the row ids in it."""
+def in_words(value: Any, column: Column) -> str:
+    """Return a cell as text: its number with the interval, its text, or the row ids in it."""
     if isinstance(value, list):
-        return cell(", ".join(value))
+        return ", ".join(value)
     if isinstance(value, Mean):
         return str(value)
     plain = number(value)
     if plain is None or isinstance(plain, str):
-        return cell(plain or "–")
+        return plain or "–"
     return " ".join(filter(None, (written(plain, column.kind), interval(value, column.kind))))
+
+
+def _written(value: Any, column: Column) -> str:
+    text = in_words(value, column)
+    return text if isinstance(value, Rate | Mean | int | float) else cell(text)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[int] | None = None) -> str:

@@ -17,13 +17,13 @@ from typing import Any
 import yaml
 
 from pipeline.conductor.forecast import size
-from pipeline.conductor.forecast_table import align_columns
 from pipeline.config.derived import checkpoint_cycle, world_size
 from pipeline.config.families import FAMILIES, NOT_SERVED, model_type
 from pipeline.config.loader import find_config
 from pipeline.config.schema import BASELINE, RunConfig, StageConfig
 from pipeline.errors import UserError
 from pipeline.files import write_atomic
+from pipeline.reports.table import align_columns
 from pipeline.run_dir import BASE, RunDir
 from pipeline.system.hardware import free_memory, visible_gpus
 from stages.rollouts.vllm_server import SHARED_MEMORY

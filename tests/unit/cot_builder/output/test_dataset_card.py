@@ -63,6 +63,7 @@ def manifest_of(plan, kept=5, **changes):
             },
             "fear": {"kept": 0, "rejected": {}, "unasked": 0, "modes": {}, "teachers": {}},
         },
+        "teachers": {name: {"config": to_plain(one)} for name, one in plan.teachers.items()},
         "per_teacher": {"one": {"replies": 12, "kept": 5, "rejected": 7, "prompt_tokens": 9000, "completion_tokens": 800}},
         "config": {"name": plan.config.name, "seed": 3, "task": {"name": "emoset"}, "cot": to_plain(plan.cot)},
         "data_digest": "0123abcd",
@@ -112,9 +113,9 @@ def test_the_card_says_how_the_rows_came_about():
     text = card_of()
     for part in (
         "Question: What is felt?", "Recipe: `reasoning`", "Of 8 images, 5 rows were kept and 3 rejected.",
-        "| awe | 5 | 62.5% | 3 | 0 | answer_hidden 4, answer_given 1 | one 5 | wrong_label 2, leakage 1 |",
-        "| answer_given | 1 | 20.0% |", "| `wrong_label` | 2 | 6 | The answer is a label,",
-        "| one | maker/Model-7B | abc123 | 12 | 7 | 5 | 9000 | 800 |", "| offline | offline, writes from annotated attributes |",
+        "| awe | 62.5 | 5 | 3 | 0 | answer_hidden 4, answer_given 1 | one 5 | wrong_label 2, leakage 1 |",
+        "| ⚑ answer given | 1 | 20.0 |", "| wrong_label | 2 | 6 | The answer is a label,",
+        "| one | maker/Model-7B | abc123 | 12 | 7 | 5 | 9\u202f000 | 800 |", "| offline | offline, from annotations |",
         f"| `answer_given_v1` | answer_given | `{load_prompt('answer_given_v1').digest[:12]}` |",
         "max_repetition: 0.3", "fallback: answer_given_v1", 'datasets.load_dataset("path/of/this/folder"',
         "python -m cot_builder build --config", "seed: 3", "`0123abcd`", "## Limitations", "No person checked", "## Licence",

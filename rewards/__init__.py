@@ -1,13 +1,14 @@
 """Pure scoring for GRPO. One file per reward: ``rewards/<name>.py`` defines ``<name>_reward(completions, **columns)``.
 
-A reward gets the batch's completions (TRL's conversational form), every column of the rows (``label``, ``id``) and the
-``task``; it returns one float per completion, or None where it does not apply. No torch, no files, no state.
+A reward gets the batch's completions as texts and, by name, everything in `COLUMNS`; it returns one float per completion, or
+None where it does not apply. No torch, no files, no state.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib
+import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -15,6 +16,22 @@ from pipeline.data.task import Task
 from pipeline.errors import UserError
 
 Reward = Callable[..., list[float | None]]
+
+COLUMNS = {
+    "label": "the gold label",
+    "id": "the row's id",
+    "style": "what the prompt asks for: think or direct",
+    "attributes": "a mapping of what the task knows of the row beside its label (EmoSet's annotation, `attribute_columns` of "
+    "parquet files); {} where it knows nothing",
+    "image": "the picture",
+    "prompts": "what was asked, as TRL's messages",
+    "completion_ids": "the completion's token ids",
+    "task": "one object: the `pipeline.data.task.Task`, with `labels`, `question` and `judge`",
+    "trainer_state": "one object: transformers' TrainerState, such as `global_step`",
+    "log_extra": "one function: `log_extra(name, values)` adds a column to the tables of completions",
+    "log_metric": "one function: `log_metric(name, value)` adds a figure to the step's log",
+}
+"""What a reward is called with beside `completions`: a list with one value per completion, unless it is one object."""
 
 
 def completion_text(completion: Any) -> str:
@@ -50,6 +67,8 @@ def _bind(reward: Reward, task: Task) -> Reward:
     # TRL logs a reward under its __name__.
     @functools.wraps(reward)
     def scored(completions: list[Any], **columns: Any) -> list[float | None]:
+        if "attributes" in columns:
+            columns["attributes"] = [json.loads(text) for text in columns["attributes"]]
         return reward([completion_text(completion) for completion in completions], task=task, **columns)
 
     return scored

@@ -19,7 +19,9 @@ SOURCES = sorted(
     if path.suffix in (".py", ".sh", ".yaml", ".jinja", ".slurm")
 )
 EXAMPLES = {
+    "rewards/NAME.py",
     "rewards/brevity.py",
+    "rewards/scene.py",
     "pipeline/tasks/fi8.py",
     "configs/teachers/X.yaml",
     "configs/teachers/mine.yaml",

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import datetime
 import sys
 import textwrap
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline.config.schema import TaskConfig
+from pipeline.data.conversations import grpo_columns
 from pipeline.data.load import load_task
 from pipeline.data.task import Task
+from pipeline.data.training_rows import read_rows, write_rows
 from pipeline.errors import UserError
 from pipeline.scoring.response import Response, parse, render
+from pipeline.types import Example
 from rewards import completion_text, load_rewards
 from rewards.accuracy import accuracy_reward
 from rewards.format import format_reward
@@ -142,6 +147,27 @@ def test_a_reward_of_ones_own_by_dotted_path_may_say_it_does_not_apply(task, tmp
     sys.modules.pop("own_scores")
     assert reward.__name__ == "brevity_reward"
     assert reward(["x", "x"], label=["fear", "awe"]) == [0.5, None]
+
+
+def test_the_guide_s_reward_reads_what_the_task_knows_of_each_row(task, tmp_path, monkeypatch, repo_root):
+    guide = (repo_root / "docs" / "rewards.md").read_text(encoding="utf-8")
+    (tmp_path / "of_the_guide.py").write_text(guide.split("```python\n")[1].split("```")[0])
+    monkeypatch.syspath_prepend(tmp_path)
+    (reward,) = load_rewards(["of_the_guide.scene_reward"], task)
+    sys.modules.pop("of_the_guide")
+    rows = [
+        {"scene": "park", "object": ["ball", "kite"], "brightness": 0.4, "taken": datetime.date(2026, 1, 2)},
+        {"scene": "street", "wert": "Ä", "id": "not the row's"},
+        {},
+    ]
+    examples = [Example(str(n), Path(f"{n}.png"), "awe", attributes) for n, attributes in enumerate(rows)]
+    columns = grpo_columns(task, examples, "think")
+    # As the stage's workers read them.
+    write_rows(tmp_path, columns, {})
+    assert read_rows(tmp_path) == (columns, {})
+    columns.pop("prompt")
+    assert reward(completions=["in a park"] * 3, **columns) == [0.5, 0.0, None]
+    assert columns["id"] == ["0", "1", "2"]
 
 
 @pytest.mark.parametrize(

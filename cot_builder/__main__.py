@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("cot_builder")
 
-INCOMPLETE = 3
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the entry point of the builder."""
@@ -140,7 +138,7 @@ def _end(plan: BuildPlan, record: Mapping[str, Any], asked: BuildOutcome, shown:
     for line in asked.down:
         log.warning(line)
     log.warning("cot is incomplete: %s", record["why"])
-    return INCOMPLETE
+    return command_line.INCOMPLETE
 
 
 def _given_up(record: Mapping[str, Any]) -> Iterator[str]:

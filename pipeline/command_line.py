@@ -15,6 +15,20 @@ from pipeline.errors import UserError
 
 STOPPED = 128 + signal.SIGINT
 """The exit status after Ctrl-C."""
+INCOMPLETE = 3
+"""The exit status of a build that has rows without a reply."""
+EXIT_CODES = {
+    0: "done, or complete before, or a `--dry-run` that found nothing wrong",
+    1: "an error that nothing here expects, told with its traceback; of `stages.sweep`: not every cell is complete",
+    2: "something to mend, told in a line each: a setting, a file, a stage that failed or missed its gate, a full disk; "
+    "of `preview`: no reply of a teacher was kept",
+    INCOMPLETE: "of `cot_builder build` and `merge`: rows are without a reply; the same command asks them",
+    128 + signal.SIGHUP: "the terminal closed; what was done is kept, and the same command goes on",
+    STOPPED: "Ctrl-C; the same",
+    128 + signal.SIGPIPE: "the reader of the output (`| head`) had seen enough",
+    128 + signal.SIGTERM: "SIGTERM (`kill`, a batch system); as Ctrl-C",
+}
+"""What the exit status of every command says; 128 and more is 128 and the signal's number."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 log = logging.getLogger(__name__)
 

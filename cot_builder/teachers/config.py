@@ -32,7 +32,9 @@ class AttributeConfig:
     """The offline teacher. Its rates declare an imperfection like a real teacher's; all are 0 by default."""
 
     kind: str = "attribute"
+    """Required: says that the file is of this kind."""
     seed: int = 0
+    """What its choices of words and its mistakes follow from, with the run's seed."""
     attributes: list[str] = field(default_factory=lambda: list(ATTRIBUTES))
     """Which annotated attributes it names, where a row has them; `description` names the class's own description."""
     confusions: dict[str, str] = field(default_factory=dict)
@@ -50,17 +52,21 @@ class OpenAIConfig:
     """A model behind one or several endpoints of the OpenAI-compatible chat API."""
 
     kind: str = "openai"
+    """Required: says that the file is of this kind."""
     model: str = ""
-    """The name the server serves; for `launch/serve_teacher.sh` also the hub id or folder it loads."""
+    """Required: the name the server serves; for `launch/serve_teacher.sh` also the hub id or folder it loads."""
     revision: str | None = None
     """Recorded, part of every journal key, and given to the server by `launch/serve_teacher.sh`."""
     base_urls: list[str] = field(default_factory=list)
-    """Endpoints of the same model, such as http://localhost:8000/v1. No other address is ever contacted."""
+    """Required: endpoints of the same model, such as http://localhost:8000/v1. No other address is ever contacted."""
     api_key_env: str | None = None
     """Name of the environment variable that holds the key; never the key."""
     temperature: float = 0.7
+    """Of the first attempt, where `cot.temperatures` does not say; left out where the server refuses it."""
     top_p: float = 0.95
+    """Share of the probability that tokens are drawn from; left out where the server refuses it."""
     max_tokens: int = 512
+    """Most tokens of a reply; a longer one is rejected as truncated."""
     extra_body: dict[str, Any] = field(default_factory=dict)
     """Further sampling options of the server, word for word (top_k, repetition_penalty, …)."""
     image_size: int = 672

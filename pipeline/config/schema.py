@@ -16,6 +16,7 @@ class TaskConfig:
     """The labelled image set. `name` is a file of pipeline/tasks; the other keys mean what that file says."""
 
     name: str = MISSING
+    """A file of pipeline/tasks."""
     path: str | None = None
     """Root of the data; None only for tasks that make their own (scenes)."""
     question: str | None = None

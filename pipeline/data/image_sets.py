@@ -13,10 +13,10 @@ from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
 from pipeline.types import Example, Problem, Split
 
-_HEIC_SUFFIXES = (".heic", ".heif")
+HEIC_SUFFIXES = (".heic", ".heif")
 IMAGE_SUFFIXES = (
     *(".jpg", ".jpeg", ".jfif", ".jpe", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif"),
-    *(_HEIC_SUFFIXES if HEIC else ()),
+    *(HEIC_SUFFIXES if HEIC else ()),
 )
 
 
@@ -40,7 +40,7 @@ def data_root(config: TaskConfig, what: str) -> Path:
 
 def suffix_problem(name: str) -> str:
     """Return why a file is no picture by its name."""
-    if name.lower().endswith(_HEIC_SUFFIXES):
+    if name.lower().endswith(HEIC_SUFFIXES):
         return "HEIC is read where its plug-in is installed: pip install pillow-heif"
     return f"read are {' '.join(IMAGE_SUFFIXES)}"
 

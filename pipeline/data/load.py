@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Iterable
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from pipeline.files import ROOT, digest
 
 TASKS = ROOT / "pipeline" / "tasks"
 """The plug-in folder, which is looked into by name: it lies above this room."""
+
+
+@dataclass(frozen=True)
+class TaskOption:
+    """An option of a task's file: its default, and what it means; docs/tasks.md has a table of them all."""
+
+    default: Any
+    meaning: str
 
 
 def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
@@ -32,8 +41,8 @@ def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
     return as_benchmark(loaded) if isinstance(loaded, Task) else loaded
 
 
-def check_options(config: TaskConfig, allowed: Iterable[str]) -> dict[str, Any]:
-    """Return the task's ``options:``, once each key is known to be one of `allowed`.
+def check_options(config: TaskConfig, allowed: Mapping[str, TaskOption]) -> dict[str, Any]:
+    """Return the value of every option of a task: what ``options:`` sets, once each key is known to be one, else its default.
 
     Raises:
         UserError: naming every other key, and the nearest right one.
@@ -45,7 +54,7 @@ def check_options(config: TaskConfig, allowed: Iterable[str]) -> dict[str, Any]:
             problems.append(f"task.options.{key}: the {config.name} task has no such option; {did_you_mean(key, keys)}")
     if problems:
         raise UserError(problems)
-    return dict(config.options)
+    return {name: config.options.get(name, option.default) for name, option in allowed.items()}
 
 
 def task_names() -> list[str]:

@@ -73,7 +73,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
         UserError: when the folder is neither layout, or info.json gives no labels.
     """
     root = data_root(config, _WHAT)
-    check_options(config, ())
+    check_options(config, {})
     splits = tuple(name for name in SPLITS if (root / f"{name}.json").is_file())
     if not splits and parquet.split_files(root):
         return _load_parquet(config, cache)

@@ -6,8 +6,6 @@ or `test` by a hash of its id, so the split is the same on every machine and add
 Pictures are .jpg .jpeg .jfif .jpe .png .webp .bmp .gif .tif .tiff .avif, and .heic .heif where pillow-heif is installed (any
 case); their id is the path below `path`. Other files, folders deeper than a label's and names that are not UTF-8 are counted as
 problems; hidden ones are ignored. Folders whose names differ in case alone are one label, the one with more pictures.
-
-Options: ``test_share`` (share of the pictures in `test` when there are no split folders; 0.2).
 """
 
 from __future__ import annotations
@@ -31,12 +29,12 @@ from pipeline.data.image_sets import (
     writable,
 )
 from pipeline.data.images import inside
-from pipeline.data.load import check_options
+from pipeline.data.load import TaskOption, check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.types import Example, Problem, Split
 
-TEST_SHARE = 0.2
+OPTIONS = {"test_share": TaskOption(0.2, "share of the pictures in `test` where there are no split folders")}
 QUESTION = "What does this image show?"
 _WHAT = "a folder of <split>/<label>/*.jpg or <label>/*.jpg"
 
@@ -48,7 +46,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
         UserError: when the folder holds no labelled pictures, or mixes the two layouts.
     """
     root = data_root(config, _WHAT)
-    options = check_options(config, ("test_share",))
+    options = check_options(config, OPTIONS)
     if not root.is_dir():
         raise UserError(f"task.path: {config.path!r} is a file; it must be {_WHAT}")
     tree = {name: _Listing.of(root / name) for name in _Listing.of(root).folders}
@@ -65,7 +63,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
     folders: dict[str, list[tuple[str, ...]]]
     listings: dict[tuple[str, ...], _Listing]
     if split_names:
-        if "test_share" in options:
+        if "test_share" in config.options:
             raise UserError(f"task.options.test_share: {config.path!r} has the splits {', '.join(split_names)} already")
         folders = {above: [(above, name) for name in tree[above].folders] for above in split_names}
         listings = {(above, name): one for (above, name), one in inner.items() if above in split_names}
@@ -73,7 +71,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
     else:
         folders = {split: [(name,) for name in flat] for split in ("train", "test")}
         listings = {(name,): tree[name] for name in flat}
-        share = _share(options.get("test_share", TEST_SHARE))
+        share = _share(options["test_share"])
     if unwritable := [name for name in split_names if writable(name) != name]:
         raise UserError(
             f"task.path: the name of the split's folder '{writable(unwritable[0])}' is not UTF-8; rename it"

@@ -56,7 +56,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         UserError: when the files are not there.
     """
     root = data_root(config, _WHAT)
-    check_options(config, ())
+    check_options(config, {})
     files = {split: found for split in SPLITS if (found := data_files(root, (split,)))}
     if not files:
         raise no_files(config, _WHAT)

@@ -8,8 +8,6 @@ Most questions have two to nine options; the others are open. The test split's a
 right.
 
 A subject the copy has no row of is counted as a problem.
-
-Options: ``subjects`` (a list such as [Math, Art]; all), ``rule`` (published or stated, see pipeline/scoring/mmmu.py; published).
 """
 
 from __future__ import annotations
@@ -34,7 +32,7 @@ from pipeline.data.benchmark_rows import (
     read_rows,
 )
 from pipeline.data.image_sets import data_root, no_files
-from pipeline.data.load import check_options
+from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import A_LETTER, DIRECT_LETTER, instructed, lettered
 from pipeline.errors import UserError, did_you_mean
 from pipeline.scoring.benchmark_judges import accuracies, accuracy, chosen, even_chance, judged
@@ -70,6 +68,8 @@ DOMAINS = {
 DOMAIN_OF = {subject: domain for domain, subjects in DOMAINS.items() for subject in subjects}
 DIRECT_OPEN = "Answer the question using a single word or phrase."
 IMAGES = tuple(f"image_{number}" for number in range(1, 8))
+RULE = TaskOption(RULES[0], f"{' or '.join(RULES)}: which reading of an answer comes first (pipeline/scoring/mmmu.py)")
+OPTIONS = {"subjects": TaskOption(None, "a list such as [Math, Art]; all without it"), "rule": RULE}
 _WHAT = f"a copy of {SOURCE}: <Subject>/validation-00000-of-00001.parquet, or validation.json and its pictures"
 _COLUMNS = QuestionColumns(
     IMAGES, ("id", "question", "options", "answer"), ("question_type", "subfield", "topic_difficulty")
@@ -84,7 +84,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         UserError: when the files are not there, or an option is wrong.
     """
     root = data_root(config, _WHAT)
-    options = check_options(config, ("subjects", "rule"))
+    options = check_options(config, OPTIONS)
     rule, subjects = check_rule(options), _subjects(options)
     files = {split: found for split in SPLITS if (found := _files(root, split, subjects))}
     if not files:
@@ -113,14 +113,14 @@ def check_rule(options: Mapping[str, Any]) -> str:
     Raises:
         UserError: when it is not one of `RULES`.
     """
-    rule = options.get("rule", RULES[0])
+    rule = options["rule"]
     if rule not in RULES:
         raise UserError(f"task.options.rule: {rule!r} is no rule; {did_you_mean(rule, RULES)}")
     return str(rule)
 
 
 def _subjects(options: Mapping[str, Any]) -> tuple[str, ...]:
-    given = options.get("subjects", list(DOMAIN_OF))
+    given = list(DOMAIN_OF) if options["subjects"] is None else options["subjects"]
     if not isinstance(given, list | tuple) or not given:
         raise UserError(f"task.options.subjects: {given!r} is not a list of subjects")
     wrong = [name for name in given if name not in DOMAIN_OF]

@@ -5,8 +5,6 @@ with ``test-*.parquet``, or ``test.json`` and its pictures; or one such folder. 
 Python text), answer, image_1 … image_7 (vision: image), subject.
 
 The benchmark's overall score is the mean of the accuracies of ``standard_10`` and ``vision``; each is a task of its own here.
-
-Options: ``setting`` (standard_10, standard_4 or vision; standard_10), ``rule`` (as of mmmu).
 """
 
 from __future__ import annotations
@@ -28,17 +26,18 @@ from pipeline.data.benchmark_rows import (
     read_rows,
 )
 from pipeline.data.image_sets import data_root
-from pipeline.data.load import check_options
+from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import instructed, lettered
 from pipeline.errors import UserError, did_you_mean
 from pipeline.scoring.benchmark_judges import even_chance
-from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, check_rule, judge, official, subject_of, with_pictures
+from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, RULE, check_rule, judge, official, subject_of, with_pictures
 from pipeline.types import Question, Questions
 
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/MMMU/MMMU_Pro"
 LICENCE = "Apache-2.0"
 SETTINGS = {"standard_10": "standard (10 options)", "standard_4": "standard (4 options)", "vision": "vision"}
+OPTIONS = {"setting": TaskOption("standard_10", ", ".join(SETTINGS)), "rule": RULE}
 _DIRECT = "Answer with the option letter from the given choices directly."
 _LAST_LINE = (
     "The last line of your response should be of the following format: 'Answer: $LETTER' (without quotes) where LETTER is one of "
@@ -58,8 +57,8 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         UserError: when the files are not there, or an option is wrong.
     """
     root = data_root(config, _WHAT)
-    options = check_options(config, ("setting", "rule"))
-    setting, rule = options.get("setting", "standard_10"), check_rule(options)
+    options = check_options(config, OPTIONS)
+    setting, rule = options["setting"], check_rule(options)
     if setting not in SETTINGS:
         raise UserError(f"task.options.setting: {setting!r} is no setting; {did_you_mean(setting, SETTINGS)}")
     folder, files = _files(root, setting)

@@ -50,7 +50,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         UserError: when the files are not there.
     """
     root = data_root(config, _WHAT)
-    check_options(config, ())
+    check_options(config, {})
     files = data_files(root, ("mmstar", "MMStar", "val")) if root.is_dir() else [root]
     if not files:
         raise no_files(config, _WHAT)

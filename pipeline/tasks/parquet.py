@@ -6,9 +6,6 @@ integers named by the ClassLabel feature in the file's metadata (or, without one
 
 The bytes are taken out once, a few rows at a time, to ``<cache>/images/<split>/``; files are named by the hash of their
 content, so no id can choose a path, and a run that was killed goes on where it stopped.
-
-Options: ``image_column`` (image), ``label_column`` (label), ``id_column`` (id when there is one, else ids are
-``<split>-<row>``), ``attribute_columns`` (list of columns that become attributes; none).
 """
 
 from __future__ import annotations
@@ -26,7 +23,7 @@ import pyarrow as pa
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import data_root, kept_spellings, label_set, merge_spellings, usable
-from pipeline.data.load import check_options
+from pipeline.data.load import TaskOption, check_options
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
 from pipeline.data.task import Task
 from pipeline.errors import UserError
@@ -37,7 +34,14 @@ from pipeline.types import Example, Problem, Split
 VERSION = 2
 """Part of the index's key: raise it when what is extracted changes."""
 QUESTION = "What does this image show?"
-OPTIONS = ("image_column", "label_column", "id_column", "attribute_columns")
+OPTIONS = {
+    "image_column": TaskOption("image", "structs {bytes, path}, plain bytes, or paths inside the folder"),
+    "label_column": TaskOption("label", "text, or the integers of a ClassLabel"),
+    "id_column": TaskOption(
+        None, "what tells rows apart; without it `id` where the files have it, else `<split>-<row>`"
+    ),
+    "attribute_columns": TaskOption([], "columns that become the row's attributes: hints, offline teachers, rewards"),
+}
 _WHAT = "a folder with <split>.parquet or <split>-*.parquet (there or in data/), or one parquet file"
 
 
@@ -112,13 +116,11 @@ def split_files(root: Path) -> dict[str, list[Path]]:
 
 def _columns(options: dict[str, Any], schemas: list[tuple[Path, pa.Schema]]) -> ImageColumns:
     """The columns the options name, once every file is known to have them."""
-    attributes = options.get("attribute_columns", [])
+    attributes = options["attribute_columns"]
     if not isinstance(attributes, list | tuple):
         raise UserError(f"task.options.attribute_columns: {attributes!r} is not a list of columns")
-    id_column = options.get("id_column") or ("id" if all("id" in schema.names for _, schema in schemas) else None)
-    columns = ImageColumns(
-        options.get("image_column", "image"), options.get("label_column", "label"), id_column, tuple(attributes)
-    )
+    id_column = options["id_column"] or ("id" if all("id" in schema.names for _, schema in schemas) else None)
+    columns = ImageColumns(options["image_column"], options["label_column"], id_column, tuple(attributes))
     problems = []
     for file, schema in schemas:
         missing = [name for name in columns.names() if name not in schema.names]

@@ -1,4 +1,4 @@
-"""scenes: the embedded default. Small drawn pictures in EmoSet's layout, read by the `emoset` task like the real set.
+"""scenes: small drawn pictures in EmoSet's layout, the embedded default; the `emoset` task reads them like the real set.
 
 Each picture shows a person in one of four scenes with one of three facial expressions. The emotion follows from the two
 together, never from one alone, so that naming both before answering helps:
@@ -13,8 +13,6 @@ together, never from one alone, so that naming both before answering helps:
 In a stated share of the pictures (`ambiguous`, 0.17) the face is neutral and the emotion is a coin toss between the scene's
 two, so no reader of the picture can be right more often than ``1 - ambiguous / 2`` (0.915). Objects, arms, light and colour
 vary freely and say nothing. Everything follows from `seed`; the pictures and rule are ours, the layout is EmoSet's.
-
-Options: ``seed``, ``size`` (pixels a side), ``train``, ``val``, ``test`` (rows), ``ambiguous`` (share).
 """
 
 from __future__ import annotations
@@ -30,7 +28,7 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import label_set
-from pipeline.data.load import check_options
+from pipeline.data.load import TaskOption, check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest
@@ -56,7 +54,14 @@ ACTIONS = ("standing", "waving")
 FACES = {"smiling": (250, 215, 90), "frowning": (225, 120, 90), "neutral": (235, 200, 165)}
 """Face colours: a cue that a student from scratch can read within a few hundred steps."""
 SPLITS = ("train", "val", "test")
-DEFAULTS: dict[str, Any] = {"seed": 0, "size": 64, "train": 6000, "val": 200, "test": 800, "ambiguous": 0.17}
+OPTIONS = {
+    "seed": TaskOption(0, "what everything follows from"),
+    "size": TaskOption(64, "pixels a side"),
+    "train": TaskOption(6000, "rows"),
+    "val": TaskOption(200, "rows"),
+    "test": TaskOption(800, "rows"),
+    "ambiguous": TaskOption(0.17, "share of pictures whose emotion nothing tells"),
+}
 
 
 def load(config: TaskConfig, cache: Path) -> Task:
@@ -67,7 +72,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
     """
     from pipeline.tasks import emoset
 
-    options = {**DEFAULTS, **check_options(config, DEFAULTS)}
+    options = check_options(config, OPTIONS)
     if problems := list(_option_problems(options)):
         raise UserError(problems)
     root = cache / f"drawn-{digest([VERSION, options])[:12]}"

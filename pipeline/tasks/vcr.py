@@ -9,8 +9,7 @@ file is there its box is given in percent of the picture (our reading; the bench
 whose metadata are missing is kept without boxes and counted. The rationale is asked given the GOLD answer. Q→AR counts an
 annotation as right when both are.
 
-Options: ``mode`` (qa, qar, or both, which alone gives Q→AR; both). Splits ``val`` and ``train``; the test split's answers
-are not published.
+Splits ``val`` and ``train``; the test split's answers are not published.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import QuestionColumns, RawRow, Unusable, data_files, picture, questions, read_rows
 from pipeline.data.image_sets import data_root, no_files
 from pipeline.data.images import inside
-from pipeline.data.load import check_options
+from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import asked_for_letter, lettered
 from pipeline.errors import UserError, did_you_mean
 from pipeline.scoring.benchmark_judges import accuracy, even_chance, judge_choice
@@ -37,6 +36,7 @@ EVALUATED_ONLY = True
 SOURCE = "https://visualcommonsense.com/download/"
 LICENCE = "VCR dataset licence: non-commercial research, no redistribution"
 MODES = ("both", "qa", "qar")
+OPTIONS = {"mode": TaskOption("both", "qa, qar or both, which alone gives Q→AR")}
 _WHAT = f"vcr1annots/val.jsonl and vcr1images/, from {SOURCE}"
 _COLUMNS = QuestionColumns(
     ("img_fn",),
@@ -56,7 +56,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         UserError: when the files are not there, or the mode is none.
     """
     root = data_root(config, _WHAT)
-    mode = check_options(config, ("mode",)).get("mode", "both")
+    mode = check_options(config, OPTIONS)["mode"]
     if mode not in MODES:
         raise UserError(f"task.options.mode: {mode!r} is no mode; {did_you_mean(mode, MODES)}")
     files = {

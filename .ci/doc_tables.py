@@ -1,0 +1,126 @@
+"""The tables of docs/ that are made from the code: ``python .ci/doc_tables.py`` writes them, ``--check`` only says which differ.
+
+A table stands between ``<!-- table: NAME -->`` and ``<!-- end of table -->``; NAME is one of `TABLES`. The tests run the check.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from cot_builder.teachers.config import KINDS  # noqa: E402
+from pipeline.command_line import EXIT_CODES  # noqa: E402
+from pipeline.config.schema import TaskConfig  # noqa: E402
+from pipeline.data.image_sets import HEIC_SUFFIXES, IMAGE_SUFFIXES  # noqa: E402
+from pipeline.data.load import task_names  # noqa: E402
+from rewards import COLUMNS  # noqa: E402
+
+PLACE = re.compile(r"(<!-- table: (\w+) -->)(.*?)(<!-- end of table -->)", re.DOTALL)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the tables, or with --check name the pages whose tables differ."""
+    check = "--check" in (sys.argv[1:] if argv is None else argv)
+    different = 0
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        text = page.read_text(encoding="utf-8")
+        if (now := filled(text)) != text:
+            different += 1
+            print(f"{page.relative_to(ROOT)}: {'differs from the code; run .ci/doc_tables.py' if check else 'written'}")
+            if not check:
+                page.write_text(now, encoding="utf-8")
+    return 1 if check and different else 0
+
+
+def filled(page: str) -> str:
+    """Return a page with its tables as the code has them now."""
+    return PLACE.sub(lambda place: f"{place[1]}{TABLES[place[2]]()}{place[4]}", page)
+
+
+def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """Return a table in markdown, with the line ends that stand around one."""
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n" + "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def fields_of(cls: type) -> list[tuple[str, str, str]]:
+    """Return (key, default, meaning) of each field of a dataclass; the meaning is the text below it in the source."""
+    body = ast.parse(inspect.getsource(cls)).body[0]
+    assert isinstance(body, ast.ClassDef)
+    told: dict[str, str] = {}
+    for line, below in zip(body.body, [*body.body[1:], None], strict=True):
+        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
+            told[line.target.id] = " ".join(str(text).split())
+    return [(field.name, default_of(field), told[field.name]) for field in dataclasses.fields(cls)]
+
+
+def default_of(field: dataclasses.Field[Any]) -> str:
+    """Return a field's default as YAML would have it."""
+    made = field.default_factory() if field.default_factory is not dataclasses.MISSING else field.default
+    # OmegaConf's mark of what must be set.
+    return "required" if made == "???" else shown(made)
+
+
+def shown(value: object) -> str:
+    """Return a default in words."""
+    if isinstance(value, list):
+        return f"[{', '.join(value)}]" if value else "none"
+    if value in (None, "") or value == {}:
+        return "none"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def keys(*classes: type) -> str:
+    """Return the table of the keys of dataclasses."""
+    rows = [(f"`{name}`", default, meaning) for cls in classes for name, default, meaning in fields_of(cls)]
+    return table(("key", "default", "meaning"), rows)
+
+
+def tasks() -> str:
+    """Return the table of all tasks by the first sentence of their files."""
+    rows = []
+    for name in task_names():
+        module = importlib.import_module(f"pipeline.tasks.{name}")
+        first = (module.__doc__ or "").split("\n\n")[0].removeprefix(f"{name}: ")
+        said = re.split(r"(?<=[a-z)])\. ", " ".join(first.split()))[0].rstrip(".")
+        rows.append((f"`{name}`", "judged on" if hasattr(module, "EVALUATED_ONLY") else "trained and judged on", said))
+    return table(("`task.name`", "can be", "what it is"), sorted(rows, key=lambda row: row[1] == "judged on"))
+
+
+def task_options() -> str:
+    """Return the table of the options of every task that has some."""
+    modules = {name: importlib.import_module(f"pipeline.tasks.{name}") for name in task_names()}
+    rows = [
+        (f"`{name}`", f"`{option}`", shown(of.default), of.meaning)
+        for name, module in modules.items()
+        for option, of in getattr(module, "OPTIONS", {}).items()
+    ]
+    return table(("task", "option", "default", "meaning"), rows)
+
+
+TABLES = {
+    "tasks": tasks,
+    "task_keys": lambda: keys(TaskConfig),
+    "task_options": task_options,
+    # The same on a machine with the plug-in for HEIC.
+    "suffixes": lambda: " " + " ".join(f"`{suffix}`" for suffix in IMAGE_SUFFIXES if suffix not in HEIC_SUFFIXES) + " ",
+    "teacher_keys_attribute": lambda: keys(KINDS["attribute"]),
+    "teacher_keys_openai": lambda: keys(KINDS["openai"]),
+    "reward_columns": lambda: table(("name", "what it is"), [(f"`{name}`", text) for name, text in COLUMNS.items()]),
+    "exit_codes": lambda: table(("status", "says"), [(str(code), text) for code, text in sorted(EXIT_CODES.items())]),
+}
+"""What each name stands for."""
+
+if __name__ == "__main__":
+    sys.exit(main())

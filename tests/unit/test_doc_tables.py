@@ -1,0 +1,79 @@
+"""Tables in docs/ are what the code says, and say something of everything in it."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import re
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from pipeline.command_line import EXIT_CODES, status
+from pipeline.config.schema import TaskConfig
+from pipeline.data.conversations import grpo_columns
+from pipeline.data.load import TASKS, task_names
+from pipeline.data.task import Task
+from pipeline.errors import UserError
+from pipeline.scoring.labels import LabelSet
+from pipeline.types import Example, Split
+from rewards import COLUMNS
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.fixture(scope="module")
+def doc_tables() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("doc_tables", ROOT / ".ci" / "doc_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_every_table_is_as_the_code_has_it(doc_tables: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    assert doc_tables.main(["--check"]) == 0, capsys.readouterr().out
+
+
+def test_every_table_stands_on_one_page_and_a_changed_one_is_found(doc_tables: ModuleType) -> None:
+    text = "".join(page.read_text(encoding="utf-8") for page in PAGES)
+    assert sorted(found[2] for found in doc_tables.PLACE.finditer(text)) == sorted(doc_tables.TABLES)
+    page = (ROOT / "docs" / "tasks.md").read_text(encoding="utf-8")
+    assert doc_tables.filled(page.replace("| 0.2 |", "| 0.3 |")) == page != page.replace("| 0.2 |", "| 0.3 |")
+
+
+def test_every_key_of_a_teacher_and_of_a_task_has_a_meaning(doc_tables: ModuleType) -> None:
+    for cls in (*doc_tables.KINDS.values(), TaskConfig):
+        assert not [name for name, _, meaning in doc_tables.fields_of(cls) if not meaning]
+
+
+def test_every_task_that_takes_options_lists_them(doc_tables: ModuleType) -> None:
+    listed = doc_tables.task_options()
+    for name in task_names():
+        source = (TASKS / f"{name}.py").read_text(encoding="utf-8")
+        assert ("check_options(config, OPTIONS)" in source) == (f"| `{name}` |" in listed), name
+
+
+def test_a_reward_is_called_with_what_the_guide_lists() -> None:
+    from trl import GRPOTrainer
+
+    task = Task("t", LabelSet.of(["a", "b"]), "?", ("train",), lambda split: Split(()))
+    source = inspect.getsource(GRPOTrainer._calculate_rewards)
+    of_trl = set(re.findall(r'(?<!\w)reward_kwargs\["(\w+)"\]', source)) - {"environments"}
+    rows = set(grpo_columns(task, [Example("1", Path("x.png"), "a")], "think")) - {"prompt"}
+    assert set(COLUMNS) == of_trl | rows | {"prompts", "completion_ids", "task"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(UserError("x"), 2), (KeyboardInterrupt(), 130), (OSError(28, "full"), 2)],
+)
+def test_an_exit_status_is_one_the_guide_lists(error: BaseException, code: int) -> None:
+    def work() -> int:
+        raise error
+
+    assert status(work) == code
+    assert code in EXIT_CODES

@@ -82,6 +82,12 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--rows", type=int, default=8, help="how many rows (default 8)")
         if name == "export":
             command.add_argument("--out", type=Path, required=True, metavar="DIR", help="where the files go")
+            command.add_argument(
+                "--omit",
+                default="",
+                metavar="FIELD,…",
+                help="fields the service refuses (temperature, top_p, seed; max_tokens is sent as max_completion_tokens)",
+            )
     return parser
 
 
@@ -188,7 +194,8 @@ def _export(config: RunConfig, arguments: argparse.Namespace) -> int:
     planned = plan(config)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with ReplyCache(planned.folder / "journal") as journal:
-        files, requests = asyncio.run(batch_api.export(planned, journal, arguments.out))
+        omit = [name.strip() for name in arguments.omit.split(",") if name.strip()]
+        files, requests = asyncio.run(batch_api.export(planned, journal, arguments.out, omit=omit))
     if not files:
         print(f"nothing to ask; write the rows with `python -m cot_builder build --config {arguments.config}`")
     for file in files:
@@ -206,10 +213,14 @@ def _import(config: RunConfig, arguments: argparse.Namespace) -> int:
     planned = plan(config)
     planned.folder.mkdir(parents=True, exist_ok=True)
     with ReplyCache(planned.folder / "journal") as journal:
-        counts, failed = batch_api.take_in(journal, arguments.files)
+        counts, failed, not_taken = batch_api.take_in(journal, arguments.files)
     print(f"{counts['new']} new replies, {counts['known']} known already, {counts['unknown']} not of this build")
     for reason, count in failed.items():
         log.warning("%s lines without a reply (%s); the next export asks them again", count, reason)
+    if not_taken:
+        log.warning(
+            "the service refuses these fields in any request; export with --omit %s", ",".join(sorted(not_taken))
+        )
     return 0
 
 

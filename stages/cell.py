@@ -24,6 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--config", required=True, help="YAML of the lab (pipeline/config/evaluation.py)")
     parser.add_argument("--cell", required=True, metavar="ID", help="model--task--precision--mode[--reasoner]")
     parser.add_argument("--clean", action="store_true", help="forget what the cell has and begin anew")
+    parser.add_argument("--retry", action="store_true", help="ask again the rows that a server failed at")
     arguments = command_line.parse(parser, argv)
     config = load_lab(arguments.config)
     found = {cell.id: cell for cell in cells(config)}
@@ -31,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(f"--cell: {arguments.cell!r} is not a cell of this lab; {did_you_mean(arguments.cell, found)}")
     from stages.evaluation.cell import run_cell
 
-    run_cell(config, found[arguments.cell], clean=arguments.clean)
+    run_cell(config, found[arguments.cell], clean=arguments.clean, retry=arguments.retry)
     return 0
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,18 +22,26 @@ from cot_builder.build.plan import BuildPlan
 from cot_builder.build.run import settle, teachers_of
 from cot_builder.teachers.base import Reply, TeacherQuestion, Unanswered
 from cot_builder.teachers.openai import OpenAITeacher, read_completion
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
+from pipeline.system.chat_api import OPTIONAL, RENAMED, fields_not_taken
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 190 * 1024 * 1024
 """Limits of one file at OpenAI (50,000 requests, 200 MB); vLLM has none."""
+OMITTED = (*OPTIONAL, *RENAMED)
+"""Fields that a service may take under another name, or not at all."""
 
 
 class _Exporter:
     """An `Ask` that answers from the journal and writes down what is not there."""
 
-    def __init__(self, plan: BuildPlan, journal: ReplyCache, folder: Path, most_bytes: int) -> None:
+    def __init__(
+        self, plan: BuildPlan, journal: ReplyCache, folder: Path, most_bytes: int, omit: Collection[str] = ()
+    ) -> None:
         self.teachers = teachers_of(plan)
+        for teacher in self.teachers.values():
+            if isinstance(teacher, OpenAITeacher):
+                teacher.leave_out(omit)
         self.files: list[Path] = []
         self.requests: Counter[str] = Counter()
         self._journal, self._folder, self._most_bytes = journal, folder, most_bytes
@@ -77,22 +85,24 @@ class _Exporter:
 
 
 async def export(
-    plan: BuildPlan, journal: ReplyCache, folder: Path, most_bytes: int = MOST_BYTES
+    plan: BuildPlan, journal: ReplyCache, folder: Path, most_bytes: int = MOST_BYTES, omit: Collection[str] = ()
 ) -> tuple[list[Path], Counter[str]]:
-    """Write the requests that the rows need next.
+    """Write the requests that the rows need next, without the fields `omit`, or with them under their other name.
 
     Returns:
         The files, and the number of requests per teacher.
 
     Raises:
-        UserError: when the folder holds requests of an earlier export.
+        UserError: when the folder holds requests of an earlier export, or no request has such a field.
     """
+    if strange := [name for name in omit if name not in OMITTED]:
+        raise UserError([f"--omit: {name!r} cannot be left out; {did_you_mean(name, OMITTED)}" for name in strange])
     folder.mkdir(parents=True, exist_ok=True)
     if any(folder.glob("*.jsonl")):
         raise UserError(
             f"--out {folder}: holds .jsonl files already; name an empty folder, so that none is asked twice"
         )
-    exporter = _Exporter(plan, journal, folder, most_bytes)
+    exporter = _Exporter(plan, journal, folder, most_bytes, omit)
     try:
         for index in plan.rows:
             try:
@@ -105,22 +115,23 @@ async def export(
     return exporter.files, exporter.requests
 
 
-def take_in(journal: ReplyCache, files: Iterable[Path]) -> tuple[dict[str, int], Counter[str]]:
+def take_in(journal: ReplyCache, files: Iterable[Path]) -> tuple[dict[str, int], Counter[str], set[str]]:
     """Record the replies of a batch.
 
     Returns:
-        How many were new, known already and unknown to this build; and reasons of the lines that hold no reply, which the next
-        export asks again.
+        How many were new, known already and unknown to this build; reasons of the lines that hold no reply, which the next
+        export asks again; and the fields that the service refused as such, for `export` to leave out.
 
     Raises:
         UserError: when a file cannot be read.
     """
     failed: Counter[str] = Counter()
-    counts = journal.take_in(reply for file in files for reply in _replies(file, failed))
-    return counts, failed
+    not_taken: set[str] = set()
+    counts = journal.take_in(reply for file in files for reply in _replies(file, failed, not_taken))
+    return counts, failed, not_taken
 
 
-def _replies(file: Path, failed: Counter[str]) -> Iterator[tuple[str, Reply]]:
+def _replies(file: Path, failed: Counter[str], not_taken: set[str]) -> Iterator[tuple[str, Reply]]:
     try:
         lines = file.open(encoding="utf-8", errors="replace")
     except OSError as error:
@@ -133,13 +144,13 @@ def _replies(file: Path, failed: Counter[str]) -> Iterator[tuple[str, Reply]]:
                 response = found.get("response") or {}
                 status = response.get("status_code", 200 if response.get("body") else None)
                 if status in (400, 413, 415, 422):
-                    yield (
-                        key,
-                        Reply(
-                            "",
-                            refused=f"HTTP {status}: {json.dumps(response.get('body') or found.get('error'))[:2000]}",
-                        ),
-                    )
+                    words = json.dumps(response.get("body") or found.get("error"))[:2000]
+                    if fields := fields_not_taken(words, OMITTED):
+                        # It says nothing of the row: every request of this form is refused.
+                        not_taken |= fields
+                        failed[f"http_{status}, takes no {', '.join(sorted(fields))}"] += 1
+                    else:
+                        yield key, Reply("", refused=f"HTTP {status}: {words}")
                 elif status != 200 or found.get("error"):
                     failed[f"http_{status}" if status else "no_response"] += 1
                 else:

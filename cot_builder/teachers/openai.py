@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -84,6 +84,10 @@ class OpenAITeacher:
         self._client = ChatClient(api_key(config) or "EMPTY", self.concurrency, min(10.0, 0.9 * config.timeout))
         # A model that is a folder here can be trained anew under the same path.
         self._revision = config.revision or weights_digest(Path(config.model))
+
+    def leave_out(self, fields: Iterable[str]) -> None:
+        """Send no such fields, or under their other name, as is done of itself once a server refuses them."""
+        self._not_taken |= set(fields)
 
     def request(self, question: TeacherQuestion) -> TeacherRequest:
         """Return everything the reply depends on; the picture is named by the digest of its file."""

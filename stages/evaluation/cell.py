@@ -23,7 +23,7 @@ from pipeline.scoring.response import GRAMMAR_VERSION
 from pipeline.types import Question, Questions
 from stages.evaluation import modes, prompts
 from stages.evaluation.backends import base, checkpoint
-from stages.evaluation.cell_record import PredictionRow, Record, picture_digests, rows_digest
+from stages.evaluation.cell_record import GIVEN_UP, PredictionRow, Record, picture_digests, rows_digest
 from stages.evaluation.modes import Models, Setting
 from stages.processes.work import folder_lock
 
@@ -33,13 +33,14 @@ _LINES = 10
 """Lines of progress in all."""
 
 
-def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
+def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool = False) -> None:
     """Answer every row of a cell that is not answered yet, judge them, and write its figures.
 
     Args:
         config: checked.
         cell: one of its cells.
         clean: forget what the cell has and begin anew.
+        retry: ask again the rows that a server failed at.
 
     Raises:
         UserError: when what is there depends on other inputs, a model or its data cannot be had, no answer of the first rows
@@ -67,7 +68,11 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
         )
         inputs = _inputs(config, cell, setting, rows)
         record = Record(folder)
-        if record.begin(inputs, clean=clean):
+        complete = record.begin(inputs, clean=clean)
+        if retry and (forgotten := record.forget_given_up()):
+            log.info(f"{cell.id}: {forgotten} rows that the server failed at are asked again")
+            complete = False
+        if complete:
             log.info(f"{cell.id}: complete")
             return
         began, answered = time.monotonic(), record.answered()
@@ -93,6 +98,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False) -> None:
             )
             log.warning(
                 f"  warning: {len(failed)} rows have no answer and count as wrong: {reasons} (first: {failed[0]['id']})"
+                f"{'; --retry asks again where the server failed' if any(row['reason'] in GIVEN_UP for row in failed) else ''}"
             )
 
 

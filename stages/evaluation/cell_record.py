@@ -12,6 +12,8 @@ from pipeline.errors import UserError
 from pipeline.files import differences, digest, end_half_line, file_digest, read_jsonl, write_atomic, write_json
 
 RUNNING, COMPLETE = "running", "complete"
+GIVEN_UP = ("server_error", "no_reply", "moderated")
+"""Reasons of rows at which a server failed while it answered others."""
 
 PredictionRow = dict[str, Any]
 """One row of predictions.jsonl."""
@@ -55,6 +57,16 @@ class Record:
         for row in read_jsonl(self.predictions):
             rows.setdefault(row["id"], row)
         return rows
+
+    def forget_given_up(self) -> int:
+        """Take away the rows that a server failed at, so that they are asked again; returns how many they were."""
+        there = self.answered()
+        kept = [row for row in there.values() if not ("detail" in row and row["reason"] in GIVEN_UP)]
+        if len(kept) < len(there):
+            # First, so that after a kill in between the cell is only written once more.
+            write_json(self.path, {"status": RUNNING, "inputs": json.loads(self.path.read_text())["inputs"]})
+            write_atomic(self.predictions, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+        return len(there) - len(kept)
 
     def append(self, rows: Iterable[PredictionRow]) -> None:
         """Write rows down behind the others."""

@@ -28,6 +28,7 @@ from stages.evaluation.backends.checkpoint import find
 OWN = (
     "model", "perceiver", "reasoner", "grid", "task", "data", "split", "mode", "backend", "precision", "name", "batch_size",
     "max_new_tokens", "smoke", "seed", "output_dir", "api_key_env", "harness", "harness_python",
+    "retry",
 )  # fmt: skip
 """The options that describe a model of its own; none of them goes with --stage."""
 
@@ -53,6 +54,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--max-new-tokens", type=int, help="default: 512")
     own.add_argument("--smoke", type=int, help="first rows of which one must be readable; 0 for none; default: 2")
     own.add_argument("--seed", type=int, help="of a reasoner's draws; default: 0")
+    own.add_argument(
+        "--retry", action="store_true", help="ask again the rows that a server failed at while it answered others"
+    )
     own.add_argument("--name", help="folder of its results; default: from the model and the task")
     own.add_argument("--output-dir", help="default: evaluations")
     own.add_argument(
@@ -84,7 +88,7 @@ def main(arguments: argparse.Namespace) -> int:
     config = load_lab(path)
     found = cells(config)
     for cell in found:
-        _answer(path, cell, clean=arguments.clean)
+        _answer(path, cell, clean=arguments.clean, retry=arguments.retry)
     if arguments.grid:
         from stages.evaluation.grid import write_grid
 
@@ -108,8 +112,8 @@ def _through_harness(arguments: argparse.Namespace, config: LabConfig, cell: Pat
     print(lmms_eval.compare_with_lmms_eval(record, arguments.task, theirs, folder))
 
 
-def _answer(lab: Path, cell: Cell, *, clean: bool) -> None:
-    words = ["--config", str(lab), "--cell", cell.id, *(["--clean"] if clean else [])]
+def _answer(lab: Path, cell: Cell, *, clean: bool, retry: bool) -> None:
+    words = ["--config", str(lab), "--cell", cell.id, *(["--clean"] if clean else []), *(["--retry"] if retry else [])]
     code = run_child([sys.executable, "-m", "stages.cell", *words])
     if code:
         raise UserError(f"{cell.id}: ended with exit code {code}; what it answered is kept, the same command goes on")

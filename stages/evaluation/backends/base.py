@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.config.evaluation import LabModel
+from pipeline.config.special_tokens import TAGS
 
 
 @dataclass(frozen=True)
@@ -136,6 +137,18 @@ def parts(text: str, images: int) -> list[str | int]:
         words = ""
     words = (words + text[end:]).strip()
     return [*(index for index in range(images) if index not in placed), *found, *([words] if words else [])]
+
+
+def as_words(text: str, special: Iterable[str]) -> str:
+    """Return words of data or of another model, in which a special token (<image>, <|im_end|>) is only text."""
+    for token in special:
+        text = text.replace(token, f"{token[0]} {token[1:]}")
+    return text
+
+
+def special_tokens(tokenizer: Any) -> list[str]:
+    """Return the tokens of a tokenizer that text of others must not become; the grammar's tags are for the model to write."""
+    return [token for token in tokenizer.all_special_tokens if len(token) > 1 and token not in TAGS]
 
 
 def without_marks(text: str) -> str:

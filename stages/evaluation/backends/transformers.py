@@ -20,12 +20,19 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from pipeline.config.schema import ModelConfig, RunConfig
-from pipeline.config.special_tokens import TAGS
 from pipeline.data.images import ImageError, open_rgb, picture_size
 from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
 from pipeline.scoring.response import opens_thought
-from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams, parts
+from stages.evaluation.backends.base import (
+    Checkpoint,
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    as_words,
+    parts,
+    special_tokens,
+)
 from stages.models import loading
 from stages.models.generate import complete, read_ahead
 from stages.models.memory_usage import peak_memory
@@ -88,7 +95,7 @@ class Local:
         if self.tokenizer.pad_token_id is None:
             self.tokenizer.pad_token = self.tokenizer.eos_token
         self.name, self.batch_size = checkpoint.name, batch_size
-        self._special = [token for token in self.tokenizer.all_special_tokens if len(token) > 1 and token not in TAGS]
+        self._special = special_tokens(self.tokenizer)
 
     def answer(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> Iterator[list[Generation]]:
         """See `Backend`."""
@@ -166,8 +173,11 @@ class Local:
 
     def render(self, ask: GenerationRequest) -> tuple[str, list[int]]:
         """Return (the prompt as the model reads it, the order in which it meets the pictures)."""
-        pieces = [piece if isinstance(piece, int) else self._plain(piece) for piece in parts(ask.text, len(ask.images))]
-        said = self._plain(ask.said)
+        pieces = [
+            piece if isinstance(piece, int) else as_words(piece, self._special)
+            for piece in parts(ask.text, len(ask.images))
+        ]
+        said = as_words(ask.said, self._special)
         if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:
             if ask.images:
                 raise UserError(f"{self.name} has no chat template, so there is no telling where a picture belongs")
@@ -184,12 +194,6 @@ class Local:
         if opens_thought(text):
             said = said.removeprefix("<think>")
         return text + said, [piece for piece in pieces if isinstance(piece, int)]
-
-    def _plain(self, text: str) -> str:
-        """Words of data or of another model, in which a special token (<image>, <|im_end|>) is only text."""
-        for token in self._special:
-            text = text.replace(token, f"{token[0]} {token[1:]}")
-        return text
 
     @torch.inference_mode()
     def _generate(self, asks: list[GenerationRequest], inputs: Any, how: SamplingParams) -> list[Generation]:

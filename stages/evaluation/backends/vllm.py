@@ -3,20 +3,31 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.data.images import ImageError, open_rgb
+from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus
 from pipeline.system.vllm_server import CPU_FLAGS, serve_environment
-from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams, parts
+from stages.evaluation.backends.base import (
+    Checkpoint,
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    as_words,
+    parts,
+    special_tokens,
+)
 from stages.models.chat import read_completions
 
 _ON_A_GPU = 256
 """Least rows that vLLM may have in flight on a GPU: decoding reads all weights for one row as for many, and vLLM lets those wait
 that its cache has no room for."""
+_TOO_LONG = re.compile(r"max_model_len|maximum (?:model|context) length|longer than", re.IGNORECASE)
 _AT_ONCE = 16
 """Batches handed over together: enough for vLLM to keep full, few enough that a kill loses little."""
 
@@ -59,6 +70,7 @@ class Offline:
         own |= {"model": str(checkpoint.folder), "trust_remote_code": model.trust_remote_code}
         self._llm = vllm.LLM(**{"seed": 0, **own, **model.options})
         self._batch_size = batch_size
+        self._special = special_tokens(self._llm.get_tokenizer())
         image_token = getattr(self._llm.model_config.hf_config, "image_token_id", None)
         # As with transformers.
         self._never = {int(image_token): -100.0} if image_token is not None else None
@@ -81,39 +93,54 @@ class Offline:
         return peak_memory()
 
     def _chunk(self, asks: Sequence[GenerationRequest], how: SamplingParams) -> list[Generation]:
-        import vllm
-
-        said, kept, chats, sampling = [], [], [], []
+        said, kept, chats = [], [], []
         for ask in asks:
             try:
-                chats.append(_chat(ask))
+                chats.append(self._chat(ask))
             except ImageError as error:
                 said.append(Generation(ask.id, "", failed=error.reason, detail=str(error)))
                 continue
             kept.append(ask)
-            sampling.append(
-                vllm.SamplingParams(
-                    max_tokens=how.max_new_tokens,
-                    temperature=how.temperature,
-                    top_p=how.top_p,
-                    seed=ask.seed % 2**31 if how.temperature else None,
-                    # Of the chosen token alone.
-                    logprobs=0,
-                    logit_bias=self._never,
-                )
+        return said + self._answered(kept, chats, how)
+
+    def _answered(self, asks: Sequence[GenerationRequest], chats: list[Any], how: SamplingParams) -> list[Generation]:
+        """Answers to chats; one that vLLM refuses (a picture its processor does not take, a prompt too long) is failed alone.
+
+        vLLM lays all of a call out before any is answered and then forgets them, so nothing is answered twice.
+        """
+        import vllm
+
+        if not asks:
+            return []
+        sampling = [
+            vllm.SamplingParams(
+                max_tokens=how.max_new_tokens,
+                temperature=how.temperature,
+                top_p=how.top_p,
+                seed=ask.seed % 2**31 if how.temperature else None,
+                # Of the chosen token alone.
+                logprobs=0,
+                logit_bias=self._never,
             )
-        if not kept:
-            return said
+            for ask in asks
+        ]
         # All of them, or none: asks of one call are of one kind.
-        going_on = bool(kept[0].said)
+        going_on = bool(asks[0].said)
         began = time.monotonic()
-        outputs = self._llm.chat(
-            chats,
-            sampling,
-            use_tqdm=False,
-            add_generation_prompt=not going_on,
-            continue_final_message=going_on,
-        )
+        try:
+            outputs = self._llm.chat(
+                chats,
+                sampling,
+                use_tqdm=False,
+                add_generation_prompt=not going_on,
+                continue_final_message=going_on,
+            )
+        except ValueError as error:
+            if len(asks) > 1:
+                half = len(asks) // 2
+                return self._answered(asks[:half], chats[:half], how) + self._answered(asks[half:], chats[half:], how)
+            refused = "request_refused" if _TOO_LONG.search(str(error)) or not asks[0].images else UNFIT
+            return [Generation(asks[0].id, "", failed=refused, detail=str(error)[:500] or repr(error))]
         seconds = time.monotonic() - began
         # Read from its tokens as transformers' are: vLLM leaves out tags that are special tokens.
         texts = read_completions(
@@ -121,9 +148,18 @@ class Offline:
             [output.prompt_token_ids or () for output in outputs],
             [list(output.outputs[0].token_ids) for output in outputs],
         )
-        return said + [
-            _said(ask.id, output, text, seconds) for ask, output, text in zip(kept, outputs, texts, strict=True)
+        return [_said(ask.id, output, text, seconds) for ask, output, text in zip(asks, outputs, texts, strict=True)]
+
+    def _chat(self, ask: GenerationRequest) -> Any:
+        content = [
+            {"type": "text", "text": as_words(piece, self._special)}
+            if isinstance(piece, str)
+            else {"type": "image_pil", "image_pil": open_rgb(ask.images[piece])}
+            for piece in parts(ask.text, len(ask.images))
         ]
+        turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
+        said = as_words(ask.said, self._special)
+        return [*turns, {"role": "assistant", "content": said}] if said else turns
 
 
 def _said(row_id: str, output: Any, text: str, seconds: float) -> Generation:
@@ -138,17 +174,6 @@ def _said(row_id: str, output: Any, text: str, seconds: float) -> Generation:
         seconds=seconds,
         logprob=answer.cumulative_logprob / tokens if tokens and answer.cumulative_logprob is not None else None,
     )
-
-
-def _chat(ask: GenerationRequest) -> Any:
-    content = [
-        {"type": "text", "text": piece}
-        if isinstance(piece, str)
-        else {"type": "image_pil", "image_pil": open_rgb(ask.images[piece])}
-        for piece in parts(ask.text, len(ask.images))
-    ]
-    turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
-    return [*turns, {"role": "assistant", "content": ask.said}] if ask.said else turns
 
 
 def _cpu_arguments() -> dict[str, Any]:

@@ -158,6 +158,44 @@ def test_a_refused_request_is_data(tmp_path, project, serve):
     assert project.manifest()["rejected_rows_by_reason"]["request_refused"] == 1
 
 
+@pytest.mark.parametrize(
+    ("words", "omit", "sent"),
+    [
+        (
+            "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead.",
+            "max_tokens",
+            {"max_completion_tokens", "seed", "temperature", "top_p"},
+        ),
+        (
+            "Unsupported value: 'temperature' does not support 0.7 with this model. Only the default (1) value is supported.",
+            "temperature",
+            {"max_tokens", "seed", "top_p"},
+        ),
+        ("Extra inputs are not permitted: seed, top_p", "seed,top_p", {"max_tokens", "temperature"}),
+    ],
+)
+def test_refused_fields_are_no_refused_rows_and_the_cure_is_told(tmp_path, project, serve, caplog, words, omit, sent):
+    project.ask(serve(), rows=4)
+    requests = export(project, tmp_path / "out")
+    body = {"error": {"message": words, "code": "unsupported_parameter"}}
+    lines = [{"custom_id": one["custom_id"], "response": {"status_code": 400, "body": body}} for one in requests]
+    (tmp_path / "replies.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert take_in(project, tmp_path / "replies.jsonl") == 0
+    assert f"export with --omit {omit}" in caplog.text
+    command = ["export", "--config", str(project.config), "--out", str(tmp_path / "again"), "--omit", omit]
+    assert main(command) == 0
+    again = [json.loads(line) for line in (tmp_path / "again" / "stub-00000.jsonl").read_text().splitlines()]
+    assert [one["custom_id"] for one in again] == [one["custom_id"] for one in requests]
+    fields = {"max_tokens", "max_completion_tokens", "temperature", "top_p", "seed"}
+    assert all(set(one["body"]) & fields == sent for one in again)
+
+
+def test_a_field_that_cannot_be_left_out_is_refused(tmp_path, project, serve, caplog):
+    project.ask(serve(), rows=4)
+    assert main(["export", "--config", str(project.config), "--out", str(tmp_path / "x"), "--omit", "modell"]) == 2
+    assert "--omit: 'modell' cannot be left out" in caplog.text
+
+
 def test_an_export_never_overwrites_another(tmp_path, project, serve, capsys):
     project.ask(serve())
     export(project, tmp_path / "out")

@@ -143,6 +143,42 @@ def test_rows_a_server_left_make_the_cell_fail_and_go_on_later(lab):
     assert record(lab.folder())["status"] == "complete"
 
 
+@pytest.mark.parametrize("mode", ["direct", "think", "caption-think"])
+@pytest.mark.parametrize("reason", ["server_error", "no_reply", "moderated"])
+def test_rows_a_server_failed_at_are_asked_again_when_wanted(tmp_path, monkeypatch, mode, reason):
+    fails = True
+
+    def say(ask):
+        bad = fails and ask.images and ask.id in ("test-0", "test-7")
+        return (
+            Generation(ask.id, "", failed=reason, detail="HTTP 500") if bad else "<think>x</think><answer>awe</answer>"
+        )
+
+    lab = Lab(tmp_path, monkeypatch, {"m": Scripted(say), "r": Scripted(say)}, reasoners=["r"], modes=[mode])
+    bad = {row["id"] for row in rows(lab.run()) if row["reason"] == reason}
+    before = rows(lab.folder())
+    fails = False
+    lab.run()
+    assert rows(lab.folder()) == before
+    lab.run(retry=True)
+    after = rows(lab.folder())
+    assert [row["id"] for row in after] == [row["id"] for row in before]
+    assert [row for row in after if row["id"] not in bad] == [row for row in before if row["id"] not in bad]
+    assert not [row for row in after if row["reason"] == reason]
+    assert record(lab.folder())["status"] == "complete"
+    asked = len(lab.models["m"].asked)
+    lab.run(retry=True)
+    assert len(lab.models["m"].asked) == asked
+
+
+def test_a_picture_no_one_can_read_is_not_asked_again(tmp_path, monkeypatch):
+    say = lambda ask: Generation(ask.id, "", failed="unreadable_image", detail="x")  # noqa: E731
+    lab = Lab(tmp_path, monkeypatch, {"m": Scripted(say)})
+    lab.run()
+    lab.run(retry=True)
+    assert len(lab.models["m"].asked) == ROWS
+
+
 def test_a_direct_answer_is_short_and_a_thought_may_be_long(tmp_path, monkeypatch):
     think = "<think>the sky</think><answer>awe</answer>"
     model = Scripted(lambda ask: think if "Reason" in ask.text else "awe")

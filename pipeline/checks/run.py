@@ -89,6 +89,9 @@ def _task(task: TaskConfig, where: str) -> Iterator[str]:
     if task.path is not None and not Path(task.path).expanduser().exists():
         yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data"
 
+    if task.question is not None and not task.question.strip():
+        yield f"{where}.question: is blank, so nothing would be asked; leave it out for the task's own"
+
 
 def _texts(config: RunConfig) -> Iterator[str]:
     """Texts of the task that the student's tokenizer would read as control tokens."""

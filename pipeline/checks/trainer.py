@@ -107,6 +107,10 @@ def _trainer_values(where: str, stage: StageConfig) -> Iterator[tuple[str, str]]
             key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
         ):
             yield key, f"{told} must be a whole number of at least 1"
+        elif (
+            key == "max_steps" and value != -1 and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
+        ):
+            yield key, f"{told} must be a whole number of at least 1, or -1 to train for num_train_epochs, as 0 would"
         elif key in POSITIVE and value is not None and (not _number(value) or value <= 0):
             yield key, f"{told} must be a number above 0"
         elif key in NOT_NEGATIVE and value is not None and (not _number(value) or value < 0):

@@ -4,8 +4,9 @@
 or `test` by a hash of its id, so the split is the same on every machine and adding pictures moves none of the others.
 
 Pictures are .jpg .jpeg .jfif .jpe .png .webp .bmp .gif .tif .tiff .avif, and .heic .heif where pillow-heif is installed (any
-case); their id is the path below `path`. Other files, folders deeper than a label's and names that are not UTF-8 are counted as
-problems; hidden ones are ignored. Folders whose names differ in case alone are one label, the one with more pictures.
+case); their id is the path below `path`. Other files, pictures in no label's folder, folders deeper than a label's and names
+that are not UTF-8 are counted as problems; hidden ones are ignored. Folders whose names differ in case alone are one label, the
+one with more pictures.
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ def load(config: TaskConfig, cache: Path) -> Task:
             f"of pictures; it must be {_WHAT}"
         )
     if not flat and not split_names:
-        raise UserError(f"task.path: {config.path!r} holds no labelled pictures; it must be {_WHAT}")
+        loose = len(_Listing.of(root).pictures)
+        here = f"; the {loose} pictures directly in it have no label" if loose else ""
+        raise UserError(f"task.path: {config.path!r} holds no labelled pictures; it must be {_WHAT}{here}")
     folders: dict[str, list[tuple[str, ...]]]
     listings: dict[tuple[str, ...], _Listing]
     if split_names:
@@ -82,12 +85,18 @@ def load(config: TaskConfig, cache: Path) -> Task:
     names, merged = merge_spellings({name: count for name, count in counts.items() if writable(name) == name})
     labels = label_set(config, names)
 
-    # Pictures of a kind that is not read (HEIC) would otherwise be gone without a word, and their class with them.
-    odd = [(name,) for name, one in tree.items() if share is not None and one.files and not one.pictures]
+    # What lies beside the folders of labels or splits (a stray picture, a class of a kind that is not read) would otherwise be
+    # gone without a word. It is told with the first split, unless a hash says which.
+    odd = [(name,) for name, one in tree.items() if one.files and name not in (*flat, *split_names)]
+    stray = [
+        Problem(name, "without_label", "it lies in no label's folder, so it has no label")
+        for name in _Listing.of(root).pictures
+    ]
 
     def read(split: str) -> Split:
-        rows, problems = _rows(root, [*folders[split], *odd])
-        problems += kept_spellings(rows, merged)
+        also = share is not None or split == next(iter(folders))
+        rows, problems = _rows(root, [*folders[split], *(odd if also else ())])
+        problems += [*kept_spellings(rows, merged), *(stray if also else ())]
         if share is not None:
             rows = [row for row in rows if _in_test(row.id, share) == (split == "test")]
             problems = [problem for problem in problems if _in_test(problem.id, share) == (split == "test")]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import zlib
 from pathlib import Path
 
@@ -18,6 +20,7 @@ from pipeline.data.images import check_image, open_rgb
 from pipeline.data.load import load_task
 from pipeline.data.task import Task
 from pipeline.errors import UserError
+from pipeline.files import ROOT
 
 RED = Image.fromarray(numpy.full((16, 16, 3), (200, 30, 40), numpy.uint8))
 
@@ -60,6 +63,77 @@ def test_heic_without_its_plug_in_is_counted_with_the_cure(tmp_path: Path) -> No
     (problem,) = folder(tmp_path / "data").read("train").problems
     assert problem.reason == "not_an_image"
     assert "pip install pillow-heif" in problem.detail
+
+
+@pytest.mark.parametrize(
+    ("extra", "reason"),
+    [
+        ("stray.png", "without_label"),
+        ("IMG 1.JPG", "without_label"),
+        ("lake/a.heif.txt", "not_an_image"),
+        ("lake/a.raw", "not_an_image"),
+        ("lake/notes.docx", "not_an_image"),
+        (".DS_Store", None),
+        ("__MACOSX/._a.jpg", None),
+        ("empty/", None),
+        ("readme.txt", None),
+        (".thumbnails/a.png", None),
+    ],
+)
+@pytest.mark.parametrize("splits", [False, True])
+def test_what_lies_beside_the_labels_is_told_or_is_no_data(
+    tmp_path: Path, extra: str, reason: str | None, splits: bool
+) -> None:
+    for split in ("train/", "test/") if splits else ("",):
+        for name in ("red", "blue"):
+            put(tmp_path / "data" / f"{split}{name}" / "a.png")
+    if extra.endswith("/"):
+        (tmp_path / "data" / extra).mkdir()
+    else:
+        put(tmp_path / "data" / extra)
+    task = folder(tmp_path / "data")
+    assert sorted(task.labels.names) == ["blue", "red"]
+    found = [problem for split in task.splits for problem in task.read(split).problems]
+    assert [(problem.id, problem.reason) for problem in found] == ([(extra, reason)] if reason else [])
+
+
+def test_pictures_without_any_label_are_counted_in_the_refusal(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.png")
+    put(tmp_path / "data" / "b.png")
+    with pytest.raises(UserError, match="the 2 pictures directly in it have no label"):
+        folder(tmp_path / "data")
+
+
+def test_heic_is_read_by_its_plug_in(tmp_path: Path) -> None:
+    # A stand-in that reads BMP under HEIF's name. In a process of its own, for what is installed is looked at once, at import.
+    (tmp_path / "pillow_heif.py").write_text(
+        "from PIL import BmpImagePlugin, Image\n"
+        "class Heif(BmpImagePlugin.BmpImageFile):\n"
+        "    format = 'HEIF'\n"
+        "def register_heif_opener():\n"
+        "    Image.register_open('HEIF', Heif, lambda prefix: prefix.startswith(b'BM'))\n"
+    )
+    for name in ("a.heic", "b.HEIF"):
+        put(tmp_path / "data" / "train" / "red" / "x.png")
+        RED.save(tmp_path / "data" / "train" / "red" / name, "BMP")
+    (tmp_path / "data" / "train" / "red" / "x.png").unlink()
+    (tmp_path / "data" / "train" / "red" / "c.heic").write_bytes(b"BM, and then nothing")
+    code = (
+        "import sys; from pathlib import Path; from pipeline.config.schema import TaskConfig\n"
+        "from pipeline.data.load import load_task; from PIL import Image\n"
+        # Else Pillow's own reader takes it.
+        "Image.preinit(); Image.ID.remove('BMP')\n"
+        "split = load_task(TaskConfig('imagefolder', sys.argv[1]), Path(sys.argv[2])).read('train')\n"
+        "print([row.id for row in split.examples], split.problem_counts)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "data"), str(tmp_path / "cache")],
+        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout.strip() == "['train/red/a.heic', 'train/red/b.HEIF'] {'truncated_image': 1}", done.stderr
 
 
 @pytest.mark.parametrize("kind", ["text", "international", "profile", "behind the pixels"])

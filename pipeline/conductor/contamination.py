@@ -8,8 +8,8 @@ is counted.
 
 Pictures are compared as decoded, so a copy saved anew in another format or size is found. Exact means the same pixels; near, that
 the 64-bit perceptual hashes (signs of the 8 × 8 lowest DCT coefficients of 32 × 32 grey pixels, about their median) differ in at
-most `NEAR` bits, which is our reading. Crops and mirror images are not found. Drawn pictures of one kind are all alike at 32
-pixels: the hash is made for photographs.
+most `NEAR` bits and their grey pixels correlate to 0.99, which is our reading. Crops and mirror images are not found. Drawn
+pictures of one kind are all alike at 32 pixels: the hash is made for photographs.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ NEAR = 4
 VERSION = 1
 """Part of the cache's name: raise it when the hashes change."""
 _SHOWN = 5
+# Correlation of the grey values of two copies at 32 x 32 pixels: hashes of small or drawn pictures agree by chance.
+_ALIKE = 0.99
 # Standard deviation of grey values below which a picture has no structure to compare.
 _FLAT = 2.0
 
@@ -162,7 +164,7 @@ def compare(name: str, training: Sequence[ComparedRow], evaluated: Sequence[Comp
             perceived_here = [perceived for image in row.images if (perceived := prints[image][1]) is not None]
             bits, close = min(((bits, owners[i]) for bits, i in map(functools.partial(_nearest, known), perceived_here)),
                               key=lambda one: one[0], default=(0, None))  # fmt: skip
-            close = close if bits <= NEAR else None
+            close = close if bits <= NEAR and close is not None and _alike(row, close) else None
         exact, near = exact + (same is not None), near + (close is not None)
         if same is not None or close is not None:
             other = same or close
@@ -210,6 +212,18 @@ def _fingerprint(path: Path) -> tuple[str | None, int | None]:
     # Without the mean, which says how bright the picture is.
     signs = low > np.median(low[1:])
     return pixels, int("".join("1" if sign else "0" for sign in signs), 2)
+
+
+def _alike(one: ComparedRow, other: ComparedRow) -> bool:
+    """Whether some picture of one row has the grey values of one of the other's, up to light and contrast."""
+    grey = [
+        [
+            np.asarray(open_rgb(path).convert("L").resize((32, 32), resample=1), np.float64).ravel()
+            for path in row.images
+        ]
+        for row in (one, other)
+    ]
+    return any(np.corrcoef(a, b)[0, 1] >= _ALIKE for a in grey[0] for b in grey[1])
 
 
 @functools.cache

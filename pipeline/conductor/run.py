@@ -16,6 +16,7 @@ from pipeline.checks.adapters import unshared
 from pipeline.checks.chat_files import opens_think
 from pipeline.checks.splits import check_splits
 from pipeline.conductor.cot_rows import check_cot_rows, cot_pictures
+from pipeline.conductor.own_pictures import compare_own_pictures, shared_lines
 from pipeline.conductor.pictures import picture_lines
 from pipeline.conductor.status import in_use
 from pipeline.config.derived import clip_range, processes_per_node, world_size
@@ -98,6 +99,8 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes
     if config.held_out:
         log.info(contamination(config, run))
     write_config(config, run.root / "config.yaml")
+    for found in compare_own_pictures(config, run):
+        log.warning("warning: %s", found)
     # Nodes that follow know of no server of this one.
     alone = multinode.count() == 1 and set(names) - {COT}
     server = fork_server(IMPORTED_ONCE) if alone else contextlib.nullcontext()
@@ -230,7 +233,10 @@ def plan(config: RunConfig, run: RunDir, notes: Sequence[str] = ()) -> str:
             )
         if name == COT and (pictures := cot_pictures(config, run)):
             lines += [f"  {'':<24} {line}" for line in (*pictures.problems(), *pictures.notes())]
-    lines += [f"  {'pictures':<24} {line}" for line in (*picture_lines(config, run, quick=True), *notes)]
+    lines += [
+        f"  {'pictures':<24} {line}"
+        for line in (*picture_lines(config, run, quick=True), *notes, *shared_lines(config, run))
+    ]
     evaluation = f"{config.evaluation.split} after every phase, greedy and {config.evaluation.samples} sampled"
     lines.append(f"  {'evaluation':<24} {'':<10} {evaluation}")
     return "\n".join(lines)

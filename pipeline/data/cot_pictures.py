@@ -81,6 +81,18 @@ def compare_pictures(cot: Path, examples: Sequence[Example], cache: Path) -> Cot
     return CotPictures(len(rows["id"]), changed, new, COLUMN in rows)
 
 
+def digests_of_rows(cot: Path) -> dict[str, str]:
+    """Return {id: digest of its picture} as built rows name them; empty where there are none, or none that say."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        rows = pq.read_table(cot / "train.parquet", columns=["id", COLUMN]).to_pydict()
+    except (OSError, pa.ArrowException):
+        return {}
+    return dict(zip(rows["id"], rows.get(COLUMN, ()), strict=False))
+
+
 def _rejected(file: Path) -> Iterator[str]:
     if file.exists():
         with file.open(encoding="utf-8") as lines:

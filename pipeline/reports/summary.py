@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from pipeline.config.schema import AlarmConfig
+from pipeline.data.shared_pictures import SharedPictures
 from pipeline.files import read_json
 from pipeline.formatting import p_value, size
 from pipeline.metrics import alarms
@@ -115,6 +116,8 @@ class Summary:
     tests: tuple[PairedTest, ...]
     cot: CotYields | None
     warnings: tuple[Remark, ...]
+    shared_pictures: tuple[SharedPictures, ...] = ()
+    """What the run is judged on and trained on."""
 
     @property
     def evaluated(self) -> list[tuple[EntrySummary, Scores]]:
@@ -122,7 +125,13 @@ class Summary:
         return [(row, row.scores) for row in self.entries if row.scores]
 
 
-def summarise(title: str, entries: Sequence[Entry], labels: Sequence[str], cot: CotYields | None) -> Summary:
+def summarise(
+    title: str,
+    entries: Sequence[Entry],
+    labels: Sequence[str],
+    cot: CotYields | None,
+    shared: Sequence[SharedPictures] = (),
+) -> Summary:
     """Return everything a report states.
 
     Its tests are every stage against its parent and the baseline; where nothing is a stage, every pair of entries of one task.
@@ -161,7 +170,9 @@ def summarise(title: str, entries: Sequence[Entry], labels: Sequence[str], cot: 
         )
         for entry, (parent, base) in zip(entries, against, strict=True)
     ]
-    return Summary(title, tuple(labels), tuple(rows), tests, cot, tuple(warnings(entries, rows)))
+    remarks = [Remark("", "warning", f"{one}.") for one in shared]
+    remarks += warnings(entries, rows)
+    return Summary(title, tuple(labels), tuple(rows), tests, cot, tuple(remarks), tuple(shared))
 
 
 def _corrected(found: Sequence[PairedTest]) -> tuple[PairedTest, ...]:

@@ -12,6 +12,7 @@ import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.data.shared_pictures import read_shared
 from pipeline.errors import UserError
 from pipeline.files import read_json, write_atomic, write_json
 from pipeline.formatting import printable
@@ -94,7 +95,7 @@ def write_run_report(
         write_completions_page(run_root / phase)
     entries = read_run(run_root, phases, labels, doubted)
     cot = read_cot(run_root)
-    summary = summarise(printable(title or run_root.name), entries, labels.names, cot)
+    summary = summarise(printable(title or run_root.name), entries, labels.names, cot, read_shared(run_root))
     write_json(run_root / "report" / "summary.json", to_json(summary))
     return _write(run_root / "report", "summary.md", summary, entries, PNG, run_root)
 

@@ -74,6 +74,10 @@ class Example:
     image: Path
     label: str
     attributes: Mapping[str, Any] = field(default_factory=dict)
+    groups: Mapping[str, str] = field(default_factory=dict)
+    """What tables are split by beside the label, such as ``{"walk": "3"}``."""
+    trace: str = ""
+    """The steps a true reasoning writes, where there is one way to write them; "" where the task cannot tell."""
 
 
 @dataclass(frozen=True)

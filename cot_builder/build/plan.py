@@ -20,6 +20,7 @@ from cot_builder.teachers.config import (
     AttributeConfig,
     OpenAIConfig,
     TeacherConfig,
+    WalkerConfig,
     check_teacher,
     load_teacher,
     short_name,
@@ -117,7 +118,7 @@ class BuildPlan:
 
     def is_offline(self, teacher: str) -> bool:
         """Check whether a teacher writes from annotations instead of looking at pictures."""
-        return isinstance(self.teachers[teacher], AttributeConfig)
+        return not isinstance(self.teachers[teacher], OpenAIConfig)
 
     def reader(self, author: str, row: Example) -> str:
         """Return who cross-checks a reply: the one configured, or another served teacher than its author."""
@@ -203,6 +204,8 @@ def rows_without_annotation(teacher: AttributeConfig, task: Task, split: Split) 
 
 def _nothing_to_write_from(name: str, teacher: TeacherConfig, task: Task, split: Split) -> str:
     """Why an offline teacher can write nothing about any row; "" where it can, and for served teachers."""
+    if isinstance(teacher, WalkerConfig) and not all("board" in row.attributes for row in split.examples):
+        return f"cot.teachers: {name} follows the arrows of a board, and rows of {task.name} have none; the task trails has"
     if not isinstance(teacher, AttributeConfig) or rows_without_annotation(teacher, task, split) < len(split.examples):
         return ""
     return (

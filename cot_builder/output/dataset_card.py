@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from cot_builder.output.traces import trace_line, trace_tables
 from cot_builder.output.yields import class_table, mode_table, reason_table, teacher_table
+from cot_builder.teachers.config import declared_imperfection
 from pipeline.data.usable_rows import usable_line
 from pipeline.formatting import printable
 from pipeline.reports.table import markdown_rows, table
@@ -87,6 +89,7 @@ def card(
         "## Yields\n",
         markdown_rows(class_table(manifest)),
         *([markdown_rows(mode_table(manifest))] if manifest["kept_rows_by_mode"] else []),
+        *_traces(manifest),
         "## Why replies were rejected\n",
         *_reasons(manifest),
         "## Teachers and prompts\n",
@@ -135,6 +138,12 @@ def _summary(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
         yield f"{counts}{unasked}. **The build is INCOMPLETE**: {_inline(manifest['why'] or '')}\n"
 
 
+def _traces(manifest: Mapping[str, Any]) -> Iterator[str]:
+    if traces := manifest.get("traces"):
+        yield f"The task knows the true steps of every row, which the filters do not ask: {trace_line(traces)}.\n"
+        yield from map(markdown_rows, trace_tables(traces))
+
+
 def _reasons(manifest: Mapping[str, Any]) -> Iterator[str]:
     reasons = reason_table(manifest)
     if not reasons.rows:
@@ -146,6 +155,9 @@ def _reasons(manifest: Mapping[str, Any]) -> Iterator[str]:
 
 def _teachers(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
     yield markdown_rows(teacher_table(manifest))
+    for name, config in plan.teachers.items():
+        if declared := declared_imperfection(config):
+            yield f"`{name}` is wrong on purpose, as its file declares: it {declared}.\n"
     if all(plan.is_offline(name) for name in plan.teachers):
         return
     prompts = ((f"`{name}`", prompt.mode, f"`{prompt.digest[:12]}`") for name, prompt in plan.prompts.items())

@@ -26,6 +26,7 @@ from cot_builder.filters.accept import GIVEN_UP_REASONS
 from cot_builder.filters.near_duplicates import NearDuplicates
 from cot_builder.output.dataset_card import card
 from cot_builder.output.gallery import GroupSample, gallery_page
+from cot_builder.output.traces import trace_counts
 from cot_builder.output.yields import Tally, yields
 from cot_builder.row import Outcome, Tried
 from cot_builder.teachers.base import Unanswered
@@ -196,10 +197,12 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
     report = writer.tally.report(plan.task.labels.names)
     rows = report["rows"] = {"selected": len(plan.split.examples), **report["rows"]}
     why = not_answered(writer.unasked) if rows["unasked"] else "; ".join(_too_few(plan, writer.tally))
+    traces = _traces(plan, writer.parquet_path)
     manifest = {
         "status": "incomplete" if why else "complete",
         "why": why or None,
         **report,
+        **({"traces": traces} if traces else {}),
         "pictures": usable_counts(plan.split),
         "task_problems": dict(Counter(problem.reason for problem in plan.split.problems).most_common()),
         "requests_this_time": asked.requests,
@@ -236,6 +239,14 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
     if why and not rows["unasked"]:
         raise UserError(f"cot: {why}\n{yields(manifest)}")
     return manifest
+
+
+def _traces(plan: BuildPlan, rows: Path) -> dict[str, Any]:
+    """How many of the rows that are kept write the true steps; {} for a recipe or a task without them."""
+    if "think" not in plan.recipe.columns.names or not any(row.trace for row in plan.split.examples):
+        return {}
+    kept = pq.read_table(rows, columns=["id", "think"]).to_pylist()
+    return trace_counts(plan.split.examples, {row["id"]: row["think"] for row in kept})
 
 
 def not_answered(unasked: Sequence[Mapping[str, str]]) -> str:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cot_builder.output.page import EXPLANATIONS
+from cot_builder.output.traces import trace_line
 from cot_builder.row import Outcome
 from pipeline.data.usable_rows import usable_line
 from pipeline.reports.table import Column, Table, text_table
@@ -113,6 +114,8 @@ def yields(manifest: dict[str, Any]) -> str:
     if len(modes) > 1:
         lines.append(f"kept by mode: {join_counts(modes)}")
     lines.append(text_table(class_table(manifest).less("modes", "teachers")))
+    if manifest.get("traces"):
+        lines.append(trace_line(manifest["traces"]))
     if manifest.get("pictures", {}).get("unusable"):
         lines.append(usable_line(manifest["config"]["cot"]["split"].partition("[")[0], manifest["pictures"]))
     return "\n".join(lines)

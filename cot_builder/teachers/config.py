@@ -1,7 +1,8 @@
 """How a teacher is named and configured: a YAML file of configs/teachers, one per teacher.
 
-Two kinds exist. `attribute` is offline and writes reasoning from the image's annotated attributes
-(cot_builder/teachers/attribute.py). `openai` is any server of the OpenAI-compatible chat API (cot_builder/teachers/openai.py).
+Three kinds exist. `attribute` is offline and writes reasoning from the image's annotated attributes
+(cot_builder/teachers/attribute.py); `walker` is offline and follows the arrows of a `trails` board
+(cot_builder/teachers/walker.py). `openai` is any server of the OpenAI-compatible chat API (cot_builder/teachers/openai.py).
 """
 
 from __future__ import annotations
@@ -48,6 +49,22 @@ class AttributeConfig:
 
 
 @dataclass(frozen=True)
+class WalkerConfig:
+    """The offline teacher of `trails`. Its rates declare an imperfection like a real teacher's; all are 0 by default."""
+
+    kind: str = "walker"
+    seed: int = 0
+    misread_rate: float = 0.0
+    """Share of arrows it reads as another direction; it walks on from where that leads."""
+    gives_up_after: int = 0
+    """Arrows it follows with care: on a longer walk it may give up after so many."""
+    give_up_rate: float = 0.0
+    """Share of the longer walks on which it does."""
+    give_up_answer: str = ""
+    """The label it then names in place of what is on the field it stands on."""
+
+
+@dataclass(frozen=True)
 class OpenAIConfig:
     """A model behind one or several endpoints of the OpenAI-compatible chat API."""
 
@@ -85,8 +102,12 @@ class OpenAIConfig:
     """Flags of `vllm serve`, word for word, used by `launch/serve_teacher.sh` only."""
 
 
-TeacherConfig = AttributeConfig | OpenAIConfig
-KINDS: dict[str, type[AttributeConfig | OpenAIConfig]] = {"attribute": AttributeConfig, "openai": OpenAIConfig}
+TeacherConfig = AttributeConfig | WalkerConfig | OpenAIConfig
+KINDS: dict[str, type[AttributeConfig | WalkerConfig | OpenAIConfig]] = {
+    "attribute": AttributeConfig,
+    "walker": WalkerConfig,
+    "openai": OpenAIConfig,
+}
 
 
 def teacher_files() -> dict[str, Path]:
@@ -128,7 +149,10 @@ def load_teacher(name: str) -> TeacherConfig:
     if kind not in KINDS:
         raise UserError(f"{path}: kind: {kind!r} is not one of {', '.join(KINDS)}")
     config: TeacherConfig = load_typed(KINDS[kind], path)
-    problems = _attribute_problems(config) if isinstance(config, AttributeConfig) else _openai_problems(config)
+    if isinstance(config, AttributeConfig):
+        problems = _attribute_problems(config)
+    else:
+        problems = _walker_problems(config) if isinstance(config, WalkerConfig) else _openai_problems(config)
     if problems:
         raise UserError([f"{path}: {problem}" for problem in problems])
     return config
@@ -143,9 +167,36 @@ def check_teacher(config: TeacherConfig, name: str, task: Task) -> list[str]:
         if config.api_key_env and not api_key(config):
             return [f"teacher {name}: the environment variable {config.api_key_env}, which holds its key, is not set"]
         return []
-    named = [*config.confusions, *config.confusions.values()]
+    if isinstance(config, WalkerConfig):
+        key, named = "give_up_answer", [config.give_up_answer] if config.give_up_rate else []
+    else:
+        key, named = "confusions", [*config.confusions, *config.confusions.values()]
     unknown = sorted({label for label in named if label not in task.labels.names})
-    return [f"teacher {name}: confusions: {label!r} is not a label of task {task.name}" for label in unknown]
+    return [f"teacher {name}: {key}: {label!r} is not a label of task {task.name}" for label in unknown]
+
+
+def declared_imperfection(config: TeacherConfig) -> str:
+    """Return what a teacher's file says it does wrong on purpose, as a sentence; "" where it says nothing."""
+    if isinstance(config, OpenAIConfig):
+        return ""
+    said = []
+    if isinstance(config, WalkerConfig):
+        if config.misread_rate:
+            said.append(f"misreads {config.misread_rate:.0%} of the arrows")
+        if config.give_up_rate:
+            said.append(
+                f"gives up after {config.gives_up_after} arrows on {config.give_up_rate:.0%} of the longer walks and says "
+                f"{config.give_up_answer}"
+            )
+    else:
+        if config.confusion_rate:
+            pairs = ", ".join(f"{label} for {other}" for label, other in config.confusions.items())
+            said.append(f"takes {pairs} in {config.confusion_rate:.0%} of their rows")
+        if config.omit_think_rate:
+            said.append(f"leaves the thinking out of {config.omit_think_rate:.0%} of its replies")
+        if config.misread_rate:
+            said.append(f"names a wrong attribute in {config.misread_rate:.0%} of them")
+    return ", ".join(said)
 
 
 def api_key(config: OpenAIConfig) -> str | None:
@@ -164,6 +215,19 @@ def _attribute_problems(config: AttributeConfig) -> list[str]:
             problems.append(f"attributes: {attribute!r} is not one of {', '.join((*ATTRIBUTES, DESCRIPTION))}")
     if config.confusion_rate and not config.confusions:
         problems.append("confusion_rate is set but confusions is empty")
+    return problems
+
+
+def _walker_problems(config: WalkerConfig) -> list[str]:
+    problems = [
+        f"{name}: {value} is not between 0 and 1"
+        for name in ("misread_rate", "give_up_rate")
+        if not 0 <= (value := getattr(config, name)) <= 1
+    ]
+    if config.give_up_rate and config.gives_up_after < 1:
+        problems.append(f"gives_up_after: {config.gives_up_after} is less than 1, and give_up_rate is set")
+    if config.give_up_rate and not config.give_up_answer:
+        problems.append("give_up_rate is set but give_up_answer is empty")
     return problems
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pipeline.config.derived import prompts_per_rollout
 from pipeline.config.schema import BASELINE, CotConfig, RunConfig, StageConfig
 from pipeline.data.images import quick_look
+from pipeline.data.load import DRAWN
 from pipeline.data.splits import parse_split, sliced
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
@@ -76,7 +77,7 @@ def check_splits(
         UserError: naming every key whose split does not do, with the rule and the cure.
     """
     # What is drawn is all usable, so it need not be drawn to know.
-    quick = quick or task.name == "scenes"
+    quick = quick or task.name in DRAWN
     named = selections(config, only)
     unknown = [
         f"{key}: {spec!r}: the data has no such split; it has {', '.join(task.splits)}"

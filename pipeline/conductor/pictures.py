@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pipeline.checks.splits import FEW, selections
 from pipeline.config.schema import RunConfig
 from pipeline.data.images import quick_look
+from pipeline.data.load import DRAWN
 from pipeline.data.splits import parse_split
 from pipeline.data.student import load_run_task
 from pipeline.data.usable_rows import usable_counts, usable_line
@@ -26,7 +27,7 @@ def picture_lines(config: RunConfig, run: RunDir, *, quick: bool = False) -> Ite
     """
     task = load_run_task(config, run)
     begun = run.record(COT) is not None or run.record(BASE) is not None
-    if config.task.name == "scenes" or not (task.in_place or begun):
+    if config.task.name in DRAWN or not (task.in_place or begun):
         return
     for name in dict.fromkeys(parse_split(spec)[0] for spec in selections(config).values()):
         if name not in task.splits:

@@ -18,7 +18,7 @@ class TaskConfig:
     name: str = MISSING
     """A file of pipeline/tasks."""
     path: str | None = None
-    """Root of the data; None only for tasks that make their own (scenes)."""
+    """Root of the data; None only for tasks that make their own (scenes, trails)."""
     question: str | None = None
     """What the student is asked; None for the task's own question."""
     labels: list[str] | None = None
@@ -78,7 +78,7 @@ class ModelConfig:
 
 @dataclass(frozen=True)
 class FilterConfig:
-    """What a reply of a served teacher must be like to become a row; the offline teacher's templates are judged by
+    """What a reply of a served teacher must be like to become a row; what offline teachers write is judged by
     grammar, label, leaked words and contradiction alone. Changing a filter judges the replies again; only what a stricter one
     makes necessary (a further attempt, a fallback) is asked."""
 

@@ -74,8 +74,8 @@ def as_benchmark(task: Task) -> Benchmark:
                 (example.image,),
                 task.question,
                 answer=example.label,
-                groups={"label": example.label},
-                facts={"attributes": dict(example.attributes)},
+                groups={"label": example.label, **example.groups},
+                facts={"attributes": dict(example.attributes), "trace": example.trace},
             )
             for example in found.examples
         )

@@ -15,6 +15,8 @@ from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
 from pipeline.files import ROOT, digest
 
+DRAWN = ("scenes", "trails")
+"""Tasks that draw their own pictures, so that all are usable and none need lie there before."""
 TASKS = ROOT / "pipeline" / "tasks"
 """The plug-in folder, which is looked into by name: it lies above this room."""
 

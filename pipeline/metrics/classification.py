@@ -23,6 +23,7 @@ from pipeline.metrics.scores import (
     Baselines,
     ClassScores,
     Confusion,
+    ExactTrace,
     FairGuess,
     GroupScores,
     MacroAverages,
@@ -94,7 +95,18 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> Scores:
         attributes=attributes_named(greedy),
         sample=_sampled([row for row in judged if row["decoding"] == "sample"]),
         classes=_of_classes(greedy, clusters, labels) if labels else None,
+        exact_trace=exact_trace(greedy),
     )
+
+
+def exact_trace(rows: Sequence[Prediction]) -> ExactTrace | None:
+    """Return how often the written steps are the true ones, over the rows whose task can tell; None without any."""
+    told = [row for row in rows if row.get("exact_trace") is not None]
+    if not told:
+        return None
+    exact = clustered_rate([row["exact_trace"] for row in told], [cluster(row) for row in told])
+    hits = [row for row in told if right(row)]
+    return ExactTrace(**vars(exact), lucky=rate(sum(not row["exact_trace"] for row in hits), len(hits)))
 
 
 def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
@@ -110,8 +122,8 @@ def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
 
 
 def by_group(rows: Sequence[Prediction], labels: LabelSet | None) -> dict[str, dict[str, GroupScores]]:
-    """Return accuracy, chance and unparsable answers of every value of every group: ``{group: {value: …}}``, values
-    in text order.
+    """Return accuracy, chance and unparsable answers of every value of every group: ``{group: {value: …}}``, whole
+    numbers in their order, then the others in text order; exact traces where the task can tell.
 
     The group ``label`` is left to the per-class table where there is one.
     """
@@ -127,11 +139,19 @@ def by_group(rows: Sequence[Prediction], labels: LabelSet | None) -> dict[str, d
                 chance=chance(members, labels),
                 accuracy=_accuracy(members),
                 unparsable=sum(row["label"] is None for row in members),
+                exact_trace=exact_trace(members),
             )
-            for value, members in sorted(values.items())
+            for value, members in sorted(values.items(), key=lambda item: in_order(item[0]))
         }
         for key, values in sorted(found.items())
     }
+
+
+def in_order(value: str) -> tuple[bool, int, str]:
+    """Return the key by which values of a group are sorted: whole numbers by size, then texts."""
+    # str.isdigit alone takes digits that int does not.
+    number = value.isascii() and value.isdigit()
+    return not number, int(value) if number else 0, value
 
 
 def _accuracy(rows: Sequence[Prediction]) -> Rate:
@@ -284,6 +304,7 @@ def _sampled(rows: list[Prediction]) -> Sampled | None:
         format=clustered_rate([well_formed(row) for row in rows], ids),
         accuracy=clustered_rate([right(row) for row in rows], ids),
         reasons=_reasons(rows),
+        exact_trace=exact_trace(rows),
     )
 
 

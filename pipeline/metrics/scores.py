@@ -74,6 +74,16 @@ class AttributesNamed(Rate):
     by_attribute: Mapping[str, Rate]
 
 
+@dataclass(frozen=True, kw_only=True)
+class ExactTrace(Rate):
+    """How often the written steps are the true ones, over the rows whose task can tell.
+
+    `lucky` is the share of their right answers that other steps led to.
+    """
+
+    lucky: Rate
+
+
 @dataclass(frozen=True)
 class Unparsable:
     """Rows without a readable answer, which stay in every n, and why there is none."""
@@ -107,6 +117,7 @@ class GroupScores:
     chance: float | None
     accuracy: Rate
     unparsable: int
+    exact_trace: ExactTrace | None = None
 
 
 @dataclass(frozen=True)
@@ -148,6 +159,7 @@ class Sampled:
     format: Rate
     accuracy: Rate
     reasons: Mapping[str, int]
+    exact_trace: ExactTrace | None = None
 
 
 @dataclass(frozen=True)
@@ -269,6 +281,8 @@ class Scores:
     sample: Sampled | None
     classes: Annotated[OfClasses | None, SPREAD]
     """None for a benchmark whose answers are no classes."""
+    exact_trace: ExactTrace | None = None
+    """None where the task does not know the true steps."""
 
     @property
     def macro_f1(self) -> Rate | None:

@@ -52,6 +52,7 @@ COLUMNS = (
     PredictionColumn("seconds", "time it took", (int, float, type(None)), "not told"),
     PredictionColumn("logprob", "mean log probability of the tokens", (int, float, type(None)), "no calibration"),
     PredictionColumn("groups", "name: value of the groups it is in", (dict, type(None)), "no groups"),
+    PredictionColumn("exact_trace", "whether the reasoning's steps are the true ones", (bool, type(None)), "not told"),
     PredictionColumn("cluster", "rows of one cluster share a picture", (str, type(None)), "rows are independent"),
 )
 """Every column a report reads of predictions.jsonl, in the order the guide lists them."""

@@ -19,6 +19,7 @@ NOTES = (
     "p is McNemar's exact test on the rows both models answered; “p, Holm” is corrected for all tests of its table.",
     "“Thinking ends on the answer” is the share of parsed rows whose last label named in the thinking is the answer. “Attributes "
     "named” is the share of annotated attribute values found in the thinking; naming more is not punished.",
+    "“Exact trace” is the share of rows whose reasoning is the true steps, word for word; only tasks that know them have it.",
     "ClipLow (ε_high below ε_low) is our reading of CLGRPO, arXiv 2506.18048, which publishes neither code nor ε.",
 )
 
@@ -30,12 +31,17 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
     """
     entries = read_run(run_root, phases, None, doubted)
     rows: list[tuple[str, ...]] = [
-        ("stage", "format", "T=1", "accuracy [95 %]", "F1", "no label", "vs parent", "clip lo/hi", "train")
+        ("stage", "format", "T=1", "accuracy [95 %]", "exact", "F1", "no label", "vs parent", "clip lo/hi", "train")
     ]
     rows += map(_stage, summarise("", entries, (), None).entries)
+    if not any(row[4] for row in rows[1:]):
+        # Most tasks do not know the true steps.
+        rows = [(*row[:4], *row[5:]) for row in rows]
     wide = align_columns(rows, (0, 3))
     lines = [wide if max(map(len, wide.splitlines())) <= 100 else align_columns(rows, (0, 3), " ")]
     lines.append("in %; T=1: format when sampling; vs parent: accuracy points, McNemar * p<.05 ** p<.01 *** p<.001")
+    if "exact" in rows[0]:
+        lines.append("exact: the reasoning is the true steps, word for word")
     lines += [f"† {entry.name} {NO_LONGER}: {'; '.join(entry.doubts)}" for entry in entries if entry.doubts]
     lines += [f"{warning.entry}: {warning.text}" for warning in unusable_rows(entries)]
     return "\n".join(lines)
@@ -47,12 +53,13 @@ def _stage(row: EntrySummary) -> tuple[str, ...]:
     name = f"{name} †" if row.doubts else name
     found = row.scores
     if not found:
-        return (name, "", "", row.status, "", "", "", "", _seconds(row.seconds))
+        return (name, "", "", row.status, "", "", "", "", "", _seconds(row.seconds))
     return (
         name,
         percent(found.format.value),
         percent(found.format_sampled.value) if found.format_sampled else "",
         str(found.accuracy),
+        percent(found.exact_trace.value) if found.exact_trace else "",
         percent(found.macro_f1.value) if found.macro_f1 else "",
         str(found.unparsable.n),
         _gained(row.versus_parent),
@@ -62,7 +69,7 @@ def _stage(row: EntrySummary) -> tuple[str, ...]:
 
 
 def markdown(summary: Summary, tables: Mapping[str, Table], full: bool = False) -> str:
-    """Return the report as markdown: warnings, results, F1 per class; `full` adds each entry's per-class table."""
+    """Return the report as markdown: warnings, results, groups, F1 per class; `full` adds each entry's per-class table."""
     parts = [f"# {cell(summary.title)}\n"]
     for warning in summary.warnings:
         parts.append(f"- **{warning.level}** {cell(': '.join(filter(None, (warning.entry, warning.text))))}")
@@ -70,7 +77,7 @@ def markdown(summary: Summary, tables: Mapping[str, Table], full: bool = False) 
     parts += ["", *map(markdown_table, shown)]
     if handed := [(row.name, row.hand_over) for row in summary.entries if row.hand_over]:
         parts += ["## Hand-over\n", *(f"- {cell(name)}: {cell(line)}" for name, line in handed), ""]
-    shown = [tables["f1"]] if "f1" in tables else []
+    shown = [table for name, table in tables.items() if name == "f1" or name.startswith("group_")]
     if full:
         shown += [per_class(row.name, scores.classes) for row, scores in summary.evaluated if scores.classes]
     parts += map(markdown_table, shown)

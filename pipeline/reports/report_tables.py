@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from pipeline.metrics.classification import UNPARSABLE
+from pipeline.metrics.classification import UNPARSABLE, in_order
 from pipeline.metrics.scores import Gain, GroupScores, OfClasses, Rate, Scores
 from pipeline.reports.entries import Entry
 from pipeline.reports.summary import EntrySummary, PairedTest, Summary
@@ -73,6 +73,7 @@ RESULTS = (
     Column("task", "task"),
     Column("status", "status"),
     Column("accuracy", "accuracy, %", "percent", _scored(lambda of: of.accuracy)),
+    Column("exact_trace", "exact trace, %", "percent", _scored(lambda of: of.exact_trace)),
     Column("versus_parent", "vs parent", "points", lambda row: _gain(row.versus_parent)),
     Column("versus_baseline", "vs baseline", "points", lambda row: _gain(row.versus_baseline)),
     Column("macro_f1", "macro-F1, %", "percent", _scored(lambda of: of.macro_f1)),
@@ -113,6 +114,12 @@ BESIDE = (
     Column("truncated", "cut at the limit, %", "percent", lambda of: of.truncated.value),
     Column("agreement", "thinking ends on the answer, %", "percent", lambda of: of.agreement),
     Column("silent", "thinking names no label", "count", lambda of: of.agreement and of.agreement.silent),
+    Column(
+        "lucky",
+        "right by steps that are not true, %",
+        "percent",
+        lambda of: of.exact_trace.lucky if of.exact_trace and of.exact_trace.lucky.n else None,
+    ),
     Column(
         "attributes",
         "attributes named in thinking, %",
@@ -225,19 +232,24 @@ def _group(group: str, found: Mapping[str, Mapping[str, GroupScores]]) -> Table:
     def ones(value: str) -> list[GroupScores]:
         return [of_entry[value] for of_entry in found.values() if value in of_entry]
 
+    traced = [name for name, of_entry in found.items() if any(one.exact_trace for one in of_entry.values())]
     lost = [name for name, of_entry in found.items() if any(one.unparsable for one in of_entry.values())]
     columns = (
         Column(group, group, of=str),
         Column("n", "rows", "count", lambda value: max(one.n for one in ones(value))),
         Column("chance", "chance, %", "percent", lambda value: ones(value)[0].chance),
         *(Column(f"accuracy:{name}", name, "percent", of(name, "accuracy"), heat=True) for name in found),
+        *(
+            Column(f"exact:{name}", f"exact trace: {name}", "percent", of(name, "exact_trace"), heat=True)
+            for name in traced
+        ),
         *(Column(f"unparsable:{name}", f"no answer: {name}", "count", of(name, "unparsable")) for name in lost),
     )
     note = (
         "Accuracy, % with its 95 % interval. Chance is the mean of one part in the options; an open question counts 0."
     )
     name = "".join(letter if letter.isalnum() else "_" for letter in group)
-    values = sorted({value for of_entry in found.values() for value in of_entry})
+    values = sorted({value for of_entry in found.values() for value in of_entry}, key=in_order)
     return Table(f"group_{name}", f"By {group}", columns, rows_of(columns, values), note=note)
 
 

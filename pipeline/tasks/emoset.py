@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -66,8 +66,13 @@ _WHAT = (
 )
 
 
-def load(config: TaskConfig, cache: Path) -> Task:
+def load(config: TaskConfig, cache: Path, attributes: Sequence[str] = ATTRIBUTES) -> Task:
     """Open the set; a split's files are read when it is selected.
+
+    Args:
+        config: the task's block.
+        cache: where derived files go.
+        attributes: what is read of an annotation; a drawn set has others than EmoSet's.
 
     Raises:
         UserError: when the folder is neither layout, or info.json gives no labels.
@@ -82,7 +87,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
     labels = label_set(config, () if config.labels else _labels_of(root / "info.json"), DESCRIPTIONS, ANSWERS)
 
     def read(split: str) -> Split:
-        rows, problems = _rows(root, split)
+        rows, problems = _rows(root, split, attributes)
         return usable(rows, labels, problems, cache)
 
     def listed(split: str) -> Counter[str]:
@@ -134,7 +139,7 @@ def _is_row(row: Any) -> bool:
     return isinstance(row, list) and len(row) in (3, 4) and all(isinstance(part, str) for part in row)
 
 
-def _rows(root: Path, split: str) -> tuple[list[Example], list[Problem]]:
+def _rows(root: Path, split: str, wanted: Sequence[str]) -> tuple[list[Example], list[Problem]]:
     """The rows of a split's list, labels as spelled there, and what is wrong with the others."""
     rows: list[Example] = []
     problems: list[Problem] = []
@@ -149,14 +154,14 @@ def _rows(root: Path, split: str) -> tuple[list[Example], list[Problem]]:
         if image is None:
             problems.append(Problem(image_id, "outside_root", f"{image_path} is not inside {root}"))
             continue
-        attributes, trouble = _attributes(root, annotation_path)
+        attributes, trouble = _attributes(root, annotation_path, wanted)
         if trouble:
             problems.append(Problem(image_id, "unreadable_annotation", f"row kept; {annotation_path}: {trouble}"))
         rows.append(Example(image_id, image, emotion, attributes))
     return rows, problems
 
 
-def _attributes(root: Path, relative: str) -> tuple[Mapping[str, Any], str]:
+def _attributes(root: Path, relative: str, wanted: Sequence[str]) -> tuple[Mapping[str, Any], str]:
     """The attributes an annotation holds, and what is wrong with the file ("" for nothing)."""
     path = inside(root, relative)
     if path is None:
@@ -167,4 +172,4 @@ def _attributes(root: Path, relative: str) -> tuple[Mapping[str, Any], str]:
         return {}, str(error)
     if not isinstance(annotation, dict):
         return {}, f"must be a mapping, got a {type(annotation).__name__}"
-    return {key: annotation[key] for key in ATTRIBUTES if key in annotation}, ""
+    return {key: annotation[key] for key in wanted if key in annotation}, ""

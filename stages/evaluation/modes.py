@@ -20,6 +20,7 @@ from pipeline.config.evaluation import LabTask
 from pipeline.data.benchmark import Benchmark
 from pipeline.files import digest
 from pipeline.metrics.descriptions import Vocabulary, named
+from pipeline.scoring.trace import is_exact
 from pipeline.types import Judgement, Question
 from stages.evaluation import prompts
 from stages.evaluation.backends.base import Backend, Checkpoint, Generation, GenerationRequest, SamplingParams
@@ -235,6 +236,7 @@ def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
 
 
 def _row(setting: Setting, question: Question, prompt: str, said: Generation, judged: Judgement) -> PredictionRow:
+    exact = is_exact(judged.think, question.facts.get("trace") or "") if setting.mode == "think" else None
     return {
         "id": question.id,
         "image": str(question.images[0]) if question.images else None,
@@ -262,6 +264,7 @@ def _row(setting: Setting, question: Question, prompt: str, said: Generation, ju
         "seconds": round(said.seconds, 4),
         "attributes": dict(question.facts.get("attributes") or {}),
         "logprob": said.logprob,
+        **({"exact_trace": exact} if exact is not None else {}),
         **({"detail": said.detail} if said.failed else {}),
     }
 

@@ -24,6 +24,7 @@ from pipeline.run_dir import BASE, RunDir
 from pipeline.runs import gates
 from pipeline.runs.handover import checkpoint, checkpoint_folder
 from pipeline.runs.phases import evaluation_inputs
+from pipeline.scoring.trace import is_exact
 from pipeline.types import Example
 from stages.checkpoints.accept import VERIFICATION, accept, delete_checkpoints, is_trained, verification
 from stages.processes.work import Work
@@ -169,11 +170,22 @@ def answer_all(work: Work) -> None:
                     "truncated": length >= tokens,
                     "completion_tokens": length,
                     "attributes": dict(example.attributes),
+                    **groups_and_trace(example, verdict.think, one.style),
                 }
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
             file.flush()
             if number == len(mine) or number % max(1, len(mine) // 4) == 0:
                 show_step(log, f"{work.name} evaluation", number, len(mine), "batches", unit="")
+
+
+def groups_and_trace(example: Example, think: str | None, style: str) -> dict[str, Any]:
+    """Return what a row of predictions says beside its answer, where its task has groups or true steps."""
+    exact = is_exact(think, example.trace) if style == "think" else None
+    return {
+        # With its label a row is known for one of a labelled image set.
+        **({"groups": {"label": example.label, **example.groups}} if example.groups else {}),
+        **({"exact_trace": exact} if exact is not None else {}),
+    }
 
 
 def merge(config: RunConfig, run: RunDir, name: str, task: Task) -> None:

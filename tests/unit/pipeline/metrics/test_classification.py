@@ -227,3 +227,51 @@ def test_importing_the_report_loads_nothing_heavy() -> None:
     code = f"import sys, pipeline.reports.write; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_exact_traces_are_counted_where_the_task_can_tell_and_luck_is_told_apart() -> None:
+    told = [
+        {**one, "exact_trace": exact}
+        for one, exact in zip(MIXED, (True, False, False, True, False, False), strict=True)
+    ]
+    found = classification.score(told, LABELS).exact_trace
+    assert found
+    assert (found.count, found.n) == (2, 6)
+    # Three answers are right, one of them by other steps.
+    assert (found.lucky.count, found.lucky.n) == (1, 3)
+
+
+def test_no_exact_trace_is_claimed_where_no_row_tells() -> None:
+    assert classification.score(MIXED, LABELS).exact_trace is None
+    assert classification.score([{**one, "exact_trace": None} for one in MIXED], LABELS).exact_trace is None
+    found = classification.score([{**one, "exact_trace": False} for one in MIXED], LABELS).exact_trace
+    assert found
+    assert found.value == 0
+
+
+def test_samples_have_exact_traces_of_their_own() -> None:
+    sampled = [{**one, "decoding": "sample", "exact_trace": number < 3} for number, one in enumerate(MIXED)]
+    scores = classification.score([*MIXED, *sampled], LABELS)
+    assert scores.exact_trace is None
+    assert scores.sample
+    assert scores.sample.exact_trace
+    assert scores.sample.exact_trace.value == pytest.approx(0.5)
+
+
+def test_groups_are_in_the_order_of_their_numbers_and_have_their_own_exact_traces() -> None:
+    values = ["10", "9", "2", "b", "a", "2"]
+    told = [
+        {**one, "groups": {"label": one["gold"], "walk": value}, "exact_trace": value == "2"}
+        for one, value in zip(MIXED, values, strict=True)
+    ]
+    groups = classification.score(told, LABELS).groups
+    assert list(groups) == ["walk"]
+    assert list(groups["walk"]) == ["2", "9", "10", "a", "b"]
+    assert [found.exact_trace and found.exact_trace.value for found in groups["walk"].values()] == [1, 0, 0, 0, 0]
+    plain = classification.score([{**one, "groups": {"walk": "1"}} for one in MIXED], LABELS)
+    assert plain.groups["walk"]["1"].exact_trace is None
+
+
+@pytest.mark.parametrize("strange", ["²", "٣", "-1", "1.5", ""])
+def test_a_value_that_only_looks_like_a_number_is_a_text(strange: str) -> None:
+    assert sorted([strange, "10", "9"], key=classification.in_order) == ["9", "10", strange]

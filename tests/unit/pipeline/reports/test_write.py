@@ -498,3 +498,50 @@ def test_a_stage_s_alarms_come_from_its_record_under_its_own_thresholds(tmp_path
         in texts
     )
     assert "learns nothing" not in texts
+
+
+def traced(run: Path) -> None:
+    """Give stage 1's and stage 4's rows walks and exact traces, as `trails` does: rows whose number is even are exact."""
+    for name in ("stage1_sft", "stage4_clgrpo"):
+        path = run / name / "predictions.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        for row in rows:
+            number = int(row["id"].removeprefix("row"))
+            row |= {"groups": {"label": row["gold"], "walk": str(number % 12 + 1)}, "exact_trace": number % 2 == 0}
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def test_exact_traces_and_accuracy_by_group_are_in_report_summary_and_terminal(run: Path) -> None:
+    traced(run)
+    report.write_run_report(run, PHASES, LABELS)
+    summary = json.loads((run / "report" / "summary.json").read_text())
+    assert entry(summary, "stage1_sft")["scores"]["exact_trace"]["value"] == 0.5
+    text = (run / "report" / "summary.md").read_text()
+    header, row = (next(line for line in text.splitlines() if word in line) for word in ("exact trace", "| stage1_sft"))
+    place = [cell.strip() for cell in header.split("|")].index("exact trace, %")
+    assert row.split("|")[place].strip().startswith("50.0 [")
+    lines = text.partition("## By walk")[2].partition("##")[0].strip().splitlines()
+    assert [line.split("|")[1].strip() for line in lines[2:14]] == [str(length) for length in range(1, 13)]
+    assert "exact trace: stage1_sft" in lines[0]
+    assert "base" not in lines[0]
+    for name in ("base", "stage1_sft"):
+        stored = run / name / "report" / "metrics.json"
+        stored.parent.mkdir()
+        stored.write_text(json.dumps({"entries": {name: entry(summary, name)["scores"]}}))
+    lines = markdown.summary_table(run, PHASES).splitlines()
+    assert " exact " in lines[0]
+    assert next(line for line in lines if line.startswith("stage1_sft")).split()[5:7] == ["66.8]", "50.0"]
+    assert len(lines[0]) <= 100
+    page = (run / "report" / "index.html").read_text()
+    assert "exact trace, %" in page
+    assert "right by steps that are not true, %" in page
+    table = (run / "report" / "tables" / "group_walk.csv").read_text().splitlines()
+    assert [line.split(",")[0] for line in table[1:]] == [str(length) for length in range(1, 13)]
+    assert "exact:stage1_sft" in table[0]
+
+
+def test_without_true_steps_nothing_speaks_of_traces(run: Path) -> None:
+    report.write_run_report(run, PHASES, LABELS)
+    text = (run / "report" / "summary.md").read_text()
+    assert "exact trace, %" not in text
+    assert "exact" not in markdown.summary_table(run, PHASES)

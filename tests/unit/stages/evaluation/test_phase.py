@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from pipeline.data.load import load_task
 from pipeline.errors import UserError
 from pipeline.files import read_jsonl
 from pipeline.run_dir import RunDir
+from pipeline.types import Example
 from stages.evaluation import phase
 from stages.evaluation.phase import mend_parts, merge
 from stages.processes.work import Work
@@ -127,3 +129,32 @@ def test_missing_answers_are_refused_and_counted(work, monkeypatch):
     with pytest.raises(UserError, match=r"14 of 30 answers are missing"):
         merged(work)
     assert not (work.folder / "predictions.jsonl").exists()
+
+
+@pytest.mark.parametrize(
+    ("think", "style", "exact"),
+    [
+        ("13 up 8 awe", "think", True),
+        ("13 awe", "think", False),
+        (None, "think", False),
+        ("13 up 8 awe", "direct", None),
+    ],
+)
+def test_a_prediction_says_whether_its_steps_are_the_true_ones(think: str | None, style: str, exact: bool | None):
+    row = Example("a", Path("a.png"), "awe", groups={"walk": "1"}, trace="13 up 8 awe")
+    found = phase.groups_and_trace(row, think, style)
+    assert found["groups"] == {"label": "awe", "walk": "1"}
+    assert found.get("exact_trace") is exact
+
+
+def test_a_prediction_of_a_task_without_groups_or_steps_stays_as_it_was():
+    assert phase.groups_and_trace(Example("a", Path("a.png"), "awe"), "a park", "think") == {}
+
+
+def test_the_rows_of_a_traced_task_are_written_with_both(work: Work, monkeypatch: pytest.MonkeyPatch):
+    task = TaskConfig(name="trails", options={"train": 1, "val": 1, "test": 8})
+    walked = Work(dataclasses.replace(work.config, task=task), STAGE, work.run)
+    answer_as(monkeypatch, walked, 0, 1)
+    rows = list(read_jsonl(work.folder / "predictions.part0.jsonl"))
+    assert {row["exact_trace"] for row in rows} == {False}
+    assert {tuple(row["groups"]) for row in rows} == {("label", "walk")}

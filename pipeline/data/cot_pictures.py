@@ -22,6 +22,7 @@ class CotPictures:
         rows: how many rows there are.
         changed: ids of those whose picture is another now.
         new: ids of pictures that the build was not asked about.
+        gone: ids of those that have no picture any more, by their name and split.
         known: whether the rows say of which pictures they are.
     """
 
@@ -29,6 +30,7 @@ class CotPictures:
     changed: Sequence[str]
     new: Sequence[str]
     known: bool
+    gone: Sequence[str] = ()
 
     def problems(self) -> Iterator[str]:
         """Yield why the rows cannot be trained on."""
@@ -44,6 +46,11 @@ class CotPictures:
             yield (
                 f"{len(self.new):,} pictures came after the rows were built and are not among them (first: {self.new[0]}); "
                 "python -m cot_builder build asks about them"
+            )
+        if self.gone:
+            yield (
+                f"{len(self.gone):,} of {self.rows:,} rows have no picture of their name in cot.split any more (first: "
+                f"{self.gone[0]}), so a stage refuses them; restore the names, or python -m cot_builder build"
             )
         if not self.known:
             yield (
@@ -78,7 +85,8 @@ def compare_pictures(cot: Path, examples: Sequence[Example], cache: Path) -> Cot
         changed = [row_id for row_id, then in pairs if row_id in images and now[str(images[row_id])] != then]
     asked = {*rows["id"], *_rejected(cot / "rejected.jsonl")}
     new = [example.id for example in examples if example.id not in asked]
-    return CotPictures(len(rows["id"]), changed, new, COLUMN in rows)
+    gone = [row_id for row_id in rows["id"] if row_id not in images]
+    return CotPictures(len(rows["id"]), changed, new, COLUMN in rows, gone)
 
 
 def digests_of_rows(cot: Path) -> dict[str, str]:

@@ -24,6 +24,7 @@ _NOT_TAKEN = re.compile(
     r"deprecated|instead|only the default",
     re.IGNORECASE,
 )
+_UNSEEN = "\ufeff\u200b\u2060"
 _VERSION = re.compile(r"/v\d+\w*(/|$)")
 
 
@@ -73,8 +74,8 @@ def data_url(data: bytes, kind: str) -> str:
 
 
 def clean(text: str) -> str:
-    """Return `text` without lone surrogates, which JSON can carry and files cannot."""
-    return text.encode("utf-8", "replace").decode()
+    """Return `text` without lone surrogates, which JSON can carry and files cannot, and unseen signs at its ends."""
+    return text.encode("utf-8", "replace").decode().strip(_UNSEEN)
 
 
 def fields_not_taken(message: str, sent: Iterable[str]) -> set[str]:

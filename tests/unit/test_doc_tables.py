@@ -45,6 +45,14 @@ def test_every_table_stands_on_one_page_and_a_changed_one_is_found(doc_tables: M
     assert doc_tables.filled(page.replace("| 0.2 |", "| 0.3 |")) == page != page.replace("| 0.2 |", "| 0.3 |")
 
 
+def test_every_test_that_the_page_on_odd_inputs_names_exists() -> None:
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests").rglob("test_*.py"))
+    page = (ROOT / "docs" / "doors.md").read_text(encoding="utf-8")
+    named = set(re.findall(r"`(test_\w+)`", page))
+    assert len(named) > 40
+    assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
+
+
 def test_every_key_of_a_teacher_and_of_a_task_has_a_meaning(doc_tables: ModuleType) -> None:
     for cls in (*doc_tables.KINDS.values(), TaskConfig):
         assert not [name for name, _, meaning in doc_tables.fields_of(cls) if not meaning]

@@ -60,6 +60,18 @@ def test_swapped_replaced_and_deleted_pictures_are_counted_and_the_first_is_name
     assert "3 of 4 rows are about other pictures (first: 0)" in next(iter(found.problems()))
 
 
+@pytest.mark.parametrize("left", [[], [0], [1, 2, 3]])
+def test_rows_whose_pictures_were_renamed_or_taken_away_are_told(
+    tmp_path: Path, examples: list[Example], left: list[int]
+) -> None:
+    build(tmp_path, examples)
+    found = compared(tmp_path, [examples[number] for number in left])
+    gone = [str(number) for number in range(4) if number not in left]
+    assert (list(found.changed), list(found.gone)) == ([], gone)
+    assert f"{len(gone)} of 4 rows have no picture of their name" in "".join(found.notes())
+    assert f"(first: {gone[0]})" in "".join(found.notes())
+
+
 def test_new_pictures_are_told_but_those_whose_replies_were_rejected_are_not_new(
     tmp_path: Path, examples: list[Example]
 ) -> None:

@@ -74,3 +74,11 @@ def test_a_missing_v1_is_hinted_at():
     assert address_hint("http://host/openai/v1", 404) == ""
     assert address_hint("http://host/v1beta/openai", 404) == ""
     assert address_hint("http://host", 500) == ""
+
+
+@pytest.mark.parametrize("before", ["", "\ufeff", "\u200b", "\ufeff\u2060"])
+@pytest.mark.parametrize("behind", ["", "\u200b", "\ufeff"])
+def test_signs_that_no_one_sees_are_taken_off_the_ends_of_a_reply_alone(before: str, behind: str) -> None:
+    said = "<think>A\u200bB</think><answer>awe</answer>"
+    completion = {"choices": [{"message": {"content": before + said + behind, "reasoning": before + "x" + behind}}]}
+    assert read_choice(completion)[:2] == (said, "x")

@@ -66,7 +66,7 @@ def cot_columns(
             f"{file} does not exist; build the rows first: python -m cot_builder build, or python -m pipeline run"
         )
     columns = ["id", "label", "completion", *(name for name in pq.read_schema(file).names if name == "prompt")]
-    rows = pq.read_table(file, columns=columns).to_pylist()
+    rows = pq.ParquetFile(file).read(columns=columns).to_pylist()
     table = {name: [row[name] for row in rows if row["id"] not in unfit] for name in columns}
     known = {example.id: example for example in examples}
     pairs = list(zip(table["id"], table["label"], strict=True))
@@ -95,7 +95,7 @@ def tokenizer_texts(task: Task, cot: Path | None) -> Iterator[str]:
     if cot is not None and (cot / "train.parquet").exists():
         import pyarrow.parquet as pq
 
-        table = pq.read_table(cot / "train.parquet")
+        table = pq.ParquetFile(cot / "train.parquet").read()
         for column in ("prompt", "completion"):
             if column in table.column_names:
                 yield from table[column].to_pylist()

@@ -73,7 +73,7 @@ def compare_pictures(cot: Path, examples: Sequence[Example], cache: Path) -> Cot
     file = cot / "train.parquet"
     try:
         names = pq.read_schema(file).names
-        rows = pq.read_table(file, columns=["id", *(name for name in (COLUMN,) if name in names)]).to_pydict()
+        rows = pq.ParquetFile(file).read(columns=["id", *(name for name in (COLUMN,) if name in names)]).to_pydict()
     except (OSError, pa.ArrowException):
         return None
     images = {example.id: example.image for example in examples}

@@ -90,7 +90,7 @@ def read_rows(folder: Path) -> tuple[dict[str, list[Any]], dict[str, int]]:
     """Return (columns, how many rows each problem took out), as `write_rows` was given them."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(folder / ROWS)
+    table = pq.ParquetFile(folder / ROWS).read()
     turns, problems = (json.loads(table.schema.metadata[key]) for key in (b"json", b"problems"))
     columns = table.to_pydict()
     return {**columns, **{name: [json.loads(text) for text in columns[name]] for name in turns}}, problems

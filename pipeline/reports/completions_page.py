@@ -35,7 +35,7 @@ def write_completions_page(stage: Path) -> Path | None:
     if page.exists() and page.stat().st_mtime >= max(file.stat().st_mtime for file in files):
         return page
     places = sorted({round(place * (len(files) - 1) / max(1, SHOWN - 1)) for place in range(SHOWN)})
-    steps = [_step(pq.read_table(files[place]).to_pylist()) for place in places]
+    steps = [_step(pq.ParquetFile(files[place]).read().to_pylist()) for place in places]
     title = f"{stage.name}: completions"
     text = render(
         "completions.html.jinja",

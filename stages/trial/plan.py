@@ -79,7 +79,7 @@ def write_rows(config: RunConfig, run: RunDir, scratch: RunDir) -> bool:
     file = run.cot / "train.parquet"
     if (run.record(COT) or {}).get("status") != "complete" or not file.exists():
         return False
-    table = pq.read_table(file)
+    table = pq.ParquetFile(file).read()
     order = list(range(table.num_rows))
     lengths = [len(text) for text in table["completion"].to_pylist()]
     longest = sorted(order, key=lambda index: -lengths[index])[: _largest_batch(config)]
@@ -142,7 +142,7 @@ def token_lengths(scratch: RunDir, task: Any, tokenizer: Any, stand_in: bool) ->
     if file.exists():
         import pyarrow.parquet as pq
 
-        texts = pq.read_table(file, columns=["completion"])["completion"].to_pylist()
+        texts = pq.ParquetFile(file).read(columns=["completion"])["completion"].to_pylist()
         counts = counted(texts[:: max(1, len(texts) // SAMPLED)])
         p50, p95, p99 = (int(value) for value in np.percentile(counts, [50, 95, 99]))
         found |= {"rows": len(texts), "p50": p50, "p95": p95, "p99": p99, "max": max(counts)}

@@ -96,6 +96,21 @@ def read_rows(folder: Path) -> tuple[dict[str, list[Any]], dict[str, int]]:
     return {**columns, **{name: [json.loads(text) for text in columns[name]] for name in turns}}, problems
 
 
+def trained_questions(folder: Path) -> list[str]:
+    """Return the different texts that a stage's rows ask beside their pictures, in order; none where it kept no rows.
+
+    Args:
+        folder: of the stage.
+    """
+    if not (folder / ROWS).is_file():
+        return []
+    prompts = read_rows(folder)[0].get("prompt", [])
+    texts = (
+        part.get("text") for prompt in prompts for turn in prompt for part in turn["content"] if isinstance(part, dict)
+    )
+    return list(dict.fromkeys(text for text in texts if text))
+
+
 def data_lines(columns: dict[str, list[Any]], cache: Path) -> str:
     """Return the lines of data.tsv for these rows, in their order.
 

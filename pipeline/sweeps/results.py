@@ -186,6 +186,7 @@ def _figures(record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], pl
     name = next(iter(official), None)
     measured = record.get("peak_memory_bytes")
     return figures | {
+        "reason": "asked another question than it was trained with" if record.get("trained_question") else "",
         "chance": _rounded(record.get("chance")),
         "official_score": name,
         "official_value": _rounded(official[name]) if name is not None else None,

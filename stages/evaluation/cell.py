@@ -14,6 +14,7 @@ from pipeline.config.evaluation import MODES, Cell, LabConfig, LabModel, cell_fo
 from pipeline.config.loader import to_plain
 from pipeline.data.benchmark import Benchmark
 from pipeline.data.load import load_benchmark
+from pipeline.data.training_rows import trained_questions
 from pipeline.errors import UserError
 from pipeline.logs import show_step
 from pipeline.metrics.descriptions import totals, vocabulary
@@ -75,6 +76,13 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
         if complete:
             log.info(f"{cell.id}: complete")
             return
+        alone = cell.mode in MODES[:2]
+        other = _other_question(perceiver.folder, inputs["prompt"]) if alone else None
+        if other is not None:
+            log.warning(
+                f"warning: {perceiver.name} was trained with another question than it is asked here: {other!r}, not "
+                f"{inputs['prompt']!r}; task.question of the run it comes from asks the same"
+            )
         began, answered = time.monotonic(), record.answered()
         here_before = len(answered)
         _ask(setting, rows.rows[: config.smoke], record, answered, cell.id)
@@ -89,6 +97,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
         ordered = [answered[row.id] for row in rows.rows]
         seconds = time.monotonic() - began
         figures = _figures(benchmark, rows, ordered, setting, seconds, len(ordered) - here_before)
+        figures["trained_question"] = other
         record.complete(ordered, inputs, figures)
         right = f"{100 * figures['accuracy']:.1f} % right (chance {100 * figures['chance']:.1f} %)"
         log.info(f"{cell.id}: {len(ordered)} rows, {right}, {100 * figures['parsed']:.1f} % readable, {seconds:.0f} s")
@@ -100,6 +109,12 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
                 f"  warning: {len(failed)} rows have no answer and count as wrong: {reasons} (first: {failed[0]['id']})"
                 f"{'; --retry asks again where the server failed' if any(row['reason'] in GIVEN_UP for row in failed) else ''}"
             )
+
+
+def _other_question(checkpoint: Path | None, asked: str) -> str | None:
+    """Return what a run's checkpoint was trained to be asked, where it is asked something else and that can be known."""
+    trained = trained_questions(checkpoint.parent) if checkpoint is not None else []
+    return trained[0] if trained and asked not in trained else None
 
 
 def _find(config: LabConfig, cell: Cell) -> tuple[base.Checkpoint, base.Checkpoint, base.Checkpoint]:

@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 from lab_fakes import ROWS, Lab, Scripted, record, rows
 
+from pipeline.data.training_rows import write_rows
 from pipeline.errors import UserError
+from stages.evaluation.backends import checkpoint as backends
 from stages.evaluation.backends.base import Generation
 from stages.evaluation.cell_record import picture_digests
 
@@ -189,3 +191,37 @@ def test_a_direct_answer_is_short_and_a_thought_may_be_long(tmp_path, monkeypatc
     folder = lab.run(1)
     assert {how.max_new_tokens for how in lab.models["m"].hows} == {512}
     assert {row["think"] for row in rows(folder)} == {"the sky"}
+
+
+@pytest.mark.parametrize(
+    ("trained", "told"),
+    [
+        (["What does it show?"], "What does it show?"),
+        (["What does it show?", "asked"], None),
+        (["asked"], None),
+        ([], None),
+        (None, None),
+    ],
+)
+def test_a_checkpoint_that_is_asked_another_question_than_it_was_trained_with_is_told(
+    trained, told, tmp_path, monkeypatch, caplog
+):
+    lab = Lab(tmp_path, monkeypatch, {"m": Scripted(awe)})
+    stage = tmp_path / "stage"
+    stage.mkdir()
+    find = backends.find
+    monkeypatch.setattr(
+        backends, "find", lambda model, precision: dataclasses.replace(find(model, precision), folder=stage / "final")
+    )
+    first = record(lab.run())["inputs"]["prompt"]
+    if trained is not None:
+        texts = [first if text == "asked" else text for text in trained]
+        turns = [[{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": text}]}] for text in texts]
+        write_rows(stage, {"id": [str(place) for place in range(len(texts))], "prompt": turns}, {})
+    caplog.clear()
+    found = record(lab.run(clean=True))
+    assert found["trained_question"] == told
+    assert ("was trained with another question" in caplog.text) == (told is not None)
+    if told:
+        assert told in caplog.text
+        assert first in caplog.text

@@ -31,6 +31,16 @@ class Mean:
 
 
 @dataclass(frozen=True)
+class Noted:
+    """A number, its 95 % interval where it has one, and a few words beside it."""
+
+    value: float | None
+    note: str
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
 class Column:
     """One column. `kind` is how a person reads it: text, count, percent, fine (percent to a
     thousandth), points, number, p, duration, rows (ids of rows), or bar
@@ -42,6 +52,8 @@ class Column:
     of: Callable[[Any], Any] | None = None
     """What a row has in it, given what the row is of; its `key` when None."""
     heat: bool = False
+    least_first: bool = False
+    """Whether a first click sorts by it with the least on top."""
 
     def value(self, item: Any) -> Any:
         """Return what the row of an item has here."""
@@ -52,7 +64,10 @@ class Column:
 
 @dataclass(frozen=True)
 class Table:
-    """A table and what it is called. `foot` rows are averages, which stay below however the rows are sorted."""
+    """A table and what it is called. `foot` rows are averages, which stay below however the rows are sorted.
+
+    A page takes a row's ``#id`` for a target of links, and shows one with ``#dim`` as being of less weight.
+    """
 
     name: str
     title: str
@@ -60,6 +75,8 @@ class Table:
     rows: tuple[Mapping[str, Any], ...]
     foot: tuple[Mapping[str, Any], ...] = ()
     note: str = ""
+    sorted_by: str = ""
+    """Key of the column by which the rows come, the largest first."""
 
     def less(self, *keys: str) -> Table:
         """Return it without some columns."""
@@ -163,10 +180,11 @@ def written(value: float, kind: str) -> str:
 
 
 def interval(value: Any, kind: str) -> str:
-    """Return the interval of a cell as its kind of column shows it; "" where it has none."""
-    if not isinstance(value, Rate) or value.low is None or value.high is None:
-        return ""
-    return f"[{written(value.low, kind)}, {written(value.high, kind)}]"
+    """Return the interval of a cell as its kind of column shows it, and its note; "" where it has none."""
+    low, high = getattr(value, "low", None), getattr(value, "high", None)
+    found = "" if low is None or high is None else f"[{written(low, kind)}, {written(high, kind)}]"
+    note = getattr(value, "note", "")
+    return " ".join(filter(None, (found, note and f"({note})")))
 
 
 def number(value: Any) -> Any:

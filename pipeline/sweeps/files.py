@@ -9,9 +9,9 @@ from typing import Any
 
 from pipeline.files import write_atomic, write_json
 from pipeline.formatting import percent
-from pipeline.metrics.scores import Rate
-from pipeline.reports.table import Column, Table, cell, csv_text, markdown_table
+from pipeline.reports.table import Table, cell, csv_text, markdown_table, rows_of
 from pipeline.sweeps.results import COLUMNS, GROUP_COLUMNS
+from pipeline.sweeps.table import SHOWN, best_first
 
 PAGE = "index.html"
 
@@ -41,48 +41,13 @@ def as_markdown(found: Mapping[str, Any]) -> str:
     """Return one table per task, the most accurate cells first."""
     parts = [f"# {cell(found['name'])}", ""]
     for task, tested in found["pairs"].items():
-        rows = sorted((row for row in found["cells"] if row["task"] == task), key=_best_first)
+        rows = sorted((row for row in found["cells"] if row["task"] == task), key=best_first)
         least = tested["detectable"]["difference"]
         note = f"On {tested['n']} rows a true difference of {percent(least)} points is found in 4 of 5 sweeps."
-        shown = Table("cells", task, SHOWN, tuple(map(_shown, rows)), note=note if least is not None else "")
+        shown = Table("cells", task, SHOWN, rows_of(SHOWN, rows), note=note if least is not None else "")
         parts += [markdown_table(shown), ""]
     counts = ", ".join(f"{count} {status}" for status, count in found["counts"].items())
     return "\n".join([*parts, f"Cells: {counts}.", ""])
-
-
-SHOWN = (
-    *(Column("model", "model"), Column("precision", "precision"), Column("mode", "mode"), Column("n", "n", "count")),
-    *(Column("accuracy", "accuracy, %", "percent"), Column("chance", "chance, %", "percent")),
-    *(
-        Column("official", "official"),
-        Column("unparsable", "unparsable", "count"),
-        Column("truncated", "truncated", "count"),
-    ),
-    *(
-        Column("memory", "memory, MB"),
-        Column("estimated", "estimated, MB"),
-        Column("latency_p50_s", "p50, s", "number"),
-    ),
-    *(Column("latency_p95_s", "p95, s", "number"), Column("rows_per_second", "rows/s", "number")),
-    *(Column("seconds", "time", "duration"), Column("status", "status")),
-)
-"""The columns of a sweep that a person reads."""
-
-
-def _shown(row: Mapping[str, Any]) -> dict[str, Any]:
-    sizes = {"memory": row["memory_measured_mb"], "estimated": row["memory_estimated_mb"]}
-    return {
-        **row,
-        **{key: None if size is None else f"{size:.0f}" for key, size in sizes.items()},
-        "accuracy": Rate(row["accuracy"], row["accuracy_low"], row["accuracy_high"]),
-        "mode": row["mode"] + (f" + {row['reasoner']}" if row["reasoner"] else ""),
-        "official": f"{row['official_score']} {row['official_value']:.2f}" if row["official_score"] else None,
-        "status": row["status"] + (f": {row['reason']}" if row["reason"] else ""),
-    }
-
-
-def _best_first(row: Mapping[str, Any]) -> tuple[float, str]:
-    return -(row["accuracy"] if row["accuracy"] is not None else -1.0), row["cell"]
 
 
 def _inert(value: Any) -> Any:

@@ -11,9 +11,12 @@ from typing import Any
 from markupsafe import Markup
 
 from pipeline.formatting import duration, p_value, percent, points, printable
+from pipeline.metrics.scores import Rate
 from pipeline.reports.charts import OTHERS, Dot, against
 from pipeline.reports.page import render
+from pipeline.reports.table import Column, Table, rows_of
 from pipeline.sweeps.results import memory_of
+from pipeline.sweeps.table import SHOWN, best_first, way
 
 _MARKERS = ("o", "s", "D", "^", "X", "o")
 """Of precisions, as matplotlib calls them, and as _SHAPES shows them in the legend."""
@@ -46,12 +49,12 @@ def page(found: Mapping[str, Any]) -> str:
 def _task(
     found: Mapping[str, Any], task: str, number: int, models: Sequence[str], precisions: Sequence[str]
 ) -> dict[str, Any]:
-    rows = sorted((row for row in found["cells"] if row["task"] == task), key=_best_first)
+    rows = sorted((row for row in found["cells"] if row["task"] == task), key=best_first)
     front = found["pareto"][task]
     return {
         "name": task,
         "id": f"task-{number}",
-        "rows": [{**row, "front": row["cell"] in front, "anchor": f"cell-{number}-{i}"} for i, row in enumerate(rows)],
+        "cells": _cells(task, number, [{**row, "front": row["cell"] in front} for row in rows]),
         "chart": _chart(rows, front, models, precisions),
         "matrix": _matrix(rows, found["pairs"][task]),
         "tested": found["pairs"][task],
@@ -59,8 +62,12 @@ def _task(
     }
 
 
-def _best_first(row: Mapping[str, Any]) -> tuple[float, str]:
-    return -(row["accuracy"] if row["accuracy"] is not None else -1.0), row["cell"]
+def _cells(task: str, number: int, rows: Sequence[Mapping[str, Any]]) -> Table:
+    shown = [
+        {**one, "#id": f"cell-{number}-{place}", "#dim": row["status"] != "complete"}
+        for place, (row, one) in enumerate(zip(rows, rows_of(SHOWN, rows), strict=True))
+    ]
+    return Table("cells", f"Cells of {task}", SHOWN, tuple(shown), sorted_by="accuracy").less("seconds")
 
 
 def _chart(
@@ -91,12 +98,11 @@ def _chart(
 
 def _says(row: Mapping[str, Any], memory: float) -> str:
     """What a mark says of its cell, in two lines."""
-    way = row["mode"] + (f" + {row['reasoner']}" if row["reasoner"] else "")
     interval = f"[{percent(row['accuracy_low'])}, {percent(row['accuracy_high'])}]"
     measured = "measured" if row["memory_measured_mb"] is not None else "estimated"
     pace = "" if row["latency_p50_s"] is None else f", {row['latency_p50_s']:.2f} s a row (median)"
     return printable(
-        f"{row['model']} · {row['precision']} · {way}: {percent(row['accuracy'])} % {interval}\n"
+        f"{row['model']} · {row['precision']} · {way(row)}: {percent(row['accuracy'])} % {interval}\n"
         f"{memory:.0f} MB {measured}{pace}, {row['unparsable']} of {row['n']} unparsable"
     )
 
@@ -121,21 +127,26 @@ def _matrix(rows: Sequence[Mapping[str, Any]], tested: Mapping[str, Any]) -> dic
     return {"lines": lines, "left_out": len(named) - len(shown)}
 
 
-def _groups(groups: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Per grouping a table: its values as columns, the cells as lines."""
+def _groups(groups: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """Per grouping a table: its values as columns, the cells as rows."""
     tables = []
     for group in dict.fromkeys(line["group"] for line in groups):
-        found = {(_cell_of(line), line["value"]): line for line in groups if line["group"] == group}
-        values = list(dict.fromkeys(value for _, value in found))
-        lines = [(row, [found.get((_cell_of(row), value)) for value in values]) for row in rows]
-        lines = [(row, shares) for row, shares in lines if any(shares)]
-        used = [i for i in range(len(values)) if any(shares[i] for _, shares in lines)]
-        if lines:
-            table = {
-                "values": [values[i] for i in used],
-                "lines": [(row, [shares[i] for i in used]) for row, shares in lines],
-            }
-            tables.append({"name": group, **table})
+        found: dict[Any, dict[str, Any]] = {
+            _cell_of(row): {"cell": f"{row['model']} · {row['precision']} · {way(row)}"} for row in rows
+        }
+        values = {}
+        for line in groups:
+            if line["group"] == group and _cell_of(line) in found:
+                values[f"value:{line['value']}"] = line["value"]
+                rate = Rate(line["accuracy"], line["accuracy_low"], line["accuracy_high"])
+                found[_cell_of(line)][f"value:{line['value']}"] = rate
+        columns = (
+            Column("cell", "cell"),
+            *(Column(key, str(name), "percent", heat=True) for key, name in values.items()),
+        )
+        told = tuple(one for one in found.values() if len(one) > 1)
+        if told:
+            tables.append(Table("groups", str(group), columns, told))
     return tables
 
 

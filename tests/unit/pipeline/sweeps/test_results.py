@@ -99,6 +99,14 @@ def test_a_cell_that_cannot_fit_and_one_whose_inputs_changed_are_not_complete(la
     assert "refused: needs too much" in as_markdown(told)
 
 
+def test_a_cell_that_is_not_above_chance_says_so_and_how_far_its_estimate_was_off(lab: LabConfig) -> None:
+    found = three(lab)
+    told = results(Cells(lab, {found["bad"].id: Planned(3_300_000_000)}))
+    for text in (as_markdown(told), " ".join(re.sub("<[^>]*>", " ", page(told)).split())):
+        assert re.search(r"bad .*40\.0 \[3\d\.\d, (49|50)\.\d\] \(not above chance\).* 3\s300 \(\+10 %\)", text)
+        assert "90.0 [82.6, 94.5] (not" not in text
+
+
 def test_a_spreadsheet_takes_no_cell_for_a_formula() -> None:
     row = dict.fromkeys(COLUMNS) | {"model": "=1+1", "reason": 'a "quoted",\nbroken line'}
     read = list(csv.DictReader(io.StringIO(as_csv([row], COLUMNS))))

@@ -75,7 +75,7 @@ def default_of(field: dataclasses.Field[Any]) -> str:
 def shown(value: object) -> str:
     """Return a default in words."""
     if isinstance(value, list):
-        return f"[{', '.join(value)}]" if value else "none"
+        return f"[{', '.join(map(str, value))}]" if value else "none"
     if value in (None, "") or value == {}:
         return "none"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -116,6 +116,7 @@ TABLES = {
     # The same on a machine with the plug-in for HEIC.
     "suffixes": lambda: " " + " ".join(f"`{suffix}`" for suffix in IMAGE_SUFFIXES if suffix not in HEIC_SUFFIXES) + " ",
     "teacher_keys_attribute": lambda: keys(KINDS["attribute"]),
+    "teacher_keys_walker": lambda: keys(KINDS["walker"]),
     "teacher_keys_openai": lambda: keys(KINDS["openai"]),
     "reward_columns": lambda: table(("name", "what it is"), [(f"`{name}`", text) for name, text in COLUMNS.items()]),
     "exit_codes": lambda: table(("status", "says"), [(str(code), text) for code, text in sorted(EXIT_CODES.items())]),

@@ -23,6 +23,7 @@ COLUMNS = {
     "style": "what the prompt asks for: think or direct",
     "attributes": "a mapping of what the task knows of the row beside its label (EmoSet's annotation, `attribute_columns` of "
     "parquet files); {} where it knows nothing",
+    "groups": "a mapping of what tables are split by beside the label (`walk` of `trails`); {} where there is nothing",
     "image": "the picture",
     "prompts": "what was asked, as TRL's messages",
     "completion_ids": "the completion's token ids",
@@ -67,8 +68,9 @@ def _bind(reward: Reward, task: Task) -> Reward:
     # TRL logs a reward under its __name__.
     @functools.wraps(reward)
     def scored(completions: list[Any], **columns: Any) -> list[float | None]:
-        if "attributes" in columns:
-            columns["attributes"] = [json.loads(text) for text in columns["attributes"]]
+        for name in ("attributes", "groups"):
+            if name in columns:
+                columns[name] = [json.loads(text) for text in columns[name]]
         return reward([completion_text(completion) for completion in completions], task=task, **columns)
 
     return scored

@@ -53,7 +53,9 @@ class WalkerConfig:
     """The offline teacher of `trails`. Its rates declare an imperfection like a real teacher's; all are 0 by default."""
 
     kind: str = "walker"
+    """Required: says that the file is of this kind."""
     seed: int = 0
+    """What its mistakes follow from, with the run's seed."""
     misread_rate: float = 0.0
     """Share of arrows it reads as another direction; it walks on from where that leads."""
     gives_up_after: int = 0

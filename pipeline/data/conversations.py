@@ -26,15 +26,16 @@ def _columns(examples: Sequence[Example], prompt: str) -> dict[str, list[Any]]:
 
 
 def grpo_columns(task: Task, examples: Sequence[Example], style: str) -> dict[str, list[Any]]:
-    """Return columns id, prompt, image (a path), label, style, attributes: what GRPOTrainer and the rewards read.
+    """Return columns id, prompt, image (a path), label, style, attributes, groups: what GRPOTrainer and the rewards read.
 
-    Attributes are JSON, as rows need not have the same ones; a reward is given each as the mapping it was.
+    The last two are JSON, as rows need not have the same ones; a reward is given each as the mapping it was.
     """
     return {
         **_columns(examples, task.prompt(style)),
         "label": [example.label for example in examples],
         "style": [style] * len(examples),
         "attributes": [json.dumps(dict(example.attributes), sort_keys=True, default=str) for example in examples],
+        "groups": [json.dumps(dict(example.groups), sort_keys=True) for example in examples],
     }
 
 

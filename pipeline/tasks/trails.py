@@ -11,8 +11,6 @@ Labels and lengths of walks are balanced in every split. A walk enters no field 
 at it, so that neither a face nor its neighbours say where the walk ends. The rule decides every row: a reader can be right on
 all. The length of the walk is the group `walk`, which tables are split by. Everything follows from `seed`; the pictures and the
 rule are ours, the layout is EmoSet's.
-
-Options: ``seed``, ``train``, ``val``, ``test`` (rows), ``walk`` (shortest and longest, ``[1, 8]``; at most 10).
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import label_set
-from pipeline.data.load import check_options
+from pipeline.data.load import TaskOption, check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest
@@ -64,7 +62,13 @@ LONGEST = 10
 """With more arrows on the walk, the others are fewer than the faces they must point at."""
 SPLITS = ("train", "val", "test")
 QUESTION = "Which face do the arrows lead to from the ring?"
-DEFAULTS: dict[str, Any] = {"seed": 0, "train": 6000, "val": 200, "test": 800, "walk": [1, 8]}
+OPTIONS = {
+    "seed": TaskOption(0, "what everything follows from"),
+    "train": TaskOption(6000, "rows"),
+    "val": TaskOption(200, "rows"),
+    "test": TaskOption(800, "rows"),
+    "walk": TaskOption([1, 8], f"the shortest and the longest walk, at most {LONGEST}"),
+}
 
 Place = tuple[int, int]
 Board = dict[Place, str]
@@ -79,7 +83,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
     """
     from pipeline.tasks import emoset
 
-    options = {**DEFAULTS, **check_options(config, DEFAULTS)}
+    options = check_options(config, OPTIONS)
     if problems := list(_option_problems(options)):
         raise UserError(problems)
     root = cache / f"drawn-{digest([VERSION, options])[:12]}"

@@ -170,6 +170,19 @@ def test_the_guide_s_reward_reads_what_the_task_knows_of_each_row(task, tmp_path
     assert columns["id"] == ["0", "1", "2"]
 
 
+def test_a_reward_reads_the_groups_a_table_is_split_by(task, tmp_path, monkeypatch):
+    (tmp_path / "by_walk.py").write_text(
+        "def by_walk_reward(completions, *, groups, **columns):\n    return [float(row.get('walk', 0)) for row in groups]\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    (reward,) = load_rewards(["by_walk.by_walk_reward"], task)
+    sys.modules.pop("by_walk")
+    examples = [Example("1", Path("1.png"), "awe", groups={"walk": "3"}), Example("2", Path("2.png"), "awe")]
+    columns = grpo_columns(task, examples, "think")
+    columns.pop("prompt")
+    assert reward(completions=["x", "y"], **columns) == [3.0, 0.0]
+
+
 @pytest.mark.parametrize(
     ("name", "expected"),
     [

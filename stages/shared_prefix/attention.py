@@ -72,6 +72,11 @@ def attend(
     """Return attention as transformers calls it; query, key, value: (sequences, heads, tokens, width)."""
     if groups is None:
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+    # Autocast would do so later; the causal bias wants one dtype at once.
+    device = query.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        dtype = torch.get_autocast_dtype(device)
+        query, key, value = (states.to(dtype) for states in (query, key, value))
     first = groups.prefix
     prompt, _ = sdpa_attention_forward(
         module, query[:, :, :first], key[:, :, :first], value[:, :, :first], groups.prefix_mask, **kwargs

@@ -32,6 +32,8 @@ PLAIN = ("cot=null", "stages.1.data=labels", "stages.1.prompt=direct", "stages.3
 SHORT = ("evaluation.max_new_tokens=4", "task.options.train=32", "task.options.test=8")
 LOADED = """
 import json, sys
+from pipeline.system.library_patches import prepare_libraries
+prepare_libraries()
 from transformers import AutoModelForImageTextToText, AutoProcessor
 _, info = AutoModelForImageTextToText.from_pretrained(sys.argv[1], output_loading_info=True)
 AutoProcessor.from_pretrained(sys.argv[1])

@@ -21,6 +21,8 @@ QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_ne
 HALF_BATCH = ("baseline.trainer.per_device_train_batch_size=4", f"stages.{GRPO}.trainer.per_device_train_batch_size=4")
 LOADED = """
 import json, sys
+from pipeline.system.library_patches import prepare_libraries
+prepare_libraries()
 import torch
 from PIL import Image
 from safetensors import safe_open

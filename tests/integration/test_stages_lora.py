@@ -12,6 +12,8 @@ LORA = "model.peft={r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj]}"
 QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 MOVED = """
 import json, sys
+from pipeline.system.library_patches import prepare_libraries
+prepare_libraries()
 from transformers import AutoModelForImageTextToText
 models = []
 for folder in sys.argv[1:]:

@@ -153,6 +153,8 @@ def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(
 TILED = """
 import sys
 from pathlib import Path
+from pipeline.system.library_patches import prepare_libraries
+prepare_libraries()
 from transformers import AutoProcessor
 from pipeline.config.schema import TinyConfig
 from stages.models.tiny import build_tiny

@@ -28,6 +28,8 @@ STAGE = "stage1_sft"
 READY_SECONDS = 240
 ANSWER = """
 import json, sys
+from pipeline.system.library_patches import prepare_libraries
+prepare_libraries()
 from PIL import Image
 from transformers import AutoModelForImageTextToText, AutoProcessor
 folder, asked = sys.argv[1], json.loads(sys.argv[2])

@@ -6,8 +6,10 @@ import pytest
 
 from benchmarks import ablation
 from pipeline.config.loader import load
+from pipeline.metrics.classification import score
 from pipeline.reports.entries import Entry
 from pipeline.runs.phases import parent_of
+from pipeline.scoring.labels import LabelSet
 
 GRID = load(ablation.CONFIG)
 
@@ -60,22 +62,20 @@ def entry(name: str, right: int) -> Entry:
             "sample": 0,
             "label": "awe" if number < right else "fear",
             "gold": "awe",
+            "correct": number < right,
+            "style": "direct",
+            "completion": "",
         }
         for number in range(100)
     )
-    scores = {
-        "n": 100,
-        "accuracy": {"value": right / 100, "low": 0.1, "high": 0.9},
-        "macro avg": {"f1-score": right / 200},
-    }
-    return Entry(name, name, rows, scores)
+    return Entry(name, name, rows, score(rows, LabelSet(("awe", "fear"))))
 
 
 def test_the_table_compares_every_arm_with_the_four_stages_on_the_same_rows() -> None:
     runs = [{name: entry(name, 60 if name == ablation.REFERENCE else 50) for name in ablation.ARMS.values()}] * 2
     lines = ablation.table([0, 1], runs).splitlines()
     reference, other = lines[2], lines[3]
-    assert "60.0 [10.0, 90.0]" in reference
+    assert "60.0 [50.2, 69.1]" in reference
     assert "60.0 ± 0.0" in reference
     assert "-10.0 [-10.0, -10.0]" in other
     assert "-10.0 (.002)" in other

@@ -151,6 +151,8 @@ def run(folder: Path, name: str) -> dict[str, Any]:
     first = not directory.cache.exists()
     task = load_task(config.task, directory.cache)
     if first:
+        # Drawn when it is first read.
+        task.select("train")
         widen_every_second_picture(directory.cache)
     rows = task.select("train").examples
     mixed = [rows[0], rows[1], rows[3], rows[2]]

@@ -20,7 +20,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -30,6 +30,8 @@ from pipeline.data.images import inside
 from pipeline.data.load import check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
+from pipeline.files import digest
+from pipeline.system.locks import exclusive
 from pipeline.tasks import parquet
 from pipeline.types import Example, Problem, Split
 
@@ -94,6 +96,44 @@ def load(config: TaskConfig, cache: Path, attributes: Sequence[str] = ATTRIBUTES
         return Counter(row[0] for row in _index(root, split) if _is_row(row))
 
     return Task("emoset", labels, config.question or QUESTION, splits, read, listed=listed, in_place=True)
+
+
+def drawn_task(
+    config: TaskConfig,
+    cache: Path,
+    *,
+    name: str,
+    question: str,
+    version: int,
+    options: Mapping[str, Any],
+    write: Callable[..., None],
+    listed: Callable[[str], Counter[str]],
+    attributes: Sequence[str] = ATTRIBUTES,
+) -> Task:
+    """Prepare a set in this layout that is drawn under `cache`, once per version and options, when a split is first read.
+
+    Args:
+        config: the task's block.
+        cache: where it is drawn, and where derived files go.
+        name: the task's.
+        question: asked where the configuration has none.
+        version: of the drawing.
+        options: checked; what `write` is called with beside the folder.
+        write: draws all splits into a folder, of which info.json is there last.
+        listed: tells how many rows of each label a split has.
+        attributes: what is read of an annotation.
+    """
+    root = cache / f"drawn-{digest([version, options])[:12]}"
+    as_drawn = dataclasses.replace(config, name="emoset", path=str(root), options={})
+
+    def read(split: str) -> Split:
+        with exclusive(root):
+            if not (root / "info.json").exists():
+                write(root, **options)
+        return load(as_drawn, cache, attributes).read(split)
+
+    labels = label_set(config, EMOTIONS, DESCRIPTIONS, ANSWERS)
+    return Task(name, labels, config.question or question, SPLITS, read, listed=listed)
 
 
 def _load_parquet(config: TaskConfig, cache: Path) -> Task:

@@ -17,7 +17,6 @@ vary freely and say nothing. Everything follows from `seed`; the pictures and ru
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import random
 import shutil
@@ -27,13 +26,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.image_sets import label_set
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.files import digest
-from pipeline.system.locks import exclusive
-from pipeline.types import Split
 
 VERSION = 1
 """Part of the cache key: raise it when the drawing changes."""
@@ -75,23 +70,22 @@ def load(config: TaskConfig, cache: Path) -> Task:
     options = check_options(config, OPTIONS)
     if problems := list(_option_problems(options)):
         raise UserError(problems)
-    root = cache / f"drawn-{digest([VERSION, options])[:12]}"
-    emoset_config = dataclasses.replace(config, name="emoset", path=str(root), options={})
-
-    def read(split: str) -> Split:
-        with exclusive(root):
-            if not (root / "info.json").exists():
-                write(root, **options)
-        return emoset.load(emoset_config, cache).read(split)
 
     def listed(split: str) -> Counter[str]:
         before = sum(options[name] for name in SPLITS[: SPLITS.index(split)])
         numbers = range(before, before + options[split])
         return Counter(sample(_rng(options["seed"], number), options["ambiguous"])["emotion"] for number in numbers)
 
-    labels = label_set(config, EMOTIONS, emoset.DESCRIPTIONS, emoset.ANSWERS)
-    question = config.question or "Which emotion does this scene evoke?"
-    return Task("scenes", labels, question, SPLITS, read, listed=listed)
+    return emoset.drawn_task(
+        config,
+        cache,
+        name="scenes",
+        question="Which emotion does this scene evoke?",
+        version=VERSION,
+        options=options,
+        write=write,
+        listed=listed,
+    )
 
 
 def _option_problems(options: dict[str, Any]) -> Iterator[str]:

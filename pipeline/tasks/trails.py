@@ -26,12 +26,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.image_sets import label_set
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.files import digest
-from pipeline.system.locks import exclusive
 from pipeline.types import Example, Split
 
 if TYPE_CHECKING:
@@ -86,21 +83,27 @@ def load(config: TaskConfig, cache: Path) -> Task:
     options = check_options(config, OPTIONS)
     if problems := list(_option_problems(options)):
         raise UserError(problems)
-    root = cache / f"drawn-{digest([VERSION, options])[:12]}"
-    emoset_config = dataclasses.replace(config, name="emoset", path=str(root), options={})
-
-    def read(split: str) -> Split:
-        with exclusive(root):
-            if not (root / "info.json").exists():
-                write(root, **options)
-        found = emoset.load(emoset_config, cache, attributes=("board",)).read(split)
-        return dataclasses.replace(found, examples=tuple(_with_trace(example) for example in found.examples))
 
     def listed(split: str) -> Counter[str]:
         return Counter(EMOTIONS[number % 8] for number in range(options[split]))
 
-    labels = label_set(config, EMOTIONS, emoset.DESCRIPTIONS, emoset.ANSWERS)
-    return Task("trails", labels, config.question or QUESTION, SPLITS, read, listed=listed)
+    task = emoset.drawn_task(
+        config,
+        cache,
+        name="trails",
+        question=QUESTION,
+        version=VERSION,
+        options=options,
+        write=write,
+        listed=listed,
+        attributes=("board",),
+    )
+
+    def read(split: str) -> Split:
+        found = task.read(split)
+        return dataclasses.replace(found, examples=tuple(map(_with_trace, found.examples)))
+
+    return dataclasses.replace(task, read=read)
 
 
 def _option_problems(options: dict[str, Any]) -> Iterator[str]:

@@ -22,6 +22,7 @@ from pipeline.system.processes import child_environment
 
 # What the server has imported, and nothing else does.
 IMPORTED = "tabnanny"
+MISSING = "no_such_module"
 SCRIPT = """
 import os, signal, sys, time
 what = sys.argv[1] if len(sys.argv) > 1 else ""
@@ -70,8 +71,9 @@ def process_of(started: subprocess.Popen[str]) -> psutil.Process:
 
 
 def servers() -> list[psutil.Process]:
+    """Of this file's tests alone: integration tests keep one for as long as the process that runs them all."""
     alive = [one for one in psutil.Process().children() if one.status() != psutil.STATUS_ZOMBIE]
-    return [one for one in alive if "--serve" in one.cmdline()]
+    return [one for one in alive if "--serve" in (words := one.cmdline()) and {IMPORTED, MISSING} & set(words)]
 
 
 def wait_for_its_end(process: psutil.Process) -> None:
@@ -164,7 +166,7 @@ def test_nothing_is_forked_from_a_server_that_failed_or_where_there_is_a_gpu(sta
     started = start()
     assert "False" in started.communicate(timeout=60)[0]
     monkeypatch.delenv(FORK_SERVER)
-    with fork_server.fork_server(["no_such_module"]):
+    with fork_server.fork_server([MISSING]):
         started = start()
         assert "False" in started.communicate(timeout=60)[0]
         assert started.returncode == 0

@@ -12,7 +12,7 @@ from pipeline.checks.cot import cot_problems
 from pipeline.checks.deepspeed import deepspeed_problems
 from pipeline.checks.model_folder import folder_problems
 from pipeline.checks.trainer import missing_trackers, trainer_problems
-from pipeline.config.derived import asked_like_parent
+from pipeline.config.derived import asked_like_parent, cot_slice
 from pipeline.config.families import REFUSED, tiny_families
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import (
@@ -29,7 +29,7 @@ from pipeline.config.schema import (
 from pipeline.config.special_tokens import special_token_in, special_tokens_of
 from pipeline.config.trainer_options import CONFIG_CLASSES
 from pipeline.data.load import task_names
-from pipeline.data.splits import split_problem
+from pipeline.data.splits import parse_split, split_problem
 from pipeline.data.task import PROMPT_STYLES
 from pipeline.errors import UserError, did_you_mean
 from pipeline.run_dir import BASE
@@ -153,6 +153,13 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.data: {stage.data!r} must be {' or '.join(allowed)} for {stage.algorithm}"
     if stage.data == "cot" and config.cot is None:
         yield f"{where}.data: cot needs a cot: block, which this run does not have"
+    if config.cot is not None and (spec := cot_slice(stage)) and not any(split_problem("", spec)):
+        name_of_built = config.cot.split.partition("[")[0]
+        if parse_split(spec)[0] != name_of_built:
+            yield (
+                f"{where}.split: {spec!r} holds no built row, for cot.split is {config.cot.split!r}; name a slice of "
+                f"{name_of_built}, or leave it out to train on all built rows"
+            )
     if stage.prompt not in PROMPT_STYLES:
         yield f"{where}.prompt: {stage.prompt!r} must be one of {', '.join(PROMPT_STYLES)}"
     if stage.data == "cot" and stage.prompt != "think":

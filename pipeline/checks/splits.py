@@ -14,7 +14,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from pipeline.config.derived import prompts_per_rollout
+from pipeline.config.derived import cot_slice, prompts_per_rollout
 from pipeline.config.schema import BASELINE, CotConfig, RunConfig, StageConfig
 from pipeline.data.images import quick_look
 from pipeline.data.load import DRAWN
@@ -106,7 +106,8 @@ def check_splits(
     if mistaken := list(_label_problems(config, task)):
         # That splits select no row follows from it.
         raise UserError([*unknown, *mistaken])
-    problems = [*unknown, *empty, *_few_rows(config, known, found, built), *lost]
+    apart = list(_apart(config, task, looked_at, only))
+    problems = [*unknown, *empty, *_few_rows(config, known, found, built), *apart, *lost]
     if problems:
         raise UserError(problems)
     return [*_unlisted_labels(task), *_missing_classes(task, known, found)]
@@ -196,6 +197,32 @@ def _few_rows(config: RunConfig, named: Mapping[str, str], found: Mapping[str, S
                 yield f"{key}: {named[key]!r} {problem}"
     if config.cot is not None and "cot.split" in named and not built and (rows := found.get(config.cot.split)):
         yield from cot_row_problems(config.cot, rows.labels, rows.rows)
+
+
+def _apart(config: RunConfig, task: Task, looked_at: Collection[str], only: Collection[str] | None) -> Iterator[str]:
+    """Stages whose slice holds no row that the builder is asked about, so that no built row can lie in it."""
+    if config.cot is None or (split := parse_split(config.cot.split)[0]) not in task.splits:
+        return
+    stages = {**({BASELINE: config.baseline} if config.baseline else {}), **config.stages}
+    for name, stage in stages.items():
+        spec = cot_slice(stage)
+        if spec is None or parse_split(spec)[0] != split or (only is not None and name not in only):
+            continue
+        rows = range(len(task.read(split).examples) if split in looked_at else _known(task, split).total())
+        asked, taken = _part(config.cot.split, rows), _part(spec, rows)
+        if asked and not asked & taken:
+            holds = f"{len(taken):,} of the {len(rows):,} rows" if taken else f"none of the {len(rows):,} rows"
+            yield (
+                f"{_where(name)}.split: {spec!r} holds {holds} of {split!r} and none of cot.split {config.cot.split!r}, so no "
+                "built row; take another slice, or leave it out to train on all built rows"
+            )
+
+
+def _part(spec: str, rows: range) -> set[int]:
+    """The places of the rows that a slice selects; none for one that selects nothing."""
+    with contextlib.suppress(UserError):
+        return set(sliced("", spec, rows, {}))
+    return set()
 
 
 def _label_problems(config: RunConfig, task: Task) -> Iterator[str]:

@@ -30,6 +30,7 @@ from pipeline.config.schema import RunConfig, TaskConfig
 from pipeline.data.images import ImageError, open_rgb, remembered
 from pipeline.data.load import load_benchmark
 from pipeline.data.student import load_run_task
+from pipeline.data.training_rows import training_examples
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
 
@@ -126,12 +127,7 @@ def held_out_of(lab: str | Path) -> dict[str, tuple[TaskConfig, str]]:
 def training_rows(config: RunConfig, run: RunDir) -> list[ComparedRow]:
     """Return every row that some stage of a run trains on, once."""
     task = load_run_task(config, run)
-    stages = [*config.stages.values(), *([config.baseline] if config.baseline else [])]
-    splits = {stage.split for stage in stages if stage.data != "cot"}
-    if config.cot is not None:
-        splits.add(config.cot.split)
-    rows = {(example.image, example.id): example for split in sorted(splits) for example in task.select(split).examples}
-    return [ComparedRow(example.id, (example.image,), task.question) for example in rows.values()]
+    return [ComparedRow(example.id, (example.image,), task.question) for example in training_examples(config, task)]
 
 
 def compare(name: str, training: Sequence[ComparedRow], evaluated: Sequence[ComparedRow], cache: Path) -> Findings:

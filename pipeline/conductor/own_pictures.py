@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 from pipeline.checks.splits import FEW, may_look, selections
 from pipeline.conductor.contamination import ComparedRow, compare, fingerprints
@@ -17,6 +16,7 @@ from pipeline.data.shared_pictures import SharedPictures, equal_pictures, write_
 from pipeline.data.splits import parse_split
 from pipeline.data.student import load_run_task
 from pipeline.data.task import Task
+from pipeline.data.training_rows import training_examples
 from pipeline.run_dir import RunDir
 from pipeline.types import Example
 
@@ -74,8 +74,7 @@ def _rows(config: RunConfig, task: Task) -> tuple[list[Example], Judged]:
     task = dataclasses.replace(task, read=functools.cache(task.read))
     named = selections(config)
     judged_keys = [key for key in named if key == "evaluation.split" or key.endswith(".validation.split")]
-    specs = dict.fromkeys(spec for key, spec in named.items() if key not in judged_keys)
-    training: dict[Path, Example] = {row.image: row for spec in specs for row in task.select(spec).examples}
+    training = {row.image: row for row in training_examples(config, task)}
     judged: Judged = {}
     for key in judged_keys:
         if named[key] not in (spec for spec, _ in judged.values()):

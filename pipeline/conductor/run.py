@@ -15,11 +15,11 @@ from pipeline import command_line
 from pipeline.checks.adapters import unshared
 from pipeline.checks.chat_files import opens_think
 from pipeline.checks.splits import check_splits
-from pipeline.conductor.cot_rows import check_cot_rows, cot_pictures
+from pipeline.conductor.cot_rows import check_cot_rows, cot_pictures, slice_lines
 from pipeline.conductor.own_pictures import compare_own_pictures, shared_lines
 from pipeline.conductor.pictures import picture_lines
 from pipeline.conductor.status import in_use
-from pipeline.config.derived import clip_range, processes_per_node, world_size
+from pipeline.config.derived import clip_range, processes_per_node, rows_of, world_size
 from pipeline.config.loader import load, write_config
 from pipeline.config.schema import RunConfig
 from pipeline.config.special_tokens import special_tokens_of
@@ -122,6 +122,10 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes
                 raise UserError(
                     f"{name} failed (exit status {code}); mend the cause and run the same command: it goes on here"
                 )
+            if name == COT:
+                # Before a stage trains for hours: a later one may find none of them in its slice.
+                for line in slice_lines(config, run):
+                    log.info(line)
     log.info("[%s] report", _clock(time.monotonic() - began))
     print(report(config, run))
 
@@ -232,7 +236,8 @@ def plan(config: RunConfig, run: RunDir, notes: Sequence[str] = ()) -> str:
                 f"  {'':<24} its chat template opens <think> itself: completions are trained on and read from within it"
             )
         if name == COT and (pictures := cot_pictures(config, run)):
-            lines += [f"  {'':<24} {line}" for line in (*pictures.problems(), *pictures.notes())]
+            told = (*pictures.problems(), *pictures.notes(), *slice_lines(config, run))
+            lines += [f"  {'':<24} {line}" for line in told]
     lines += [
         f"  {'pictures':<24} {line}"
         for line in (*picture_lines(config, run, quick=True), *notes, *shared_lines(config, run))
@@ -261,7 +266,7 @@ def _what(config: RunConfig, name: str) -> str:
         return config.model.name_or_path or f"a tiny random {config.model.tiny.family}"
     stage = config.stage(name)
     clip = clip_range(stage)
-    words = [f"{stage.algorithm} from {parent_of(config, name)} on {'cot' if stage.data == 'cot' else stage.split}"]
+    words = [f"{stage.algorithm} from {parent_of(config, name)} on {rows_of(stage)}"]
     if stage.reward_funcs:
         words.append("rewards " + "+".join(stage.reward_funcs))
     if clip:

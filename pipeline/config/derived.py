@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config.loader import CONFIGS
 from pipeline.config.schema import RunConfig, StageConfig, split_parent
 from pipeline.config.trainer_options import trainer_fields
-from pipeline.run_dir import BASE
+from pipeline.run_dir import BASE, COT
 from pipeline.system import multinode
 from pipeline.system.hardware import visible_gpus
 
@@ -45,6 +45,19 @@ def processes_per_node(config: RunConfig) -> int:
 def world_size(config: RunConfig) -> int:
     """Return processes a stage runs on, those of all nodes together."""
     return processes_per_node(config) * multinode.count()
+
+
+def cot_slice(stage: StageConfig) -> str | None:
+    """Return the slice of the task whose built rows a `data: cot` stage trains on; None for all of them, and for other data."""
+    return stage.split if stage.data == COT and stage.split != StageConfig.split else None
+
+
+def rows_of(stage: StageConfig) -> str:
+    """Return what a stage trains on, for people: ``train[4000:]``, ``cot``, ``cot within train[:2000]``."""
+    if stage.data != COT:
+        return stage.split
+    spec = cot_slice(stage)
+    return f"cot within {spec}" if spec else COT
 
 
 def clip_range(stage: StageConfig) -> tuple[float, float] | None:

@@ -229,7 +229,7 @@ class StageConfig:
     data: str = "task"
     """cot: the built CoT rows; labels: the task's labels alone; task: prompts with gold labels for the rewards (grpo)."""
     split: str = "train"
-    """Rows of the task, in slicing syntax (not used with data: cot, whose rows the builder chose)."""
+    """Rows of the task, in slicing syntax. With data: cot, a slice takes the built rows that lie in it; left at train, all."""
     prompt: str = "think"
     """think or direct: what the student is asked to write."""
     reward_funcs: list[str] = field(default_factory=list)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.derived import cot_slice
 from pipeline.config.schema import RunConfig
 from pipeline.data.conversations import cot_columns, grpo_columns, label_columns
 from pipeline.data.cot_pictures import compare_pictures
@@ -23,8 +24,8 @@ from pipeline.data.student import UNFIT, check_row_texts
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest, write_atomic
-from pipeline.run_dir import RunDir
-from pipeline.types import Split
+from pipeline.run_dir import COT, RunDir
+from pipeline.types import Example, Split
 
 DATA = "data.tsv"
 ROWS = "rows.parquet"
@@ -34,10 +35,10 @@ def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> t
     """Return (columns, the split they come from) that a stage trains on; see `pipeline.data.conversations`.
 
     Raises:
-        UserError: as the task and `cot_columns` do; when CoT rows are about other pictures now.
+        UserError: as the task and `cot_columns` do; when CoT rows are about other pictures now, or none lies in its split.
     """
     stage = config.stage(name)
-    if stage.data == "cot":
+    if stage.data == COT:
         # pipeline.checks refuses the stage otherwise.
         assert config.cot is not None
         split = task.select(config.cot.split)
@@ -45,7 +46,7 @@ def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> t
         if compared is not None and (problems := list(compared.problems())):
             raise UserError([f"{name}: {problem}" for problem in problems])
         unfit = {problem.id for problem in split.problems if problem.reason == UNFIT}
-        columns = cot_columns(task, split.examples, run.cot, unfit)
+        columns = _within(config, name, task, cot_columns(task, split.examples, run.cot, unfit))
         check_row_texts(name, columns, config.model, run)
         return columns, split
     split = task.select(stage.split)
@@ -55,6 +56,56 @@ def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> t
         columns = grpo_columns(task, split.examples, stage.prompt)
     check_row_texts(name, columns, config.model, run)
     return columns, split
+
+
+def _within(config: RunConfig, name: str, task: Task, columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The built rows that the stage's own split selects.
+
+    Raises:
+        UserError: when it selects none.
+    """
+    spec = cot_slice(config.stage(name))
+    if spec is None:
+        return columns
+    chosen = rows_within(name, spec, task, columns["id"])
+    return {key: [values[at] for at in chosen] for key, values in columns.items()}
+
+
+def rows_within(name: str, spec: str, task: Task, ids: Sequence[str]) -> list[int]:
+    """Return the places of the built rows whose row of the task a stage's split selects, in their order.
+
+    Args:
+        name: of the stage, for the message.
+        spec: its split.
+        task: whose rows they are.
+        ids: of the built rows.
+
+    Raises:
+        UserError: when it selects none.
+    """
+    selected = {example.id for example in task.select(spec).examples}
+    chosen = [at for at, row_id in enumerate(ids) if row_id in selected]
+    if not chosen:
+        raise UserError(
+            f"{name}: its split {spec!r} selects {len(selected):,} rows of the task and none of the {len(ids):,} built rows; "
+            "take a larger slice, or leave split out to train on all built rows"
+        )
+    return chosen
+
+
+def training_examples(config: RunConfig, task: Task) -> list[Example]:
+    """Return every row that some stage trains on, once. Of CoT rows, those the builder asks about are taken for built."""
+    stages = [*config.stages.values(), *([config.baseline] if config.baseline else [])]
+    specs: set[tuple[str, str | None]] = {(stage.split, None) for stage in stages if stage.data != COT}
+    if config.cot is not None:
+        built = {cot_slice(stage) for stage in stages if stage.data == COT} or {None}
+        specs |= {(config.cot.split, spec) for spec in built}
+    selected = {spec: task.select(spec).examples for spec in sorted({one for pair in specs for one in pair if one})}
+    rows: dict[tuple[Path, str], Example] = {}
+    for spec, within in sorted(specs, key=str):
+        ids = {example.id for example in selected[within]} if within else None
+        rows |= {(row.image, row.id): row for row in selected[spec] if ids is None or row.id in ids}
+    return list(rows.values())
 
 
 def read_or_build_rows(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline import command_line
 from pipeline.checks.splits import check_splits, rollout_problem
-from pipeline.config.derived import clip_range, world_size
+from pipeline.config.derived import clip_range, rows_of, world_size
 from pipeline.config.schema import RunConfig
 from pipeline.data.student import load_run_task
 from pipeline.data.training_rows import DATA, changes, data_lines, training_columns, write_rows
@@ -157,7 +157,7 @@ def describe(config: RunConfig, run: RunDir, name: str) -> str:
     clip = clip_range(stage)
     lines = [
         f"{name}: {stage.algorithm} from {parent_of(config, name)} into {run.phase(name)}",
-        f"  rows: {stage.data if stage.data == 'cot' else stage.split}   prompt: {stage.prompt}",
+        f"  rows: {rows_of(stage)}   prompt: {stage.prompt}",
         f"  freeze: {', '.join(stage.freeze) or 'nothing'}",
         f"  processes: {world_size(config)}   deepspeed: {config.launch.deepspeed or 'no'}",
     ]

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.conductor.forecast import Trial
-from pipeline.config.derived import checkpoint_cycle, world_size
+from pipeline.config.derived import checkpoint_cycle, cot_slice, world_size
 from pipeline.config.schema import BASELINE, RunConfig, StageConfig
 from pipeline.config.trainer_options import trainer_fields
+from pipeline.data.task import Task
+from pipeline.data.training_rows import rows_within
 from pipeline.files import read_json, read_jsonl, write_json
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.scoring.response import render
@@ -67,8 +69,8 @@ def _shortened(stage: StageConfig) -> StageConfig:
     return dataclasses.replace(stage, init_from=BASE, trainer=trainer, validation=None)
 
 
-def write_rows(config: RunConfig, run: RunDir, scratch: RunDir) -> bool:
-    """Copy the run's CoT rows for the trial, a batch of the longest first, then the others in random order.
+def write_rows(config: RunConfig, run: RunDir, scratch: RunDir, task: Task) -> bool:
+    """Copy the run's CoT rows for the trial, a batch of the longest of each stage first, then the others in random order.
 
     Returns:
         Whether there were any: a complete build of this run.
@@ -82,7 +84,13 @@ def write_rows(config: RunConfig, run: RunDir, scratch: RunDir) -> bool:
     table = pq.ParquetFile(file).read()
     order = list(range(table.num_rows))
     lengths = [len(text) for text in table["completion"].to_pylist()]
-    longest = sorted(order, key=lambda index: -lengths[index])[: _largest_batch(config)]
+    ids, batch = table["id"].to_pylist(), _largest_batch(config)
+    first: set[int] = set()
+    for spec in {cot_slice(stage) for stage in stages_of(config).values() if stage.data == COT} or {None}:
+        held = rows_within(COT, spec, task, ids) if spec else order
+        first |= set(sorted(held, key=lambda index: -lengths[index])[:batch])
+    # Of these, too, a stage finds its own longest before its others.
+    longest = sorted(first, key=lambda index: (-lengths[index], index))
     rest = sorted(set(order) - set(longest))
     random.Random(0).shuffle(rest)
     scratch.cot.mkdir(parents=True, exist_ok=True)

@@ -66,7 +66,7 @@ def prepare(config: RunConfig, run: RunDir, scratch: RunDir) -> None:
     from stages.models.loading import load_processor
 
     task = load_run_task(config, run)
-    built = config.cot is not None and plan.write_rows(config, run, scratch)
+    built = config.cot is not None and plan.write_rows(config, run, scratch, task)
     make_base_model(Work(config, BASE, scratch))
     tokenizer = load_processor(checkpoint(scratch, BASE), config).tokenizer
     if config.cot is not None and not built:

@@ -12,9 +12,12 @@ import pytest
 
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
+from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.run_dir import RunDir
+from pipeline.scoring.labels import LabelSet
+from pipeline.types import Example, Split
 from stages import preflight
 from stages.trial import plan
 
@@ -50,6 +53,11 @@ def pretend(monkeypatch: pytest.MonkeyPatch, run: RunDir, **faults: str) -> list
     return groups
 
 
+def listing(rows: int) -> Task:
+    examples = tuple(Example(str(number), Path(f"{number}.png"), "cat") for number in range(rows))
+    return Task("own", LabelSet.of(["cat"]), "Which?", ("train",), lambda name: Split(examples))
+
+
 def test_every_stage_is_cut_to_three_cycles_from_the_base_and_keeps_its_sizes(config: RunConfig) -> None:
     trial = plan.trial_config(config)
     for name, stage in plan.stages_of(trial).items():
@@ -67,17 +75,35 @@ def test_a_stage_on_a_vllm_server_keeps_the_options_the_server_is_sent() -> None
 
 
 def test_the_longest_rows_come_first_and_none_is_lost(config: RunConfig, run: RunDir) -> None:
-    assert not plan.write_rows(config, run, plan.scratch_of(run))
+    task = listing(100)
+    assert not plan.write_rows(config, run, plan.scratch_of(run), task)
     run.cot.mkdir(parents=True)
     texts = ["x" * (7 * number % 101) for number in range(100)]
     pq.write_table(pa.table({"id": list(map(str, range(100))), "completion": texts}), run.cot / "train.parquet")
     write_json(run.record_path("cot"), {"status": "complete"})
-    assert plan.write_rows(config, run, plan.scratch_of(run))
+    assert plan.write_rows(config, run, plan.scratch_of(run), task)
     written = pq.read_table(plan.scratch_of(run).cot / "train.parquet")["completion"].to_pylist()
     assert sorted(written) == sorted(texts)
     # the demo's batch
     assert written[:32] == sorted(texts, key=len, reverse=True)[:32]
     assert written[32:] != sorted(written[32:], key=len, reverse=True)
+
+
+def test_a_stage_with_a_slice_of_its_own_finds_its_longest_rows_first(run: RunDir) -> None:
+    config, task = (
+        load("demo", ["stages.stage1.split=train[:50]", "baseline.trainer.per_device_train_batch_size=8"]),
+        listing(100),
+    )
+    run.cot.mkdir(parents=True)
+    texts = ["x" * (7 * number % 101) for number in range(100)]
+    pq.write_table(pa.table({"id": list(map(str, range(100))), "completion": texts}), run.cot / "train.parquet")
+    write_json(run.record_path("cot"), {"status": "complete"})
+    assert plan.write_rows(config, run, plan.scratch_of(run), task)
+    written = pq.read_table(plan.scratch_of(run).cot / "train.parquet")
+    held = {row.id for row in task.select("train[:50]").examples}
+    seen = [text for row_id, text in zip(*written.to_pydict().values(), strict=True) if row_id in held]
+    assert len(seen) == 50
+    assert seen[:32] == sorted(seen, key=len, reverse=True)[:32]
 
 
 def test_one_process_tries_all_and_several_try_each_apart(

@@ -169,6 +169,12 @@ RULES = [
     ),
     (["stages.stage3.trainer.beta=no"], [f"{S3}.trainer.beta: False must be a number"]),
     (["stages.stage2.prompt=thinking"], [f"{S2}.prompt: 'thinking'", "think, direct"]),
+    (
+        ["stages.stage1.split=val[:10]"],
+        [
+            "stages.stage1_sft.split: 'val[:10]' holds no built row, for cot.split is 'train[:4000]'; name a slice of train"
+        ],
+    ),
     (["stages.stage1.prompt=direct"], ["stages.stage1_sft.prompt: 'direct' does not fit data: cot", "use think"]),
     (["baseline.prompt=think"], ["baseline_sft_labels.prompt: 'think' does not fit data: labels", "use direct"]),
     (["stages.stage2.freeze=[visoin]"], [f"{S2}.freeze: 'visoin'", "did you mean vision?"]),

@@ -96,6 +96,33 @@ def test_a_split_that_does_not_do_is_told_by_its_key(override: str, words: list[
     assert all(word in problem for word in words), problem
 
 
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize(
+    ("cot", "stage", "words"),
+    [
+        (
+            "train[:100]",
+            "train[100:]",
+            "'train[100:]' holds 87 of the 187 rows of 'train' and none of cot.split 'train[:100]'",
+        ),
+        ("train[:100]", "train[:0]", "'train[:0]' holds none of the 187 rows of 'train'"),
+        ("train[50%:]", "train[:50%]", "'train[:50%]' holds 93 of the 187 rows"),
+        ("train", "train[187:]", "holds none of the 187 rows"),
+    ],
+)
+def test_a_slice_of_rows_that_are_not_asked_about_is_refused(cot: str, stage: str, words: str, quick: bool) -> None:
+    (problem,) = told(f"cot.split={cot}", f"stages.1.split={stage}", quick=quick)
+    assert problem.startswith(f"stages.stage1_sft.split: {stage!r}")
+    assert words in problem
+    assert "leave it out to train on all built rows" in problem
+
+
+@pytest.mark.parametrize("quick", [False, True])
+@pytest.mark.parametrize(("cot", "stage"), [("train[:100]", "train[99:]"), ("train[:100]", "train"), ("val", "train")])
+def test_a_slice_that_shares_a_row_and_none_of_its_own_are_fine(cot: str, stage: str, quick: bool) -> None:
+    assert told(f"cot.split={cot}", f"stages.1.split={stage}", quick=quick) == []
+
+
 def test_everything_is_told_at_once_and_keys_of_one_split_share_a_line() -> None:
     found = told("stages.2.split=train[4000:]", "stages.3.split=train[4000:]", "stages.4.split=train[:2]",
                  "cot.min_rows=900", "evaluation.split=tast")  # fmt: skip

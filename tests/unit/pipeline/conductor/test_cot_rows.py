@@ -4,17 +4,23 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.compute
+import pyarrow.parquet as pq
 import pytest
 import yaml
 from PIL import Image
 
 from cot_builder.__main__ import main as build
 from pipeline.__main__ import main as pipeline
+from pipeline.conductor import run as conductor_run
 from pipeline.config.loader import load
 from pipeline.data.load import load_task
-from pipeline.data.training_rows import training_columns
+from pipeline.data.training_rows import training_columns, training_examples
 from pipeline.errors import UserError
+from pipeline.files import file_digest, read_json, write_json
 from pipeline.run_dir import RunDir
+from pipeline.runs.phases import stale_reasons, start_record
 
 
 @pytest.fixture
@@ -108,3 +114,93 @@ def test_an_offline_teacher_that_has_nothing_to_write_from_is_refused(
     config.write_text(text)
     assert build(["build", "--config", str(config)]) == 0
     assert "10 of 20 rows have none it names" in capsys.readouterr().err
+
+
+def selected(config: Path, *overrides: str) -> list[str]:
+    """The ids that stage 1 trains on."""
+    loaded = load(config, overrides)
+    run = RunDir(loaded.output_dir, loaded.name)
+    return training_columns(loaded, run, "stage1_sft", load_task(loaded.task, run.cache))[0]["id"]
+
+
+def test_a_stage_trains_on_the_built_rows_of_its_slice_alone(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    every = selected(config)
+    loaded = load(config)
+    wanted = {
+        row.id for row in load_task(loaded.task, RunDir(loaded.output_dir, "r").cache).select("train[:8]").examples
+    }
+    assert len(every) == 20
+    assert selected(config, "stages.1.split=train") == every
+    assert selected(config, "stages.1.split=train[:8]") == [row_id for row_id in every if row_id in wanted]
+    assert sorted(
+        selected(config, "stages.1.split=train[8:]") + selected(config, "stages.1.split=train[:8]")
+    ) == sorted(every)
+    pipeline(["plan", "--config", str(config), "stages.1.split=train[:8]"])
+    printed = capsys.readouterr().out
+    assert "sft from base on cot within train[:8]" in printed
+    assert "stage1_sft: 8 of 20 built rows lie in train[:8]" in printed
+    pipeline(["plan", "--config", str(config)])
+    assert "built rows lie" not in capsys.readouterr().out
+
+
+def keep_alone(config: Path, kept: list[str]) -> None:
+    """Leave a build of which all other rows were rejected."""
+    cot = config.parent / "runs" / "r" / "cot"
+    table = pq.read_table(cot / "train.parquet")
+    pq.write_table(table.filter(pa.compute.is_in(table["id"], pa.array(kept))), cot / "train.parquet")
+    write_json(
+        cot / "manifest.json", {**read_json(cot / "manifest.json"), "data_digest": file_digest(cot / "train.parquet")}
+    )
+
+
+def test_a_slice_of_which_every_row_was_rejected_is_refused_by_plan_run_and_stage(config: Path) -> None:
+    keep_alone(config, selected(config, "stages.1.split=train[8:]"))
+    words = r"stage1_sft: its split 'train\[:8\]' selects 8 rows of the task and none of the 12 built rows"
+    for command in ("plan", "run"):
+        with pytest.raises(UserError, match=words):
+            pipeline([command, "--config", str(config), "stages.1.split=train[:8]"])
+    with pytest.raises(UserError, match=words):
+        selected(config, "stages.1.split=train[:8]")
+
+
+def test_it_is_refused_right_after_the_build_and_before_any_stage(
+    config: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later stage's slice holds none of what was kept, which only the build could tell."""
+    started = []
+
+    def pretend(command: list[str], **_: object) -> int:
+        started.append(command[2])
+        assert build(["build", *command[command.index("--config") :]]) == 0
+        keep_alone(config, later)
+        return 0
+
+    later = selected(config, "stages.1.split=train[8:]")
+    text = yaml.safe_load(config.read_text())
+    text["stages"]["stage2_sft"] = {**text["stages"]["stage1_sft"], "init_from": "stage1", "split": "train[:8]"}
+    config.write_text(yaml.safe_dump(text))
+    (config.parent / "runs" / "r" / "cot" / "manifest.json").unlink()
+    monkeypatch.setattr(conductor_run, "run_child", pretend)
+    with pytest.raises(
+        UserError, match=r"stage2_sft: its split 'train\[:8\]' selects 8 rows of the task and none of the 12"
+    ):
+        pipeline(["run", "--config", str(config)])
+    assert started == ["cot_builder"]
+
+
+def test_a_finished_stage_that_names_no_slice_stays_fresh(config: Path) -> None:
+    loaded = load(config)
+    run = RunDir(loaded.output_dir, loaded.name)
+    # As every record of before says, whatever it was trained on.
+    assert start_record(loaded, run, "stage1_sft")["inputs"]["stage"]["split"] == "train"
+    write_json(run.record_path("stage1_sft"), start_record(loaded, run, "stage1_sft"))
+    assert stale_reasons(loaded, run, "stage1_sft") == []
+    (told,) = stale_reasons(load(config, ["stages.1.split=train[:8]"]), run, "stage1_sft") or []
+    assert told == "stage.split: 'train' -> 'train[:8]'"
+
+
+def test_pictures_outside_of_the_slices_are_not_trained_on(config: Path) -> None:
+    loaded = load(config, ["stages.1.split=train[:8]", "cot.split=train[4:]"])
+    task = load_task(loaded.task, RunDir(loaded.output_dir, loaded.name).cache)
+    assert {row.id for row in training_examples(loaded, task)} == {row.id for row in task.select("train[4:8]").examples}
+    assert len(training_examples(load(config), task)) == 20

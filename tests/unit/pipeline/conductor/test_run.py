@@ -378,5 +378,3 @@ def test_what_the_user_can_mend_is_one_message_without_a_traceback_and_exit_stat
 def test_comparing_a_folder_that_is_no_run_is_a_user_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="nowhere"):
         __main__.main(["compare", str(tmp_path / "nowhere")])
-
-

@@ -12,14 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline.data.prompting import asked_for_letter
 from pipeline.data.splits import named_split, sliced
 from pipeline.data.task import Task
+from pipeline.scoring.benchmark_judges import even_chance, judge_choice
 from pipeline.types import Judgement, Question, Questions
 
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Questions, how they are put, and the published rule they are judged by.
+    """Questions, how they are put, and the published rule they are judged by: of lettered options, unless it says otherwise.
 
     Args:
         name: the task file's name.
@@ -40,9 +42,9 @@ class Benchmark:
     licence: str
     splits: tuple[str, ...]
     read: Callable[[str], Questions]
-    prompt: Callable[[Question, str], str]
-    judge: Callable[[Question, str, str], Judgement]
-    chance: Callable[[Question], float]
+    prompt: Callable[[Question, str], str] = asked_for_letter
+    judge: Callable[[Question, str, str], Judgement] = judge_choice
+    chance: Callable[[Question], float] = even_chance
     official: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, float]] = lambda rows: {}
     task: Task | None = None
     """The labelled image set this was made of, whose labels a per-class table needs; None for all others."""

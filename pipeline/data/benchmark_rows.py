@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from pipeline.config.schema import TaskConfig
+from pipeline.data.image_sets import data_root
 from pipeline.data.images import check_images, inside
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
 from pipeline.errors import UserError
@@ -43,11 +45,13 @@ class QuestionColumns:
         pictures: columns that hold a picture (struct {bytes, path}, bytes, or a path inside the data); those a file has are read.
         needed: columns every file must have.
         optional: further columns, read where there are any.
+        ids: those of both that may hold a row's id, for the problems; ``_key`` is the key of a JSON object's row.
     """
 
     pictures: tuple[str, ...]
     needed: tuple[str, ...]
     optional: tuple[str, ...] = ()
+    ids: tuple[str, ...] = ("id", "_key")
 
 
 @dataclass(frozen=True)
@@ -77,12 +81,32 @@ def data_files(root: Path, names: Iterable[str]) -> list[Path]:
     return []
 
 
-def read_rows(files: Sequence[Path], columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
-    """Yield every row of `files`, its pictures taken out to `cache` or found below `folder`.
+def find_splits(
+    config: TaskConfig,
+    what: str,
+    splits: Iterable[str],
+    find: Callable[[Path, str], list[Path]] = lambda root, split: data_files(root, (split,)),
+) -> tuple[Path, dict[str, list[Path]]]:
+    """Return the folder of a benchmark's data, and the files of each split that has some.
+
+    Args:
+        config: the run's ``task:`` block.
+        what: what belongs at ``task.path`` and where to get it, for the message.
+        splits: the benchmark's splits.
+        find: (``task.path``, split) -> the split's files.
 
     Raises:
-        UserError: when a file cannot be read or lacks a needed column.
+        UserError: when the path is not set, does not exist or holds no split.
     """
+    root = data_root(config, what)
+    files = {split: found for split in splits if (found := find(root, split))}
+    if not files:
+        raise UserError(f"task.path: {config.path!r} holds none of the files; the {config.name} task needs {what}")
+    return root if root.is_dir() else root.parent, files
+
+
+def _read_rows(files: Sequence[Path], columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
+    """Every row of `files`, its pictures taken out to `cache` or found below `folder`."""
     for file in files:
         rows = (
             _of_parquet(file, columns, folder, cache) if file.suffix == ".parquet" else _of_json(file, columns, folder)
@@ -240,23 +264,27 @@ def gold_letter(value: Any, options: Sequence[str]) -> str | None:
     return text
 
 
-def questions(
-    rows: Iterable[RawRow],
-    build: Callable[[RawRow], Iterable[Question]],
+def read_questions(
     split: str,
     files: Sequence[Path],
+    columns: QuestionColumns,
+    folder: Path,
     cache: Path,
-    id_columns: Sequence[str] = ("id", "_key"),
+    build: Callable[[RawRow], Iterable[Question]],
 ) -> Questions:
-    """Return the questions of all rows that can be asked, and a problem for each row that cannot.
+    """Return the questions of all rows of a split that can be asked, and a problem for each row that cannot.
 
     Args:
-        rows: as `read_rows` gives them.
-        build: one row's questions; raises `Unusable`, or what a malformed row makes plain code raise.
         split: names rows without an id.
         files: the split's files; shards that are missing are a problem.
-        cache: the task's folder; verdicts on pictures are kept in it.
-        id_columns: where a row's id is found, for the problems.
+        columns: what is read of them.
+        folder: where the pictures lie that a row gives as a path.
+        cache: the task's folder; pictures out of parquet files and verdicts on pictures are kept in it.
+        build: one row's questions, none where the row is not of the split; raises `Unusable`, or what a malformed row makes
+            plain code raise.
+
+    Raises:
+        UserError: when a file cannot be read or lacks a needed column.
     """
     found: list[Question] = []
     folders = sorted({file.parent for file in files})
@@ -264,8 +292,8 @@ def questions(
         lost for folder in folders for lost in missing_shards([file for file in files if file.parent == folder], split)
     ]
     seen: set[str] = set()
-    for number, row in enumerate(rows):
-        name = next((str(row[column]) for column in id_columns if row.get(column) is not None), f"{split}-{number}")
+    for number, row in enumerate(_read_rows(files, columns, folder, cache)):
+        name = next((str(row[column]) for column in columns.ids if row.get(column) is not None), f"{split}-{number}")
         try:
             built = list(build(row))
         except Unusable as error:

@@ -93,16 +93,6 @@ def kept_spellings(rows: Iterable[Example], merged: Mapping[str, str]) -> list[P
     ]
 
 
-def no_files(config: TaskConfig, what: str) -> UserError:
-    """Return that `config.path` is there and holds none of a benchmark's files.
-
-    Args:
-        config: the run's ``task:`` block.
-        what: what belongs there and where to get it.
-    """
-    return UserError(f"task.path: {config.path!r} holds none of the files; the {config.name} task needs {what}")
-
-
 _RENAME = "its name is not UTF-8, so no file can name it; rename it, for example with convmv -f latin1 -t utf8"
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,16 +24,15 @@ from pipeline.data.benchmark_rows import (
     RawRow,
     Unusable,
     data_files,
+    find_splits,
     gold_letter,
     listed,
     picture,
-    questions,
-    read_rows,
+    read_questions,
 )
-from pipeline.data.image_sets import data_root, no_files
 from pipeline.data.load import check_options
-from pipeline.data.prompting import asked_for_letter, lettered
-from pipeline.scoring.benchmark_judges import accuracies, accuracy, even_chance, judge_choice
+from pipeline.data.prompting import lettered
+from pipeline.scoring.benchmark_judges import accuracies, accuracy
 from pipeline.types import Problem, Question, Questions
 
 EVALUATED_ONLY = True
@@ -46,6 +46,7 @@ _COLUMNS = QuestionColumns(
     _PICTURES,
     ("question", "answer"),
     ("idx", "index_origin", "type", "task", "category_origin", "choices", "prompt", "source"),
+    ids=("idx", "index_origin"),
 )
 _OPTION = re.compile(r"^\(([A-Z])\)\s*(.*?)\s*$", re.MULTILINE)
 
@@ -56,31 +57,19 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     Raises:
         UserError: when the files are not there.
     """
-    root = data_root(config, _WHAT)
     check_options(config, {})
-    files = data_files(root, _FILES) if root.is_dir() else [root]
-    if not files:
-        raise no_files(config, _WHAT)
-    folder = root if root.is_dir() else root.parent
+    folder, files = find_splits(config, _WHAT, ("test", "2d", "3d"), _files)
 
     def read(split: str) -> Questions:
-        wanted = "" if split == "test" else split.upper()
-        rows = (_one_picture(row) for row in read_rows(files, _COLUMNS, folder, cache))
-        kept = (row for row in rows if not wanted or _type(row) == wanted)
-        found = questions(kept, _questions, split, files, cache, ("idx", "index_origin"))
-        return Questions(found.rows, (*found.problems, *_missing_half(files)))
+        found = read_questions(split, files[split], _COLUMNS, folder, cache, partial(_questions, split=split))
+        return Questions(found.rows, (*found.problems, *_missing_half(files[split])))
 
-    return Benchmark(
-        "cv_bench",
-        SOURCE,
-        LICENCE,
-        ("test", "2d", "3d"),
-        read,
-        asked_for_letter,
-        judge_choice,
-        even_chance,
-        official,
-    )
+    return Benchmark("cv_bench", SOURCE, LICENCE, tuple(files), read, official=official)
+
+
+def _files(root: Path, split: str) -> list[Path]:
+    """The same files for every split: a row says which it is of."""
+    return [root] if root.is_file() else data_files(root, _FILES)
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -106,11 +95,6 @@ def _missing_half(files: Sequence[Path]) -> list[Problem]:
     return [Problem(lost, "missing_file", "only the other half of the benchmark is there")]
 
 
-def _one_picture(row: RawRow) -> RawRow:
-    """The row with its picture under ``image``, wherever it was found."""
-    return {**row, "image": next((row[name] for name in _PICTURES if row.get(name) is not None), None)}
-
-
 def _type(row: RawRow) -> str:
     return str(row.get("type") or ("3D" if _source(row) == "Omni3D" else "2D")).upper()
 
@@ -125,7 +109,10 @@ def _source(row: RawRow) -> str:
     return named.get(path.name.partition("_")[0].casefold(), "") if path else ""
 
 
-def _questions(row: RawRow) -> Iterable[Question]:
+def _questions(row: RawRow, split: str) -> Iterable[Question]:
+    row = {**row, "image": next((row[name] for name in _PICTURES if row.get(name) is not None), None)}
+    if split != "test" and _type(row) != split.upper():
+        return
     text = str(row.get("prompt") or row["question"]).strip()
     options = [str(option) for option in listed(row.get("choices"))] or _options_of(text)
     if not _options_of(text):

@@ -18,20 +18,10 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark
-from pipeline.data.benchmark_rows import (
-    QuestionColumns,
-    RawRow,
-    Unusable,
-    data_files,
-    listed,
-    picture,
-    questions,
-    read_rows,
-)
-from pipeline.data.image_sets import data_root, no_files
+from pipeline.data.benchmark_rows import QuestionColumns, RawRow, Unusable, find_splits, listed, picture, read_questions
 from pipeline.data.load import check_options
 from pipeline.data.prompting import A_LETTER, instructed, lettered
-from pipeline.scoring.benchmark_judges import accuracies, accuracy, even_chance, judged
+from pipeline.scoring.benchmark_judges import accuracies, accuracy, judged
 from pipeline.scoring.mathvista import ANSWER_TYPES, extracted, is_right, replacement
 from pipeline.scoring.multiple_choice import letters
 from pipeline.types import Judgement, Question, Questions
@@ -39,12 +29,12 @@ from pipeline.types import Judgement, Question, Questions
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/AI4Math/MathVista"
 LICENCE = "CC BY-SA 4.0"
-SPLITS = ("testmini", "test")
 _WHAT = f"a copy of {SOURCE}: data/testmini-*.parquet, or testmini.json and images/"
 _COLUMNS = QuestionColumns(
     ("decoded_image", "image"),
     ("question", "answer", "question_type", "answer_type"),
     ("pid", "choices", "unit", "precision", "metadata"),
+    ids=("pid", "_key"),
 )
 _PLACES = {1: "one decimal place, e.g., 1.2, 1.3, 1.4", 2: "two decimal places, e.g., 1.23, 1.34, 1.45"}
 
@@ -55,17 +45,13 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     Raises:
         UserError: when the files are not there.
     """
-    root = data_root(config, _WHAT)
     check_options(config, {})
-    files = {split: found for split in SPLITS if (found := data_files(root, (split,)))}
-    if not files:
-        raise no_files(config, _WHAT)
+    folder, files = find_splits(config, _WHAT, ("testmini", "test"))
 
     def read(split: str) -> Questions:
-        rows = read_rows(files[split], _COLUMNS, root, cache)
-        return questions(rows, build, split, files[split], cache, ("pid", "_key"))
+        return read_questions(split, files[split], _COLUMNS, folder, cache, build)
 
-    return Benchmark("mathvista", SOURCE, LICENCE, tuple(files), read, prompt, judge, even_chance, official)
+    return Benchmark("mathvista", SOURCE, LICENCE, tuple(files), read, prompt, judge, official=official)
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
@@ -123,7 +109,7 @@ def _letter(choice: str, options: Sequence[str]) -> str:
 
 
 def build(row: RawRow) -> Iterable[Question]:
-    """Yield one row's question, for `pipeline.data.benchmark_rows.questions`."""
+    """Yield one row's question, for `pipeline.data.benchmark_rows.read_questions`."""
     choices = [str(choice) for choice in listed(row.get("choices"))]
     kind = str(row["answer_type"])
     if kind not in ANSWER_TYPES or (row["question_type"] == "multi_choice") != bool(choices):

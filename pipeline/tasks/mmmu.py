@@ -13,7 +13,7 @@ A subject the copy has no row of is counted as a problem.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,24 +25,22 @@ from pipeline.data.benchmark_rows import (
     RawRow,
     Unusable,
     data_files,
+    find_splits,
     gold_letter,
     listed,
     picture,
-    questions,
-    read_rows,
+    read_questions,
 )
-from pipeline.data.image_sets import data_root, no_files
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import A_LETTER, DIRECT_LETTER, instructed, lettered
 from pipeline.errors import UserError, did_you_mean
-from pipeline.scoring.benchmark_judges import accuracies, accuracy, chosen, even_chance, judged
+from pipeline.scoring.benchmark_judges import accuracies, accuracy, chosen, judged
 from pipeline.scoring.mmmu import RULES, guess, open_candidates, open_number_right, open_right, read_choice
 from pipeline.types import Judgement, Problem, Question, Questions
 
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/MMMU/MMMU"
 LICENCE = "Apache-2.0"
-SPLITS = ("dev", "validation", "test")
 DOMAINS = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
     "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
@@ -83,17 +81,12 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     Raises:
         UserError: when the files are not there, or an option is wrong.
     """
-    root = data_root(config, _WHAT)
     options = check_options(config, OPTIONS)
     rule, subjects = check_rule(options), _subjects(options)
-    files = {split: found for split in SPLITS if (found := _files(root, split, subjects))}
-    if not files:
-        raise no_files(config, _WHAT)
+    folder, files = find_splits(config, _WHAT, ("dev", "validation", "test"), partial(_files, subjects=subjects))
 
     def read(split: str) -> Questions:
-        rows = read_rows(files[split], _COLUMNS, root, cache)
-        kept = (row for row in rows if subject_of(str(row["id"])) in subjects)
-        found = questions(kept, _questions, split, files[split], cache)
+        found = read_questions(split, files[split], _COLUMNS, folder, cache, partial(_questions, subjects=subjects))
         there = {subject_of(name) for name in (*(row.id for row in found.rows), *(lost.id for lost in found.problems))}
         lost = [
             Problem(subject, "missing_subject", "the copy has no row of it")
@@ -102,9 +95,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         ]
         return Questions(found.rows, (*found.problems, *lost))
 
-    return Benchmark(
-        "mmmu", SOURCE, LICENCE, tuple(files), read, prompt, partial(judge, rule=rule), even_chance, official
-    )
+    return Benchmark("mmmu", SOURCE, LICENCE, tuple(files), read, prompt, partial(judge, rule=rule), official=official)
 
 
 def check_rule(options: Mapping[str, Any]) -> str:
@@ -179,14 +170,16 @@ def _judge_open(question: Question, text: str) -> Judgement:
     return Judgement(str(candidates[0]), right)
 
 
-def _questions(row: RawRow) -> Iterable[Question]:
+def _questions(row: RawRow, subjects: Collection[str]) -> Iterable[Question]:
+    subject = subject_of(str(row["id"]))
+    if subject not in subjects:
+        return
     options = [str(option) for option in listed(row["options"])]
     is_open = str(row.get("question_type") or ("open" if not options else "")).startswith("open")
     answers = _open_answers(row["answer"]) if is_open else ()
     options = [] if is_open else options
     text = f"{row['question']}\n{lettered(options)}" if options else str(row["question"])
     text, images = with_pictures(row, text)
-    subject = subject_of(str(row["id"]))
     yield Question(
         id=str(row["id"]),
         images=images,

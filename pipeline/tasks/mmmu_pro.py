@@ -22,14 +22,12 @@ from pipeline.data.benchmark_rows import (
     gold_letter,
     listed,
     picture,
-    questions,
-    read_rows,
+    read_questions,
 )
 from pipeline.data.image_sets import data_root
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import instructed, lettered
 from pipeline.errors import UserError, did_you_mean
-from pipeline.scoring.benchmark_judges import even_chance
 from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, RULE, check_rule, judge, official, subject_of, with_pictures
 from pipeline.types import Question, Questions
 
@@ -56,31 +54,25 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     Raises:
         UserError: when the files are not there, or an option is wrong.
     """
-    root = data_root(config, _WHAT)
     options = check_options(config, OPTIONS)
     setting, rule = options["setting"], check_rule(options)
     if setting not in SETTINGS:
         raise UserError(f"task.options.setting: {setting!r} is no setting; {did_you_mean(setting, SETTINGS)}")
-    folder, files = _files(root, setting)
+    folder, files = _files(data_root(config, _WHAT), setting)
     if not files:
         raise UserError(
             f"task.path: {config.path!r} holds no {SETTINGS[setting]}/test-*.parquet; the mmmu_pro task needs {_WHAT}"
         )
 
     def read(split: str) -> Questions:
-        rows = read_rows(files, _VISION if setting == "vision" else _STANDARD, folder, cache)
-        return questions(rows, _of_vision if setting == "vision" else _of_standard, split, files, cache)
+        columns, build = (_VISION, _of_vision) if setting == "vision" else (_STANDARD, _of_standard)
+        return read_questions(split, files, columns, folder, cache, build)
+
+    def prompt(question: Question, style: str) -> str:
+        return instructed(question.text, style, DIRECT[setting]).lstrip("\n")
 
     return Benchmark(
-        "mmmu_pro",
-        SOURCE,
-        LICENCE,
-        ("test",),
-        read,
-        lambda question, style: instructed(question.text, style, DIRECT[setting]).lstrip("\n"),
-        partial(judge, rule=rule, pro=True),
-        even_chance,
-        official,
+        "mmmu_pro", SOURCE, LICENCE, ("test",), read, prompt, partial(judge, rule=rule, pro=True), official=official
     )
 
 

@@ -24,22 +24,22 @@ from pipeline.data.benchmark_rows import (
     RawRow,
     Unusable,
     data_files,
+    find_splits,
     gold_letter,
     picture,
-    questions,
-    read_rows,
+    read_questions,
 )
-from pipeline.data.image_sets import data_root, no_files
 from pipeline.data.load import check_options
-from pipeline.data.prompting import asked_for_letter
-from pipeline.scoring.benchmark_judges import accuracies, accuracy, even_chance, judge_choice
+from pipeline.scoring.benchmark_judges import accuracies, accuracy
 from pipeline.types import Question, Questions
 
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/Lin-Chen/MMStar"
 LICENCE = "none stated that we know of"
 _WHAT = f"a copy of {SOURCE}: mmstar.parquet, or mmstar.json and its pictures"
-_COLUMNS = QuestionColumns(("image", "image_path"), ("index", "question", "answer", "category", "l2_category"))
+_COLUMNS = QuestionColumns(
+    ("image", "image_path"), ("index", "question", "answer", "category", "l2_category"), ids=("index",)
+)
 _OPTIONS = re.compile(r"(?:^|[\n,;.]|\bOptions:)\s*\(?([A-Z])(?:\)|:|\.)\s+", re.IGNORECASE)
 
 
@@ -49,27 +49,17 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     Raises:
         UserError: when the files are not there.
     """
-    root = data_root(config, _WHAT)
     check_options(config, {})
-    files = data_files(root, ("mmstar", "MMStar", "val")) if root.is_dir() else [root]
-    if not files:
-        raise no_files(config, _WHAT)
-    folder = root if root.is_dir() else root.parent
+    folder, files = find_splits(config, _WHAT, ("val",), _files)
 
     def read(split: str) -> Questions:
-        return questions(read_rows(files, _COLUMNS, folder, cache), _questions, split, files, cache, ("index",))
+        return read_questions(split, files[split], _COLUMNS, folder, cache, _questions)
 
-    return Benchmark(
-        "mmstar",
-        SOURCE,
-        LICENCE,
-        ("val",),
-        read,
-        asked_for_letter,
-        judge_choice,
-        even_chance,
-        official,
-    )
+    return Benchmark("mmstar", SOURCE, LICENCE, tuple(files), read, official=official)
+
+
+def _files(root: Path, split: str) -> list[Path]:
+    return [root] if root.is_file() else data_files(root, ("mmstar", "MMStar", split))
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

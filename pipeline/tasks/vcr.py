@@ -23,13 +23,20 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import Benchmark
-from pipeline.data.benchmark_rows import QuestionColumns, RawRow, Unusable, data_files, picture, questions, read_rows
-from pipeline.data.image_sets import data_root, no_files
+from pipeline.data.benchmark_rows import (
+    QuestionColumns,
+    RawRow,
+    Unusable,
+    data_files,
+    find_splits,
+    picture,
+    read_questions,
+)
 from pipeline.data.images import inside
 from pipeline.data.load import TaskOption, check_options
-from pipeline.data.prompting import asked_for_letter, lettered
+from pipeline.data.prompting import lettered
 from pipeline.errors import UserError, did_you_mean
-from pipeline.scoring.benchmark_judges import accuracy, even_chance, judge_choice
+from pipeline.scoring.benchmark_judges import accuracy
 from pipeline.types import Problem, Question, Questions
 
 EVALUATED_ONLY = True
@@ -42,6 +49,7 @@ _COLUMNS = QuestionColumns(
     ("img_fn",),
     ("annot_id", "question", "answer_choices", "answer_label", "rationale_choices", "rationale_label", "objects"),
     ("metadata_fn", "img_id"),
+    ids=("annot_id",),
 )
 _NO_SPACE_BEFORE = re.compile(r"\s+(?=[.,!?;:)\]]|n't\b|'(?:s|re|ve|ll|d|m)\b|'(?=\s|$))")
 
@@ -55,37 +63,23 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     Raises:
         UserError: when the files are not there, or the mode is none.
     """
-    root = data_root(config, _WHAT)
     mode = check_options(config, OPTIONS)["mode"]
     if mode not in MODES:
         raise UserError(f"task.options.mode: {mode!r} is no mode; {did_you_mean(mode, MODES)}")
-    files = {
-        split: found
-        for split in ("val", "train")
-        if (found := data_files(root / "vcr1annots", (split,)) or data_files(root, (split,)))
-    }
+    root, files = find_splits(config, _WHAT, ("val", "train"), _files)
     images = root / "vcr1images" if (root / "vcr1images").is_dir() else root
-    if not files:
-        raise no_files(config, _WHAT)
 
     def read(split: str) -> Questions:
         without: list[Problem] = []
         build = functools.partial(_questions, mode=mode, images=images, without=without)
-        rows = read_rows(files[split], _COLUMNS, images, cache)
-        found = questions(rows, build, split, files[split], cache, ("annot_id",))
+        found = read_questions(split, files[split], _COLUMNS, images, cache, build)
         return Questions(found.rows, (*found.problems, *without))
 
-    return Benchmark(
-        "vcr",
-        SOURCE,
-        LICENCE,
-        tuple(files),
-        read,
-        asked_for_letter,
-        judge_choice,
-        even_chance,
-        official,
-    )
+    return Benchmark("vcr", SOURCE, LICENCE, tuple(files), read, official=official)
+
+
+def _files(root: Path, split: str) -> list[Path]:
+    return data_files(root / "vcr1annots", (split,)) or data_files(root, (split,))
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -19,10 +19,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import data_root, label_set, usable
@@ -34,6 +35,9 @@ from pipeline.files import digest
 from pipeline.system.locks import exclusive
 from pipeline.tasks import parquet
 from pipeline.types import Example, Problem, Split
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 SPLITS = ("train", "val", "test")
 EMOTIONS = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")
@@ -106,7 +110,8 @@ def drawn_task(
     question: str,
     version: int,
     options: Mapping[str, Any],
-    write: Callable[..., None],
+    draw: Callable[[str], Iterable[tuple[dict[str, Any], Image]]],
+    jpeg: Mapping[str, Any],
     listed: Callable[[str], Counter[str]],
     attributes: Sequence[str] = ATTRIBUTES,
 ) -> Task:
@@ -118,8 +123,9 @@ def drawn_task(
         name: the task's.
         question: asked where the configuration has none.
         version: of the drawing.
-        options: checked; what `write` is called with beside the folder.
-        write: draws all splits into a folder, of which info.json is there last.
+        options: all that the drawing depends on.
+        draw: yields the rows of a split: the annotation, with ``image_id`` and ``emotion``, and the picture.
+        jpeg: how Pillow writes a picture.
         listed: tells how many rows of each label a split has.
         attributes: what is read of an annotation.
     """
@@ -129,11 +135,33 @@ def drawn_task(
     def read(split: str) -> Split:
         with exclusive(root):
             if not (root / "info.json").exists():
-                write(root, **options)
+                _write(root, {split: draw(split) for split in SPLITS}, jpeg)
         return load(as_drawn, cache, attributes).read(split)
 
     labels = label_set(config, EMOTIONS, DESCRIPTIONS, ANSWERS)
     return Task(name, labels, config.question or question, SPLITS, read, listed=listed)
+
+
+def _write(root: Path, splits: Mapping[str, Iterable[tuple[dict[str, Any], Image]]], jpeg: Mapping[str, Any]) -> None:
+    """Write a set in the official layout; `root` appears only when it is whole."""
+    partial = root.with_name(f"{root.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    for split, rows in splits.items():
+        index = []
+        for annotation, picture in rows:
+            emotion, image_id = annotation["emotion"], annotation["image_id"]
+            image_path = f"image/{emotion}/{image_id}.jpg"
+            annotation_path = f"annotation/{emotion}/{image_id}.json"
+            for relative in (image_path, annotation_path):
+                (partial / relative).parent.mkdir(parents=True, exist_ok=True)
+            picture.save(partial / image_path, **jpeg)
+            (partial / annotation_path).write_text(json.dumps(annotation))
+            index.append([emotion, image_id, image_path, annotation_path])
+        (partial / f"{split}.json").write_text(json.dumps(index))
+    info = {"emotion": {"label2idx": {emotion: number for number, emotion in enumerate(EMOTIONS)}}}
+    (partial / "info.json").write_text(json.dumps(info, indent=1))
+    partial.replace(root)
 
 
 def _load_parquet(config: TaskConfig, cache: Path) -> Task:

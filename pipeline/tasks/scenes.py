@@ -17,18 +17,19 @@ vary freely and say nothing. Everything follows from `seed`; the pictures and ru
 
 from __future__ import annotations
 
-import json
 import random
-import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
 
 VERSION = 1
 """Part of the cache key: raise it when the drawing changes."""
@@ -71,10 +72,21 @@ def load(config: TaskConfig, cache: Path) -> Task:
     if problems := list(_option_problems(options)):
         raise UserError(problems)
 
-    def listed(split: str) -> Counter[str]:
+    def annotated(split: str) -> Iterator[tuple[dict[str, Any], random.Random]]:
+        """The annotations of a split, and what goes on to draw each."""
         before = sum(options[name] for name in SPLITS[: SPLITS.index(split)])
-        numbers = range(before, before + options[split])
-        return Counter(sample(_rng(options["seed"], number), options["ambiguous"])["emotion"] for number in numbers)
+        for number in range(before, before + options[split]):
+            rng = random.Random(f"{options['seed']}-{number}")
+            annotation = sample(rng, options["ambiguous"])
+            yield {"image_id": f"{annotation['emotion']}_{number:05d}", **annotation}, rng
+
+    def drawn(split: str) -> Iterator[tuple[dict[str, Any], Image]]:
+        for annotation, rng in annotated(split):
+            picture = draw(annotation, rng, options["size"])
+            yield {**annotation, **light(picture)}, picture
+
+    def listed(split: str) -> Counter[str]:
+        return Counter(annotation["emotion"] for annotation, _ in annotated(split))
 
     return emoset.drawn_task(
         config,
@@ -83,7 +95,8 @@ def load(config: TaskConfig, cache: Path) -> Task:
         question="Which emotion does this scene evoke?",
         version=VERSION,
         options=options,
-        write=write,
+        draw=drawn,
+        jpeg={"quality": 92},
         listed=listed,
     )
 
@@ -96,38 +109,6 @@ def _option_problems(options: dict[str, Any]) -> Iterator[str]:
     share = options["ambiguous"]
     if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
         yield f"task.options.ambiguous: {share!r} is not a number from 0 to 1"
-
-
-def _rng(seed: int, number: int) -> random.Random:
-    return random.Random(f"{seed}-{number}")
-
-
-def write(root: Path, *, seed: int, size: int, train: int, val: int, test: int, ambiguous: float) -> None:
-    """Write the set in EmoSet's layout; `root` appears only when it is whole."""
-    partial = root.with_name(f"{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    info: dict[str, Any] = {"emotion": {"label2idx": {name: i for i, name in enumerate(EMOTIONS)}}}
-    number = 0
-    for split, rows in zip(SPLITS, (train, val, test), strict=True):
-        index = []
-        for _ in range(rows):
-            rng = _rng(seed, number)
-            annotation = sample(rng, ambiguous)
-            emotion = annotation["emotion"]
-            image_id = f"{emotion}_{number:05d}"
-            picture = draw(annotation, rng, size)
-            annotation = {"image_id": image_id, **annotation, **light(picture)}
-            image_path = f"image/{emotion}/{image_id}.jpg"
-            annotation_path = f"annotation/{emotion}/{image_id}.json"
-            for relative in (image_path, annotation_path):
-                (partial / relative).parent.mkdir(parents=True, exist_ok=True)
-            picture.save(partial / image_path, quality=92)
-            (partial / annotation_path).write_text(json.dumps(annotation))
-            index.append([emotion, image_id, image_path, annotation_path])
-            number += 1
-        (partial / f"{split}.json").write_text(json.dumps(index))
-    (partial / "info.json").write_text(json.dumps(info, indent=1))
-    partial.replace(root)
 
 
 def sample(rng: random.Random, ambiguous: float) -> dict[str, Any]:
@@ -143,7 +124,7 @@ def sample(rng: random.Random, ambiguous: float) -> dict[str, Any]:
     }
 
 
-def draw(annotation: dict[str, Any], rng: random.Random, size: int) -> Any:
+def draw(annotation: dict[str, Any], rng: random.Random, size: int) -> Image:
     """Return the picture of an annotation: an RGB PIL image of `size` pixels a side."""
     from PIL import Image, ImageDraw, ImageEnhance
 
@@ -226,7 +207,7 @@ def draw(annotation: dict[str, Any], rng: random.Random, size: int) -> Any:
     return ImageEnhance.Brightness(image).enhance(rng.uniform(0.55, 1.15))
 
 
-def light(picture: Any) -> dict[str, float]:
+def light(picture: Image) -> dict[str, float]:
     """Return EmoSet's brightness and colorfulness (0.0 to 1.0, steps of 0.1), measured from the pixels.
 
     Colourfulness is Hasler and Suesstrunk's metric (2003) divided by its "extremely colourful" value, 109.

@@ -16,9 +16,7 @@ rule are ours, the layout is EmoSet's.
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
-import shutil
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -84,6 +82,17 @@ def load(config: TaskConfig, cache: Path) -> Task:
     if problems := list(_option_problems(options)):
         raise UserError(problems)
 
+    def drawn(split: str) -> Iterator[tuple[dict[str, Any], Image]]:
+        shortest, longest = options["walk"]
+        lengths = range(shortest, longest + 1)
+        for number in range(options[split]):
+            emotion, length = EMOTIONS[number % 8], lengths[number // 8 % len(lengths)]
+            rng = random.Random(f"{options['seed']}-{split}-{number}")
+            board = sample(rng, emotion, length)
+            fields = [[board[x, y] for x in range(SIDE)] for y in range(SIDE)]
+            image_id = f"{emotion}_{split}_{number:05d}"
+            yield {"image_id": image_id, "emotion": emotion, "walk": length, "board": fields}, draw(board, rng)
+
     def listed(split: str) -> Counter[str]:
         return Counter(EMOTIONS[number % 8] for number in range(options[split]))
 
@@ -94,7 +103,9 @@ def load(config: TaskConfig, cache: Path) -> Task:
         question=QUESTION,
         version=VERSION,
         options=options,
-        write=write,
+        draw=drawn,
+        # A ring of a pixel and a half would lose its colour where chroma is subsampled.
+        jpeg={"quality": 95, "subsampling": 0},
         listed=listed,
         attributes=("board",),
     )
@@ -152,35 +163,6 @@ def follow(board: Board) -> list[str]:
 def directions(place: Place) -> list[str]:
     """Return the arrows that do not point off the board."""
     return [name for name in ARROWS if all(0 <= part < SIDE for part in step(place, name))]
-
-
-def write(root: Path, *, seed: int, train: int, val: int, test: int, walk: Sequence[int]) -> None:
-    """Write the set in EmoSet's layout; `root` appears only when it is whole."""
-    partial = root.with_name(f"{root.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    lengths = range(walk[0], walk[1] + 1)
-    for split, rows in zip(SPLITS, (train, val, test), strict=True):
-        index = []
-        for number in range(rows):
-            emotion, length = EMOTIONS[number % 8], lengths[number // 8 % len(lengths)]
-            rng = random.Random(f"{seed}-{split}-{number}")
-            board = sample(rng, emotion, length)
-            image_id = f"{emotion}_{split}_{number:05d}"
-            image_path = f"image/{emotion}/{image_id}.jpg"
-            annotation_path = f"annotation/{emotion}/{image_id}.json"
-            for relative in (image_path, annotation_path):
-                (partial / relative).parent.mkdir(parents=True, exist_ok=True)
-            # A ring of a pixel and a half would lose its colour where chroma is subsampled.
-            draw(board, rng).save(partial / image_path, quality=95, subsampling=0)
-            fields = [[board[x, y] for x in range(SIDE)] for y in range(SIDE)]
-            annotation = {"image_id": image_id, "emotion": emotion, "walk": length, "board": fields}
-            (partial / annotation_path).write_text(json.dumps(annotation))
-            index.append([emotion, image_id, image_path, annotation_path])
-        partial.mkdir(parents=True, exist_ok=True)
-        (partial / f"{split}.json").write_text(json.dumps(index))
-    info = {"emotion": {"label2idx": {name: i for i, name in enumerate(EMOTIONS)}}}
-    (partial / "info.json").write_text(json.dumps(info, indent=1))
-    partial.replace(root)
 
 
 def sample(rng: random.Random, emotion: str, length: int) -> Board:

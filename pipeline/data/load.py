@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,10 +23,13 @@ TASKS = ROOT / "pipeline" / "tasks"
 
 @dataclass(frozen=True)
 class TaskOption:
-    """An option of a task's file: its default, and what it means; docs/tasks.md has a table of them all."""
+    """An option of a task's file: its default, what it means, and, where it is one of a few words, which; docs/tasks.md has
+    a table of them all.
+    """
 
     default: Any
     meaning: str
+    choices: Collection[str] = ()
 
 
 def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
@@ -44,16 +47,19 @@ def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
 
 
 def check_options(config: TaskConfig, allowed: Mapping[str, TaskOption]) -> dict[str, Any]:
-    """Return the value of every option of a task: what ``options:`` sets, once each key is known to be one, else its default.
+    """Return the value of every option of a task: what ``options:`` sets, once it is known to be one, else its default.
 
     Raises:
-        UserError: naming every other key, and the nearest right one.
+        UserError: naming every other key and every value that is none of the choices, with the nearest right one.
     """
-    keys = sorted(allowed)
     problems = []
-    for key in config.options:
-        if key not in keys:
-            problems.append(f"task.options.{key}: the {config.name} task has no such option; {did_you_mean(key, keys)}")
+    for key, value in config.options.items():
+        if key not in allowed:
+            problems.append(
+                f"task.options.{key}: the {config.name} task has no such option; {did_you_mean(key, allowed)}"
+            )
+        elif (choices := allowed[key].choices) and value not in choices:
+            problems.append(f"task.options.{key}: {value!r} is no {key}; {did_you_mean(value, choices)}")
     if problems:
         raise UserError(problems)
     return {name: config.options.get(name, option.default) for name, option in allowed.items()}

@@ -27,15 +27,15 @@ from pipeline.data.benchmark_rows import (
 from pipeline.data.image_sets import data_root
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import instructed, lettered
-from pipeline.errors import UserError, did_you_mean
-from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, RULE, check_rule, judge, official, subject_of, with_pictures
+from pipeline.errors import UserError
+from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, RULE, judge, official, subject_of, with_pictures
 from pipeline.types import Question, Questions
 
 EVALUATED_ONLY = True
 SOURCE = "https://huggingface.co/datasets/MMMU/MMMU_Pro"
 LICENCE = "Apache-2.0"
 SETTINGS = {"standard_10": "standard (10 options)", "standard_4": "standard (4 options)", "vision": "vision"}
-OPTIONS = {"setting": TaskOption("standard_10", ", ".join(SETTINGS)), "rule": RULE}
+OPTIONS = {"setting": TaskOption("standard_10", ", ".join(SETTINGS), tuple(SETTINGS)), "rule": RULE}
 _DIRECT = "Answer with the option letter from the given choices directly."
 _LAST_LINE = (
     "The last line of your response should be of the following format: 'Answer: $LETTER' (without quotes) where LETTER is one of "
@@ -55,9 +55,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         UserError: when the files are not there, or an option is wrong.
     """
     options = check_options(config, OPTIONS)
-    setting, rule = options["setting"], check_rule(options)
-    if setting not in SETTINGS:
-        raise UserError(f"task.options.setting: {setting!r} is no setting; {did_you_mean(setting, SETTINGS)}")
+    setting, rule = options["setting"], options["rule"]
     folder, files = _files(data_root(config, _WHAT), setting)
     if not files:
         raise UserError(

@@ -19,7 +19,7 @@ from PIL import Image
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data import parquet_images
-from pipeline.data.load import check_options, load_task, task_names
+from pipeline.data.load import TaskOption, check_options, load_task, task_names
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
@@ -164,13 +164,18 @@ def test_a_misspelled_task_names_the_nearest_there_is(tmp_path: Path) -> None:
         load_task(TaskConfig(name="emosett"), tmp_path)
 
 
-def test_a_misspelled_option_names_the_right_one() -> None:
+def test_a_misspelled_option_and_a_wrong_choice_name_the_right_ones() -> None:
+    allowed = {"id_column": TaskOption("id", ""), "mode": TaskOption("fast", "", ("fast", "slow"))}
+    options = {"id_colum": 1, "zzz": 2, "id_column": 3, "mode": "fats"}
     with pytest.raises(UserError) as caught:
-        check_options(TaskConfig(name="toy", options={"id_colum": 1, "zzz": 2, "seed": 3}), ("id_column", "seed"))
+        check_options(TaskConfig(name="toy", options=options), allowed)
     assert caught.value.problems == [
         "task.options.id_colum: the toy task has no such option; did you mean id_column?",
-        "task.options.zzz: the toy task has no such option; there are: id_column, seed",
+        "task.options.zzz: the toy task has no such option; there are: id_column, mode",
+        "task.options.mode: 'fats' is no mode; did you mean fast?",
     ]
+    with pytest.raises(UserError, match=r"\['fast'\] is no mode"):
+        check_options(TaskConfig(name="toy", options={"mode": ["fast"]}), allowed)
 
 
 @pytest.mark.parametrize(

@@ -141,13 +141,21 @@ def _key(row: Prediction) -> tuple[Any, ...]:
 def _flip_test(totals: Sequence[int]) -> float:
     """Two-sided exact p of the sum of `totals` when each is as likely to have the other sign."""
     import numpy as np
-    from scipy.stats import binom
 
     # The distribution of the sum over -reach … reach.
     spread: Any = np.ones(1)
     for size, number in sorted(Counter(abs(total) for total in totals if total).items()):
         step = np.zeros(2 * size * number + 1)
-        step[:: 2 * size] = binom.pmf(np.arange(number + 1), number, 0.5)
+        step[:: 2 * size] = _heads(number)
         spread = np.convolve(spread, step)
     reach = len(spread) // 2
     return float(min(1.0, spread[np.abs(np.arange(-reach, reach + 1)) >= abs(sum(totals))].sum()))
+
+
+def _heads(coins: int) -> list[float]:
+    """The chances of 0 … `coins` heads, to the last bit; importing scipy.stats takes longer than a report has tests for."""
+    ways, every, chances = 1, 2**coins, []
+    for heads in range(coins + 1):
+        chances.append(ways / every)
+        ways = ways * (coins - heads) // (heads + 1)
+    return chances

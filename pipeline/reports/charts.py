@@ -412,17 +412,21 @@ def _figure(width: float, height: float) -> Figure:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(width, height), layout="constrained")
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
     return figure
 
 
 def _laid_out(figure: Figure, said: str) -> Chart:
-    """The chart, with its layout settled once: it is the same however often, and as what, it is written."""
+    """The chart, with its layout settled once: it is the same however often, and as what, it is written.
+
+    The figure has no layout engine of its own: with one, also with "none", matplotlib draws it twice whenever it is written.
+    """
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
+
     with _style(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        figure.draw_without_rendering()
-    figure.set_layout_engine("none")
+        ConstrainedLayoutEngine().execute(figure)
     return Chart(figure, said)
 
 

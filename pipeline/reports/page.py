@@ -10,6 +10,7 @@ import base64
 import dataclasses
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -141,7 +142,9 @@ def render(
     return _lines(text) + "\n"
 
 
+@cache
 def _environment(folder: Path | None) -> Any:
+    """The templates, each compiled once for all pages of a process."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     return Environment(

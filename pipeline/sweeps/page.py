@@ -6,6 +6,7 @@ Its script only hides and sorts; without it everything is there, task below task
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from markupsafe import Markup
@@ -75,7 +76,7 @@ def _chart(
 ) -> Markup | None:
     """Accuracy against memory of every complete cell of a task; None when there is no cell."""
     shown = [(row, memory) for row in rows if row["accuracy"] is not None and (memory := memory_of(row)) is not None]
-    dots = [
+    dots = tuple(
         Dot(
             memory,
             row["accuracy"],
@@ -89,10 +90,16 @@ def _chart(
             front=row["cell"] in front,
         )
         for row, memory in shown
-    ]
+    )
     chances = [row["chance"] for row, _ in shown if row["chance"] is not None]
     sizes = [memory for _, memory in shown]
-    drawn = against(dots, max(chances, default=None), bool(sizes) and max(sizes) / max(min(sizes), 1e-9) >= _LOG_FROM)
+    return _drawn(dots, max(chances, default=None), bool(sizes) and max(sizes) / max(min(sizes), 1e-9) >= _LOG_FROM)
+
+
+@lru_cache(64)
+def _drawn(dots: tuple[Dot, ...], chance: float | None, log: bool) -> Markup | None:
+    """A page is written anew whenever a cell ends, and its other tasks have not changed."""
+    drawn = against(dots, chance, log)
     return drawn.svg(tips=True) if drawn else None
 
 

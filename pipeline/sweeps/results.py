@@ -19,7 +19,7 @@ from typing import Any
 from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells
 from pipeline.files import read_jsonl
 from pipeline.metrics.intervals import clustered_rate
-from pipeline.metrics.paired_tests import holm, paired
+from pipeline.metrics.paired_tests import Paired, holm, paired
 from pipeline.metrics.power import minimum_detectable_difference
 from pipeline.metrics.stored import to_json
 
@@ -46,6 +46,10 @@ _REASON = 300
 """Most characters of a failure's last line in a table; failure.json has all."""
 
 
+Answers = list[dict[str, Any]]
+"""The greedy rows of a cell, of each no more than the tables and tests need."""
+
+
 @dataclass(frozen=True)
 class Planned:
     """What is known of a cell before it is asked: bytes it should need, and why it is not started, if it is not."""
@@ -56,11 +60,12 @@ class Planned:
 
 @dataclass
 class Cells:
-    """Reads cells, and reads a predictions file again only when it has changed."""
+    """Reads cells; a predictions file is read, and tested against others, again only when it has changed."""
 
     config: LabConfig
     planned: Mapping[str, Planned] = field(default_factory=dict)
-    _read: dict[Path, tuple[tuple[int, int], list[dict[str, Any]]]] = field(default_factory=dict)
+    _read: dict[Path, tuple[tuple[int, int], Answers]] = field(default_factory=dict)
+    _tested: dict[tuple[str, str], tuple[Answers, Answers, Paired]] = field(default_factory=dict)
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """Return a cell's evaluation.json, complete or not; None before it is begun."""
@@ -70,8 +75,8 @@ class Cells:
         """Return how a cell's last attempt failed; None when it did not."""
         return _json(cell_folder(self.config, cell) / FAILURE)
 
-    def answers(self, cell: Cell) -> list[dict[str, Any]]:
-        """Return the greedy rows of a cell, of each no more than the tables and tests need."""
+    def answers(self, cell: Cell) -> Answers:
+        """Return the greedy rows of a cell."""
         path = cell_folder(self.config, cell) / PREDICTIONS
         if not path.exists():
             return []
@@ -80,6 +85,14 @@ class Cells:
         if path not in self._read or self._read[path][0] != stamp:
             self._read[path] = (stamp, [_light(row) for row in read_jsonl(path) if row["decoding"] == "greedy"])
         return self._read[path][1]
+
+    def paired(self, a: Cell, b: Cell) -> Paired:
+        """Return the test between the answers of two cells."""
+        rows_a, rows_b = self.answers(a), self.answers(b)
+        known = self._tested.get((a.id, b.id))
+        if known is None or known[0] is not rows_a or known[1] is not rows_b:
+            known = self._tested[a.id, b.id] = (rows_a, rows_b, paired(rows_a, rows_b))
+        return known[2]
 
     def row(self, cell: Cell) -> dict[str, Any]:
         """Return one line of the table."""
@@ -157,8 +170,7 @@ def _pairs(known: Cells, compared: Sequence[Cell]) -> dict[str, Any]:
     """McNemar's test between all pairs of cells of one task, corrected by Holm over them all."""
     found = []
     for a, b in combinations(compared, 2):
-        test = paired(known.answers(a), known.answers(b))
-        found.append({"a": a.id, "b": b.id, **to_json(test)})
+        found.append({"a": a.id, "b": b.id, **to_json(known.paired(a, b))})
     tested = [pair for pair in found if pair["p"] is not None]
     for pair, p in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
         pair["p_holm"] = p

@@ -6,6 +6,7 @@ import random
 from typing import Any
 
 import pytest
+from scipy.stats import binomtest
 from sklearn.metrics import f1_score
 
 from pipeline.metrics.paired_tests import holm, macro_f1_difference, paired
@@ -75,6 +76,15 @@ def test_clusters_of_one_row_give_mcnemars_test() -> None:
     found = [paired(answered(a, names), answered(b, names)) for names in ([""] * 10, [f"p{i}" for i in range(10)])]
     assert found[0] == found[1]
     assert found[0].p == pytest.approx(14 / 64)
+
+
+@pytest.mark.parametrize(("only_a", "only_b"), [(0, 0), (3, 1), (30, 30), (900, 700)])
+def test_the_p_of_many_rows_is_scipys(only_a: int, only_b: int) -> None:
+    right_a = [True] * only_a + [False] * only_b + [True] * 5
+    right_b = [False] * only_a + [True] * only_b + [True] * 5
+    names = [""] * len(right_a)
+    wanted = binomtest(only_a, only_a + only_b).pvalue if only_a + only_b else 1
+    assert paired(answered(right_a, names), answered(right_b, names)).p == pytest.approx(wanted, rel=1e-9)
 
 
 def test_rows_of_one_picture_swing_as_one() -> None:

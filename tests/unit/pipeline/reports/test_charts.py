@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import io
 import re
+from unittest.mock import Mock
 from xml.etree import ElementTree as ET
 
 import pytest
+from matplotlib.axes import Axes
+from matplotlib.layout_engine import do_constrained_layout
 from matplotlib.text import Text
 from PIL import Image
 
@@ -60,6 +63,18 @@ def test_a_chart_is_the_same_bytes_each_time(drawn: dict[str, Chart]) -> None:
         assert other is not None
         assert chart.svg(name == "against") == other.svg(name == "against")
         assert chart.png() == other.png()
+
+
+def test_a_chart_is_laid_out_once_and_drawn_once_each_time_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    layouts, drawings = Mock(wraps=do_constrained_layout), Mock(wraps=Axes.draw)
+    monkeypatch.setattr("matplotlib.layout_engine.do_constrained_layout", layouts)
+    monkeypatch.setattr(Axes, "draw", lambda axes, renderer: drawings(axes, renderer))
+    chart = charts.intervals([("joy", 3, [rate(0.5)])])
+    assert chart is not None
+    assert (layouts.call_count, drawings.call_count) == (1, 0)
+    chart.svg()
+    chart.png()
+    assert (layouts.call_count, drawings.call_count) == (1, 2)
 
 
 def test_every_chart_is_a_picture_on_white_paper(drawn: dict[str, Chart]) -> None:

@@ -8,10 +8,13 @@ import json
 import re
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from pipeline.config.evaluation import Cell, LabConfig, LabModel, LabTask, cell_folder, cells
+from pipeline.sweeps import page as page_module
+from pipeline.sweeps import results as results_module
 from pipeline.sweeps.files import as_csv, as_markdown, write_results
 from pipeline.sweeps.page import page
 from pipeline.sweeps.results import COLUMNS, Cells, Planned, pareto, results
@@ -77,6 +80,26 @@ def test_pairs_are_tested_on_the_same_rows_and_corrected_over_the_task(lab: LabC
     assert 0 < tested["detectable"]["difference"] < 0.5
     assert [(line["value"], line["n"]) for line in told["groups"][:2]] == [("even", 50), ("odd", 50)]
     assert told["pareto"]["t"] == [found["same"].id, found["good"].id]
+
+
+def test_what_has_not_changed_is_neither_tested_nor_drawn_again(
+    lab: LabConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab.tasks["u"] = LabTask(split="test")
+    for place, cell in enumerate(cells(lab)):
+        answer(lab, cell, [True] * (50 + place) + [False] * 50, peak_memory_bytes=10**9)
+    tested, drawn = Mock(wraps=results_module.paired), Mock(wraps=page_module.against)
+    monkeypatch.setattr(results_module, "paired", tested)
+    monkeypatch.setattr(page_module, "against", drawn)
+    known = Cells(lab)
+    write_results(results(known), tmp_path)
+    assert (tested.call_count, drawn.call_count) == (6, 2)
+    answer(lab, cells(lab)[0], [False] * 60, peak_memory_bytes=10**9)
+    write_results(results(known), tmp_path)
+    assert (tested.call_count, drawn.call_count) == (6 + 2, 2 + 1)
+    again = results(Cells(lab))
+    assert results(known) == again
+    assert page(again) == (tmp_path / "index.html").read_text()
 
 
 def test_the_front_holds_what_no_other_beats_in_both() -> None:

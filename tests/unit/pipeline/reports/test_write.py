@@ -8,6 +8,7 @@ import hashlib
 import io
 import json
 import re
+import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +19,10 @@ from PIL import Image
 
 from pipeline import __main__
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from pipeline.formatting import printable
 from pipeline.metrics.stored import from_json, to_json
-from pipeline.reports import compare, markdown, prediction_browser, report_charts
+from pipeline.reports import charts, compare, markdown, prediction_browser, report_charts
 from pipeline.reports import write as report
 from pipeline.reports.entries import read_run
 from pipeline.reports.prediction_browser import as_json, browser
@@ -67,10 +69,8 @@ def answers(right: int, wrong: int, lost: int, **more: Any) -> list[dict[str, An
     return [prediction(number, label[kind](number), **more) for number, kind in enumerate(kinds)]
 
 
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
+def make_run(root: Path) -> Path:
     """A run with the base in both styles, a baseline, stage 1, a void stage 4, and stage 2 not run."""
-    root = tmp_path / "demo"
     write_phase(root / "base", answers(2, 8, 20) + answers(1, 20, 9, style="direct"))
     sft = [{"step": step, "loss": 2 / step, "mean_token_accuracy": 0.5} for step in range(1, 9)]
     write_phase(root / "baseline_sft_labels", answers(25, 5, 0, style="direct"), sft, algorithm="sft", init_from="base")
@@ -88,6 +88,33 @@ def run(tmp_path: Path) -> Path:
     return root
 
 
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    return make_run(tmp_path / "demo")
+
+
+def write_reports(root: Path) -> list[Path]:
+    """Every report of a run from `make_run`, the run's first."""
+    stages = [report.write_stage_report(root / name, LABELS, HOSTILE) for name in PHASES if (root / name).exists()]
+    return [report.write_run_report(root, PHASES, LABELS, HOSTILE), *stages]
+
+
+@pytest.fixture(scope="module")
+def reported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run from `make_run` with every report, to be read alone: drawing them takes seconds."""
+    root = make_run(tmp_path_factory.mktemp("reported") / "demo")
+    write_reports(root)
+    return root
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reports with empty charts, for what is said and not drawn."""
+    monkeypatch.setattr(charts, "_laid_out", charts.Chart)
+    monkeypatch.setattr(charts.Chart, "svg", lambda chart: "")
+    monkeypatch.setattr(charts.Chart, "png", lambda chart: b"")
+
+
 def summary_of(root: Path, phases: Sequence[str] = PHASES) -> dict[str, Any]:
     """What a report would say, as it reads back from json, without drawing it."""
     summary = summarise("Demo", read_run(root, phases, LABELS), LABELS.names, read_cot(root))
@@ -98,14 +125,16 @@ def entry(summary: dict[str, Any], name: str) -> dict[str, Any]:
     return next(row for row in summary["entries"] if row["name"] == name)
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_what_a_report_says_comes_back_from_its_file(run: Path) -> None:
-    page = report.write_run_report(run, PHASES, LABELS, "Demo")
-    file = json.loads((page.parent / "summary.json").read_text())
+    written = report.write_run_report(run, PHASES, LABELS, "Demo")
+    file = json.loads((written.parent / "summary.json").read_text())
     assert to_json(from_json(Summary, file)) == file == summary_of(run)
     said = summarise("Demo", read_run(run, PHASES, LABELS), LABELS.names, read_cot(run))
     assert from_json(Summary, file) == said
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("name", "key"), [("summary.json", "title"), ("summary.json", "n"), ("metrics.json", "accuracy")]
 )
@@ -123,11 +152,10 @@ def test_the_base_in_two_styles_is_two_entries(run: Path) -> None:
     assert names == ["base", "base (direct)", *PHASES[1:]]
 
 
-def test_a_phase_that_was_not_run_is_said_to_be(run: Path) -> None:
-    assert entry(summary_of(run), "stage2_grpo")["status"] == "not run"
-    report.write_run_report(run, PHASES, LABELS)
-    assert "not run" in (run / "report" / "index.html").read_text()
-    assert "not run" in (run / "report" / "summary.md").read_text()
+def test_a_phase_that_was_not_run_is_said_to_be(reported: Path) -> None:
+    assert entry(summary_of(reported), "stage2_grpo")["status"] == "not run"
+    assert "not run" in (reported / "report" / "index.html").read_text()
+    assert "not run" in (reported / "report" / "summary.md").read_text()
 
 
 def test_stages_are_compared_with_their_parent_in_the_same_style(run: Path) -> None:
@@ -139,16 +167,14 @@ def test_stages_are_compared_with_their_parent_in_the_same_style(run: Path) -> N
     assert entry(summary, "stage4_clgrpo")["versus_baseline"]["difference"] == pytest.approx(3 / 30)
 
 
-def test_a_clipping_stage_that_never_clipped_is_void_everywhere(run: Path) -> None:
-    summary = summary_of(run)
+def test_a_clipping_stage_that_never_clipped_is_void_everywhere(reported: Path) -> None:
+    summary = summary_of(reported)
     assert "VOID" in summary["warnings"][0]["text"]
     assert entry(summary, "stage4_clgrpo")["clip"]["void"]
-    report.write_run_report(run, PHASES, LABELS)
-    for text in ((run / "report" / name).read_text() for name in ("index.html", "summary.md")):
+    for text in ((reported / "report" / name).read_text() for name in ("index.html", "summary.md")):
         assert "VOID" in text
-    report.write_stage_report(run / "stage4_clgrpo", LABELS)
-    assert "VOID" in markdown.summary_table(run, PHASES)
-    assert "VOID" in (run / "stage4_clgrpo" / "report" / "report.md").read_text()
+    assert "VOID" in markdown.summary_table(reported, PHASES)
+    assert "VOID" in (reported / "stage4_clgrpo" / "report" / "report.md").read_text()
 
 
 def test_a_stage_that_clipped_is_not_void(run: Path) -> None:
@@ -164,6 +190,7 @@ CHECKED = {
 }
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(("action", "level"), [("stop", "warning"), ("warn", "warning"), ("continue", "note")])
 def test_a_hand_over_and_a_missed_gate_are_told_in_every_form(run: Path, action: str, level: str) -> None:
     rates = {"format_rate": {"value": 0.7, "least": 0.9}, "accuracy": {"value": 0.5, "least": None, "parent": "base"}}
@@ -207,12 +234,9 @@ def test_warnings_name_what_to_doubt(tmp_path: Path) -> None:
     assert "always answering" in text
 
 
-def test_completions_stay_text(run: Path) -> None:
-    for page in (
-        report.write_run_report(run, PHASES, LABELS, HOSTILE),
-        report.write_stage_report(run / "base", LABELS),
-    ):
-        html = page.read_text()
+def test_completions_stay_text(reported: Path) -> None:
+    for folder in (reported, reported / "base"):
+        html = (folder / "report" / "index.html").read_text()
         assert "\\u003cscript\\u003ealert(1)\\u003c/script\\u003e\\u003c/pre\\u003e{{ 7*7 }}" in html
         assert "<script>alert" not in html
         assert re.findall(r"<script[^>]*>", html) == [
@@ -224,8 +248,8 @@ def test_completions_stay_text(run: Path) -> None:
         assert "\u202e" not in html
 
 
-def test_the_page_fetches_nothing(run: Path) -> None:
-    html = report.write_run_report(run, PHASES, LABELS).read_text()
+def test_the_page_fetches_nothing(reported: Path) -> None:
+    html = (reported / "report" / "index.html").read_text()
     sources = re.findall(r"(?:src|href)=\"([^\"]{0,30})", html)
     assert sources
     assert all(source.startswith("#") for source in sources)
@@ -242,29 +266,21 @@ def test_the_page_fetches_nothing(run: Path) -> None:
     assert " style=" not in html
 
 
-def test_the_same_input_gives_the_same_bytes(run: Path) -> None:
-    def write_all() -> dict[str, bytes]:
-        report.write_run_report(run, PHASES, LABELS)
-        report.write_stage_report(run / "base", LABELS)
-        folders = (run / "report", run / "base" / "report")
-        return {str(file): file.read_bytes() for folder in folders for file in folder.rglob("*") if file.is_file()}
+def test_the_same_input_gives_the_same_bytes(reported: Path, tmp_path: Path) -> None:
+    def written(root: Path) -> dict[str, bytes]:
+        return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob("report/**/*") if file.is_file()}
 
-    first = write_all()
-    names = {Path(name).name for name in first}
+    first = written(reported)
     wanted = (
         "index.html summary.md summary.json per_class.csv confusion.json tests.md metrics.json report.md model_card.md"
     )
-    assert {
-        *wanted.split(),
-        "confusion.png",
-        "accuracy.png",
-        "per_class.png",
-        "curves.png",
-        "clip.png",
-        "cot.png",
-    } <= names
-    assert write_all() == first
-    assert str(run) not in (run / "report" / "summary.json").read_text()
+    pictures = {f"{name}.png" for name in ("confusion", "accuracy", "per_class", "curves", "clip", "cot")}
+    assert {*wanted.split(), *pictures} <= {Path(name).name for name in first}
+    again = tmp_path / "elsewhere" / "demo"
+    shutil.copytree(reported, again)
+    write_reports(again)
+    assert written(again) == first
+    assert str(reported) not in (reported / "report" / "summary.json").read_text()
 
 
 def test_a_torn_last_line_is_left_out(run: Path) -> None:
@@ -282,14 +298,14 @@ def test_a_prediction_written_twice_counts_once(run: Path) -> None:
     assert any("written twice" in warning["text"] for warning in summary["warnings"])
 
 
-def test_a_stage_report_holds_every_entry_of_the_phase(run: Path) -> None:
-    page = report.write_stage_report(run / "base", LABELS, "The base")
-    scores = json.loads((page.parent / "metrics.json").read_text())["entries"]
+def test_a_stage_report_holds_every_entry_of_the_phase(reported: Path) -> None:
+    folder = reported / "base" / "report"
+    scores = json.loads((folder / "metrics.json").read_text())["entries"]
     assert list(scores) == ["base", "base (direct)"]
-    lines = (page.parent / "tables" / "confusion.csv").read_text().splitlines()
+    lines = (folder / "tables" / "confusion.csv").read_text().splitlines()
     assert lines[0] == "entry,gold,answer:joy,answer:fear,answer:$awe_,answer:(unparsable)"
     assert len(lines) == 1 + 2 * len(LABELS)
-    with (page.parent / "tables" / "per_class.csv").open() as file:
+    with (folder / "tables" / "per_class.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["class"] for row in rows[:5]] == ["joy", "fear", "$awe_", "macro avg", "weighted avg"]
     joy = scores["base"]["per_class"]["joy"]
@@ -318,13 +334,14 @@ def test_many_classes_and_strange_names_are_drawn(tmp_path: Path) -> None:
     many = LabelSet.of([f"class $number_{i} of a long name |<b>" for i in range(70)])
     rows = [prediction(i, many.names[0], gold=name, id=f"r{i}") for i, name in enumerate(many.names)]
     write_phase(tmp_path / "stage1_sft", rows)
-    page = report.write_stage_report(tmp_path / "stage1_sft", many)
-    assert "<b>|" not in page.read_text()
+    written = report.write_stage_report(tmp_path / "stage1_sft", many)
+    assert "<b>|" not in written.read_text()
     # too many classes for a matrix: the commonest confusions instead
-    assert 'class="matrix"' not in page.read_text()
-    assert "\\|&lt;b>" in (page.parent / "report.md").read_text()
+    assert 'class="matrix"' not in written.read_text()
+    assert "\\|&lt;b>" in (written.parent / "report.md").read_text()
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_terminal_table_fits_a_hundred_columns(run: Path) -> None:
     clip = {"low": 0.0123, "high": 0.0456}
     write_phase(
@@ -421,7 +438,7 @@ def make_seeds(tmp_path: Path, write: Callable[[Path, int], None]) -> list[Path]
     for seed, root in enumerate(roots):
         write(root, seed)
         (root / "config.yaml").write_text(yaml.safe_dump({"name": root.name, "seed": seed, "task": {"name": "scenes"}}))
-        report.write_run_report(root, ["stage1_sft"], LABELS)
+        write_json(root / "report" / "summary.json", summary_of(root, ["stage1_sft"]))
     return roots
 
 
@@ -511,6 +528,7 @@ def traced(run: Path) -> None:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_exact_traces_and_accuracy_by_group_are_in_report_summary_and_terminal(run: Path) -> None:
     traced(run)
     report.write_run_report(run, PHASES, LABELS)
@@ -532,16 +550,15 @@ def test_exact_traces_and_accuracy_by_group_are_in_report_summary_and_terminal(r
     assert " exact " in lines[0]
     assert next(line for line in lines if line.startswith("stage1_sft")).split()[5:7] == ["66.8]", "50.0"]
     assert len(lines[0]) <= 100
-    page = (run / "report" / "index.html").read_text()
-    assert "exact trace, %" in page
-    assert "right by steps that are not true, %" in page
+    html = (run / "report" / "index.html").read_text()
+    assert "exact trace, %" in html
+    assert "right by steps that are not true, %" in html
     table = (run / "report" / "tables" / "group_walk.csv").read_text().splitlines()
     assert [line.split(",")[0] for line in table[1:]] == [str(length) for length in range(1, 13)]
     assert "exact:stage1_sft" in table[0]
 
 
-def test_without_true_steps_nothing_speaks_of_traces(run: Path) -> None:
-    report.write_run_report(run, PHASES, LABELS)
-    text = (run / "report" / "summary.md").read_text()
+def test_without_true_steps_nothing_speaks_of_traces(reported: Path) -> None:
+    text = (reported / "report" / "summary.md").read_text()
     assert "exact trace, %" not in text
-    assert "exact" not in markdown.summary_table(run, PHASES)
+    assert "exact" not in markdown.summary_table(reported, PHASES)

@@ -69,7 +69,7 @@ class Bench:
         config = yaml.safe_load((ROOT / "tests" / "integration" / "small.yaml").read_text())
         config["task"]["options"].update(train=24)
         config["evaluation"] = {"split": "test[:2]", "batch_size": 2, "max_new_tokens": 2, "samples": 0}
-        config.pop("baseline")
+        config.pop("baselines")
         batch = {"per_device_train_batch_size": 8 if launch == "plain" else 4}
         stages = {name: config["stages"][name] for name in (SFT, GRPO)}
         stages[SFT]["trainer"].update(max_steps=3 * self.kills + 3, save_steps=2, **batch)

@@ -58,13 +58,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = [
             f"output_dir={folder}",
             "name=overhead",
-            f"baseline.{steps}",
+            f"baselines.sft_labels.{steps}",
             f"stages.stage3.{steps}",
             "stages.stage3.init_from=base",
         ]
         config = load(
             arguments.config,
-            [*settings, "baseline.trainer.save_steps=100000", "stages.stage3.trainer.save_steps=100000"],
+            [*settings, "baselines.sft_labels.trainer.save_steps=100000", "stages.stage3.trainer.save_steps=100000"],
         )
         run = RunDir(config.output_dir, config.name)
         base_model.make_base_model(Work(config, BASE, run))

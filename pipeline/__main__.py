@@ -120,12 +120,14 @@ def _parser() -> argparse.ArgumentParser:
             command.add_argument("--memory", metavar="GB", help="with --fit: use no more of a device than this")
         if name == "run":
             command.add_argument(
-                "--to", metavar="PHASE", help="stop after PHASE (cot, base, baseline, stage3), and what it is made from"
+                "--to",
+                metavar="PHASE",
+                help="stop after PHASE (cot, base, sft_labels, stage3), and what it is made from",
             )
             command.add_argument(
                 "--clean",
                 metavar="PHASE",
-                help="start PHASE (cot, base, baseline, stage3, all) and what depends on it anew; teachers' replies are kept",
+                help="start PHASE (cot, base, sft_labels, stage3, all) and what depends on it anew; teachers' replies are kept",
             )
         if name == "contamination":
             command.add_argument(

@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = command.parser("evaluate", (__doc__ or "").split("\n")[0])
     parser.set_defaults(config=None)
-    parser.add_argument("--stage", help="stage number or name, baseline, or base")
+    parser.add_argument("--stage", help="stage number or name, a baseline's name, or base")
     single_model.add_arguments(parser)
     arguments = command_line.parse(parser, argv)
     own = [f"--{name.replace('_', '-')}" for name in single_model.single_model_options(arguments)]

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--memory", type=float, metavar="GB", help="with --fit: use no more of a device than this")
     arguments = command_line.parse(parser, argv)
     config, run = command.load_checked(arguments)
-    names = [*plan.stages_of(config), plan.EVALUATION]
+    names = [*config.all_stages, plan.EVALUATION]
     if arguments.worker:
         with as_worker():
             score_labels_alone()
@@ -165,7 +165,7 @@ def _done(scratch: RunDir, name: str) -> bool:
 def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[str, Any]:
     """Return the forecast, from what the trials left in the scratch folder; everything of forecast.json."""
     scratch = plan.scratch_of(run)
-    stages = plan.stages_of(config)
+    stages = config.all_stages
     trials = {name: plan.read_trial(stage, scratch.phase(name), launched[name]) for name, stage in stages.items()}
     seen = json.loads((scratch.phase(plan.EVALUATION) / "asking.json").read_text())
     lengths = json.loads((scratch.root / "lengths.json").read_text())
@@ -193,7 +193,7 @@ def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[s
 
 def unshared_stages(config: RunConfig) -> dict[str, str]:
     """Return GRPO stages that compute each prompt as often as it has completions, and why."""
-    reasons = {name: unshared(config, stage) for name, stage in config.stages.items() if stage.algorithm == "grpo"}
+    reasons = {name: unshared(config, stage) for name, stage in config.all_stages.items() if stage.algorithm == "grpo"}
     return {name: reason for name, reason in reasons.items() if reason}
 
 

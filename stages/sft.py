@@ -1,7 +1,7 @@
-"""Stage 1, domain-knowledge injection: supervised fine-tuning on the CoT rows (or, as the baseline, on the labels alone).
+"""Stage 1, domain-knowledge injection: supervised fine-tuning on the CoT rows (or, as a baseline, on the labels alone).
 
     python -m stages.sft --stage 1 --config configs/demo.yaml
-    python -m stages.sft --stage baseline --config configs/demo.yaml
+    python -m stages.sft --stage sft_labels --config configs/demo.yaml
 
 trl.SFTTrainer with the stage's `trainer:` block; the loss is on the completion only.
 """

@@ -24,7 +24,9 @@ from pipeline.config.schema import (
     RunConfig,
     StageConfig,
     TaskConfig,
+    match_stage,
     split_parent,
+    stage_key,
 )
 from pipeline.config.special_tokens import special_token_in, special_tokens_of
 from pipeline.config.trainer_options import CONFIG_CLASSES
@@ -32,7 +34,7 @@ from pipeline.data.load import task_names
 from pipeline.data.splits import parse_split, split_problem
 from pipeline.data.task import PROMPT_STYLES
 from pipeline.errors import UserError, did_you_mean
-from pipeline.run_dir import BASE
+from pipeline.run_dir import BASE, COT
 from pipeline.system import multinode
 from pipeline.system.hardware import compiler_problems, visible_gpus
 
@@ -68,8 +70,10 @@ def _problems(config: RunConfig) -> Iterator[str]:
     numbers = [name.split("_")[0] for name in config.stages]
     for number in sorted({number for number in numbers if numbers.count(number) > 1}):
         yield f"stages: {number} is the number of two stages; give each its own"
-    if config.baseline is not None:
-        yield from _stage(config, BASELINE, config.baseline)
+    for name, stage in config.baselines.items():
+        yield from _baseline_name(config, name)
+        yield from _stage(config, BASELINE + name, stage)
+    yield from _circles(config)
     yield from split_problem("evaluation.split", config.evaluation.split)
     for key in ("batch_size", "max_new_tokens"):
         if getattr(config.evaluation, key) < 1:
@@ -140,7 +144,7 @@ def _model(config: RunConfig) -> Iterator[str]:
 
 
 def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
-    where = name if name == BASELINE else f"stages.{name}"
+    where = stage_key(name)
     if stage.algorithm not in CONFIG_CLASSES:
         near = did_you_mean(stage.algorithm, CONFIG_CLASSES)
         yield f"{where}.algorithm: {stage.algorithm!r} is not a training file of stages/; {near}"
@@ -197,15 +201,42 @@ def _parent(config: RunConfig, name: str, stage: StageConfig, where: str) -> Ite
     except UserError as error:
         yield f"{where}.init_from: {error}; or base"
         return
-    order = [BASELINE, *config.stages]
-    if order.index(parent) >= order.index(name):
-        yield f"{where}.init_from: {parent} does not come before it; name an earlier stage or base"
+    # Between stages and baselines any order is well that is no circle.
+    for order in ([BASELINE + one for one in config.baselines], list(config.stages)):
+        if parent in order and name in order and order.index(parent) >= order.index(name):
+            yield f"{where}.init_from: {parent} does not come before it; name an earlier one or base"
     if which == BEST and config.stage(parent).validation is None:
-        key = parent if parent == BASELINE else f"stages.{parent}"
         yield (
             f"{where}.init_from: {stage.init_from!r}: {parent} has no best, for it is not validated while it trains; "
-            f"set {key}.validation.split=val[:200], or drop :{BEST}"
+            f"set {stage_key(parent)}.validation.split=val[:200], or drop :{BEST}"
         )
+
+
+def _baseline_name(config: RunConfig, name: str) -> Iterator[str]:
+    """Why a baseline cannot be called so: its folder, or what it is called on the command line."""
+    if not re.fullmatch(r"[^\W\d_]\w*", name):
+        yield f"baselines.{name}: must be one word of letters, digits and '_' that begins with a letter; for example grpo_task"
+    elif name in (COT, BASE, "all") or re.match(r"(baseline|stage\d+)(_|$)", name):
+        yield f"baselines.{name}: {name!r} is what --to and --stage call other phases; for example grpo_task"
+
+
+def _circles(config: RunConfig) -> Iterator[str]:
+    """Circles of parents through baselines and stages; one within either names a later parent and is told as that."""
+    stages = config.all_stages
+    told: set[str] = set()
+    for name in (BASELINE + one for one in config.baselines):
+        line = [name]
+        while parent := match_stage(split_parent(stages[line[-1]].init_from)[0], stages):
+            if parent[0] in line:
+                circle = line[line.index(parent[0]) :]
+                if not told & set(circle) and not all(one.startswith(BASELINE) for one in circle):
+                    rest = ", which starts from ".join([*circle[1:], circle[0]])
+                    yield (
+                        f"{stage_key(circle[0])}.init_from: {circle[0]} starts from {rest}: a circle; let one start from base"
+                    )
+                told |= set(circle)
+                break
+            line.append(parent[0])
 
 
 def _validation(where: str, stage: StageConfig) -> Iterator[str]:
@@ -239,6 +270,6 @@ def _launch(config: RunConfig) -> Iterator[str]:
         yield f"launch.num_processes: {processes} must be at least 1"
     elif processes is not None and gpus and processes > gpus - kept:
         yield f"launch.num_processes: {processes} is more than the {gpus - kept} visible GPUs; lower it or make more visible"
-    if gpus and (config.stages or config.baseline):
+    if gpus and config.all_stages:
         yield from compiler_problems()
     yield from deepspeed_problems(config)

@@ -15,7 +15,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.config.derived import cot_slice, prompts_per_rollout
-from pipeline.config.schema import BASELINE, CotConfig, RunConfig, StageConfig
+from pipeline.config.schema import CotConfig, RunConfig, stage_key
 from pipeline.data.images import quick_look
 from pipeline.data.load import DRAWN
 from pipeline.data.splits import parse_split, sliced
@@ -47,17 +47,16 @@ def selections(config: RunConfig, only: Collection[str] | None = None) -> dict[s
         config: the run.
         only: the phases that count; None for all.
     """
-    stages = {**({BASELINE: config.baseline} if config.baseline else {}), **config.stages}
     found = {"evaluation.split": config.evaluation.split}
     if config.cot is not None and (only is None or COT in only):
         found["cot.split"] = config.cot.split
-    for name, stage in stages.items():
+    for name, stage in config.all_stages.items():
         if only is not None and name not in only:
             continue
         if stage.data != COT:
-            found[f"{_where(name)}.split"] = stage.split
+            found[f"{stage_key(name)}.split"] = stage.split
         if stage.validation is not None:
-            found[f"{_where(name)}.validation.split"] = stage.validation.split
+            found[f"{stage_key(name)}.validation.split"] = stage.validation.split
     return found
 
 
@@ -155,10 +154,6 @@ def cot_row_problems(cot: CotConfig, rows: Mapping[str, int], total: int | None 
         )
 
 
-def _where(name: str) -> str:
-    return "baseline" if name == BASELINE else f"stages.{name}"
-
-
 def _by_spec(named: Mapping[str, str]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for key, spec in named.items():
@@ -189,9 +184,8 @@ def _known(task: Task, split: str) -> Counter[str]:
 
 
 def _few_rows(config: RunConfig, named: Mapping[str, str], found: Mapping[str, Selected], built: bool) -> Iterator[str]:
-    stages: dict[str, StageConfig] = {**({BASELINE: config.baseline} if config.baseline else {}), **config.stages}
-    for name in stages:
-        key = f"{_where(name)}.split"
+    for name in config.all_stages:
+        key = f"{stage_key(name)}.split"
         if key in named and named[key] in found:
             for problem in rollout_problem(config, name, found[named[key]].rows):
                 yield f"{key}: {named[key]!r} {problem}"
@@ -203,8 +197,7 @@ def _apart(config: RunConfig, task: Task, looked_at: Collection[str], only: Coll
     """Stages whose slice holds no row that the builder is asked about, so that no built row can lie in it."""
     if config.cot is None or (split := parse_split(config.cot.split)[0]) not in task.splits:
         return
-    stages = {**({BASELINE: config.baseline} if config.baseline else {}), **config.stages}
-    for name, stage in stages.items():
+    for name, stage in config.all_stages.items():
         spec = cot_slice(stage)
         if spec is None or parse_split(spec)[0] != split or (only is not None and name not in only):
             continue
@@ -213,7 +206,7 @@ def _apart(config: RunConfig, task: Task, looked_at: Collection[str], only: Coll
         if asked and not asked & taken:
             holds = f"{len(taken):,} of the {len(rows):,} rows" if taken else f"none of the {len(rows):,} rows"
             yield (
-                f"{_where(name)}.split: {spec!r} holds {holds} of {split!r} and none of cot.split {config.cot.split!r}, so no "
+                f"{stage_key(name)}.split: {spec!r} holds {holds} of {split!r} and none of cot.split {config.cot.split!r}, so no "
                 "built row; take another slice, or leave it out to train on all built rows"
             )
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, world_size
-from pipeline.config.schema import RunConfig, StageConfig
+from pipeline.config.schema import RunConfig, StageConfig, stage_key
 from pipeline.config.trainer_options import CONFIG_CLASSES, trainer_choices, trainer_fields
 from pipeline.errors import did_you_mean
 from pipeline.files import ROOT
@@ -145,8 +145,8 @@ def _report_to(where: str, stage: StageConfig) -> Iterator[str]:
 
 def missing_trackers(config: RunConfig) -> Iterator[str]:
     """Yield trackers that stages report to and that are not installed here; what has been trained can be looked at without."""
-    stages = {f"stages.{name}": stage for name, stage in config.stages.items()}
-    for where, stage in {**stages, **({"baseline": config.baseline} if config.baseline else {})}.items():
+    for name, stage in config.all_stages.items():
+        where = stage_key(name)
         named = stage.trainer.get("report_to") or []
         for tracker in [named] if isinstance(named, str) else named:
             if tracker in TRACKERS and importlib.util.find_spec(tracker) is None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.config.derived import cot_slice
-from pipeline.config.schema import BASELINE, RunConfig
+from pipeline.config.schema import RunConfig
 from pipeline.data.cot_pictures import CotPictures, compare_pictures
 from pipeline.data.load import load_task
 from pipeline.data.training_rows import rows_within
@@ -33,8 +33,7 @@ def slice_lines(config: RunConfig, run: RunDir) -> list[str]:
     """
     import pyarrow.parquet as pq
 
-    stages = {**({BASELINE: config.baseline} if config.baseline else {}), **config.stages}
-    slices = {name: spec for name, stage in stages.items() if (spec := cot_slice(stage))}
+    slices = {name: spec for name, stage in config.all_stages.items() if (spec := cot_slice(stage))}
     if not slices or (run.record(COT) or {}).get("status") != "complete" or not (run.cot / "train.parquet").exists():
         return []
     ids = pq.ParquetFile(run.cot / "train.parquet").read(columns=["id"])["id"].to_pylist()

@@ -36,7 +36,7 @@ class LabModel:
     run: str | None = None
     """Instead: the folder of a run of the pipeline (runs/demo), whose `phase` is judged."""
     phase: str = "stage4"
-    """base, baseline, stage3, stage3:best …; only with `run`."""
+    """base, baseline, sft_labels, stage3, stage3:best …; only with `run`."""
     backend: str = "transformers"
     base_url: str | None = None
     """Of an OpenAI-compatible server, up to and with /v1; only with backend openai."""

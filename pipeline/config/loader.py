@@ -11,6 +11,7 @@ import dataclasses
 import difflib
 import re
 import typing
+from collections.abc import MutableMapping
 from pathlib import Path
 from typing import Any
 
@@ -134,7 +135,20 @@ def _read(path: Path) -> DictConfig:
         raise UserError(f"{path}: not readable as YAML: {error}") from error
     if not isinstance(read, DictConfig):
         raise UserError(f"{path}: must be a mapping of keys, not a list")
+    if "baseline" in read and "baselines" in read:
+        raise UserError(f"{path}: baseline: is the former key of baselines.{SFT_LABELS}; move it there")
+    rename_baseline(read)
     return read
+
+
+SFT_LABELS = "sft_labels"
+"""The name of the baseline that `baseline:` was the key of."""
+
+
+def rename_baseline(settings: MutableMapping[Any, Any]) -> None:
+    """Rename the former key `baseline`, which files and the config.yaml of finished runs have, to `baselines.sft_labels`."""
+    if "baseline" in settings:
+        settings["baselines"] = {SFT_LABELS: settings.pop("baseline")}
 
 
 def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[DictConfig]:
@@ -185,18 +199,20 @@ def _full_stage_key(key: str, merged: Any) -> str:
     """`key` with a short stage name written out.
 
     Raises:
-        UserError: when it names a stage the run does not have.
+        UserError: when it names a stage or a baseline the run does not have.
     """
     first, *rest = key.split(".")
-    stages = merged.get("stages")
-    if first != "stages" or not rest or not isinstance(stages, DictConfig):
+    if first == "baseline":
+        raise UserError(f"a run may have several baselines; write {'.'.join(['baselines', SFT_LABELS, *rest])}")
+    stages = merged.get(first)
+    if first not in ("stages", "baselines") or not rest or not isinstance(stages, DictConfig):
         return key
-    names = match_stage(rest[0], stages)
+    names = match_stage(rest[0], stages) if first == "stages" else [rest[0]] if rest[0] in stages else []
     if len(names) != 1:
         known = [str(name) for name in stages]
         near = difflib.get_close_matches(rest[0], known, 1)
         hint = f"did you mean {near[0]}? " if near else ""
-        raise UserError(f"{rest[0]!r} is not one of this run's stages; {hint}there are: {', '.join(known) or 'none'}")
+        raise UserError(f"{rest[0]!r} is not one of this run's {first}; {hint}there are: {', '.join(known) or 'none'}")
     return ".".join([first, names[0], *rest[1:]])
 
 

@@ -300,8 +300,9 @@ class RunConfig:
     cot: CotConfig | None = None
     stages: dict[str, StageConfig] = field(default_factory=dict)
     """Stages in order; a name is stage<number>_<word>."""
-    baseline: StageConfig | None = None
-    """The comparison every claim needs: SFT on the original labels."""
+    baselines: dict[str, StageConfig] = field(default_factory=dict)
+    """What the stages are measured against, by name: SFT on the original labels at least. sft_labels has the folder
+    baseline_sft_labels."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
     held_out: dict[str, HeldOutConfig] = field(default_factory=dict)
     """Sets this run is to be judged on elsewhere: it does not start while one of their pictures is among its training rows."""
@@ -310,27 +311,48 @@ class RunConfig:
     """Whether a stage's checkpoint-*/ (weights and optimizer state, three times the model) outlive its verified hand-over."""
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
 
+    @property
+    def all_stages(self) -> dict[str, StageConfig]:
+        """Every baseline and stage by the name of its folder, in the order they run: as written, baselines first, but a parent
+        before its children.
+        """
+        waiting = {**{BASELINE + name: stage for name, stage in self.baselines.items()}, **self.stages}
+        parents = {name: match_stage(split_parent(stage.init_from)[0], waiting) for name, stage in waiting.items()}
+        ordered: dict[str, StageConfig] = {}
+        while waiting:
+            ready = (name for name in waiting if not waiting.keys() & parents[name])
+            # None is ready in a circle, which the checks refuse.
+            name = next(ready, next(iter(waiting)))
+            ordered[name] = waiting.pop(name)
+        return ordered
+
     def stage_name(self, short: str) -> str:
-        """Return the full name of a stage given as 3, stage3 or stage3_grpo_accuracy.
+        """Return the full name of a stage given as 3, stage3 or stage3_grpo_accuracy, or of a baseline given as sft_labels,
+        baseline_sft_labels or, where it is the only one, baseline.
 
         Raises:
             UserError: when no stage, or more than one, answers to it.
         """
-        if short in (BASELINE, "baseline") and self.baseline is not None:
-            return BASELINE
-        names = match_stage(short, self.stages)
-        if len(names) != 1:
-            raise UserError(f"stage {short!r} is not one of this run's stages: {', '.join(self.stages) or 'none'}")
+        there = self.all_stages
+        names = match_stage(short, there)
+        if len(names) > 1:
+            raise UserError(f"stage {short!r} may be {' or '.join(names)}; write which")
+        if not names:
+            raise UserError(f"stage {short!r} is not one of this run's stages: {', '.join(there) or 'none'}")
         return names[0]
 
     def stage(self, short: str) -> StageConfig:
-        """Return the block of a stage, by any of its names."""
-        name = self.stage_name(short)
-        return self.baseline if name == BASELINE else self.stages[name]  # type: ignore[return-value]
+        """Return the block of a stage or a baseline, by any of its names."""
+        return self.all_stages[self.stage_name(short)]
 
 
-BASELINE = "baseline_sft_labels"
-"""Folder and name of the baseline stage."""
+BASELINE = "baseline_"
+"""What the folder of a baseline begins with; its name follows."""
+
+
+def stage_key(name: str) -> str:
+    """Return the dotted key of a stage's or a baseline's block in the configuration."""
+    return f"baselines.{name.removeprefix(BASELINE)}" if name.startswith(BASELINE) else f"stages.{name}"
 
 
 BEST = "best"
@@ -345,7 +367,8 @@ def split_parent(init_from: str) -> tuple[str, str]:
     return name, which if colon else FINAL
 
 
-def match_stage(short: str, names: typing.Iterable[str]) -> list[str]:
-    """Return the names that 3, stage3 or a full name stands for."""
+def match_stage(short: str, names: typing.Collection[str]) -> list[str]:
+    """Return the names that 3, stage3, a baseline's name or a full name stands for."""
     short = f"stage{short}" if short.isdigit() else short
-    return [name for name in names if name == short or name.startswith(f"{short}_")]
+    exact = [name for name in names if name in (short, BASELINE + short)]
+    return exact or [name for name in names if name.startswith(f"{short}_")]

@@ -95,7 +95,7 @@ def rows_within(name: str, spec: str, task: Task, ids: Sequence[str]) -> list[in
 
 def training_examples(config: RunConfig, task: Task) -> list[Example]:
     """Return every row that some stage trains on, once. Of CoT rows, those the builder asks about are taken for built."""
-    stages = [*config.stages.values(), *([config.baseline] if config.baseline else [])]
+    stages = config.all_stages.values()
     specs: set[tuple[str, str | None]] = {(stage.split, None) for stage in stages if stage.data != COT}
     if config.cot is not None:
         built = {cot_slice(stage) for stage in stages if stage.data == COT} or {None}

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 INK, QUIET, GRID, PAPER = "#1f2328", "#5b656e", "#e6e9ec", "#ffffff"
 SERIES = ("#7d8790", "#d18b00", "#56b4e9", "#0072b2", "#1b3a6b", "#d55e00", "#009e73", "#b3659a", "#b9c0c6")
 """Colours by number, Okabe and Ito's among them, told apart by all common eyes; templates/_report.css.jinja has the dark ones."""
-BASE, BASELINE, SECOND_BASE = 0, 1, 8
+BASE, SECOND_BASE = 0, 8
+BASELINES = (1, 5, 7)
 STAGES = (2, 3, 4, 6, 5, 7)
 """Of what is neither base nor baseline, in turn: blues that deepen first."""
 OTHERS = (3, 5, 6, 1, 7, 2, 4, 0)

@@ -15,6 +15,9 @@ from typing import Any
 
 import yaml
 
+from pipeline.config.loader import rename_baseline
+from pipeline.config.schema import RunConfig
+from pipeline.config.validation import without_nulls
 from pipeline.errors import UserError
 from pipeline.files import differences, read_json
 from pipeline.metrics.paired_tests import holm, macro_f1_difference, paired
@@ -233,7 +236,10 @@ def _config(root: Path) -> dict[str, Any] | None:
         config = yaml.safe_load((root / "config.yaml").read_text())
     except (OSError, yaml.YAMLError):
         return None
-    return config if isinstance(config, dict) else None
+    if not isinstance(config, dict):
+        return None
+    rename_baseline(config)
+    return dict(without_nulls(config, RunConfig))
 
 
 def _without_seed(run: str, config: dict[str, Any] | None) -> str:

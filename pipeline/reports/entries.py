@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.schema import BASELINE
 from pipeline.errors import UserError
 from pipeline.files import read_json, read_jsonl
 from pipeline.metrics import classification
@@ -54,7 +55,12 @@ class Entry:
 
     @property
     def is_baseline(self) -> bool:
-        return self.phase.startswith("baseline")
+        return self.phase.startswith(BASELINE)
+
+    @property
+    def run(self) -> str:
+        """What tells entries of one phase in several runs apart: what stands before the phase in the name."""
+        return self.name.rpartition(self.phase)[0]
 
 
 def read_phase(folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = ()) -> list[Entry]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -72,13 +73,16 @@ def accuracy(rows: Sequence[tuple[str, int, Scores]], marks: Sequence[tuple[floa
 
 
 def colours(entries: Sequence[Entry]) -> dict[str, int]:
-    """Return a colour of `charts` per entry: greys for the base, orange for the baseline, others in turn."""
+    """Return a colour of `charts` per entry: greys for the base, orange first for baselines, others in turn."""
     others = [entry.name for entry in entries if not entry.is_base and not entry.is_baseline]
-    hues = charts.OTHERS if len(others) == len(entries) else charts.STAGES
+    baselines = dict.fromkeys(entry.phase for entry in entries if entry.is_baseline)
+    of_baseline = dict(zip(baselines, itertools.cycle(charts.BASELINES)))
+    every = charts.OTHERS if len(others) == len(entries) else charts.STAGES
+    hues = [hue for hue in every if hue not in of_baseline.values()]
     chosen = {name: hues[place % len(hues)] for place, name in enumerate(others)}
     for place, entry in enumerate(entry for entry in entries if entry.is_base):
         chosen[entry.name] = (charts.BASE, charts.SECOND_BASE)[place % 2]
-    return chosen | {entry.name: charts.BASELINE for entry in entries if entry.is_baseline}
+    return chosen | {entry.name: of_baseline[entry.phase] for entry in entries if entry.is_baseline}
 
 
 def _marks(scores: Sequence[Scores]) -> list[tuple[float, str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
+from pipeline.config.schema import BASELINE
 from pipeline.metrics.classification import UNPARSABLE, in_order
 from pipeline.metrics.scores import Gain, GroupScores, OfClasses, Rate, Scores
 from pipeline.reports.entries import Entry
@@ -75,7 +76,6 @@ RESULTS = (
     Column("accuracy", "accuracy, %", "percent", _scored(lambda of: of.accuracy)),
     Column("exact_trace", "exact trace, %", "percent", _scored(lambda of: of.exact_trace)),
     Column("versus_parent", "vs parent", "points", lambda row: _gain(row.versus_parent)),
-    Column("versus_baseline", "vs baseline", "points", lambda row: _gain(row.versus_baseline)),
     Column("macro_f1", "macro-F1, %", "percent", _scored(lambda of: of.macro_f1)),
     Column("format", "format, %", "percent", _scored(lambda of: of.format)),
     Column("format_sampled", "format, % T = 1", "percent", _scored(lambda of: of.format_sampled)),
@@ -192,8 +192,16 @@ def _results(summary: Summary) -> Table:
         "task": len({row.task for row in summary.entries}) < 2,
         "status": all(row.status == "evaluated" for row in summary.entries),
     }
-    columns = tuple(column for column in RESULTS if not needless.get(column.key))
-    return Table("results", "Results", columns, rows_of(columns, summary.entries)).without_empty()
+    columns = [column for column in RESULTS if not needless.get(column.key)]
+    after = 1 + [column.key for column in columns].index("versus_parent")
+    columns[after:after] = map(_versus, dict.fromkeys(name for row in summary.entries for name in row.versus_baselines))
+    return Table("results", "Results", tuple(columns), rows_of(columns, summary.entries)).without_empty()
+
+
+def _versus(baseline: str) -> Column:
+    """The gain over a baseline."""
+    name = f"vs {baseline.removeprefix(BASELINE)}"
+    return Column(f"versus_{baseline}", name, "points", lambda row: _gain(row.versus_baselines.get(baseline)))
 
 
 def tests(found: Sequence[PairedTest]) -> Table:

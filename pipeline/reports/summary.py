@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -65,11 +65,12 @@ class EntrySummary:
     clip: Clip | None
     hand_over: str | None
     versus_parent: PairedTest | None
-    versus_baseline: PairedTest | None
     task: str
     official: Mapping[str, float]
     unusable: Mapping[str, int] | None = None
     doubts: tuple[str, ...] = ()
+    versus_baselines: Mapping[str, PairedTest] = field(default_factory=dict)
+    """By the baseline's phase."""
     scores: Scores | None
 
 
@@ -134,15 +135,15 @@ def summarise(
 ) -> Summary:
     """Return everything a report states.
 
-    Its tests are every stage against its parent and the baseline; where nothing is a stage, every pair of entries of one task.
+    Its tests are every stage against its parent and every baseline of its run; where nothing is a stage, every pair of entries
+    of one task.
     """
     staged = any(entry.is_base or entry.record.get("init_from") for entry in entries)
-    baseline = next((other for other in entries if other.is_baseline), None)
-    against = []
-    for entry in entries:
-        against.append((entry_parent(entry, entries), None if baseline is entry or entry.is_base else baseline))
-    pairs = [(entry, other) for entry, others in zip(entries, against, strict=True) for other in others]
-    # Where the baseline is the parent it is one test, shown in two columns.
+    against = [(entry_parent(entry, entries), _baselines(entry, entries)) for entry in entries]
+    pairs = [
+        (entry, other) for entry, (parent, others) in zip(entries, against, strict=True) for other in (parent, *others)
+    ]
+    # Where a baseline is the parent it is one test, shown in two columns.
     tested = {(a.name, b.name): _versus(a, b) for a, b in pairs if b and a.scores and b.scores}
     if not staged:
         tests = _corrected([_versus(a, b) for a, b in _pairs(entries)])
@@ -161,14 +162,16 @@ def summarise(
             clip=clip_of(entry.record),
             hand_over=hand_over_of(entry.record),
             versus_parent=tested.get((entry.name, parent.name)) if parent else None,
-            versus_baseline=tested.get((entry.name, base.name)) if base else None,
+            versus_baselines={
+                other.phase: tested[entry.name, other.name] for other in others if (entry.name, other.name) in tested
+            },
             task=entry.task,
             official=entry.official,
             unusable=entry.unusable or None,
             doubts=entry.doubts,
             scores=entry.scores,
         )
-        for entry, (parent, base) in zip(entries, against, strict=True)
+        for entry, (parent, others) in zip(entries, against, strict=True)
     ]
     remarks = [Remark("", "warning", f"{one}.") for one in shared]
     remarks += warnings(entries, rows)
@@ -198,11 +201,19 @@ def entry_parent(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
     if not wanted or entry.is_base:
         return None
     wanted = f"stage{wanted}" if wanted.isdigit() else wanted
-    exact = [other for other in entries if other.phase == wanted]
-    found = exact or [other for other in entries if other.phase.startswith(f"{wanted}_")]
+    near = [other for other in entries if other.run == entry.run]
+    exact = [other for other in near if other.phase == wanted]
+    found = exact or [other for other in near if other.phase.startswith(f"{wanted}_")]
     style = entry.scores and entry.scores.style
     same = [other for other in found if other.scores and other.scores.style == style]
     return next(iter(same or found), None)
+
+
+def _baselines(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
+    """The baselines that a stage of their run is tested against."""
+    if entry.is_base or entry.is_baseline:
+        return []
+    return [other for other in entries if other.is_baseline and other.run == entry.run]
 
 
 def clip_of(record: Mapping[str, Any]) -> Clip | None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.derived import asked_like_parent
-from pipeline.config.schema import BASELINE, RunConfig
+from pipeline.config.schema import RunConfig, stage_key
 from pipeline.errors import UserError
 from pipeline.files import read_jsonl
 from pipeline.metrics.classification import well_formed
@@ -105,8 +105,7 @@ def enforce(name: str, result: dict[str, Any] | None) -> list[str]:
 
 
 def _how_to_go_on(name: str) -> str:
-    short, key = ("baseline", "baseline") if name == BASELINE else (name, f"stages.{name}")
     return (
-        f"no stage starts from it. Better it and start it anew with --clean {short}, or take it as it is with "
-        f"{key}.gate.action=warn (or continue)"
+        f"no stage starts from it. Better it and start it anew with --clean {name}, or take it as it is with "
+        f"{stage_key(name)}.gate.action=warn (or continue)"
     )

@@ -11,16 +11,15 @@ import yaml
 
 from pipeline.config.derived import deepspeed_file, world_size
 from pipeline.config.loader import CONFIGS, to_plain
-from pipeline.config.schema import BASELINE, BEST, RunConfig, split_parent
+from pipeline.config.schema import BEST, RunConfig, split_parent
 from pipeline.files import differences, file_digest
 from pipeline.run_dir import BASE, COT, RunDir
 
 
 def phase_names(config: RunConfig) -> list[str]:
-    """Return cot, base, the baseline and the stages: those this run has, in the order they run."""
+    """Return cot, base, the baselines and the stages: those this run has, in the order they run."""
     cot = [COT] if config.cot is not None else []
-    baseline = [BASELINE] if config.baseline is not None else []
-    return [*cot, BASE, *baseline, *config.stages]
+    return [*cot, BASE, *config.all_stages]
 
 
 def trained_phases(config: RunConfig) -> list[str]:

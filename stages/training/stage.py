@@ -39,7 +39,7 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     parser = command.parser(algorithm, (purpose or "").split("\n")[0])
-    parser.add_argument("--stage", required=True, help="stage number or name, or baseline")
+    parser.add_argument("--stage", required=True, help="stage number or name, or a baseline's name")
     arguments = command_line.parse(parser, argv)
     config, run = command.load_checked(arguments)
     name = config.stage_name(arguments.stage)

@@ -20,7 +20,7 @@ from pipeline.conductor.forecast import size
 from pipeline.config.derived import checkpoint_cycle, world_size
 from pipeline.config.families import FAMILIES, NOT_SERVED, model_type
 from pipeline.config.loader import find_config
-from pipeline.config.schema import BASELINE, RunConfig, StageConfig
+from pipeline.config.schema import RunConfig, StageConfig, stage_key
 from pipeline.errors import UserError
 from pipeline.files import write_atomic
 from pipeline.reports.table import align_columns
@@ -72,7 +72,7 @@ class Trials:
     def stage(self, name: str, choice: Choice, rollouts: str | None = None) -> Measured:
         """Train a stage for a few cycles with other sizes."""
         stage = self.config.stage(name)
-        where = "baseline" if name == BASELINE else f"stages.{name}"
+        where = stage_key(name)
         words = [f"{where}.trainer.{key}={json.dumps(value)}" for key, value in choice.trainer(stage).items()]
         folder = self._try(name, [*words, *([f"{where}.rollouts={rollouts}"] if rollouts else [])])
         if folder is None:
@@ -121,7 +121,7 @@ def fit(config: RunConfig, trials: Trials, rows: int, memory: float | None = Non
     )
     _fit_evaluation(config, trials, limit, math.ceil(rows / world_size(config)), found)
     measured: dict[str, dict[tuple[int, bool], Measured]] = {}
-    for name, stage in plan.stages_of(config).items():
+    for name, stage in config.all_stages.items():
         like = next((other for other in measured if shape(config.stage(other)) == shape(stage)), None)
         if like is None:
             measured[name] = measure_stage(stage, functools.partial(trials.stage, name), limit)
@@ -171,10 +171,9 @@ def _fit_stage(
         **({"trainer": trainer} if trainer else {}),
         **({"rollouts": rollouts} if rollouts != stage.rollouts else {}),
     }
-    if entries and name == BASELINE:
-        found.overrides["baseline"] = entries
-    elif entries:
-        found.overrides.setdefault("stages", {})[name] = entries
+    if entries:
+        kind, key = stage_key(name).split(".")
+        found.overrides.setdefault(kind, {})[key] = entries
     keys = ("per_device_train_batch_size", "gradient_accumulation_steps", "gradient_checkpointing")
     now = Choice(*(option(stage, key) for key in keys))
     words = [_words(one) for one in (choice, now)]

@@ -12,7 +12,7 @@ from typing import Any
 
 from pipeline.conductor.forecast import Trial
 from pipeline.config.derived import checkpoint_cycle, cot_slice, world_size
-from pipeline.config.schema import BASELINE, RunConfig, StageConfig
+from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.config.trainer_options import trainer_fields
 from pipeline.data.task import Task
 from pipeline.data.training_rows import rows_within
@@ -39,11 +39,6 @@ def scratch_of(run: RunDir) -> RunDir:
     return scratch
 
 
-def stages_of(config: RunConfig) -> dict[str, StageConfig]:
-    """Return the stages that train, in order, the baseline first."""
-    return {**({BASELINE: config.baseline} if config.baseline else {}), **config.stages}
-
-
 def completion_length(stage: StageConfig) -> int:
     """Return most tokens a GRPO stage generates per completion."""
     return int(stage.trainer.get("max_completion_length") or trainer_fields("grpo")["max_completion_length"] or 256)
@@ -51,8 +46,11 @@ def completion_length(stage: StageConfig) -> int:
 
 def trial_config(config: RunConfig) -> RunConfig:
     """Return the run with every stage cut to a few steps from the base weights; sizes, devices and data stay what they are."""
-    stages = {name: _shortened(stage) for name, stage in stages_of(config).items()}
-    return dataclasses.replace(config, baseline=stages.pop(BASELINE, None), stages=stages)
+    return dataclasses.replace(
+        config,
+        baselines={name: _shortened(stage) for name, stage in config.baselines.items()},
+        stages={name: _shortened(stage) for name, stage in config.stages.items()},
+    )
 
 
 def _shortened(stage: StageConfig) -> StageConfig:
@@ -86,7 +84,7 @@ def write_rows(config: RunConfig, run: RunDir, scratch: RunDir, task: Task) -> b
     lengths = [len(text) for text in table["completion"].to_pylist()]
     ids, batch = table["id"].to_pylist(), _largest_batch(config)
     first: set[int] = set()
-    for spec in {cot_slice(stage) for stage in stages_of(config).values() if stage.data == COT} or {None}:
+    for spec in {cot_slice(stage) for stage in config.all_stages.values() if stage.data == COT} or {None}:
         held = rows_within(COT, spec, task, ids) if spec else order
         first |= set(sorted(held, key=lambda index: -lengths[index])[:batch])
     # Of these, too, a stage finds its own longest before its others.
@@ -101,7 +99,7 @@ def write_rows(config: RunConfig, run: RunDir, scratch: RunDir, task: Task) -> b
 def _largest_batch(config: RunConfig) -> int:
     """Rows of the largest optimizer step of an SFT stage."""
     fields, largest = trainer_fields("sft"), 1
-    for stage in stages_of(config).values():
+    for stage in config.all_stages.values():
         size = 1
         for key in ("per_device_train_batch_size", "gradient_accumulation_steps"):
             size *= int(stage.trainer.get(key, fields[key]))
@@ -115,7 +113,7 @@ def write_stand_ins(config: RunConfig, scratch: RunDir, task: Any, tokenizer: An
     import pyarrow.parquet as pq
 
     assert config.cot is not None
-    limits = [completion_length(stage) for stage in config.stages.values() if stage.algorithm == "grpo"]
+    limits = [completion_length(stage) for stage in config.all_stages.values() if stage.algorithm == "grpo"]
     most = max(limits, default=config.evaluation.max_new_tokens)
     words = task.prompt("think").replace("<", " ").replace(">", " ").split() * most
     texts = {}

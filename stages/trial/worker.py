@@ -155,7 +155,7 @@ def verify_trials(config: RunConfig, scratch: RunDir) -> None:
     from stages.checkpoints import verify
 
     trial, task = plan.trial_config(config), load_run_task(config, scratch)
-    for name in plan.stages_of(config):
+    for name in config.all_stages:
         if scratch.record_path(name).exists() and scratch.final(name).is_dir():
             found = verify.compare(Work(trial, name, scratch), task)
             write_json(scratch.phase(name) / plan.VERIFIED, {key: found[key] for key in found if key != "files"})

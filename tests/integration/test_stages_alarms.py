@@ -150,7 +150,7 @@ def test_the_best_survives_a_crash_and_one_of_later_steps_does_not(
         return {"eval_accuracy": 0.5, "eval_macro_f1": chosen[self.trainer.state.global_step], "eval_format": 1.0}
 
     monkeypatch.setattr(validation.Validation, "figures", figures)
-    words = ("baseline.validation.steps=2",)
+    words = ("baselines.sft_labels.validation.steps=2",)
     work = train("baseline", "crashed", *words)
     before = record(work)
     assert before["best"]["step"] == 4
@@ -174,9 +174,18 @@ def test_the_best_survives_a_crash_and_one_of_later_steps_does_not(
 
 
 def test_a_best_with_adapters_is_merged_and_training_goes_on_unmerged(train: Train) -> None:
-    words = ("model.peft={r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj]}", "baseline.trainer.max_steps=4")
-    plain = train("baseline", "lora_plain", *words, "baseline.validation=null")
-    work = train("baseline", "lora", *words, "baseline.validation.steps=2", "baseline.validation.split=val[:4]")
+    words = (
+        "model.peft={r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj]}",
+        "baselines.sft_labels.trainer.max_steps=4",
+    )
+    plain = train("baseline", "lora_plain", *words, "baselines.sft_labels.validation=null")
+    work = train(
+        "baseline",
+        "lora",
+        *words,
+        "baselines.sft_labels.validation.steps=2",
+        "baselines.sft_labels.validation.split=val[:4]",
+    )
     assert record(work)["best"]["step"] == 2
     assert record(work)["weights"] == record(plain)["weights"]
     assert in_fresh_process(LOADED, work.folder / "best") == []
@@ -204,7 +213,7 @@ def test_a_loss_that_is_not_a_number_stops_the_command_with_the_alarm(
     small: Small, whole_run: tuple[RunDir, str]
 ) -> None:
     run = small.copy_of("small", "diverged", "base", "cot")
-    words = ("--stage", "baseline", "baseline.trainer.learning_rate=1e30")
+    words = ("--stage", "baseline", "baselines.sft_labels.trainer.learning_rate=1e30")
     output = small.run("stages.sft", *words, name="diverged", code=2)
     assert "ALARM nan in baseline_sft_labels at step 2" in output
     assert "error: baseline_sft_labels: the alarm nan of step 2 ended it" in output

@@ -18,7 +18,10 @@ from pipeline.run_dir import RunDir
 pytestmark = pytest.mark.slow
 SFT, GRPO = "baseline_sft_labels", "stage2_grpo_format"
 QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
-HALF_BATCH = ("baseline.trainer.per_device_train_batch_size=4", f"stages.{GRPO}.trainer.per_device_train_batch_size=4")
+HALF_BATCH = (
+    "baselines.sft_labels.trainer.per_device_train_batch_size=4",
+    f"stages.{GRPO}.trainer.per_device_train_batch_size=4",
+)
 LOADED = """
 import json, sys
 from pipeline.system.library_patches import prepare_libraries
@@ -164,7 +167,7 @@ def test_bf16_training_hands_over_its_float32_weights(small: Small, whole_run: t
     """The module DeepSpeed trains holds bf16 copies; a learning rate of 1e-6 would drown in their rounding."""
     run = small.copy_of("small", "bf16", "base", "cot")
     launch = ("launch.num_processes=2", "launch.deepspeed=zero2", "model.dtype=bfloat16")
-    short = ("baseline.trainer.max_steps=2", "baseline.trainer.learning_rate=1e-6")
+    short = ("baselines.sft_labels.trainer.max_steps=2", "baselines.sft_labels.trainer.learning_rate=1e-6")
     small.run("stages.sft", "--stage", "baseline", *QUICK, *HALF_BATCH, *launch, *short, name="bf16")
     found = in_fresh_process(BETWEEN_BF16, run.final("base"), run.final(SFT))
     assert found["dtypes"] == ["torch.float32"]

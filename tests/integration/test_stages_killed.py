@@ -134,7 +134,7 @@ def test_a_save_that_finds_no_room_fails_with_the_log_and_is_mended_by_the_same_
 def test_data_processes_give_the_same_batches_before_and_after_a_kill(small: Small, whole_run: tuple[RunDir, str]):
     undisturbed, _ = whole_run
     run = small.copy_of("small", "forked", "base", "cot")
-    baseline = ("--stage", "baseline", "baseline.trainer.dataloader_num_workers=2")
+    baseline = ("--stage", "baseline", "baselines.sft_labels.trainer.dataloader_num_workers=2")
     data: list[psutil.Process] = []
 
     def worker(entry: psutil.Process) -> psutil.Process:

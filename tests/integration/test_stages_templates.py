@@ -19,7 +19,7 @@ from pipeline.files import read_jsonl
 pytestmark = [pytest.mark.slow, pytest.mark.nightly, pytest.mark.timeout(900)]
 QUICK = [
     "task.options={seed: 0, train: 48, val: 8, test: 8, size: 64}",
-    "baseline=null",
+    "baselines={}",
     "stages.stage1.trainer.max_steps=160",
     "stages.stage1.trainer.save_steps=160",
     "stages.stage2.reward_funcs=[format]",

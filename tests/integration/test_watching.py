@@ -74,7 +74,7 @@ def test_tensorboard_writes_into_the_stage_s_folder_and_no_secret_is_recorded(
     stage, secret = "baseline_sft_labels", "not-to-be-written-down"
     for key in ("WANDB_API_KEY", "HF_TOKEN"):
         monkeypatch.setenv(key, secret)
-    words = ["baseline.trainer.report_to=tensorboard", "baseline.trainer.max_steps=2"]
+    words = ["baselines.sft_labels.trainer.report_to=tensorboard", "baselines.sft_labels.trainer.max_steps=2"]
     small.run("stages.sft", "--stage", "baseline", *words, name="tracked")
     assert list((run.phase(stage) / "tensorboard").glob("events.out.tfevents.*"))
     written = [path for path in run.phase(stage).rglob("*") if path.is_file()]

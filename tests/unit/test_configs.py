@@ -24,7 +24,6 @@ from pipeline.config import derived
 from pipeline.config.evaluation import cells
 from pipeline.config.families import NOT_SERVED
 from pipeline.config.loader import CONFIGS, load, shipped_configs, to_plain
-from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNOWN, peft_fields, trainer_fields
 from pipeline.data.load import load_task, task_names
 from pipeline.files import differences
@@ -65,10 +64,6 @@ def emoset(tmp_path: Path) -> Path:
     for split in ("train", "val", "test"):
         (tmp_path / f"{split}.json").write_text("[]")
     return tmp_path
-
-
-def stages_of(config: RunConfig) -> dict[str, StageConfig]:
-    return {**config.stages, **({"baseline": config.baseline} if config.baseline else {})}
 
 
 def trainer_class(algorithm: str) -> Any:
@@ -113,7 +108,7 @@ def test_the_preset_for_own_pictures_fits_any_number_of_them(
     task = load_task(config.task, tmp_path / "cache")
     assert config.cot is not None
     cot = task.select(config.cot.split).examples
-    for name, stage in stages_of(config).items():
+    for name, stage in config.all_stages.items():
         rows = cot if stage.data == "cot" else task.select(stage.split).examples
         least = stage.trainer["per_device_train_batch_size"] / stage.trainer.get("num_generations", 1)
         assert len(rows) >= least, name
@@ -178,7 +173,7 @@ def test_options_set_by_the_pipeline_itself_exist_in_the_libraries() -> None:
 @pytest.mark.parametrize("name", RUNS)
 def test_trl_accepts_every_trainer_block(name: str, tmp_path: Path) -> None:
     config = load(name)
-    for stage in stages_of(config).values():
+    for stage in config.all_stages.values():
         made = trainer_class(stage.algorithm)(
             output_dir=str(tmp_path), use_cpu=True, bf16=False, report_to="none", **stage.trainer
         )
@@ -220,7 +215,7 @@ def test_deepspeed_accepts_every_shipped_json(path: Path, tmp_path: Path) -> Non
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_variant_of_a_model_updates_on_the_same_global_batch(name: str) -> None:
     config = load(name)
-    for stage in stages_of(config).values():
+    for stage in config.all_stages.values():
         batch = stage.trainer["per_device_train_batch_size"] * stage.trainer["gradient_accumulation_steps"]
         assert batch * (config.launch.num_processes or 1) == {"sft": 64, "grpo": 128}[stage.algorithm]
 
@@ -229,7 +224,7 @@ def test_every_variant_of_a_model_updates_on_the_same_global_batch(name: str) ->
 def test_presets_sample_with_vllm_where_it_is_proven_and_leave_the_data_s_workers_to_the_machine(name: str) -> None:
     config = load(name)
     family = FAMILIES[config.model.name_or_path or ""][0]
-    for stage in stages_of(config).values():
+    for stage in config.all_stages.values():
         proven = stage.algorithm == "grpo" and family not in NOT_SERVED
         assert stage.rollouts == ("vllm" if proven else "transformers")
         assert "dataloader_num_workers" not in stage.trainer

@@ -27,7 +27,6 @@ from stages.processes.work import Work
 from stages.processes.workers import run_workers
 from stages.rollouts import vllm_server
 from stages.training import setup
-from stages.trial.plan import stages_of
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
 EMOSET = [name for name in RUNS if name.startswith("emoset/")]
@@ -89,7 +88,7 @@ def test_every_preset_is_launched_on_the_gpus_and_in_the_batches_it_says(
         return
     assert world_size(config) == processes
     found = {}
-    for stage in stages_of(config):
+    for stage in config.all_stages:
         work = Work(config, stage, RunDir(tmp_path / "runs", config.name))
         # How they are started depends on nothing else of a stage.
         if work.stage.algorithm not in found:
@@ -112,7 +111,7 @@ def test_every_preset_is_launched_on_the_gpus_and_in_the_batches_it_says(
 def test_an_update_of_the_emoset_presets_has_the_same_rows_on_one_gpu_and_on_eight(name: str, gpus) -> None:
     gpus(8)
     config = shipped(name)
-    for stage in stages_of(config).values():
+    for stage in config.all_stages.values():
         own = stage.trainer["per_device_train_batch_size"] * stage.trainer["gradient_accumulation_steps"]
         assert own * world_size(config) == (64 if stage.algorithm == "sft" else 128)
         if stage.algorithm == "grpo":

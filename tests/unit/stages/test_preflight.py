@@ -60,7 +60,7 @@ def listing(rows: int) -> Task:
 
 def test_every_stage_is_cut_to_three_cycles_from_the_base_and_keeps_its_sizes(config: RunConfig) -> None:
     trial = plan.trial_config(config)
-    for name, stage in plan.stages_of(trial).items():
+    for name, stage in trial.all_stages.items():
         assert stage.init_from == "base"
         assert stage.trainer["max_steps"] == (12 if name == "stage4_clgrpo" else 3)
         for key in ("per_device_train_batch_size", "num_generations", "max_completion_length", "learning_rate"):
@@ -91,7 +91,7 @@ def test_the_longest_rows_come_first_and_none_is_lost(config: RunConfig, run: Ru
 
 def test_a_stage_with_a_slice_of_its_own_finds_its_longest_rows_first(run: RunDir) -> None:
     config, task = (
-        load("demo", ["stages.stage1.split=train[:50]", "baseline.trainer.per_device_train_batch_size=8"]),
+        load("demo", ["stages.stage1.split=train[:50]", "baselines.sft_labels.trainer.per_device_train_batch_size=8"]),
         listing(100),
     )
     run.cot.mkdir(parents=True)

@@ -7,12 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.checks import run
 from pipeline.checks import trainer as checks_trainer
 from pipeline.config import derived
 from pipeline.config.derived import deepspeed_file
-from pipeline.config.loader import load
+from pipeline.config.loader import CONFIGS, load
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
 
@@ -131,7 +132,19 @@ RULES = [
     (["alarms.stop=[nam]"], ["alarms.stop: 'nam' is not an alarm", "did you mean nan"]),
     (["alarms.stop=[kl]", "alarms.kl=null"], ["alarms.stop: 'kl' is turned off"]),
     (["alarms.truncated=-1"], ["alarms.truncated: -1.0 must be 0 or more, or null"]),
-    (["baseline.init_from=stage1"], ["baseline_sft_labels.init_from: stage1_sft does not come before it"]),
+    (
+        ["baselines.sft_labels.init_from=sft_labels"],
+        ["baselines.sft_labels.init_from: baseline_sft_labels does not come"],
+    ),
+    (["baselines.sft_labels.init_from=stage9"], ["baselines.sft_labels.init_from: stage 'stage9'", "or base"]),
+    (
+        ["baselines.sft_labels.init_from=stage2", "stages.1.init_from=baseline"],
+        [
+            "baselines.sft_labels.init_from: baseline_sft_labels starts from stage2_grpo_format, which starts from stage1_sft, "
+            "which starts from baseline_sft_labels: a circle",
+            "start from base",
+        ],
+    ),
     (["stages.stage2.split=train[:x]"], [f"{S2}.split", "'train[:x]'"]),
     (["stages.stage2.data=cot"], [f"{S2}.data: 'cot' must be task for grpo"]),
     (["stages.stage1.data=task"], ["stages.stage1_sft.data: 'task' must be cot or labels for sft"]),
@@ -176,12 +189,15 @@ RULES = [
         ],
     ),
     (["stages.stage1.prompt=direct"], ["stages.stage1_sft.prompt: 'direct' does not fit data: cot", "use think"]),
-    (["baseline.prompt=think"], ["baseline_sft_labels.prompt: 'think' does not fit data: labels", "use direct"]),
+    (
+        ["baselines.sft_labels.prompt=think"],
+        ["baselines.sft_labels.prompt: 'think' does not fit data: labels", "use direct"],
+    ),
     (["stages.stage2.freeze=[visoin]"], [f"{S2}.freeze: 'visoin'", "did you mean vision?"]),
     (["stages.stage2.freeze=[vision, connector, language]"], [f"{S2}.freeze: freezes all", "leave one to train"]),
     (["stages.stage2.gate.format_rate=90"], [f"{S2}.gate.format_rate: 90", "a share from 0 to 1"]),
     (["stages.stage2.gate.action=halt"], [f"{S2}.gate.action: 'halt'", "there are: continue, stop, warn"]),
-    (["baseline.gate.action=stopp"], ["baseline_sft_labels.gate.action: 'stopp'", "did you mean stop?"]),
+    (["baselines.sft_labels.gate.action=stopp"], ["baselines.sft_labels.gate.action: 'stopp'", "did you mean stop?"]),
     (
         ["stages.stage2.init_from=baseline", "stages.stage2.gate.accuracy=true"],
         [f"{S2}.gate.accuracy: its parent baseline is not asked in the style 'think'", "leave it null"],
@@ -269,6 +285,36 @@ def test_a_broken_rule_names_key_value_and_cure(overrides: list[str], words: lis
         assert word in told[0]
 
 
+def with_baseline(tmp_path: Path, name: str, init_from: str = "base") -> list[str]:
+    """The broken rules of the demo with one more baseline."""
+    block = {"algorithm": "sft", "init_from": init_from, "data": "labels", "prompt": "direct"}
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"base": str(CONFIGS / "demo.yaml"), "baselines": {name: block}}))
+    try:
+        run.check(load(tmp_path / "run.yaml"))
+    except UserError as error:
+        return error.problems
+    return []
+
+
+@pytest.mark.parametrize(
+    "name", ["a/b", "a-b", "a b", "", "1st", "baseline", "baseline_x", "stage1_sft", "stage9", "base", "cot", "all"]
+)
+def test_a_baseline_is_called_what_no_folder_and_no_other_phase_is(tmp_path: Path, name: str) -> None:
+    (told,) = with_baseline(tmp_path, name)
+    assert told.startswith(f"baselines.{name}: ")
+    assert told.endswith("for example grpo_task")
+
+
+@pytest.mark.parametrize("name", ["grpo_task", "cot_only", "stages", "Ärger"])
+def test_a_baseline_may_be_called_anything_else(tmp_path: Path, name: str) -> None:
+    assert with_baseline(tmp_path, name) == []
+
+
+@pytest.mark.parametrize("parent", ["sft_labels", "baseline_sft_labels", "stage4", "stage1_sft"])
+def test_a_baseline_may_start_from_another_or_from_a_stage(tmp_path: Path, parent: str) -> None:
+    assert with_baseline(tmp_path, "more", parent) == []
+
+
 def test_the_demo_breaks_no_rule() -> None:
     assert problems() == []
 
@@ -281,7 +327,7 @@ def test_every_broken_rule_is_told_at_once() -> None:
         "stages.2.trainer.num_generation=4",
         "stages.3.trainer.num_generations=7",
         "stages.4.trainer.num_iterations=1",
-        "baseline.trainer.bf16=true",
+        "baselines.sft_labels.trainer.bf16=true",
         "evaluation.batch_size=0",
         "launch.deepspeed=zero4",
     )
@@ -291,7 +337,7 @@ def test_every_broken_rule_is_told_at_once() -> None:
 @pytest.mark.parametrize(
     "overrides",
     [
-        ["baseline=null"],
+        ["baselines={}"],
         ["model.peft={r: 4, lora_alpha: 8, target_modules: all-linear}", "launch.deepspeed=zero3"],
         ["model.peft={peft_type: BOFT, boft_block_size: 8, target_modules: [q_proj]}"],
         ["model.quantization=4bit", QUANTISED, "launch.deepspeed=zero3"],

@@ -49,7 +49,9 @@ PHOTOGRAPHS = {
 
 
 def config_of(*overrides: str) -> RunConfig:
-    base = ["cot.split=train", "baseline.split=train"] + [f"stages.{number}.split=train" for number in (2, 3, 4)]
+    base = ["cot.split=train", "baselines.sft_labels.split=train"] + [
+        f"stages.{number}.split=train" for number in (2, 3, 4)
+    ]
     return load("demo", [*base, *overrides])
 
 
@@ -77,10 +79,13 @@ def test_splits_that_do_are_not_spoken_of(quick: bool) -> None:
         ),
         ("stages.4.split=train[:0]", ["stages.stage4_clgrpo.split: ", "'train[:0]' selects no row"]),
         ("cot.split=train[187:]", ["cot.split: ", "'train[187:]' selects no row"]),
-        ("baseline.split=train[90%:50%]", ["baseline.split: ", "selects no row"]),
+        ("baselines.sft_labels.split=train[90%:50%]", ["baselines.sft_labels.split: ", "selects no row"]),
         ("evaluation.split=test[800:]", ["evaluation.split: ", "'test[800:]' selects no row", "60 usable rows"]),
         ("stages.1.validation={split: 'val[27:]'}", ["stages.stage1_sft.validation.split: ", "selects no row"]),
-        ("baseline.validation={split: 'val[:1%]'}", ["baseline.validation.split: ", "selects no row"]),
+        (
+            "baselines.sft_labels.validation={split: 'val[:1%]'}",
+            ["baselines.sft_labels.validation.split: ", "selects no row"],
+        ),
         ("evaluation.split=tst", ["evaluation.split: 'tst': the data has no such split; it has train, val, test"]),
         ("stages.2.split=train[:5]", ["stages.stage2_grpo_format.split: 'train[:5]' has 5 rows", "one rollout asks"]),
         ("stages.3.split=train[3%:4%]", ["stages.stage3_grpo_accuracy.split: ", "has 2 rows", "num_generations"]),

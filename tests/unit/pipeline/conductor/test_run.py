@@ -324,7 +324,7 @@ def test_a_build_killed_over_complete_rows_does_not_make_the_stages_stale(
 
 def test_cleaning_a_phase_there_is_not_names_those_there_are(run: RunDir, here: str, started: list[str]) -> None:
     finish(run, COT)
-    with pytest.raises(UserError, match=r"'stag3' is not one of this run's stages: stage1_sft"):
+    with pytest.raises(UserError, match=r"'stag3' is not one of this run's stages: baseline_sft_labels, stage1"):
         __main__.main(["run", "--config", "demo", "--clean", "stag3", here])
     assert run.record(COT) is not None
     assert started == []

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from pipeline.config.loader import CONFIGS, find_config, load, load_typed, shipped_configs, to_plain
-from pipeline.config.schema import BASELINE, EvaluationConfig, GateConfig, RunConfig
+from pipeline.config.schema import EvaluationConfig, GateConfig, RunConfig
 from pipeline.errors import UserError
 
 SMALL = """
@@ -19,7 +19,7 @@ task: {name: scenes}
 stages:
   stage1_sft: {algorithm: sft, init_from: base, data: cot, trainer: {learning_rate: 1e-5}}
   stage3_grpo_accuracy: {algorithm: grpo, init_from: stage1, trainer: {beta: 0.1, learning_rate: 1e-6}}
-baseline: {algorithm: sft, init_from: base, data: labels}
+baselines: {sft_labels: {algorithm: sft, init_from: base, data: labels}}
 """
 
 
@@ -72,7 +72,7 @@ def test_numbers_such_as_1e_5_are_numbers_in_files_and_overrides(small: Path) ->
         ("model: {tiny: {hiden_size: 64}}", ["model.tiny.hiden_size", "did you mean hidden_size?"]),
         ("stages: {stage1_a: {algoritm: sft}}", ["stages.stage1_a.algoritm", "did you mean algorithm?"]),
         ("cot: {teacher: [a]}", ["cot.teacher", "did you mean teachers?"]),
-        ("baseline: {reward: [a]}", ["baseline.reward", "did you mean"]),
+        ("baselines: {mine: {reward: [a]}}", ["baselines.mine.reward", "did you mean"]),
         ("qqq: 1", ["qqq is not a known key", "the keys here are name, output_dir"]),
     ],
 )
@@ -153,7 +153,7 @@ def test_a_list_instead_of_keys_is_a_user_error(tmp_path: Path) -> None:
     ("override", "expected"),
     [
         ("seed=7", {"seed": 7}),
-        ("baseline=null", {"baseline": None}),
+        ("baselines={}", {"baselines": {}}),
         ("task.labels=[joy, '1']", {"task.labels": ["joy", "1"]}),
         ("task.question='Which one: a or b?'", {"task.question": "Which one: a or b?"}),
         ("task.question=x=y", {"task.question": "x=y"}),
@@ -288,11 +288,42 @@ def test_a_stage_answers_to_its_number_its_short_and_its_full_name(small: Path) 
     for short in ("3", "stage3", "stage3_grpo_accuracy"):
         assert config.stage_name(short) == "stage3_grpo_accuracy"
         assert config.stage(short).algorithm == "grpo"
-    assert config.stage_name("baseline") == BASELINE
-    assert config.stage("baseline").data == "labels"
+    for short in ("baseline", "sft_labels", "baseline_sft_labels"):
+        assert config.stage_name(short) == "baseline_sft_labels"
+        assert config.stage(short).data == "labels"
     for unknown in ("2", "stage", "stage33", ""):
         with pytest.raises(UserError, match="is not one of this run's stages"):
             config.stage_name(unknown)
+
+
+SEVERAL = "baselines: {sft: {algorithm: sft, init_from: base}, grpo: {algorithm: grpo, init_from: base}}"
+
+
+def test_of_several_baselines_each_answers_to_its_name_and_none_to_baseline(tmp_path: Path) -> None:
+    config = below(tmp_path, SEVERAL, "baselines.sft_labels=null", "baselines.grpo.split=val")
+    assert [config.stage_name(short) for short in ("sft", "baseline_grpo")] == ["baseline_sft", "baseline_grpo"]
+    assert config.stage("grpo").split == "val"
+    with pytest.raises(UserError, match=r"stage 'baseline' may be baseline_sft or baseline_grpo; write which"):
+        config.stage_name("baseline")
+    (told,) = problems(tmp_path / "run.yaml", "baselines.grp.split=val")
+    assert "'grp' is not one of this run's baselines; did you mean grpo? there are: sft_labels, sft, grpo" in told
+
+
+def test_the_former_key_of_one_baseline_is_read_in_files(tmp_path: Path) -> None:
+    former = SMALL.replace("baselines: {sft_labels: {", "baseline: {").replace("labels}}", "labels}")
+    assert load(write(tmp_path, former)) == load(write(tmp_path, SMALL, "now.yaml"))
+    assert below(tmp_path, "baseline: {split: val}").stage("baseline").split == "val"
+    assert below(tmp_path, "baseline: null").baselines == {}
+    (told,) = problems(write(tmp_path, f"baseline: {{}}\n{SEVERAL}"))
+    assert told.endswith("baseline: is the former key of baselines.sft_labels; move it there")
+
+
+@pytest.mark.parametrize("word", ["baseline.split=val", "baseline=null"])
+def test_the_former_key_of_one_baseline_is_refused_on_the_command_line(small: Path, word: str) -> None:
+    (told,) = problems(small, word)
+    assert told == f"override {word!r}: a run may have several baselines; write " + (
+        "baselines.sft_labels.split" if "split" in word else "baselines.sft_labels"
+    )
 
 
 def test_one_file_as_a_dataclass_takes_whole_numbers_and_1e_5_for_floats(tmp_path: Path) -> None:

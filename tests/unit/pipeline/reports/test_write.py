@@ -24,7 +24,7 @@ from pipeline.formatting import printable
 from pipeline.metrics.stored import from_json, to_json
 from pipeline.reports import charts, compare, markdown, prediction_browser, report_charts
 from pipeline.reports import write as report
-from pipeline.reports.entries import read_run
+from pipeline.reports.entries import read_folders, read_run
 from pipeline.reports.prediction_browser import as_json, browser
 from pipeline.reports.summary import Summary, read_cot, summarise
 from pipeline.scoring.labels import LabelSet
@@ -164,7 +164,70 @@ def test_stages_are_compared_with_their_parent_in_the_same_style(run: Path) -> N
     assert entry(summary, "stage1_sft")["versus_parent"]["name"] == "base"
     versus = entry(summary, "stage4_clgrpo")["versus_parent"]
     assert (versus["name"], versus["difference"]) == ("stage1_sft", pytest.approx(13 / 30))
-    assert entry(summary, "stage4_clgrpo")["versus_baseline"]["difference"] == pytest.approx(3 / 30)
+    assert entry(summary, "stage4_clgrpo")["versus_baselines"]["baseline_sft_labels"]["difference"] == pytest.approx(
+        3 / 30
+    )
+
+
+SEVERAL = ["base", "baseline_sft_labels", "baseline_grpo", "baseline_of_stage1", "stage1_sft", "stage4_clgrpo"]
+
+
+@pytest.fixture
+def several(run: Path) -> Path:
+    """The run with two more baselines: GRPO alone, and one that goes on from stage 1."""
+    write_phase(run / "baseline_grpo", answers(20, 5, 5), algorithm="grpo", init_from="base")
+    write_phase(run / "baseline_of_stage1", answers(16, 14, 0), algorithm="sft", init_from="stage1_sft")
+    return run
+
+
+def test_every_stage_is_tested_against_every_baseline_under_one_correction(several: Path) -> None:
+    summary = summary_of(several, SEVERAL)
+    of_stage = entry(summary, "stage4_clgrpo")["versus_baselines"]
+    assert {name: test["difference"] for name, test in of_stage.items()} == {
+        "baseline_sft_labels": pytest.approx(3 / 30),
+        "baseline_grpo": pytest.approx(8 / 30),
+        "baseline_of_stage1": pytest.approx(12 / 30),
+    }
+    assert entry(summary, "baseline_grpo")["versus_baselines"] == {}
+    assert entry(summary, "baseline_of_stage1")["versus_parent"]["name"] == "stage1_sft"
+    # Three baselines against their parents, two stages against theirs, and each of these against each baseline.
+    assert len(summary["tests"]) == 3 + 2 + 2 * 3
+    raw = [test["p"] for test in summary["tests"]]
+    assert min(test["p_holm"] for test in summary["tests"]) == pytest.approx(min(raw) * len(raw))
+
+
+def test_each_baseline_is_a_row_and_a_column_of_the_results(several: Path) -> None:
+    report.write_run_report(several, SEVERAL, LABELS)
+    with (several / "report" / "tables" / "results.csv").open() as file:
+        rows = {row["entry"]: row for row in csv.DictReader(file)}
+    versus = [f"versus_baseline_{name}" for name in ("sft_labels", "grpo", "of_stage1")]
+    assert [rows["stage4_clgrpo"][one] for one in versus] == ["0.1", "0.26666666666666666", "0.4"]
+    assert [rows["baseline_grpo"][one] for one in versus] == ["", "", ""]
+    for file_name in ("summary.md", "index.html"):
+        text = (several / "report" / file_name).read_text().replace("<wbr>", "")
+        assert all(f"vs {name}" in text for name in ("sft_labels", "grpo", "of_stage1"))
+    for phase in SEVERAL:
+        report.write_stage_report(several / phase, LABELS)
+    table = markdown.summary_table(several, SEVERAL)
+    assert all(name in table for name in SEVERAL)
+    assert max(map(len, table.splitlines())) <= 120
+
+
+def test_each_baseline_and_stage_has_a_colour_of_its_own(several: Path) -> None:
+    entries = read_run(several, SEVERAL, LABELS)
+    found = report_charts.colours(entries)
+    assert len({found[name] for name in SEVERAL}) == len(SEVERAL)
+    assert (
+        found["baseline_sft_labels"] == report_charts.colours(read_run(several, PHASES, LABELS))["baseline_sft_labels"]
+    )
+
+
+def test_the_stages_of_two_runs_are_tested_within_each(several: Path, tmp_path: Path) -> None:
+    shutil.copytree(several, tmp_path / "other")
+    entries = read_folders([several, tmp_path / "other"])
+    pairs = [(test.entry, test.name) for test in summarise("", entries, LABELS.names, None).tests]
+    assert pairs
+    assert all(one.split("/")[0] == other.split("/")[0] for one, other in pairs)
 
 
 def test_a_clipping_stage_that_never_clipped_is_void_everywhere(reported: Path) -> None:

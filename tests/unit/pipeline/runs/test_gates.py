@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.loader import load
-from pipeline.config.schema import BASELINE
 from pipeline.errors import UserError
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs import gates
 
 STAGE2, STAGE3 = "stage2_grpo_format", "stage3_grpo_accuracy"
+BASELINE = "baseline_sft_labels"
 
 
 @pytest.fixture
@@ -91,8 +91,8 @@ def test_accuracy_is_judged_where_a_stage_trains_for_it_or_where_it_is_asked_for
 
 
 def test_a_baseline_is_judged_by_its_direct_answers(run: RunDir) -> None:
-    assert missed(run, BASELINE, "baseline.gate.format_rate=0.95") == []
-    assert len(missed(run, BASELINE, "baseline.gate.format_rate=0.97")) == 1
+    assert missed(run, BASELINE, "baselines.sft_labels.gate.format_rate=0.95") == []
+    assert len(missed(run, BASELINE, "baselines.sft_labels.gate.format_rate=0.97")) == 1
 
 
 def test_a_parent_without_answers_is_no_reason_to_stop(run: RunDir) -> None:

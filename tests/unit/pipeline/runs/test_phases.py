@@ -6,14 +6,16 @@ import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from pipeline.config import loader
-from pipeline.config.loader import load
-from pipeline.config.schema import BASELINE, RunConfig
+from pipeline.config.loader import CONFIGS, load, to_plain
+from pipeline.config.schema import RunConfig
 from pipeline.files import differences, file_digest, write_json
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.phases import (
     evaluation_inputs,
+    parent_of,
     phase_inputs,
     phase_names,
     stale_reasons,
@@ -21,6 +23,7 @@ from pipeline.runs.phases import (
     trained_phases,
 )
 
+BASELINE = "baseline_sft_labels"
 STAGES = ["stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
 
 
@@ -51,8 +54,41 @@ def stale(run: RunDir, *overrides: str) -> dict[str, list[str]]:
 
 def test_phases_run_in_order_and_only_those_the_run_has() -> None:
     assert phase_names(load("demo")) == [COT, BASE, BASELINE, *STAGES]
-    config = load("demo", ["baseline=null"])
+    config = load("demo", ["baselines={}"])
     assert trained_phases(config) == [BASE, *STAGES]
+
+
+def below(tmp_path: Path, text: str) -> RunConfig:
+    """A file that stands on the demo, loaded."""
+    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo.yaml'}\n{text}")
+    return load(tmp_path / "run.yaml")
+
+
+def test_a_baseline_runs_after_its_parent_and_before_its_children(tmp_path: Path) -> None:
+    config = below(
+        tmp_path,
+        """
+baselines:
+  grpo: {algorithm: grpo, init_from: stage1}
+  labels: {algorithm: sft, init_from: grpo}
+  sft: {algorithm: sft, init_from: base}
+stages: {stage3: {init_from: labels}}
+""",
+    )
+    expected = ["baseline_sft_labels", "baseline_sft", "stage1_sft", "baseline_grpo", "baseline_labels", *STAGES[1:]]
+    assert phase_names(config)[2:] == expected
+    assert [parent_of(config, name) for name in expected[:5]] == [BASE, BASE, BASE, "stage1_sft", "baseline_grpo"]
+
+
+def test_a_record_of_the_former_single_baseline_holds(run: RunDir, tmp_path: Path) -> None:
+    """What earlier versions wrote of it, where it was `baseline:` and the parent of a stage."""
+    former = tmp_path / "former.yaml"
+    plain = to_plain(load("demo", ["stages.4.init_from=baseline"]))
+    plain["baseline"] = plain.pop("baselines")["sft_labels"]
+    former.write_text(yaml.safe_dump(plain))
+    config = load(former)
+    assert config == load("demo", ["stages.4.init_from=baseline"])
+    assert [stale_reasons(config, run, name) for name in (BASELINE, "stage1_sft")] == [[], []]
 
 
 def test_a_phase_that_was_not_begun_is_neither_stale_nor_sound(tmp_path: Path) -> None:
@@ -74,7 +110,7 @@ def test_a_finished_run_holds_under_the_same_settings(run: RunDir) -> None:
         "cot.concurrency=1",
         "cot.min_rows=5",
         "stages.3.gate.action=warn",
-        "baseline.gate.format_rate=0.5",
+        "baselines.sft_labels.gate.format_rate=0.5",
         "keep_checkpoints=true",
     ],
 )
@@ -89,7 +125,7 @@ def test_what_changes_no_result_makes_nothing_stale(run: RunDir, override: str) 
         ("stages.4.trainer.epsilon_high=0.2", ["stage4_clgrpo"]),
         ("stages.3.reward_funcs=[accuracy]", ["stage3_grpo_accuracy"]),
         ("stages.1.trainer.max_steps=5", ["stage1_sft"]),
-        ("baseline.split=train[:10]", [BASELINE]),
+        ("baselines.sft_labels.split=train[:10]", [BASELINE]),
         ("cot.split=train[:10]", [COT]),
         ("cot.attempts=3", [COT]),
         ("cot.teachers=[attribute]", [COT]),

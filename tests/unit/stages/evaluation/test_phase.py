@@ -31,7 +31,7 @@ def config(tmp_path: Path) -> RunConfig:
         output_dir=str(tmp_path),
         task=TaskConfig(name="scenes", options={"train": 1, "val": 1, "test": 10, "size": 32}),
         stages={STAGE: StageConfig(algorithm="sft", init_from="base", data="cot")},
-        baseline=StageConfig(algorithm="sft", init_from="base", data="labels", prompt="direct"),
+        baselines={"labels": StageConfig(algorithm="sft", init_from="base", data="labels", prompt="direct")},
         evaluation=EvaluationConfig(batch_size=4, samples=2),
     )
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from pipeline.config.loader import load
-from pipeline.config.schema import BASELINE
+from pipeline.config.schema import stage_key
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.run_dir import RunDir
@@ -120,11 +120,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             tried.append(argv)
             name = argv[argv.index("--only") + 1]
             words = dict(word.split("=", 1) for word in argv if "=" in word and not word.startswith("--"))
-            where = (
-                "evaluation."
-                if name == plan.EVALUATION
-                else f"{'baseline' if name == BASELINE else f'stages.{name}'}.trainer."
-            )
+            where = "evaluation." if name == plan.EVALUATION else f"{stage_key(name)}.trainer."
             value = {key.removeprefix(where): json.loads(one) for key, one in words.items() if key.startswith(where)}
             folder = plan.scratch_of(run).phase(name)
             write_json(plan.scratch_of(run).final("base") / "config.json", {"model_type": family})
@@ -179,7 +175,7 @@ def test_a_large_device_is_filled_and_the_file_is_a_configuration_with_the_same_
     assert "64 x 1 rows" in told
     assert "8 x 8 rows" in told
     fitted, before = load(file), load("demo", accumulated)
-    for name, stage in plan.stages_of(fitted).items():
+    for name, stage in fitted.all_stages.items():
         rows = stage.trainer["per_device_train_batch_size"] * stage.trainer.get("gradient_accumulation_steps", 1)
         old = before.stage(name).trainer
         assert rows == old["per_device_train_batch_size"] * old.get("gradient_accumulation_steps", 1)

@@ -13,7 +13,7 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cot_builder.teachers.base import EndpointState, Reply, TeacherQuestion, TeacherRequest, draw_seed
+from cot_builder.teachers.base import OfflineTeacher, Reply, TeacherQuestion, TeacherRequest, draw_seed
 from cot_builder.teachers.config import DESCRIPTION, AttributeConfig
 from pipeline.files import digest
 from pipeline.scoring.response import render
@@ -39,11 +39,8 @@ _CONCLUSIONS = ("Together they suggest {label}.", "This suggests {label}.", "So 
 _CONCLUSIONS_ALONE = ("The picture suggests {label}.", "It suggests {label}.", "The feeling is {label}.")
 
 
-class AttributeTeacher:
+class AttributeTeacher(OfflineTeacher):
     """See the module. `examples` are the rows of the build: a misreading takes its wrong value from theirs."""
-
-    concurrency = 1
-    sample: tuple[TeacherQuestion, TeacherRequest] | None = None
 
     def __init__(
         self,
@@ -76,16 +73,6 @@ class AttributeTeacher:
     async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
         """Return the reply to a request; never fails."""
         return Reply(self.write(request.record["attributes"], question.row.label, request.record["seed"]))
-
-    def endpoints(self) -> list[EndpointState]:
-        """Return it has none."""
-        return []
-
-    def stop(self, why: str) -> None:
-        """Do nothing: nothing is under way."""
-
-    async def close(self) -> None:
-        """Do nothing: there is nothing to give back."""
 
     def write(self, attributes: Mapping[str, Any], label: str, seed: int) -> str:
         """Return the reply about one row.

@@ -130,6 +130,23 @@ class Teacher(Protocol):
         """Give connections back."""
 
 
+class OfflineTeacher:
+    """What a teacher without servers has in common with the others: it takes one row at a time and has nothing to end."""
+
+    concurrency = 1
+    sample: tuple[TeacherQuestion, TeacherRequest] | None = None
+
+    def endpoints(self) -> list[EndpointState]:
+        """Return none."""
+        return []
+
+    def stop(self, why: str) -> None:
+        """Do nothing: nothing is under way."""
+
+    async def close(self) -> None:
+        """Do nothing: there is nothing to give back."""
+
+
 def draw_seed(run_seed: int, teacher_seed: int | str, row_id: str, attempt: int) -> int:
     """Return the sampling seed of one request: 31 bits that depend on all four, the same on every machine."""
     return random.Random(f"{run_seed}:{teacher_seed}:{row_id}:{attempt}").getrandbits(31)

@@ -47,6 +47,32 @@ class AttributeConfig:
     misread_rate: float = 0.0
     """Share of replies that name a wrong value for one attribute and still answer with the label."""
 
+    def problems(self) -> list[str]:
+        """Return what is wrong with the settings."""
+        problems = _rate_problems(self, "confusion_rate", "omit_think_rate", "misread_rate")
+        for attribute in self.attributes:
+            if attribute not in (*ATTRIBUTES, DESCRIPTION):
+                problems.append(f"attributes: {attribute!r} is not one of {', '.join((*ATTRIBUTES, DESCRIPTION))}")
+        if self.confusion_rate and not self.confusions:
+            problems.append("confusion_rate is set but confusions is empty")
+        return problems
+
+    def named_labels(self) -> tuple[str, list[str]]:
+        """Return the setting that names labels of the task, and the labels."""
+        return "confusions", [*self.confusions, *self.confusions.values()]
+
+    def imperfections(self) -> list[str]:
+        """Return what it does wrong on purpose."""
+        said = []
+        if self.confusion_rate:
+            pairs = ", ".join(f"{label} for {other}" for label, other in self.confusions.items())
+            said.append(f"takes {pairs} in {self.confusion_rate:.0%} of their rows")
+        if self.omit_think_rate:
+            said.append(f"leaves the thinking out of {self.omit_think_rate:.0%} of its replies")
+        if self.misread_rate:
+            said.append(f"names a wrong attribute in {self.misread_rate:.0%} of them")
+        return said
+
 
 @dataclass(frozen=True)
 class WalkerConfig:
@@ -64,6 +90,31 @@ class WalkerConfig:
     """Share of the longer walks on which it does."""
     give_up_answer: str = ""
     """The label it then names in place of what is on the field it stands on."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the settings."""
+        problems = _rate_problems(self, "misread_rate", "give_up_rate")
+        if self.give_up_rate and self.gives_up_after < 1:
+            problems.append(f"gives_up_after: {self.gives_up_after} is less than 1, and give_up_rate is set")
+        if self.give_up_rate and not self.give_up_answer:
+            problems.append("give_up_rate is set but give_up_answer is empty")
+        return problems
+
+    def named_labels(self) -> tuple[str, list[str]]:
+        """Return the setting that names labels of the task, and the labels."""
+        return "give_up_answer", [self.give_up_answer] if self.give_up_rate else []
+
+    def imperfections(self) -> list[str]:
+        """Return what it does wrong on purpose."""
+        said = []
+        if self.misread_rate:
+            said.append(f"misreads {self.misread_rate:.0%} of the arrows")
+        if self.give_up_rate:
+            said.append(
+                f"gives up after {self.gives_up_after} arrows on {self.give_up_rate:.0%} of the longer walks and says "
+                f"{self.give_up_answer}"
+            )
+        return said
 
 
 @dataclass(frozen=True)
@@ -102,6 +153,24 @@ class OpenAIConfig:
     """Whether the server holds label-only replies to the labels (vLLM does); else they are only asked for."""
     serve: dict[str, Any] = field(default_factory=dict)
     """Flags of `vllm serve`, word for word, used by `launch/serve_teacher.sh` only."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the settings."""
+        problems = []
+        if not self.model:
+            problems.append("model: missing; give the name the server serves")
+        problems += [f"base_urls: {problem}" for problem in _address_problems(self.base_urls)]
+        if self.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
+            problems.append("api_key_env: must be the NAME of an environment variable, not the key itself")
+        minima = {"temperature": 0, "max_tokens": 1, "image_size": 1, "timeout": 0.001, "retries": 0, "patience": 0}
+        for name, least in minima.items():
+            if getattr(self, name) < least:
+                problems.append(f"{name}: {getattr(self, name)} is less than {least}")
+        if not 0 < self.top_p <= 1:
+            problems.append(f"top_p: {self.top_p} is not in (0, 1]")
+        if self.concurrency is not None and self.concurrency < 1:
+            problems.append(f"concurrency: {self.concurrency} is less than 1")
+        return problems
 
 
 TeacherConfig = AttributeConfig | WalkerConfig | OpenAIConfig
@@ -151,11 +220,7 @@ def load_teacher(name: str) -> TeacherConfig:
     if kind not in KINDS:
         raise UserError(f"{path}: kind: {kind!r} is not one of {', '.join(KINDS)}")
     config: TeacherConfig = load_typed(KINDS[kind], path)
-    if isinstance(config, AttributeConfig):
-        problems = _attribute_problems(config)
-    else:
-        problems = _walker_problems(config) if isinstance(config, WalkerConfig) else _openai_problems(config)
-    if problems:
+    if problems := config.problems():
         raise UserError([f"{path}: {problem}" for problem in problems])
     return config
 
@@ -169,36 +234,14 @@ def check_teacher(config: TeacherConfig, name: str, task: Task) -> list[str]:
         if config.api_key_env and not api_key(config):
             return [f"teacher {name}: the environment variable {config.api_key_env}, which holds its key, is not set"]
         return []
-    if isinstance(config, WalkerConfig):
-        key, named = "give_up_answer", [config.give_up_answer] if config.give_up_rate else []
-    else:
-        key, named = "confusions", [*config.confusions, *config.confusions.values()]
+    key, named = config.named_labels()
     unknown = sorted({label for label in named if label not in task.labels.names})
     return [f"teacher {name}: {key}: {label!r} is not a label of task {task.name}" for label in unknown]
 
 
 def declared_imperfection(config: TeacherConfig) -> str:
     """Return what a teacher's file says it does wrong on purpose, as a sentence; "" where it says nothing."""
-    if isinstance(config, OpenAIConfig):
-        return ""
-    said = []
-    if isinstance(config, WalkerConfig):
-        if config.misread_rate:
-            said.append(f"misreads {config.misread_rate:.0%} of the arrows")
-        if config.give_up_rate:
-            said.append(
-                f"gives up after {config.gives_up_after} arrows on {config.give_up_rate:.0%} of the longer walks and says "
-                f"{config.give_up_answer}"
-            )
-    else:
-        if config.confusion_rate:
-            pairs = ", ".join(f"{label} for {other}" for label, other in config.confusions.items())
-            said.append(f"takes {pairs} in {config.confusion_rate:.0%} of their rows")
-        if config.omit_think_rate:
-            said.append(f"leaves the thinking out of {config.omit_think_rate:.0%} of its replies")
-        if config.misread_rate:
-            said.append(f"names a wrong attribute in {config.misread_rate:.0%} of them")
-    return ", ".join(said)
+    return "" if isinstance(config, OpenAIConfig) else ", ".join(config.imperfections())
 
 
 def api_key(config: OpenAIConfig) -> str | None:
@@ -206,49 +249,9 @@ def api_key(config: OpenAIConfig) -> str | None:
     return os.environ.get(config.api_key_env, "").strip() or None if config.api_key_env else None
 
 
-def _attribute_problems(config: AttributeConfig) -> list[str]:
-    problems = []
-    for name in ("confusion_rate", "omit_think_rate", "misread_rate"):
-        value = getattr(config, name)
-        if not 0 <= value <= 1:
-            problems.append(f"{name}: {value} is not between 0 and 1")
-    for attribute in config.attributes:
-        if attribute not in (*ATTRIBUTES, DESCRIPTION):
-            problems.append(f"attributes: {attribute!r} is not one of {', '.join((*ATTRIBUTES, DESCRIPTION))}")
-    if config.confusion_rate and not config.confusions:
-        problems.append("confusion_rate is set but confusions is empty")
-    return problems
-
-
-def _walker_problems(config: WalkerConfig) -> list[str]:
-    problems = [
-        f"{name}: {value} is not between 0 and 1"
-        for name in ("misread_rate", "give_up_rate")
-        if not 0 <= (value := getattr(config, name)) <= 1
-    ]
-    if config.give_up_rate and config.gives_up_after < 1:
-        problems.append(f"gives_up_after: {config.gives_up_after} is less than 1, and give_up_rate is set")
-    if config.give_up_rate and not config.give_up_answer:
-        problems.append("give_up_rate is set but give_up_answer is empty")
-    return problems
-
-
-def _openai_problems(config: OpenAIConfig) -> list[str]:
-    problems = []
-    if not config.model:
-        problems.append("model: missing; give the name the server serves")
-    problems += [f"base_urls: {problem}" for problem in _address_problems(config.base_urls)]
-    if config.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", config.api_key_env):
-        problems.append("api_key_env: must be the NAME of an environment variable, not the key itself")
-    minima = {"temperature": 0, "max_tokens": 1, "image_size": 1, "timeout": 0.001, "retries": 0, "patience": 0}
-    for name, least in minima.items():
-        if getattr(config, name) < least:
-            problems.append(f"{name}: {getattr(config, name)} is less than {least}")
-    if not 0 < config.top_p <= 1:
-        problems.append(f"top_p: {config.top_p} is not in (0, 1]")
-    if config.concurrency is not None and config.concurrency < 1:
-        problems.append(f"concurrency: {config.concurrency} is less than 1")
-    return problems
+def _rate_problems(config: AttributeConfig | WalkerConfig, *names: str) -> list[str]:
+    rates = {name: getattr(config, name) for name in names}
+    return [f"{name}: {rate} is not between 0 and 1" for name, rate in rates.items() if not 0 <= rate <= 1]
 
 
 def _address_problems(urls: Sequence[str]) -> list[str]:

@@ -15,7 +15,7 @@ import dataclasses
 import random
 from collections.abc import Sequence
 
-from cot_builder.teachers.base import EndpointState, Reply, TeacherQuestion, TeacherRequest, draw_seed
+from cot_builder.teachers.base import OfflineTeacher, Reply, TeacherQuestion, TeacherRequest, draw_seed
 from cot_builder.teachers.config import WalkerConfig
 from pipeline.scoring.response import render
 from pipeline.tasks.trails import ARROWS, SIDE, START, board_of, directions, number_of, step
@@ -26,11 +26,8 @@ MOST_ARROWS = SIDE * SIDE
 """A misread arrow may lead it in a circle; then it stops here."""
 
 
-class WalkerTeacher:
+class WalkerTeacher(OfflineTeacher):
     """See the module."""
-
-    concurrency = 1
-    sample: tuple[TeacherQuestion, TeacherRequest] | None = None
 
     def __init__(self, name: str, config: WalkerConfig, run_seed: int) -> None:
         self.name = name
@@ -47,16 +44,6 @@ class WalkerTeacher:
     async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
         """Return the reply to a request; never fails."""
         return Reply(self.write(request.record["board"], request.record["seed"]))
-
-    def endpoints(self) -> list[EndpointState]:
-        """Return it has none."""
-        return []
-
-    def stop(self, why: str) -> None:
-        """Do nothing: nothing is under way."""
-
-    async def close(self) -> None:
-        """Do nothing: there is nothing to give back."""
 
     def write(self, rows: Sequence[Sequence[str]], seed: int) -> str:
         """Return the reply about one board.

@@ -137,14 +137,21 @@ def write_rows(folder: Path, columns: dict[str, list[Any]], problems: dict[str, 
     write_atomic(folder / ROWS, sink.getvalue().to_pybytes())
 
 
-def read_rows(folder: Path) -> tuple[dict[str, list[Any]], dict[str, int]]:
-    """Return (columns, how many rows each problem took out), as `write_rows` was given them."""
+def read_rows(folder: Path, only: list[str] | None = None) -> tuple[dict[str, list[Any]], dict[str, int]]:
+    """Return (columns, how many rows each problem took out), as `write_rows` was given them.
+
+    Args:
+        folder: of the stage.
+        only: the columns that are read; None for all.
+    """
     import pyarrow.parquet as pq
 
-    table = pq.ParquetFile(folder / ROWS).read()
+    table = pq.ParquetFile(folder / ROWS).read(columns=only)
     turns, problems = (json.loads(table.schema.metadata[key]) for key in (b"json", b"problems"))
     columns = table.to_pydict()
-    return {**columns, **{name: [json.loads(text) for text in columns[name]] for name in turns}}, problems
+    return {
+        name: [json.loads(text) for text in texts] if name in turns else texts for name, texts in columns.items()
+    }, problems
 
 
 def trained_questions(folder: Path) -> list[str]:
@@ -155,7 +162,7 @@ def trained_questions(folder: Path) -> list[str]:
     """
     if not (folder / ROWS).is_file():
         return []
-    prompts = read_rows(folder)[0].get("prompt", [])
+    prompts = read_rows(folder, ["prompt"])[0].get("prompt", [])
     texts = (
         part.get("text") for prompt in prompts for turn in prompt for part in turn["content"] if isinstance(part, dict)
     )

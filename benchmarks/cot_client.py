@@ -12,7 +12,6 @@ The second table is the processor time of making one picture ready to send with 
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 import math
 import subprocess
@@ -28,6 +27,7 @@ from cot_builder.teachers.base import TeacherQuestion
 from cot_builder.teachers.config import OpenAIConfig
 from cot_builder.teachers.images import TeacherImage, data_url
 from cot_builder.teachers.openai import OpenAITeacher
+from pipeline import command_line
 from pipeline.data.images import plain_jpeg
 from pipeline.types import Example
 
@@ -79,7 +79,7 @@ async def measure(url: str, path: Path, requests: int, concurrency: int) -> tupl
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.doc_parser("benchmarks.cot_client", __doc__)
     parser.add_argument("--requests", type=int, default=4000)
     parser.add_argument("--concurrency", type=int, default=256)
     words = parser.parse_args()

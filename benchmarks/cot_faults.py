@@ -13,7 +13,6 @@ that must be repeated (a kill -9 can cost at most as many as were under way).
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import json
@@ -33,6 +32,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+
+from pipeline import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -167,13 +168,7 @@ def on_record(config: Path) -> set[int]:
     return {json.loads(request)["sampling"]["seed"] for (request,) in rows}
 
 
-def _until_complete(
-    bench: FaultBench,
-    name: str,
-    times: int,
-    disturb: Callable[[_Build, _Server], int],
-    prepare: Callable[[Path], None] | None = None,
-) -> Result:
+def _until_complete(bench: FaultBench, name: str, times: int, disturb: Callable[[_Build, _Server], int]) -> Result:
     """Build while `disturb` (which gives how often it struck) interferes, and go on until complete; repeat until `times`."""
     result = Result()
     while result.times < times:
@@ -188,8 +183,6 @@ def _until_complete(
                 code = running.wait()
                 result.said = running.log.read_text().strip().splitlines()[-1] if running.log.stat().st_size else ""
                 result.asked_again += len(before & set(server.seeds(asked)))
-                if prepare is not None and code != 0:
-                    prepare(config)
             result.in_flight += server.answered.total() - len(server.answered)
             bench.judge(config, result)
             if not result.same_bytes:
@@ -358,7 +351,7 @@ def bench(seed: int = 0, scale: float = 1.0) -> Iterator[FaultBench]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.doc_parser("benchmarks.cot_faults", __doc__)
     parser.add_argument("--scale", type=float, default=1.0, help="multiplies how often each fault strikes")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", choices=SCENARIOS, action="append")

@@ -9,7 +9,6 @@ kernel, the check of all pictures and the writing of the rows included.
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -21,6 +20,8 @@ from pathlib import Path
 
 import yaml
 from PIL import Image
+
+from pipeline import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 LABELS = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")
@@ -82,7 +83,7 @@ def measure(rows: int, side: int) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.doc_parser("benchmarks.cot_memory", __doc__)
     parser.add_argument("--rows", type=int, action="append")
     parser.add_argument("--side", type=int, default=64, help="pixels of a picture's side")
     words = parser.parse_args()

@@ -28,6 +28,7 @@ from typing import Any
 from benchmarks.rivals import contestants
 from benchmarks.rivals.bed import Bed, prepare, served
 from benchmarks.rivals.measure import MeasurementFailed, Run
+from pipeline import command_line
 
 CONTESTANTS = ("ours", "bench", "distilabel", "swift")
 CONCURRENCIES = (16, 32, 64, 128, 256)
@@ -76,7 +77,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.doc_parser("benchmarks.cot_throughput", __doc__)
     parser.add_argument("--rows", type=int, default=600, help="requests of one run (default 600)")
     parser.add_argument("--tokens", type=int, default=128, help="length of every reply (default 128)")
     parser.add_argument("--repeats", type=int, default=3, help="runs of each line (default 3)")

@@ -10,7 +10,6 @@ forward passes after the prompts'.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import functools
 import itertools
@@ -25,6 +24,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.data.load import load_task
 from pipeline.run_dir import RunDir
@@ -36,9 +36,7 @@ Turn = tuple[float, Any]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure all and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.decoding", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.doc_parser("benchmarks.decoding", __doc__)
     parser.add_argument("stage", type=Path, help="the folder of a GRPO stage of a run that still has its checkpoints")
     parser.add_argument("settings", nargs="*", help="a.b=c, as for the run")
     parser.add_argument("--rounds", type=int, default=5)

@@ -18,6 +18,7 @@ from typing import Any
 from unittest import mock
 
 from benchmarks.grpo_step import SIZES, build, made, now, point, settle
+from pipeline import command_line
 
 PARTS = {
     "prefill": "generation: prompts are read",
@@ -72,11 +73,7 @@ class Parts:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the points and print a table of each."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.grpo_profile",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.doc_parser("benchmarks.grpo_profile", __doc__)
     parser.add_argument("--points", nargs="*", type=point, default=[(8, 350, 128)], help="G,P,C")
     parser.add_argument("--size", choices=SIZES, default="mini")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: in bfloat16")

@@ -30,6 +30,7 @@ from benchmarks.rivals.contestants import our_version
 from benchmarks.rivals.environments import environment, version
 from benchmarks.rivals.grpo_bed import SIZES, Job, Point, prepare
 from benchmarks.rivals.grpo_probe import KINDS, REPORTS
+from pipeline import command_line
 from pipeline.files import ROOT
 
 NOTES = """\
@@ -150,7 +151,7 @@ def surroundings(contestant: str, folder: Path) -> dict[str, str]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure, print the table, write the JSON; gives an exit code."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.doc_parser("benchmarks.grpo_rivals", __doc__)
     parser.add_argument("--points", nargs="+", type=_point, metavar="G,P,C", default=[Point(4, 120, 32)])
     parser.add_argument("--model", choices=SIZES, default="47M")
     parser.add_argument("--steps", type=int, default=8, help=f"steps of each that count, after {WARM_UP} (default 8)")

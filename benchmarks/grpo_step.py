@@ -30,6 +30,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import command_line
+
 GRID = [(g, p, c) for g in (4, 8, 16) for p in (90, 350, 1100) for c in (32, 128, 256)]
 # 1,024 patches become 64 tokens.
 SMOLVLM = {"image_size": 512, "scale_factor": 4}
@@ -121,9 +123,7 @@ HEADER = [
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the points and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.grpo_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.doc_parser("benchmarks.grpo_step", __doc__)
     parser.add_argument("--points", nargs="*", type=point, default=GRID, help="G,P,C (default: the grid of 27)")
     parser.add_argument("--size", choices=SIZES, default="small")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: in bfloat16")

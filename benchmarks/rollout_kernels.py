@@ -10,7 +10,6 @@ that a stage samples with (stages/rollouts/rollout_weights.py), full and with Lo
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import types
@@ -18,6 +17,8 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+
+from pipeline import command_line
 
 FREE = {
     *("aten::empty", "aten::empty_strided", "aten::empty_like", "aten::as_strided", "aten::view", "aten::_unsafe_view"),
@@ -41,11 +42,7 @@ PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Count and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.rollout_kernels",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.doc_parser("benchmarks.rollout_kernels", __doc__)
     parser.add_argument("--layers", type=int, default=30, help="of the language model")
     arguments = parser.parse_args(argv)
     from benchmarks.grpo_step import settle

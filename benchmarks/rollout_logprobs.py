@@ -25,16 +25,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import command_line
+
 LIMIT = 1e-3
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """The entry point."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.rollout_logprobs",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.doc_parser("benchmarks.rollout_logprobs", __doc__)
     parser.add_argument("folders", nargs="+", type=Path, help="checkpoints: weights and processor")
     parser.add_argument("--steps", type=int, default=3)
     parser.add_argument("--rows", type=int, default=4, help="two are asked at each step")

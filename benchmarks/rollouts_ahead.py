@@ -21,6 +21,7 @@ from typing import Any
 
 from benchmarks.grpo_step import SIZES, build
 from benchmarks.rollout_logprobs import trainer_of
+from pipeline import command_line
 
 PROMPTS = 2
 NAMES = ("without", "with")
@@ -28,11 +29,7 @@ NAMES = ("without", "with")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Train, and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.rollouts_ahead",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.doc_parser("benchmarks.rollouts_ahead", __doc__)
     parser.add_argument("--size", choices=SIZES, default="mini")
     parser.add_argument("--generations", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=128, help="of a completion, at most")

@@ -29,6 +29,7 @@ from unittest import mock
 
 from benchmarks.grpo_step import SIZES as GRPO_SIZES
 from benchmarks.grpo_step import add, build, now, peak, point, settle
+from pipeline import command_line
 
 ROWS = 64
 QWEN = {**GRPO_SIZES["mini"], "family": "qwen2_5_vl", "tiny": {**GRPO_SIZES["mini"]["tiny"], "scale_factor": 2}}
@@ -40,9 +41,7 @@ POINTS = [(8, 90, 64), (8, 350, 64), (4, 350, 256)]
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure the points and print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.sft_step", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.doc_parser("benchmarks.sft_step", __doc__)
     parser.add_argument("--points", nargs="*", type=point, default=POINTS, help="B,P,C")
     parser.add_argument("--size", choices=SIZES, default="mini")
     parser.add_argument("--vocabulary", type=int, help="tokens the head scores (default: the size's)")

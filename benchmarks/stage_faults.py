@@ -12,7 +12,6 @@ whole checkpoint, or since the start, in all. The last line names the weights.
 
 from __future__ import annotations
 
-import argparse
 import os
 import random
 import signal
@@ -28,6 +27,8 @@ from typing import Any
 
 import psutil
 import yaml
+
+from pipeline import command_line
 
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "integration")]
@@ -194,7 +195,7 @@ class Bench:
 
 def main() -> None:
     """Print the matrix of one launch kind."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = command_line.doc_parser("benchmarks.stage_faults", __doc__)
     parser.add_argument("--launch", choices=LAUNCHES, default="plain")
     parser.add_argument("--kills", type=int, default=8)
     parser.add_argument("--seed", type=int, default=0)

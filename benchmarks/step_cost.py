@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.grpo_step import GRID, SIZES, configured, point
+from pipeline import command_line
 
 PARTS = ("score", "generate", "optimizer")
 """Log-probabilities with backward; prefill and decoding; AdamW."""
@@ -169,9 +170,7 @@ def least(
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print the table."""
-    parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.step_cost", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.doc_parser("benchmarks.step_cost", __doc__)
     which = parser.add_mutually_exclusive_group(required=True)
     which.add_argument("--size", choices=SIZES, help="a random model of benchmarks.grpo_step")
     which.add_argument("--model", type=Path, metavar="FOLDER", help="a checkpoint's folder")

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from pipeline import command_line
 
 if TYPE_CHECKING:
+    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import BuildPlan
     from cot_builder.build.run import BuildOutcome
     from pipeline.config.schema import RunConfig
@@ -39,9 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m cot_builder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = command_line.doc_parser("cot_builder", __doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for name, run, text in (
         ("build", _build, "ask the teachers and write cot/; run again to go on"),
@@ -93,7 +92,6 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
     from cot_builder.build import run as build
-    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import Shard, plan
     from cot_builder.output import shards, write
     from cot_builder.output.yields import yields
@@ -104,8 +102,7 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
         return 0
     for line in _without_annotation(planned):
         log.warning(line)
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    with ReplyCache(planned.folder / "journal") as journal:
+    with _journal(planned) as journal:
         # Not before: another build may hold the folder.
         (shards if planned.shard else write).start(planned)
         if arguments.retry:
@@ -119,6 +116,13 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
         manifest = write.finish(planned, journal, asked, seconds)
     done = f"{planned.folder / 'train.parquet'}: complete, {asked.requests} requests this time, {seconds:.1f} s"
     return _end(planned, manifest, asked, yields(manifest), done)
+
+
+def _journal(plan: BuildPlan) -> ReplyCache:
+    """The journal of a build, whose folder is made with it."""
+    from cot_builder.build.journal import ReplyCache
+
+    return ReplyCache(plan.folder / "journal")
 
 
 def _without_annotation(plan: BuildPlan) -> Iterator[str]:
@@ -164,7 +168,6 @@ def _stopped(plan: BuildPlan, asked: BuildOutcome) -> int:
 
 
 def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import plan
     from cot_builder.build.run import BuildOutcome
     from cot_builder.output import shards, write
@@ -174,8 +177,7 @@ def _merge(config: RunConfig, arguments: argparse.Namespace) -> int:
     if arguments.shards < 1:
         raise UserError(f"--shards: {arguments.shards} is less than 1")
     planned = plan(config)
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    with ReplyCache(planned.folder / "journal") as journal:
+    with _journal(planned) as journal:
         for line in shards.take_over(planned, journal, arguments.shards):
             print(line)
         write.start(planned)
@@ -188,12 +190,10 @@ def _export(config: RunConfig, arguments: argparse.Namespace) -> int:
     import asyncio
 
     from cot_builder.build import batch_api
-    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import plan
 
     planned = plan(config)
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    with ReplyCache(planned.folder / "journal") as journal:
+    with _journal(planned) as journal:
         omit = [name.strip() for name in arguments.omit.split(",") if name.strip()]
         files, requests = asyncio.run(batch_api.export(planned, journal, arguments.out, omit=omit))
     if not files:
@@ -207,12 +207,10 @@ def _export(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 def _import(config: RunConfig, arguments: argparse.Namespace) -> int:
     from cot_builder.build import batch_api
-    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import plan
 
     planned = plan(config)
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    with ReplyCache(planned.folder / "journal") as journal:
+    with _journal(planned) as journal:
         counts, failed, not_taken = batch_api.take_in(journal, arguments.files)
     print(f"{counts['new']} new replies, {counts['known']} known already, {counts['unknown']} not of this build")
     for reason, count in failed.items():
@@ -244,7 +242,6 @@ def _stats(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 
 def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
-    from cot_builder.build.journal import ReplyCache
     from cot_builder.build.plan import plan
     from cot_builder.output.preview import preview
     from pipeline.errors import UserError
@@ -255,8 +252,7 @@ def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
     if arguments.dry_run:
         print(_describe(planned))
         return 0
-    planned.folder.mkdir(parents=True, exist_ok=True)
-    with ReplyCache(planned.folder / "journal") as journal:
+    with _journal(planned) as journal:
         told, problems = preview(planned, journal, arguments.rows)
         print(told)
     if problems:

@@ -7,7 +7,6 @@ such as ``data-parallel-size: 8`` for eight replicas behind one address.
 
 from __future__ import annotations
 
-import argparse
 import errno
 import importlib.util
 import json
@@ -37,12 +36,7 @@ LOCAL = ("localhost", "127.0.0.1")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Replace this process with the server of a teacher; gives an exit code only when it cannot."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cot_builder.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = command_line.doc_parser("cot_builder.serve", __doc__, allow_abbrev=False)
     parser.add_argument("teacher", help="a file, or the bare name of one in configs/teachers/")
     parser.add_argument("--port", type=int, help="where to listen (default: the port of the teacher's first address)")
     parser.add_argument("--dry-run", "--print", action="store_true", help="show the command and stop")

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipeline import logs
 from pipeline.errors import UserError
@@ -31,6 +32,16 @@ EXIT_CODES = {
 """What the exit status of every command says; 128 and more is 128 and the signal's number."""
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 log = logging.getLogger(__name__)
+
+
+def doc_parser(module: str, doc: str | None, **options: Any) -> argparse.ArgumentParser:
+    """Return the parser of a module that is started by name and whose docstring is its help, as it is written."""
+    return argparse.ArgumentParser(
+        prog=f"python -m {module}",
+        description=doc,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        **options,
+    )
 
 
 def parse(parser: argparse.ArgumentParser, argv: Sequence[str] | None) -> argparse.Namespace:

@@ -173,10 +173,7 @@ def _kept_card(row: Mapping[str, Any], picture: dict[str, str]) -> dict[str, Any
         **_origin(row, picture),
         "prompt_version": row.get("prompt_version"),
         "agreement": None if row.get("agreement") is None else f"{row['agreement']:.0%}",
-        "tally": ", ".join(
-            f"{answer} {count}"
-            for answer, count in Counter(vote["answer"] or "no label" for vote in votes).most_common()
-        ),
+        "tally": join_counts(dict(Counter(vote["answer"] or "no label" for vote in votes).most_common())),
         "votes": [
             f"{vote['teacher']}, {vote['mode']}, attempt {vote['attempt']}: {vote['answer'] or 'no label'}"
             + (f" ({vote['reason']})" if vote["reason"] else "")

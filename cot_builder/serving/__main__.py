@@ -39,11 +39,7 @@ GPU_SHARE = 0.92
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return the entry point. Exit codes are the build's; 2 for what the user can mend."""
-    parser = argparse.ArgumentParser(
-        prog="python -m cot_builder.serving",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = command_line.doc_parser("cot_builder.serving", __doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     build = commands.add_parser("build", help="start the servers, build, stop them", allow_abbrev=False)
     build.add_argument("--config", required=True, help="a YAML file, or the bare name of one in configs/")

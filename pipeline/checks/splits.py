@@ -11,7 +11,7 @@ import contextlib
 import dataclasses
 import functools
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pipeline.config.derived import cot_slice, prompts_per_rollout
@@ -35,9 +35,6 @@ class Selected:
 
     rows: int
     labels: Mapping[str, int]
-
-
-Select = Callable[[str], Selected]
 
 
 def selections(config: RunConfig, only: Collection[str] | None = None) -> dict[str, str]:

@@ -25,8 +25,6 @@ class Benchmark:
 
     Args:
         name: the task file's name.
-        source: where the data are to be had, in one line.
-        licence: of the data.
         splits: the names `read` accepts.
         read: reads one whole split.
         prompt: (question, style) -> the text the model reads, in one of `pipeline.data.task.PROMPT_STYLES`; keeps image marks.
@@ -38,8 +36,6 @@ class Benchmark:
     """
 
     name: str
-    source: str
-    licence: str
     splits: tuple[str, ...]
     read: Callable[[str], Questions]
     prompt: Callable[[Question, str], str] = asked_for_letter
@@ -89,8 +85,6 @@ def as_benchmark(task: Task) -> Benchmark:
 
     return Benchmark(
         name=task.name,
-        source="",
-        licence="",
         splits=task.splits,
         read=read,
         prompt=lambda question, style: task.prompt(style),

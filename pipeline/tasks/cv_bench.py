@@ -36,10 +36,11 @@ from pipeline.scoring.benchmark_judges import accuracies, accuracy
 from pipeline.types import Problem, Question, Questions
 
 EVALUATED_ONLY = True
-SOURCE = "https://huggingface.co/datasets/nyu-visionx/CV-Bench"
-LICENCE = "Apache-2.0"
 SOURCES = ("ADE20K", "COCO", "Omni3D")
-_WHAT = f"a copy of {SOURCE}: test_2d.parquet and test_3d.parquet, or test_2d.jsonl, test_3d.jsonl and img/"
+_WHAT = (
+    "a copy of https://huggingface.co/datasets/nyu-visionx/CV-Bench: "
+    "test_2d.parquet and test_3d.parquet, or test_2d.jsonl, test_3d.jsonl and img/"
+)
 _FILES = ("test_2d", "test_3d", "test", "cv_bench", "cv_bench_rows")
 _PICTURES = ("image", "filename", "img_path", "img_paths")
 _COLUMNS = QuestionColumns(
@@ -64,7 +65,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         found = read_questions(split, files[split], _COLUMNS, folder, cache, partial(_questions, split=split))
         return Questions(found.rows, (*found.problems, *_missing_half(files[split])))
 
-    return Benchmark("cv_bench", SOURCE, LICENCE, tuple(files), read, official=official)
+    return Benchmark("cv_bench", tuple(files), read, official=official)
 
 
 def _files(root: Path, split: str) -> list[Path]:

@@ -27,9 +27,9 @@ from pipeline.scoring.multiple_choice import letters
 from pipeline.types import Judgement, Question, Questions
 
 EVALUATED_ONLY = True
-SOURCE = "https://huggingface.co/datasets/AI4Math/MathVista"
-LICENCE = "CC BY-SA 4.0"
-_WHAT = f"a copy of {SOURCE}: data/testmini-*.parquet, or testmini.json and images/"
+_WHAT = (
+    "a copy of https://huggingface.co/datasets/AI4Math/MathVista: data/testmini-*.parquet, or testmini.json and images/"
+)
 _COLUMNS = QuestionColumns(
     ("decoded_image", "image"),
     ("question", "answer", "question_type", "answer_type"),
@@ -51,7 +51,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     def read(split: str) -> Questions:
         return read_questions(split, files[split], _COLUMNS, folder, cache, build)
 
-    return Benchmark("mathvista", SOURCE, LICENCE, tuple(files), read, prompt, judge, official=official)
+    return Benchmark("mathvista", tuple(files), read, prompt, judge, official=official)
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -39,8 +39,6 @@ from pipeline.scoring.mmmu import RULES, guess, open_candidates, open_number_rig
 from pipeline.types import Judgement, Problem, Question, Questions
 
 EVALUATED_ONLY = True
-SOURCE = "https://huggingface.co/datasets/MMMU/MMMU"
-LICENCE = "Apache-2.0"
 DOMAINS = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
     "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
@@ -70,7 +68,10 @@ RULE = TaskOption(
     RULES[0], f"{' or '.join(RULES)}: which reading of an answer comes first (pipeline/scoring/mmmu.py)", RULES
 )
 OPTIONS = {"subjects": TaskOption(None, "a list such as [Math, Art]; all without it"), "rule": RULE}
-_WHAT = f"a copy of {SOURCE}: <Subject>/validation-00000-of-00001.parquet, or validation.json and its pictures"
+_WHAT = (
+    "a copy of https://huggingface.co/datasets/MMMU/MMMU: "
+    "<Subject>/validation-00000-of-00001.parquet, or validation.json and its pictures"
+)
 _COLUMNS = QuestionColumns(
     IMAGES, ("id", "question", "options", "answer"), ("question_type", "subfield", "topic_difficulty")
 )
@@ -97,7 +98,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         ]
         return Questions(found.rows, (*found.problems, *lost))
 
-    return Benchmark("mmmu", SOURCE, LICENCE, tuple(files), read, prompt, partial(judge, rule=rule), official=official)
+    return Benchmark("mmmu", tuple(files), read, prompt, partial(judge, rule=rule), official=official)
 
 
 def _subjects(given: Any) -> tuple[str, ...]:

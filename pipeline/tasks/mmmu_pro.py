@@ -32,8 +32,6 @@ from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, RULE, judge, official, subjec
 from pipeline.types import Question, Questions
 
 EVALUATED_ONLY = True
-SOURCE = "https://huggingface.co/datasets/MMMU/MMMU_Pro"
-LICENCE = "Apache-2.0"
 SETTINGS = {"standard_10": "standard (10 options)", "standard_4": "standard (4 options)", "vision": "vision"}
 OPTIONS = {"setting": TaskOption("standard_10", ", ".join(SETTINGS), tuple(SETTINGS)), "rule": RULE}
 _DIRECT = "Answer with the option letter from the given choices directly."
@@ -43,7 +41,10 @@ _LAST_LINE = (
 )
 DIRECT = {"standard_10": _DIRECT, "standard_4": _DIRECT, "vision": f"{_DIRECT} {_LAST_LINE}"}
 """The published prompts for direct answers."""
-_WHAT = f"a copy of {SOURCE}: the folders standard (10 options), standard (4 options) and vision with test-*.parquet"
+_WHAT = (
+    "a copy of https://huggingface.co/datasets/MMMU/MMMU_Pro: "
+    "the folders standard (10 options), standard (4 options) and vision with test-*.parquet"
+)
 _STANDARD = QuestionColumns(IMAGES, ("id", "question", "options", "answer"), ("subject", "topic_difficulty"))
 _VISION = QuestionColumns(("image",), ("id", "options", "answer"), ("subject", "topic_difficulty"))
 
@@ -69,9 +70,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     def prompt(question: Question, style: str) -> str:
         return instructed(question.text, style, DIRECT[setting]).lstrip("\n")
 
-    return Benchmark(
-        "mmmu_pro", SOURCE, LICENCE, ("test",), read, prompt, partial(judge, rule=rule, pro=True), official=official
-    )
+    return Benchmark("mmmu_pro", ("test",), read, prompt, partial(judge, rule=rule, pro=True), official=official)
 
 
 def _files(root: Path, setting: str) -> tuple[Path, Sequence[Path]]:

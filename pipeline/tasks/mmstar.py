@@ -34,9 +34,7 @@ from pipeline.scoring.benchmark_judges import accuracies, accuracy
 from pipeline.types import Question, Questions
 
 EVALUATED_ONLY = True
-SOURCE = "https://huggingface.co/datasets/Lin-Chen/MMStar"
-LICENCE = "none stated that we know of"
-_WHAT = f"a copy of {SOURCE}: mmstar.parquet, or mmstar.json and its pictures"
+_WHAT = "a copy of https://huggingface.co/datasets/Lin-Chen/MMStar: mmstar.parquet, or mmstar.json and its pictures"
 _COLUMNS = QuestionColumns(
     ("image", "image_path"), ("index", "question", "answer", "category", "l2_category"), ids=("index",)
 )
@@ -55,7 +53,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     def read(split: str) -> Questions:
         return read_questions(split, files[split], _COLUMNS, folder, cache, _questions)
 
-    return Benchmark("mmstar", SOURCE, LICENCE, tuple(files), read, official=official)
+    return Benchmark("mmstar", tuple(files), read, official=official)
 
 
 def _files(root: Path, split: str) -> list[Path]:

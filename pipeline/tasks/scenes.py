@@ -33,7 +33,6 @@ if TYPE_CHECKING:
 
 VERSION = 1
 """Part of the cache key: raise it when the drawing changes."""
-EMOTIONS = ("amusement", "awe", "contentment", "excitement", "anger", "disgust", "fear", "sadness")
 RULE = {
     ("park", "smiling"): "amusement",
     ("park", "frowning"): "sadness",

@@ -39,10 +39,8 @@ from pipeline.scoring.benchmark_judges import accuracy
 from pipeline.types import Problem, Question, Questions
 
 EVALUATED_ONLY = True
-SOURCE = "https://visualcommonsense.com/download/"
-LICENCE = "VCR dataset licence: non-commercial research, no redistribution"
 OPTIONS = {"mode": TaskOption("both", "qa, qar or both, which alone gives Q→AR", ("both", "qa", "qar"))}
-_WHAT = f"vcr1annots/val.jsonl and vcr1images/, from {SOURCE}"
+_WHAT = "vcr1annots/val.jsonl and vcr1images/, from https://visualcommonsense.com/download/"
 _COLUMNS = QuestionColumns(
     ("img_fn",),
     ("annot_id", "question", "answer_choices", "answer_label", "rationale_choices", "rationale_label", "objects"),
@@ -71,7 +69,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         found = read_questions(split, files[split], _COLUMNS, images, cache, build)
         return Questions(found.rows, (*found.problems, *without))
 
-    return Benchmark("vcr", SOURCE, LICENCE, tuple(files), read, official=official)
+    return Benchmark("vcr", tuple(files), read, official=official)
 
 
 def _files(root: Path, split: str) -> list[Path]:

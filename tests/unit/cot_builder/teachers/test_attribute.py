@@ -11,7 +11,8 @@ from cot_builder.teachers.attribute import AttributeTeacher, describe
 from cot_builder.teachers.base import TeacherQuestion
 from cot_builder.teachers.config import AttributeConfig, load_teacher
 from pipeline.scoring.response import Malformed, parse
-from pipeline.tasks.scenes import EMOTIONS, RULE
+from pipeline.tasks.emoset import EMOTIONS
+from pipeline.tasks.scenes import RULE
 from pipeline.types import Example
 
 ROWS = [

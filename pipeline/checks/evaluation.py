@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
+from pipeline.checks.task import task_problems
 from pipeline.config.evaluation import BACKENDS, MODES, PRECISIONS, SWEEPS, LabConfig, LabModel, LabTask
 from pipeline.config.families import REFUSED, model_type
 from pipeline.config.loader import find_config, load_merged
-from pipeline.data.load import task_names
 from pipeline.data.splits import split_problem
 from pipeline.errors import UserError, did_you_mean
 from pipeline.runs.handover import model_folder
@@ -112,11 +112,7 @@ def _weights(where: str, model: LabModel) -> Iterator[str]:
 
 
 def _task(where: str, task: LabTask) -> Iterator[str]:
-    name, path = task.task.name, task.task.path
-    if name not in task_names():
-        yield f"{where}.task.name: {name!r} is not a file of pipeline/tasks; {did_you_mean(name, task_names())}"
-    if path is not None and not Path(path).expanduser().exists():
-        yield f"{where}.task.path: {path!r} does not exist; set it to the root of the {name} data"
+    yield from task_problems(f"{where}.task", task.task)
     yield from split_problem(f"{where}.split", task.split)
     if task.max_new_tokens < 1:
         yield f"{where}.max_new_tokens: {task.max_new_tokens} must be at least 1"

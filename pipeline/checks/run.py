@@ -11,6 +11,7 @@ from pipeline.checks.chat_files import chat_problems
 from pipeline.checks.cot import cot_problems
 from pipeline.checks.deepspeed import deepspeed_problems
 from pipeline.checks.model_folder import folder_problems
+from pipeline.checks.task import task_problems
 from pipeline.checks.trainer import missing_trackers, trainer_problems
 from pipeline.config.derived import asked_like_parent, cot_slice
 from pipeline.config.families import REFUSED, tiny_families
@@ -23,14 +24,12 @@ from pipeline.config.schema import (
     AlarmConfig,
     RunConfig,
     StageConfig,
-    TaskConfig,
     match_stage,
     split_parent,
     stage_key,
 )
 from pipeline.config.special_tokens import special_token_in, special_tokens_of
 from pipeline.config.trainer_options import CONFIG_CLASSES
-from pipeline.data.load import task_names
 from pipeline.data.splits import parse_split, split_problem
 from pipeline.data.task import PROMPT_STYLES
 from pipeline.errors import UserError, did_you_mean
@@ -59,7 +58,7 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
     if not 0 <= config.seed < 2**32:
         yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
-    yield from _task(config.task, "task")
+    yield from task_problems("task", config.task)
     yield from _texts(config)
     yield from _model(config)
     yield from cot_problems(config)
@@ -81,20 +80,10 @@ def _problems(config: RunConfig) -> Iterator[str]:
     if config.evaluation.samples < 0:
         yield f"evaluation.samples: {config.evaluation.samples} must be 0 or more"
     for name, held in config.held_out.items():
-        yield from _task(held.task, f"held_out.{name}.task")
+        yield from task_problems(f"held_out.{name}.task", held.task)
         yield from split_problem(f"held_out.{name}.split", held.split)
     yield from _launch(config)
     yield from _alarms(config.alarms)
-
-
-def _task(task: TaskConfig, where: str) -> Iterator[str]:
-    if task.name not in task_names():
-        yield f"{where}.name: {task.name!r} is not a file of pipeline/tasks; {did_you_mean(task.name, task_names())}"
-    if task.path is not None and not Path(task.path).expanduser().exists():
-        yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data"
-
-    if task.question is not None and not task.question.strip():
-        yield f"{where}.question: is blank, so nothing would be asked; leave it out for the task's own"
 
 
 def _texts(config: RunConfig) -> Iterator[str]:

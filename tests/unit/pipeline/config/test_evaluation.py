@@ -60,10 +60,10 @@ def test_all_that_is_wrong_is_told_at_once_with_the_nearest_right_word(written: 
                 "x--y": {"name_or_path": "org/a", "run": "runs/none"},
                 "z": {"backend": "vlm", "name_or_path": "a"},
             },
-            tasks={"val": {"task": {"name": "scene"}, "split": "val[", "max_new_tokens": 0}},
+            tasks={"val": {"task": {"name": "scene", "question": " "}, "split": "val[", "max_new_tokens": 0}},
         )
     )
-    assert len(told) == 10
+    assert len(told) == 11
     for words in (
         "name: 'a/b' must be one folder name",
         "'bfloat61' is none of them; did you mean bfloat16?",
@@ -73,6 +73,7 @@ def test_all_that_is_wrong_is_told_at_once_with_the_nearest_right_word(written: 
         "and not both",
         "'vlm' is none of them; did you mean vllm?",
         "'scene' is not a file of pipeline/tasks; did you mean scenes?",
+        "tasks.val.task.question: is blank",
         "is not of the form name",
         "max_new_tokens: 0 must be at least 1",
     ):

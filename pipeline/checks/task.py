@@ -1,0 +1,20 @@
+"""The rules of a task block, of a run and of a lab alike."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.config.schema import TaskConfig
+from pipeline.data.load import task_names
+from pipeline.errors import did_you_mean
+
+
+def task_problems(where: str, task: TaskConfig) -> Iterator[str]:
+    """Yield every broken rule of a task block; `where` is its key."""
+    if task.name not in task_names():
+        yield f"{where}.name: {task.name!r} is not a file of pipeline/tasks; {did_you_mean(task.name, task_names())}"
+    if task.path is not None and not Path(task.path).expanduser().exists():
+        yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data"
+    if task.question is not None and not task.question.strip():
+        yield f"{where}.question: is blank, so nothing would be asked; leave it out for the task's own"

@@ -13,9 +13,8 @@ from typing import Any
 
 from pipeline.files import write_atomic
 from pipeline.formatting import printable
-from pipeline.reports.page import THUMBNAIL, render
+from pipeline.reports.page import render
 
-__all__ = ["COMPLETIONS", "REWARD", "SHOWN", "THUMBNAIL", "write_completions_page"]
 COMPLETIONS = "completions"
 """Folder of a stage that holds its tables and the page."""
 REWARD = "reward:"
@@ -36,12 +35,11 @@ def write_completions_page(stage: Path) -> Path | None:
         return page
     places = sorted({round(place * (len(files) - 1) / max(1, SHOWN - 1)) for place in range(SHOWN)})
     steps = [_step(pq.ParquetFile(files[place]).read().to_pylist()) for place in places]
-    title = f"{stage.name}: completions"
     text = render(
         "completions.html.jinja",
         style="_completions.css.jinja",
         script=None,
-        title=title,
+        title=f"{stage.name}: completions",
         stage=stage.name,
         steps=steps,
     )

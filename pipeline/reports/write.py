@@ -21,7 +21,7 @@ from pipeline.reports.charts import OTHERS
 from pipeline.reports.compare import NO_TESTS, SPREAD, Comparison, Doubted, compare, gather
 from pipeline.reports.completions_page import write_completions_page
 from pipeline.reports.entries import Entry, read_folders, read_phase, read_run
-from pipeline.reports.markdown import NOTES, markdown, summary_table
+from pipeline.reports.markdown import NOTES, markdown
 from pipeline.reports.model_card import model_card
 from pipeline.reports.page import page, render
 from pipeline.reports.prediction_browser import browser
@@ -31,27 +31,16 @@ from pipeline.reports.summary import Remark, Summary, read_cot, summarise
 from pipeline.reports.table import files
 from pipeline.scoring.labels import LabelSet
 
-__all__ = [
-    "compare",
-    "summary_table",
-    "write_comparison",
-    "write_folder_report",
-    "write_run_report",
-    "write_stage_report",
-]
-
-
 PNG = ("accuracy", "per_class", "confusion", "curves", "clip", "cot")
 """Charts of a run that are files too, for slides."""
 
 
-def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = None) -> Path:
+def write_stage_report(phase_dir: Path, labels: LabelSet) -> Path:
     """Write `phase_dir`/report/ from its predictions.jsonl: index.html, metrics.json, report.md, tables/, two png, model card.
 
     Args:
         phase_dir: a phase's folder, with predictions.jsonl and usually stage.json and metrics.jsonl.
         labels: the task's closed list of answers.
-        title: the heading; the folder's name when None.
 
     Returns:
         The path of index.html.
@@ -65,7 +54,7 @@ def write_stage_report(phase_dir: Path, labels: LabelSet, title: str | None = No
         raise UserError(
             f"{phase_dir / 'predictions.jsonl'} holds no greedy prediction; run python -m stages.evaluate for it"
         )
-    summary = summarise(printable(title or phase_dir.name), entries, labels.names, None)
+    summary = summarise(printable(phase_dir.name), entries, labels.names, None)
     scores = {entry.name: entry.scores for entry in entries}
     found = {"phase": phase_dir.name, "entries": scores, "warnings": summary.warnings}
     write_json(phase_dir / "report" / "metrics.json", to_json(found))

@@ -108,3 +108,8 @@ def weights_digest(folder: Path) -> str | None:
     """Return one sha256 over a checkpoint's safetensors files (names and bytes), or None when it has none."""
     files = sorted(folder.glob("*.safetensors"))
     return digest({file.name: file_digest(file) for file in files}) if files else None
+
+
+def folder_bytes(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

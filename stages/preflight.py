@@ -13,12 +13,13 @@ of an evaluation, and what samples rollouts. Global batches stay what the config
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ from pipeline.config.derived import DIRECT_TOKENS, passes, world_size
 from pipeline.config.schema import RunConfig
 from pipeline.data.load import load_task
 from pipeline.errors import UserError
-from pipeline.files import digest, write_json
+from pipeline.files import digest, folder_bytes, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import phase_inputs, trained_phases
 from pipeline.runs.provenance import provenance
@@ -67,24 +68,31 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.dry_run:
         print(f"preflight of {', '.join(names)} on {world_size(config)} processes, in {plan.scratch_of(run).root}")
         return 0
-    scratch = plan.scratch_of(run)
     if arguments.fit:
         return fit_sizes(config, run, arguments)
     if arguments.write or arguments.memory:
         raise UserError("--write and --memory go with --fit")
     words = [word for word in argv if word != "--clean"]
-    with folder_lock(scratch.root.parent):
-        shutil.rmtree(scratch.root, ignore_errors=True)
-        try:
-            launched = launch(config, run, names, words)
-            found = gather(config, run, launched)
-        finally:
-            shutil.rmtree(scratch.root, ignore_errors=True)
+    with scratch_folder(run):
+        launched = launch(config, run, names, words)
+        found = gather(config, run, launched)
     write_json(run.root / "forecast.json", found)
     print(forecast_table(found))
     if found["problems"]:
         raise UserError(found["problems"])
     return 0
+
+
+@contextlib.contextmanager
+def scratch_folder(run: RunDir) -> Iterator[None]:
+    """Hold the scratch folder's lock, with the folder empty at the start and gone at the end."""
+    scratch = plan.scratch_of(run).root
+    with folder_lock(scratch.parent):
+        shutil.rmtree(scratch, ignore_errors=True)
+        try:
+            yield
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
 
 
 def fit_sizes(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> int:
@@ -99,19 +107,14 @@ def fit_sizes(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> 
     if arguments.memory is not None and not arguments.memory > 0:
         raise UserError(f"--memory: {arguments.memory} is no number of GB above 0")
     rows = len(load_task(config.task, run.cache).select(config.evaluation.split).examples)
-    scratch = plan.scratch_of(run)
     words = ["--config", arguments.config, *arguments.overrides]
 
     def start(more: list[str]) -> None:
         run_workers("preflight", Work(config, "preflight", run), [*words, *more])
 
-    with folder_lock(scratch.root.parent):
-        shutil.rmtree(scratch.root, ignore_errors=True)
-        try:
-            trials = fitting.Trials(config, run, start)
-            found = fitting.fit(config, trials, rows, 1e9 * arguments.memory if arguments.memory else None)
-        finally:
-            shutil.rmtree(scratch.root, ignore_errors=True)
+    with scratch_folder(run):
+        trials = fitting.Trials(config, run, start)
+        found = fitting.fit(config, trials, rows, 1e9 * arguments.memory if arguments.memory else None)
     print(found.table())
     if found.problems:
         raise UserError(found.problems)
@@ -177,9 +180,8 @@ def gather(config: RunConfig, run: RunDir, launched: dict[str, float]) -> dict[s
     )
     tokens = {name: _answer_tokens(config, name, lengths) for name in trained_phases(config)}
     shared = 1 if seen["gpu"] else world_size(config)
-    # Deleted before a run begins.
-    own = sum(path.stat().st_size for path in scratch.root.rglob("*") if path.is_file())
-    free = shutil.disk_usage(run.root).free + own
+    # The scratch folder is deleted before a run begins.
+    free = shutil.disk_usage(run.root).free + folder_bytes(scratch.root)
     found = forecast(trials, tokens, asking, seen["memory"], shared, free)
     found["problems"] += plan.hand_over_problems(scratch, stages)
     for name in stages:

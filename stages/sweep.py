@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import fnmatch
-import json
 import logging
 import shutil
 import sys
@@ -26,7 +25,7 @@ from pipeline.checks.evaluation import load_lab
 from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells, lab_folder
 from pipeline.config.loader import to_plain
 from pipeline.errors import UserError
-from pipeline.files import write_atomic, write_json
+from pipeline.files import read_json, write_atomic, write_json
 from pipeline.formatting import duration, percent
 from pipeline.sweeps.files import PAGE, write_results
 from pipeline.sweeps.plan import describe, key, make_plan, smoke_lab
@@ -71,8 +70,7 @@ class Sweep:
         self.config, self.known, self.file, self.module = config, known, file, module
         self.folder = lab_folder(config)
         self.began = time.monotonic()
-        done = self.folder / DONE
-        self.done: dict[str, str] = json.loads(done.read_text()) if done.exists() else {}
+        self.done: dict[str, str] = read_json(self.folder / DONE)
 
     def run(self, slots: Sequence[str | None]) -> int:
         """Run what is to be run; the exit status."""

@@ -7,7 +7,7 @@ import shutil
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_json
+from pipeline.files import folder_bytes, read_json, write_json
 from pipeline.formatting import size
 from pipeline.runs import gates
 from pipeline.runs.handover import COMPLETE, TRAINED
@@ -72,7 +72,7 @@ def delete_checkpoints(work: Work) -> None:
     folders = [path for path in work.folder.glob("checkpoint-*") if path.is_dir()]
     if not folders:
         return
-    freed = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    freed = sum(map(folder_bytes, folders))
     for folder in folders:
         shutil.rmtree(folder)
     record = work.run.record(work.name) or {}

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.config.derived import clip_range
 from pipeline.config.schema import BEST
 from pipeline.data.task import Task
-from pipeline.files import read_jsonl, weights_digest, write_atomic, write_json
+from pipeline.files import folder_bytes, read_jsonl, weights_digest, write_atomic, write_json
 from pipeline.metrics import alarms
 from pipeline.runs.checkpoint_folders import make_durable
 from pipeline.runs.handover import TRAINED, file_digests, weights_of
@@ -19,7 +19,7 @@ from pipeline.scoring.response import GRAMMAR_VERSION
 from stages.checkpoints.accept import FIGURES, REFERENCE, VERIFICATION
 from stages.checkpoints.export import export
 from stages.checkpoints.reference_logits import measure
-from stages.models.memory_usage import folder_bytes, usage
+from stages.models.memory_usage import usage
 from stages.processes.work import Work
 
 

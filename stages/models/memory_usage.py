@@ -10,6 +10,8 @@ from typing import Any
 import psutil
 import torch
 
+from pipeline.files import folder_bytes
+
 
 def start_peak() -> None:
     """Count peak memory from here on, for a process that trains several stages."""
@@ -43,11 +45,6 @@ def device_memory() -> int:
 def process_age() -> float:
     """Return seconds since this process was started, its imports included."""
     return time.time() - psutil.Process().create_time()
-
-
-def folder_bytes(folder: Path) -> int:
-    """Return bytes of all files below a folder."""
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def usage(trainer: Any, folder: Path) -> dict[str, Any]:

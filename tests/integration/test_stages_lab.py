@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from pipeline.config.evaluation import LabModel
 from pipeline.files import read_jsonl
 from stages.evaluation.backends.base import GenerationRequest, SamplingParams
 from stages.evaluation.backends.checkpoint import find, open_backend
+from tests.waiting import wait_for
 
 FAMILIES = ["idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava"]
 
@@ -193,11 +193,8 @@ def test_a_cell_that_is_killed_goes_on_and_ends_as_if_it_had_not_been(tmp_path, 
     words = ["--model", model, "--mode", "think"]
     part = tmp_path / "killed" / "cells" / "model--scenes--auto--think" / "predictions.jsonl"
     process = subprocess.Popen(command(tmp_path, *words, "--name", "killed"), cwd=repo_root, start_new_session=True)
-    deadline = time.monotonic() + 200
-    while not part.exists() or part.read_bytes().count(b"\n") < 4:
-        assert process.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.005)
+    wait_for(lambda: process.poll() is not None or (part.exists() and part.read_bytes().count(b"\n") >= 4), 200)
+    assert process.poll() is None
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     before = part.read_bytes().count(b"\n")

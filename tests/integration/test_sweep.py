@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -20,6 +19,7 @@ from pipeline.data.load import load_task
 from pipeline.sweeps.results import TIMED
 from stages.models.tiny import build_tiny
 from tests.conftest import ROOT, RunModule
+from tests.waiting import wait_for
 
 SCENES = {"name": "scenes", "options": {"seed": 3, "train": 20, "val": 20, "test": 4}}
 
@@ -55,10 +55,7 @@ def test_a_killed_sweep_of_real_models_goes_on_and_ends_the_same(
     command = [sys.executable, "-m", "stages.sweep", "--config", str(labs["rough"])]
     child = subprocess.Popen(command, cwd=ROOT, env=dict(os.environ), stdout=subprocess.DEVNULL)
     begun = tmp_path / "out" / "rough" / "cells" / "m--val--float32--direct" / "predictions.jsonl"
-    deadline = time.monotonic() + 300
-    while not begun.exists() or not begun.stat().st_size:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: begun.exists() and begun.stat().st_size, 300)
     child.send_signal(signal.SIGKILL)
     child.wait()
     run_module("stages.sweep", "--config", labs["rough"], timeout=900, check=True)

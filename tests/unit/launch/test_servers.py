@@ -8,8 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ from cot_builder import serve
 from cot_builder.serving.__main__ import assign_gpus, override, plan
 from pipeline.config.loader import load
 from pipeline.errors import UserError
+from pipeline.system.vllm_server import free_port
+from tests.waiting import wait_for
 
 FAKE_VLLM = '''
 """Takes the place of vLLM's server: answers what is asked of it in the prompt, and does what FAKE_VLLM says."""
@@ -61,22 +62,9 @@ ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler).serve_forever()
 '''
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
-
-
-def until(what: Callable[[], bool], seconds: float = 30) -> None:
-    end = time.monotonic() + seconds
-    while not what():
-        assert time.monotonic() < end, "it did not happen in time"
-        time.sleep(0.1)
 
 
 class Bench:
@@ -174,13 +162,13 @@ def test_a_server_that_dies_shows_why_and_takes_the_others_along(bench: Bench) -
     assert "ended with exit code 1 before it answered" in told
     assert "not enough memory for the KV cache" in told
     assert not (bench.cot / "train.parquet").exists()
-    until(lambda: not any(listens(port) for port in bench.ports))
+    wait_for(lambda: not any(listens(port) for port in bench.ports))
 
 
 @pytest.mark.parametrize(("number", "codes"), [(signal.SIGTERM, {130, 143}), (signal.SIGINT, {130})])
 def test_a_signal_stops_the_build_and_its_servers(bench: Bench, number: int, codes: set[int]) -> None:
     process = bench.start(FAKE_VLLM="hang")
-    until(lambda: "asked" in bench.logs())
+    wait_for(lambda: "asked" in bench.logs())
     process.send_signal(number)
     told = process.communicate(timeout=60)[0]
     assert process.returncode in codes, told
@@ -190,19 +178,19 @@ def test_a_signal_stops_the_build_and_its_servers(bench: Bench, number: int, cod
 
 def test_a_signal_while_servers_load_stops_them(bench: Bench) -> None:
     process = bench.start(FAKE_VLLM="hang")
-    until(lambda: "loading" in bench.logs())
+    wait_for(lambda: "loading" in bench.logs())
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) in {130, 143}
-    until(lambda: not any(listens(port) for port in bench.ports))
+    wait_for(lambda: not any(listens(port) for port in bench.ports))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux ends children with their parent")
 def test_no_server_outlives_a_kill_9(bench: Bench) -> None:
     process = bench.start(FAKE_VLLM="hang")
-    until(lambda: "asked" in bench.logs())
+    wait_for(lambda: "asked" in bench.logs())
     process.kill()
     process.wait()
-    until(lambda: not any(listens(port) for port in bench.ports))
+    wait_for(lambda: not any(listens(port) for port in bench.ports))
 
 
 def test_ports_can_be_numbered_from_anywhere_and_the_build_asks_there(bench: Bench) -> None:
@@ -303,7 +291,7 @@ def test_serve_names_the_port_and_who_holds_it(
         [sys.executable, "-m", "cot_builder.serve", bench.folder / "left.yaml"], cwd=bench.root, env=bench.environment()
     )
     try:
-        until(lambda: listens(bench.ports[0]))
+        wait_for(lambda: listens(bench.ports[0]))
         monkeypatch.syspath_prepend(str(bench.folder / "fake"))
         assert serve.main([str(bench.folder / "left.yaml")]) == 2
     finally:

@@ -8,7 +8,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ import yaml
 
 from pipeline.sweeps.results import TIMED
 from tests.conftest import ROOT, RunModule
+from tests.waiting import wait_for
 
 MODULE = "tests.stand_in_cell"
 
@@ -123,13 +123,6 @@ def cells_alive(name: str, tmp_path: Path) -> bool:
         except OSError:
             continue
     return False
-
-
-def wait_for(met: Callable[[], bool], seconds: float = 60) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.02)
 
 
 def heed_ctrl_c() -> None:

@@ -10,13 +10,13 @@ import sqlite3
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 
 import pytest
 import yaml
 
 from cot_builder.build.plan import plan
 from pipeline.config.loader import load
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -45,13 +45,6 @@ def start(project, repo_root):
         if process.poll() is None:
             process.kill()
         process.communicate()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    end = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def press(process: subprocess.Popen[str], number: signal.Signals) -> None:

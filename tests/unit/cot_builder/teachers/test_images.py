@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import os
-import struct
-import zlib
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -18,6 +16,7 @@ from cot_builder.teachers import images
 from cot_builder.teachers.images import TeacherImage, data_url
 from pipeline.data.images import REASONS, ImageError, open_rgb
 from pipeline.files import file_digest
+from tests.pictures import bomb
 
 RED, GREEN, WHITE = (255, 0, 0), (0, 255, 0), (255, 255, 255)
 
@@ -98,17 +97,6 @@ def test_a_readable_picture_is_sent_upright_as_jpeg(tmp_path, name, side):
 
 def test_a_name_says_nothing(tmp_path):
     assert looks(sent(save("really_png.jpg", drawn(), tmp_path, format="PNG")), RED, GREEN)
-
-
-def bomb(path: Path, side: int) -> Path:
-    """A PNG of a few bytes that says it has side x side pixels."""
-
-    def chunk(name: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b""))
-    return path
 
 
 def unreadable(kind: str, folder: Path) -> Path:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import yaml
 from PIL import Image
@@ -14,12 +13,7 @@ from pipeline.conductor.contamination import NEAR, ComparedRow, check_run, compa
 from pipeline.config.loader import load
 from pipeline.run_dir import RunDir
 from tests.conftest import RunModule
-
-
-def photograph(seed: int, size: int = 96) -> Image.Image:
-    """Smooth random colours: as much structure as a photograph has at 32 pixels."""
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
+from tests.pictures import photograph
 
 
 def rows(folder: Path, pictures: dict[str, Image.Image], text: str = "What is it?", **how: Any) -> list[ComparedRow]:

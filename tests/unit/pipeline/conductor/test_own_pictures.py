@@ -6,9 +6,7 @@ import dataclasses
 import re
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from pipeline.conductor.own_pictures import compare_own_pictures, shared_lines
 from pipeline.config.schema import EvaluationConfig, RunConfig, StageConfig, TaskConfig, ValidationConfig
@@ -16,6 +14,7 @@ from pipeline.data.shared_pictures import SharedPictures, equal_pictures, read_s
 from pipeline.reports.summary import summarise
 from pipeline.run_dir import RunDir
 from pipeline.types import Example
+from tests.pictures import photograph
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -44,11 +43,6 @@ def test_equal_pictures_are_counted_across_splits_and_labels(training, test, tol
     found = equal_pictures(trained, {"evaluation.split": ("test", judged)}, digests)
     assert len(found) == len(told)
     assert all(str(one).startswith(words) for one, words in zip(found, told, strict=True)), list(map(str, found))
-
-
-def photograph(seed: int, size: int = 96) -> Image.Image:
-    coarse = np.random.default_rng(seed).integers(0, 256, (6, 6, 3), np.uint8)
-    return Image.fromarray(coarse).resize((size, size), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture

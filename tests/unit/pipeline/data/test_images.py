@@ -3,7 +3,6 @@
 import json
 import os
 import struct
-import zlib
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from PIL import Image
 
 from pipeline.data import images
 from pipeline.data.images import REASONS, ImageError, check_image, check_images, inside, open_rgb, picture_size
+from tests.pictures import bomb
 
 
 def picture(path: Path, size: tuple[int, int] = (32, 24), color: object = (200, 30, 30), **save: object) -> Path:
@@ -21,17 +21,6 @@ def picture(path: Path, size: tuple[int, int] = (32, 24), color: object = (200, 
 
 def noise(path: Path) -> Path:
     Image.frombytes("RGB", (64, 64), os.urandom(64 * 64 * 3)).save(path)
-    return path
-
-
-def bomb(path: Path, side: int) -> Path:
-    """A few bytes of PNG whose header promises side x side pixels and whose data hold none."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b""))
     return path
 
 

@@ -19,6 +19,7 @@ from pipeline.files import ROOT
 from pipeline.system import fork_server
 from pipeline.system.fork_server import FORK_SERVER, forked
 from pipeline.system.processes import child_environment
+from tests.waiting import wait_for
 
 # What the server has imported, and nothing else does.
 IMPORTED = "tabnanny"
@@ -76,11 +77,8 @@ def servers() -> list[psutil.Process]:
     return [one for one in alive if "--serve" in (words := one.cmdline()) and {IMPORTED, MISSING} & set(words)]
 
 
-def wait_for_its_end(process: psutil.Process) -> None:
-    deadline = time.monotonic() + 30
-    while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "it lives on"
-        time.sleep(0.01)
+def has_ended(process: psutil.Process) -> bool:
+    return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
 
 
 def test_a_process_has_what_it_would_have_and_the_servers_imports(start, tmp_path: Path):
@@ -123,17 +121,17 @@ def test_what_it_is_told_to_ignore_it_ignores(start):
     time.sleep(0.3)
     assert process.is_running()
     started.kill()
-    wait_for_its_end(process)
+    wait_for(lambda: has_ended(process))
 
 
 def test_it_ends_with_who_stands_for_it_and_with_the_server(start):
     first, second = start("sleep"), start("sleep")
     of_first, of_second = process_of(first), process_of(second)
     first.kill()
-    wait_for_its_end(of_first)
+    wait_for(lambda: has_ended(of_first))
     assert of_second.is_running()
     servers()[0].kill()
-    wait_for_its_end(of_second)
+    wait_for(lambda: has_ended(of_second))
     second.communicate(timeout=60)
     assert second.returncode == -signal.SIGKILL
 

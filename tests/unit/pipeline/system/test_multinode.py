@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.system import multinode
 from pipeline.system.processes import run_child
+from tests.waiting import wait_for
 
 
 @pytest.fixture
@@ -70,13 +71,6 @@ def start(node: int, code: str, *words: object) -> subprocess.Popen[str]:
     )
 
 
-def appears(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} does not appear"
-        time.sleep(0.05)
-
-
 def test_one_node_needs_nothing_and_several_need_an_address(monkeypatch):
     monkeypatch.delenv("NNODES", raising=False)
     assert list(multinode.problems()) == []
@@ -121,7 +115,7 @@ def test_another_node_runs_the_same_command_and_ends_with_the_run(two, tmp_path)
 def test_a_node_that_dies_stops_the_others(two, tmp_path):
     work = f"import time; open(r'{tmp_path}/begun', 'w'); time.sleep(100)"
     conductor, follower = start(0, CONDUCTOR, tmp_path, work, 100), start(1, FOLLOWER, tmp_path)
-    appears(tmp_path / "begun")
+    wait_for((tmp_path / "begun").exists)
     follower.send_signal(signal.SIGKILL)
     said = conductor.communicate(timeout=60)[0]
     assert conductor.returncode != 0
@@ -131,7 +125,7 @@ def test_a_node_that_dies_stops_the_others(two, tmp_path):
     # The file of the follower that was killed is still there.
     (tmp_path / "begun").unlink()
     conductor, follower = start(0, CONDUCTOR, tmp_path, work, 100), start(1, FOLLOWER, tmp_path)
-    appears(tmp_path / "begun")
+    wait_for((tmp_path / "begun").exists)
     conductor.send_signal(signal.SIGKILL)
     said = follower.communicate(timeout=60)[0]
     assert follower.returncode != 0
@@ -149,7 +143,7 @@ def test_workers_that_fail_on_another_node_end_a_phase_that_does_not_notice(two,
 def test_ctrl_c_on_another_node_stops_the_phase_in_order(two, tmp_path):
     work = f"import time; open(r'{tmp_path}/begun', 'w'); time.sleep(100)"
     conductor, follower = start(0, CONDUCTOR, tmp_path, work, 100), start(1, FOLLOWER, tmp_path)
-    appears(tmp_path / "begun")
+    wait_for((tmp_path / "begun").exists)
     follower.send_signal(signal.SIGINT)
     said = conductor.communicate(timeout=60)[0]
     assert f"phase ended with {-signal.SIGTERM}" in said, said
@@ -215,7 +209,7 @@ def test_a_stop_under_slurm_ends_the_workers_of_all_nodes(srun, tmp_path):
     code = f"import os, sys, time; open(r'{tmp_path}/' + sys.argv[1], 'w').write(str(os.getpid())); time.sleep(100)"
     launcher = multinode.start(["-m", "torch.distributed.run", code, multinode._NODE], tmp_path / "log", {})
     for node in "01":
-        appears(tmp_path / node)
+        wait_for((tmp_path / node).exists)
     multinode.end(launcher)
     launcher.wait(timeout=10)
     time.sleep(0.2)

@@ -14,6 +14,7 @@ import psutil
 import pytest
 
 from pipeline.system.processes import child_environment, kill_session, on_signals, start_apart
+from tests.waiting import wait_for
 
 CHILD = """
 import signal, sys, time
@@ -58,13 +59,6 @@ def start(tmp_path: Path, repo_root: Path) -> Iterator[Start]:
     yield begin
     for process in processes:
         process.kill()
-
-
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

@@ -33,19 +33,6 @@ def work(tmp_path: Path) -> Callable[..., Work]:
     return make
 
 
-@pytest.fixture
-def python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """Puts a shell script in the place of the Python that workers are started with."""
-
-    def replace(script: str) -> None:
-        file = tmp_path / "python"
-        file.write_text(f"#!/bin/sh\n{script}\n")
-        file.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(file))
-
-    return replace
-
-
 @pytest.mark.parametrize(
     ("module", "launch", "torchrun"),
     [

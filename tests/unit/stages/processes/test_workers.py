@@ -44,19 +44,6 @@ def work(tmp_path: Path) -> Work:
     return Work(RunConfig(name="run", output_dir=str(tmp_path), stages={STAGE: stage}), STAGE, RunDir(tmp_path, "run"))
 
 
-@pytest.fixture
-def worker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    """Puts a shell script in the place of the Python that workers are started with."""
-
-    def replace(script: str) -> None:
-        file = tmp_path / "python"
-        file.write_text(f"#!/bin/sh\n{script}\n")
-        file.chmod(0o755)
-        monkeypatch.setattr(sys, "executable", str(file))
-
-    return replace
-
-
 def logs_of(folder: Path, **texts: str) -> Path:
     for name, text in texts.items():
         (folder / (name if name == "first_failure" else f"{name}.log")).write_text(text)
@@ -93,30 +80,30 @@ def test_a_rank_that_was_killed_failed_before_those_that_raised_for_it(tmp_path)
     assert "step 3/8" in told
 
 
-def test_a_full_disk_is_named_with_the_room_there_is(work, worker):
-    worker('echo "RuntimeError: PytorchStreamWriter failed writing file data/3: file write failed"; exit 1')
+def test_a_full_disk_is_named_with_the_room_there_is(work, python):
+    python('echo "RuntimeError: PytorchStreamWriter failed writing file data/3: file write failed"; exit 1')
     with pytest.raises(UserError, match=r"once there is room \([\d,]+ MB are free"):
         run_workers("sft", work, [])
 
 
-def test_a_failure_on_a_disk_too_full_for_its_own_log_is_told_all_the_same(work, worker, monkeypatch):
+def test_a_failure_on_a_disk_too_full_for_its_own_log_is_told_all_the_same(work, python, monkeypatch):
     monkeypatch.setattr("stages.processes.workers.shutil.disk_usage", lambda path: SimpleNamespace(free=0))
-    worker('touch "$CLGRPO_LOGS/first_failure"; exit 1')
+    python('touch "$CLGRPO_LOGS/first_failure"; exit 1')
     with pytest.raises(UserError, match=r"once there is room \(0 MB are free"):
         run_workers("sft", work, [])
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP], ids=["a batch system", "a terminal that closes"])
-def test_a_stop_is_asked_for_in_a_file_and_the_second_one_ends_at_once(work, worker, capsys, number):
+def test_a_stop_is_asked_for_in_a_file_and_the_second_one_ends_at_once(work, python, capsys, number):
     """The worker here ends of the file alone, then one that does not heed it is killed."""
     first, second = (work.folder / "logs" / name for name in ("sft-001", "sft-002"))
-    worker('touch "$CLGRPO_LOGS/begun"; while [ ! -e "$CLGRPO_LOGS/stop" ]; do sleep 0.05; done; sleep 0.2; echo saved')
+    python('touch "$CLGRPO_LOGS/begun"; while [ ! -e "$CLGRPO_LOGS/stop" ]; do sleep 0.05; done; sleep 0.2; echo saved')
     press(number, first / "begun", first / "stop")
     with pytest.raises(KeyboardInterrupt):
         run_workers("sft", work, [])
     assert (first / "launcher.log").read_text() == "saved\n"
     assert "Ctrl-C again stops at once" in capsys.readouterr().err
-    worker('touch "$CLGRPO_LOGS/begun"; sleep 300; touch "$CLGRPO_LOGS/slept"')
+    python('touch "$CLGRPO_LOGS/begun"; sleep 300; touch "$CLGRPO_LOGS/slept"')
     press(signal.SIGINT, second / "begun", second / "stop")
     with pytest.raises(KeyboardInterrupt):
         run_workers("sft", work, [])
@@ -135,7 +122,7 @@ def press(number: signal.Signals, *when: Path) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def test_a_worker_that_aborts_when_all_is_saved_fails_no_stage(work, worker, monkeypatch, capsys):
+def test_a_worker_that_aborts_when_all_is_saved_fails_no_stage(work, python, monkeypatch, capsys):
     """As ZeRO-3 does at exit now and then ("terminate called without an active exception")."""
     record = work.run.record_path(STAGE)
     write_json(record.with_name("done.json"), {"status": "complete", "inputs": "the same"})
@@ -147,13 +134,13 @@ def test_a_worker_that_aborts_when_all_is_saved_fails_no_stage(work, worker, mon
     monkeypatch.setattr(_stage, "parent_checkpoint", lambda config, run, name: None)
     evaluated: list[str] = []
     monkeypatch.setattr(_stage.phase, "evaluate", lambda config, run, name: evaluated.append(name) or 0)
-    worker(f"cp {record.with_name('done.json')} {record}; echo terminate called without an active exception; exit 134")
+    python(f"cp {record.with_name('done.json')} {record}; echo terminate called without an active exception; exit 134")
     assert _stage.main("sft", "", lambda work: None, ["--stage", "1"]) == 0
     assert evaluated == [STAGE]
     assert "is trained; a worker failed after that" in capsys.readouterr().err
 
     record.unlink()
-    worker("exit 134")
+    python("exit 134")
     with pytest.raises(UserError, match="exit status 134"):
         _stage.main("sft", "", lambda work: None, ["--stage", "1"])
 

@@ -35,6 +35,35 @@ def wilson(count: float, n: float) -> tuple[float | None, float | None]:
     return low, high
 
 
+def paired_difference(both: int, only_a: int, only_b: int, n: int) -> tuple[float, float]:
+    """Return 95 % score interval of the share of `a` minus that of `b` on the same n rows, n at least 1.
+
+    Newcombe's method 10 (1998, Statistics in Medicine 17:2635): Wilson's intervals of both shares, joined by their correlation,
+    which is corrected for continuity. Unlike a bootstrap it has a width where few rows differ, or none.
+
+    Args:
+        both: rows that both have right.
+        only_a: rows that `a` alone has right.
+        only_b: rows that `b` alone has right.
+        n: rows in all.
+    """
+    neither = n - both - only_a - only_b
+    shares = [(both + only_a) / n, (both + only_b) / n]
+    (low_a, high_a), (low_b, high_b) = (wilson(both + only, n) for only in (only_a, only_b))
+    assert low_a is not None and high_a is not None and low_b is not None and high_b is not None  # noqa: PT018
+    margins = math.prod((both + only_a, both + only_b, n - both - only_a, n - both - only_b))
+    together = both * neither - only_a * only_b
+    correlation = (max(together - n / 2, 0.0) if together > 0 else together) / math.sqrt(margins) if margins else 0.0
+
+    def reach(one: float, other: float) -> float:
+        return math.sqrt(max(0.0, one**2 - 2 * correlation * one * other + other**2))
+
+    difference = (only_a - only_b) / n
+    low = difference - reach(shares[0] - low_a, high_b - shares[1])
+    high = difference + reach(high_a - shares[0], shares[1] - low_b)
+    return max(-1.0, low), min(1.0, high)
+
+
 def rate(count: int, n: int) -> Rate:
     """Return a share with its 95 % Wilson interval; all None when n is 0."""
     return Rate(count / n if n else None, *wilson(count, n), count, n)

@@ -1,21 +1,22 @@
-"""Paired tests between two models on the same rows: accuracy, macro-F1, and what the sample could have shown at all.
+"""Paired tests between two models on the same rows: accuracy, macro-F1, recall, where they differ, and what could be found.
 
 Plain functions of predictions; no files. Rows that share a picture (`cluster`) are resampled, and flipped, together.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, TypeVar
 
-from pipeline.metrics.intervals import RESAMPLES, bootstrap_sums, cluster_sums, interval, shared
+from pipeline.metrics.intervals import RESAMPLES, bootstrap_sums, cluster_sums, interval, paired_difference, shared
 from pipeline.metrics.power import minimum_detectable_difference
-from pipeline.metrics.scores import Gain
+from pipeline.metrics.scores import Change, Gain
 
 Prediction = Mapping[str, Any]
 """One row of predictions.jsonl."""
+Key = TypeVar("Key")
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,8 @@ class Paired:
     @property
     def gain(self) -> Gain:
         """The difference as a rate."""
-        return Gain(self.difference, self.low, self.high, p=self.p)
+        counts = {"only_a": self.only_a, "only_b": self.only_b}
+        return Gain(self.difference, self.low, self.high, n=self.n, clusters=self.clusters, p=self.p, **counts)
 
 
 def right(row: Prediction) -> bool:
@@ -67,7 +69,7 @@ def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> Paired:
     n, only_a, only_b = len(pairs), gains.count(1), gains.count(-1)
     sums = bootstrap_sums([[gain, 1] for gain in gains], clusters)
     low, high = interval(sums[:, 0] / sums[:, 1])
-    by_cluster = [round(total) for total in cluster_sums([[gain] for gain in gains], clusters)[:, 0].tolist()]
+    by_cluster = _totals(gains, clusters)
     # Clusters that swing as one weigh like fewer rows: the design effect of the difference, were there none.
     effect = sum(total**2 for total in by_cluster) / max(1, only_a + only_b)
     return Paired(
@@ -86,12 +88,102 @@ def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> Paired:
 def macro_f1_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> Gain:
     """Return macro-F1 of `a` minus macro-F1 of `b` on the rows both answered greedily.
 
-    Rows (or clusters) are resampled in pairs. Macro-F1 runs over the classes that have rows; in a resample that lost one, over
-    the rest.
-
     Returns:
-        It, over `n` common rows, with its 95 % percentile interval and the two-sided p of the bootstrap (never below
-        2 / (resamples + 1)). None where n is 0.
+        It, over `n` common rows, with its 95 % percentile interval and the two-sided p of the bootstrap, see `_macro`.
+    """
+    return _macro(a, b, lambda support, answered, hits: 2 * hits / (support + answered).clip(1))
+
+
+def macro_recall_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> Gain:
+    """Return macro recall (balanced accuracy) of `a` minus that of `b`, as `macro_f1_difference` does."""
+    return _macro(a, b, lambda support, answered, hits: hits / support.clip(1))
+
+
+def recall_changes(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str, Change]:
+    """Return how recall changed from `b` to `a`, per class in text order, on the rows of it that both answered greedily.
+
+    Each with McNemar's exact p on the rows of its class, corrected by Holm over the classes, and a 95 % paired interval
+    that is not: `paired_difference`, or the bootstrap over clusters where rows of the class share any.
+    """
+    found: dict[str, list[tuple[bool, bool, str]]] = defaultdict(list)
+    for x, y in _common(a, b):
+        found[str(x["gold"])].append((x["label"] == x["gold"], y["label"] == y["gold"], cluster(x)))
+    return _changes(dict(sorted(found.items())))
+
+
+def group_changes(
+    a: Iterable[Prediction], b: Iterable[Prediction], classes: bool = False
+) -> dict[tuple[str, str], Change]:
+    """Return how accuracy changed from `b` to `a` on each (group, value) of the rows that both answered greedily.
+
+    A group of one value says nothing beyond all rows, and is left out. Holm's correction of p is over all that are returned;
+    otherwise as `recall_changes`.
+
+    Args:
+        a: predictions.
+        b: predictions.
+        classes: whether the gold answers are a group too, called ``label``.
+    """
+    found: dict[tuple[str, str], list[tuple[bool, bool, str]]] = defaultdict(list)
+    for x, y in _common(a, b):
+        groups = {**(x.get("groups") or {}), **({"label": x["gold"]} if classes else {})}
+        for group, value in groups.items():
+            found[group, str(value)].append((right(x), right(y), cluster(x)))
+    several = Counter(group for group, _ in found)
+    return _changes({key: rows for key, rows in found.items() if several[key[0]] > 1})
+
+
+def _changes(found: Mapping[Key, Sequence[tuple[bool, bool, str]]]) -> dict[Key, Change]:
+    """A change per key, of rows (right with a, right with b, cluster), with p corrected over them all."""
+    changes = {key: _change(rows) for key, rows in found.items()}
+    corrected = holm([change.gain.p or 0.0 for change in changes.values()])
+    return {
+        key: replace(change, gain=replace(change.gain, p_holm=p))
+        for (key, change), p in zip(changes.items(), corrected, strict=True)
+    }
+
+
+def _change(rows: Sequence[tuple[bool, bool, str]]) -> Change:
+    gains = [int(x) - int(y) for x, y, _ in rows]
+    clusters = [name for _, _, name in rows]
+    n, only_a, only_b, both = len(rows), gains.count(1), gains.count(-1), sum(x and y for x, y, _ in rows)
+    if shared(clusters):
+        sums = bootstrap_sums([[gain, 1] for gain in gains], clusters)
+        low, high = interval(sums[:, 0] / sums[:, 1])
+    else:
+        low, high = paired_difference(both, only_a, only_b, n)
+    totals = _totals(gains, clusters)
+    return Change(
+        before=(both + only_b) / n,
+        after=(both + only_a) / n,
+        gain=Gain(
+            (only_a - only_b) / n,
+            low,
+            high,
+            n=n,
+            clusters=len(totals) if shared(clusters) else None,
+            p=_flip_test(totals),
+            only_a=only_a,
+            only_b=only_b,
+        ),
+    )
+
+
+def _totals(gains: Sequence[int], clusters: Sequence[str]) -> list[int]:
+    """The gains of each cluster."""
+    return [round(total) for total in cluster_sums([[gain] for gain in gains], clusters)[:, 0].tolist()]
+
+
+def _macro(a: Iterable[Prediction], b: Iterable[Prediction], metric: Callable[[Any, Any, Any], Any]) -> Gain:
+    """A mean over classes of `a` minus that of `b` on the rows both answered greedily.
+
+    Rows (or clusters) are resampled in pairs. The mean runs over the classes that have rows; in a resample that lost one, over
+    the rest. p is never below 2 / (resamples + 1). None where n is 0.
+
+    Args:
+        a: predictions.
+        b: predictions.
+        metric: from support, rows answered so and hits, all draws × classes, to the value of every class.
     """
     import numpy as np
 
@@ -109,8 +201,8 @@ def macro_f1_difference(a: Iterable[Prediction], b: Iterable[Prediction]) -> Gai
 
     def difference(sums: Any) -> Any:
         support, *parts = np.split(sums, 5, axis=1)
-        f1 = [2 * hit / np.maximum(support + answered, 1) for answered, hit in (parts[:2], parts[2:])]
-        return np.where(support > 0, f1[0] - f1[1], 0).sum(axis=1) / (support > 0).sum(axis=1)
+        values = [metric(support, answered, hits) for answered, hits in (parts[:2], parts[2:])]
+        return np.where(support > 0, values[0] - values[1], 0).sum(axis=1) / (support > 0).sum(axis=1)
 
     drawn = difference(bootstrap_sums(counts, [cluster(x) for x, _ in pairs]))
     observed = difference(counts.sum(axis=0)[None])[0]

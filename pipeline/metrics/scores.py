@@ -44,9 +44,29 @@ class Rate:
 
 @dataclass(frozen=True, kw_only=True)
 class Gain(Rate):
-    """A difference of two shares, and the p value of there being none."""
+    """A difference of two shares on n common rows, and the two-sided p of there being none."""
 
     p: float | None
+    p_holm: float | None = None
+    """Corrected for the tests it is one of; None where it is not."""
+    only_a: int | None = None
+    only_b: int | None = None
+    """Rows only one got right, of a difference of accuracy or of a class's recall."""
+
+    @property
+    def beyond_chance(self) -> bool:
+        """Whether its p, corrected where it is, lies below 5 %."""
+        p = self.p if self.p_holm is None else self.p_holm
+        return p is not None and p < 0.05
+
+
+@dataclass(frozen=True)
+class Change:
+    """A share of the same rows with two models, and the difference, the second less the first."""
+
+    before: float
+    after: float
+    gain: Gain
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,6 +308,11 @@ class Scores:
     def macro_f1(self) -> Rate | None:
         """Macro-F1; None where answers are no classes."""
         return self.classes.macro.f1_rate if self.classes else None
+
+    @property
+    def macro_recall(self) -> Rate | None:
+        """Macro recall, which is balanced accuracy; None where answers are no classes."""
+        return self.classes.balanced if self.classes else None
 
     @property
     def agreement(self) -> Agreement | None:

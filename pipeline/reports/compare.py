@@ -1,4 +1,4 @@
-"""Runs side by side: what differs in their configurations, their accuracy and macro-F1, and paired tests on the same rows.
+"""Runs side by side: what differs in their configurations, their accuracy, recall and F1, and paired tests on the same rows.
 
 A run is the folder of a pipeline's run, a cell of the evaluation lab, or any folder with predictions.jsonl.
 """
@@ -20,10 +20,11 @@ from pipeline.config.schema import RunConfig
 from pipeline.config.validation import without_nulls
 from pipeline.errors import UserError
 from pipeline.files import differences, read_json
-from pipeline.metrics.paired_tests import holm, macro_f1_difference, paired
+from pipeline.metrics.paired_tests import holm, macro_f1_difference, macro_recall_difference, paired
 from pipeline.metrics.scores import Rate, Scores
 from pipeline.metrics.stored import from_json
 from pipeline.reports.entries import Entry, names_apart, read_folders, read_run
+from pipeline.reports.paired_entries import RECALL_NOTE, classed, versus_per_class
 from pipeline.reports.summary import Summary
 from pipeline.reports.table import Column, Mean, Table, cell, markdown_table
 
@@ -35,12 +36,15 @@ NO_TESTS = "The runs have no answered row in common."
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs side by side, as values. `settings` are (run, how it differs from the first); `tests` is None without common rows."""
+    """Runs side by side, as values. `settings` are (run, how it differs from the first); `tests` is None without common rows,
+    `recall` (of every class) where answers are no classes too.
+    """
 
     runs: tuple[str, ...]
     settings: tuple[tuple[str, str], ...]
     numbers: tuple[Table, ...]
     tests: Table | None
+    recall: Table | None
     entries: Mapping[str, Mapping[str, Entry]]
     left_out: tuple[tuple[str, str], ...] = ()
     """(run and stage, why it no longer holds) of what is in no number."""
@@ -61,7 +65,7 @@ def compare(run_roots: Sequence[Path], doubted: Doubted | None = None) -> str:
         parts += [f"## Settings, {cell(found.runs[0])} -> the other\n", *lines, ""]
     parts += [*map(markdown_table, found.numbers), f"{SPREAD}\n"]
     if found.tests:
-        parts.append(markdown_table(found.tests))
+        parts += map(markdown_table, filter(None, (found.tests, found.recall)))
     elif len(found.runs) > 1:
         parts.append(f"## Paired tests\n\n{NO_TESTS}\n")
     return "\n".join(parts)
@@ -97,6 +101,7 @@ def gather(run_roots: Sequence[Path], doubted: Doubted | None = None) -> Compari
         settings=tuple(_differences(configs)) if len(configs) == len(roots) else (),
         numbers=tuple(_numbers(entries, configs, names, left_out)),
         tests=_tests(entries, names),
+        recall=_recall(entries, names),
         entries=entries,
         left_out=tuple((f"{run}, {name}", "; ".join(why)) for (run, name), why in left_out.items()),
     )
@@ -199,7 +204,8 @@ def _tests(entries: Mapping[str, Mapping[str, Entry]], names: Sequence[str]) -> 
                 continue
             row: dict[str, Any] = {"runs": f"{run} - {first}", "stage": name, "rows": _rows(theirs, ours, right.n)}
             gains = {"accuracy": right.gain}
-            if all(one.scores and one.scores.classes for one in (theirs, ours)):
+            if classed(theirs, ours):
+                gains["macro_recall"] = macro_recall_difference(theirs.predictions, ours.predictions)
                 gains["macro_f1"] = macro_f1_difference(theirs.predictions, ours.predictions)
             row["detectable"] = right.detectable
             for key, gain in gains.items():
@@ -211,18 +217,38 @@ def _tests(entries: Mapping[str, Mapping[str, Entry]], names: Sequence[str]) -> 
     for (row, key), p in zip(tests, holm([row[f"{key}_p"] for row, key in tests]), strict=True):
         row[f"{key}_p_holm"] = p
     columns = [Column("runs", "runs"), Column("stage", "stage"), Column("rows", "rows")]
-    for key, title in (("accuracy", "accuracy, points"), ("macro_f1", "macro-F1, points")):
+    titles = {"accuracy": "accuracy, points", "macro_recall": "macro recall, points", "macro_f1": "macro-F1, points"}
+    for key, title in titles.items():
         if any(key in row for row in rows):
             columns += [Column(key, f"{title} [95 %]", "points"), Column(f"{key}_p", "p", "p")]
             columns.append(Column(f"{key}_p_holm", "p, Holm", "p"))
     columns.append(Column("detectable", "detectable, points", "percent"))
     note = (
-        "Greedy answers to the same rows. Accuracy: McNemar's exact test, interval by paired bootstrap; macro-F1: paired "
-        f"bootstrap. Holm's correction is over all {len(tests)} tests of the table. Detectable: the smallest difference in "
-        "accuracy that this many rows and this much discordance find in 80 % of cases at two-sided 5 %. They tell two trained "
+        "Greedy answers to the same rows. Accuracy: McNemar's exact test, interval by paired bootstrap; macro recall and F1: "
+        f"paired bootstrap. Holm's correction is over all {len(tests)} tests of the table. Detectable: the smallest difference "
+        "in accuracy that this many rows and this much discordance find in 80 % of cases at two-sided 5 %. They tell two trained "
         "models apart on other rows; what another seed would give, only several seeds tell."
     )
     return Table("tests", "Paired tests", tuple(columns), tuple(rows), note=note)
+
+
+def _recall(entries: Mapping[str, Mapping[str, Entry]], names: Sequence[str]) -> Table | None:
+    """Recall of every class of every stage, each other run less the first."""
+    first, *others = entries
+    found: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in others:
+        for name in names:
+            ours, theirs = entries[first].get(name), entries[run].get(name)
+            test = versus_per_class(theirs, ours) if ours and theirs else None
+            for label, change in test.per_class.items() if test else ():
+                found.setdefault((name, label), {})[f"change:{run}"] = change.gain
+    if not found:
+        return None
+    heads = (Column("stage", "stage"), Column("class", "class"))
+    columns = (*heads, *(Column(f"change:{run}", f"{run} - {first}", "points") for run in others))
+    empty = dict.fromkeys(column.key for column in columns)
+    rows = tuple(empty | {"stage": name, "class": label} | gains for (name, label), gains in found.items())
+    return Table("recall_changes", "Recall per class, differences in points", columns, rows, note=RECALL_NOTE)
 
 
 def _rows(a: Entry, b: Entry, common: int) -> str | int:
@@ -253,6 +279,7 @@ def _without_seed(run: str, config: dict[str, Any] | None) -> str:
 
 _COMPARED: dict[str, tuple[str, Callable[[Scores], Rate | None]]] = {
     "accuracy": ("Accuracy, %", lambda scores: scores.accuracy),
+    "macro_recall": ("Macro recall, %", lambda scores: scores.macro_recall),
     "macro_f1": ("Macro-F1, %", lambda scores: scores.macro_f1),
     "format_sampled": ("Format rate at temperature 1, %", lambda scores: scores.format_sampled),
 }

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.formatting import percent
+from pipeline.formatting import percent, points, printable
 from pipeline.reports.entries import read_run
+from pipeline.reports.paired_entries import PairedTest, RecallTest
 from pipeline.reports.report_tables import per_class
-from pipeline.reports.summary import NO_LONGER, Clip, EntrySummary, PairedTest, Summary, summarise, unusable_rows
+from pipeline.reports.summary import NO_LONGER, Clip, EntrySummary, Summary, summarise, unusable_rows
 from pipeline.reports.table import Table, align_columns, cell, markdown_table
 
 NOTES = (
     "Greedy decoding is the headline. Temperature 1 shows what the policy does when it samples, where format training acts.",
-    "Accuracy is over all rows: an answer that cannot be read is wrong. Macro-F1 weighs every class alike.",
-    "Intervals are 95 %: Wilson for rates, percentile bootstrap for F1 and differences; where rows share a picture, bootstrap "
-    "over pictures for all of them. They cover the rows drawn for evaluation, not the seed trained with.",
-    "p is McNemar's exact test on the rows both models answered; “p, Holm” is corrected for all tests of its table.",
+    "Accuracy is over all rows: an answer that cannot be read is wrong. Macro recall (balanced accuracy) and macro-F1 weigh "
+    "every class alike.",
+    "Intervals are 95 %: Wilson for rates, percentile bootstrap for macro averages and differences; where rows share a picture, "
+    "bootstrap over pictures for all of them. They cover the rows drawn for evaluation, not the seed trained with.",
+    "p is McNemar's exact test on the rows both models answered; “p, Holm” is corrected for the tests its table names.",
+    "A stage has helped where p, so corrected, is below .05. Of its rows the sentence names those whose accuracy changed most: "
+    "of a group's value or class (p corrected over all of them), or of neighbouring numbers that each changed so.",
     "“Thinking ends on the answer” is the share of parsed rows whose last label named in the thinking is the answer. “Attributes "
     "named” is the share of annotated attribute values found in the thinking; naming more is not punished.",
     "“Exact trace” is the share of rows whose reasoning is the true steps, word for word; only tasks that know them have it.",
@@ -24,22 +29,31 @@ NOTES = (
 )
 
 
+_PER_CLASS = ("recall", "recall_changes", "f1")
+_WIDTH = 100
+"""Most columns of the terminal's table."""
+
+
 def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, Sequence[str]] | None = None) -> str:
     """Return the stage table in plain text, at most 100 columns wide, from the reports the phases have written.
 
-    Below it stands which phases no longer hold, and how many rows could not be used.
+    Above it stands which stage helped; below it how recall changed class by class, which phases no longer hold, and how many
+    rows could not be used.
     """
     entries = read_run(run_root, phases, None, doubted)
-    rows: list[tuple[str, ...]] = [
-        ("stage", "format", "T=1", "accuracy [95 %]", "exact", "F1", "no label", "vs parent", "clip lo/hi", "train")
-    ]
-    rows += map(_stage, summarise("", entries, (), None).entries)
-    if not any(row[4] for row in rows[1:]):
-        # Most tasks do not know the true steps.
-        rows = [(*row[:4], *row[5:]) for row in rows]
-    wide = align_columns(rows, (0, 3))
-    lines = [wide if max(map(len, wide.splitlines())) <= 100 else align_columns(rows, (0, 3), " ")]
-    lines.append("in %; T=1: format when sampling; vs parent: accuracy points, McNemar * p<.05 ** p<.01 *** p<.001")
+    summary = summarise("", entries, (), None)
+    lines = [line for one in summary.findings for line in _wrapped(f"{one.entry}: {one.text}")]
+    lines += [""] * bool(lines)
+    rows = [_HEADS, *map(_stage, summary.entries)]
+    # Most tasks do not know the true steps, and a benchmark has no classes.
+    told = [place for place, head in enumerate(_HEADS) if head not in _RARE or any(row[place] for row in rows[1:])]
+    rows = [tuple(row[place] for place in told) for row in rows]
+    lines.append(_narrow(rows))
+    lines.append("in %; T=1: format when sampling; none: rows whose answer could not be read")
+    lines.append("vs parent: accuracy points, McNemar * p<.05 ** p<.01 *** p<.001")
+    if "recall" in rows[0]:
+        lines.append("recall: macro; of each class in points, * p<.05 corrected over the classes")
+        lines += [line for test in summary.recall for line in _wrapped(_recall(test))]
     if "exact" in rows[0]:
         lines.append("exact: the reasoning is the true steps, word for word")
     lines += [f"† {entry.name} {NO_LONGER}: {'; '.join(entry.doubts)}" for entry in entries if entry.doubts]
@@ -47,19 +61,64 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
     return "\n".join(lines)
 
 
+_HEADS = (
+    "stage",
+    "format",
+    "T=1",
+    "accuracy [95 %]",
+    "exact",
+    "recall",
+    "F1",
+    "none",
+    "vs parent",
+    "clip lo/hi",
+    "train",
+)
+_RARE = ("exact", "recall")
+_MOST_CLASSES = 12
+"""Most classes whose recall the terminal shows; of more, those that changed beyond chance."""
+
+
+def _recall(test: RecallTest) -> str:
+    """How recall changed with an entry, class by class, in a line."""
+    many = len(test.per_class) > _MOST_CLASSES
+    found = {name: one.gain for name, one in test.per_class.items() if one.gain.beyond_chance or not many}
+    said = [f"{name} {points(gain.value)}{'*' * gain.beyond_chance}" for name, gain in found.items()]
+    rest = f"{len(test.per_class) - len(said)} other classes not beyond chance" if many else ""
+    return f"recall, {test.entry} - {test.name}: {', '.join(filter(None, (*said, rest)))}"
+
+
+def _narrow(rows: Sequence[tuple[str, ...]]) -> str:
+    """The table as wide as it may be: with less between the columns, then with shorter names."""
+    for gap, most in (("  ", 22), (" ", 22), (" ", 18), (" ", 14)):
+        text = align_columns([(_short(row[0], most), *row[1:]) for row in rows], (0, 3), gap)
+        if max(map(len, text.splitlines())) <= _WIDTH:
+            break
+    return text
+
+
+def _short(name: str, most: int) -> str:
+    plain = name.removesuffix(" †")
+    return name if len(plain) <= most else f"{plain[: most - 1]}…{' †' * (plain != name)}"
+
+
+def _wrapped(text: str) -> list[str]:
+    return textwrap.wrap(printable(text), _WIDTH, subsequent_indent="  ", break_on_hyphens=False)
+
+
 def _stage(row: EntrySummary) -> tuple[str, ...]:
     """A line of the terminal's table."""
-    name = row.name if len(row.name) <= 22 else f"{row.name[:21]}…"
-    name = f"{name} †" if row.doubts else name
+    name = f"{row.name} †" if row.doubts else row.name
     found = row.scores
     if not found:
-        return (name, "", "", row.status, "", "", "", "", "", _seconds(row.seconds))
+        return (name, "", "", row.status, *[""] * 6, _seconds(row.seconds))
     return (
         name,
         percent(found.format.value),
         percent(found.format_sampled.value) if found.format_sampled else "",
         str(found.accuracy),
         percent(found.exact_trace.value) if found.exact_trace else "",
+        percent(found.macro_recall.value) if found.macro_recall else "",
         percent(found.macro_f1.value) if found.macro_f1 else "",
         str(found.unparsable.n),
         _gained(row.versus_parent),
@@ -69,15 +128,20 @@ def _stage(row: EntrySummary) -> tuple[str, ...]:
 
 
 def markdown(summary: Summary, tables: Mapping[str, Table], full: bool = False) -> str:
-    """Return the report as markdown: warnings, results, groups, F1 per class; `full` adds each entry's per-class table."""
+    """Return the report as markdown: which stage helped, warnings, results, groups, recall and F1 per class; `full` adds each
+    entry's per-class table.
+    """
     parts = [f"# {cell(summary.title)}\n"]
+    if summary.findings:
+        sentences = [f"- **{cell(one.entry)}**: {cell(one.text)}" for one in summary.findings]
+        parts += ["## Which stage helped\n", *sentences, ""]
     for warning in summary.warnings:
         parts.append(f"- **{warning.level}** {cell(': '.join(filter(None, (warning.entry, warning.text))))}")
     shown = [tables[name] for name in ("results", "tests") if name in tables]
     parts += ["", *map(markdown_table, shown)]
     if handed := [(row.name, row.hand_over) for row in summary.entries if row.hand_over]:
         parts += ["## Hand-over\n", *(f"- {cell(name)}: {cell(line)}" for name, line in handed), ""]
-    shown = [table for name, table in tables.items() if name == "f1" or name.startswith("group_")]
+    shown = [table for name, table in tables.items() if name in _PER_CLASS or name.startswith("group_")]
     if full:
         shown += [per_class(row.name, scores.classes) for row, scores in summary.evaluated if scores.classes]
     parts += map(markdown_table, shown)

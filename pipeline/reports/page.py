@@ -24,7 +24,7 @@ from pipeline.reports.prediction_browser import as_json
 from pipeline.reports.report_charts import length_charts, on_page
 from pipeline.reports.report_tables import per_class
 from pipeline.reports.summary import Clip, Summary, clip_of
-from pipeline.reports.table import Column, Mean, Table, interval, number, written
+from pipeline.reports.table import Column, Mean, Table, hover, interval, number, tone, written
 
 _TEMPLATES = Path(__file__).parent / "templates"
 THUMBNAIL = 128
@@ -158,9 +158,12 @@ def _environment(folder: Path | None) -> Any:
 
 
 def _cell(value: Any, column: Column) -> dict[str, Any]:
-    """How a cell stands in the page: ``text``, ``interval``, ``sort`` (what it is sorted by), ``links`` (ids of rows)."""
+    """How a cell stands in the page: ``text``, ``interval``, ``sort`` (what it is sorted by), ``links`` (ids of rows), and of a
+    difference that was tested ``tone`` and ``hover``.
+    """
     plain = number(value)
     shown: dict[str, Any] = {"text": "–", "interval": "", "sort": "", "links": [], "value": plain}
+    shown |= {"tone": tone(value), "hover": hover(value)}
     if plain is None:
         return shown
     if column.kind == "rows":

@@ -7,9 +7,10 @@ from typing import Any
 
 from pipeline.config.schema import BASELINE
 from pipeline.metrics.classification import UNPARSABLE, in_order
-from pipeline.metrics.scores import Gain, GroupScores, OfClasses, Rate, Scores
+from pipeline.metrics.scores import ClassScores, Gain, GroupScores, OfClasses, Rate, Scores
 from pipeline.reports.entries import Entry
-from pipeline.reports.summary import EntrySummary, PairedTest, Summary
+from pipeline.reports.paired_entries import RECALL_NOTE, PairedTest, RecallTest
+from pipeline.reports.summary import EntrySummary, Summary
 from pipeline.reports.table import Column, Table, rows_of
 
 SHOWN_PAIRS, SHOWN_ROWS = 5, 4
@@ -27,7 +28,9 @@ def tables(summary: Summary, entries: Sequence[Entry]) -> dict[str, Table]:
         _by_entry("beside", "Beside accuracy", BESIDE, rows, lambda _, scores: [scores]).without_empty(),
         _by_entry("official", "Official scores", OFFICIAL, rows, lambda row, _: row.official.items(), _OFFICIAL_NOTE),
         *_groups(rows),
-        _f1(rows),
+        _by_class("recall", "Recall per class, %", rows, lambda one: one.recall, lambda of: of.balanced),
+        recall_changes(summary),
+        _by_class("f1", "F1 per class, %", rows, lambda one: one.f1, lambda of: of.macro.f1),
         _per_class(rows),
         _confusion(rows),
         _confused(rows, entries),
@@ -66,6 +69,10 @@ def _gain(test: PairedTest | None) -> Gain | None:
     return test.result.gain if test and test.result.n else None
 
 
+def _rate(gain: Gain | None) -> Rate | None:
+    return gain and Rate(gain.value, gain.low, gain.high)
+
+
 ENTRY = Column("entry", "entry")
 _ACCURACY = Column("accuracy", "accuracy, %", "percent")
 _OF_BIN = Column("n", "rows", "count", lambda one: one.accuracy.n)
@@ -74,6 +81,7 @@ RESULTS = (
     Column("task", "task"),
     Column("status", "status"),
     Column("accuracy", "accuracy, %", "percent", _scored(lambda of: of.accuracy)),
+    Column("macro_recall", "macro recall, %", "percent", _scored(lambda of: of.macro_recall)),
     Column("exact_trace", "exact trace, %", "percent", _scored(lambda of: of.exact_trace)),
     Column("versus_parent", "vs parent", "points", lambda row: _gain(row.versus_parent)),
     Column("macro_f1", "macro-F1, %", "percent", _scored(lambda of: of.macro_f1)),
@@ -104,10 +112,12 @@ TESTS = (
     ),
     Column("p", "p", "p", lambda test: test.result.p),
     Column("p_holm", "p, Holm", "p"),
+    Column("macro_recall", "macro recall, points", "points", lambda test: _rate(test.macro_recall)),
+    Column("macro_recall_p", "p", "p", lambda test: test.macro_recall and test.macro_recall.p),
+    Column("macro_recall_p_holm", "p, Holm", "p", lambda test: test.macro_recall and test.macro_recall.p_holm),
     Column("detectable", "detectable, points", "percent", lambda test: test.result.detectable),
 )
 BESIDE = (
-    Column("balanced", "balanced accuracy, %", "percent", lambda of: of.classes and of.classes.balanced),
     Column("weighted_f1", "weighted F1, %", "percent", lambda of: of.classes and of.classes.weighted.f1),
     Column("tokens", "completion tokens", "number", lambda of: of.completion_tokens),
     Column("seconds_per_row", "seconds a row", "number"),
@@ -205,14 +215,44 @@ def _versus(baseline: str) -> Column:
 
 
 def tests(found: Sequence[PairedTest]) -> Table:
-    """Return paired tests of accuracy as `summarise` lists them."""
+    """Return paired tests of accuracy and macro recall as `summarise` lists them."""
+    recall = any(test.macro_recall for test in found)
     clustered = any(test.result.clusters for test in found)
     note = (
         f"McNemar’s exact test{' with whole clusters flipped' if clustered else ''} on the rows both answered greedily; interval "
-        f"by paired bootstrap; Holm’s correction over all {len(found)} tests of this table. “Detectable” is the smallest "
-        "difference that a sample of this size and discordance finds in 80 % of cases at two-sided 5 %."
+        f"by paired bootstrap. {'Macro recall: paired bootstrap. ' if recall else ''}Holm’s correction over all {len(found)} "
+        f"tests of this table{', of either measure' if recall else ''}. “Detectable” is the smallest difference in accuracy that "
+        "a sample of this size and discordance finds in 80 % of cases at two-sided 5 %."
     )
-    return Table("tests", "Paired tests", TESTS, rows_of(TESTS, found), note=note)
+    made = Table("tests", "Paired tests", TESTS, rows_of(TESTS, found), note=note)
+    return made if recall else made.less("macro_recall", "macro_recall_p", "macro_recall_p_holm")
+
+
+def recall_changes(summary: Summary) -> Table:
+    """Return how recall differs, class by class, in a column per pair of entries that is tested."""
+    macro = {(test.entry, test.name): test.macro_recall for test in summary.tests}
+
+    def of(test: RecallTest) -> Callable[[str], Gain | None]:
+        return lambda name: test.per_class[name].gain if name in test.per_class else None
+
+    def over_all(test: RecallTest) -> Callable[[str], Gain | None]:
+        return lambda _: macro.get((test.entry, test.name))
+
+    def columns(read: Callable[[RecallTest], Callable[[str], Gain | None]]) -> tuple[Column, ...]:
+        pairs = [(f"change:{test.entry} - {test.name}", f"{test.entry} − {test.name}", test) for test in summary.recall]
+        return (
+            Column("class", "class", of=str),
+            *(Column(key, head, "points", read(test)) for key, head, test in pairs),
+        )
+
+    names = dict.fromkeys(name for test in summary.recall for name in test.per_class)
+    order = sorted(
+        names, key=lambda name: summary.labels.index(name) if name in summary.labels else len(summary.labels)
+    )
+    note = f"{RECALL_NOTE} At the foot macro recall, by paired bootstrap, its p corrected as in “Paired tests”."
+    title = "Recall per class, differences in points"
+    rows, foot = rows_of(columns(of), order), rows_of(columns(over_all), ["macro avg"])
+    return Table("recall_changes", title, columns(of), rows, foot, note)
 
 
 def _unread(_: EntrySummary, scores: Scores) -> Iterable[tuple[str, int, int]]:
@@ -261,19 +301,36 @@ def _group(group: str, found: Mapping[str, Mapping[str, GroupScores]]) -> Table:
     return Table(f"group_{name}", f"By {group}", columns, rows_of(columns, values), note=note)
 
 
-def _f1(rows: Evaluated) -> Table:
-    found = {row.name: scores.classes.per_class for row, scores in rows if scores.classes}
+def _by_class(
+    metric: str,
+    title: str,
+    rows: Evaluated,
+    read: Callable[[ClassScores], Any],
+    macro: Callable[[OfClasses], Rate | float],
+) -> Table:
+    """A row per class, a column per entry, and the macro averages at the foot."""
+    found = {row.name: scores.classes for row, scores in rows if scores.classes}
 
     def of(entry: str) -> Callable[[str], Any]:
-        return lambda name: getattr(found[entry].get(name), "f1", None)
+        return lambda name: read(found[entry].per_class[name]) if name in found[entry].per_class else None
 
     columns = (
         Column("class", "class", of=str),
-        Column("support", "rows", "count", lambda name: max(of[name].support for of in found.values() if name in of)),
-        *(Column(f"f1:{entry}", entry, "percent", of(entry), heat=True) for entry in found),
+        Column(
+            "support",
+            "rows",
+            "count",
+            lambda name: max(of.per_class[name].support for of in found.values() if name in of.per_class),
+        ),
+        *(Column(f"{metric}:{entry}", entry, "percent", of(entry), heat=True) for entry in found),
     )
-    names = dict.fromkeys(name for of_entry in found.values() for name in of_entry)
-    return Table("f1", "F1 per class, %", columns, rows_of(columns, names))
+    names = dict.fromkeys(name for of_entry in found.values() for name in of_entry.per_class)
+    foot = {
+        "class": "macro avg",
+        "support": max((of.macro.support for of in found.values()), default=0),
+        **{f"{metric}:{entry}": macro(of) for entry, of in found.items()},
+    }
+    return Table(metric, title, columns, rows_of(columns, names), (foot,))
 
 
 def per_class(name: str, classes: OfClasses) -> Table:

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 from pipeline.config.schema import AlarmConfig
 from pipeline.data.shared_pictures import SharedPictures
 from pipeline.files import read_json
 from pipeline.formatting import p_value, size
 from pipeline.metrics import alarms
-from pipeline.metrics.paired_tests import Paired, holm, paired
 from pipeline.metrics.scores import Rate, Scores
-from pipeline.metrics.stored import SPREAD
 from pipeline.reports.entries import Entry
+from pipeline.reports.findings import Finding, finding
+from pipeline.reports.paired_entries import PairedTest, RecallTest, corrected, every_pair, versus, versus_per_class
 from pipeline.run_dir import COT
 
 UNPARSABLE_LIMIT = 0.05
@@ -24,20 +24,8 @@ TRUNCATED_LIMIT = 0.05
 DISAGREE_LIMIT = 0.2
 SAME_ANSWER_LIMIT = 0.9
 SAME_THOUGHT_LIMIT = 0.5
-MOST_PAIRED = 6
-"""Entries of one task up to which every pair is tested; more are tested against the first."""
 # Fewer rows than this say nothing about a collapse.
 _ENOUGH = 20
-
-
-@dataclass(frozen=True)
-class PairedTest:
-    """A test of an entry against the one called `name`; `p_holm` is corrected over all tests of its table."""
-
-    entry: str
-    name: str
-    result: Annotated[Paired, SPREAD]
-    p_holm: float | None = None
 
 
 @dataclass(frozen=True)
@@ -108,7 +96,7 @@ class Remark:
 class Summary:
     """Everything a report states; it holds no time and no absolute path.
 
-    `tests` are all its tests of accuracy, in the order they are shown.
+    `tests` are all its tests of accuracy and macro recall, in the order they are shown, `recall` the same pairs class by class.
     """
 
     title: str
@@ -119,6 +107,9 @@ class Summary:
     warnings: tuple[Remark, ...]
     shared_pictures: tuple[SharedPictures, ...] = ()
     """What the run is judged on and trained on."""
+    findings: tuple[Finding, ...] = ()
+    """Which stage helped, a sentence each."""
+    recall: tuple[RecallTest, ...] = ()
 
     @property
     def evaluated(self) -> list[tuple[EntrySummary, Scores]]:
@@ -144,12 +135,18 @@ def summarise(
         (entry, other) for entry, (parent, others) in zip(entries, against, strict=True) for other in (parent, *others)
     ]
     # Where a baseline is the parent it is one test, shown in two columns.
-    tested = {(a.name, b.name): _versus(a, b) for a, b in pairs if b and a.scores and b.scores}
+    shown = {(a.name, b.name): (a, b) for a, b in pairs if b and a.scores and b.scores}
+    tested = {names: versus(a, b) for names, (a, b) in shown.items()}
     if not staged:
-        tests = _corrected([_versus(a, b) for a, b in _pairs(entries)])
+        shown = {(a.name, b.name): (a, b) for a, b in every_pair(entries)}
+        tests = corrected([versus(a, b) for a, b in shown.values()])
     else:
-        tests = _corrected(list(tested.values()))
+        tests = corrected(list(tested.values()))
         tested |= {(test.entry, test.name): test for test in tests}
+    recall = [one for a, b in shown.values() if (one := versus_per_class(a, b))]
+    # One phase's own report knows no other, and says nothing of what it brought.
+    told = len({entry.phase for entry in entries}) > 1
+    found = [finding(entry, parent, tests) for entry, (parent, _) in zip(entries, against, strict=True) if told]
     rows = [
         EntrySummary(
             name=entry.name,
@@ -175,14 +172,17 @@ def summarise(
     ]
     remarks = [Remark("", "warning", f"{one}.") for one in shared]
     remarks += warnings(entries, rows)
-    return Summary(title, tuple(labels), tuple(rows), tests, cot, tuple(remarks), tuple(shared))
-
-
-def _corrected(found: Sequence[PairedTest]) -> tuple[PairedTest, ...]:
-    """The tests that have rows, with p corrected over them all."""
-    tests = [test for test in found if test.result.p is not None]
-    corrected = holm([test.result.p or 0.0 for test in tests])
-    return tuple(replace(test, p_holm=p) for test, p in zip(tests, corrected, strict=True))
+    return Summary(
+        title=title,
+        labels=tuple(labels),
+        entries=tuple(rows),
+        tests=tests,
+        cot=cot,
+        warnings=tuple(remarks),
+        shared_pictures=tuple(shared),
+        findings=tuple(filter(None, found)),
+        recall=tuple(recall),
+    )
 
 
 NO_LONGER = "no longer holds"
@@ -299,7 +299,7 @@ def warnings(entries: Sequence[Entry], rows: Sequence[EntrySummary]) -> list[Rem
         if test and test.result.n and not entry.is_baseline:
             gain = test.result.gain
             if gain.p is not None and gain.p < 0.05 and gain.share < 0:
-                text = f"accuracy fell {-100 * gain.share:.1f} points below {test.name} (p {p_value(gain.p)})."
+                text = f"accuracy fell {-100 * gain.share:.1f} points below {test.name} (p {p_value(gain.p)}, not corrected)."
                 found.append(Remark(entry.name, "warning", text))
     found += unusable_rows(entries)
     for task in dict.fromkeys(entry.task for entry in entries):
@@ -391,17 +391,3 @@ def _beside(accuracy: Rate, blind: float, what: str) -> list[str]:
     below = accuracy.share < blind
     how = "is below" if below else "interval reaches down to"
     return [f"its accuracy {how} {what} ({100 * blind:.1f} %{', which its interval holds' if below else ''})."]
-
-
-def _versus(entry: Entry, other: Entry) -> PairedTest:
-    return PairedTest(entry.name, other.name, paired(entry.predictions, other.predictions))
-
-
-def _pairs(entries: Sequence[Entry]) -> list[tuple[Entry, Entry]]:
-    """(later, earlier): every pair of evaluated entries of one task, or each against the first where they are many."""
-    pairs = []
-    for task in dict.fromkeys(entry.task for entry in entries):
-        same = [entry for entry in entries if entry.task == task and entry.scores]
-        firsts = same if len(same) <= MOST_PAIRED else same[:1]
-        pairs += [(b, a) for place, a in enumerate(firsts) for b in same[place + 1 :]]
-    return pairs

@@ -1,6 +1,7 @@
 """A table as values, and as csv, json and markdown files.
 
-A cell is None, a text, a number, a `Rate` (a number with its 95 % interval), a `Mean`, or a list of ids of rows.
+A cell is None, a text, a number, a `Rate` (a number with its 95 % interval; a `Gain` with a corrected p is marked where it is
+beyond chance), a `Mean`, or a list of ids of rows.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pipeline.formatting import duration, p_value, percent, points, printable
-from pipeline.metrics.scores import Rate
+from pipeline.metrics.scores import Gain, Rate
 from pipeline.metrics.stored import to_json
 
 
@@ -43,7 +44,7 @@ class Noted:
 @dataclass(frozen=True)
 class Column:
     """One column. `kind` is how a person reads it: text, count, percent, fine (percent to a
-    thousandth), points, number, p, duration, rows (ids of rows), or bar
+    thousandth), points, brief (points without the interval), number, p, duration, rows (ids of rows), or bar
     (two shares side by side, which a page alone shows)."""
 
     key: str
@@ -107,12 +108,15 @@ def files(table: Table) -> dict[str, str]:
 
 
 def flat(table: Table) -> tuple[list[str], list[list[Any]]]:
-    """Return header and rows with nothing nested: an interval is two further columns ``<key>_low`` and ``<key>_high``."""
+    """Return header and rows with nothing nested: an interval is two further columns ``<key>_low`` and ``<key>_high``, and
+    ``<key>_p`` and ``<key>_p_holm`` where tests are corrected for each other.
+    """
     every = (*table.rows, *table.foot)
     parts = {column.key: ["value"] for column in table.columns}
     for key, of in parts.items():
         cells = [row.get(key) for row in every]
         of += [part for part in ("low", "high", "sd") if any(hasattr(one, part) for one in cells)]
+        of += [part for part in ("p", "p_holm") if any(getattr(one, "p_holm", None) is not None for one in cells)]
     header = [key if part == "value" else f"{key}_{part}" for key, of in parts.items() for part in of]
     return header, [[_plain(row.get(key), part) for key, of in parts.items() for part in of] for row in every]
 
@@ -165,7 +169,7 @@ def align_columns(rows: Sequence[Sequence[str]], left: Collection[int] = (0,), g
 
 
 def written(value: float, kind: str) -> str:
-    """Return a number as its kind of column shows it: text, count, percent, fine, points, number, p or duration."""
+    """Return a number as its kind of column shows it: text, count, percent, fine, points, brief, number, p or duration."""
     if kind == "percent":
         # 0.03 % is not 0.0 %.
         return percent(value, 3) if 0 < abs(value) < 0.001 else percent(value)
@@ -175,16 +179,32 @@ def written(value: float, kind: str) -> str:
         return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
     if kind == "count":
         return f"{value:,}".replace(",", "\u202f")
-    write = {"points": points, "duration": duration, "p": lambda p: p_value(p).removeprefix("= ")}
+    write = {"points": points, "brief": points, "duration": duration, "p": lambda p: p_value(p).removeprefix("= ")}
     return write.get(kind, str)(value)
 
 
 def interval(value: Any, kind: str) -> str:
     """Return the interval of a cell as its kind of column shows it, and its note; "" where it has none."""
     low, high = getattr(value, "low", None), getattr(value, "high", None)
-    found = "" if low is None or high is None else f"[{written(low, kind)}, {written(high, kind)}]"
+    found = "" if low is None or high is None or kind == "brief" else f"[{written(low, kind)}, {written(high, kind)}]"
     note = getattr(value, "note", "")
     return " ".join(filter(None, (found, note and f"({note})")))
+
+
+def tone(value: Any) -> str:
+    """Return better, worse or same of a difference whose p is corrected for the tests around it; "" of anything else."""
+    if not isinstance(value, Gain) or value.p_holm is None or value.value is None:
+        return ""
+    return "same" if not value.beyond_chance else "better" if value.value > 0 else "worse"
+
+
+def hover(value: Any) -> str:
+    """Return what a page tells of such a difference when it is pointed at: its rows, interval and p; "" of anything else."""
+    if not tone(value):
+        return ""
+    only = "" if value.only_a is None else f"; right only here {value.only_a}, only there {value.only_b}"
+    tested = f"p {p_value(value.p)}, corrected {p_value(value.p_holm)}"
+    return f"{value.n} rows{only}; {interval(value, 'points')}; {tested}"
 
 
 def number(value: Any) -> Any:
@@ -201,7 +221,12 @@ def in_words(value: Any, column: Column) -> str:
     plain = number(value)
     if plain is None or isinstance(plain, str):
         return plain or "–"
-    return " ".join(filter(None, (written(plain, column.kind), interval(value, column.kind))))
+    return " ".join(
+        filter(
+            None,
+            (written(plain, column.kind) + "*" * (tone(value) in ("better", "worse")), interval(value, column.kind)),
+        )
+    )
 
 
 def _written(value: Any, column: Column) -> str:

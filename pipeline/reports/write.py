@@ -135,7 +135,7 @@ def write_comparison(run_roots: Sequence[Path], out: Path, doubted: Doubted | No
     folder, page_path = (out.parent, out) if out.suffix == ".html" else (out, out / "index.html")
     if folder is out:
         write_atomic(folder / "compare.md", compare(run_roots, doubted))
-        for table in (*found.numbers, *([found.tests] if found.tests else [])):
+        for table in filter(None, (*found.numbers, found.tests, found.recall)):
             for name, text in files(table).items():
                 write_atomic(folder / "tables" / name, text)
     write_atomic(page_path, _comparison_page(found, run_roots, folder))
@@ -163,7 +163,7 @@ def _comparison_page(found: Comparison, run_roots: Sequence[Path], folder: Path)
         chart=chart.svg() if chart else "",
         settings=[{"name": name, "text": text} for name, text in found.settings],
         numbers=found.numbers,
-        tables={"tests": found.tests} if found.tests else {},
+        tables={table.name: table for table in (found.tests, found.recall) if table},
         spread=SPREAD,
         no_tests=NO_TESTS,
         notes=NOTES,

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from pipeline.metrics.intervals import RESAMPLES, bootstrap_sums, clustered_rate, rate, shared
+from pipeline.metrics.intervals import RESAMPLES, bootstrap_sums, clustered_rate, paired_difference, rate, shared
 
 
 def test_rows_on_their_own_have_wilsons_interval() -> None:
@@ -51,3 +51,14 @@ def test_a_row_without_a_cluster_is_drawn_alone() -> None:
 def test_the_same_rows_give_the_same_interval() -> None:
     right, clusters = [True, False] * 30, [f"p{number // 3}" for number in range(60)]
     assert clustered_rate(right, clusters) == clustered_rate(right, clusters)
+
+
+@pytest.mark.parametrize(
+    ("table", "limits"),
+    [((36, 12, 2, 50), (0.0569, 0.3404)), ((36, 14, 0, 50), (0.1528, 0.4167)), ((0, 0, 0, 30), (-0.1135, 0.1135))],
+)
+def test_a_paired_difference_has_newcombes_limits(table: tuple[int, ...], limits: tuple[float, float]) -> None:
+    assert paired_difference(*table) == pytest.approx(limits, abs=5e-5)
+    both, only_a, only_b, n = table
+    low, high = paired_difference(both, only_b, only_a, n)
+    assert (-high, -low) == pytest.approx(limits, abs=5e-5)

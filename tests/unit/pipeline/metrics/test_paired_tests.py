@@ -1,4 +1,4 @@
-"""Paired macro-F1 against sklearn and against itself, and Holm's correction against its definition."""
+"""Paired macro-F1 and recall against sklearn and against itself, and Holm's correction against its definition."""
 
 from __future__ import annotations
 
@@ -7,9 +7,17 @@ from typing import Any
 
 import pytest
 from scipy.stats import binomtest
-from sklearn.metrics import f1_score
+from sklearn.metrics import f1_score, recall_score
 
-from pipeline.metrics.paired_tests import holm, macro_f1_difference, paired
+from pipeline.metrics.intervals import paired_difference
+from pipeline.metrics.paired_tests import (
+    group_changes,
+    holm,
+    macro_f1_difference,
+    macro_recall_difference,
+    paired,
+    recall_changes,
+)
 
 NAMES = ["joy", "fear", "awe"]
 
@@ -145,3 +153,83 @@ def test_macro_f1_of_clustered_rows_is_less_certain() -> None:
     wide, narrow = (macro_f1_difference(answers(8, clustered), answers(4, clustered)) for clustered in (True, False))
     assert wide.value == narrow.value
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+def test_macro_recall_and_recall_per_class_are_sklearns_on_the_common_rows() -> None:
+    a, b = rows(1, 0.8), rows(2, 0.4)[30:]
+    common = {row["id"] for row in b}
+    gold, said = [], ([], [])
+    for x, y in zip([row for row in a if row["id"] in common], b, strict=True):
+        gold.append(x["gold"])
+        said[0].append(x["label"] or "(none)")
+        said[1].append(y["label"] or "(none)")
+    recalls = [recall_score(gold, one, labels=NAMES, average=None, zero_division=0) for one in said]
+    found = recall_changes(a, b)
+    assert list(found) == sorted(NAMES)
+    for place, name in enumerate(NAMES):
+        change = found[name]
+        assert (change.after, change.before) == (pytest.approx(recalls[0][place]), pytest.approx(recalls[1][place]))
+        assert change.gain.value == pytest.approx(recalls[0][place] - recalls[1][place])
+        assert change.gain.n == 90
+        assert change.gain.low < change.gain.value < change.gain.high
+    macro = macro_recall_difference(a, b)
+    assert macro.value == pytest.approx(recalls[0].mean() - recalls[1].mean())
+    assert macro.low < macro.value < macro.high
+    assert macro.p < 0.01
+
+
+def test_a_class_s_change_is_mcnemars_on_its_rows_with_newcombes_interval_and_holms_correction() -> None:
+    # Joy: 9 gained, 1 lost of 20. Fear: 5 lost of 12. Awe: as before.
+    kinds = {"joy": [(1, 0)] * 9 + [(0, 1)] + [(1, 1)] * 10, "fear": [(0, 1)] * 5 + [(0, 0)] * 7, "awe": [(1, 1)] * 8}
+    a, b = (
+        [
+            {"id": f"{name}{i}", "gold": name, "label": name if pair[side] else None, "decoding": "greedy"}
+            for name, pairs in kinds.items()
+            for i, pair in enumerate(pairs)
+        ]
+        for side in (0, 1)
+    )
+    found = recall_changes(a, b)
+    assert [round(found[name].gain.p, 6) for name in kinds] == [round(22 / 1024, 6), round(2 / 32, 6), 1.0]
+    assert [found[name].gain.p_holm for name in kinds] == pytest.approx([3 * 22 / 1024, 2 * 2 / 32, 1.0])
+    assert (found["joy"].gain.low, found["joy"].gain.high) == paired_difference(10, 9, 1, 20)
+    assert (found["fear"].gain.only_a, found["fear"].gain.only_b, found["fear"].gain.value) == (0, 5, -5 / 12)
+    # Eight rows that did not change leave a change possible.
+    assert found["awe"].gain.low == pytest.approx(-found["awe"].gain.high)
+    assert found["awe"].gain.high > 0.2
+
+
+def test_groups_change_by_the_judges_word_and_a_group_of_one_value_is_left_out() -> None:
+    def answers(right: set[int]) -> list[dict[str, Any]]:
+        return [
+            {
+                "id": str(i),
+                "gold": NAMES[i % 2],
+                "label": "?",
+                "correct": i in right,
+                "decoding": "greedy",
+                "groups": {"walk": str(1 + i // 20), "source": "drawn"},
+            }
+            for i in range(60)
+        ]
+
+    a, b = answers(set(range(60))), answers(set(range(40)))
+    found = group_changes(a, b)
+    assert {key: (change.before, change.after) for key, change in found.items()} == {
+        ("walk", "1"): (1.0, 1.0),
+        ("walk", "2"): (1.0, 1.0),
+        ("walk", "3"): (0.0, 1.0),
+    }
+    assert found["walk", "3"].gain.p_holm == pytest.approx(3 * 2 / 2**20)
+    assert {key for key in group_changes(a, b, classes=True) if key[0] == "label"} == {
+        ("label", "joy"),
+        ("label", "fear"),
+    }
+
+
+def test_a_class_whose_rows_share_pictures_swings_as_one() -> None:
+    a, b = [True] * 8, [False] * 8
+    (alone,) = recall_changes(answered(a, [""] * 8), answered(b, [""] * 8)).values()
+    (together,) = recall_changes(answered(a, ["p"] * 4 + ["q"] * 4), answered(b, ["p"] * 4 + ["q"] * 4)).values()
+    assert alone.gain.p == pytest.approx(2 / 2**8)
+    assert (together.gain.p, together.gain.clusters) == (pytest.approx(0.5), 2)

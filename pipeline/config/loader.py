@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.schema import RunConfig, match_stage
-from pipeline.config.validation import find_misfits, without_nulls
+from pipeline.config.validation import find_misfits, make_typed, without_nulls
 from pipeline.errors import UserError
 from pipeline.files import ROOT, write_atomic
 
@@ -55,7 +55,7 @@ def load_merged(cls: type, path: Path, overrides: typing.Sequence[str] = ()) -> 
             layer = _with_full_stage_names(layer, merged)
             _leave_other_task(merged, OmegaConf.select(layer, "task.name"))
             _drop_emptied(merged, layer)
-            merged = OmegaConf.merge(merged, layer)
+            merged = OmegaConf.unsafe_merge(merged, layer)
         except (OmegaConfBaseException, TypeError) as error:
             raise UserError(f"{path}: does not fit on its base: {error}") from error
     problems = []
@@ -222,7 +222,7 @@ def _typed(cls: type, merged: DictConfig, path: Path) -> Any:
         problems = list(find_misfits(plain, cls))
         if problems:
             raise UserError([f"{path}: {problem}" for problem in problems])
-        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), plain))
+        return make_typed(plain, cls)
     except OmegaConfBaseException as error:
         key = getattr(error, "full_key", None) or "the file"
         raise UserError(f"{path}: {key}: {str(error).splitlines()[0]}") from error

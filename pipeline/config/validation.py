@@ -7,6 +7,7 @@ import difflib
 import types
 import typing
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from omegaconf import MISSING
@@ -29,7 +30,7 @@ def without_nulls(value: Any, hint: Any) -> Any:
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     if origin is types.UnionType:
-        return value if value is None else without_nulls(value, next(arg for arg in args if arg is not types.NoneType))
+        return value if value is None else without_nulls(value, _not_none(args))
     if not isinstance(value, dict):
         return value
     if origin is dict:
@@ -38,7 +39,7 @@ def without_nulls(value: Any, hint: Any) -> Any:
         return {key: without_nulls(item, args[1]) for key, item in value.items() if item is not None}
     if not dataclasses.is_dataclass(hint):
         return value
-    hints = typing.get_type_hints(hint)
+    hints = _hints(typing.cast(type, hint))
     kept = {}
     for key, item in value.items():
         if item is None and key in hints and not _may_be_null(hints[key]):
@@ -60,16 +61,20 @@ def find_misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
         key: the dotted name of `value` in its file.
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
-    if dataclasses.is_dataclass(hint):
+    if value == MISSING:
+        yield f"{key} is missing; set it"
+    elif dataclasses.is_dataclass(hint):
         yield from _of_block(value, typing.cast(type, hint), key)
     elif origin is types.UnionType:
         if value is not None:
-            yield from find_misfits(value, next(arg for arg in args if arg is not types.NoneType), key)
+            yield from find_misfits(value, _not_none(args), key)
     elif origin is dict:
         if not isinstance(value, dict):
             yield f"{key}: {value!r} must be a mapping of keys"
             return
         for name, item in value.items():
+            if not isinstance(name, str):
+                yield f"{key}: the key {name!r} must be text, so quote it"
             yield from find_misfits(item, args[1], f"{key}.{name}")
     elif origin is list:
         if not isinstance(value, list):
@@ -77,6 +82,10 @@ def find_misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
             return
         for number, item in enumerate(value):
             yield from find_misfits(item, args[0], f"{key}[{number}]")
+    elif hint is Any:
+        if isinstance(value, dict | list):
+            for name, item in value.items() if isinstance(value, dict) else enumerate(value):
+                yield from find_misfits(item, Any, f"{key}.{name}")
     elif hint in _SCALARS:
         words, accepted = _SCALARS[hint]
         if not isinstance(value, accepted) or (isinstance(value, bool) and hint is not bool):
@@ -88,8 +97,39 @@ def find_misfits(value: Any, hint: Any, key: str = "") -> Iterator[str]:
             yield f"{key}: {value!r} must be {words}{quote}"
 
 
+def make_typed(value: Any, hint: Any) -> Any:
+    """Return what a YAML file holds, and `find_misfits` has nothing to say of, as the type it should have.
+
+    A whole number becomes a float, and a number a text, where that is wanted.
+
+    Args:
+        value: dicts, lists and scalars.
+        hint: as `find_misfits` takes it.
+    """
+    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    if origin is types.UnionType:
+        return None if value is None else make_typed(value, _not_none(args))
+    if origin is dict:
+        return {key: make_typed(item, args[1]) for key, item in value.items()}
+    if origin is list:
+        return [make_typed(item, args[0]) for item in value]
+    if dataclasses.is_dataclass(hint):
+        hints = _hints(typing.cast(type, hint))
+        return typing.cast(type, hint)(**{name: make_typed(item, hints[name]) for name, item in value.items()})
+    return hint(value) if hint in (str, float) else value
+
+
+@cache
+def _hints(cls: type) -> dict[str, Any]:
+    return typing.get_type_hints(cls)
+
+
+def _not_none(args: tuple[Any, ...]) -> Any:
+    return next(arg for arg in args if arg is not types.NoneType)
+
+
 def _of_block(value: Any, cls: type, key: str) -> Iterator[str]:
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)
     if not isinstance(value, dict):
         yield f"{key}: {value!r} must be a block of keys: {', '.join(hints)}"
         return
@@ -103,7 +143,7 @@ def _of_block(value: Any, cls: type, key: str) -> Iterator[str]:
                 f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(hints)}"
             )
     for part in dataclasses.fields(cls):
-        if part.default is MISSING and value.get(part.name, MISSING) == MISSING:
+        if part.default is MISSING and part.name not in value:
             yield f"{prefix}{part.name} is missing; set it"
         elif part.name not in value and dataclasses.is_dataclass(hints[part.name]):
             yield from _of_block({}, hints[part.name], f"{prefix}{part.name}")

@@ -98,6 +98,9 @@ def test_an_unknown_key_at_any_depth_names_the_nearest_right_one(tmp_path: Path,
         ("cot=7", "cot: 7 must be a block of keys"),
         ("name.x=1", "name: {'x': 1} must be text"),
         ("name=null", "name is missing; set it"),
+        ("task={path: '???'}", "task.path is missing; set it"),
+        ("task.options={a: [1, '???']}", "task.options.a.1 is missing; set it"),
+        ("task.aliases={1: [one]}", "task.aliases: the key 1 must be text, so quote it"),
     ],
 )
 def test_a_value_of_a_wrong_type_is_told_with_its_key_and_what_it_must_be(
@@ -324,6 +327,13 @@ def test_the_former_key_of_one_baseline_is_refused_on_the_command_line(small: Pa
     assert told == f"override {word!r}: a run may have several baselines; write " + (
         "baselines.sft_labels.split" if "split" in word else "baselines.sft_labels"
     )
+
+
+def test_numbers_where_text_or_a_fraction_is_wanted_become_that(small: Path) -> None:
+    config = load(small, ["task.labels=[1, 2.5]", "alarms.kl=1", "task.path=7", "cot.weights={a: 2}"])
+    assert (config.task.labels, config.task.path, config.alarms.kl) == (["1", "2.5"], "7", 1.0)
+    assert config.cot is not None
+    assert [type(number) for number in (config.alarms.kl, config.cot.weights["a"])] == [float, float]
 
 
 def test_one_file_as_a_dataclass_takes_whole_numbers_and_1e_5_for_floats(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def run(tmp_path: Path) -> Path:
 
 def write_reports(root: Path) -> list[Path]:
     """Every report of a run from `make_run`, the run's first."""
-    stages = [report.write_stage_report(root / name, LABELS, HOSTILE) for name in PHASES if (root / name).exists()]
+    stages = [report.write_stage_report(root / name, LABELS) for name in PHASES if (root / name).exists()]
     return [report.write_run_report(root, PHASES, LABELS, HOSTILE), *stages]
 
 

@@ -9,17 +9,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
+from pipeline import command_line
 from pipeline.sweeps.results import TIMED
+from stages.sweep import main
 from tests.conftest import ROOT, RunModule
 from tests.waiting import wait_for
 
 MODULE = "tests.stand_in_cell"
+TWO_TASKS = {name: {"task": {"name": "scenes"}, "split": name} for name in ("train", "val")}
 
 
 @pytest.fixture
@@ -39,8 +43,28 @@ def lab(tmp_path: Path) -> Callable[..., Path]:
     return write
 
 
-def sweep(run_module: RunModule, path: Path, *words: object, **how: Any) -> subprocess.CompletedProcess[str]:
-    return run_module("stages.sweep", "--config", path, "--cell-module", MODULE, "--workers", 2, *words, **how)
+Sweep = Callable[..., "Ended"]
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended and what it printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def sweep(capsys: pytest.CaptureFixture[str]) -> Sweep:
+    """The entry point, called: only its cells are processes."""
+
+    def call(path: Path, *words: object) -> Ended:
+        capsys.readouterr()
+        argv = ["--config", str(path), "--cell-module", MODULE, *map(str, words)]
+        return Ended(command_line.status(lambda: main(argv)), *capsys.readouterr())
+
+    return call
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -51,15 +75,13 @@ def untimed(folder: Path) -> list[dict[str, str]]:
     return [{key: value for key, value in row.items() if key not in TIMED} for row in table(folder)]
 
 
-def test_a_crash_costs_one_cell_and_is_recorded_with_its_last_lines(
-    run_module: RunModule, lab: Any, tmp_path: Path
-) -> None:
+def test_a_crash_costs_one_cell_and_is_recorded_with_its_last_lines(sweep: Sweep, lab: Any, tmp_path: Path) -> None:
     path = lab(
         ("a", "crash", "killed", "void"),
         tasks={"val": {"task": {"name": "scenes"}, "split": "val"}},
         precisions=["auto"],
     )
-    done = sweep(run_module, path)
+    done = sweep(path, "--workers", 2)
     assert done.returncode == 1, done.stderr
     out = tmp_path / "out" / "trial"
     rows = {row["model"]: row for row in table(out)}
@@ -78,12 +100,11 @@ def test_a_crash_costs_one_cell_and_is_recorded_with_its_last_lines(
 
 
 def test_a_sweep_that_was_killed_twice_gives_what_an_undisturbed_one_gives(
-    run_module: RunModule, lab: Any, tmp_path: Path
+    sweep: Sweep, lab: Any, tmp_path: Path
 ) -> None:
     """The sweep dies by kill -9 in one cell, then a cell does; results.csv is the same but for what was timed."""
-    calm = lab(name="calm")
-    assert sweep(run_module, calm).returncode == 0
-    rough = lab(name="rough")
+    calm, rough = (lab(("a", "b"), name=name, tasks=TWO_TASKS) for name in ("calm", "rough"))
+    assert sweep(calm, "--workers", 2).returncode == 0
     out = tmp_path / "out" / "rough"
     slow = {**os.environ, "STAND_IN_SECONDS": "0.03"}
     words = ["--config", str(rough), "--cell-module", MODULE, "--workers", "2"]
@@ -101,11 +122,10 @@ def test_a_sweep_that_was_killed_twice_gives_what_an_undisturbed_one_gives(
     assert half, "nothing was interrupted"
     # A line torn by the kill.
     half[0].write_text(half[0].read_text() + '{"id": "r3')
-    assert sweep(run_module, rough).returncode == 0
+    assert sweep(rough, "--workers", 2).returncode == 0
     assert untimed(out) == untimed(tmp_path / "out" / "calm")
-    assert len(table(out)) == 3 * 3 * 2
-    for name in ("groups.csv",):
-        assert (out / name).read_bytes() == (tmp_path / "out" / "calm" / name).read_bytes()
+    assert len(table(out)) == 2 * 2 * 2
+    assert (out / "groups.csv").read_bytes() == (tmp_path / "out" / "calm" / "groups.csv").read_bytes()
     pairs = [json.loads((tmp_path / "out" / name / "results.json").read_text())["pairs"] for name in ("calm", "rough")]
     assert pairs[0] == pairs[1]
 
@@ -153,37 +173,37 @@ def test_ctrl_c_waits_for_nothing_and_says_how_to_go_on(lab: Any, tmp_path: Path
 
 
 def test_complete_cells_are_not_started_again_and_writing_anew_gives_the_same_bytes(
-    run_module: RunModule, lab: Any, tmp_path: Path
+    sweep: Sweep, lab: Any, tmp_path: Path
 ) -> None:
-    path = lab(("a", "b"), precisions=["auto"])
-    assert sweep(run_module, path).returncode == 0
+    path = lab(("a", "b"), precisions=["auto"], tasks=TWO_TASKS)
+    assert sweep(path, "--workers", 2).returncode == 0
     out = tmp_path / "out" / "trial"
     files = ("results.csv", "groups.csv", "results.json", "results.md", "index.html")
     before = {name: (out / name).read_bytes() for name in files}
-    done = sweep(run_module, path)
-    assert "0 of 6 cells to run" in done.stderr
+    done = sweep(path)
+    assert "0 of 4 cells to run" in done.stderr
     assert {name: (out / name).read_bytes() for name in files} == before
-    assert "2 of 6 cells to run" in sweep(run_module, path, "--clean", "*--val--*").stderr
-    done = sweep(run_module, path, "tasks.val.max_new_tokens=9")
+    assert "2 of 4 cells to run" in sweep(path, "--clean", "*--val--*").stderr
+    done = sweep(path, "tasks.val.max_new_tokens=9")
     assert done.returncode == 1
     assert "the inputs have changed; --clean" in done.stdout
     assert [row["status"] for row in table(out) if row["task"] == "val"] == ["failed", "failed"]
 
 
 def test_smoke_asks_a_few_rows_in_a_folder_of_its_own_and_says_who_fails(
-    run_module: RunModule, lab: Any, tmp_path: Path
+    sweep: Sweep, lab: Any, tmp_path: Path
 ) -> None:
-    path = lab(("a", "crash"), precisions=["auto"])
-    done = sweep(run_module, path, "--smoke")
+    path = lab(("a", "crash"), precisions=["auto"], tasks=TWO_TASKS)
+    done = sweep(path, "--smoke")
     assert done.returncode == 1
     assert "failed: crash--val--auto--direct" in done.stdout
     resolved = yaml.safe_load((tmp_path / "out" / "trial-smoke" / "lab.yaml").read_text())
-    assert {task["split"] for task in resolved["tasks"].values()} == {"train[:2]", "val[:2]", "test[:2]"}
+    assert {task["split"] for task in resolved["tasks"].values()} == {"train[:2]", "val[:2]"}
     assert not (tmp_path / "out" / "trial").exists()
 
 
-def test_a_dry_run_starts_nothing(run_module: RunModule, lab: Any, tmp_path: Path) -> None:
-    done = run_module("stages.sweep", "--config", lab(), "--dry-run")
+def test_a_dry_run_starts_nothing(sweep: Sweep, lab: Any, tmp_path: Path) -> None:
+    done = sweep(lab(), "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "18 cells" in done.stdout
     assert "a: memory not known" in done.stdout
@@ -200,7 +220,7 @@ def test_each_gpu_has_one_cell_at_a_time_and_cells_see_that_one_alone(
     fake.chmod(0o755)
     there = {key: value for key, value in os.environ.items() if key != "CUDA_VISIBLE_DEVICES"}
     env = {**there, "PATH": f"{tmp_path}:{os.environ['PATH']}", "STAND_IN_SECONDS": "0.02"}
-    path = lab(("a", "b"), precisions=["auto"])
+    path = lab(("a", "b"), precisions=["auto"], tasks=TWO_TASKS)
     words = ["--config", str(path), "--cell-module", MODULE]
     done = subprocess.run(
         [sys.executable, "-m", "stages.sweep", *words], cwd=ROOT, env=env, capture_output=True, text=True
@@ -213,6 +233,6 @@ def test_each_gpu_has_one_cell_at_a_time_and_cells_see_that_one_alone(
     assert "--workers: 3 must be at least 1 and at most 2, the visible GPUs" in done.stderr
 
 
-def test_more_workers_than_there_are_is_refused(run_module: RunModule, lab: Any) -> None:
-    done = run_module("stages.sweep", "--config", lab(), "--workers", 0)
+def test_more_workers_than_there_are_is_refused(sweep: Sweep, lab: Any) -> None:
+    done = sweep(lab(), "--workers", 0)
     assert (done.returncode, done.stderr) == (2, "error: --workers: 0 must be at least 1\n")

@@ -96,6 +96,8 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
     from cot_builder.output import shards, write
     from cot_builder.output.yields import yields
 
+    if config.cot is not None and config.cot.from_ is not None:
+        return _take_over(config, arguments)
     planned = plan(config, Shard.parse(arguments.shard) if arguments.shard else None)
     if arguments.dry_run:
         print(_describe(planned))
@@ -123,6 +125,25 @@ def _journal(plan: BuildPlan) -> ReplyCache:
     from cot_builder.build.journal import ReplyCache
 
     return ReplyCache(plan.folder / "journal")
+
+
+def _take_over(config: RunConfig, arguments: argparse.Namespace) -> int:
+    from cot_builder.output import taken
+    from cot_builder.output.yields import yields
+    from pipeline.errors import UserError
+    from pipeline.run_dir import RunDir
+    from pipeline.runs.cot_source import SOURCE
+
+    if lone := [f"--{name}" for name in ("shard", "retry") if getattr(arguments, name)]:
+        raise UserError(f"{', '.join(lone)}: cot.from names rows that are there, so nobody is asked; leave it out")
+    if arguments.dry_run:
+        print(f"rows      {taken.check(config)}")
+        return 0
+    manifest = taken.take_over(config)
+    print(yields(manifest))
+    folder = RunDir(config.output_dir, config.name).cot
+    print(f"{folder / 'train.parquet'}: complete, {taken.taken_line(manifest[SOURCE])}")
+    return 0
 
 
 def _without_annotation(plan: BuildPlan) -> Iterator[str]:

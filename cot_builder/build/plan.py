@@ -152,6 +152,11 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
     cot = config.cot
     if cot is None:
         raise UserError("this run has no cot: block, so there is nothing to build")
+    if cot.from_ is not None:
+        raise UserError(
+            f"cot.from: the rows are those of {cot.from_}, so nobody is asked: `build` takes them over; leave "
+            "cot.from out (cot.from=null) to ask the teachers"
+        )
     problems = list(cot_problems(config))
     teachers: dict[str, TeacherConfig] = {}
     named = [*cot.teachers, *([cot.cross_check.teacher] if cot.cross_check and cot.cross_check.teacher else [])]

@@ -279,6 +279,7 @@ def inputs(plan: BuildPlan) -> dict[str, Any]:
     prompts = {name: plan.prompts[name] for name in plan.prompt_texts}
     return {
         "recipe": plan.recipe.name,
+        "question": plan.task.question,
         "inputs": phase_inputs(plan.config, COT),
         "teachers": {name: {"config": plain, "digest": digest(plain)} for name, plain in teachers.items()},
         "prompts": {name: {"digest": prompt.digest, "mode": prompt.mode} for name, prompt in prompts.items()},

@@ -107,6 +107,10 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
 
     if config.cot is None:
         raise UserError("this run has no cot: block, so there is nothing to build")
+    if config.cot.from_ is not None:
+        raise UserError(
+            f"cot.from: the rows are those of {config.cot.from_}, so no server is needed: python -m cot_builder build"
+        )
     wanted: list[tuple[str, str, int, OpenAIConfig]] = []
     moved = []
     check = config.cot.cross_check

@@ -21,22 +21,34 @@ def cot_problems(config: RunConfig) -> Iterator[str]:
     if cot is None:
         return
     yield from split_problem("cot.split", cot.split)
+    recipes = {path.stem for path in (_BUILDER / "recipes").glob("[!_]*.py")}
+    if cot.recipe not in recipes:
+        yield f"cot.recipe: {cot.recipe!r} is not a file of cot_builder/recipes; {did_you_mean(cot.recipe, recipes)}"
+    if cot.min_rows < 1:
+        yield f"cot.min_rows: {cot.min_rows} must be at least 1"
+    if cot.min_rows_per_class < 0:
+        yield f"cot.min_rows_per_class: {cot.min_rows_per_class} is negative; 0 allows a class without rows"
+    if cot.from_ is None:
+        yield from _asking_problems(cot)
+    elif not cot.from_.strip():
+        yield "cot.from: is blank; name the folder of a run, or leave it out to ask the teachers"
+
+
+def _asking_problems(cot: CotConfig) -> Iterator[str]:
+    """What is wrong with how teachers are to be asked; nothing of it is looked at where the rows are another run's."""
     known = {path.stem for path in (CONFIGS / "teachers").glob("*.yaml")}
     for teacher in cot.teachers:
         if teacher not in known and not Path(teacher).is_file():
             yield f"cot.teachers: {teacher!r} is neither a file nor one of configs/teachers; {did_you_mean(teacher, known)}"
     if not cot.teachers:
         yield "cot.teachers: is empty; name at least one file of configs/teachers"
-    recipes = {path.stem for path in (_BUILDER / "recipes").glob("[!_]*.py")}
-    if cot.recipe not in recipes:
-        yield f"cot.recipe: {cot.recipe!r} is not a file of cot_builder/recipes; {did_you_mean(cot.recipe, recipes)}"
     prompts = {path.stem for path in (_BUILDER / "prompts").glob("*.jinja")}
     named = {"cot.prompt": cot.prompt, "cot.fallback": cot.fallback}
     named |= {f"cot.per_class.{label}.fallback": own.get("fallback") for label, own in cot.per_class.items()}
     for key, prompt in named.items():
         if prompt is not None and prompt not in prompts:
             yield f"{key}: {prompt!r} is not a file of cot_builder/prompts; {did_you_mean(str(prompt), prompts)}"
-    for key in ("attempts", "concurrency", "min_rows", "teachers_per_row"):
+    for key in ("attempts", "concurrency", "teachers_per_row"):
         if getattr(cot, key) < 1:
             yield f"cot.{key}: {getattr(cot, key)} must be at least 1"
     if cot.stop_after_failures < 0:
@@ -48,8 +60,6 @@ def cot_problems(config: RunConfig) -> Iterator[str]:
                 yield f"cot.{key}.{name}: {value} must be above 0; to leave a teacher out, do not name it in cot.teachers"
     if cot.balance is not None and not 1 <= cot.balance < math.inf:
         yield f"cot.balance: {cot.balance} must be a number from 1: the rarest class keeps all its rows"
-    if cot.min_rows_per_class < 0:
-        yield f"cot.min_rows_per_class: {cot.min_rows_per_class} is negative; 0 allows a class without rows"
     yield from _filters(cot.filters)
     if cot.cross_check is not None:
         if cot.cross_check.samples < 1:

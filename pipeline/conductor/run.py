@@ -15,7 +15,14 @@ from pipeline import command_line
 from pipeline.checks.adapters import unshared
 from pipeline.checks.chat_files import opens_think
 from pipeline.checks.splits import check_splits
-from pipeline.conductor.cot_rows import check_cot_rows, cot_pictures, slice_lines
+from pipeline.conductor.cot_rows import (
+    check_cot_rows,
+    check_source,
+    cot_pictures,
+    is_built,
+    slice_lines,
+    source_lines,
+)
 from pipeline.conductor.own_pictures import compare_own_pictures, shared_lines
 from pipeline.conductor.pictures import picture_lines
 from pipeline.conductor.status import in_use
@@ -26,7 +33,6 @@ from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
 from pipeline.data.student import load_run_task, student_folder, task_text_problems
 from pipeline.errors import UserError
-from pipeline.files import file_digest
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.system import multinode
@@ -65,7 +71,9 @@ def open_task(config: RunConfig, run: RunDir, *, trains: bool = False, quick: bo
         raise UserError(problems)
     if not trains:
         return []
-    return check_splits(config, task, quick=quick, built=(run.record(COT) or {}).get("status") == "complete")
+    notes = check_source(config, run, task, quick=quick)
+    built = (run.record(COT) or {}).get("status") == "complete"
+    return [*notes, *check_splits(config, task, quick=quick, built=built)]
 
 
 def command_of(config: RunConfig, name: str) -> list[str]:
@@ -107,7 +115,7 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes
     with server, multinode.conducted(run.root) as run_everywhere:
         for name in names:
             log.info("[%s] %s", _clock(time.monotonic() - began), name)
-            if name == COT and _built(run):
+            if name == COT and is_built(run):
                 # Building again would judge every reply again, and leave no complete rows while it does.
                 continue
             command = _command(command_of(config, name), arguments)
@@ -155,12 +163,6 @@ def _command(module: list[str], arguments: argparse.Namespace) -> list[str]:
     return [sys.executable, "-m", *module, "--config", str(Path(arguments.config)), *arguments.overrides]
 
 
-def _built(run: RunDir) -> bool:
-    """Whether the CoT rows are complete and the very ones their manifest names."""
-    record, rows = run.record(COT) or {}, run.cot / "train.parquet"
-    return record.get("status") == "complete" and rows.exists() and file_digest(rows) == record.get("data_digest")
-
-
 def _refuse_stale(config: RunConfig, run: RunDir) -> None:
     problems = []
     building = COT in phase_names(config) and (run.record(COT) or {}).get("status") != "complete"
@@ -187,6 +189,9 @@ def _clean(config: RunConfig, run: RunDir, phase: str) -> None:
     else:
         doomed = {phase if phase in names else config.stage_name(phase)}
     if COT in doomed:
+        if config.cot is not None and config.cot.from_ is not None:
+            # What cannot be had again is not deleted.
+            check_source(config, run, load_run_task(config, run), again=True)
         doomed |= {name for name in names if name != COT and (run.record(name) or {}).get("data_digest")}
     for name in names:
         if parent_of(config, name) in doomed:
@@ -235,6 +240,8 @@ def plan(config: RunConfig, run: RunDir, notes: Sequence[str] = ()) -> str:
             lines.append(
                 f"  {'':<24} its chat template opens <think> itself: completions are trained on and read from within it"
             )
+        if name == COT:
+            lines += [f"  {'':<24} {line}" for line in source_lines(config, run)]
         if name == COT and (pictures := cot_pictures(config, run)):
             told = (*pictures.problems(), *pictures.notes(), *slice_lines(config, run))
             lines += [f"  {'':<24} {line}" for line in told]
@@ -261,6 +268,8 @@ def idle_gpus(config: RunConfig) -> list[str]:
 def _what(config: RunConfig, name: str) -> str:
     if name == COT:
         assert config.cot is not None
+        if config.cot.from_ is not None:
+            return f"{config.cot.split} taken over from {config.cot.from_}"
         return f"{config.cot.split} asked of {', '.join(config.cot.teachers)}"
     if name == BASE:
         return config.model.name_or_path or f"a tiny random {config.model.tiny.family}"

@@ -20,7 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.config.schema import RunConfig, match_stage
-from pipeline.config.validation import find_misfits, make_typed, without_nulls
+from pipeline.config.validation import find_misfits, key_of, make_typed, without_nulls
 from pipeline.errors import UserError
 from pipeline.files import ROOT, write_atomic
 
@@ -92,8 +92,8 @@ def load_typed(cls: type, path: Path) -> Any:
 
 
 def to_plain(config: Any) -> dict[str, Any]:
-    """Return a configuration dataclass as plain dicts and lists, ready for YAML or JSON."""
-    return dataclasses.asdict(config)
+    """Return a configuration dataclass as plain dicts and lists, ready for YAML or JSON, with the keys that files have."""
+    return dataclasses.asdict(config, dict_factory=lambda fields: {key_of(name): value for name, value in fields})
 
 
 def write_config(config: RunConfig, path: Path) -> Path:

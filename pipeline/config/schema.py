@@ -112,8 +112,10 @@ class CrossCheckConfig:
 
 @dataclass(frozen=True)
 class CotConfig:
-    """How rows are asked of the teachers and verified."""
+    """How rows are asked of the teachers and verified, or whose rows they are."""
 
+    from_: str | None = None
+    """`from` in files: folder of a run, or of a built CoT set, whose rows are used, so that nobody is asked."""
     recipe: str = "reasoning"
     """File of cot_builder/recipes: reasoning, extraction."""
     split: str = "train"

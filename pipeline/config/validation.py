@@ -114,14 +114,26 @@ def make_typed(value: Any, hint: Any) -> Any:
     if origin is list:
         return [make_typed(item, args[0]) for item in value]
     if dataclasses.is_dataclass(hint):
-        hints = _hints(typing.cast(type, hint))
-        return typing.cast(type, hint)(**{name: make_typed(item, hints[name]) for name, item in value.items()})
+        hints, fields = _hints(typing.cast(type, hint)), _fields(typing.cast(type, hint))
+        return typing.cast(type, hint)(**{fields[key]: make_typed(item, hints[key]) for key, item in value.items()})
     return hint(value) if hint in (str, float) else value
+
+
+def key_of(field: str) -> str:
+    """Return the key of a field in a file: its name, without the underscore behind one that is a word of Python (PEP 8)."""
+    return field.removesuffix("_")
 
 
 @cache
 def _hints(cls: type) -> dict[str, Any]:
-    return typing.get_type_hints(cls)
+    """Key: its type."""
+    return {key_of(name): hint for name, hint in typing.get_type_hints(cls).items()}
+
+
+@cache
+def _fields(cls: type) -> dict[str, str]:
+    """Key: the field."""
+    return {key_of(part.name): part.name for part in dataclasses.fields(cls)}
 
 
 def _not_none(args: tuple[Any, ...]) -> Any:
@@ -143,7 +155,8 @@ def _of_block(value: Any, cls: type, key: str) -> Iterator[str]:
                 f"did you mean {near[0]}?" if near else f"the keys here are {', '.join(hints)}"
             )
     for part in dataclasses.fields(cls):
-        if part.default is MISSING and part.name not in value:
-            yield f"{prefix}{part.name} is missing; set it"
-        elif part.name not in value and dataclasses.is_dataclass(hints[part.name]):
-            yield from _of_block({}, hints[part.name], f"{prefix}{part.name}")
+        name = key_of(part.name)
+        if part.default is MISSING and name not in value:
+            yield f"{prefix}{name} is missing; set it"
+        elif name not in value and dataclasses.is_dataclass(hints[name]):
+            yield from _of_block({}, hints[name], f"{prefix}{name}")

@@ -27,6 +27,7 @@ from pipeline.reports.entries import Entry, names_apart, read_folders, read_run
 from pipeline.reports.paired_entries import RECALL_NOTE, classed, versus_per_class
 from pipeline.reports.summary import Summary
 from pipeline.reports.table import Column, Mean, Table, cell, markdown_table
+from pipeline.run_dir import COT
 
 OWN = ("name", "output_dir")
 """Keys in which any two runs differ."""
@@ -76,8 +77,9 @@ def gather(run_roots: Sequence[Path], doubted: Doubted | None = None) -> Compari
 
     Stages that no longer hold (deleted, stale, or made from what is) are left out, and said to be.
 
-    Runs whose config.yaml differs in nothing but name and seed are one group, whose mean ± sd has a column of its own. Every
-    other run is tested against the first, entry by entry, on the rows both answered.
+    Runs whose config.yaml differs in nothing but name and seed are one group, whose mean ± sd has a column of its own; where some
+    took the CoT rows of another (`cot.from`), the rows must be the same, not how a run came by them. Every other run is
+    tested against the first, entry by entry, on the rows both answered.
 
     Raises:
         UserError: naming every run that has no report yet.
@@ -96,10 +98,11 @@ def gather(run_roots: Sequence[Path], doubted: Doubted | None = None) -> Compari
     left_out = {(run, name): one.doubts for run, found in every.items() for name, one in found.items() if one.doubts}
     names = list(dict.fromkeys(name for of_run in every.values() for name in of_run))
     configs = {called[root]: _config(root) for root in roots if not (root / "predictions.jsonl").is_file()}
+    rows = {called[root]: read_json(root / COT / "manifest.json").get("data_digest") for root in roots}
     return Comparison(
         runs=tuple(called.values()),
         settings=tuple(_differences(configs)) if len(configs) == len(roots) else (),
-        numbers=tuple(_numbers(entries, configs, names, left_out)),
+        numbers=tuple(_numbers(entries, _by_rows(configs, rows), names, left_out)),
         tests=_tests(entries, names),
         recall=_recall(entries, names),
         entries=entries,
@@ -147,6 +150,13 @@ def _differences(configs: Mapping[str, Any]) -> list[tuple[str, str]]:
         plain = [{key: value for key, value in configs[one].items() if key not in OWN} for one in (first, name)]
         found.append((name, "; ".join(differences(plain[0], plain[1])) or "the same settings"))
     return found
+
+
+def _by_rows(configs: Mapping[str, Any], rows: Mapping[str, str | None]) -> dict[str, Any]:
+    """The configurations, with the digest of its CoT rows in the place of how a run came by them, where some took another's."""
+    if not any((config or {}).get("cot", {}) and config["cot"].get("from") for config in configs.values()):
+        return dict(configs)
+    return {run: {**config, "cot": rows[run]} if config and rows[run] else config for run, config in configs.items()}
 
 
 def _numbers(

@@ -70,6 +70,16 @@ class ClassYield:
     rejected: int
 
 
+@dataclass(frozen=True)
+class TakenRows:
+    """CoT rows of another run: who built them, how many, the sha256 of their file, and what was asked for them here."""
+
+    built_by: str
+    rows: int
+    data_digest: str
+    requests: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class CotYields:
     """CoT rows of a run, in all, by reason and per class."""
@@ -81,6 +91,8 @@ class CotYields:
     unusable: Mapping[str, int] | None = None
     reasons: Mapping[str, int]
     per_class: Mapping[str, ClassYield]
+    taken_over: TakenRows | None = None
+    """Whose rows they are; None where they were built here."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +184,12 @@ def summarise(
     ]
     remarks = [Remark("", "warning", f"{one}.") for one in shared]
     remarks += warnings(entries, rows)
+    if cot and (taken := cot.taken_over):
+        text = (
+            f"The CoT rows are the {taken.rows:,} that {taken.built_by} built (sha256 {taken.data_digest[:12]}), taken over with "
+            f"{taken.requests} requests."
+        )
+        remarks.append(Remark("", "note", text))
     return Summary(
         title=title,
         labels=tuple(labels),
@@ -270,7 +288,15 @@ def read_cot(run_root: Path) -> CotYields | None:
         unusable=manifest.get("task_problems") or None,
         reasons=manifest.get("rejected_rows_by_reason", {}),
         per_class=per_class,
+        taken_over=_taken(manifest),
     )
+
+
+def _taken(manifest: Mapping[str, Any]) -> TakenRows | None:
+    there = manifest.get("source")
+    if not there:
+        return None
+    return TakenRows(str(there["built_by"]), there["rows"], there["data_digest"], manifest.get("requests_this_time", 0))
 
 
 def warnings(entries: Sequence[Entry], rows: Sequence[EntrySummary]) -> list[Remark]:

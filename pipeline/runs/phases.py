@@ -14,6 +14,7 @@ from pipeline.config.loader import CONFIGS, to_plain
 from pipeline.config.schema import BEST, RunConfig, split_parent
 from pipeline.files import differences, file_digest
 from pipeline.run_dir import BASE, COT, RunDir
+from pipeline.runs.cot_source import MADE_OF, other_origin, other_rows
 
 
 def phase_names(config: RunConfig) -> list[str]:
@@ -37,6 +38,9 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
     common = {"task": plain["task"], "seed": config.seed}
     if name == COT:
         assert config.cot is not None
+        if config.cot.from_ is not None:
+            # Nobody is asked, and where they lie is no matter: they are compared as rows (`other_rows`).
+            return {"task": plain["task"], "cot": {key: plain["cot"][key] for key in MADE_OF}}
         cot = {key: value for key, value in plain["cot"].items() if key not in _ASKING}
         reader = config.cot.cross_check.teacher if config.cot.cross_check else None
         names = [*config.cot.teachers, *([reader] if reader else [])]
@@ -157,10 +161,12 @@ def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None
     record = run.record(name)
     if record is None:
         return None
+    if name == COT and config.cot is not None and (other := other_origin(config.cot, record)):
+        return [other] if record.get("status") == "complete" else []
     now = json.loads(json.dumps(phase_inputs(config, name), default=str))
     reasons = differences(_decisive(record.get("inputs")), _decisive(now))
     if name == COT:
-        reasons += _edited_prompts(record)
+        reasons += other_rows(config.cot, record) if config.cot and config.cot.from_ else _edited_prompts(record)
     parent = parent_of(config, name)
     if parent and parent_weights(config, run, name) != record.get("parent_weights"):
         reasons.append(f"its parent {parent} now has other weights")

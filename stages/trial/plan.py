@@ -18,6 +18,7 @@ from pipeline.data.task import Task
 from pipeline.data.training_rows import rows_within
 from pipeline.files import read_json, read_jsonl, write_json
 from pipeline.run_dir import BASE, COT, RunDir
+from pipeline.runs.cot_source import find_source
 from pipeline.scoring.response import render
 
 EVALUATION = "evaluation"
@@ -71,14 +72,17 @@ def write_rows(config: RunConfig, run: RunDir, scratch: RunDir, task: Task) -> b
     """Copy the run's CoT rows for the trial, a batch of the longest of each stage first, then the others in random order.
 
     Returns:
-        Whether there were any: a complete build of this run.
+        Whether there were any: a complete build of this run, or of the one whose rows it takes over.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     file = run.cot / "train.parquet"
     if (run.record(COT) or {}).get("status") != "complete" or not file.exists():
-        return False
+        if config.cot is None or config.cot.from_ is None:
+            return False
+        # They are taken over when the run begins.
+        file = find_source(config, run).file
     table = pq.ParquetFile(file).read()
     order = list(range(table.num_rows))
     lengths = [len(text) for text in table["completion"].to_pylist()]

@@ -88,15 +88,15 @@ class Sweep:
                 for ended in running:
                     self._ended(ended)
                     write_results(results(self.known), self.folder)
-        rows = results(self.known)["cells"]
-        missing = [row for row in rows if row["status"] != "complete"]
+        rows = results(self.known).cells
+        missing = [row for row in rows if row.status != "complete"]
         for row in missing:
-            print(f"{row['status']}: {row['cell']}: {row['reason'] or ''}")
+            print(f"{row.status}: {row.cell}: {row.reason or ''}")
         print(f"{len(rows) - len(missing)} of {len(rows)} cells are complete; {self.folder / PAGE}")
         return 1 if missing else 0
 
     def _is_complete(self, cell: Cell) -> bool:
-        return bool(self.known.row(cell)["status"] == "complete")
+        return self.known.row(cell).status == "complete"
 
     def _command(self, cell: Cell) -> list[str]:
         return [sys.executable, "-m", self.module, "--config", str(self.file), "--cell", cell.id]
@@ -115,7 +115,7 @@ class Sweep:
             self.done[cell.id] = key(self.config, cell)
             write_json(self.folder / DONE, dict(sorted(self.done.items())))
             row = self.known.row(cell)
-            told = f"{percent(row['accuracy'])} % of {row['n']} right (chance {percent(row['chance'])} %)"
+            told = f"{percent(row.accuracy)} % of {row.n} right (chance {percent(row.chance)} %)"
             self._say(f"{cell.id}: {told}, {duration(ended.seconds)}")
             return
         lines = ended.last_lines()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from pipeline.files import write_atomic, write_json
-from pipeline.formatting import percent
+from pipeline.metrics.stored import to_json
 from pipeline.reports.table import Table, cell, csv_text, markdown_table, rows_of
-from pipeline.sweeps.results import COLUMNS, GROUP_COLUMNS
-from pipeline.sweeps.table import SHOWN, best_first
+from pipeline.sweeps.results import COLUMNS, GROUP_COLUMNS, CellKey, SweepResults
+from pipeline.sweeps.table import SHOWN, best_first, differences
 
 PAGE = "index.html"
 
 
-def write_results(found: Mapping[str, Any], folder: Path) -> None:
+def write_results(found: SweepResults, folder: Path) -> None:
     """Write all of a sweep's files anew.
 
     Args:
@@ -25,28 +26,27 @@ def write_results(found: Mapping[str, Any], folder: Path) -> None:
     """
     from pipeline.sweeps.page import page
 
-    write_atomic(folder / "results.csv", as_csv(found["cells"], COLUMNS))
-    write_atomic(folder / "groups.csv", as_csv(found["groups"], GROUP_COLUMNS))
-    write_json(folder / "results.json", found)
+    write_atomic(folder / "results.csv", as_csv(found.cells, COLUMNS))
+    write_atomic(folder / "groups.csv", as_csv(found.groups, GROUP_COLUMNS))
+    write_json(folder / "results.json", to_json(found))
     write_atomic(folder / "results.md", as_markdown(found))
     write_atomic(folder / PAGE, page(found))
 
 
-def as_csv(rows: Sequence[Mapping[str, Any]], columns: Sequence[str]) -> str:
+def as_csv(rows: Iterable[CellKey], columns: Sequence[str]) -> str:
     """Return comma-separated lines. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    return csv_text(columns, ([_inert(row[column]) for column in columns] for row in rows))
+    return csv_text(columns, ([_inert(getattr(row, column)) for column in columns] for row in rows))
 
 
-def as_markdown(found: Mapping[str, Any]) -> str:
-    """Return one table per task, the most accurate cells first."""
-    parts = [f"# {cell(found['name'])}", ""]
-    for task, tested in found["pairs"].items():
-        rows = sorted((row for row in found["cells"] if row["task"] == task), key=best_first)
-        least = tested["detectable"]["difference"]
-        note = f"On {tested['n']} rows a true difference of {percent(least)} points is found in 4 of 5 sweeps."
-        shown = Table("cells", task, SHOWN, rows_of(SHOWN, rows), note=note if least is not None else "")
-        parts += [markdown_table(shown), ""]
-    counts = ", ".join(f"{count} {status}" for status, count in found["counts"].items())
+def as_markdown(found: SweepResults) -> str:
+    """Return per task its cells, the most accurate first, and who differs from whom."""
+    parts = [f"# {cell(found.name)}", ""]
+    for task, tested in found.pairs.items():
+        rows = sorted((row for row in found.cells if row.task == task), key=best_first)
+        parts += [markdown_table(Table("cells", task, SHOWN, rows_of(SHOWN, rows))), ""]
+        if matrix := differences(rows, tested):
+            parts += [markdown_table(replace(matrix, title=f"{task}: who differs from whom")), ""]
+    counts = ", ".join(f"{count} {status}" for status, count in found.counts.items())
     return "\n".join([*parts, f"Cells: {counts}.", ""])
 
 

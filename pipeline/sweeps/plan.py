@@ -118,7 +118,7 @@ def describe(config: LabConfig, plan: SweepPlan, known: Cells, folder: Path) -> 
     found: dict[str, list[str]] = {}
     for cell in cells(config):
         row = known.row(cell)
-        found.setdefault(row["status"], []).append(cell.id + (f": {row['reason']}" if row["reason"] else ""))
+        found.setdefault(row.status, []).append(cell.id + (f": {row.reason}" if row.reason else ""))
     for status, ids in found.items():
         lines += ["", f"{status}: {len(ids)}", *(f"  {one}" for one in ids)]
     return "\n".join(lines)
@@ -130,7 +130,7 @@ def _memory_table(config: LabConfig, plan: SweepPlan, known: Cells) -> Iterator[
     yield f"  {'model':<24} {'precision':<10}" + "".join(f"{word:>12}" for word in columns)
     for (name, precision), one in plan.estimates.items():
         rows = [known.row(cell) for cell in cells(config) if (cell.model, cell.precision) == (name, precision)]
-        measured = max((row["memory_measured_mb"] for row in rows if row["memory_measured_mb"]), default=None)
+        measured = max((row.memory_measured_mb for row in rows if row.memory_measured_mb), default=None)
         parts = [one.weights, one.cache, one.activations, one.total]
         parameters = f"{sum(one.parameters.values()) / 1e6:,.1f} M"
         told = [parameters, *(_mb(part) for part in parts), _mb(measured * 1e6) if measured else "–"]

@@ -1,7 +1,6 @@
 """What a sweep found, from its cells' folders alone: one row per cell, groups, and tests between the cells of a task.
 
-A row is a plain dict in the order of `COLUMNS`. The same folders give the same results, byte for byte; only `TIMED` columns
-differ between two sweeps that ask the same.
+The same folders give the same results, byte for byte; only `TIMED` columns differ between two sweeps that ask the same.
 """
 
 from __future__ import annotations
@@ -10,18 +9,19 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Annotated, Any
 
 from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells
 from pipeline.files import read_jsonl
 from pipeline.metrics.intervals import clustered_rate
 from pipeline.metrics.paired_tests import Paired, holm, paired
 from pipeline.metrics.power import minimum_detectable_difference
-from pipeline.metrics.stored import to_json
+from pipeline.metrics.scores import Gain, Rate
+from pipeline.metrics.stored import SPREAD
 
 EVALUATION, FAILURE, PREDICTIONS = "evaluation.json", "failure.json", "predictions.jsonl"
 TIMED = (
@@ -33,17 +33,151 @@ TIMED = (
     "latency_p95_s",
 )
 """Columns of a measurement, which no two runs share."""
-COLUMNS = (
-    *("model", "task", "precision", "mode", "reasoner", "status", "n", "correct", "accuracy", "accuracy_low", "accuracy_high"),
-    *("chance", "official_score", "official_value", "unparsable", "guessed", "truncated", "tokens", "unusable_rows"),
-    "memory_estimated_mb",
-    *TIMED,
-    *("versions", "reason", "cell"),
-)  # fmt: skip
-GROUP_COLUMNS = ("model", "task", "precision", "mode", "reasoner", "group", "value", "n", "correct", "accuracy",
-                 "accuracy_low", "accuracy_high")  # fmt: skip
 _REASON = 300
 """Most characters of a failure's last line in a table; failure.json has all."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellKey:
+    """A model on a task in one way: what names a cell."""
+
+    model: str
+    task: str
+    precision: str
+    mode: str
+    reasoner: str | None
+
+    @property
+    def asked(self) -> tuple[str | None, ...]:
+        """What tells it from other cells."""
+        return self.model, self.task, self.precision, self.mode, self.reasoner
+
+    @property
+    def way(self) -> str:
+        """How it was asked: its mode, and its reasoner."""
+        return f"{self.mode} + {self.reasoner}" if self.reasoner else self.mode
+
+    @property
+    def title(self) -> str:
+        """Its name for a person, within its task."""
+        return f"{self.model} · {self.precision} · {self.way}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CellRow(CellKey):
+    """One line of a sweep's table. A cell that is not complete has no figures; megabytes are 10⁶ bytes, times seconds."""
+
+    status: str
+    n: int | None
+    correct: int | None
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+    chance: float | None
+    official_score: str | None
+    official_value: float | None
+    unparsable: int | None
+    guessed: int | None
+    truncated: int | None
+    tokens: int | None
+    unusable_rows: int | None
+    memory_estimated_mb: float | None
+    memory_measured_mb: float | None
+    memory_error: float | None
+    seconds: float | None
+    rows_per_second: float | None
+    latency_p50_s: float | None
+    latency_p95_s: float | None
+    versions: str | None
+    reason: str | None
+    cell: str
+
+    @property
+    def rate(self) -> Rate:
+        """Accuracy with its interval."""
+        return Rate(self.accuracy, self.accuracy_low, self.accuracy_high)
+
+    @property
+    def memory(self) -> float | None:
+        """Megabytes it took, or should take where that was not measured."""
+        return self.memory_estimated_mb if self.memory_measured_mb is None else self.memory_measured_mb
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupRow(CellKey):
+    """Accuracy of a complete cell on the rows of one value of a group."""
+
+    group: str
+    value: str
+    n: int
+    correct: int
+    accuracy: float | None
+    accuracy_low: float | None
+    accuracy_high: float | None
+
+    @property
+    def rate(self) -> Rate:
+        """Accuracy with its interval."""
+        return Rate(self.accuracy, self.accuracy_low, self.accuracy_high)
+
+
+@dataclass(frozen=True)
+class CellPair:
+    """The test of cell `a` against cell `b`; `p_holm` is corrected over all pairs of the task."""
+
+    a: str
+    b: str
+    result: Annotated[Paired, SPREAD]
+    p_holm: float | None = None
+
+    @property
+    def gain(self) -> Gain:
+        """The difference, with the corrected p."""
+        return replace(self.result.gain, p_holm=self.p_holm)
+
+    @property
+    def turned(self) -> Gain:
+        """The same, of `b` against `a`."""
+        one = self.gain
+        low, value, high = (None if part is None else 0 - part for part in (one.high, one.value, one.low))
+        return replace(one, value=value, low=low, high=high, only_a=one.only_b, only_b=one.only_a)
+
+
+@dataclass(frozen=True)
+class Detectable:
+    """The smallest difference that n rows find with this `power` at this `alpha`, which is corrected for the pairs."""
+
+    difference: float | None
+    n: int
+    discordant: float
+    alpha: float
+    power: float
+
+
+@dataclass(frozen=True)
+class TaskPairs:
+    """The complete cells of a task and the tests between them, on at least n rows."""
+
+    cells: tuple[str, ...]
+    n: int
+    pairs: tuple[CellPair, ...]
+    detectable: Detectable
+
+
+@dataclass(frozen=True)
+class SweepResults:
+    """All that a sweep found; `pareto` and `pairs` are by task."""
+
+    name: str
+    cells: tuple[CellRow, ...]
+    counts: Mapping[str, int]
+    groups: tuple[GroupRow, ...]
+    pareto: Mapping[str, tuple[str, ...]]
+    pairs: Mapping[str, TaskPairs]
+
+
+COLUMNS = tuple(one.name for one in fields(CellRow))
+GROUP_COLUMNS = tuple(one.name for one in fields(GroupRow))
 
 
 Answers = list[dict[str, Any]]
@@ -94,10 +228,9 @@ class Cells:
             known = self._tested[a.id, b.id] = (rows_a, rows_b, paired(rows_a, rows_b))
         return known[2]
 
-    def row(self, cell: Cell) -> dict[str, Any]:
+    def row(self, cell: Cell) -> CellRow:
         """Return one line of the table."""
         record, failure, planned = self.record(cell), self.failure(cell), self.planned.get(cell.id, Planned())
-        names = _names(cell)
         status, reason = "pending", None
         complete = record is not None and record.get("status") == "complete" and not failure
         if complete:
@@ -109,86 +242,69 @@ class Cells:
             status, reason = "refused", planned.refused
         elif record:
             status = "interrupted"
-        row = dict.fromkeys(COLUMNS) | names | {"status": status, "reason": reason, "cell": cell.id}
-        row["memory_estimated_mb"] = _mb(planned.bytes)
+        known = {**_names(cell), "status": status, "reason": reason, "cell": cell.id}
+        known["memory_estimated_mb"] = _mb(planned.bytes)
         if complete and record is not None:
-            row |= _figures(record, self.answers(cell), planned)
-        return row
+            known |= _figures(record, self.answers(cell), planned)
+        return CellRow(**{**dict.fromkeys(COLUMNS), **known})
 
-    def groups(self, cell: Cell) -> list[dict[str, Any]]:
+    def groups(self, cell: Cell) -> list[GroupRow]:
         """Return one line per group of a complete cell's rows, such as task Count or source COCO."""
         found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
         for row in self.answers(cell):
             for group, value in row["groups"].items():
                 found[group, str(value)].append(row)
         return [
-            {**_names(cell), "group": group, "value": value, **_rate(rows)}
+            GroupRow(**_names(cell), group=group, value=value, **_rate(rows))
             for (group, value), rows in sorted(found.items())
         ]
 
 
-def results(known: Cells) -> dict[str, Any]:
-    """Return all of it: ``cells``, ``groups``, and per task the ``pairs`` of its complete cells."""
+def results(known: Cells) -> SweepResults:
+    """Return all of it."""
     every = cells(known.config)
-    rows = [known.row(cell) for cell in every]
-    complete = [cell for cell, row in zip(every, rows, strict=True) if row["status"] == "complete"]
-    return {
-        "name": known.config.name,
-        "cells": rows,
-        "counts": dict(Counter(row["status"] for row in rows)),
-        "groups": [line for cell in complete for line in known.groups(cell)],
-        "pareto": {task: pareto([row for row in rows if row["task"] == task]) for task in known.config.tasks},
-        "pairs": {task: _pairs(known, [cell for cell in complete if cell.task == task]) for task in known.config.tasks},
-    }
+    rows = tuple(known.row(cell) for cell in every)
+    complete = [cell for cell, row in zip(every, rows, strict=True) if row.status == "complete"]
+    tasks = known.config.tasks
+    return SweepResults(
+        name=known.config.name,
+        cells=rows,
+        counts=dict(Counter(row.status for row in rows)),
+        groups=tuple(line for cell in complete for line in known.groups(cell)),
+        pareto={task: pareto([row for row in rows if row.task == task]) for task in tasks},
+        pairs={task: _pairs(known, [cell for cell in complete if cell.task == task]) for task in tasks},
+    )
 
 
-def memory_of(row: Mapping[str, Any]) -> float | None:
-    """Return megabytes a cell took, or should take where that was not measured."""
-    measured: float | None = row["memory_measured_mb"]
-    return measured if measured is not None else row["memory_estimated_mb"]
-
-
-def pareto(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+def pareto(rows: Sequence[CellRow]) -> tuple[str, ...]:
     """Return the complete cells of one task that no other beats: none is as accurate with less memory, or more
     accurate with as much.
 
     By memory, the smallest first. Of cells equal in both all are given.
     """
     points = [
-        (memory, -row["accuracy"], row["cell"])
+        (row.memory, -row.accuracy, row.cell)
         for row in rows
-        if row["status"] == "complete" and (memory := memory_of(row)) is not None
+        if row.status == "complete" and row.memory is not None and row.accuracy is not None
     ]
     front: list[tuple[float, float, str]] = []
     for point in sorted(points):
         if not front or point[1] < front[-1][1] or point[:2] == front[-1][:2]:
             front.append(point)
-    return [cell for _, _, cell in front]
+    return tuple(cell for _, _, cell in front)
 
 
-def _pairs(known: Cells, compared: Sequence[Cell]) -> dict[str, Any]:
+def _pairs(known: Cells, compared: Sequence[Cell]) -> TaskPairs:
     """McNemar's test between all pairs of cells of one task, corrected by Holm over them all."""
-    found = []
-    for a, b in combinations(compared, 2):
-        found.append({"a": a.id, "b": b.id, **to_json(known.paired(a, b))})
-    tested = [pair for pair in found if pair["p"] is not None]
-    for pair, p in zip(tested, holm([pair["p"] for pair in tested]), strict=True):
-        pair["p_holm"] = p
-    discordant = median([(pair["only_a"] + pair["only_b"]) / pair["n"] for pair in tested]) if tested else 0.0
-    n = min((pair["n"] for pair in tested), default=0)
+    found = [CellPair(a.id, b.id, known.paired(a, b)) for a, b in combinations(compared, 2)]
+    tested = [pair.result for pair in found if pair.result.n]
+    corrected = iter(holm([test.p or 0.0 for test in tested]))
+    pairs = tuple(replace(pair, p_holm=next(corrected)) if pair.result.n else pair for pair in found)
+    discordant = median([(test.only_a + test.only_b) / test.n for test in tested]) if tested else 0.0
+    n = min((test.n for test in tested), default=0)
     alpha = 0.05 / max(len(tested), 1)
-    return {
-        "cells": [cell.id for cell in compared],
-        "n": n,
-        "pairs": found,
-        "detectable": {
-            "difference": minimum_detectable_difference(n, discordant, alpha),
-            "n": n,
-            "discordant": discordant,
-            "alpha": alpha,
-            "power": 0.8,
-        },
-    }
+    least = minimum_detectable_difference(n, discordant, alpha)
+    return TaskPairs(tuple(cell.id for cell in compared), n, pairs, Detectable(least, n, discordant, alpha, power=0.8))
 
 
 def _figures(record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], planned: Planned) -> dict[str, Any]:

@@ -17,7 +17,8 @@ from pipeline.sweeps import page as page_module
 from pipeline.sweeps import results as results_module
 from pipeline.sweeps.files import as_csv, as_markdown, write_results
 from pipeline.sweeps.page import page
-from pipeline.sweeps.results import COLUMNS, Cells, Planned, pareto, results
+from pipeline.sweeps.results import COLUMNS, GROUP_COLUMNS, CellRow, Cells, Planned, pareto, results
+from pipeline.sweeps.table import best_first, differences
 
 
 @pytest.fixture
@@ -50,10 +51,10 @@ def three(config: LabConfig) -> dict[str, Cell]:
 def test_every_row_stays_in_n_and_what_cannot_be_read_is_counted(lab: LabConfig) -> None:
     found = three(lab)
     row = Cells(lab, {found["good"].id: Planned(2_200_000_000)}).row(found["good"])
-    assert (row["n"], row["correct"], row["accuracy"], row["unparsable"]) == (100, 90, 0.9, 10)
-    assert 0.82 < row["accuracy_low"] < 0.9 < row["accuracy_high"] < 0.95
-    assert (row["official_score"], row["official_value"]) == ("micro", 12.345)
-    assert (row["memory_estimated_mb"], row["memory_measured_mb"], row["memory_error"]) == (2200.0, 2000.0, 0.1)
+    assert (row.n, row.correct, row.accuracy, row.unparsable) == (100, 90, 0.9, 10)
+    assert 0.82 < row.accuracy_low < 0.9 < row.accuracy_high < 0.95
+    assert (row.official_score, row.official_value) == ("micro", 12.345)
+    assert (row.memory_estimated_mb, row.memory_measured_mb, row.memory_error) == (2200.0, 2000.0, 0.1)
 
 
 def test_an_interval_knows_which_rows_share_a_picture(lab: LabConfig) -> None:
@@ -61,25 +62,63 @@ def test_an_interval_knows_which_rows_share_a_picture(lab: LabConfig) -> None:
     alone = Cells(lab).row(found["bad"])
     answer(lab, found["bad"], [False] * 60 + [True] * 40, cluster=lambda i: f"picture {i // 10}")
     together = Cells(lab).row(found["bad"])
-    assert together["accuracy"] == alone["accuracy"]
-    assert together["accuracy_low"] < alone["accuracy_low"] - 0.1
-    assert together["accuracy_high"] > alone["accuracy_high"] + 0.1
+    assert together.accuracy == alone.accuracy
+    assert together.accuracy_low < alone.accuracy_low - 0.1
+    assert together.accuracy_high > alone.accuracy_high + 0.1
 
 
 def test_pairs_are_tested_on_the_same_rows_and_corrected_over_the_task(lab: LabConfig) -> None:
     found = three(lab)
     told = results(Cells(lab))
-    tested = told["pairs"]["t"]
-    assert len(tested["pairs"]) == 3
-    by_pair = {(pair["a"].split("--")[0], pair["b"].split("--")[0]): pair for pair in tested["pairs"]}
-    assert by_pair["good", "same"]["p_holm"] == 1.0
+    tested = told.pairs["t"]
+    assert len(tested.pairs) == 3
+    by_pair = {(pair.a.split("--")[0], pair.b.split("--")[0]): pair for pair in tested.pairs}
+    assert by_pair["good", "same"].p_holm == 1.0
     good_bad = by_pair["good", "bad"]
-    assert (good_bad["only_a"], good_bad["only_b"], good_bad["difference"]) == (60, 10, 0.5)
-    assert good_bad["p"] < good_bad["p_holm"] < 0.001
-    assert tested["detectable"]["alpha"] == pytest.approx(0.05 / 3)
-    assert 0 < tested["detectable"]["difference"] < 0.5
-    assert [(line["value"], line["n"]) for line in told["groups"][:2]] == [("even", 50), ("odd", 50)]
-    assert told["pareto"]["t"] == [found["same"].id, found["good"].id]
+    assert (good_bad.result.only_a, good_bad.result.only_b, good_bad.result.difference) == (60, 10, 0.5)
+    assert good_bad.result.p < good_bad.p_holm < 0.001
+    assert tested.detectable.alpha == pytest.approx(0.05 / 3)
+    assert 0 < tested.detectable.difference < 0.5
+    assert [(line.value, line.n) for line in told.groups[:2]] == [("even", 50), ("odd", 50)]
+    assert told.pareto["t"] == (found["same"].id, found["good"].id)
+
+
+def test_results_are_the_same_json_as_ever(lab: LabConfig, tmp_path: Path) -> None:
+    found = three(lab)
+    (cell_folder(lab, found["bad"]) / "evaluation.json").unlink()
+    write_results(results(Cells(lab)), tmp_path)
+    file = json.loads((tmp_path / "results.json").read_text())
+    assert list(file) == ["name", "cells", "counts", "groups", "pareto", "pairs"]
+    assert [list(row) for row in file["cells"]] == [list(COLUMNS)] * 3
+    assert [list(row) for row in file["groups"]] == [list(GROUP_COLUMNS)] * 4
+    assert list(file["pairs"]["t"]) == ["cells", "n", "pairs", "detectable"]
+    (pair,) = file["pairs"]["t"]["pairs"]
+    test = "a b n clusters only_a only_b difference low high p detectable p_holm"
+    assert list(pair) == test.split()
+    assert list(file["pairs"]["t"]["detectable"]) == ["difference", "n", "discordant", "alpha", "power"]
+    assert file["cells"][2]["status"] == "pending"
+    assert file["cells"][2]["accuracy"] is None
+
+
+def test_who_differs_from_whom_is_one_table_of_the_page_and_the_markdown(lab: LabConfig) -> None:
+    three(lab)
+    told = results(Cells(lab))
+    rows = sorted(told.cells, key=best_first)
+    table = differences(rows, told.pairs["t"])
+    assert table is not None
+    good, same, bad = rows
+    assert [row["cell"] for row in table.rows] == [row.title for row in (good, same, bad)]
+    gain, turned = table.rows[0][bad.cell], table.rows[2][good.cell]
+    assert (gain.value, gain.only_a, gain.only_b) == (0.5, 60, 10)
+    assert (turned.value, turned.low, turned.high) == (-0.5, -gain.high, -gain.low)
+    assert (turned.only_a, turned.only_b, turned.p_holm) == (10, 60, gain.p_holm)
+    assert table.rows[0][good.cell] is None
+    assert re.search(r"\| 1 \| good · auto · direct \| – \| \+1\.0 \| \+50\.0\* \|", as_markdown(told))
+    html = page(told)
+    assert 'class="better" title="100 rows; right only here 60, only there 10; [+' in html
+    assert html.count('class="worse" title="100 rows; right only here 10, only there 60; [−') == 1
+    # One cell differs from none.
+    assert differences(rows[:1], told.pairs["t"]) is None
 
 
 def test_what_has_not_changed_is_neither_tested_nor_drawn_again(
@@ -103,12 +142,12 @@ def test_what_has_not_changed_is_neither_tested_nor_drawn_again(
 
 
 def test_the_front_holds_what_no_other_beats_in_both() -> None:
-    def row(cell: str, memory: float, accuracy: float) -> dict[str, Any]:
-        measured = {"memory_measured_mb": memory, "memory_estimated_mb": 1.0}
-        return {"cell": cell, "status": "complete", "accuracy": accuracy, **measured}
+    def row(cell: str, memory: float, accuracy: float) -> CellRow:
+        known = {"cell": cell, "status": "complete", "accuracy": accuracy, "memory_measured_mb": memory}
+        return CellRow(**{**dict.fromkeys(COLUMNS), **known, "memory_estimated_mb": 1.0})
 
     rows = [row("small", 1, 0.5), row("equal", 1, 0.5), row("worse", 2, 0.4), row("large", 3, 0.9), row("dear", 3, 0.8)]
-    assert pareto(rows) == ["equal", "small", "large"]
+    assert pareto(rows) == ("equal", "small", "large")
 
 
 def test_a_cell_that_cannot_fit_and_one_whose_inputs_changed_are_not_complete(lab: LabConfig) -> None:
@@ -116,9 +155,9 @@ def test_a_cell_that_cannot_fit_and_one_whose_inputs_changed_are_not_complete(la
     (cell_folder(lab, found["good"]) / "failure.json").write_text(json.dumps({"reason": "rows changed"}))
     (cell_folder(lab, found["bad"]) / "evaluation.json").unlink()
     known = Cells(lab, {found["bad"].id: Planned(10**12, "needs too much")})
-    assert [known.row(found[name])["status"] for name in ("good", "same", "bad")] == ["failed", "complete", "refused"]
+    assert [known.row(found[name]).status for name in ("good", "same", "bad")] == ["failed", "complete", "refused"]
     told = results(known)
-    assert told["counts"] == {"failed": 1, "complete": 1, "refused": 1}
+    assert told.counts == {"failed": 1, "complete": 1, "refused": 1}
     assert "refused: needs too much" in as_markdown(told)
 
 
@@ -131,7 +170,7 @@ def test_a_cell_that_is_not_above_chance_says_so_and_how_far_its_estimate_was_of
 
 
 def test_a_spreadsheet_takes_no_cell_for_a_formula() -> None:
-    row = dict.fromkeys(COLUMNS) | {"model": "=1+1", "reason": 'a "quoted",\nbroken line'}
+    row = CellRow(**{**dict.fromkeys(COLUMNS), "model": "=1+1", "reason": 'a "quoted",\nbroken line'})
     read = list(csv.DictReader(io.StringIO(as_csv([row], COLUMNS))))
     assert (read[0]["model"], read[0]["reason"]) == ("'=1+1", 'a "quoted", broken line')
 

@@ -32,6 +32,7 @@ from typing import Any
 
 from pipeline.data.benchmark_rows import LocatedImage
 from pipeline.errors import UserError
+from pipeline.files import json_lines
 from pipeline.scoring.mathvista import extracted, published_prediction
 from pipeline.scoring.mmmu import RULES, published_choice
 from pipeline.scoring.multiple_choice import letters
@@ -88,7 +89,7 @@ def main() -> None:
         print(score.line())
     if options.rows:
         rows = [{"score": score.name, **row} for score in found for row in score.differ]
-        options.rows.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        options.rows.write_text(json_lines(rows))
 
 
 def scores(data: Path) -> list[Score]:

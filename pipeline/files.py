@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,11 @@ def write_atomic(path: Path, text: str | bytes) -> None:
 def write_json(path: Path, value: Any) -> None:
     """Write `value` as readable JSON, atomically."""
     write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, default=str) + "\n")
+
+
+def json_lines(rows: Iterable[Any]) -> str:
+    """Return rows as JSON lines."""
+    return "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:

@@ -8,7 +8,6 @@ bytes. `image` is relative to the manifest's `image_root`; trainers find picture
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +34,7 @@ from pipeline.data.cot_pictures import COLUMN
 from pipeline.data.image_digests import LENGTH, image_digests
 from pipeline.data.usable_rows import usable_counts
 from pipeline.errors import UserError
-from pipeline.files import digest, file_digest, write_atomic, write_json
+from pipeline.files import digest, file_digest, json_lines, write_atomic, write_json
 from pipeline.run_dir import COT, RunDir
 from pipeline.runs.phases import phase_inputs
 from pipeline.scoring.response import GRAMMAR_VERSION
@@ -142,7 +141,7 @@ class _Writer:
             "reply": each.text,
         }
         self.rejected.offer((each.reason, label), record)
-        file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        file.write(json_lines([record]))
 
     def _balance(self, most: float, rejected: IO[str]) -> None:
         """Drop the last rows of every class that has more than `most` times the rows of the rarest one."""
@@ -214,8 +213,8 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
         "seconds": round(seconds, 2),
     }
     os.replace(writer.rejected_path, plan.folder / "rejected.jsonl")
-    unusable = (json.dumps(vars(problem), ensure_ascii=False) + "\n" for problem in plan.split.problems)
-    write_atomic(plan.folder / "unusable.jsonl", "".join(unusable).encode("utf-8", "replace"))
+    unusable = json_lines(map(vars, plan.split.problems))
+    write_atomic(plan.folder / "unusable.jsonl", unusable.encode("utf-8", "replace"))
     write_unasked(plan, writer.unasked)
     final = plan.folder / "train.parquet"
     if why:
@@ -259,7 +258,7 @@ def write_unasked(plan: BuildPlan, unasked: Sequence[Mapping[str, str]]) -> None
     """Write ``unasked.jsonl``, a line per row without a reply; a complete build has none."""
     path = plan.folder / "unasked.jsonl"
     if unasked:
-        write_atomic(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in unasked))
+        write_atomic(path, json_lines(unasked))
     else:
         path.unlink(missing_ok=True)
 

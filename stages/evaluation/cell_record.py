@@ -9,7 +9,16 @@ from typing import Any
 
 from pipeline.data.images import remembered
 from pipeline.errors import UserError
-from pipeline.files import differences, digest, end_half_line, file_digest, read_jsonl, write_atomic, write_json
+from pipeline.files import (
+    differences,
+    digest,
+    end_half_line,
+    file_digest,
+    json_lines,
+    read_jsonl,
+    write_atomic,
+    write_json,
+)
 
 RUNNING, COMPLETE = "running", "complete"
 GIVEN_UP = ("server_error", "no_reply", "moderated")
@@ -65,17 +74,17 @@ class Record:
         if len(kept) < len(there):
             # First, so that after a kill in between the cell is only written once more.
             write_json(self.path, {"status": RUNNING, "inputs": json.loads(self.path.read_text())["inputs"]})
-            write_atomic(self.predictions, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in kept))
+            write_atomic(self.predictions, json_lines(kept))
         return len(there) - len(kept)
 
     def append(self, rows: Iterable[PredictionRow]) -> None:
         """Write rows down behind the others."""
         with self.predictions.open("a") as file:
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            file.write(json_lines(rows))
 
     def complete(self, rows: Sequence[PredictionRow], inputs: Mapping[str, Any], figures: Mapping[str, Any]) -> None:
         """Put the rows in order and, last, say that the cell is done."""
-        write_atomic(self.predictions, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+        write_atomic(self.predictions, json_lines(rows))
         write_json(self.path, {"status": COMPLETE, "inputs": inputs, **figures})
 
 

@@ -6,12 +6,11 @@ interval; rows without a readable answer count as wrong.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.evaluation import MODES, Cell, LabConfig, cell_folder, cells, lab_folder
-from pipeline.files import read_jsonl, write_atomic, write_json
+from pipeline.files import read_json, read_jsonl, write_atomic, write_json
 from pipeline.metrics.intervals import rate
 from pipeline.metrics.scores import Rate
 from pipeline.reports.charts import heat_maps
@@ -50,8 +49,7 @@ def write_grid(config: LabConfig) -> list[Path]:
 
 def _row(config: LabConfig, cell: Cell) -> dict[str, Any] | None:
     folder = cell_folder(config, cell)
-    path = folder / "evaluation.json"
-    record = json.loads(path.read_text()) if path.exists() else {}
+    record = read_json(folder / "evaluation.json")
     if record.get("status") != "complete":
         return None
     answers = list(read_jsonl(folder / "predictions.jsonl"))

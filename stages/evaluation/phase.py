@@ -18,7 +18,7 @@ from pipeline.config.schema import RunConfig
 from pipeline.data.student import load_run_task
 from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.files import differences, end_half_line, read_jsonl, write_atomic, write_json
+from pipeline.files import differences, end_half_line, json_lines, read_jsonl, write_atomic, write_json
 from pipeline.logs import show_step
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs import gates
@@ -172,7 +172,7 @@ def answer_all(work: Work) -> None:
                     "attributes": dict(example.attributes),
                     **groups_and_trace(example, verdict.think, one.style),
                 }
-                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.write(json_lines([row]))
             file.flush()
             if number == len(mine) or number % max(1, len(mine) // 4) == 0:
                 show_step(log, f"{work.name} evaluation", number, len(mine), "batches", unit="")
@@ -204,9 +204,7 @@ def merge(config: RunConfig, run: RunDir, name: str, task: Task) -> None:
         raise UserError(
             f"{name}: {len(missing)} of {len(keys)} answers are missing (first: {missing[0]}); run it again"
         )
-    write_atomic(
-        folder / "predictions.jsonl", "".join(json.dumps(answers[key], ensure_ascii=False) + "\n" for key in keys)
-    )
+    write_atomic(folder / "predictions.jsonl", json_lines(answers[key] for key in keys))
 
 
 def mend_parts(folder: Path) -> None:

@@ -6,13 +6,12 @@ last one; two cells that write the same text at once write it twice, and the fir
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.files import end_half_line, read_jsonl
+from pipeline.files import end_half_line, json_lines, read_jsonl
 from pipeline.system.locks import acquire
 
 
@@ -38,6 +37,6 @@ class Texts:
         new = [dict(row) for row in rows]
         with acquire(self._path, wait=math.inf) as file:
             end_half_line(self._path)
-            file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in new))
+            file.write(json_lines(new))
         for row in new:
             self._known.setdefault(row["key"], row)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -14,7 +13,7 @@ from transformers.trainer_callback import PrinterCallback, ProgressCallback
 
 from pipeline.config.derived import checkpoint_cycle, clip_range
 from pipeline.errors import UserError
-from pipeline.files import read_jsonl, write_atomic, write_json
+from pipeline.files import json_lines, read_jsonl, write_atomic, write_json
 from pipeline.logs import show_step
 from pipeline.metrics.alarms import Watch
 from pipeline.runs.checkpoint_folders import COMPLETE, make_durable
@@ -53,10 +52,10 @@ class MetricsCallback(TrainerCallback):
         if state.is_world_process_zero:
             rows = [row for row in read_jsonl(self.path) if row["step"] <= state.global_step]
             self.before = rows[-1]["seconds"] if rows else 0.0
-            write_atomic(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+            write_atomic(self.path, json_lines(rows))
             self.watch = self._watch()
             events = [event for row in rows for event in self.watch.see(row)]
-            write_atomic(self.alarms_path, "".join(json.dumps(event) + "\n" for event in events))
+            write_atomic(self.alarms_path, json_lines(events))
             write_json(self.work.folder / "progress.json", {"max_steps": state.max_steps})
         self.started = time.monotonic()
         if state.global_step >= state.max_steps:
@@ -92,10 +91,10 @@ class MetricsCallback(TrainerCallback):
             **{key: _number(value) for key, value in {**logs, **self.figures}.items()},
         }
         with self.path.open("a") as file:
-            file.write(json.dumps(row) + "\n")
+            file.write(json_lines([row]))
         for event in self.watch.see(row):
             with self.alarms_path.open("a") as file:
-                file.write(json.dumps(event) + "\n")
+                file.write(json_lines([event]))
             said = "ALARM" if event["event"] == "begin" else "end of alarm"
             log.warning(f"  {said} {event['alarm']} in {self.work.name} at step {state.global_step}: {event['text']}")
         if time.monotonic() - self.shown > 5 or state.global_step == state.max_steps:

@@ -8,12 +8,7 @@ the picture is the same in all and cached for all.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,6 +20,8 @@ import yaml
 
 from benchmarks.rivals.clock import VARIABLE
 from pipeline.files import ROOT
+from pipeline.system.processes import child_environment, start_apart
+from pipeline.system.vllm_server import free_port, stop, wait_until_ready
 
 TEMPERATURE, TOP_P = 0.7, 0.95
 SIDE = 64
@@ -116,34 +113,22 @@ def served(bed: Bed) -> Iterator[Bed]:
     """`bed` with its server running; ended afterwards.
 
     Raises:
-        RuntimeError: when the server does not start, with the end of its log.
+        UserError: when the server does not start, with the end of its log.
     """
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        bed.port = free.getsockname()[1]
+    bed.port = free_port()
     teacher = bed.folder / "teacher.yaml"
     teacher.write_text(yaml.safe_dump(teacher_config(bed)))
     log = bed.folder / "server.log"
-    with log.open("w") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "cot_builder.serve", str(teacher), "--middleware", "benchmarks.rivals.clock.Clock"],
-            cwd=ROOT,
-            env={**os.environ, VARIABLE: str(bed.clock), "HF_HUB_OFFLINE": "1"},
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    process = start_apart(
+        [sys.executable, "-m", "cot_builder.serve", str(teacher), "--middleware", "benchmarks.rivals.clock.Clock"],
+        log,
+        child_environment(**{VARIABLE: str(bed.clock), "HF_HUB_OFFLINE": "1"}),
+    )
     try:
-        _wait(bed, process, log)
+        wait_until_ready(process, bed.url, log, "the server", _READY_SECONDS)
         yield bed
     finally:
-        if process.poll() is None:
-            os.killpg(process.pid, signal.SIGTERM)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+        stop([process])
 
 
 def teacher_config(bed: Bed) -> dict[str, Any]:
@@ -173,14 +158,3 @@ def _without_end(file: Path) -> None:
         return value
 
     file.write_text(json.dumps(clean(json.loads(file.read_text())), indent=1))
-
-
-def _wait(bed: Bed, process: subprocess.Popen[bytes], log: Path) -> None:
-    until = time.monotonic() + _READY_SECONDS
-    while time.monotonic() < until and process.poll() is None:
-        try:
-            with urllib.request.urlopen(f"{bed.url}/health", timeout=2):
-                return
-        except OSError:
-            time.sleep(0.5)
-    raise RuntimeError(f"the server did not start\n{log.read_text()[-3000:]}")

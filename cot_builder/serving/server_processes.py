@@ -13,12 +13,10 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.system.processes import child_environment, start_apart
-from pipeline.system.vllm_server import answers, end_of, stop
+from pipeline.system.vllm_server import READY_SECONDS, answers, end_of, stop
 
 log = logging.getLogger(__name__)
 
-READY_SECONDS = 1800
-"""Time to load a model, from a slow disk too."""
 NEWS_SECONDS = 20
 
 

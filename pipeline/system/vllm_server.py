@@ -18,8 +18,11 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.system.processes import child_environment, kill_session, on_signals
 
+READY_SECONDS = 1800
+"""Time to load a model, from a slow disk too."""
 STOP_SECONDS = 20
 LAST_LINES = 25
 CPU_ENVIRONMENT = {
@@ -89,6 +92,23 @@ def answers(url: str) -> bool:
             return bool(answer.status == 200)
     except (OSError, http.client.HTTPException):
         return False
+
+
+def wait_until_ready(
+    process: subprocess.Popen[bytes], address: str, log: Path, name: str, seconds: float = READY_SECONDS
+) -> None:
+    """Wait until a server answers that was started as `process`.
+
+    Raises:
+        UserError: when it ends before, or does not answer in time, with the last lines of its log.
+    """
+    begun = time.monotonic()
+    while not answers(f"{address}/health"):
+        if process.poll() is not None:
+            raise UserError(f"{name} ended with exit code {process.returncode}; {end_of(log)}")
+        if time.monotonic() - begun > seconds:
+            raise UserError(f"{name} does not answer after {seconds:g} s; {end_of(log)}")
+        time.sleep(0.5)
 
 
 def free_port() -> int:

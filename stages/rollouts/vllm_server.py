@@ -4,22 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.derived import world_size
 from pipeline.config.schema import RunConfig
-from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus
 from pipeline.system.processes import start_apart
-from pipeline.system.vllm_server import answers, end_of, free_port, serve_command, serve_environment, stop
+from pipeline.system.vllm_server import free_port, serve_command, serve_environment, stop, wait_until_ready
 from stages.processes.work import Work
 
 MODEL = "policy"
 """The name the server gives what it serves."""
-READY_SECONDS = 1800
 SHARED_MEMORY = 0.3
 """Part of a GPU's memory for a server that shares it with the trainer."""
 
@@ -33,6 +30,7 @@ def running(work: Work, model: Path) -> Iterator[str]:
     """
     gpus = server_gpus(work.config)
     port = free_port()
+    address = f"http://127.0.0.1:{port}"
     log = work.folder / "logs" / "rollout-server.log"
     more = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
     process = start_apart(
@@ -41,14 +39,8 @@ def running(work: Work, model: Path) -> Iterator[str]:
         serve_environment(cpu=not gpus, VLLM_SERVER_DEV_MODE="1", **more),
     )
     try:
-        begun = time.monotonic()
-        while not answers(f"http://127.0.0.1:{port}/health"):
-            if process.poll() is not None:
-                raise UserError(f"the rollout server ended with exit code {process.returncode}; {end_of(log)}")
-            if time.monotonic() - begun > READY_SECONDS:
-                raise UserError(f"the rollout server does not answer after {READY_SECONDS} s; {end_of(log)}")
-            time.sleep(0.5)
-        yield f"http://127.0.0.1:{port}"
+        wait_until_ready(process, address, log, "the rollout server")
+        yield address
     finally:
         stop([process])
 

@@ -5,14 +5,10 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import signal
-import socket
 import sqlite3
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -22,7 +18,9 @@ import pytest
 import yaml
 
 from cot_builder.__main__ import main
-from pipeline.system.vllm_server import serve_environment
+from pipeline.errors import UserError
+from pipeline.system.processes import kill_session, start_apart
+from pipeline.system.vllm_server import free_port, serve_environment, wait_until_ready
 
 pytestmark = [
     pytest.mark.slow,
@@ -40,9 +38,7 @@ class Server:
     """The tiny teacher behind `launch/serve_teacher.sh`. `start` may be called again after `kill`, and takes the same port."""
 
     def __init__(self, folder: Path, model: Path, repo_root: Path) -> None:
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self.model, self.root = model, repo_root
         self.teacher = {
             "kind": "openai",
@@ -60,32 +56,19 @@ class Server:
         self.start()
 
     def start(self, wait: bool = True) -> None:
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(
-                ["bash", "launch/serve_teacher.sh", str(self.file)],
-                cwd=self.root,
-                env={**os.environ, "PYTHON": sys.executable},
-                stdout=log,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-            )
-        started = time.monotonic()
-        while wait and time.monotonic() - started < READY_SECONDS:
-            if self.process.poll() is not None:
-                break
-            try:
-                urllib.request.urlopen(f"http://127.0.0.1:{self.port}/health", timeout=2)
-                return
-            except (urllib.error.URLError, OSError):
-                time.sleep(0.5)
-        if wait:
+        command = ["bash", str(self.root / "launch" / "serve_teacher.sh"), str(self.file)]
+        self.process = start_apart(command, self.log, {**os.environ, "PYTHON": sys.executable})
+        if not wait:
+            return
+        try:
+            wait_until_ready(self.process, f"http://127.0.0.1:{self.port}", self.log, "the server", READY_SECONDS)
+        except UserError:
             self.kill()
-            pytest.fail(f"the server did not start\n{self.log.read_text()[-4000:]}")
+            raise
 
     def kill(self) -> None:
-        if self.process.poll() is None:
-            os.killpg(self.process.pid, signal.SIGKILL)
-            self.process.wait()
+        kill_session(self.process)
+        self.process.wait()
 
 
 @pytest.fixture(scope="module")

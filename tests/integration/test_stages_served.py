@@ -6,11 +6,7 @@ import base64
 import importlib.util
 import json
 import os
-import signal
-import socket
-import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -22,6 +18,8 @@ from small_runs import in_fresh_process
 
 from pipeline.files import read_jsonl
 from pipeline.run_dir import RunDir
+from pipeline.system.processes import kill_session, start_apart
+from pipeline.system.vllm_server import free_port, wait_until_ready
 
 pytestmark = pytest.mark.slow
 STAGE = "stage1_sft"
@@ -65,9 +63,7 @@ def test_plain_transformers_gives_the_answers_of_the_evaluation(whole_run, rows)
 @pytest.fixture(scope="module")
 def url(whole_run: tuple[RunDir, str], tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Iterator[str]:
     """Address of a vLLM server of the stage's final/."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"http://127.0.0.1:{free.getsockname()[1]}"
+    address = f"http://127.0.0.1:{free_port()}"
     folder = tmp_path_factory.mktemp("served")
     teacher = {
         "kind": "openai",
@@ -77,30 +73,14 @@ def url(whole_run: tuple[RunDir, str], tmp_path_factory: pytest.TempPathFactory,
     }
     (folder / "teacher.yaml").write_text(yaml.safe_dump(teacher))
     log = folder / "server.log"
-    with log.open("w") as sink:
-        server = subprocess.Popen(
-            ["bash", "launch/serve_teacher.sh", str(folder / "teacher.yaml")],
-            cwd=repo_root,
-            env={**os.environ, "PYTHON": sys.executable},
-            stdout=sink,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
+    command = ["bash", str(repo_root / "launch" / "serve_teacher.sh"), str(folder / "teacher.yaml")]
+    server = start_apart(command, log, {**os.environ, "PYTHON": sys.executable})
     try:
-        deadline = time.monotonic() + READY_SECONDS
-        while True:
-            try:
-                urllib.request.urlopen(f"{address}/health", timeout=2)
-                break
-            except (urllib.error.URLError, OSError):
-                if server.poll() is not None or time.monotonic() > deadline:
-                    pytest.fail(f"the server did not start\n{log.read_text()[-4000:]}")
-                time.sleep(0.5)
+        wait_until_ready(server, address, log, "the server", READY_SECONDS)
         yield address
     finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
-            server.wait()
+        kill_session(server)
+        server.wait()
 
 
 @pytest.mark.nightly

@@ -1,0 +1,31 @@
+"""A server that does not come up is told with the end of its log."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.system.processes import child_environment, start_apart
+from pipeline.system.vllm_server import free_port, stop, wait_until_ready
+
+
+@pytest.mark.parametrize(
+    ("code", "seconds", "told"),
+    [
+        ("print('no such model'); raise SystemExit(3)", 60, "ended with exit code 3; .*no such model"),
+        ("print('loading', flush=True); import time; time.sleep(60)", 0.1, "does not answer after 0.1 s; the end of"),
+    ],
+)
+def test_a_server_that_ends_or_takes_too_long_is_told_with_its_log(
+    tmp_path: Path, code: str, seconds: float, told: str
+) -> None:
+    log = tmp_path / "log"
+    process = start_apart([sys.executable, "-c", code], log, child_environment())
+    try:
+        with pytest.raises(UserError, match=f"(?s)^the server {told}"):
+            wait_until_ready(process, f"http://127.0.0.1:{free_port()}", log, "the server", seconds)
+    finally:
+        stop([process])

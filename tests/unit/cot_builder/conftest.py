@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 from fault_server import Fault, FaultServer
+from scripted import TASK, use_drawn
 
 from cot_builder.__main__ import main
 
@@ -40,12 +41,12 @@ def serve() -> Iterator[Callable[..., Stub]]:
 class Project:
     """A run on 40 drawn pictures whose teacher file and configuration a test writes."""
 
-    def __init__(self, folder: Path, cache: Path) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.cot = folder / "runs" / "tiny" / "cot"
         self.config = folder / "run.yaml"
         (folder / "runs" / "tiny").mkdir(parents=True)
-        (folder / "runs" / "tiny" / "data").symlink_to(cache)
+        use_drawn(folder / "runs")
 
     def configure(self, teachers: dict[str, dict[str, Any]], rows: int = 40, **cot: Any) -> Path:
         """Write the run's file and one teacher file per entry."""
@@ -59,8 +60,7 @@ class Project:
             **cot,
         }
         cot["teachers"] = [str(self.folder / f"{name}.yaml") for name in teachers]
-        task = {"name": "scenes", "options": {"train": 200, "val": 1, "test": 1, "size": 32}}
-        run = {"name": "tiny", "output_dir": str(self.folder / "runs"), "task": task, "cot": cot}
+        run = {"name": "tiny", "output_dir": str(self.folder / "runs"), "task": TASK, "cot": cot}
         self.config.write_text(yaml.safe_dump(run))
         return self.config
 
@@ -80,13 +80,7 @@ class Project:
         return (self.cot / "train.parquet").read_bytes()
 
 
-@pytest.fixture(scope="session")
-def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Where the pictures are drawn once for all tests."""
-    return tmp_path_factory.mktemp("drawn")
-
-
 @pytest.fixture
-def project(tmp_path: Path, drawn: Path) -> Project:
+def project(tmp_path: Path) -> Project:
     """An unconfigured run in a folder of its own."""
-    return Project(tmp_path, drawn)
+    return Project(tmp_path)

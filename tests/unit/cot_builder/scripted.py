@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import tempfile
 from collections.abc import Callable
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +17,29 @@ from cot_builder.row import Outcome
 from cot_builder.teachers.base import Reply, TeacherQuestion, TeacherRequest
 from cot_builder.teachers.openai import OpenAITeacher
 from pipeline.config.loader import load
+from pipeline.config.schema import TaskConfig
+from pipeline.data.load import load_task
+
+TASK = {"name": "scenes", "options": {"train": 200, "val": 1, "test": 1, "size": 32}}
 
 Say = Callable[[str, TeacherQuestion], str | Reply]
 """(teacher's name, question) -> the text of its reply, or the whole of it."""
+
+
+def use_drawn(runs: Path) -> None:
+    """Let the runs of a folder find the pictures of `TASK` drawn; what they find of them is their own."""
+    for drawn in Path(_drawn().name).glob("*/drawn-*/"):
+        link = runs / ".cache" / drawn.parent.name / drawn.name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        if not link.exists():
+            link.symlink_to(drawn)
+
+
+@cache
+def _drawn() -> tempfile.TemporaryDirectory[str]:
+    folder = tempfile.TemporaryDirectory(prefix="clgrpo-drawn-")
+    load_task(TaskConfig(**TASK), Path(folder.name)).select("train[:1]")
+    return folder
 
 
 def think(answer: str, words: str = "Tall peaks rise over a still lake under wide skies.") -> str:
@@ -36,14 +58,14 @@ class Scripted:
             files[-1].write_text(
                 yaml.safe_dump({"kind": "openai", "model": f"model-{name}", "base_urls": ["http://localhost:9/v1"]})
             )
-        task = {"name": "scenes", "options": {"train": 200, "val": 1, "test": 1, "size": 32}}
+        use_drawn(folder / "runs")
         cot = {"split": f"train[:{rows}]", "teachers": [str(file) for file in files], **cot}
-        run = {"name": "scripted", "output_dir": str(folder / "runs"), "task": task, "cot": cot}
+        run = {"name": "scripted", "output_dir": str(folder / "runs"), "task": TASK, "cot": cot}
         self.config = folder / "scripted.yaml"
         self.config.write_text(yaml.safe_dump(run))
         self.asked: list[tuple[str, TeacherQuestion]] = []
 
-    @property
+    @cached_property
     def plan(self) -> BuildPlan:
         return plan(load(self.config))
 

@@ -44,8 +44,8 @@ def batch_service(stub, requests, file, broken=()) -> None:
     file.write_text("".join(json.dumps(line) + "\n" for line in reversed(lines)))
 
 
-def test_batches_give_the_bytes_of_a_direct_build(tmp_path, drawn, project, serve):
-    direct = type(project)(tmp_path / "direct", drawn)
+def test_batches_give_the_bytes_of_a_direct_build(tmp_path, project, serve):
+    direct = type(project)(tmp_path / "direct")
     direct.ask(serve(), attempts=3)
     assert direct.build() == 0
 

@@ -15,9 +15,9 @@ PATIENT = {"patience": 30.0}
 
 
 @pytest.fixture
-def quiet(tmp_path, drawn, project, serve):
+def quiet(tmp_path, project, serve):
     """train.parquet of an undisturbed build of the same rows; the model's name makes the seeds, not the address."""
-    calm = type(project)(tmp_path / "calm", drawn)
+    calm = type(project)(tmp_path / "calm")
     calm.ask(serve())
     assert calm.build() == 0
     return calm.parquet()

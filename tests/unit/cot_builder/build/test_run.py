@@ -33,10 +33,10 @@ def test_kept_rows_agree_with_their_labels_and_nothing_disappears(project, capsy
     assert f"{len(rows)} kept, {len(rejected)} rejected (no_think {len(rejected)})" in capsys.readouterr().out
 
 
-def test_the_same_build_elsewhere_gives_the_same_bytes(tmp_path, drawn, project):
+def test_the_same_build_elsewhere_gives_the_same_bytes(tmp_path, project):
     project.configure({"t": {"kind": "attribute"}})
     project.build()
-    other = type(project)(tmp_path / "other", drawn)
+    other = type(project)(tmp_path / "other")
     other.configure({"t": {"kind": "attribute"}})
     other.build()
     assert project.parquet() == other.parquet()

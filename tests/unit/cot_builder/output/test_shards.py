@@ -21,9 +21,9 @@ def merge(project, of: int, *words: str) -> int:
 
 
 @pytest.fixture
-def whole(tmp_path, drawn, project, serve):
+def whole(tmp_path, project, serve):
     """train.parquet of an unsharded build of the same rows."""
-    other = type(project)(tmp_path / "whole", drawn)
+    other = type(project)(tmp_path / "whole")
     other.ask(serve(), attempts=2)
     assert other.build() == 0
     return other.parquet()

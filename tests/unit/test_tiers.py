@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,11 @@ def test_the_files_begun_first_exist() -> None:
     from tests.conftest import LONGEST, ROOT
 
     assert [name for name in LONGEST if not (ROOT / "tests" / "integration" / name).is_file()] == []
+
+
+def test_no_folder_of_tests_is_passed_over(pytestconfig: pytest.Config) -> None:
+    from tests.conftest import ROOT
+
+    parts = {part for file in (ROOT / "tests").rglob("test_*.py") for part in file.relative_to(ROOT).parts}
+    patterns = pytestconfig.getini("norecursedirs")
+    assert [part for part in parts for pattern in patterns if fnmatch(part, pattern)] == []

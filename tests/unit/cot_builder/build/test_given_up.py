@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 
 import pytest
 from fault_server import stub_reply
@@ -21,13 +22,15 @@ def lines(path):
 
 
 def cursed(fault, *numbers):
-    """A fault of the requests that came as these numbers, whenever they are sent again."""
-    seeds: set[int] = set()
+    """A fault of the requests that came first as these numbers, whenever they are sent again."""
+    seeds: list[int] = []
+    lock = threading.Lock()
 
     def of(n, seed):
-        if n in numbers:
-            seeds.add(seed)
-        return fault if seed in seeds else None
+        with lock:
+            if seed not in seeds:
+                seeds.append(seed)
+        return fault if seeds.index(seed) in numbers else None
 
     return of
 

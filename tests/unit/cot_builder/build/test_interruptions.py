@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -154,11 +155,11 @@ def test_a_fault_on_one_row_keeps_the_replies_in_flight(project, serve, monkeypa
 
 
 def test_pictures_that_go_away_leave_their_rows_unasked_until_they_are_back(tmp_path, serve, project):
-    (tmp_path / "disk").mkdir()
-    mine = type(project)(tmp_path / "mine", tmp_path / "disk")
+    # Of its own, not those that all tests share.
+    shutil.rmtree(tmp_path / "runs" / ".cache")
     stub = serve()
-    mine.ask(stub)
-    folder = plan(load(mine.config)).split.examples[0].image.parent
+    project.ask(stub)
+    folder = plan(load(project.config)).split.examples[0].image.parent
     away = folder.with_name("away")
 
     def unmount(n: int, _: int) -> None:
@@ -166,15 +167,15 @@ def test_pictures_that_go_away_leave_their_rows_unasked_until_they_are_back(tmp_
             folder.rename(away)
 
     stub.fault = unmount
-    assert mine.build() == 3
-    manifest = mine.manifest()
+    assert project.build() == 3
+    manifest = project.manifest()
     assert manifest["status"] == "incomplete"
     assert "unreadable_image" not in manifest["rejected_rows_by_reason"]
     assert manifest["rows"]["unasked"] == 40 - stub.count > 0
-    assert not (mine.cot / "train.parquet").exists()
+    assert not (project.cot / "train.parquet").exists()
     away.rename(folder)
-    assert mine.build() == 0
-    assert mine.manifest()["rows"]["unasked"] == 0
+    assert project.build() == 0
+    assert project.manifest()["rows"]["unasked"] == 0
     assert set(stub.answered.values()) == {1}
     assert stub.count == 40
 

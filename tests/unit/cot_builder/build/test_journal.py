@@ -57,7 +57,7 @@ def test_a_torn_tail_of_the_log_loses_only_what_was_in_it(tmp_path, cut):
     code = (
         "import os, sys; sys.path[:0] = [os.getcwd(), 'tests/unit/cot_builder/build', 'tests/unit/cot_builder']\n"
         "from pathlib import Path; import test_journal as t\n"
-        "journal = t.Journal(Path(sys.argv[1]))\n"
+        "journal = t.ReplyCache(Path(sys.argv[1]))\n"
         "for n in range(200): journal.add(t.request(n), t.Reply(f'reply {n}'), row_id=str(n), teacher='t', attempt=0)\n"
         "os._exit(9)"
     )
@@ -94,7 +94,7 @@ def test_a_build_killed_while_it_salvages_loses_no_more_replies(tmp_path, patch,
     fill(tmp_path, range(300))
     damage(tmp_path / "replies.sqlite", 0)
     imports = "import os, sys; from pathlib import Path; import cot_builder.build.journal as j"
-    code = f"{imports}\n{patch}\nj.Journal(Path(sys.argv[1]))"
+    code = f"{imports}\n{patch}\nj.ReplyCache(Path(sys.argv[1]))"
     assert subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False).returncode == 9
     kept = held(tmp_path, range(300))
     assert len(kept) >= 250

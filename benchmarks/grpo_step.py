@@ -33,79 +33,44 @@ from typing import Any
 from pipeline import command_line
 
 GRID = [(g, p, c) for g in (4, 8, 16) for p in (90, 350, 1100) for c in (32, 128, 256)]
-# 1,024 patches become 64 tokens.
+
+
+def _size(
+    family: str,
+    picture: dict[str, int],
+    language: tuple[int, int, int],
+    tower: tuple[int, int],
+    **heads: dict[str, int],
+) -> dict[str, Any]:
+    """A size: of a tiny family, its pictures, (width, layers, inner width) and (width, layers), and what else its parts have."""
+    parts = ("hidden_size", "layers", "intermediate_size", "vision_hidden_size", "vision_layers")
+    tiny = {**picture, **dict(zip(parts, (*language, *tower), strict=True))}
+    return {"family": family, "tiny": tiny, "text": {}, "vision": {}, **heads}
+
+
+# 1,024 patches become 64 tokens; of the others 256.
 SMOLVLM = {"image_size": 512, "scale_factor": 4}
-# 1,024 patches become 256 tokens.
-QWEN = {"image_size": 512}
-# 1,024 patches become 256 tokens.
 INTERNVL = {"image_size": 448, "patch_size": 14}
-SIZES: dict[str, dict[str, Any]] = {
-    "mini": {
-        "family": "idefics3",
-        "tiny": {
-            **SMOLVLM,
-            "hidden_size": 256,
-            "layers": 6,
-            "intermediate_size": 704,
-            "vision_hidden_size": 128,
-            "vision_layers": 3,
-        },
-        "text": {},
-        "vision": {},
-    },
-    "small": {
-        "family": "idefics3",
-        "tiny": {
-            **SMOLVLM,
-            "hidden_size": 512,
-            "layers": 11,
-            "intermediate_size": 1408,
-            "vision_hidden_size": 384,
-            "vision_layers": 6,
-        },
-        "text": {},
-        "vision": {},
-    },
-    "smolvlm-500m": {
-        "family": "idefics3",
-        "tiny": {
-            **SMOLVLM,
-            "hidden_size": 960,
-            "layers": 32,
-            "intermediate_size": 2560,
-            "vision_hidden_size": 768,
-            "vision_layers": 12,
-        },
-        "text": {"num_attention_heads": 15, "num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49280},
-        "vision": {"num_attention_heads": 12},
-    },
-    "internvl3-1b": {
-        "family": "internvl",
-        "tiny": {
-            **INTERNVL,
-            "hidden_size": 896,
-            "layers": 24,
-            "intermediate_size": 4864,
-            "vision_hidden_size": 1024,
-            "vision_layers": 24,
-        },
-        "text": {"num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 151674},
-        "vision": {"num_attention_heads": 16},
-    },
-    "qwen3-vl-2b": {
-        "family": "qwen3_vl",
-        "tiny": {
-            **QWEN,
-            "hidden_size": 2048,
-            "layers": 28,
-            "intermediate_size": 6144,
-            "vision_hidden_size": 1024,
-            "vision_layers": 24,
-        },
-        "text": {"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936},
-        "vision": {"num_heads": 16},
-    },
-}
+QWEN = {"image_size": 512}
+SIZES = {
+    "mini": _size("idefics3", SMOLVLM, (256, 6, 704), (128, 3)),
+    "small": _size("idefics3", SMOLVLM, (512, 11, 1408), (384, 6)),
+    "smolvlm-500m": _size(
+        "idefics3", SMOLVLM, (960, 32, 2560), (768, 12),
+        text={"num_attention_heads": 15, "num_key_value_heads": 5, "head_dim": 64, "vocab_size": 49280},
+        vision={"num_attention_heads": 12},
+    ),
+    "internvl3-1b": _size(
+        "internvl", INTERNVL, (896, 24, 4864), (1024, 24),
+        text={"num_attention_heads": 14, "num_key_value_heads": 2, "head_dim": 64, "vocab_size": 151674},
+        vision={"num_attention_heads": 16},
+    ),
+    "qwen3-vl-2b": _size(
+        "qwen3_vl", QWEN, (2048, 28, 6144), (1024, 24),
+        text={"num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "vocab_size": 151936},
+        vision={"num_heads": 16},
+    ),
+}  # fmt: skip
 """Random models: `mini` has about 6 million weights, `small` 47, the others the sizes of the checkpoints they are named for."""
 
 HEADER = [

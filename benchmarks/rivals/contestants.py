@@ -14,7 +14,7 @@ import yaml
 from benchmarks.rivals.bed import PROMPT, TEMPERATURE, TOP_P, Bed, teacher_config
 from benchmarks.rivals.environments import environment, version
 from benchmarks.rivals.measure import Run, run
-from pipeline.files import ROOT
+from pipeline.files import ROOT, json_lines
 from pipeline.system.vllm_server import CPU_SITE
 
 _HERE = Path(__file__).parent
@@ -90,10 +90,7 @@ def bench(bed: Bed, rows: int, concurrency: int) -> Run:
     """`vllm bench serve` with our requests as its dataset. It streams the replies, as it always does."""
     numbers = bed.take(rows)
     file = bed.folder / f"bench-{numbers.start}.jsonl"
-    with file.open("w") as out:
-        for text, picture in bed.contents(numbers):
-            parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": picture}}]
-            out.write(json.dumps({"content": parts}) + "\n")
+    file.write_text(json_lines({"content": _parts(text, picture)} for text, picture in bed.contents(numbers)))
     flags = {
         "backend": "openai-chat",
         "base-url": bed.url,
@@ -107,10 +104,17 @@ def bench(bed: Bed, rows: int, concurrency: int) -> Run:
         "temperature": TEMPERATURE,
         "top-p": TOP_P,
     }
-    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-    words += ["--disable-shuffle", "--no-oversample", "--disable-tqdm"]
-    command = [sys.executable, str(_HERE / "vllm_bench.py"), *words]
+    more = ["--disable-shuffle", "--no-oversample", "--disable-tqdm"]
+    command = [sys.executable, str(_HERE / "vllm_bench.py"), *_words(flags), *more]
     return run(bed, command, rows, cwd=bed.folder, environment=_VLLM, log=file.with_suffix(".log"))
+
+
+def _parts(text: str, picture: str) -> list[dict[str, Any]]:
+    return [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": picture}}]
+
+
+def _words(flags: dict[str, Any]) -> list[str]:
+    return [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
 
 
 def rival(bed: Bed, contestant: str, rows: int, binaries: Path, setting: dict[str, Any]) -> Run:
@@ -124,9 +128,7 @@ def _distilabel(bed: Bed, rows: int, binaries: Path, **setting: int | None) -> R
     out = bed.folder / f"distilabel-{numbers.start}"
     out.mkdir()
     file = out / "rows.jsonl"
-    with file.open("w") as written:
-        for text, picture in bed.contents(numbers):
-            written.write(json.dumps({"instruction": text, "image": picture}) + "\n")
+    file.write_text(json_lines({"instruction": text, "image": picture} for text, picture in bed.contents(numbers)))
     sampling = {"temperature": TEMPERATURE, "top_p": TOP_P, "max_new_tokens": bed.tokens}
     command = [str(binaries / "python"), str(_HERE / "distilabel_ask.py"), str(file), "--base-url", f"{bed.url}/v1"]
     command += ["--model", str(bed.model), "--sampling", json.dumps(sampling), "--out", str(out)]
@@ -142,11 +144,11 @@ def _swift(bed: Bed, rows: int, binaries: Path) -> Run:
     out = bed.folder / f"swift-{numbers.start}"
     out.mkdir()
     file = out / "rows.jsonl"
-    with file.open("w") as written:
-        for text, picture in bed.contents(numbers):
-            parts = [{"type": "text", "text": text}, {"type": "image_url", "image_url": {"url": picture}}]
-            messages = [{"role": "user", "content": parts}, {"role": "assistant", "content": "?"}]
-            written.write(json.dumps({"messages": messages}) + "\n")
+    asked = (
+        [{"role": "user", "content": _parts(text, picture)}, {"role": "assistant", "content": "?"}]
+        for text, picture in bed.contents(numbers)
+    )
+    file.write_text(json_lines({"messages": messages} for messages in asked))
     flags = {
         "sampler_type": "distill",
         "sampler_engine": "client",
@@ -160,7 +162,6 @@ def _swift(bed: Bed, rows: int, binaries: Path) -> Run:
         "output_dir": out / "asked",
         "output_file": "asked.jsonl",
     }
-    words = [str(word) for name, value in flags.items() for word in (f"--{name}", value)]
-    command = [str(binaries / "swift"), "sample", *words]
+    command = [str(binaries / "swift"), "sample", *_words(flags)]
     environment = {**_RIVAL, "MODELSCOPE_CACHE": str(out / "cache"), "HF_HOME": str(out / "hf")}
     return run(bed, command, rows, cwd=out, environment=environment, log=out / "log.txt")

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import socket
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,7 +23,7 @@ from cot_builder.serve import DEFAULT_PORT, LOCAL, check_model, check_port, load
 from cot_builder.serving.server_processes import Server, running, wait_until_healthy
 from pipeline import command_line
 from pipeline.errors import UserError
-from pipeline.system.hardware import visible_gpus
+from pipeline.system.hardware import gpu_names
 from pipeline.system.processes import as_ctrl_c
 
 if TYPE_CHECKING:
@@ -127,7 +126,7 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
                 urls = [*urls[:position], f"http://127.0.0.1:{port}/v1", *urls[position + 1 :]]
         moved += [override(name, urls)] if base_port is not None else []
     _check_ports([(name, port) for name, _, port, _ in wanted])
-    gpus = assign_gpus([(name, teacher.serve) for name, _, _, teacher in wanted], _gpu_names())
+    gpus = assign_gpus([(name, teacher.serve) for name, _, _, teacher in wanted], gpu_names())
     logs = Path(config.output_dir) / config.name / "servers"
     servers = [
         Server(name, file, port, own, logs / f"{name}-{socket.gethostname()}-{port}.log")
@@ -188,13 +187,6 @@ def _check_ports(wanted: Sequence[tuple[str, int]]) -> None:
                 f"another address, such as cot.endpoints.{name}=[http://localhost:{port + 1}/v1]"
             )
         check_port(port)
-
-
-def _gpu_names() -> list[str]:
-    """The GPUs this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = visible.split(",") if visible else map(str, range(visible_gpus()))
-    return list(names)[: visible_gpus()]
 
 
 if __name__ == "__main__":

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.derived import world_size
 from pipeline.config.schema import RunConfig
-from pipeline.system.hardware import visible_gpus
+from pipeline.system.hardware import gpu_names
 from pipeline.system.processes import start_apart
 from pipeline.system.vllm_server import free_port, serve_command, serve_environment, stop, wait_until_ready
 from stages.processes.work import Work
@@ -76,7 +75,5 @@ def server_gpus(config: RunConfig) -> tuple[str, ...]:
     """Return the GPUs of the server, as CUDA_VISIBLE_DEVICES names them: the last `launch.rollout_gpus`, or all that
     the trainer has.
     """
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    names = (visible.split(",") if visible else [str(number) for number in range(visible_gpus())])[: visible_gpus()]
-    own = config.launch.rollout_gpus
+    names, own = gpu_names(), config.launch.rollout_gpus
     return tuple(names[-own:] if own else names[: world_size(config)])

@@ -123,7 +123,7 @@ def test_further_prompts_are_the_same_each_time_and_others_in_each_round():
     ],
 )
 def test_the_server_has_the_last_gpus_or_shares_the_trainers(visible, kept, processes, expected, monkeypatch):
-    monkeypatch.setattr(vllm_server, "visible_gpus", lambda: 4)
+    monkeypatch.setattr("pipeline.system.hardware.visible_gpus", lambda: 4)
     monkeypatch.setattr("pipeline.config.derived.visible_gpus", lambda: 4)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     if visible:

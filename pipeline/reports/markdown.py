@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from itertools import groupby
 from pathlib import Path
 
 from pipeline.formatting import percent, points, printable
@@ -53,7 +54,8 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
     lines.append("vs parent: accuracy points, McNemar * p<.05 ** p<.01 *** p<.001")
     if "recall" in rows[0]:
         lines.append("recall: macro; of each class in points, * p<.05 corrected over the classes")
-        lines += [line for test in summary.recall for line in _wrapped(_recall(test))]
+        by_entry = groupby(summary.recall, key=lambda test: test.entry)
+        lines += [line for name, tests in by_entry for line in _wrapped(_recall(name, list(tests)))]
     if "exact" in rows[0]:
         lines.append("exact: the reasoning is the true steps, word for word")
     lines += [f"† {entry.name} {NO_LONGER}: {'; '.join(entry.doubts)}" for entry in entries if entry.doubts]
@@ -79,13 +81,18 @@ _MOST_CLASSES = 12
 """Most classes whose recall the terminal shows; of more, those that changed beyond chance."""
 
 
-def _recall(test: RecallTest) -> str:
-    """How recall changed with an entry, class by class, in a line."""
-    many = len(test.per_class) > _MOST_CLASSES
-    found = {name: one.gain for name, one in test.per_class.items() if one.gain.beyond_chance or not many}
-    said = [f"{name} {points(gain.value)}{'*' * gain.beyond_chance}" for name, gain in found.items()]
-    rest = f"{len(test.per_class) - len(said)} other classes not beyond chance" if many else ""
-    return f"recall, {test.entry} - {test.name}: {', '.join(filter(None, (*said, rest)))}"
+def _recall(entry: str, tests: Sequence[RecallTest]) -> str:
+    """How recall of every class differs from the other entries that one was tested against, in a line."""
+    names = dict.fromkeys(name for test in tests for name in test.per_class)
+    found = {name: [test.per_class[name].gain if name in test.per_class else None for test in tests] for name in names}
+    many = len(names) > _MOST_CLASSES
+    said = [
+        f"{name} {' | '.join(points(gain.value) + '*' * gain.beyond_chance if gain else '–' for gain in gains)}"
+        for name, gains in found.items()
+        if not many or any(gain and gain.beyond_chance for gain in gains)
+    ]
+    rest = [f"{len(names) - len(said)} other classes not beyond chance"] if len(said) < len(names) else []
+    return f"recall, {entry} over {' | '.join(test.name for test in tests)}: {', '.join(said + rest)}"
 
 
 def _narrow(rows: Sequence[tuple[str, ...]]) -> str:

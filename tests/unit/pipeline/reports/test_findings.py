@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,12 @@ from typing import Any
 import pytest
 from sklearn.metrics import recall_score
 
-from pipeline.metrics.stored import from_json
+from pipeline.metrics import classification
+from pipeline.metrics.stored import from_json, to_json
 from pipeline.reports import compare, markdown, write
 from pipeline.reports.entries import read_run
 from pipeline.reports.summary import Summary, summarise
+from pipeline.scoring.labels import LabelSet
 from tests.unit.pipeline.reports.test_write import (  # noqa: F401, undrawn is a fixture
     LABELS,
     entry,
@@ -105,6 +108,18 @@ def test_a_class_that_fell_is_named_where_rows_have_no_other_group(tmp_path: Pat
     assert "; rows of 'joy': 50.0 → 96.7 %; but rows of 'fear': 83.3 → 58.3 %" in found["text"]
 
 
+def test_a_stage_judged_on_other_rows_than_its_parent_cannot_be_told(tmp_path: Path) -> None:
+    write_phase(tmp_path / "base", walked({1: 10}))
+    write_phase(
+        tmp_path / "stage1_sft", [{**row, "id": f"other {row['id']}"} for row in walked({1: 40})], init_from="base"
+    )
+    (found,) = summary_of(tmp_path, ["base", "stage1_sft"])["findings"]
+    assert (found["verdict"], found["text"]) == (
+        "unknown",
+        "cannot be told: base, its parent, has no answers to the same rows",
+    )
+
+
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     run_of(
@@ -180,7 +195,11 @@ def test_the_sentences_stand_first_on_page_and_paper_and_in_the_terminal(run: Pa
         "stage1_sft: +16.7 points over base on 300 rows, p < .001; where walk is 5 to 6: 44.0 → 94.0 %"
     )
     assert any(line.startswith("stage ") and " recall " in line for line in lines)
-    assert any(line.startswith("recall, stage1_sft - base: fear +") for line in lines)
+    (line,) = (line for line in lines if line.startswith("recall, stage1_sft "))
+    assert re.fullmatch(
+        r"recall, stage1_sft over base \| baseline_sft: fear \+\d+\.\d\* \| \+\d+\.\d\*, joy \+\d+\.\d\* \| \+\d+\.\d\*",
+        line,
+    )
     assert max(map(len, lines)) <= 100
     # Of one phase alone nobody can tell what it brought.
     assert "Which stage helped" not in (run / "stage1_sft" / "report" / "report.md").read_text()
@@ -221,3 +240,23 @@ def test_reports_of_earlier_code_are_read(run: Path, tmp_path: Path) -> None:
     said = summarise("", read_run(run, PHASES, LABELS), LABELS.names, None)
     assert said.findings
     assert entry(file, "stage1_sft")["versus_parent"]["name"] == "base"
+
+
+def test_of_many_classes_the_terminal_tells_those_that_changed(tmp_path: Path) -> None:
+    many = LabelSet.of([f"class{number}" for number in range(15)])
+
+    def answers(wrong: str) -> list[dict[str, Any]]:
+        return [
+            prediction(n, None if name == wrong else name, gold=name, correct=name != wrong, id=f"{n} {name}")
+            for name in many.names
+            for n in range(12)
+        ]
+
+    write_phase(tmp_path / "base", answers("class3"))
+    write_phase(tmp_path / "stage1_sft", answers("class7"), init_from="base")
+    for phase in ("base", "stage1_sft"):
+        (tmp_path / phase / "report").mkdir()
+        scores = {phase: to_json(classification.score(answers("class3"), many))}
+        (tmp_path / phase / "report" / "metrics.json").write_text(json.dumps({"entries": scores}))
+    told = markdown.summary_table(tmp_path, ["base", "stage1_sft"])
+    assert "over base: class3 +100.0*, class7 −100.0*, 13 other classes not beyond chance" in told

@@ -64,14 +64,14 @@ def test_a_check_that_is_not_one_is_named_with_those_there_are(checks: None, cap
 def test_what_hangs_is_killed_with_all_it_started_and_told(tmp_path: Path) -> None:
     code = f"""
 import subprocess
-child = subprocess.Popen(["sleep", "60"])
+child = subprocess.Popen(["sleep", "900"])
 open(r"{tmp_path}/pid", "w").write(str(child.pid))
 child.wait()
 """
     began = time.monotonic()
     ended, output = Machine((), tmp_path).python(["-c", code], 5)
     assert ended is None
-    assert time.monotonic() - began < 30
+    assert time.monotonic() - began < 600
     assert gpu_check.failed(ended, output).note.startswith("its time was over")
     process = Path("/proc") / (tmp_path / "pid").read_text()
     time.sleep(0.2)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import socket
-import time
 
 import pytest
 from fault_server import parts
@@ -94,9 +93,7 @@ def test_nobody_at_the_address(project, capsys):
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}/v1"
     project.configure({"t": {"kind": "openai", "model": "stub", "base_urls": [url], "patience": 0.5}})
-    started = time.monotonic()
     assert project.build() == 3
-    assert time.monotonic() - started < 10
     said = capsys.readouterr().err
     # At once, not when patience has run out.
     assert f"no reply from {url}" in said.splitlines()[0]

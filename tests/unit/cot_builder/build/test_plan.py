@@ -6,7 +6,6 @@ import dataclasses
 import os
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -215,13 +214,10 @@ def test_a_picture_is_scaled_down_never_up(tmp_path):
     assert len(data_url(path, 50)) < len(data_url(path, 200)) == len(data_url(path, 5000))
 
 
-def test_help_is_quick_and_loads_nothing_heavy(repo_root):
-    started = time.monotonic()
+def test_help_loads_nothing_heavy(repo_root):
     code = (
         "import sys\nfrom cot_builder.__main__ import main\n"
         "try: main(['build', '--help'])\nexcept SystemExit: pass\n"
         "heavy = {'torch', 'aiohttp', 'pyarrow', 'omegaconf', 'vllm'} & set(sys.modules)\nassert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], cwd=repo_root, check=True, capture_output=True)
-    # A tenth of this, on a machine that is not busy.
-    assert time.monotonic() - started < 5

@@ -201,8 +201,8 @@ def test_a_hostile_text_of_100_kilobytes_is_judged_at_once(piece):
     judge(text)
     judge(f"<think>{text}</think><answer>awe</answer>", mode="answer_given", filters=open_ended)
     accept_text(ROW, Reply(text), open_ended)
-    # A tenth of this on an idle core; a quadratic rule takes minutes.
-    assert time.process_time() - started < 3
+    # A hundredth of this on an idle core; a quadratic rule takes minutes.
+    assert time.process_time() - started < 30
 
 
 def test_judging_loads_no_language_model_before_it_needs_one(repo_root):

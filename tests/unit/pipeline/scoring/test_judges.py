@@ -275,7 +275,8 @@ def test_hostile_text_costs_milliseconds(part: str) -> None:
     LabelSet.of(ANIMALS).mentioned(text)
     stated_number(text)
     open_number_right(text, ["1"])
-    assert time.process_time() - start < 3
+    # A hundredth of this on an idle core, or three; what is quadratic takes minutes.
+    assert time.process_time() - start < 30
 
 
 # ---- think and direct

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 ROOMS = ("pipeline", "stages", "cot_builder", "rewards")
 LEVEL = "CLGRPO_LOG_LEVEL"
 """Environment variable: the least level that is shown, which processes inherit: DEBUG (--verbose), INFO, or WARNING (--quiet)."""
+PHASE = "CLGRPO_PHASE"
+"""Environment variable: the phase that a process works on, where others may be worked on beside it: its lines name it, and no
+bar moves, for two would write over each other."""
 EVENTS = "events.jsonl"
 _BAR = "  {desc} {bar:24} {n_fmt}/{total_fmt} {remaining} to go{postfix}"
 
@@ -48,6 +51,11 @@ def show_step(log: logging.Logger, what: str, done: int, total: int, rest: str =
     """Tell that `done` of `total` are done, with the figures in `rest`."""
     text = f"  {what} {f'{unit} ' if unit else ''}{done}/{total}{f' {rest}' if rest else ''}"
     log.info(text, extra={"progress": {"what": what, "done": done, "total": total, "rest": rest}})
+
+
+def moves_bars(stream: TextIO) -> bool:
+    """Check whether a bar may move on a stream: it is a terminal, and no other phase writes there."""
+    return stream.isatty() and PHASE not in os.environ
 
 
 def columns(terminal: TextIO) -> int:
@@ -83,7 +91,7 @@ class Terminal(logging.Handler):
         """Move the bar, or write a line above it."""
         step = getattr(record, "progress", None)
         with contextlib.suppress(OSError):
-            if step is not None and sys.stderr.isatty():
+            if step is not None and moves_bars(sys.stderr):
                 self._move(**step)
             elif self._bar is not None:
                 self._bar.write(self.format(record), file=sys.stderr)
@@ -167,10 +175,12 @@ class _EventWriter(logging.Handler):
 
 
 class _PlainFormatter(logging.Formatter):
-    """The message; ``error: `` before one that ends a command."""
+    """The message; ``error: `` before one that ends a command, and the phase before a line that does not name it (`PHASE`)."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return f"error: {record.getMessage()}" if record.levelno >= logging.ERROR else record.getMessage()
+        text = f"error: {record.getMessage()}" if record.levelno >= logging.ERROR else record.getMessage()
+        phase = os.environ.get(PHASE, "")
+        return "\n".join(line if phase in line else f"{phase}: {line}" for line in text.split("\n"))
 
 
 class _FileFormatter(logging.Formatter):

@@ -15,7 +15,7 @@ from typing import Any, TextIO
 from urllib.parse import urlsplit
 
 from cot_builder.teachers.base import EndpointState
-from pipeline.logs import bars, columns
+from pipeline.logs import bars, columns, moves_bars
 
 _WINDOW = 60.0
 """Seconds that rates look back on."""
@@ -61,7 +61,7 @@ class Progress:
         self.reasons: Counter[str] = Counter()
         """Reason: rejected rows."""
         self._stream = stream or sys.stderr
-        self._live = self._stream.isatty()
+        self._live = moves_bars(self._stream)
         self._every = 0.2 if self._live else 10.0
         # A terminal without a size has room for it too (nrows).
         self._bar = bars()(bar_format="{desc}", file=self._stream, leave=False, nrows=24) if self._live else None

@@ -5,10 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
-import signal
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from pipeline import command_line
@@ -25,6 +24,8 @@ from pipeline.conductor.cot_rows import (
 )
 from pipeline.conductor.own_pictures import compare_own_pictures, shared_lines
 from pipeline.conductor.pictures import picture_lines
+from pipeline.conductor.schedule import beside, parallel_phases, requirements
+from pipeline.conductor.side_by_side import dies_by, failure, run_side_by_side
 from pipeline.conductor.status import in_use
 from pipeline.config.derived import clip_range, processes_per_node, rows_of, world_size
 from pipeline.config.loader import load, write_config
@@ -86,7 +87,7 @@ def command_of(config: RunConfig, name: str) -> list[str]:
 
 
 def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes: Sequence[str] = ()) -> None:
-    """Run the phases in order.
+    """Run the phases in order, those that do not wait for each other side by side where the machine has room.
 
     Args:
         config: the run.
@@ -98,6 +99,20 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes
         UserError: when a phase no longer fits the configuration, or fails; says how to go on.
     """
     began = time.monotonic()
+
+    def tell(text: str) -> None:
+        log.info("[%s] %s", _clock(time.monotonic() - began), text)
+
+    def command(name: str) -> list[str] | None:
+        # Building again would judge every reply again, and leave no complete rows while it does.
+        return None if name == COT and is_built(run) else _command(command_of(config, name), arguments)
+
+    def after(name: str) -> None:
+        if name == COT:
+            # Before a stage trains for hours: a later one may find none of them in its slice.
+            for line in slice_lines(config, run):
+                log.info(line)
+
     names = _phases_to(config, arguments.to) if arguments.to else phase_names(config)
     if arguments.clean:
         _clean(config, run, arguments.clean)
@@ -109,33 +124,37 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes
     write_config(config, run.root / "config.yaml")
     for found in compare_own_pictures(config, run):
         log.warning("warning: %s", found)
+    at_once = min(parallel_phases(config), 1 + len(beside(requirements(config, names))))
     # Nodes that follow know of no server of this one.
     alone = multinode.count() == 1 and set(names) - {COT}
     server = fork_server(IMPORTED_ONCE) if alone else contextlib.nullcontext()
     with server, multinode.conducted(run.root) as run_everywhere:
-        for name in names:
-            log.info("[%s] %s", _clock(time.monotonic() - began), name)
-            if name == COT and is_built(run):
-                # Building again would judge every reply again, and leave no complete rows while it does.
-                continue
-            command = _command(command_of(config, name), arguments)
-            if name == COT:
-                code = run_child(command)
-            else:
-                # A stage answers SIGTERM by a checkpoint; without us nobody waits for that.
-                code = run_everywhere(command, dies_by=signal.SIGKILL)
-            if code == command_line.STOPPED:
-                raise KeyboardInterrupt
-            if code:
-                raise UserError(
-                    f"{name} failed (exit status {code}); mend the cause and run the same command: it goes on here"
-                )
-            if name == COT:
-                # Before a stage trains for hours: a later one may find none of them in its slice.
-                for line in slice_lines(config, run):
-                    log.info(line)
-    log.info("[%s] report", _clock(time.monotonic() - began))
+        if at_once > 1:
+            run_side_by_side(config, run, names, at_once, command, after, tell)
+        else:
+            _run_in_turn(names, command, after, tell, run_everywhere)
+    tell("report")
     print(report(config, run))
+
+
+def _run_in_turn(
+    names: Sequence[str],
+    command: Callable[[str], Sequence[str] | None],
+    after: Callable[[str], None],
+    tell: Callable[[str], None],
+    run_everywhere: Callable[..., int],
+) -> None:
+    """Run phases one after the other, as `run_side_by_side` takes them; all but the builder on all nodes."""
+    for name in names:
+        tell(name)
+        if (words := command(name)) is None:
+            continue
+        code = (run_child if name == COT else run_everywhere)(words, dies_by=dies_by(name))
+        if code == command_line.STOPPED:
+            raise KeyboardInterrupt
+        if code:
+            raise UserError(failure(name, code))
+        after(name)
 
 
 def _phases_to(config: RunConfig, last: str) -> list[str]:
@@ -249,9 +268,22 @@ def plan(config: RunConfig, run: RunDir, notes: Sequence[str] = ()) -> str:
         f"  {'pictures':<24} {line}"
         for line in (*picture_lines(config, run, quick=True), *notes, *shared_lines(config, run))
     ]
+    lines += _side_by_side(config)
     evaluation = f"{config.evaluation.split} after every phase, greedy and {config.evaluation.samples} sampled"
     lines.append(f"  {'evaluation':<24} {'':<10} {evaluation}")
     return "\n".join(lines)
+
+
+def _side_by_side(config: RunConfig) -> list[str]:
+    """Lines of a plan that say which phases may be worked on at once; none where they go one after the other."""
+    if (at_once := parallel_phases(config)) == 1:
+        return []
+    found = beside(requirements(config, phase_names(config)))
+    heads = [f"up to {at_once} at once", *[""] * len(found)]
+    return [
+        f"  {head:<24} {name} beside {', '.join(later)}"
+        for head, (name, later) in zip(heads, found.items(), strict=False)
+    ]
 
 
 def idle_gpus(config: RunConfig) -> list[str]:

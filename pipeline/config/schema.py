@@ -287,6 +287,8 @@ class LaunchConfig:
     """GPUs, the last ones, kept for the server of `rollouts: vllm`; 0: it shares those of the trainer."""
     rollout_flags: dict[str, Any] = field(default_factory=dict)
     """More flags for that server, word for word vLLM's, such as max-model-len or gpu-memory-utilization."""
+    parallel_phases: int | None = None
+    """Phases that are worked on at once where none waits for another; None: on CPUs as many as the cores allow, on GPUs one."""
 
 
 @dataclass(frozen=True)

@@ -275,6 +275,9 @@ def _config(root: Path) -> dict[str, Any] | None:
     if not isinstance(config, dict):
         return None
     rename_baseline(config)
+    if isinstance(launch := config.get("launch"), dict):
+        # It changes no bit of a run.
+        launch.pop("parallel_phases", None)
     return dict(without_nulls(config, RunConfig))
 
 

@@ -65,6 +65,17 @@ def free_memory() -> list[int]:
     return [min([int(psutil.virtual_memory().available), *_container_memory()])]
 
 
+def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+    """Return the CPU cores this process may use: of its affinity, or fewer where its container has less time than that."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = (cgroup / "cpu.max").read_text().split()
+        return max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        # Also "max": no limit.
+        return cores
+
+
 def _container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:
     """Return the free bytes of the container this process is in, which psutil does not know of; nothing without a limit."""
     try:

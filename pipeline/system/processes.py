@@ -111,56 +111,95 @@ def as_ctrl_c() -> contextlib.AbstractContextManager[None]:
     return on_signals(signal.default_int_handler)
 
 
-def run_child(
-    command: Sequence[str],
-    *,
-    dies_by: signal.Signals = signal.SIGTERM,
-    meanwhile: Callable[[subprocess.Popen[bytes]], None] | None = None,
-    **kwargs: Any,
-) -> int:
-    """Run a child to its end; its exit status.
+class Children:
+    """Children that run at once, of a `children` block."""
 
-    Ctrl-C, SIGTERM and SIGHUP are passed on, and it ends itself: it may have replies in flight that are paid for, or a
-    checkpoint to write. Then this raises KeyboardInterrupt. The child is a process group of its own, so that each of them
-    reaches it once, whether a terminal sent it to all its foreground or somebody to this process alone.
+    def __init__(self) -> None:
+        self.pressed: list[int] = []
+        """The signals that came."""
+        self._started: list[subprocess.Popen[bytes]] = []
 
-    Args:
-        command: what to run.
-        dies_by: what it is sent when this process dies.
-        meanwhile: called again and again while it runs; None waits.
-        kwargs: more arguments of Popen.
-    """
-    pressed: list[int] = []
-    child: subprocess.Popen[bytes] | None = None
+    def start(
+        self,
+        command: Sequence[str],
+        *,
+        dies_by: signal.Signals = signal.SIGTERM,
+        environment: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> subprocess.Popen[bytes]:
+        """Start one more.
 
-    def press(number: int, frame: object) -> None:
-        pressed.append(number)
-        if child is not None:
-            child.send_signal(number)
-
-    told.debug("starting %s", shlex.join(command))
-    with on_signals(press):
+        Args:
+            command: what to run.
+            dies_by: what it is sent when this process dies.
+            environment: what is added to this process's.
+            kwargs: more arguments of Popen.
+        """
+        told.debug("starting %s", shlex.join(command))
         # Out of a terminal's foreground, it may still write there (SIGTTOU).
         child = subprocess.Popen(
             command,
-            env=child_environment(),
+            env=child_environment(**environment or {}),
             stdin=subprocess.DEVNULL,
             process_group=0,
             preexec_fn=partial(_before_it_runs, dies_by, os.getpid(), (signal.SIGTTOU,)),
             **kwargs,
         )
-        try:
-            # What came while it was started.
-            for number in pressed[:1]:
-                child.send_signal(number)
-            while meanwhile is not None and child.poll() is None:
-                meanwhile(child)
-            code = child.wait()
-        finally:
+        self._started.append(child)
+        # What came while it was started.
+        for number in self.pressed[:1]:
+            child.send_signal(number)
+        return child
+
+    def press(self, number: int, frame: object = None) -> None:
+        """Pass a signal on to all."""
+        self.pressed.append(number)
+        for child in self._started:
+            child.send_signal(number)
+
+    def kill(self) -> None:
+        """Kill those that live."""
+        for child in self._started:
             if child.poll() is None:
                 child.kill()
                 child.wait()
-    if pressed:
+
+
+@contextlib.contextmanager
+def children() -> Iterator[Children]:
+    """Give what starts children, none of which outlives the block.
+
+    Ctrl-C, SIGTERM and SIGHUP are passed on, and they end themselves: they may have replies in flight that are paid for, or a
+    checkpoint to write. Each is a process group of its own, so that a signal reaches it once, whether a terminal sent it to all
+    its foreground or somebody to this process alone. Only for the main thread, whose death they would die of.
+    """
+    ours = Children()
+    with on_signals(ours.press):
+        try:
+            yield ours
+        finally:
+            ours.kill()
+
+
+def run_child(
+    command: Sequence[str], *, meanwhile: Callable[[subprocess.Popen[bytes]], None] | None = None, **how: Any
+) -> int:
+    """Run a child to its end, as `children` has it; its exit status.
+
+    Args:
+        command: what to run.
+        meanwhile: called again and again while it runs; None waits.
+        how: more arguments of `Children.start`.
+
+    Raises:
+        KeyboardInterrupt: after it has ended, when a signal was passed on to it.
+    """
+    with children() as ours:
+        child = ours.start(command, **how)
+        while meanwhile is not None and child.poll() is None:
+            meanwhile(child)
+        code = child.wait()
+    if ours.pressed:
         raise KeyboardInterrupt
     return code
 

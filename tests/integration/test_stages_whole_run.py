@@ -12,6 +12,7 @@ from pipeline.files import read_jsonl
 from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
+BASELINE = STAGES[0]
 PHASES = ["base", *STAGES]
 PARENTS = dict(zip(STAGES, ["base", "base", *STAGES[1:4]], strict=True))
 MOVED = """
@@ -31,10 +32,20 @@ def run(whole_run: tuple[RunDir, str]) -> RunDir:
 
 def test_phases_complete_in_order(whole_run):
     run, output = whole_run
-    begun = [line.split("] ")[1] for line in output.splitlines() if line.startswith("[") and "] " in line]
-    assert begun == ["cot", *PHASES, "report"]
+    told = [line.split("] ")[1] for line in output.splitlines() if line.startswith("[") and "] " in line]
+    begun = [text for text in told if not text.endswith(" is done")]
+    assert sorted(begun) == sorted(["cot", *PHASES, "report"])
+    assert [name for name in begun if name != BASELINE] == ["cot", "base", *STAGES[1:], "report"]
     assert all(run.record(name)["status"] == "complete" for name in ["cot", *PHASES])
     assert f"report: {run.report / 'index.html'}" in output
+
+
+def test_the_baseline_is_trained_beside_the_stages(whole_run):
+    """Each with the weights it has alone, as the tests that train one again compare."""
+    _, output = whole_run
+    lines = [line.split("] ")[-1] for line in output.splitlines()]
+    assert lines.index(BASELINE) < lines.index("stage2_grpo_format") < lines.index("stage4_clgrpo")
+    assert lines.index("stage1_sft") < lines.index(f"{BASELINE} is done")
 
 
 def test_every_stage_starts_from_its_parents_weights(run):

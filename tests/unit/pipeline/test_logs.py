@@ -28,6 +28,7 @@ class Tty(io.StringIO):
 @pytest.fixture(autouse=True)
 def _as_before(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.delenv(logs.LEVEL, raising=False)
+    monkeypatch.delenv(logs.PHASE, raising=False)
     yield
     monkeypatch.undo()
     log_to_terminal()
@@ -50,6 +51,22 @@ def test_without_a_terminal_every_step_is_a_line(monkeypatch: pytest.MonkeyPatch
         "alarm: entropy",
         "  stage1_sft step 20/20 50s  loss 0.100",
         "  stage1_sft evaluation 1/4 batches",
+    ]
+
+
+def test_beside_another_phase_every_line_names_its_own_and_no_bar_moves(monkeypatch: pytest.MonkeyPatch) -> None:
+    sink = Tty()
+    monkeypatch.setattr(sys, "stderr", sink)
+    monkeypatch.setenv(logs.PHASE, "stage1_sft")
+    show_all()
+    log.error("no room\non the disk of stage1_sft")
+    assert sink.getvalue().splitlines() == [
+        "  stage1_sft step 5/20 12s  loss 0.300",
+        "stage1_sft: alarm: entropy",
+        "  stage1_sft step 20/20 50s  loss 0.100",
+        "  stage1_sft evaluation 1/4 batches",
+        "stage1_sft: error: no room",
+        "on the disk of stage1_sft",
     ]
 
 

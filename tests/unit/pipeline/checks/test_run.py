@@ -118,6 +118,7 @@ RULES = [
     (["evaluation.split=te st"], ["evaluation.split", "'te st'"]),
     (["launch.num_processes=0"], ["launch.num_processes: 0", "at least 1"]),
     (["launch.num_processes=-2"], ["launch.num_processes: -2", "at least 1"]),
+    (["launch.parallel_phases=0"], ["launch.parallel_phases: 0 must be at least 1"]),
     (["launch.deepspeed=zero4"], ["launch.deepspeed: 'zero4'", "configs/deepspeed", "did you mean zero"]),
     (["stages.stage1.algorithm=stf"], ["stages.stage1_sft.algorithm: 'stf'", "did you mean sft?"]),
     (["stages.stage1.algorithm=evaluate"], ["stages.stage1_sft.algorithm: 'evaluate'", "grpo, sft"]),

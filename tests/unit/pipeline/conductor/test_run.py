@@ -34,6 +34,12 @@ def here(run: RunDir) -> str:
     return f"output_dir={run.root.parent}"
 
 
+@pytest.fixture(autouse=True)
+def _one_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Phases one after the other, whatever the machine has; test_side_by_side.py has them side by side."""
+    monkeypatch.setattr(conductor_run, "parallel_phases", lambda config: config.launch.parallel_phases or 1)
+
+
 def put_in_place_of_children(monkeypatch: pytest.MonkeyPatch, run_child: Callable[..., int]) -> None:
     """Nothing is started; `run_child` is called with the command instead."""
     for module in (__main__, conductor_run, multinode):
@@ -182,6 +188,26 @@ def test_a_run_starts_every_phase_in_order(here: str, started: list[str], capsys
         "stages.grpo --stage stage4_clgrpo",
     ]
     assert "report: written" in capsys.readouterr().out
+
+
+def test_phases_that_may_run_at_once_are_planned_and_run_so(
+    here: str, started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    __main__.main(["plan", "--config", "demo", here, "launch.parallel_phases=2"])
+    (line,) = [line for line in capsys.readouterr().out.splitlines() if "at once" in line]
+    assert line.split(maxsplit=5)[:5] == ["up", "to", "2", "at", "once"]
+    assert line.endswith(
+        "baseline_sft_labels beside stage1_sft, stage2_grpo_format, stage3_grpo_accuracy, stage4_clgrpo"
+    )
+    asked: list[object] = []
+    monkeypatch.setattr(conductor_run, "run_side_by_side", lambda *of: asked.append(of[2:4]))
+    __main__.main(["run", "--config", "demo", here, "launch.parallel_phases=8"])
+    assert asked == [(PHASES, 2)]
+    assert started == []
+    # A chain of phases has nothing to run at once.
+    __main__.main(["run", "--config", "demo", here, "launch.parallel_phases=8", "--to", "stage2"])
+    assert len(asked) == 1
+    assert len(started) == 4
 
 
 def test_a_failed_phase_stops_the_run_and_says_how_to_go_on(here: str, monkeypatch: pytest.MonkeyPatch) -> None:

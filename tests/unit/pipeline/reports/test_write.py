@@ -626,3 +626,20 @@ def test_without_true_steps_nothing_speaks_of_traces(reported: Path) -> None:
     text = (reported / "report" / "summary.md").read_text()
     assert "exact trace, %" not in text
     assert "exact" not in markdown.summary_table(reported, PHASES)
+
+
+def test_runs_that_differ_in_what_changes_no_bit_or_is_written_otherwise_now_have_the_same_settings(
+    tmp_path: Path,
+) -> None:
+    """One of an earlier version with `baseline:`, and one that ran phases side by side."""
+    stage = {"algorithm": "sft", "init_from": "base", "data": "labels"}
+    former = {"baseline": stage, "launch": {"num_processes": 1}}
+    now = {"baselines": {"sft_labels": stage}, "launch": {"num_processes": 1, "parallel_phases": 2}}
+    for name, own in (("former", former), ("now", now)):
+        write_phase(tmp_path / name / "base", answers(2, 8, 0))
+        report.write_stage_report(tmp_path / name / "base", LABELS)
+        report.write_run_report(tmp_path / name, ["base"], LABELS)
+        (tmp_path / name / "config.yaml").write_text(yaml.safe_dump({"name": name, "seed": 0, **own}))
+    found = compare.gather([tmp_path / "former", tmp_path / "now"])
+    assert found.settings == (("now", "the same settings"),)
+    assert any(column.key.startswith("mean:") for column in found.numbers[0].columns)

@@ -30,6 +30,24 @@ time.sleep(0.5)
 (folder / "heard").write_text(" ".join(map(str, heard)))
 sys.exit(3)
 """
+PARENT_OF_TWO = """
+import sys, time
+from pathlib import Path
+from pipeline.system.processes import children
+with children() as ours:
+    folders = [Path(sys.argv[1]) / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    started = [ours.start([sys.executable, "-c", sys.argv[3], str(folder)]) for folder in folders]
+    while not all((folder / "begun").exists() for folder in folders):
+        time.sleep(0.02)
+    (Path(sys.argv[1]) / "begun").touch()
+    if sys.argv[2] == "raises":
+        sys.exit("gone")
+    while any(child.poll() is None for child in started):
+        time.sleep(0.02)
+print(ours.pressed)
+"""
 PARENT = """
 import signal, sys
 from pipeline.system.processes import run_child
@@ -49,8 +67,8 @@ def start(tmp_path: Path, repo_root: Path) -> Iterator[Start]:
     """Start a parent whose child is at work, in a process group of its own."""
     processes = []
 
-    def begin(how: str = "") -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", PARENT, str(tmp_path), how, CHILD]
+    def begin(how: str = "", parent: str = PARENT) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", parent, str(tmp_path), how, CHILD]
         process = subprocess.Popen(command, cwd=repo_root, stdout=subprocess.PIPE, text=True, start_new_session=True)
         processes.append(process)
         wait_for((tmp_path / "begun").exists)
@@ -85,6 +103,28 @@ def test_a_child_dies_with_a_parent_that_is_killed(start: Start):
     children = psutil.Process(process.pid).children()
     assert len(children) == 1
     process.kill()
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+
+
+def test_two_children_hear_a_signal_once_each_and_end_in_their_own_time(start: Start, tmp_path: Path):
+    process = start(parent=PARENT_OF_TWO)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.communicate(timeout=60)[0] == f"[{int(signal.SIGINT)}]\n"
+    assert [(tmp_path / name / "heard").read_text() for name in "ab"] == [str(int(signal.SIGINT))] * 2
+
+
+def test_two_children_die_with_a_parent_that_is_killed(start: Start):
+    process = start(parent=PARENT_OF_TWO)
+    children = psutil.Process(process.pid).children()
+    assert len(children) == 2
+    process.kill()
+    assert psutil.wait_procs(children, timeout=20)[1] == []
+
+
+def test_no_child_outlives_the_block_it_was_started_in(start: Start):
+    process = start("raises", parent=PARENT_OF_TWO)
+    children = psutil.Process(process.pid).children()
+    assert process.wait(timeout=60) == 1
     assert psutil.wait_procs(children, timeout=20)[1] == []
 
 

@@ -328,6 +328,26 @@ def test_the_results_of_a_whole_run_are_seen_without_scrolling(whole_run: Path, 
     page.close()
 
 
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_findings_stand_first_and_stand_out(whole_run: Path, chromium: Chromium, scheme: str) -> None:
+    page = chromium.open(whole_run)
+    page.media(scheme=scheme)
+    assert page.evaluate("document.querySelector('main').firstElementChild.className") == "findings"
+    assert page.evaluate("document.querySelectorAll('.findings li').length") == 3
+    # Tones that these rows, all alike, do not show.
+    page.evaluate(
+        "['better', 'worse', 'unknown'].forEach((tone, place) => {"
+        " document.querySelectorAll('.findings li > span')[place].className = tone;"
+        " document.querySelectorAll('#classes td[title]')[place].className = tone; })"
+    )
+    assert page.evaluate(CONTRAST) == []
+    assert page.evaluate("document.querySelector('#classes td[title]').title").startswith("21 rows; right only here 0")
+    page.size(390, 844, mobile=True)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.problems() == []
+    page.close()
+
+
 def test_charts_follow_light_and_dark(whole_run: Path, chromium: Chromium) -> None:
     page = chromium.open(whole_run)
     inked = "getComputedStyle(document.querySelector('#results svg.chart .f-ink')).fill"

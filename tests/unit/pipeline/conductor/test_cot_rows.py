@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,9 +15,10 @@ from PIL import Image
 from cot_builder.__main__ import main as build
 from pipeline.__main__ import main as pipeline
 from pipeline.conductor import run as conductor_run
+from pipeline.conductor.cot_rows import slice_lines
 from pipeline.config.loader import load
 from pipeline.data.load import load_task
-from pipeline.data.training_rows import training_columns, training_examples
+from pipeline.data.training_rows import changes, data_lines, training_columns, training_examples
 from pipeline.errors import UserError
 from pipeline.files import file_digest, read_json, write_json
 from pipeline.run_dir import RunDir
@@ -204,3 +206,58 @@ def test_pictures_outside_of_the_slices_are_not_trained_on(config: Path) -> None
     task = load_task(loaded.task, RunDir(loaded.output_dir, loaded.name).cache)
     assert {row.id for row in training_examples(loaded, task)} == {row.id for row in task.select("train[4:8]").examples}
     assert len(training_examples(load(config), task)) == 20
+
+
+def test_a_curriculum_shares_the_built_rows_out_and_a_baseline_takes_a_part_too(config: Path) -> None:
+    text = yaml.safe_load(config.read_text())
+    first = {**text["stages"]["stage1_sft"], "split": "train[:50%]"}
+    text["stages"] = {"stage1_sft": first, "stage2_sft": {**first, "init_from": "stage1", "split": "train[50%:]"}}
+    text["baselines"] = {"part": {**first, "split": "train[:3]"}}
+    config.write_text(yaml.safe_dump(text))
+    loaded = load(config)
+    run = RunDir(loaded.output_dir, loaded.name)
+    task = load_task(loaded.task, run.cache)
+    taken = {
+        name: set(training_columns(loaded, run, name, task)[0]["id"])
+        for name in ("stage1_sft", "stage2_sft", "baseline_part")
+    }
+    assert {name: len(ids) for name, ids in taken.items()} == {"stage1_sft": 10, "stage2_sft": 10, "baseline_part": 3}
+    assert not taken["stage1_sft"] & taken["stage2_sft"]
+    assert taken["baseline_part"] < taken["stage1_sft"]
+    assert slice_lines(loaded, run) == [
+        "baseline_part: 3 of 20 built rows lie in train[:3]",
+        "stage1_sft: 10 of 20 built rows lie in train[:50%]",
+        "stage2_sft: 10 of 20 built rows lie in train[50%:]",
+    ]
+
+
+def test_a_row_without_its_picture_is_refused_whatever_the_slice(config: Path) -> None:
+    """It lies in no slice, so a slice must not lose it in silence."""
+    (config.parent / "data" / "train" / "red" / "0.png").unlink()
+    with pytest.raises(UserError, match=r"1 rows have no image, or one with another label.*first: train/red/0.png"):
+        selected(config, "stages.1.split=train[:8]")
+
+
+@pytest.mark.parametrize(
+    ("spec", "words"),
+    [
+        ("train[8", "split 'train[8' is not of the form"),
+        ("dev[:8]", "stages.stage1_sft.split: 'dev[:8]' holds no built row, for cot.split is 'train'"),
+        ("train[20:]", "stages.stage1_sft.split: 'train[20:]' holds none of the 20 rows of 'train'"),
+        ("train[8:2]", "stages.stage1_sft.split: 'train[8:2]' holds none of the 20 rows of 'train'"),
+    ],
+)
+def test_a_slice_that_cannot_be_meant_is_told_by_the_plan(config: Path, spec: str, words: str) -> None:
+    with pytest.raises(UserError, match=re.escape(words)):
+        pipeline(["plan", "--config", str(config), f"stages.1.split={spec}"])
+
+
+def test_the_slice_of_a_stage_that_is_begun_is_kept_to(config: Path) -> None:
+    """Its rows are compared with those it began with, so another slice is told before it goes on."""
+    loaded = load(config, ["stages.1.split=train[:8]"])
+    run = RunDir(loaded.output_dir, loaded.name)
+    task = load_task(loaded.task, run.cache)
+    begun = data_lines(training_columns(loaded, run, "stage1_sft", task)[0], run.cache)
+    assert data_lines(training_columns(loaded, run, "stage1_sft", task)[0], run.cache) == begun
+    later = data_lines(training_columns(load(config), run, "stage1_sft", task)[0], run.cache)
+    assert changes(begun, later)[0].startswith("12 of 20 rows are new")

@@ -40,53 +40,62 @@ def check(config: RunConfig) -> CotSource:
 
 
 def take_over(config: RunConfig) -> dict[str, Any]:
-    """Copy the rows that `cot.from` names into the run; it is complete once its manifest says so, which is written last.
+    """Copy the rows that `cot.from` names into the run; they are complete once its manifest says so, which is written last.
 
     Raises:
-        UserError: as `check`; when another process works in the folder, or the source changes meanwhile.
+        UserError: as `check`; when another process works in the folder, it cannot be written, or the source changes meanwhile.
     """
-    run, began = RunDir(config.output_dir, config.name), time.monotonic()
-    source = check(config)
+    run, source = RunDir(config.output_dir, config.name), check(config)
     try:
-        lock = acquire(run.cot / ".lock")
+        with acquire(run.cot / ".lock"):
+            return _copy(config, run, source)
     except BlockingIOError:
         raise UserError(f"{run.cot} is in use by another process; wait for it or stop it") from None
-    with lock:
-        manifest = {
-            # What became of its rows, and who wrote them; what they are stands there once they are here.
-            **{key: value for key, value in source.manifest.items() if key != "data_digest"},
-            "status": "incomplete",
-            "why": "its rows are being taken over, or that was stopped",
-            "requests_this_time": 0,
-            "replies_in_journal": 0,
-            "inputs": phase_inputs(config, COT),
-            "config": {
-                **{key: to_plain(config)[key] for key in ("name", "seed", "task")},
-                "cot": {**(source.config.get("cot") or {}), "from": source.named},
-            },
-            SOURCE: source.record(),
-        }
-        write_json(run.record_path(COT), manifest)
-        (run.cot / "unasked.jsonl").unlink(missing_ok=True)
-        for name in _BESIDE:
-            if (source.folder / name).is_file():
-                shutil.copyfile(source.folder / name, run.cot / name)
-            else:
-                (run.cot / name).unlink(missing_ok=True)
-        partial = run.cot / ".train.parquet.partial"
-        shutil.copyfile(source.file, partial)
-        if file_digest(partial) != source.manifest["data_digest"]:
-            partial.unlink()
-            raise UserError(
-                f"cot.from: {source.file} changed while it was taken over; run the same command again once it is built"
-            )
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(partial, run.cot / "train.parquet")
-        write_atomic(run.cot / "README.md", _card(source))
-        manifest |= {"status": "complete", "why": None, "data_digest": source.manifest["data_digest"]}
-        manifest |= {"image_root": _image_root(config, run, source), "seconds": round(time.monotonic() - began, 2)}
-        write_json(run.record_path(COT), manifest)
+    except OSError as error:
+        raise UserError(
+            f"cot.from: {source.named} cannot be copied to {run.cot} ({error.strerror or error}); mend it and run the "
+            "same command again"
+        ) from error
+
+
+def _copy(config: RunConfig, run: RunDir, source: CotSource) -> dict[str, Any]:
+    began = time.monotonic()
+    manifest = {
+        # What became of its rows, and who wrote them; what they are stands there once they are here.
+        **{key: value for key, value in source.manifest.items() if key != "data_digest"},
+        "status": "incomplete",
+        "why": "its rows are being taken over, or that was stopped",
+        "requests_this_time": 0,
+        "replies_in_journal": 0,
+        "inputs": phase_inputs(config, COT),
+        "config": {
+            **{key: to_plain(config)[key] for key in ("name", "seed", "task")},
+            "cot": {**(source.config.get("cot") or {}), "from": source.named},
+        },
+        SOURCE: source.record(),
+    }
+    write_json(run.record_path(COT), manifest)
+    for name in ("train.parquet", "unasked.jsonl"):
+        (run.cot / name).unlink(missing_ok=True)
+    for name in _BESIDE:
+        if (source.folder / name).is_file():
+            shutil.copyfile(source.folder / name, run.cot / name)
+        else:
+            (run.cot / name).unlink(missing_ok=True)
+    partial = run.cot / ".train.parquet.partial"
+    shutil.copyfile(source.file, partial)
+    if file_digest(partial) != source.manifest["data_digest"]:
+        partial.unlink()
+        raise UserError(
+            f"cot.from: {source.file} changed while it was taken over; run the same command again once it is built"
+        )
+    with partial.open("rb") as file:
+        os.fsync(file.fileno())
+    os.replace(partial, run.cot / "train.parquet")
+    write_atomic(run.cot / "README.md", _card(source))
+    manifest |= {"status": "complete", "why": None, "data_digest": source.manifest["data_digest"]}
+    manifest |= {"image_root": _image_root(config, run, source), "seconds": round(time.monotonic() - began, 2)}
+    write_json(run.record_path(COT), manifest)
     return manifest
 
 

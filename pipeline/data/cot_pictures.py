@@ -83,8 +83,11 @@ def compare_pictures(cot: Path, examples: Sequence[Example], cache: Path) -> Cot
         now = image_digests([images[row_id] for row_id in there], cache / "image_digests.json")
         pairs = zip(rows["id"], rows[COLUMN], strict=True)
         changed = [row_id for row_id, then in pairs if row_id in images and now[str(images[row_id])] != then]
-    asked = {*rows["id"], *_rejected(cot / "rejected.jsonl")}
-    new = [example.id for example in examples if example.id not in asked]
+    new: list[str] = []
+    if (cot / "rejected.jsonl").exists():
+        # Without it, as where the rows alone were passed on, nothing tells a new picture from one that was rejected.
+        asked = {*rows["id"], *_rejected(cot / "rejected.jsonl")}
+        new = [example.id for example in examples if example.id not in asked]
     gone = [row_id for row_id in rows["id"] if row_id not in images]
     return CotPictures(len(rows["id"]), changed, new, COLUMN in rows, gone)
 
@@ -102,6 +105,5 @@ def digests_of_rows(cot: Path) -> dict[str, str]:
 
 
 def _rejected(file: Path) -> Iterator[str]:
-    if file.exists():
-        with file.open(encoding="utf-8") as lines:
-            yield from (json.loads(line)["id"] for line in lines)
+    with file.open(encoding="utf-8") as lines:
+        yield from (json.loads(line)["id"] for line in lines)

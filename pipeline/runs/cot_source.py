@@ -125,7 +125,11 @@ def find_source(config: RunConfig, run: RunDir) -> CotSource:
         raise UserError(
             f"cot.from: {source.file} is gone; restore it, or build those rows again, which asks nothing twice"
         )
-    if file_digest(source.file) != manifest["data_digest"]:
+    try:
+        found = file_digest(source.file)
+    except OSError as error:
+        raise UserError(f"cot.from: {source.file} cannot be read ({error.strerror or error})") from error
+    if found != manifest["data_digest"]:
         raise UserError(
             f"cot.from: {source.file} is not the file that its manifest.json names: it was edited, or copied in part; restore "
             "it, or build those rows again, which asks nothing twice"

@@ -34,6 +34,7 @@ from pipeline.reports.compare import _by_rows, _without_seed, gather
 from pipeline.reports.summary import read_cot, summarise
 from pipeline.run_dir import RunDir
 from pipeline.runs.phases import stale_reasons, start_record
+from pipeline.system.locks import acquire
 from stages.trial import plan as trial_plan
 
 EMPTY = {"title": "r", "labels": [], "entries": [], "tests": [], "cot": None, "warnings": []}
@@ -367,9 +368,11 @@ def test_other_pictures_under_the_same_names_are_told_with_what_was_described_ot
 
 
 def test_a_folder_with_the_rows_alone_is_a_source_and_paths_may_be_relative(
-    runs: Runs, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """As somebody passes them on: the file and its manifest."""
+    (runs.cot("first") / "rejected.jsonl").write_text(json.dumps({"id": runs.rows("first")[0]["id"]}) + "\n")
+    replace_rows(runs, runs.rows("first")[1:])
     passed_on = runs.folder / "passed_on"
     passed_on.mkdir()
     for name in ("train.parquet", "manifest.json"):
@@ -379,6 +382,9 @@ def test_a_folder_with_the_rows_alone_is_a_source_and_paths_may_be_relative(
     assert runs.build("second", **{"from": "passed_on"}) == 0
     assert runs.manifest("second")["source"]["folder"] == "passed_on"
     assert "Taken over from run `first`" in (runs.cot("second") / "README.md").read_text()
+    # Nothing tells rejected pictures from new ones here, so none is called new.
+    assert runs.plan("second") == 0
+    assert "came after the rows were built" not in capsys.readouterr().out
     # A third takes the second's, and says who built them.
     assert runs.build("third", **{"from": "runs/second"}) == 0
     assert (runs.manifest("third")["source"]["run"], runs.manifest("third")["source"]["built_by"]) == (
@@ -526,6 +532,44 @@ def test_a_source_that_changes_while_it_is_copied_is_told(runs: Runs, monkeypatc
     with pytest.raises(UserError, match="changed while it was taken over"):
         taken.take_over(load(runs.write("second", **{"from": source(runs)})))
     assert runs.manifest("second")["status"] == "incomplete"
+
+
+def test_a_full_disk_and_a_source_that_cannot_be_read_are_told_without_a_traceback(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fails(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = str(runs.write("second", **{"from": source(runs)}))
+    with monkeypatch.context() as patch:
+        patch.setattr(taken.shutil, "copyfile", fails)
+        assert builder(["build", "--config", path]) == 2
+    assert "cannot be copied to" in (told := capsys.readouterr().err)
+    assert "No space left on device" in told
+    assert runs.manifest("second")["status"] == "incomplete"
+    with monkeypatch.context() as patch:
+        patch.setattr("pipeline.runs.cot_source.file_digest", fails)
+        assert builder(["build", "--config", path]) == 2
+    assert "train.parquet cannot be read (No space left on device)" in capsys.readouterr().err
+    assert builder(["build", "--config", path]) == 0
+
+
+def test_another_take_over_of_the_same_run_is_refused(runs: Runs) -> None:
+    path = runs.write("second", **{"from": source(runs)})
+    with acquire(runs.cot("second") / ".lock"), pytest.raises(UserError, match="in use by another process"):
+        taken.take_over(load(path))
+
+
+def test_rows_that_replace_others_leave_none_of_them_where_it_is_stopped(
+    runs: Runs, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a stage would train on, were it started by itself."""
+    assert runs.build("second") == 0
+    path = runs.write("second", **{"from": source(runs)})
+    monkeypatch.setattr(taken, "file_digest", lambda path: "other")
+    with pytest.raises(UserError, match="changed while it was taken over"):
+        taken.take_over(load(path))
+    assert not (runs.cot("second") / "train.parquet").exists()
 
 
 def test_who_asks_or_serves_is_told_that_nobody_is_asked(runs: Runs, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,6 +103,11 @@ def digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()
 
 
+def hash_to_number(text: str) -> int:
+    """Return a number from 0 to 2⁶⁴ - 1 that follows from a text, the same on every machine."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8])
+
+
 def file_digest(path: Path) -> str:
     """Return sha256 of a file's bytes."""
     with path.open("rb") as file:

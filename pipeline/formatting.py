@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 
 
 def printable(text: str) -> str:
@@ -10,6 +11,11 @@ def printable(text: str) -> str:
     return "".join(
         "\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cf") and c not in "\n\t\u200d" else c for c in text
     )
+
+
+def join_counts(counts: Mapping[str, int]) -> str:
+    """Return ``wrong_label 3, no_think 1``."""
+    return ", ".join(f"{name} {count}" for name, count in counts.items())
 
 
 def percent(value: float | None, digits: int = 1) -> str:

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from cot_builder.output.page import alt_text, cut, picture, render
-from cot_builder.output.yields import class_table, join_counts, mode_table, mode_words, reason_table, teacher_table
+from cot_builder.output.yields import class_table, mode_table, mode_words, reason_table, teacher_table
+from pipeline.formatting import join_counts
 from pipeline.reports.table import Column, Table
 
 _MOST_CARDS = 150

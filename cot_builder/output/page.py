@@ -6,16 +6,15 @@ script but its own.
 
 from __future__ import annotations
 
-import base64
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.data.images import ImageError, open_rgb
+from pipeline.data.images import ImageError, encode_picture, open_rgb
 from pipeline.reports import page
+from pipeline.system.chat_api import data_url
 
 _TEMPLATES = Path(__file__).parent / "templates"
 _THUMBNAIL = 256
@@ -86,9 +85,7 @@ def picture(path: Path | None) -> dict[str, str]:
     except ImageError as error:
         return {"uri": "", "why": error.reason.replace("_", " ")}
     image.thumbnail((_THUMBNAIL, _THUMBNAIL))
-    buffer = io.BytesIO()
-    image.save(buffer, "JPEG", quality=82, optimize=True)
-    return {"uri": Markup("data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()), "why": ""}
+    return {"uri": Markup(data_url(encode_picture(image, "JPEG", quality=82, optimize=True), "jpeg")), "why": ""}
 
 
 def alt_text(row_id: str, label: str) -> str:

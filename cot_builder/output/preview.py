@@ -12,10 +12,10 @@ from cot_builder.build.plan import BuildPlan
 from cot_builder.build.progress import Progress
 from cot_builder.build.run import settle, teachers_of
 from cot_builder.output.gallery import PreviewReply, PreviewRow, preview_page
-from cot_builder.output.yields import join_counts
 from cot_builder.row import Tried
 from cot_builder.teachers.base import Reply, TeacherQuestion, Unanswered
 from pipeline.files import write_atomic
+from pipeline.formatting import join_counts
 
 _Row = tuple[int, list[tuple[list[PreviewReply], Counter[str]]]]
 """Index of a row, and per teacher its replies and the tokens they used."""

@@ -11,6 +11,7 @@ from cot_builder.output.page import EXPLANATIONS
 from cot_builder.output.traces import trace_line
 from cot_builder.row import Outcome
 from pipeline.data.usable_rows import usable_line
+from pipeline.formatting import join_counts
 from pipeline.reports.table import Column, Table, text_table
 
 
@@ -200,8 +201,3 @@ def reason_table(manifest: Mapping[str, Any]) -> Table:
 def mode_words(mode: str) -> str:
     """Return a mode as people read it; one that was told the answer is flagged."""
     return f"{'⚑ ' * (mode == 'answer_given')}{mode.replace('_', ' ')}"
-
-
-def join_counts(counts: Mapping[str, int]) -> str:
-    """Return ``wrong_label 3, no_think 1``."""
-    return ", ".join(f"{name} {count}" for name, count in counts.items())

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from io import BytesIO
 from pathlib import Path
 
 from PIL import Image
 
-from pipeline.data.images import ImageError, open_rgb, plain_jpeg
+from pipeline.data.images import ImageError, encode_picture, open_rgb, plain_jpeg
 from pipeline.files import file_digest
 from pipeline.system import chat_api
 
@@ -80,7 +79,5 @@ def data_url(path: Path, longest_side: int) -> str:
             image.thumbnail((longest_side, longest_side), Image.Resampling.HAMMING)
         # Comments would be written again.
         image.info.clear()
-        buffer = BytesIO()
-        image.save(buffer, "JPEG", quality=92)
-        data = buffer.getvalue()
+        data = encode_picture(image, "JPEG", quality=92)
     return chat_api.data_url(data, "jpeg")

@@ -10,6 +10,7 @@ import contextlib
 import functools
 import importlib
 import importlib.util
+import io
 import json
 import os
 import stat
@@ -83,6 +84,13 @@ def open_rgb(path: Path, max_pixels: int = MAX_PIXELS, longest_side: int | None 
             image.draft(None, (max(1, int(image.width / shrink)), max(1, int(image.height / shrink))))
         image.load()
         return _to_rgb(image)
+
+
+def encode_picture(image: Image.Image, kind: str, **options: Any) -> bytes:
+    """Return a picture as the bytes of a file of this kind, as Pillow calls it; `options` are its encoder's."""
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
 
 
 def picture_size(path: Path) -> tuple[int, int]:

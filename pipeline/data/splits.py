@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TypeVar
 
 from pipeline.errors import UserError
+from pipeline.formatting import join_counts
 
 
 def split_problem(key: str, spec: str) -> Iterator[str]:
@@ -62,8 +63,7 @@ def sliced(task: str, spec: str, rows: Sequence[Item], problems: Mapping[str, in
     name, start, stop = parse_split(spec)
     chosen = rows[_index(start, len(rows)) : _index(stop, len(rows)) if stop else None]
     if not chosen:
-        counts = ", ".join(f"{reason} {count}" for reason, count in problems.items())
-        why = f" (problems: {counts})" if counts else ""
+        why = f" (problems: {join_counts(problems)})" if problems else ""
         raise UserError(f"task {task}: {spec!r} selects no row; {name!r} has {len(rows)} usable rows{why}")
     return tuple(chosen)
 

@@ -6,7 +6,6 @@ The tables are `<stage>/completions/step-*.parquet` (columns step, group, image 
 
 from __future__ import annotations
 
-import base64
 import itertools
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 from pipeline.files import write_atomic
 from pipeline.formatting import printable
 from pipeline.reports.page import render
+from pipeline.system.chat_api import data_url
 
 COMPLETIONS = "completions"
 """Folder of a stage that holds its tables and the page."""
@@ -56,7 +56,7 @@ def _step(rows: list[dict[str, Any]]) -> dict[str, Any]:
         png = group[0]["image"]
         groups.append(
             {
-                "picture": f"data:image/png;base64,{base64.b64encode(png).decode()}" if png else None,
+                "picture": data_url(png, "png") if png else None,
                 "prompt": printable(group[0]["prompt"]),
                 "rows": [
                     {

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import io
 import json
 import os
 from collections.abc import Iterable, Sequence
@@ -142,13 +141,11 @@ def thumbnail(path: Path) -> bytes:
     Raises:
         ImageError: when it cannot be read.
     """
-    from pipeline.data.images import open_rgb
+    from pipeline.data.images import encode_picture, open_rgb
 
     small = open_rgb(path, longest_side=SIDE)
     small.thumbnail((SIDE, SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, "JPEG", quality=72, optimize=True)
-    return buffer.getvalue()
+    return encode_picture(small, "JPEG", quality=72, optimize=True)
 
 
 def _row(row: dict[str, Any], texts: _Texts, told: bool) -> dict[str, Any]:

@@ -11,10 +11,10 @@ round on request.
 
 from __future__ import annotations
 
-import hashlib
 import re
 from collections.abc import Sequence
 
+from pipeline.files import hash_to_number
 from pipeline.scoring.multiple_choice import letters, stated_choice
 from pipeline.scoring.numbers import stated_number
 from pipeline.scoring.options import Stated
@@ -68,8 +68,7 @@ def published_choice(text: str, options: Sequence[str], pro: bool) -> str | None
 
 def guess(options: Sequence[str], row_id: str) -> str:
     """Return the random option of a row: the same for the same id, wherever and whenever it is drawn."""
-    number = int.from_bytes(hashlib.sha256(f"guess/{GUESS_SEED}/{row_id}".encode()).digest()[:8])
-    return letters(len(options))[number % len(options)]
+    return letters(len(options))[hash_to_number(f"guess/{GUESS_SEED}/{row_id}") % len(options)]
 
 
 def read_choice(text: str, options: Sequence[str], pro: bool, rule: str = "published") -> Stated:

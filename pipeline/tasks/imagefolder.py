@@ -12,7 +12,6 @@ one with more pictures.
 from __future__ import annotations
 
 import functools
-import hashlib
 import os
 from collections import Counter
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from pipeline.data.images import inside
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
+from pipeline.files import hash_to_number
 from pipeline.types import Example, Problem, Split
 
 OPTIONS = {"test_share": TaskOption(0.2, "share of the pictures in `test` where there are no split folders")}
@@ -151,7 +151,7 @@ def _share(value: object) -> float:
 
 def _in_test(row_id: str, share: float) -> bool:
     # Salted: `Task.select` orders rows by the plain hash of their id, which must not be the same number.
-    return int.from_bytes(hashlib.sha256(f"test:{row_id}".encode()).digest()[:8]) < share * 2**64
+    return hash_to_number(f"test:{row_id}") < share * 2**64
 
 
 def _rows(root: Path, folders: list[tuple[str, ...]]) -> tuple[list[Example], list[Problem]]:

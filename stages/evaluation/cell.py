@@ -16,6 +16,7 @@ from pipeline.data.benchmark import Benchmark
 from pipeline.data.load import load_benchmark
 from pipeline.data.training_rows import trained_questions
 from pipeline.errors import UserError
+from pipeline.formatting import join_counts
 from pipeline.logs import show_step
 from pipeline.metrics.descriptions import totals, vocabulary
 from pipeline.metrics.stored import to_json
@@ -102,9 +103,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
         right = f"{100 * figures['accuracy']:.1f} % right (chance {100 * figures['chance']:.1f} %)"
         log.info(f"{cell.id}: {len(ordered)} rows, {right}, {100 * figures['parsed']:.1f} % readable, {seconds:.0f} s")
         if failed := [row for row in ordered if "detail" in row]:
-            reasons = ", ".join(
-                f"{reason} {count}" for reason, count in Counter(row["reason"] for row in failed).items()
-            )
+            reasons = join_counts(Counter(row["reason"] for row in failed))
             log.warning(
                 f"  warning: {len(failed)} rows have no answer and count as wrong: {reasons} (first: {failed[0]['id']})"
                 f"{'; --retry asks again where the server failed' if any(row['reason'] in GIVEN_UP for row in failed) else ''}"

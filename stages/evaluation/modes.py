@@ -10,7 +10,6 @@ Descriptions and contents to observe are written greedily and kept for the other
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ from pathlib import Path
 
 from pipeline.config.evaluation import LabTask
 from pipeline.data.benchmark import Benchmark
-from pipeline.files import digest
+from pipeline.files import digest, hash_to_number
 from pipeline.metrics.descriptions import Vocabulary, named
 from pipeline.scoring.trace import is_exact
 from pipeline.types import Judgement, Question
@@ -131,7 +130,7 @@ def _reason(
     for question in questions:
         seen = described[question.id]["text"] if question.images else None
         text = prompts.reason(prompts.asked(setting.benchmark, question), seen)
-        asks[question.id] = GenerationRequest(question.id, text, seed=_seed(setting.seed, question.id))
+        asks[question.id] = GenerationRequest(question.id, text, seed=hash_to_number(f"{setting.seed}/{question.id}"))
     how = SamplingParams(setting.task.max_new_tokens, prompts.TEMPERATURE, prompts.TOP_P)
     thoughts = {said.id: said.with_thought() for batch in reasoner.answer(list(asks.values()), how) for said in batch}
     endless = [
@@ -296,7 +295,3 @@ def _texts(setting: Setting, kind: str, checkpoint: Checkpoint) -> Texts:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split()).rstrip(" .")
-
-
-def _seed(seed: int, row_id: str) -> int:
-    return int.from_bytes(hashlib.sha256(f"{seed}/{row_id}".encode()).digest()[:8])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import itertools
 import re
 import threading
@@ -10,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Any
 
+from pipeline.data.images import encode_picture
 from pipeline.errors import UserError
 from pipeline.system import chat_api
 
@@ -70,9 +70,7 @@ class DataUrls:
 def _data_url(image: Any) -> str:
     # Pictures are RGB (pipeline.data.images.open_rgb). BMP holds that as it is; of other modes it may lose a channel.
     kind = "bmp" if image.mode == "RGB" else "png"
-    data = io.BytesIO()
-    image.save(data, kind)
-    return chat_api.data_url(data.getvalue(), kind)
+    return chat_api.data_url(encode_picture(image, kind), kind)
 
 
 def served_messages(prompt: Sequence[dict[str, Any]], data_url: Callable[[Any], str]) -> list[dict[str, Any]]:

@@ -6,12 +6,12 @@ them. TRL's own log_completions has no pictures in its files, and prints every c
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
+from pipeline.data.images import encode_picture
 from pipeline.reports.completions_page import COMPLETIONS, REWARD
 from pipeline.reports.page import THUMBNAIL
 from stages.processes.work import Work
@@ -81,9 +81,7 @@ def _text(messages: Any) -> str:
 def _thumbnail(image: Any) -> bytes:
     small = image.convert("RGB")
     small.thumbnail((THUMBNAIL, THUMBNAIL))
-    buffer = io.BytesIO()
-    small.save(buffer, format="PNG")
-    return buffer.getvalue()
+    return encode_picture(small, "PNG")
 
 
 def add_completions(trainer: Any, work: Work) -> None:

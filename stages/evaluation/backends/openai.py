@@ -9,7 +9,6 @@ is contacted: proxy variables and redirects are ignored. The key is in no messag
 from __future__ import annotations
 
 import asyncio
-import io
 import json
 import logging
 import os
@@ -22,7 +21,7 @@ from typing import Any
 import aiohttp
 
 from pipeline.config.evaluation import LabModel
-from pipeline.data.images import ImageError, open_rgb, plain_jpeg
+from pipeline.data.images import ImageError, encode_picture, open_rgb, plain_jpeg
 from pipeline.errors import UserError
 from pipeline.system.chat_api import DENIED, ErrorReply, adapted, address_hint, data_url, fields_not_taken, read_choice
 from pipeline.system.chat_client import LONGEST_PAUSE, MISCONFIGURED, REFUSED, ChatClient
@@ -222,7 +221,5 @@ def _data_url(path: Path) -> str:
     """A picture as it is where every reader decodes it alike, else as PNG."""
     data, kind = plain_jpeg(path, longest_side=10**9), "jpeg"
     if data is None:
-        buffer = io.BytesIO()
-        open_rgb(path).save(buffer, "PNG")
-        data, kind = buffer.getvalue(), "png"
+        data, kind = encode_picture(open_rgb(path), "PNG"), "png"
     return data_url(data, kind)

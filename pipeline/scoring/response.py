@@ -15,7 +15,7 @@ GRAMMAR_VERSION = "1"
 
 # Case-sensitive: the tags are a protocol, not prose.
 _TAG = re.compile(r"<(/?)(think|answer)>")
-_ORDER = ("<think>", "</think>", "<answer>", "</answer>")
+TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def parse(text: str) -> Response | Malformed:
         return Malformed("empty")
     tags = list(_TAG.finditer(text))
     names = [tag.group() for tag in tags]
-    if tuple(names) != _ORDER:
+    if tuple(names) != TAGS:
         return Malformed(_broken_rule(names))
     think_open, think_close, answer_open, answer_close = tags
     outside = text[: think_open.start()] + text[think_close.end() : answer_open.start()] + text[answer_close.end() :]

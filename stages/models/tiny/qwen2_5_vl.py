@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config.schema import TinyConfig
 from stages.models.tiny import _qwen
+from stages.models.tiny._parts import VISION_MLP
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
@@ -25,7 +26,7 @@ def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
     vision_config = _qwen.vision_config(
         sizes,
         hidden_size=sizes.vision_hidden_size,
-        intermediate_size=4 * sizes.vision_hidden_size,
+        intermediate_size=VISION_MLP * sizes.vision_hidden_size,
         out_hidden_size=sizes.hidden_size,
         window_size=sizes.patch_size * sizes.scale_factor,
         fullatt_block_indexes=[sizes.vision_layers - 1],

@@ -7,6 +7,7 @@ from typing import Any
 
 from pipeline.config.schema import TinyConfig
 from stages.models.tiny import _qwen
+from stages.models.tiny._parts import VISION_MLP
 
 
 def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
@@ -25,7 +26,9 @@ def build(sizes: TinyConfig, texts: Iterable[str]) -> tuple[Any, Any, Any]:
     )
     config = Qwen2VLConfig(
         text_config=_qwen.text_config(sizes, tokenizer),
-        vision_config=_qwen.vision_config(sizes, embed_dim=sizes.vision_hidden_size, hidden_size=sizes.hidden_size),
+        vision_config=_qwen.vision_config(
+            sizes, embed_dim=sizes.vision_hidden_size, hidden_size=sizes.hidden_size, mlp_ratio=VISION_MLP
+        ),
         tie_word_embeddings=True,
         **_qwen.image_ids(tokenizer),
     )

@@ -165,6 +165,7 @@ def test_a_second_teacher_reads_the_evidence_and_answers_with_a_label_and_nothin
     ]
 
 
+@pytest.mark.nightly
 def test_descriptions_of_a_real_server_become_pairs_that_a_stage_can_train_on(tmp_path, server, run_module):
     words = {"structured_outputs": {"regex": r"[A-Z][a-z]{2,7}( [a-z]{2,7}){6,9}\."}}
     config = configure(tmp_path, server, "extraction", {"recipe": "extraction"}, extra_body=words, max_tokens=64)

@@ -42,7 +42,7 @@ def base(runs: Small) -> str:
     return "base"
 
 
-@pytest.mark.parametrize("launch", tiers(LAUNCHES, ("one process", "two processes")))
+@pytest.mark.parametrize("launch", tiers(LAUNCHES, ("one process",)))
 def test_a_run_in_bfloat16_hands_over_what_it_trained(launch: str, runs: Small, request: pytest.FixtureRequest) -> None:
     # Of other rows, so with a base of its own.
     name, uneven = launch.replace(" ", "_"), launch == "ZeRO-3"

@@ -26,15 +26,13 @@ RATES = {"language": 1e-2, "vision": 1e-4, "connector": 1e-3}
 PARTS = {"vision": ".vision_model.", "connector": ".connector.", "language": ".text_model."}
 EVERY_CHANGE = (
     *(f"full-{level}" for level in ("plain", "zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")),
-    *(f"lora-{level}" for level in ("plain", "zero2", "zero3")),
+    *(f"lora-{level}" for level in ("plain", "zero3")),
     "lora_everywhere-zero3",
     "frozen_vision-zero2",
-    "lora_frozen_vision-zero3",
     "full_bf16-zero2",
     "lora_bf16-zero3",
     "full_grpo-zero3",
     "lora_grpo-zero2",
-    "rates-zero2",
     "lora_rates-zero3",
     "qlora_4bit-zero2",
     "qlora_4bit_grpo-plain",

@@ -113,6 +113,7 @@ def test_a_verification_names_every_field_that_is_not_the_parents(run, tmp_path)
     assert "processor_config.json: image_processor.do_rescale: False -> True" in undeclared
 
 
+@pytest.mark.nightly
 def test_killed_before_its_verification_a_stage_is_verified_and_not_trained_again(small: Small, run: RunDir):
     """One stage through everything that may lie between its last step and its completion; it is trained once."""
     name, final_of = "handed", "model.safetensors"

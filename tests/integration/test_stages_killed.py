@@ -151,6 +151,7 @@ def test_data_processes_give_the_same_batches_before_and_after_a_kill(small: Sma
     assert weights(run, BASELINE) == weights(undisturbed, BASELINE)
 
 
+@pytest.mark.nightly
 def test_ctrl_c_in_grpo_with_data_processes_leaves_none_and_the_same_command_goes_on(
     small: Small, whole_run: tuple[RunDir, str]
 ):

@@ -49,6 +49,6 @@ def draw_weights(model: Any) -> None:
 
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() > 1:
+            if parameter.dim() == 2:
                 positions = "position_embedding" in name or "pos_embed" in name
                 parameter.normal_(0, POSITIONS if positions else WEIGHTS)

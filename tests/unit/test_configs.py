@@ -267,7 +267,7 @@ def test_adapters_of_cv_bench_presets_reach_the_language_model_alone(preset: str
     assert all("text_model" in name for name in names)
 
 
-def test_the_demo_sweep_is_three_models_three_tasks_two_precisions(tmp_path: Path) -> None:
+def test_the_demo_sweep_is_three_models_four_tasks_two_precisions(tmp_path: Path) -> None:
     with pytest.raises(errors.UserError) as caught:
         load_lab("demo", [f"models.{name}.run={tmp_path}/none" for name in ("base", "stage1", "stage4")])
     assert [problem.split(":")[0] for problem in caught.value.problems] == [
@@ -278,7 +278,7 @@ def test_the_demo_sweep_is_three_models_three_tasks_two_precisions(tmp_path: Pat
         record = {"status": "complete", "checkpoint": "final", "files": {}}
         (tmp_path / "run" / phase / "stage.json").write_text(json.dumps(record))
     lab = load_lab("demo", [f"models.{name}.run={tmp_path}/run" for name in ("base", "stage1", "stage4")])
-    assert (len(lab.models), len(lab.tasks), len(lab.precisions), len(cells(lab))) == (3, 3, 2, 18)
+    assert (len(lab.models), len(lab.tasks), len(lab.precisions), len(cells(lab))) == (3, 4, 2, 24)
     for task in lab.tasks.values():
         # Its options are those of the task.
         load_task(task.task, tmp_path / "cache")

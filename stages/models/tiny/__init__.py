@@ -14,11 +14,11 @@ from typing import Any
 
 from pipeline.config.schema import TinyConfig
 
-WEIGHTS, POSITIONS = 0.06, 0.5
+WEIGHTS, POSITIONS = 0.06, 1.0
 """Standard deviations of a new model's matrices, and of the embeddings that tell patches of a picture apart.
 
 Families draw theirs with 0.02, for models ten times as wide and runs ten thousand times as long. At widths around 128 what
-enters a layer then hardly shows in what leaves it, and positions are lost among patches."""
+enters a layer then hardly shows in what leaves it, and where a patch lies is lost beside what it shows."""
 
 
 def build_tiny(folder: Path, sizes: TinyConfig, texts: Iterable[str], seed: int) -> None:

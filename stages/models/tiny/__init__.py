@@ -49,6 +49,7 @@ def draw_weights(model: Any) -> None:
 
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if parameter.dim() == 2:
-                positions = "position_embedding" in name or "pos_embed" in name
-                parameter.normal_(0, POSITIONS if positions else WEIGHTS)
+            if "position_embedding" in name or "pos_embed" in name:
+                parameter.normal_(0, POSITIONS)
+            elif parameter.dim() == 2:
+                parameter.normal_(0, WEIGHTS)

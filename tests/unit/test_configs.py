@@ -310,12 +310,12 @@ def test_an_ablation_differs_from_the_demo_only_in_the_clip_range_of_stage_4(
 ) -> None:
     config = load(f"ablations/{name}")
     assert derived.clip_range(config.stage("4")) == clip
-    assert changed(to_plain(load("demo")), to_plain(config)) <= {"name", "epsilon", "epsilon_high"}
+    assert changed(to_plain(load("demo_scenes")), to_plain(config)) <= {"name", "epsilon", "epsilon_high"}
     assert config.name == f"demo_{name}"
 
 
 def test_the_demo_s_stage_4_is_the_tight_high_reading() -> None:
-    assert load("demo").stages == load("ablations/clip_high_tight").stages
+    assert load("demo_scenes").stages == load("ablations/clip_high_tight").stages
 
 
 @pytest.mark.parametrize("model", MODELS)

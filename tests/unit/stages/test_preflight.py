@@ -26,7 +26,7 @@ NAMES = ["baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    return load("demo", [f"output_dir={tmp_path}"])
+    return load("demo_scenes", [f"output_dir={tmp_path}"])
 
 
 @pytest.fixture
@@ -70,7 +70,7 @@ def test_every_stage_is_cut_to_three_cycles_from_the_base_and_keeps_its_sizes(co
 
 
 def test_a_stage_on_a_vllm_server_keeps_the_options_the_server_is_sent() -> None:
-    trial = plan.trial_config(load("demo", ["stages.stage3.rollouts=vllm"]))
+    trial = plan.trial_config(load("demo_scenes", ["stages.stage3.rollouts=vllm"]))
     assert "generation_kwargs" not in trial.stages["stage3_grpo_accuracy"].trainer
 
 
@@ -91,7 +91,10 @@ def test_the_longest_rows_come_first_and_none_is_lost(config: RunConfig, run: Ru
 
 def test_a_stage_with_a_slice_of_its_own_finds_its_longest_rows_first(run: RunDir) -> None:
     config, task = (
-        load("demo", ["stages.stage1.split=train[:50]", "baselines.sft_labels.trainer.per_device_train_batch_size=8"]),
+        load(
+            "demo_scenes",
+            ["stages.stage1.split=train[:50]", "baselines.sft_labels.trainer.per_device_train_batch_size=8"],
+        ),
         listing(100),
     )
     run.cot.mkdir(parents=True)
@@ -114,7 +117,7 @@ def test_one_process_tries_all_and_several_try_each_apart(
     assert groups == [[*NAMES, "evaluation"]]
     assert list(launched) == [*NAMES, "evaluation"]
     groups.clear()
-    preflight.launch(load("demo", ["launch.num_processes=2"]), run, [*NAMES, "evaluation"], [])
+    preflight.launch(load("demo_scenes", ["launch.num_processes=2"]), run, [*NAMES, "evaluation"], [])
     assert groups == [[name] for name in [*NAMES, "evaluation"]]
 
 
@@ -141,8 +144,10 @@ def test_a_trial_that_fails_otherwise_ends_the_preflight(
 
 
 def test_stages_that_do_not_share_their_prompts_are_named_with_the_cure(tmp_path: Path) -> None:
-    assert preflight.unshared_stages(load("demo", [f"output_dir={tmp_path}"])) == {}
-    dropout = load("demo", [f"output_dir={tmp_path}", "model.peft={target_modules: [q_proj], lora_dropout: 0.1}"])
+    assert preflight.unshared_stages(load("demo_scenes", [f"output_dir={tmp_path}"])) == {}
+    dropout = load(
+        "demo_scenes", [f"output_dir={tmp_path}", "model.peft={target_modules: [q_proj], lora_dropout: 0.1}"]
+    )
     found = preflight.unshared_stages(dropout)
     assert list(found) == NAMES[2:]
     assert all(reason.startswith("model.peft.lora_dropout: 0.1; set it to 0") for reason in found.values())

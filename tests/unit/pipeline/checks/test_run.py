@@ -30,7 +30,7 @@ def _no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def problems(*overrides: str) -> list[str]:
     """What is wrong with the demo under these overrides."""
     try:
-        run.check(load("demo", overrides))
+        run.check(load("demo_scenes", overrides))
     except UserError as error:
         return error.problems
     return []
@@ -289,7 +289,9 @@ def test_a_broken_rule_names_key_value_and_cure(overrides: list[str], words: lis
 def with_baseline(tmp_path: Path, name: str, init_from: str = "base") -> list[str]:
     """The broken rules of the demo with one more baseline."""
     block = {"algorithm": "sft", "init_from": init_from, "data": "labels", "prompt": "direct"}
-    (tmp_path / "run.yaml").write_text(yaml.safe_dump({"base": str(CONFIGS / "demo.yaml"), "baselines": {name: block}}))
+    (tmp_path / "run.yaml").write_text(
+        yaml.safe_dump({"base": str(CONFIGS / "demo_scenes.yaml"), "baselines": {name: block}})
+    )
     try:
         run.check(load(tmp_path / "run.yaml"))
     except UserError as error:
@@ -402,8 +404,8 @@ def test_rollouts_are_counted_over_all_processes(monkeypatch: pytest.MonkeyPatch
     for module in (run, derived):
         monkeypatch.setattr(module, "visible_gpus", lambda: 4)
     assert problems(batch) == []
-    assert derived.world_size(load("demo")) == 4
-    assert derived.world_size(load("demo", ["launch.num_processes=2"])) == 2
+    assert derived.world_size(load("demo_scenes")) == 4
+    assert derived.world_size(load("demo_scenes", ["launch.num_processes=2"])) == 2
 
 
 def test_more_processes_than_gpus_are_refused_and_without_any_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -417,7 +419,7 @@ def test_more_processes_than_gpus_are_refused_and_without_any_allowed(monkeypatc
 def test_gpus_of_the_rollout_server_are_not_trained_on(monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (run, derived):
         monkeypatch.setattr(module, "visible_gpus", lambda: 4)
-    assert derived.world_size(load("demo", ["launch.rollout_gpus=1"])) == 3
+    assert derived.world_size(load("demo_scenes", ["launch.rollout_gpus=1"])) == 3
     assert "more than the 3 visible GPUs" in problems("launch.rollout_gpus=1", "launch.num_processes=4")[0]
     assert "must leave one of the 4" in "".join(problems("launch.rollout_gpus=4"))
 
@@ -458,12 +460,12 @@ def test_a_rollout_server_needs_vllm(installed: bool, monkeypatch: pytest.Monkey
     ],
 )
 def test_checkpoints_fall_where_a_rollout_ends(trainer: str, expected: int) -> None:
-    config = load("demo", [f"stages.4.trainer={trainer}"])
+    config = load("demo_scenes", [f"stages.4.trainer={trainer}"])
     assert derived.checkpoint_cycle(config.stage("4")) == expected
 
 
 def test_an_sft_stage_resumes_anywhere() -> None:
-    assert derived.checkpoint_cycle(load("demo").stage("1")) == 1
+    assert derived.checkpoint_cycle(load("demo_scenes").stage("1")) == 1
 
 
 @pytest.mark.parametrize(
@@ -475,14 +477,16 @@ def test_an_sft_stage_resumes_anywhere() -> None:
     ],
 )
 def test_the_clip_range_is_the_one_trl_will_use(override: str, expected: tuple[float, float]) -> None:
-    assert derived.clip_range(load("demo", [override]).stage("4")) == expected
+    assert derived.clip_range(load("demo_scenes", [override]).stage("4")) == expected
 
 
 def test_a_stage_that_names_no_epsilon_asks_for_no_clipping() -> None:
-    config = load("demo")
+    config = load("demo_scenes")
     assert derived.clip_range(config.stage("3")) is None
     assert derived.clip_range(config.stage("1")) is None
-    assert derived.clip_range(load("demo", ["stages.3.trainer={epsilon_high: 0.3, num_iterations: 2}"]).stage("3")) == (
+    assert derived.clip_range(
+        load("demo_scenes", ["stages.3.trainer={epsilon_high: 0.3, num_iterations: 2}"]).stage("3")
+    ) == (
         0.2,
         0.3,
     )
@@ -513,7 +517,7 @@ def test_a_sound_deepspeed_file_of_ones_own_is_accepted(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     assert problems(f"launch.deepspeed={path}") == []
-    config: RunConfig = load("demo", [f"launch.deepspeed={path}"])
+    config: RunConfig = load("demo_scenes", [f"launch.deepspeed={path}"])
     assert deepspeed_file(config) == path
 
 
@@ -538,7 +542,7 @@ def test_a_tracker_that_is_not_installed_is_told_before_anything_loads(
         for name in missing
     ]
     # What is trained can be looked at.
-    run.check(load("demo", [f"{S2}.trainer.report_to={value}"]), trains=False)
+    run.check(load("demo_scenes", [f"{S2}.trainer.report_to={value}"]), trains=False)
 
 
 def test_one_wrong_option_does_not_hide_the_others() -> None:

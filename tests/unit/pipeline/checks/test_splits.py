@@ -52,7 +52,7 @@ def config_of(*overrides: str) -> RunConfig:
     base = ["cot.split=train", "baselines.sft_labels.split=train"] + [
         f"stages.{number}.split=train" for number in (2, 3, 4)
     ]
-    return load("demo", [*base, *overrides])
+    return load("demo_scenes", [*base, *overrides])
 
 
 def told(*overrides: str, task: Task | None = None, quick: bool = False, built: bool = False) -> list[str]:
@@ -222,7 +222,7 @@ def photographs(tmp_path: Path) -> Path:
 
 def plan(photographs: Path, *overrides: str) -> int:
     own = ["task.name=imagefolder", f"task.path={photographs}", f"output_dir={photographs.parent / 'runs'}"]
-    return __main__.main(["plan", "--config", "demo", *own, *overrides])
+    return __main__.main(["plan", "--config", "demo_scenes", *own, *overrides])
 
 
 def test_the_plan_of_own_photographs_tells_all_of_it(photographs: Path) -> None:
@@ -262,13 +262,13 @@ def test_drawn_pictures_are_listed_as_they_are_drawn(tmp_path: Path) -> None:
 @pytest.mark.parametrize("option", ["train=-1", "val=many", "size=0", "test=1.5", "ambiguous=2", "ambiguous=x"])
 def test_an_option_that_cannot_be_drawn_is_told(option: str) -> None:
     with pytest.raises(UserError, match=f"task.options.{option.split('=')[0]}: "):
-        __main__.main(["plan", "--config", "demo", f"task.options.{option}"])
+        __main__.main(["plan", "--config", "demo_scenes", f"task.options.{option}"])
 
 
 def test_the_builder_refuses_rows_it_can_never_keep_before_it_asks(photographs: Path) -> None:
     from cot_builder.build.plan import plan as build_plan
 
-    config = load("demo", ["task.name=imagefolder", f"task.path={photographs}", "cot.split=train", "cot.min_rows=500",
+    config = load("demo_scenes", ["task.name=imagefolder", f"task.path={photographs}", "cot.split=train", "cot.min_rows=500",
                            f"output_dir={photographs.parent}", "cot.teachers=[qwen2_5_vl_7b]"])  # fmt: skip
     with pytest.raises(UserError, match=r"cot\.min_rows: 500 is more than the"):
         build_plan(config)

@@ -25,7 +25,7 @@ PHASES = [COT, BASE, "baseline_sft_labels", "stage1_sft", "stage2_grpo_format", 
 
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
-    return RunDir(tmp_path / "runs", "demo")
+    return RunDir(tmp_path / "runs", "demo_scenes")
 
 
 @pytest.fixture
@@ -62,7 +62,7 @@ def started(monkeypatch: pytest.MonkeyPatch, run: RunDir) -> list[str]:
 
 def finish(run: RunDir, *names: str, status: str = "complete") -> None:
     """Leave records as if these phases of the demo had ended."""
-    config = load("demo")
+    config = load("demo_scenes")
     for name in names:
         record = {"inputs": phase_inputs(config, name)} if name in (COT, BASE) else start_record(config, run, name)
         write_json(run.record_path(name), {**record, "status": status, "weights": name})
@@ -81,7 +81,7 @@ def states(printed: str) -> dict[str, str]:
 def test_the_plan_of_a_new_run_names_every_phase_and_what_it_will_do(
     here: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert __main__.main(["plan", "--config", "demo", here]) == 0
+    assert __main__.main(["plan", "--config", "demo_scenes", here]) == 0
     printed = capsys.readouterr().out
     assert states(printed) == dict.fromkeys(PHASES, "to do")
     assert "grpo from stage3_grpo_accuracy on train[4000:], rewards format+accuracy, clip 0.2/0.1" in printed
@@ -103,7 +103,7 @@ def test_the_plan_of_a_new_run_names_every_phase_and_what_it_will_do(
 def test_the_plan_says_what_keeps_prompts_from_being_shared(
     settings: list[str], words: str | None, here: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    __main__.main(["plan", "--config", "demo", here, *settings])
+    __main__.main(["plan", "--config", "demo_scenes", here, *settings])
     lines = [line for line in capsys.readouterr().out.splitlines() if "prompts not shared" in line]
     assert len(lines) == (0 if words is None else 1 if "stages.2" in settings[0] else 3)
     assert all("grpo from" in line and f"prompts not shared: {words}" in line for line in lines)
@@ -114,7 +114,7 @@ def test_the_plan_of_a_half_finished_run_tells_done_running_and_stale_apart(
 ) -> None:
     finish(run, COT, BASE, "stage1_sft", "stage2_grpo_format")
     finish(run, "stage3_grpo_accuracy", status="running")
-    __main__.main(["plan", "--config", "demo", here, "stages.2.trainer.beta=0.5"])
+    __main__.main(["plan", "--config", "demo_scenes", here, "stages.2.trainer.beta=0.5"])
     printed = capsys.readouterr().out
     assert states(printed) == {
         **dict.fromkeys(PHASES, "to do"),
@@ -128,7 +128,7 @@ def test_the_plan_of_a_half_finished_run_tells_done_running_and_stale_apart(
 
 
 def test_the_status_of_a_new_run_is_all_to_do(here: str, run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    __main__.main(["status", "--config", "demo", here])
+    __main__.main(["status", "--config", "demo_scenes", here])
     assert states(capsys.readouterr().out) == dict.fromkeys(PHASES, "to do")
     assert not run.root.exists()
 
@@ -142,7 +142,7 @@ def test_the_status_shows_the_step_a_stage_has_reached_and_what_was_evaluated(
     text = "".join(json.dumps(row) + "\n" for row in rows) + '{"step": 8, "sec'
     (run.phase("stage2_grpo_format") / "metrics.jsonl").write_text(text)
     write_json(run.phase("stage1_sft") / "report" / "metrics.json", {})
-    __main__.main(["status", "--config", "demo", here])
+    __main__.main(["status", "--config", "demo_scenes", here])
     printed = capsys.readouterr().out
     lines = {line.split()[0]: line for line in printed.splitlines()}
     assert "running" in lines["stage2_grpo_format"]
@@ -163,7 +163,7 @@ def test_the_status_shows_the_step_a_stage_has_reached_and_what_was_evaluated(
     ],
 )
 def test_a_run_to_a_phase_runs_what_it_is_made_from_and_nothing_else(to, phases, here, started) -> None:
-    assert __main__.main(["run", "--config", "demo", "--to", to, here]) == 0
+    assert __main__.main(["run", "--config", "demo_scenes", "--to", to, here]) == 0
     assert len(started) == len(phases)
     assert all(
         word in command for command, word in zip(started, ["cot_builder", "stages.base", *phases[2:]], strict=False)
@@ -172,12 +172,12 @@ def test_a_run_to_a_phase_runs_what_it_is_made_from_and_nothing_else(to, phases,
 
 def test_a_run_to_a_phase_there_is_not_names_those_there_are(here: str, started: list[str]) -> None:
     with pytest.raises(UserError, match=r"stage9.*stage1_sft"):
-        __main__.main(["run", "--config", "demo", "--to", "stage9", here])
+        __main__.main(["run", "--config", "demo_scenes", "--to", "stage9", here])
     assert started == []
 
 
 def test_a_run_starts_every_phase_in_order(here: str, started: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert __main__.main(["run", "--config", "demo", here]) == 0
+    assert __main__.main(["run", "--config", "demo_scenes", here]) == 0
     assert started == [
         "cot_builder build",
         "stages.base",
@@ -219,7 +219,7 @@ def test_a_failed_phase_stops_the_run_and_says_how_to_go_on(here: str, monkeypat
 
     put_in_place_of_children(monkeypatch, fail)
     with pytest.raises(UserError, match=r"cot failed \(exit status 7\).*run the same command: it goes on here"):
-        __main__.main(["run", "--config", "demo", here])
+        __main__.main(["run", "--config", "demo_scenes", here])
     assert len(commands) == 1
 
 
@@ -228,7 +228,7 @@ def test_a_plan_and_a_dry_run_start_and_delete_nothing(
     run: RunDir, here: str, started: list[str], words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     finish(run, COT, BASE)
-    __main__.main([*words, "--config", "demo", here])
+    __main__.main([*words, "--config", "demo_scenes", here])
     assert started == []
     assert run.record(COT) is not None
     assert sorted(path.name for path in run.root.iterdir() if path.is_dir()) == [BASE, COT]
@@ -238,9 +238,11 @@ def test_a_plan_and_a_dry_run_start_and_delete_nothing(
 def test_a_run_under_other_settings_is_refused_with_every_reason_and_the_cures(
     run: RunDir, here: str, started: list[str]
 ) -> None:
-    finish(run, *phase_names(load("demo")))
+    finish(run, *phase_names(load("demo_scenes")))
     with pytest.raises(UserError) as caught:
-        __main__.main(["run", "--config", "demo", here, "stages.3.trainer.beta=0.1", "stages.4.trainer.beta=0.1"])
+        __main__.main(
+            ["run", "--config", "demo_scenes", here, "stages.3.trainer.beta=0.1", "stages.4.trainer.beta=0.1"]
+        )
     assert started == []
     *reasons, cure = caught.value.problems
     assert [reason.split(" was made")[0].rpartition("/")[2] for reason in reasons] == [
@@ -265,7 +267,7 @@ def test_cleaning_deletes_a_phase_and_what_was_made_from_it(
     run: RunDir, here: str, started: list[str], phase: str, left: list[str]
 ) -> None:
     finish(run, *PHASES)
-    __main__.main(["run", "--config", "demo", "--clean", phase, here])
+    __main__.main(["run", "--config", "demo_scenes", "--clean", phase, here])
     assert sorted(path.name for path in run.root.iterdir() if path.is_dir()) == sorted(left)
 
 
@@ -273,7 +275,7 @@ def test_cleaning_the_cot_rows_takes_the_stages_trained_on_them(run: RunDir, her
     finish(run, *PHASES)
     write_json(run.record_path(COT), {**(run.record(COT) or {}), "data_digest": "rows"})
     finish(run, *PHASES[1:])
-    __main__.main(["run", "--config", "demo", "--clean", "cot", here])
+    __main__.main(["run", "--config", "demo_scenes", "--clean", "cot", here])
     assert sorted(path.name for path in run.root.iterdir() if path.is_dir()) == ["base", "baseline_sft_labels"]
 
 
@@ -281,7 +283,7 @@ def test_cleaning_keeps_the_replies_of_teachers(run: RunDir, here: str, started:
     finish(run, *PHASES)
     (run.cot / "journal").mkdir()
     (run.cot / "journal" / "replies.sqlite").write_bytes(b"what was paid for")
-    __main__.main(["run", "--config", "demo", "--clean", "all", here])
+    __main__.main(["run", "--config", "demo_scenes", "--clean", "all", here])
     assert [path.relative_to(run.root).as_posix() for path in run.root.rglob("*") if path.name != "config.yaml"] == [
         "cot",
         "cot/journal",
@@ -296,7 +298,7 @@ def test_cleaning_the_cot_rows_keeps_the_replies_of_shards(run: RunDir, here: st
     (journal / "replies.sqlite").write_bytes(b"what was paid for")
     write_json(run.cot / "shards" / "0-of-2" / "shard.json", {})
     (run.cot / "shards" / "1-of-2").mkdir()
-    __main__.main(["run", "--config", "demo", "--clean", "cot", here])
+    __main__.main(["run", "--config", "demo_scenes", "--clean", "cot", here])
     assert [path.relative_to(run.cot).as_posix() for path in run.cot.rglob("*") if path.is_file()] == [
         "shards/0-of-2/journal/replies.sqlite"
     ]
@@ -310,7 +312,7 @@ def test_cleaning_the_cot_rows_while_a_shard_is_built_is_refused(run: RunDir, he
     with path.open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="cot is in use by another process"):
-            __main__.main(["run", "--config", "demo", "--clean", "cot", here])
+            __main__.main(["run", "--config", "demo_scenes", "--clean", "cot", here])
     assert run.record(COT) is not None
 
 
@@ -319,7 +321,7 @@ def test_cleaning_a_phase_that_is_worked_on_is_refused(run: RunDir, here: str, s
     with (run.phase("stage4_clgrpo") / ".lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(UserError, match="stage4_clgrpo is in use by another process"):
-            __main__.main(["run", "--config", "demo", "--clean", "stage3", here])
+            __main__.main(["run", "--config", "demo_scenes", "--clean", "stage3", here])
     assert run.record("stage3_grpo_accuracy") is not None
     assert started == []
 
@@ -329,11 +331,11 @@ def test_complete_cot_rows_are_not_built_again(run: RunDir, here: str, started: 
     (run.cot / "train.parquet").write_bytes(b"rows")
     digest = file_digest(run.cot / "train.parquet")
     write_json(run.record_path(COT), {**(run.record(COT) or {}), "data_digest": digest})
-    __main__.main(["run", "--config", "demo", here])
+    __main__.main(["run", "--config", "demo_scenes", here])
     assert started[0] == "stages.base"
     (run.cot / "train.parquet").write_bytes(b"other rows")
     started.clear()
-    __main__.main(["run", "--config", "demo", here])
+    __main__.main(["run", "--config", "demo_scenes", here])
     assert started[0] == "cot_builder build"
 
 
@@ -344,14 +346,14 @@ def test_a_build_killed_over_complete_rows_does_not_make_the_stages_stale(
     write_json(run.record_path(COT), {**(run.record(COT) or {}), "data_digest": "rows"})
     finish(run, *PHASES[1:])
     finish(run, COT, status="incomplete")
-    __main__.main(["run", "--config", "demo", here])
+    __main__.main(["run", "--config", "demo_scenes", here])
     assert started[0] == "cot_builder build"
 
 
 def test_cleaning_a_phase_there_is_not_names_those_there_are(run: RunDir, here: str, started: list[str]) -> None:
     finish(run, COT)
     with pytest.raises(UserError, match=r"'stag3' is not one of this run's stages: baseline_sft_labels, stage1"):
-        __main__.main(["run", "--config", "demo", "--clean", "stag3", here])
+        __main__.main(["run", "--config", "demo_scenes", "--clean", "stag3", here])
     assert run.record(COT) is not None
     assert started == []
 
@@ -360,9 +362,9 @@ def test_overrides_may_stand_before_between_and_after_the_options(
     here: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     orders = (
-        ["name=x", here, "--config", "demo"],
-        ["--config", "demo", "name=x", here],
-        [here, "--config", "demo", "name=x"],
+        ["name=x", here, "--config", "demo_scenes"],
+        ["--config", "demo_scenes", "name=x", here],
+        [here, "--config", "demo_scenes", "name=x"],
     )
     for words in orders:
         __main__.main(["plan", *words])
@@ -380,7 +382,7 @@ def test_overrides_may_stand_before_between_and_after_the_options(
         ([], "required"),
         (["compare"], "runs"),
         (["plan", "seed=1", "--bogus"], "unrecognized arguments: --bogus"),
-        (["plan", "seed=1", "--config", "demo", "seed"], "unrecognized arguments: seed"),
+        (["plan", "seed=1", "--config", "demo_scenes", "seed"], "unrecognized arguments: seed"),
     ],
     ids=" ".join,
 )

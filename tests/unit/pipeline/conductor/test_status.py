@@ -23,7 +23,7 @@ STAGE = "stage2_grpo_format"
 
 @pytest.fixture
 def config(tmp_path: Path) -> RunConfig:
-    return load("demo", [f"output_dir={tmp_path}"])
+    return load("demo_scenes", [f"output_dir={tmp_path}"])
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_the_last_alarms_are_shown_with_how_many_there_are(config: RunConfig, ru
 
 
 def test_the_status_is_json_on_demand(config: RunConfig, run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
-    assert __main__.main(["status", "--json", "--config", "demo", f"output_dir={run.root.parent}"]) == 0
+    assert __main__.main(["status", "--json", "--config", "demo_scenes", f"output_dir={run.root.parent}"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert {entry["name"]: entry["state"] for entry in found["phases"]}[STAGE] == "running"
 
@@ -105,7 +105,7 @@ def test_watching_ends_when_everything_is_evaluated(run: RunDir, capsys: pytest.
     for name in ("base", "baseline_sft_labels", "stage1_sft", STAGE, "stage3_grpo_accuracy", "stage4_clgrpo"):
         write_json(run.record_path(name), {"status": "complete"})
         write_json(run.phase(name) / "report" / "metrics.json", {})
-    assert __main__.main(["status", "--config", "demo", f"output_dir={run.root.parent}", "--watch", "0.01"]) == 0
+    assert __main__.main(["status", "--config", "demo_scenes", f"output_dir={run.root.parent}", "--watch", "0.01"]) == 0
     assert capsys.readouterr().out.count("stage4_clgrpo") == 1
 
 

@@ -263,13 +263,13 @@ def test_a_file_that_does_not_fit_on_its_base_is_a_user_error(tmp_path: Path, sm
 
 
 def test_what_was_loaded_survives_a_round_trip_through_yaml(tmp_path: Path) -> None:
-    config = load("demo", ["stages.4.trainer.learning_rate=1e-7"])
+    config = load("demo_scenes", ["stages.4.trainer.learning_rate=1e-7"])
     again = load(write(tmp_path, yaml.safe_dump(to_plain(config), sort_keys=False)))
     assert again == config
 
 
 def test_a_config_goes_by_path_or_by_its_name_in_configs() -> None:
-    assert find_config("demo") == find_config("demo.yaml")
+    assert find_config("demo_scenes") == find_config("demo_scenes.yaml")
     assert find_config("emoset/smolvlm_256m").name == "smolvlm_256m.yaml"
 
 
@@ -282,7 +282,7 @@ def test_a_misspelt_config_names_the_nearest_shipped_one() -> None:
 
 def test_parts_of_presets_and_teachers_are_not_listed_as_runs() -> None:
     names = [path.name for path in shipped_configs()]
-    assert "demo.yaml" in names
+    assert "demo_scenes.yaml" in names
     assert not [name for name in names if name.startswith("_") or name == "attribute.yaml"]
 
 
@@ -356,14 +356,14 @@ def test_loading_and_checking_never_import_torch(repo_root: Path) -> None:
 
 def test_the_folder_of_all_runs_may_stand_in_the_home_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    assert load("demo", ["output_dir=~/runs"]).output_dir == str(tmp_path / "runs")
-    assert load("demo", ["output_dir='~'"]).output_dir == str(tmp_path)
-    assert load("demo", ["output_dir=a~b"]).output_dir == "a~b"
+    assert load("demo_scenes", ["output_dir=~/runs"]).output_dir == str(tmp_path / "runs")
+    assert load("demo_scenes", ["output_dir='~'"]).output_dir == str(tmp_path)
+    assert load("demo_scenes", ["output_dir=a~b"]).output_dir == "a~b"
 
 
 def below(tmp_path: Path, text: str, *overrides: str) -> RunConfig:
-    """A file that stands on the demo, loaded."""
-    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo.yaml'}\n{text}")
+    """A file that stands on a shipped one, loaded."""
+    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo_scenes.yaml'}\n{text}")
     return load(tmp_path / "run.yaml", overrides)
 
 
@@ -371,7 +371,7 @@ def below(tmp_path: Path, text: str, *overrides: str) -> RunConfig:
     "words", [["task.name=imagefolder", "task.path=birds"], ["task.path=birds", "task.name=imagefolder"]]
 )
 def test_another_task_drops_what_was_set_for_the_one_before(words: list[str]) -> None:
-    task = load("demo", words).task
+    task = load("demo_scenes", words).task
     assert (task.name, task.path, task.options) == ("imagefolder", "birds", {})
 
 
@@ -382,25 +382,27 @@ def test_a_file_that_names_another_task_drops_what_was_set_for_the_one_before(tm
 
 
 def test_an_empty_mapping_drops_what_is_inherited(tmp_path: Path) -> None:
-    assert load("demo", ["task.options={}"]).task.options == {}
+    assert load("demo_scenes", ["task.options={}"]).task.options == {}
     assert below(tmp_path, "task: {options: {}}").task.options == {}
     assert below(tmp_path, "stages: {}\ncot: null\nbaseline: null").stages == {}
     assert below(tmp_path, "stages: {stage1: {trainer: {}}}").stages["stage1_sft"].trainer == {}
 
 
 def test_null_puts_the_default_back_and_takes_an_entry_out(tmp_path: Path) -> None:
-    assert load("demo", ["task.options=null"]).task.options == {}
-    assert load("demo", ["evaluation=null"]).evaluation == EvaluationConfig()
-    assert load("demo", ["stages.stage3.gate=null"]).stages["stage3_grpo_accuracy"].gate == GateConfig()
+    assert load("demo_scenes", ["task.options=null"]).task.options == {}
+    assert load("demo_scenes", ["evaluation=null"]).evaluation == EvaluationConfig()
+    assert load("demo_scenes", ["stages.stage3.gate=null"]).stages["stage3_grpo_accuracy"].gate == GateConfig()
     assert "stage4_clgrpo" not in below(tmp_path, "stages: {stage4: null}").stages
-    assert "stage4_clgrpo" not in load("demo", ["stages.stage4=null"]).stages
+    assert "stage4_clgrpo" not in load("demo_scenes", ["stages.stage4=null"]).stages
     # A trainer's own null reaches it.
     assert (
-        load("demo", ["stages.stage3.trainer.epsilon_high=null"]).stages["stage3_grpo_accuracy"].trainer["epsilon_high"]
+        load("demo_scenes", ["stages.stage3.trainer.epsilon_high=null"])
+        .stages["stage3_grpo_accuracy"]
+        .trainer["epsilon_high"]
         is None
     )
 
 
 def test_a_key_that_must_be_set_is_missing_when_it_is_null() -> None:
     with pytest.raises(UserError, match=r"task\.name is missing"):
-        load("demo", ["task.name=null"])
+        load("demo_scenes", ["task.name=null"])

@@ -30,7 +30,7 @@ STAGES = ["stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_cl
 @pytest.fixture
 def run(tmp_path: Path) -> RunDir:
     """The demo, every phase finished under its own settings."""
-    config, run = load("demo"), RunDir(tmp_path, "demo")
+    config, run = load("demo_scenes"), RunDir(tmp_path, "demo_scenes")
     finish(config, run)
     return run
 
@@ -47,20 +47,20 @@ def finish(config: RunConfig, run: RunDir) -> None:
 
 def stale(run: RunDir, *overrides: str) -> dict[str, list[str]]:
     """The phases that no longer hold under these overrides, with the reasons."""
-    config = load("demo", overrides)
+    config = load("demo_scenes", overrides)
     reasons = {name: stale_reasons(config, run, name) for name in phase_names(config)}
     return {name: why for name, why in reasons.items() if why}
 
 
 def test_phases_run_in_order_and_only_those_the_run_has() -> None:
-    assert phase_names(load("demo")) == [COT, BASE, BASELINE, *STAGES]
-    config = load("demo", ["baselines={}"])
+    assert phase_names(load("demo_scenes")) == [COT, BASE, BASELINE, *STAGES]
+    config = load("demo_scenes", ["baselines={}"])
     assert trained_phases(config) == [BASE, *STAGES]
 
 
 def below(tmp_path: Path, text: str) -> RunConfig:
-    """A file that stands on the demo, loaded."""
-    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo.yaml'}\n{text}")
+    """A file that stands on a shipped one, loaded."""
+    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo_scenes.yaml'}\n{text}")
     return load(tmp_path / "run.yaml")
 
 
@@ -83,16 +83,16 @@ stages: {stage3: {init_from: labels}}
 def test_a_record_of_the_former_single_baseline_holds(run: RunDir, tmp_path: Path) -> None:
     """What earlier versions wrote of it, where it was `baseline:` and the parent of a stage."""
     former = tmp_path / "former.yaml"
-    plain = to_plain(load("demo", ["stages.4.init_from=baseline"]))
+    plain = to_plain(load("demo_scenes", ["stages.4.init_from=baseline"]))
     plain["baseline"] = plain.pop("baselines")["sft_labels"]
     former.write_text(yaml.safe_dump(plain))
     config = load(former)
-    assert config == load("demo", ["stages.4.init_from=baseline"])
+    assert config == load("demo_scenes", ["stages.4.init_from=baseline"])
     assert [stale_reasons(config, run, name) for name in (BASELINE, "stage1_sft")] == [[], []]
 
 
 def test_a_phase_that_was_not_begun_is_neither_stale_nor_sound(tmp_path: Path) -> None:
-    assert stale_reasons(load("demo"), RunDir(tmp_path, "demo"), "stage1_sft") is None
+    assert stale_reasons(load("demo_scenes"), RunDir(tmp_path, "demo_scenes"), "stage1_sft") is None
 
 
 def test_a_finished_run_holds_under_the_same_settings(run: RunDir) -> None:
@@ -180,7 +180,7 @@ def test_rows_asked_with_a_prompt_that_was_edited_since_are_stale(run: RunDir, r
 
 
 def test_a_stage_under_way_is_judged_like_a_finished_one(run: RunDir) -> None:
-    config = load("demo")
+    config = load("demo_scenes")
     write_json(run.record_path("stage4_clgrpo"), start_record(config, run, "stage4_clgrpo"))
     assert stale(run) == {}
     assert list(stale(run, "stages.4.trainer.beta=0.1")) == ["stage4_clgrpo"]
@@ -189,7 +189,7 @@ def test_a_stage_under_way_is_judged_like_a_finished_one(run: RunDir) -> None:
 def test_moving_a_teacher_to_another_address_keeps_its_rows(tmp_path: Path) -> None:
     teacher = tmp_path / "mine.yaml"
     text = "kind: openai\nmodel: m\nbase_urls: [http://a:1/v1]\nconcurrency: 4\ntemperature: 0.7\n"
-    config = load("demo", [f"cot.teachers=[{teacher}]"])
+    config = load("demo_scenes", [f"cot.teachers=[{teacher}]"])
     teacher.write_text(text)
     before = phase_inputs(config, COT)
     teacher.write_text(text.replace("a:1", "b:2").replace("concurrency: 4", "concurrency: 64"))
@@ -201,20 +201,22 @@ def test_moving_a_teacher_to_another_address_keeps_its_rows(tmp_path: Path) -> N
 def test_the_text_of_a_deepspeed_file_counts_and_not_its_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text((loader.CONFIGS / "deepspeed" / "zero2.json").read_text())
-    mine, shipped = (phase_inputs(load("demo", [f"launch.deepspeed={name}"]), "stage1_sft") for name in (path, "zero2"))
+    mine, shipped = (
+        phase_inputs(load("demo_scenes", [f"launch.deepspeed={name}"]), "stage1_sft") for name in (path, "zero2")
+    )
     assert mine == shipped
 
 
 def test_inputs_survive_being_written_down() -> None:
-    for name in phase_names(load("demo")):
-        inputs = phase_inputs(load("demo"), name)
+    for name in phase_names(load("demo_scenes")):
+        inputs = phase_inputs(load("demo_scenes"), name)
         assert differences(json.loads(json.dumps(inputs, default=str)), inputs) == []
 
 
 def test_predictions_depend_on_the_evaluation_block_and_not_on_the_stages() -> None:
-    before = evaluation_inputs(load("demo"))
-    assert evaluation_inputs(load("demo", ["stages.4.trainer.beta=0.5", "name=x"])) == before
-    assert differences(before, evaluation_inputs(load("demo", ["evaluation.split=val"]))) == [
+    before = evaluation_inputs(load("demo_scenes"))
+    assert evaluation_inputs(load("demo_scenes", ["stages.4.trainer.beta=0.5", "name=x"])) == before
+    assert differences(before, evaluation_inputs(load("demo_scenes", ["evaluation.split=val"]))) == [
         "evaluation.split: 'test' -> 'val'"
     ]
 
@@ -230,7 +232,7 @@ def test_alarms_make_nothing_stale(run: RunDir) -> None:
 
 
 def test_starting_from_the_best_makes_a_stage_stale(run: RunDir) -> None:
-    config = load("demo")
+    config = load("demo_scenes")
     record = run.record("stage3_grpo_accuracy") or {}
     write_json(run.record_path("stage3_grpo_accuracy"), {**record, "best": {"weights": "better"}})
     assert stale_reasons(config, run, "stage4_clgrpo") == []

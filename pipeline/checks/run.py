@@ -253,8 +253,6 @@ def _launch(config: RunConfig) -> Iterator[str]:
     yield from multinode.problems()
     if (asked := config.launch.parallel_phases) is not None and asked < 1:
         yield f"launch.parallel_phases: {asked} must be at least 1"
-    elif asked is not None and asked > 1 and multinode.count() > 1:
-        yield f"launch.parallel_phases: {asked} is for one node; a run on several (NNODES) has one phase at a time, on all"
     processes = config.launch.num_processes
     gpus, kept = visible_gpus(), config.launch.rollout_gpus
     if kept and not 0 <= kept < gpus:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from small_runs import HERE, Small
+from small_runs import AT_ONCE, HERE, Small
 from tiers import made_once, session_folder
 
 from pipeline.conductor.run import IMPORTED_ONCE
@@ -36,5 +36,5 @@ def whole_run(small: Small) -> tuple[RunDir, str]:
 
     Read it and copy from it; what is changed in it is changed under the tests of another process.
     """
-    output = made_once(small.root / "once", lambda: small.run("pipeline run"))
+    output = made_once(small.root / "once", lambda: small.run("pipeline run", AT_ONCE))
     return small.run_dir(), output

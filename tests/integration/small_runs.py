@@ -22,6 +22,8 @@ from pipeline.system.fork_server import FORK_SERVER
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "small.yaml"
+AT_ONCE = "launch.parallel_phases=2"
+"""The baseline beside the stages, also where there is one core."""
 STAGES = ["baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
 
 

@@ -1,4 +1,4 @@
-"""`kill -9` of the conductor in each phase, then the same command: it finishes, with the bits of an undisturbed run."""
+"""`kill -9` of the conductor in each phase, two at once among them, then the same command: the bits of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from small_runs import Small, steps, weights
+from small_runs import AT_ONCE, Small, steps, weights
 
 from pipeline.files import file_digest, read_jsonl
 from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
-BASELINE = "baseline_sft_labels"
+BASELINE, STAGE1 = "baseline_sft_labels", "stage1_sft"
 
 
 def exists(path: Path) -> Callable[[], bool]:
@@ -28,8 +28,9 @@ def test_killed_in_every_phase_a_run_ends_as_if_undisturbed(
     small: Small, whole_run: tuple[RunDir, str], tmp_path: Path
 ):
     undisturbed, _ = whole_run
-    short = tmp_path / "until_baseline.yaml"
-    short.write_text(yaml.safe_dump({**yaml.safe_load(small.config.read_text()), "stages": {}}))
+    short = tmp_path / "until_stage1.yaml"
+    whole = yaml.safe_load(small.config.read_text())
+    short.write_text(yaml.safe_dump({**whole, "stages": {STAGE1: whole["stages"][STAGE1]}}))
     small = replace(small, config=short)
     run = small.run_dir("killed")
     part = run.phase(BASELINE) / "predictions.part0.jsonl"
@@ -40,18 +41,19 @@ def test_killed_in_every_phase_a_run_ends_as_if_undisturbed(
         "evaluation": lambda: part.exists() and part.stat().st_size > 0,
     }
     for phase, moment in moments.items():
-        code, output = small.end_when(moment, signal.SIGKILL, "pipeline run", name="killed")
+        code, output = small.end_when(moment, signal.SIGKILL, "pipeline run", AT_ONCE, name="killed")
         assert code == -signal.SIGKILL
         if phase in ("base", BASELINE):
             assert (run.record(phase) or {"status": "running"})["status"] == "running", output
     answered = part.read_bytes().rpartition(b"\n")[0].decode().splitlines()
     assert 0 < len(answered) < 32
-    small.run("pipeline run", name="killed")
+    small.run("pipeline run", AT_ONCE, name="killed")
 
     assert file_digest(run.cot / "train.parquet") == file_digest(undisturbed.cot / "train.parquet")
-    assert weights(run, "base", BASELINE) == weights(undisturbed, "base", BASELINE)
-    assert steps(run, BASELINE) == steps(undisturbed, BASELINE)
-    for name in ("base", BASELINE):
+    trained = (BASELINE, STAGE1)
+    assert weights(run, "base", *trained) == weights(undisturbed, "base", *trained)
+    assert [steps(run, name) for name in trained] == [steps(undisturbed, name) for name in trained]
+    for name in ("base", *trained):
         answers = [list(read_jsonl(folder.phase(name) / "predictions.jsonl")) for folder in (run, undisturbed)]
         assert answers[0] == answers[1]
     assert list(run.phase(BASELINE).glob("predictions.part*")) == []
@@ -64,19 +66,22 @@ def test_ctrl_c_saves_the_step_it_came_in_and_the_same_command_goes_on(small: Sm
     def a_step_is_taken() -> bool:
         return bool(steps(run, BASELINE))
 
-    code, output = small.end_when(a_step_is_taken, signal.SIGINT, "pipeline run", name="interrupted", group=True)
+    code, output = small.end_when(
+        a_step_is_taken, signal.SIGINT, "pipeline run", AT_ONCE, name="interrupted", group=True
+    )
     assert code == 130
     assert f"kept up to step {steps(run, BASELINE)[-1]}" in output
     assert "the same command goes on" in output
     assert "Traceback" not in output
-    assert run.record(BASELINE)["status"] == "running"
+    # Of both that ran, none is left at work.
+    assert [(run.record(name) or {"status": "running"})["status"] for name in (BASELINE, STAGE1)] == ["running"] * 2
     kept = len(steps(run, BASELINE))
 
     def a_step_more_is_taken() -> bool:
         return len(steps(run, BASELINE)) > kept
 
     # As of a terminal that closes, and to the conductor alone.
-    code, output = small.end_when(a_step_more_is_taken, signal.SIGHUP, "pipeline run", name="interrupted")
+    code, output = small.end_when(a_step_more_is_taken, signal.SIGHUP, "pipeline run", AT_ONCE, name="interrupted")
     assert code == 130
     assert f"kept up to step {steps(run, BASELINE)[-1]}" in output
     taken = (run.phase(BASELINE) / "metrics.jsonl").read_text()

@@ -68,6 +68,21 @@ def test_the_last_rewards_are_shown_after_steps_that_log_none(config: RunConfig,
     assert "step 30/100, 60 s" in text
 
 
+def test_of_two_phases_at_once_each_tells_its_own_step(config: RunConfig, run: RunDir) -> None:
+    beside = "baseline_sft_labels"
+    write_json(run.record_path(beside), {"status": "running"})
+    write_json(run.phase(beside) / "progress.json", {"max_steps": 8})
+    (run.phase(beside) / "metrics.jsonl").write_text('{"step": 1, "seconds": 1.0}\n{"step": 2, "seconds": 4.0}\n')
+    running = [entry for entry in status(config, run)["phases"] if entry["state"] == "running"]
+    assert [(one["name"], one["step"], one["live"]["step_seconds"]) for one in running] == [
+        (beside, 2, 3.0),
+        (STAGE, 30, 2.0),
+    ]
+    text = status_text(status(config, run))
+    assert "step 2/8" in text
+    assert "step 30/100" in text
+
+
 def test_a_stage_without_a_new_step_for_long_is_called_stalled(config: RunConfig, run: RunDir) -> None:
     assert not phase(config, run, age=50.0)["live"]["stalled"]
     found = phase(config, run, age=720.0)

@@ -36,7 +36,7 @@ class _Stretch:
         return self.after - self.before
 
     def __str__(self) -> str:
-        return f"{self.words}: {percent(self.before)} → {percent(self.after)} %"
+        return f"{self.words}: {percent(self.before)} → {percent(self.after)}\u00a0%"
 
 
 def finding(entry: Entry, parent: Entry | None, tests: Sequence[PairedTest]) -> Finding | None:

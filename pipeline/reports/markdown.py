@@ -46,11 +46,12 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
     lines = [line for one in summary.findings for line in _wrapped(f"{one.entry}: {one.text}")]
     lines += [""] * bool(lines)
     rows = [_HEADS, *map(_stage, summary.entries)]
-    # Most tasks do not know the true steps, and a benchmark has no classes.
+    # Most tasks do not know the true steps, a benchmark has no classes, and a run may neither sample nor clip.
     told = [place for place, head in enumerate(_HEADS) if head not in _RARE or any(row[place] for row in rows[1:])]
     rows = [tuple(row[place] for place in told) for row in rows]
     lines.append(_narrow(rows))
-    lines.append("in %; T=1: format when sampling; none: rows whose answer could not be read")
+    sampled = "; T=1: format when sampling" if "T=1" in rows[0] else ""
+    lines.append(f"in %{sampled}; none: rows whose answer could not be read")
     lines.append("vs parent: accuracy points, McNemar * p<.05 ** p<.01 *** p<.001")
     if "recall" in rows[0]:
         lines.append("recall: macro; of each class in points, * p<.05 corrected over the classes")
@@ -76,7 +77,8 @@ _HEADS = (
     "clip lo/hi",
     "train",
 )
-_RARE = ("exact", "recall")
+_RARE = ("T=1", "exact", "recall", "clip lo/hi")
+_LEFT = ("stage", "accuracy [95 %]")
 _MOST_CLASSES = 12
 """Most classes whose recall the terminal shows; of more, those that changed beyond chance."""
 
@@ -97,8 +99,9 @@ def _recall(entry: str, tests: Sequence[RecallTest]) -> str:
 
 def _narrow(rows: Sequence[tuple[str, ...]]) -> str:
     """The table as wide as it may be: with less between the columns, then with shorter names."""
+    left = [place for place, head in enumerate(rows[0]) if head in _LEFT]
     for gap, most in (("  ", 22), (" ", 22), (" ", 18), (" ", 14)):
-        text = align_columns([(_short(row[0], most), *row[1:]) for row in rows], (0, 3), gap)
+        text = align_columns([(_short(row[0], most), *row[1:]) for row in rows], left, gap)
         if max(map(len, text.splitlines())) <= _WIDTH:
             break
     return text

@@ -57,7 +57,7 @@ def test_a_stage_that_helped_names_the_run_of_walks_it_helped_on(tmp_path: Path)
     said = run_of(tmp_path, base=before, stage3_grpo=after)
     gained = 100 * (190 - 92) / 400
     assert said == {
-        "stage3_grpo": f"+{gained:.1f} points over base on 400 rows, p < .001; where walk is 5 to 8: 46.0 → 95.0 %"
+        "stage3_grpo": f"+{gained:.1f} points over base on 400 rows, p < .001; where walk is 5 to 8: 46.0 → 95.0\u00a0%"
     }
 
 
@@ -70,14 +70,14 @@ def test_a_stage_that_changed_nothing_says_so_with_its_interval(tmp_path: Path) 
 def test_a_stage_that_lost_says_so_and_where_it_rose_all_the_same(tmp_path: Path) -> None:
     said = run_of(tmp_path, base={1: 50, 2: 50, 3: 10}, stage1_sft={1: 20, 2: 21, 3: 30})["stage1_sft"]
     assert said.startswith(
-        "it lost: −26.0 points against base on 150 rows, p < .001; where walk is 1 to 2: 100.0 → 41.0 %"
+        "it lost: −26.0 points against base on 150 rows, p < .001; where walk is 1 to 2: 100.0 → 41.0\u00a0%"
     )
-    assert said.endswith("; but where walk is 3: 20.0 → 60.0 %")
+    assert said.endswith("; but where walk is 3: 20.0 → 60.0\u00a0%")
 
 
 def test_where_every_walk_changed_the_one_that_changed_most_is_named(tmp_path: Path) -> None:
     said = run_of(tmp_path, base={1: 20, 2: 10}, stage1_sft={1: 48, 2: 45})["stage1_sft"]
-    assert said.endswith("; where walk is 2: 20.0 → 90.0 %")
+    assert said.endswith("; where walk is 2: 20.0 → 90.0\u00a0%")
 
 
 def test_a_difference_that_only_the_correction_takes_away_shows_both_p(tmp_path: Path) -> None:
@@ -105,7 +105,7 @@ def test_a_class_that_fell_is_named_where_rows_have_no_other_group(tmp_path: Pat
     write_phase(tmp_path / "base", answers(30, 50))
     write_phase(tmp_path / "stage1_sft", answers(58, 35), init_from="base")
     (found,) = summary_of(tmp_path, ["base", "stage1_sft"])["findings"]
-    assert "; rows of 'joy': 50.0 → 96.7 %; but rows of 'fear': 83.3 → 58.3 %" in found["text"]
+    assert "; rows of 'joy': 50.0 → 96.7\u00a0%; but rows of 'fear': 83.3 → 58.3\u00a0%" in found["text"]
 
 
 def test_a_stage_judged_on_other_rows_than_its_parent_cannot_be_told(tmp_path: Path) -> None:
@@ -192,7 +192,7 @@ def test_the_sentences_stand_first_on_page_and_paper_and_in_the_terminal(run: Pa
     assert page.index('class="findings"') < page.index('class="warnings"') < page.index("<h2>Results</h2>")
     lines = markdown.summary_table(run, PHASES).splitlines()
     assert lines[0].startswith(
-        "stage1_sft: +16.7 points over base on 300 rows, p < .001; where walk is 5 to 6: 44.0 → 94.0 %"
+        "stage1_sft: +16.7 points over base on 300 rows, p < .001; where walk is 5 to 6: 44.0 → 94.0\u00a0%"
     )
     assert any(line.startswith("stage ") and " recall " in line for line in lines)
     (line,) = (line for line in lines if line.startswith("recall, stage1_sft "))
@@ -201,6 +201,10 @@ def test_the_sentences_stand_first_on_page_and_paper_and_in_the_terminal(run: Pa
         line,
     )
     assert max(map(len, lines)) <= 100
+    # Nothing was sampled or clipped.
+    head = next(line for line in lines if line.startswith("stage "))
+    assert head.split()[:3] == ["stage", "format", "accuracy"]
+    assert "clip" not in head
     # Of one phase alone nobody can tell what it brought.
     assert "Which stage helped" not in (run / "stage1_sft" / "report" / "report.md").read_text()
 

@@ -50,4 +50,4 @@ def train(work: Work) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(lambda argv: main("grpo", __doc__, train, argv))
+    run_cli(lambda: main("grpo", __doc__, train))

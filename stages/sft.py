@@ -43,4 +43,4 @@ def train(work: Work) -> None:
 
 
 if __name__ == "__main__":
-    run_cli(lambda argv: main("sft", __doc__, train, argv))
+    run_cli(lambda: main("sft", __doc__, train))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import NoReturn
 
 from pipeline import command_line
@@ -38,6 +38,6 @@ def load_checked(arguments: argparse.Namespace, trains: bool = True) -> tuple[Ru
     return config, RunDir(config.output_dir, config.name)
 
 
-def run_cli(main: Callable[[Sequence[str] | None], int], argv: Sequence[str] | None = None) -> NoReturn:
+def run_cli(main: Callable[[], int]) -> NoReturn:
     """Run an entry point and exit with its status; what a user can mend, and Ctrl-C, is told without a traceback."""
-    sys.exit(command_line.status(lambda: main(argv)))
+    sys.exit(command_line.status(main))

@@ -28,7 +28,7 @@ from stages.processes.workers import as_worker, run_workers
 log = logging.getLogger(__name__)
 
 
-def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], argv: Sequence[str] | None) -> int:
+def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], argv: Sequence[str] | None = None) -> int:
     """Run the entry point of a training stage.
 
     Args:

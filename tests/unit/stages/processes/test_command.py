@@ -103,7 +103,7 @@ def test_a_folder_in_use_is_refused_and_free_again_when_its_user_dies(tmp_path, 
 
 @pytest.mark.parametrize(("raised", "code"), [(UserError(["one", "two"]), 2), (KeyboardInterrupt(), 130), (None, 0)])
 def test_an_entry_point_ends_with_the_code_of_what_happened(raised, code, capsys):
-    def main(argv: object) -> int:
+    def main() -> int:
         if raised:
             raise raised
         return 0

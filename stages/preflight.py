@@ -223,7 +223,8 @@ def _assumptions(config: RunConfig, lengths: dict[str, Any], served: bool) -> li
         )
     if served:
         texts.append("the memory of a vLLM server is not in it")
-    texts.append("building the CoT rows is not in it")
+    if config.cot is not None and config.cot.from_ is None:
+        texts.append("building the CoT rows is not in it")
     return texts
 
 

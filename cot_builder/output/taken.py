@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from pipeline.checks.cot_source import source_problems
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import RunConfig
 from pipeline.data.load import load_task
@@ -18,7 +19,7 @@ from pipeline.data.student import load_run_task
 from pipeline.errors import UserError
 from pipeline.files import file_digest, write_atomic, write_json
 from pipeline.run_dir import COT, RunDir
-from pipeline.runs.cot_source import SOURCE, CotSource, find_source, source_problems
+from pipeline.runs.cot_source import SOURCE, CotSource, find_source
 from pipeline.runs.phases import phase_inputs
 from pipeline.system.locks import acquire
 
@@ -30,7 +31,7 @@ def check(config: RunConfig) -> CotSource:
     """Return the source of a run's rows, once all of them are known to fit it.
 
     Raises:
-        UserError: naming everything that does not, see `pipeline.runs.cot_source`.
+        UserError: naming everything that does not, see `pipeline.checks.cot_source`.
     """
     run = RunDir(config.output_dir, config.name)
     source = find_source(config, run)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from pipeline.checks.cot_source import source_problems, unused_keys
 from pipeline.checks.splits import may_look
 from pipeline.config.derived import cot_slice
 from pipeline.config.schema import RunConfig
@@ -15,7 +16,7 @@ from pipeline.data.training_rows import rows_within
 from pipeline.errors import UserError
 from pipeline.files import file_digest, read_json
 from pipeline.run_dir import COT, RunDir
-from pipeline.runs.cot_source import SOURCE, find_source, source_folder, source_problems, unused_keys
+from pipeline.runs.cot_source import SOURCE, find_source, source_folder
 
 
 def check_cot_rows(config: RunConfig, run: RunDir) -> list[str]:

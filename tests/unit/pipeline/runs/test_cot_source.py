@@ -35,6 +35,7 @@ from pipeline.reports.summary import read_cot, summarise
 from pipeline.run_dir import RunDir
 from pipeline.runs.phases import stale_reasons, start_record
 from pipeline.system.locks import acquire
+from stages import preflight
 from stages.trial import plan as trial_plan
 
 EMPTY = {"title": "r", "labels": [], "entries": [], "tests": [], "cot": None, "warnings": []}
@@ -653,9 +654,26 @@ def test_a_preflight_tries_the_rows_before_they_are_taken_over(runs: Runs) -> No
     run = RunDir(config.output_dir, "second")
     scratch = trial_plan.scratch_of(run)
     assert trial_plan.write_rows(config, run, scratch, load_task(config.task, run.cache))
+    lengths = {"stand_in": False, "p99": 9, "rows": 20}
+    assert not any("building" in one for one in preflight._assumptions(config, lengths, False))
+    assert any("building" in one for one in preflight._assumptions(load(runs.folder / "first.yaml"), lengths, False))
     assert sorted(pq.read_table(scratch.cot / "train.parquet")["id"].to_pylist()) == sorted(
         row["id"] for row in runs.rows("first")
     )
+
+
+def test_drawn_pictures_may_be_of_other_options_as_long_as_they_are_the_same_pictures(tmp_path: Path) -> None:
+    runs = Runs(tmp_path)
+    options = {"train": 24, "val": 1, "test": 8, "size": 32}
+    runs.settings["task"] = {"name": "scenes", "options": options}
+    runs.settings["cot"] = {"teachers": ["attribute"], "min_rows_per_class": 0}
+    assert runs.build("first") == 0
+    assert runs.build("second", "task.options.test=2", "seed=4", **{"from": source(runs)}) == 0
+    assert runs.rows("second") == runs.rows("first")
+    with pytest.raises(UserError) as caught:
+        taken.check(load(runs.write("third", **{"from": source(runs)}), ["task.options.seed=1"]))
+    assert "rows are about other pictures than those here" in "".join(caught.value.problems)
+    assert "the data were described otherwise there: task.options.seed: None -> 1" in "".join(caught.value.problems)
 
 
 def test_large_sets_are_compared_when_the_run_begins_and_the_plan_says_so(

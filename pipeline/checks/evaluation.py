@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
-from pipeline.checks.task import task_problems
+from pipeline.checks.shared import FOLDER, name_problems, task_problems
 from pipeline.config.evaluation import BACKENDS, MODES, PRECISIONS, SWEEPS, LabConfig, LabModel, LabTask
 from pipeline.config.families import REFUSED, model_type
 from pipeline.config.loader import find_config, load_merged
@@ -18,17 +18,13 @@ from pipeline.data.splits import split_problem
 from pipeline.errors import UserError, did_you_mean
 from pipeline.runs.handover import model_folder
 
-_FOLDER = re.compile(r"(?!\.)[\w.-]+")
 _PACKAGES = {"8bit": "bitsandbytes", "4bit": "bitsandbytes", "vllm": "vllm"}
 """Precision or backend: the package it needs, which not every install has."""
 
 
 def lab_problems(config: LabConfig) -> Iterator[str]:
     """Yield every broken rule: the key, its value, the rule and the cure."""
-    if not _FOLDER.fullmatch(config.name):
-        yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
-    if not 0 <= config.seed < 2**32:
-        yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
+    yield from name_problems(config.name, config.seed)
     if config.batch_size < 1:
         yield f"batch_size: {config.batch_size} must be at least 1"
     if config.smoke < 0:
@@ -40,7 +36,7 @@ def lab_problems(config: LabConfig) -> Iterator[str]:
             yield f"{key}: is empty; name at least one"
     for key in ("models", "reasoners", "tasks"):
         for name in getattr(config, key):
-            if not _FOLDER.fullmatch(name) or "--" in name:
+            if not FOLDER.fullmatch(name) or "--" in name:
                 yield f"{key}.{name}: a name is part of a folder's: letters, digits, '_', '.', and '-' but not '--'"
     if config.reasoners and not set(config.modes) & set(MODES[2:]):
         yield f"reasoners: no mode asks them; add {' or '.join(MODES[2:])} to modes, or leave them out"

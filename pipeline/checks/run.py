@@ -11,7 +11,7 @@ from pipeline.checks.chat_files import chat_problems
 from pipeline.checks.cot import cot_problems
 from pipeline.checks.deepspeed import deepspeed_problems
 from pipeline.checks.model_folder import folder_problems
-from pipeline.checks.task import task_problems
+from pipeline.checks.shared import name_problems, task_problems
 from pipeline.checks.trainer import missing_trackers, trainer_problems
 from pipeline.config.derived import asked_like_parent, cot_slice
 from pipeline.config.families import REFUSED, tiny_families
@@ -54,10 +54,7 @@ def check(config: RunConfig, trains: bool = True) -> None:
 
 
 def _problems(config: RunConfig) -> Iterator[str]:
-    if not re.fullmatch(r"[\w.-]+", config.name) or config.name.startswith("."):
-        yield f"name: {config.name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
-    if not 0 <= config.seed < 2**32:
-        yield f"seed: {config.seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
+    yield from name_problems(config.name, config.seed)
     yield from task_problems("task", config.task)
     yield from _texts(config)
     yield from _model(config)

@@ -1,13 +1,25 @@
-"""The rules of a task block, of a run and of a lab alike."""
+"""The rules that a run's and a lab's configuration share."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.load import task_names
 from pipeline.errors import did_you_mean
+
+FOLDER = re.compile(r"(?!\.)[\w.-]+")
+"""A name that is a folder's, or part of one's."""
+
+
+def name_problems(name: str, seed: int) -> Iterator[str]:
+    """Yield what is wrong with the name and the seed of a configuration."""
+    if not FOLDER.fullmatch(name):
+        yield f"name: {name!r} must be one folder name of letters, digits, '_', '-', '.'; for example demo"
+    if not 0 <= seed < 2**32:
+        yield f"seed: {seed} must be from 0 to {2**32 - 1}, the range of numpy's seeds"
 
 
 def task_problems(where: str, task: TaskConfig) -> Iterator[str]:

@@ -109,7 +109,8 @@ def _stretches(changes: Mapping[tuple[str, str], Change]) -> Iterator[_Stretch]:
     """
     for group, members in groupby(sorted(changes, key=lambda key: (key[0], in_order(key[1]))), key=lambda key: key[0]):
         values = [value for _, value in members]
-        numbers = not any(in_order(value)[0] for value in values)
+        # Classes that are called by numbers have no order.
+        numbers = group != "label" and not any(in_order(value)[0] for value in values)
         signs = {value: _sign(changes[group, value]) for value in values}
         runs = [list(run) for _, run in groupby(values, key=lambda value: signs[value])] if numbers else []
         if len(runs) < 2:

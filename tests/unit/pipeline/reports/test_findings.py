@@ -108,6 +108,24 @@ def test_a_class_that_fell_is_named_where_rows_have_no_other_group(tmp_path: Pat
     assert "; rows of 'joy': 50.0 → 96.7\u00a0%; but rows of 'fear': 83.3 → 58.3\u00a0%" in found["text"]
 
 
+def test_classes_called_by_numbers_are_no_run_of_neighbours(tmp_path: Path) -> None:
+    digits = LabelSet.of(["0", "1", "2"])
+
+    def answers(right: Right) -> list[dict[str, Any]]:
+        return [
+            prediction(
+                n, name if n < right[int(name)] else None, gold=name, correct=n < right[int(name)], id=f"{name} {n}"
+            )
+            for name in digits.names
+            for n in range(40)
+        ]
+
+    write_phase(tmp_path / "base", answers({0: 10, 1: 10, 2: 30}))
+    write_phase(tmp_path / "stage1_sft", answers({0: 35, 1: 30, 2: 30}), init_from="base")
+    (found,) = summarise("", read_run(tmp_path, ["base", "stage1_sft"], digits), digits.names, None).findings
+    assert found.text.endswith("; rows of '0': 25.0 → 87.5\u00a0%")
+
+
 def test_a_stage_judged_on_other_rows_than_its_parent_cannot_be_told(tmp_path: Path) -> None:
     write_phase(tmp_path / "base", walked({1: 10}))
     write_phase(

@@ -8,9 +8,9 @@ from itertools import groupby
 from pathlib import Path
 
 from pipeline.formatting import percent, points, printable
+from pipeline.reports.class_tables import per_class
 from pipeline.reports.entries import read_run
 from pipeline.reports.paired_entries import PairedTest, RecallTest
-from pipeline.reports.report_tables import per_class
 from pipeline.reports.summary import NO_LONGER, Clip, EntrySummary, Summary, summarise, unusable_rows
 from pipeline.reports.table import Table, align_columns, cell, markdown_table
 

@@ -11,8 +11,8 @@ from typing import Any
 
 from pipeline.formatting import percent
 from pipeline.metrics.scores import Rate, Scores
+from pipeline.reports.class_tables import per_class
 from pipeline.reports.entries import Entry
-from pipeline.reports.report_tables import per_class
 from pipeline.reports.table import cell, markdown_rows, table
 
 

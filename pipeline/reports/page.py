@@ -19,10 +19,10 @@ from markupsafe import Markup
 
 from pipeline.formatting import percent, printable
 from pipeline.reports.charts import Chart
+from pipeline.reports.class_tables import per_class
 from pipeline.reports.entries import Entry
 from pipeline.reports.prediction_browser import as_json
 from pipeline.reports.report_charts import length_charts, on_page
-from pipeline.reports.report_tables import per_class
 from pipeline.reports.summary import Clip, Summary, clip_of
 from pipeline.reports.table import Column, Mean, Table, hover, interval, number, tone, written
 

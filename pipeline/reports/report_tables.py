@@ -7,16 +7,15 @@ from typing import Any
 
 from pipeline.config.schema import BASELINE
 from pipeline.metrics.classification import UNPARSABLE, in_order
-from pipeline.metrics.scores import ClassScores, Gain, GroupScores, OfClasses, Rate, Scores
+from pipeline.metrics.scores import Gain, GroupScores, Rate, Scores
+from pipeline.reports.class_tables import ENTRY, Evaluated, by_class, confusion, every_per_class, recall_changes
 from pipeline.reports.entries import Entry
-from pipeline.reports.paired_entries import RECALL_NOTE, PairedTest, RecallTest
+from pipeline.reports.paired_entries import PairedTest
 from pipeline.reports.summary import EntrySummary, Summary
 from pipeline.reports.table import Column, Table, rows_of
 
 SHOWN_PAIRS, SHOWN_ROWS = 5, 4
 """Of the most confused pairs: how many per entry, and example rows of each."""
-
-Evaluated = Sequence[tuple[EntrySummary, Scores]]
 
 
 def tables(summary: Summary, entries: Sequence[Entry]) -> dict[str, Table]:
@@ -28,11 +27,11 @@ def tables(summary: Summary, entries: Sequence[Entry]) -> dict[str, Table]:
         _by_entry("beside", "Beside accuracy", BESIDE, rows, lambda _, scores: [scores]).without_empty(),
         _by_entry("official", "Official scores", OFFICIAL, rows, lambda row, _: row.official.items(), _OFFICIAL_NOTE),
         *_groups(rows),
-        _by_class("recall", "Recall per class, %", rows, lambda one: one.recall, lambda of: of.balanced),
+        by_class("recall", "Recall per class, %", rows, lambda one: one.recall, lambda of: of.balanced),
         recall_changes(summary),
-        _by_class("f1", "F1 per class, %", rows, lambda one: one.f1, lambda of: of.macro.f1),
-        _per_class(rows),
-        _confusion(rows),
+        by_class("f1", "F1 per class, %", rows, lambda one: one.f1, lambda of: of.macro.f1),
+        every_per_class(rows),
+        confusion(rows),
         _confused(rows, entries),
         _by_entry("unparsable", "Answers that could not be read", UNREAD, rows, _unread),
         _by_entry("by_length", _BY_LENGTH, LENGTHS, rows, lambda _, scores: scores.by_length or (), _LENGTH_NOTE),
@@ -73,7 +72,6 @@ def _rate(gain: Gain | None) -> Rate | None:
     return gain and Rate(gain.value, gain.low, gain.high)
 
 
-ENTRY = Column("entry", "entry")
 _ACCURACY = Column("accuracy", "accuracy, %", "percent")
 _OF_BIN = Column("n", "rows", "count", lambda one: one.accuracy.n)
 RESULTS = (
@@ -143,14 +141,6 @@ BESIDE = (
 OFFICIAL = (
     Column("score", "score", of=lambda named: named[0]),
     Column("value", "value, %", "number", lambda named: named[1]),
-)
-PER_CLASS = (
-    Column("class", "class", of=lambda named: named[0]),
-    Column("precision", "precision, %", "percent", lambda named: named[1].precision),
-    Column("recall", "recall, %", "percent", lambda named: named[1].recall),
-    Column("f1-score", "F1, %", "percent", lambda named: named[1].f1),
-    Column("support", "rows", "count", lambda named: named[1].support),
-    Column("predicted", "answered", "count", lambda named: getattr(named[1], "predicted", None)),
 )
 CONFUSED = (
     Column("gold", "gold"),
@@ -228,33 +218,6 @@ def tests(found: Sequence[PairedTest]) -> Table:
     return made if recall else made.less("macro_recall", "macro_recall_p", "macro_recall_p_holm")
 
 
-def recall_changes(summary: Summary) -> Table:
-    """Return how recall differs, class by class, in a column per pair of entries that is tested."""
-    macro = {(test.entry, test.name): test.macro_recall for test in summary.tests}
-
-    def of(test: RecallTest) -> Callable[[str], Gain | None]:
-        return lambda name: test.per_class[name].gain if name in test.per_class else None
-
-    def over_all(test: RecallTest) -> Callable[[str], Gain | None]:
-        return lambda _: macro.get((test.entry, test.name))
-
-    def columns(read: Callable[[RecallTest], Callable[[str], Gain | None]]) -> tuple[Column, ...]:
-        pairs = [(f"change:{test.entry} - {test.name}", f"{test.entry} − {test.name}", test) for test in summary.recall]
-        return (
-            Column("class", "class", of=str),
-            *(Column(key, head, "points", read(test)) for key, head, test in pairs),
-        )
-
-    names = dict.fromkeys(name for test in summary.recall for name in test.per_class)
-    order = sorted(
-        names, key=lambda name: summary.labels.index(name) if name in summary.labels else len(summary.labels)
-    )
-    note = f"{RECALL_NOTE} At the foot macro recall, by paired bootstrap, its p corrected as in “Paired tests”."
-    title = "Recall per class, differences in points"
-    rows, foot = rows_of(columns(of), order), rows_of(columns(over_all), ["macro avg"])
-    return Table("recall_changes", title, columns(of), rows, foot, note)
-
-
 def _unread(_: EntrySummary, scores: Scores) -> Iterable[tuple[str, int, int]]:
     return ((reason, count, scores.n) for reason, count in scores.unparsable.reasons.items())
 
@@ -299,64 +262,6 @@ def _group(group: str, found: Mapping[str, Mapping[str, GroupScores]]) -> Table:
     name = "".join(letter if letter.isalnum() else "_" for letter in group)
     values = sorted({value for of_entry in found.values() for value in of_entry}, key=in_order)
     return Table(f"group_{name}", f"By {group}", columns, rows_of(columns, values), note=note)
-
-
-def _by_class(
-    metric: str,
-    title: str,
-    rows: Evaluated,
-    read: Callable[[ClassScores], Any],
-    macro: Callable[[OfClasses], Rate | float],
-) -> Table:
-    """A row per class, a column per entry, and the macro averages at the foot."""
-    found = {row.name: scores.classes for row, scores in rows if scores.classes}
-
-    def of(entry: str) -> Callable[[str], Any]:
-        return lambda name: read(found[entry].per_class[name]) if name in found[entry].per_class else None
-
-    columns = (
-        Column("class", "class", of=str),
-        Column(
-            "support",
-            "rows",
-            "count",
-            lambda name: max(of.per_class[name].support for of in found.values() if name in of.per_class),
-        ),
-        *(Column(f"{metric}:{entry}", entry, "percent", of(entry), heat=True) for entry in found),
-    )
-    names = dict.fromkeys(name for of_entry in found.values() for name in of_entry.per_class)
-    foot = {
-        "class": "macro avg",
-        "support": max((of.macro.support for of in found.values()), default=0),
-        **{f"{metric}:{entry}": macro(of) for entry, of in found.items()},
-    }
-    return Table(metric, title, columns, rows_of(columns, names), (foot,))
-
-
-def per_class(name: str, classes: OfClasses) -> Table:
-    """Return one entry's per-class table, its averages at the foot."""
-    averages = {"macro avg": classes.macro, "weighted avg": classes.weighted}
-    rows, foot = (rows_of(PER_CLASS, found.items()) for found in (classes.per_class, averages))
-    return Table("class", f"Per class: {name}", PER_CLASS, rows, foot)
-
-
-def _per_class(rows: Evaluated) -> Table:
-    """The per-class tables of all entries below each other, for the files."""
-    made = [(row.name, per_class(row.name, scores.classes)) for row, scores in rows if scores.classes]
-    every = tuple({"entry": name, **values} for name, one in made for values in (*one.rows, *one.foot))
-    return Table("per_class", "Per class", (ENTRY, *PER_CLASS), every)
-
-
-def _confusion(rows: Evaluated) -> Table:
-    made: list[dict[str, Any]] = []
-    answers: dict[str, None] = {}
-    for row, scores in rows:
-        if scores.classes:
-            answers |= dict.fromkeys(scores.classes.confusion.columns[:-1])
-            for gold, counts in scores.classes.confusion.lines():
-                made.append({"entry": row.name, "gold": gold, **{f"answer:{key}": counts[key] for key in counts}})
-    answered = [Column(f"answer:{name}", name, "count") for name in (*answers, UNPARSABLE)]
-    return Table("confusion", "Confusion", (ENTRY, Column("gold", "gold"), *answered), tuple(made))
 
 
 def _confused(rows: Evaluated, entries: Sequence[Entry]) -> Table:

@@ -11,7 +11,7 @@ from typing import Any
 from pipeline.files import write_atomic, write_json
 from pipeline.metrics.stored import to_json
 from pipeline.reports.table import Table, cell, csv_text, markdown_table, rows_of
-from pipeline.sweeps.results import COLUMNS, GROUP_COLUMNS, CellKey, SweepResults
+from pipeline.sweeps.rows import COLUMNS, GROUP_COLUMNS, CellKey, SweepResults
 from pipeline.sweeps.table import SHOWN, best_first, differences
 
 PAGE = "index.html"

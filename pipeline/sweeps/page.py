@@ -16,7 +16,7 @@ from pipeline.formatting import percent, printable
 from pipeline.reports.charts import OTHERS, Dot, against
 from pipeline.reports.page import render
 from pipeline.reports.table import Column, Table, rows_of
-from pipeline.sweeps.results import CellRow, GroupRow, SweepResults
+from pipeline.sweeps.rows import CellRow, GroupRow, SweepResults
 from pipeline.sweeps.table import SHOWN, best_first, differences
 
 _MARKERS = ("o", "s", "D", "^", "X", "o")

@@ -1,6 +1,6 @@
 """What a sweep found, from its cells' folders alone: one row per cell, groups, and tests between the cells of a task.
 
-The same folders give the same results, byte for byte; only `TIMED` columns differ between two sweeps that ask the same.
+The same folders give the same results, byte for byte; only `rows.TIMED` columns differ between two sweeps that ask the same.
 """
 
 from __future__ import annotations
@@ -9,175 +9,22 @@ import json
 import os
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Any
 
 from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells
 from pipeline.files import read_jsonl
 from pipeline.metrics.intervals import clustered_rate
 from pipeline.metrics.paired_tests import Paired, holm, paired
 from pipeline.metrics.power import minimum_detectable_difference
-from pipeline.metrics.scores import Gain, Rate
-from pipeline.metrics.stored import SPREAD
+from pipeline.sweeps.rows import COLUMNS, TIMED, CellPair, CellRow, Detectable, GroupRow, SweepResults, TaskPairs
 
 EVALUATION, FAILURE, PREDICTIONS = "evaluation.json", "failure.json", "predictions.jsonl"
-TIMED = (
-    "memory_measured_mb",
-    "memory_error",
-    "seconds",
-    "rows_per_second",
-    "latency_p50_s",
-    "latency_p95_s",
-)
-"""Columns of a measurement, which no two runs share."""
 _REASON = 300
 """Most characters of a failure's last line in a table; failure.json has all."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellKey:
-    """A model on a task in one way: what names a cell."""
-
-    model: str
-    task: str
-    precision: str
-    mode: str
-    reasoner: str | None
-
-    @property
-    def asked(self) -> tuple[str | None, ...]:
-        """What tells it from other cells."""
-        return self.model, self.task, self.precision, self.mode, self.reasoner
-
-    @property
-    def way(self) -> str:
-        """How it was asked: its mode, and its reasoner."""
-        return f"{self.mode} + {self.reasoner}" if self.reasoner else self.mode
-
-    @property
-    def title(self) -> str:
-        """Its name for a person, within its task."""
-        return f"{self.model} · {self.precision} · {self.way}"
-
-
-@dataclass(frozen=True, kw_only=True)
-class CellRow(CellKey):
-    """One line of a sweep's table. A cell that is not complete has no figures; megabytes are 10⁶ bytes, times seconds."""
-
-    status: str
-    n: int | None
-    correct: int | None
-    accuracy: float | None
-    accuracy_low: float | None
-    accuracy_high: float | None
-    chance: float | None
-    official_score: str | None
-    official_value: float | None
-    unparsable: int | None
-    guessed: int | None
-    truncated: int | None
-    tokens: int | None
-    unusable_rows: int | None
-    memory_estimated_mb: float | None
-    memory_measured_mb: float | None
-    memory_error: float | None
-    seconds: float | None
-    rows_per_second: float | None
-    latency_p50_s: float | None
-    latency_p95_s: float | None
-    versions: str | None
-    reason: str | None
-    cell: str
-
-    @property
-    def rate(self) -> Rate:
-        """Accuracy with its interval."""
-        return Rate(self.accuracy, self.accuracy_low, self.accuracy_high)
-
-    @property
-    def memory(self) -> float | None:
-        """Megabytes it took, or should take where that was not measured."""
-        return self.memory_estimated_mb if self.memory_measured_mb is None else self.memory_measured_mb
-
-
-@dataclass(frozen=True, kw_only=True)
-class GroupRow(CellKey):
-    """Accuracy of a complete cell on the rows of one value of a group."""
-
-    group: str
-    value: str
-    n: int
-    correct: int
-    accuracy: float | None
-    accuracy_low: float | None
-    accuracy_high: float | None
-
-    @property
-    def rate(self) -> Rate:
-        """Accuracy with its interval."""
-        return Rate(self.accuracy, self.accuracy_low, self.accuracy_high)
-
-
-@dataclass(frozen=True)
-class CellPair:
-    """The test of cell `a` against cell `b`; `p_holm` is corrected over all pairs of the task."""
-
-    a: str
-    b: str
-    result: Annotated[Paired, SPREAD]
-    p_holm: float | None = None
-
-    @property
-    def gain(self) -> Gain:
-        """The difference, with the corrected p."""
-        return replace(self.result.gain, p_holm=self.p_holm)
-
-    @property
-    def turned(self) -> Gain:
-        """The same, of `b` against `a`."""
-        one = self.gain
-        low, value, high = (None if part is None else 0 - part for part in (one.high, one.value, one.low))
-        return replace(one, value=value, low=low, high=high, only_a=one.only_b, only_b=one.only_a)
-
-
-@dataclass(frozen=True)
-class Detectable:
-    """The smallest difference that n rows find with this `power` at this `alpha`, which is corrected for the pairs."""
-
-    difference: float | None
-    n: int
-    discordant: float
-    alpha: float
-    power: float
-
-
-@dataclass(frozen=True)
-class TaskPairs:
-    """The complete cells of a task and the tests between them, on at least n rows."""
-
-    cells: tuple[str, ...]
-    n: int
-    pairs: tuple[CellPair, ...]
-    detectable: Detectable
-
-
-@dataclass(frozen=True)
-class SweepResults:
-    """All that a sweep found; `pareto` and `pairs` are by task."""
-
-    name: str
-    cells: tuple[CellRow, ...]
-    counts: Mapping[str, int]
-    groups: tuple[GroupRow, ...]
-    pareto: Mapping[str, tuple[str, ...]]
-    pairs: Mapping[str, TaskPairs]
-
-
-COLUMNS = tuple(one.name for one in fields(CellRow))
-GROUP_COLUMNS = tuple(one.name for one in fields(GroupRow))
 
 
 Answers = list[dict[str, Any]]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pipeline.formatting import percent
 from pipeline.metrics.scores import Gain
 from pipeline.reports.table import Column, Noted, Table, rows_of
-from pipeline.sweeps.results import CellRow, TaskPairs
+from pipeline.sweeps.rows import CellRow, TaskPairs
 
 MOST_DIFFERENCES = 24
 """Most cells of a task whose pairs are shown; results.json has all."""

@@ -16,7 +16,7 @@ import yaml
 from pipeline.config.schema import TaskConfig, TinyConfig
 from pipeline.data.conversations import tokenizer_texts
 from pipeline.data.load import load_task
-from pipeline.sweeps.results import TIMED
+from pipeline.sweeps.rows import TIMED
 from stages.models.tiny import build_tiny
 from tests.conftest import ROOT, RunModule
 from tests.waiting import wait_for

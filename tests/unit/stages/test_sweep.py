@@ -17,7 +17,7 @@ import pytest
 import yaml
 
 from pipeline import command_line
-from pipeline.sweeps.results import TIMED
+from pipeline.sweeps.rows import TIMED
 from stages.sweep import main
 from tests.conftest import ROOT, RunModule
 from tests.waiting import wait_for

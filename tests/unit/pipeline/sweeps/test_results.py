@@ -17,7 +17,8 @@ from pipeline.sweeps import page as page_module
 from pipeline.sweeps import results as results_module
 from pipeline.sweeps.files import as_csv, as_markdown, write_results
 from pipeline.sweeps.page import page
-from pipeline.sweeps.results import COLUMNS, GROUP_COLUMNS, CellRow, Cells, Planned, pareto, results
+from pipeline.sweeps.results import Cells, Planned, pareto, results
+from pipeline.sweeps.rows import COLUMNS, GROUP_COLUMNS, CellRow
 from pipeline.sweeps.table import best_first, differences
 
 

@@ -56,11 +56,24 @@ def inside(root: Path, relative: str) -> Path | None:
 
     Absolute paths, ``..`` and symbolic links that lead out are all refused: an index file may come from anyone.
     """
-    if not relative or "\0" in relative or os.path.isabs(relative):
-        return None
+    return paths_inside(root)(relative)
+
+
+def paths_inside(root: Path) -> Callable[[str], Path | None]:
+    """Return `inside` for many paths of one root: what links folders are is looked up once for all files in them."""
     base = os.path.realpath(root)
-    resolved = os.path.realpath(os.path.join(base, relative))
-    return root / relative if resolved.startswith(os.path.join(base, "")) else None
+    folder_of = functools.cache(os.path.realpath)
+
+    def find(relative: str) -> Path | None:
+        if not relative or "\0" in relative or os.path.isabs(relative):
+            return None
+        folder, name = os.path.split(os.path.join(base, relative))
+        resolved = os.path.join(folder_of(folder), name)
+        if name in ("", os.curdir, os.pardir) or os.path.islink(resolved):
+            resolved = os.path.realpath(resolved)
+        return root / relative if resolved.startswith(os.path.join(base, "")) else None
+
+    return find
 
 
 def open_rgb(path: Path, max_pixels: int = MAX_PIXELS, longest_side: int | None = None) -> Image.Image:

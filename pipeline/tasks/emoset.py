@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import data_root, label_set, usable
-from pipeline.data.images import inside
+from pipeline.data.images import paths_inside
 from pipeline.data.load import check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
@@ -211,6 +211,7 @@ def _rows(root: Path, split: str, wanted: Sequence[str]) -> tuple[list[Example],
     """The rows of a split's list, labels as spelled there, and what is wrong with the others."""
     rows: list[Example] = []
     problems: list[Problem] = []
+    inside = paths_inside(root)
     for number, row in enumerate(_index(root, split)):
         if not _is_row(row):
             detail = f"expected [emotion, (image_id), image path, annotation path], got {str(row)[:80]}"
@@ -218,20 +219,19 @@ def _rows(root: Path, split: str, wanted: Sequence[str]) -> tuple[list[Example],
             continue
         emotion, image_path, annotation_path = row[0], row[-2], row[-1]
         image_id = row[1] if len(row) == 4 else PurePosixPath(image_path).stem
-        image = inside(root, image_path)
+        image = inside(image_path)
         if image is None:
             problems.append(Problem(image_id, "outside_root", f"{image_path} is not inside {root}"))
             continue
-        attributes, trouble = _attributes(root, annotation_path, wanted)
+        attributes, trouble = _attributes(root, inside(annotation_path), wanted)
         if trouble:
             problems.append(Problem(image_id, "unreadable_annotation", f"row kept; {annotation_path}: {trouble}"))
         rows.append(Example(image_id, image, emotion, attributes))
     return rows, problems
 
 
-def _attributes(root: Path, relative: str, wanted: Sequence[str]) -> tuple[Mapping[str, Any], str]:
-    """The attributes an annotation holds, and what is wrong with the file ("" for nothing)."""
-    path = inside(root, relative)
+def _attributes(root: Path, path: Path | None, wanted: Sequence[str]) -> tuple[Mapping[str, Any], str]:
+    """The attributes an annotation holds, and what is wrong with the file ("" for nothing); None is one outside the root."""
     if path is None:
         return {}, f"not inside {root}"
     try:

@@ -4,12 +4,22 @@ import json
 import os
 import struct
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 from PIL import Image
 
 from pipeline.data import images
-from pipeline.data.images import REASONS, ImageError, check_image, check_images, inside, open_rgb, picture_size
+from pipeline.data.images import (
+    REASONS,
+    ImageError,
+    check_image,
+    check_images,
+    inside,
+    open_rgb,
+    paths_inside,
+    picture_size,
+)
 from tests.pictures import bomb
 
 
@@ -146,6 +156,15 @@ def test_no_index_can_name_a_file_outside_the_data(tmp_path: Path) -> None:
     refused = ["../secret.jpg", "image/../../secret.jpg", str(tmp_path / "secret.jpg"), str(root / "image/a.jpg")]
     refused += ["link.jpg", "out/secret.jpg", "out/data/../secret.jpg", "../data2/b.jpg", "", ".", "a\0b", "/"]
     assert [path for path in refused if inside(root, path) is not None] == []
+
+
+def test_links_are_looked_up_once_for_the_files_of_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "image" / "awe").mkdir(parents=True)
+    looked = Mock(wraps=os.path.realpath)
+    monkeypatch.setattr(os.path, "realpath", looked)
+    find = paths_inside(tmp_path)
+    assert all(find(f"image/awe/{number}.jpg") for number in range(100))
+    assert looked.call_count == 2
 
 
 def test_a_linked_data_folder_is_still_inside_itself(tmp_path: Path) -> None:

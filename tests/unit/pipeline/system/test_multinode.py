@@ -40,14 +40,16 @@ from pipeline.system import multinode as nodes
 nodes.GRACE, nodes.BEAT, nodes.LOST = 1, 0.2, 5
 phase = '''
 import os, sys, time
+from pathlib import Path
 from pipeline.system import multinode as nodes
 words = ["-m", "torch.distributed.run", {words!r}, nodes._NODE]
 with nodes.elsewhere(words, {{"CLGRPO_LOGS": {logs!r}}}):
-    time.sleep({seconds})
+    while not Path({until!r}).exists():
+        time.sleep(0.05)
 '''
-folder, words, seconds = Path(sys.argv[1]), sys.argv[2], float(sys.argv[3])
+folder, words, until = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
 with nodes.conducted(folder) as run:
-    code = run([sys.executable, "-c", phase.format(words=words, logs=str(folder), seconds=seconds)])
+    code = run([sys.executable, "-c", phase.format(words=words, logs=str(folder), until=until)])
     print("phase ended with", code, flush=True)
 """
 FOLLOWER = """
@@ -105,7 +107,7 @@ def test_a_stage_by_itself_says_that_several_nodes_need_the_conductor(two, monke
 
 def test_another_node_runs_the_same_command_and_ends_with_the_run(two, tmp_path):
     work = f"import sys; open(r'{tmp_path}/ran-on-' + sys.argv[1], 'w')"
-    conductor, follower = start(0, CONDUCTOR, tmp_path, work, 3), start(1, FOLLOWER, tmp_path)
+    conductor, follower = start(0, CONDUCTOR, tmp_path, work, tmp_path / "ran-on-1"), start(1, FOLLOWER, tmp_path)
     said = conductor.communicate(timeout=60)[0]
     assert "phase ended with 0" in said, said
     assert follower.wait(timeout=60) == 0
@@ -114,7 +116,7 @@ def test_another_node_runs_the_same_command_and_ends_with_the_run(two, tmp_path)
 
 def test_a_node_that_dies_stops_the_others(two, tmp_path):
     work = f"import time; open(r'{tmp_path}/begun', 'w'); time.sleep(100)"
-    conductor, follower = start(0, CONDUCTOR, tmp_path, work, 100), start(1, FOLLOWER, tmp_path)
+    conductor, follower = start(0, CONDUCTOR, tmp_path, work, tmp_path / "never"), start(1, FOLLOWER, tmp_path)
     wait_for((tmp_path / "begun").exists)
     follower.send_signal(signal.SIGKILL)
     said = conductor.communicate(timeout=60)[0]
@@ -124,7 +126,7 @@ def test_a_node_that_dies_stops_the_others(two, tmp_path):
 
     # The file of the follower that was killed is still there.
     (tmp_path / "begun").unlink()
-    conductor, follower = start(0, CONDUCTOR, tmp_path, work, 100), start(1, FOLLOWER, tmp_path)
+    conductor, follower = start(0, CONDUCTOR, tmp_path, work, tmp_path / "never"), start(1, FOLLOWER, tmp_path)
     wait_for((tmp_path / "begun").exists)
     conductor.send_signal(signal.SIGKILL)
     said = follower.communicate(timeout=60)[0]
@@ -134,7 +136,10 @@ def test_a_node_that_dies_stops_the_others(two, tmp_path):
 
 
 def test_workers_that_fail_on_another_node_end_a_phase_that_does_not_notice(two, tmp_path):
-    conductor, follower = start(0, CONDUCTOR, tmp_path, "raise SystemExit(3)", 100), start(1, FOLLOWER, tmp_path)
+    conductor, follower = (
+        start(0, CONDUCTOR, tmp_path, "raise SystemExit(3)", tmp_path / "never"),
+        start(1, FOLLOWER, tmp_path),
+    )
     said = conductor.communicate(timeout=60)[0]
     assert "the workers of node 1 failed" in said
     assert follower.wait(timeout=60) == 1
@@ -142,7 +147,7 @@ def test_workers_that_fail_on_another_node_end_a_phase_that_does_not_notice(two,
 
 def test_ctrl_c_on_another_node_stops_the_phase_in_order(two, tmp_path):
     work = f"import time; open(r'{tmp_path}/begun', 'w'); time.sleep(100)"
-    conductor, follower = start(0, CONDUCTOR, tmp_path, work, 100), start(1, FOLLOWER, tmp_path)
+    conductor, follower = start(0, CONDUCTOR, tmp_path, work, tmp_path / "never"), start(1, FOLLOWER, tmp_path)
     wait_for((tmp_path / "begun").exists)
     follower.send_signal(signal.SIGINT)
     said = conductor.communicate(timeout=60)[0]
@@ -157,7 +162,8 @@ def test_a_node_does_not_follow_a_run_that_was_over_before_it_came(two, tmp_path
     write_json(nodes / "run.json", {"run": "old", "beat": 7})
     write_json(nodes / "job.json", {"run": "old", "job": "1", "words": ["-c", "raise SystemExit"], "environment": {}})
     follower = start(1, FOLLOWER, tmp_path)
-    conductor = start(0, CONDUCTOR, tmp_path, f"import sys; open(r'{tmp_path}/ran-on-' + sys.argv[1], 'w')", 3)
+    work = f"import sys; open(r'{tmp_path}/ran-on-' + sys.argv[1], 'w')"
+    conductor = start(0, CONDUCTOR, tmp_path, work, tmp_path / "ran-on-1")
     assert "phase ended with 0" in conductor.communicate(timeout=60)[0]
     assert follower.wait(timeout=60) == 0
     assert (tmp_path / "ran-on-1").exists()

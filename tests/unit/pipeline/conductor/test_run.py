@@ -193,7 +193,7 @@ def test_a_run_starts_every_phase_in_order(here: str, started: list[str], capsys
 def test_phases_that_may_run_at_once_are_planned_and_run_so(
     here: str, started: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    __main__.main(["plan", "--config", "demo", here, "launch.parallel_phases=2"])
+    __main__.main(["plan", "--config", "demo_scenes", here, "launch.parallel_phases=2"])
     (line,) = [line for line in capsys.readouterr().out.splitlines() if "at once" in line]
     assert line.split(maxsplit=5)[:5] == ["up", "to", "2", "at", "once"]
     assert line.endswith(
@@ -201,11 +201,11 @@ def test_phases_that_may_run_at_once_are_planned_and_run_so(
     )
     asked: list[object] = []
     monkeypatch.setattr(conductor_run, "run_side_by_side", lambda *of: asked.append(of[2:4]))
-    __main__.main(["run", "--config", "demo", here, "launch.parallel_phases=8"])
+    __main__.main(["run", "--config", "demo_scenes", here, "launch.parallel_phases=8"])
     assert asked == [(PHASES, 2)]
     assert started == []
     # A chain of phases has nothing to run at once.
-    __main__.main(["run", "--config", "demo", here, "launch.parallel_phases=8", "--to", "stage2"])
+    __main__.main(["run", "--config", "demo_scenes", here, "launch.parallel_phases=8", "--to", "stage2"])
     assert len(asked) == 1
     assert len(started) == 4
 

@@ -45,7 +45,7 @@ def give(monkeypatch: pytest.MonkeyPatch, gpus: int) -> None:
 @pytest.fixture
 def several(tmp_path: Path) -> RunConfig:
     """The demo with three baselines, one of which goes on from stage 1."""
-    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo.yaml'}\n{LONGER}")
+    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo_scenes.yaml'}\n{LONGER}")
     return load(tmp_path / "run.yaml")
 
 
@@ -68,11 +68,11 @@ def test_a_phase_waits_for_its_parent_and_for_the_rows_it_is_made_from(several: 
 
 
 def test_a_model_that_is_there_waits_for_no_rows(tmp_path: Path) -> None:
-    assert needs_of(load("demo", [f"model.name_or_path={tmp_path}"]))[BASE] == set()
+    assert needs_of(load("demo_scenes", [f"model.name_or_path={tmp_path}"]))[BASE] == set()
 
 
 def test_what_is_not_run_is_waited_for_by_none() -> None:
-    assert needs_of(load("demo"), [BASE, S1]) == {BASE: set(), S1: {BASE}}
+    assert needs_of(load("demo_scenes"), [BASE, S1]) == {BASE: set(), S1: {BASE}}
 
 
 def test_the_phase_that_most_others_wait_for_in_turn_goes_first(several: RunConfig) -> None:
@@ -83,7 +83,7 @@ def test_the_phase_that_most_others_wait_for_in_turn_goes_first(several: RunConf
 
 
 def test_phases_that_do_not_wait_for_each_other_may_run_side_by_side(several: RunConfig) -> None:
-    assert schedule.beside(needs_of(load("demo"))) == {LABELS: [S1, S2, S3, S4]}
+    assert schedule.beside(needs_of(load("demo_scenes"))) == {LABELS: [S1, S2, S3, S4]}
     found = schedule.beside(needs_of(several))
     assert list(found) == [LABELS, "baseline_alone", "baseline_longer"]
     assert found["baseline_longer"] == [S2, S3, S4]
@@ -110,13 +110,13 @@ def test_by_default_there_are_as_many_at_once_as_cores_allow(
     monkeypatch.setattr(schedule, "usable_cores", lambda: cores)
     if threads:
         monkeypatch.setenv("OMP_NUM_THREADS", threads)
-    assert schedule.parallel_phases(load("demo", words)) == expected
+    assert schedule.parallel_phases(load("demo_scenes", words)) == expected
 
 
 def test_on_gpus_and_on_several_nodes_there_is_one_at_a_time_unless_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     give(monkeypatch, 8)
-    assert schedule.parallel_phases(load("demo")) == 1
-    asked = load("demo", ["launch.parallel_phases=2"])
+    assert schedule.parallel_phases(load("demo_scenes")) == 1
+    asked = load("demo_scenes", ["launch.parallel_phases=2"])
     assert schedule.parallel_phases(asked) == 2
     monkeypatch.setattr(multinode, "count", lambda: 2)
     assert schedule.parallel_phases(asked) == 1
@@ -137,20 +137,20 @@ NEEDED = schedule.LIBRARIES + schedule.COPIES * 100_000_000
 
 
 def test_a_phase_may_take_what_a_preflight_measured_or_else_what_its_weights_say(run: RunDir) -> None:
-    config = load("demo")
+    config = load("demo_scenes")
     assert schedule.memory_needed(config, run, S1) == NEEDED
-    assert schedule.memory_needed(load("demo", ["launch.num_processes=2"]), run, S1) == 2 * NEEDED
+    assert schedule.memory_needed(load("demo_scenes", ["launch.num_processes=2"]), run, S1) == 2 * NEEDED
     entry = {"peak_memory_bytes": 5, "inputs": digest(phase_inputs(config, S1))}
     write_json(run.root / "forecast.json", {"stages": {S1: entry}})
     assert schedule.memory_needed(config, run, S1) == 5
     # Of other settings, the forecast says nothing.
-    assert schedule.memory_needed(load("demo", ["stages.1.trainer.max_steps=9"]), run, S1) == NEEDED
+    assert schedule.memory_needed(load("demo_scenes", ["stages.1.trainer.max_steps=9"]), run, S1) == NEEDED
 
 
 def test_of_a_model_that_is_not_here_yet_nothing_is_known(tmp_path: Path) -> None:
     run = RunDir(tmp_path, "new")
-    assert schedule.memory_needed(load("demo"), run, BASE) == schedule.LIBRARIES
-    elsewhere = load("demo", ["model.name_or_path=hub/model"])
+    assert schedule.memory_needed(load("demo_scenes"), run, BASE) == schedule.LIBRARIES
+    elsewhere = load("demo_scenes", ["model.name_or_path=hub/model"])
     assert schedule.memory_needed(elsewhere, run, BASE) is None
     why = schedule.lacks_room(elsewhere, run, BASE, [COT], 10**12)
     assert why == "nothing is known of the memory that base takes before its weights are here"
@@ -168,7 +168,7 @@ def test_a_second_phase_needs_what_both_may_take_of_what_was_free_and_its_own_of
     monkeypatch: pytest.MonkeyPatch, run: RunDir, at_start: int, now: int, words: str | None
 ) -> None:
     monkeypatch.setattr(schedule, "free_memory", lambda: [now])
-    config = load("demo")
+    config = load("demo_scenes")
     assert schedule.lacks_room(config, run, S1, [LABELS], at_start) == words
     # Alone, a phase is not kept waiting.
     assert schedule.lacks_room(config, run, S1, [], 0) is None
@@ -185,13 +185,13 @@ def hand_over(config: RunConfig, run: RunDir, name: str, **record: object) -> No
 
 
 def test_a_stage_starts_from_a_phase_that_is_verified_evaluated_and_through_its_gate(run: RunDir) -> None:
-    config = load("demo")
+    config = load("demo_scenes")
     assert not schedule.hands_on(config, run, BASE)
     hand_over(config, run, BASE)
     assert schedule.hands_on(config, run, BASE)
     assert schedule.memory_needed(config, run, BASE) == 0
     # Evaluated otherwise: that is done anew first.
-    assert not schedule.hands_on(load("demo", ["evaluation.split=val"]), run, BASE)
+    assert not schedule.hands_on(load("demo_scenes", ["evaluation.split=val"]), run, BASE)
     hand_over(config, run, BASE, status="trained")
     assert not schedule.hands_on(config, run, BASE)
     hand_over(config, run, COT)
@@ -199,7 +199,7 @@ def test_a_stage_starts_from_a_phase_that_is_verified_evaluated_and_through_its_
 
 
 def test_a_phase_hands_on_once_its_gate_was_judged_and_lets_it_through(run: RunDir) -> None:
-    config = load("demo")
+    config = load("demo_scenes")
     hand_over(config, run, S1)
     # Its own process has not judged it yet.
     assert not schedule.hands_on(config, run, S1)
@@ -213,6 +213,6 @@ def test_a_phase_hands_on_once_its_gate_was_judged_and_lets_it_through(run: RunD
     assert missed["missed"]
     write_json(run.record_path(S1), {**(run.record(S1) or {}), "gate": missed})
     assert not schedule.hands_on(config, run, S1)
-    warned = load("demo", ["stages.1.gate.action=warn"])
+    warned = load("demo_scenes", ["stages.1.gate.action=warn"])
     write_json(run.record_path(S1), {**(run.record(S1) or {}), "gate": schedule.gates.judge(warned, run, S1)})
     assert schedule.hands_on(warned, run, S1)

@@ -90,7 +90,7 @@ def told() -> list[str]:
 
 
 def work(tmp_path: Path, told: list[str], limit: int = 2, config: RunConfig | None = None, **how: Any) -> None:
-    config = config or load("demo")
+    config = config or load("demo_scenes")
 
     def command(name: str) -> list[str] | None:
         return [name]
@@ -120,7 +120,7 @@ def test_a_baseline_runs_beside_the_stages_and_each_waits_for_its_parent(tmp_pat
 
 def test_no_more_run_than_are_allowed(tmp_path, fakes, told) -> None:
     several = "baselines: {a: {algorithm: sft, init_from: base}, b: {algorithm: sft, init_from: base}}"
-    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo.yaml'}\n{several}")
+    (tmp_path / "run.yaml").write_text(f"base: {CONFIGS / 'demo_scenes.yaml'}\n{several}")
     config = load(tmp_path / "run.yaml")
     for limit in (2, 3, 9):
         fakes.started.clear()

@@ -282,3 +282,16 @@ def test_of_many_classes_the_terminal_tells_those_that_changed(tmp_path: Path) -
         (tmp_path / phase / "report" / "metrics.json").write_text(json.dumps({"entries": scores}))
     told = markdown.summary_table(tmp_path, ["base", "stage1_sft"])
     assert "over base: class3 +100.0*, class7 −100.0*, 13 other classes not beyond chance" in told
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_a_page_has_macro_recall_where_it_is_not_the_accuracy(tmp_path: Path) -> None:
+    def page_of(name: str, rows: list[dict[str, Any]]) -> str:
+        write_phase(tmp_path / name / "base", rows)
+        html = write.write_run_report(tmp_path / name, ["base"], LABELS).read_text()
+        assert "macro recall, %" in (tmp_path / name / "report" / "summary.md").read_text()
+        return html
+
+    even, odd = page_of("even", walked({1: 31})), page_of("odd", walked({1: 31})[1:])
+    assert ("macro recall, %" in even, "Macro recall is the accuracy here" in even) == (False, True)
+    assert ("macro recall, %" in odd, "Macro recall is the accuracy here" in odd) == (True, False)

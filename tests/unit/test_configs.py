@@ -76,7 +76,7 @@ def test_the_presets_are_those_the_readme_may_name() -> None:
     assert sorted(PRESETS) == sorted(
         f"emoset/{model}{variant}.yaml" for model in MODELS for variant in ("", "_lora", "_8gpu")
     )
-    assert len([name for name in RUNS if name.startswith("ablations/")]) == 5
+    assert len([name for name in RUNS if name.startswith("ablations/")]) == 7
     assert "demo.yaml" in RUNS
 
 

@@ -35,6 +35,7 @@ FAMILIES = {
     "HuggingFaceTB/SmolVLM-256M-Instruct": ("idefics3", "Idefics3ForConditionalGeneration", "Idefics3Processor"),
     "HuggingFaceTB/SmolVLM-500M-Instruct": ("idefics3", "Idefics3ForConditionalGeneration", "Idefics3Processor"),
     "OpenGVLab/InternVL3-1B-hf": ("internvl", "InternVLForConditionalGeneration", "InternVLProcessor"),
+    "OpenGVLab/InternVL3-8B-hf": ("internvl", "InternVLForConditionalGeneration", "InternVLProcessor"),
     "Qwen/Qwen3-VL-2B-Instruct": ("qwen3_vl", "Qwen3VLForConditionalGeneration", "Qwen3VLProcessor"),
 }
 """Hub name: the model type, model class and processor class its files name."""
@@ -73,9 +74,8 @@ def trainer_class(algorithm: str) -> Any:
 
 
 def test_the_presets_are_those_the_readme_may_name() -> None:
-    assert sorted(PRESETS) == sorted(
-        f"emoset/{model}{variant}.yaml" for model in MODELS for variant in ("", "_lora", "_8gpu")
-    )
+    students = [f"emoset/{model}{variant}.yaml" for model in MODELS for variant in ("", "_lora", "_8gpu")]
+    assert sorted(PRESETS) == sorted([*students, "emoset/internvl3_8b_labels.yaml"])
     assert len([name for name in RUNS if name.startswith("ablations/")]) == 7
     assert "demo.yaml" in RUNS
 
@@ -238,6 +238,14 @@ def test_variants_differ_from_their_model_only_in_what_they_are_named_for(model:
     eight = changed(full, to_plain(load(f"emoset/{model}_8gpu")))
     batches = {"per_device_train_batch_size", "gradient_accumulation_steps"}
     assert {"name", "num_processes", "deepspeed"} <= eight <= {"name", "num_processes", "deepspeed"} | batches
+
+
+def test_the_large_model_is_trained_on_labels_as_the_small_one_s_baseline_is() -> None:
+    small, large = load("emoset/internvl3_1b_8gpu"), load("emoset/internvl3_8b_labels")
+    assert (large.cot, large.stages, large.launch.deepspeed) == (None, {}, "zero3")
+    assert large.all_stages == {"baseline_sft_labels": small.stage("sft_labels")}
+    assert (large.task, large.evaluation) == (small.task, small.evaluation)
+    assert large.model.processor == small.model.processor
 
 
 def test_every_cv_bench_preset_holds_its_test_rows_out_and_differs_only_in_its_strategy() -> None:

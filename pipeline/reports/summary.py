@@ -228,10 +228,11 @@ def entry_parent(entry: Entry, entries: Sequence[Entry]) -> Entry | None:
 
 
 def _baselines(entry: Entry, entries: Sequence[Entry]) -> list[Entry]:
-    """The baselines that a stage of their run is tested against."""
+    """The baselines that a stage of their run is tested against. One that was trained from it has that test as its own."""
     if entry.is_base or entry.is_baseline:
         return []
-    return [other for other in entries if other.is_baseline and other.run == entry.run]
+    near = [other for other in entries if other.is_baseline and other.run == entry.run]
+    return [other for other in near if entry_parent(other, entries) is not entry]
 
 
 def clip_of(record: Mapping[str, Any]) -> Clip | None:

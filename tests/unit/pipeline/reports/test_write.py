@@ -190,8 +190,10 @@ def test_every_stage_is_tested_against_every_baseline_under_one_correction(sever
     }
     assert entry(summary, "baseline_grpo")["versus_baselines"] == {}
     assert entry(summary, "baseline_of_stage1")["versus_parent"]["name"] == "stage1_sft"
-    # Three baselines against their parents, two stages against theirs, and each of these against each baseline.
-    assert len(summary["tests"]) == 3 + 2 + 2 * 3
+    # Three baselines against their parents, two stages against theirs, and each of these against each baseline, but stage 1
+    # against its own child, whose test that is.
+    assert len(summary["tests"]) == 3 + 2 + 2 * 3 - 1
+    assert set(entry(summary, "stage1_sft")["versus_baselines"]) == {"baseline_sft_labels", "baseline_grpo"}
     raw = [test["p"] for test in summary["tests"]]
     assert min(test["p_holm"] for test in summary["tests"]) == pytest.approx(min(raw) * len(raw))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
-from itertools import groupby
 from pathlib import Path
 
 from pipeline.formatting import percent, points, printable
@@ -13,6 +12,7 @@ from pipeline.reports.entries import read_run
 from pipeline.reports.paired_entries import PairedTest, RecallTest
 from pipeline.reports.summary import NO_LONGER, Clip, EntrySummary, Summary, summarise, unusable_rows
 from pipeline.reports.table import Table, align_columns, cell, markdown_table
+from pipeline.run_dir import BASE
 
 NOTES = (
     "Greedy decoding is the headline. Temperature 1 shows what the policy does when it samples, where format training acts.",
@@ -38,8 +38,8 @@ _WIDTH = 100
 def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, Sequence[str]] | None = None) -> str:
     """Return the stage table in plain text, at most 100 columns wide, from the reports the phases have written.
 
-    Above it stands which stage helped; below it how recall changed class by class, which phases no longer hold, and how many
-    rows could not be used.
+    Above it stands which stage helped; below it of which classes recall changed, which phases no longer hold, and how many rows
+    could not be used.
     """
     entries = read_run(run_root, phases, None, doubted)
     summary = summarise("", entries, (), None)
@@ -47,18 +47,19 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
     lines += [""] * bool(lines)
     rows = [_HEADS, *map(_stage, summary.entries)]
     # Most tasks do not know the true steps, a benchmark has no classes, and a run may neither sample nor clip.
-    told = [place for place, head in enumerate(_HEADS) if head not in _RARE or any(row[place] for row in rows[1:])]
-    rows = [tuple(row[place] for place in told) for row in rows]
+    idle = {head for place, head in enumerate(_HEADS) if head in _RARE and not any(row[place] for row in rows[1:])}
+    if not any(_uneven(row) for row in summary.entries):
+        idle.add("recall")
+    rows = [tuple(text for head, text in zip(_HEADS, row, strict=True) if head not in idle) for row in rows]
     lines.append(_narrow(rows))
     sampled = "; T=1: format when sampling" if "T=1" in rows[0] else ""
     lines.append(f"in %{sampled}; none: rows whose answer could not be read")
     lines.append("vs parent: accuracy points, McNemar * p<.05 ** p<.01 *** p<.001")
     if "recall" in rows[0]:
-        lines.append("recall: macro; of each class in points, * p<.05 corrected over the classes")
-        by_entry = groupby(summary.recall, key=lambda test: test.entry)
-        lines += [line for name, tests in by_entry for line in _wrapped(_recall(name, list(tests)))]
+        lines.append("recall: macro")
     if "exact" in rows[0]:
         lines.append("exact: the reasoning is the true steps, word for word")
+    lines += [line for row in summary.entries for line in _wrapped(_recall(row, summary.recall))]
     lines += [f"† {entry.name} {NO_LONGER}: {'; '.join(entry.doubts)}" for entry in entries if entry.doubts]
     lines += [f"{warning.entry}: {warning.text}" for warning in unusable_rows(entries)]
     return "\n".join(lines)
@@ -79,22 +80,25 @@ _HEADS = (
 )
 _RARE = ("T=1", "exact", "recall", "clip lo/hi")
 _LEFT = ("stage", "accuracy [95 %]")
-_MOST_CLASSES = 12
-"""Most classes whose recall the terminal shows; of more, those that changed beyond chance."""
 
 
-def _recall(entry: str, tests: Sequence[RecallTest]) -> str:
-    """How recall of every class differs from the other entries that one was tested against, in a line."""
-    names = dict.fromkeys(name for test in tests for name in test.per_class)
-    found = {name: [test.per_class[name].gain if name in test.per_class else None for test in tests] for name in names}
-    many = len(names) > _MOST_CLASSES
-    said = [
-        f"{name} {' | '.join(points(gain.value) + '*' * gain.beyond_chance if gain else '–' for gain in gains)}"
-        for name, gains in found.items()
-        if not many or any(gain and gain.beyond_chance for gain in gains)
-    ]
-    rest = [f"{len(names) - len(said)} other classes not beyond chance"] if len(said) < len(names) else []
-    return f"recall, {entry} over {' | '.join(test.name for test in tests)}: {', '.join(said + rest)}"
+def _uneven(row: EntrySummary) -> bool:
+    """Whether classes are of different sizes, so that macro recall is not the accuracy."""
+    recall, scores = (row.scores and row.scores.macro_recall), row.scores
+    return bool(scores and recall and abs((recall.value or 0) - scores.accuracy.share) > 5e-4)
+
+
+def _recall(row: EntrySummary, tests: Sequence[RecallTest]) -> str:
+    """Of which classes recall is another than the parent's, beyond chance, in a line; empty where of none.
+
+    The base's is not a comparison: it mostly knows no class. All differences are on the page.
+    """
+    parent = row.versus_parent.name if row.versus_parent else None
+    found = next((test.per_class for test in tests if (test.entry, test.name) == (row.name, parent)), {})
+    said = [f"{name} {points(one.gain.value)}" for name, one in found.items() if one.gain.beyond_chance]
+    if not said or row.init_from == BASE:
+        return ""
+    return f"recall, {row.name} over {parent} (p < .05, corrected over the classes): {', '.join(said)}"
 
 
 def _narrow(rows: Sequence[tuple[str, ...]]) -> str:

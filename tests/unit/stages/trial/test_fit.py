@@ -73,20 +73,20 @@ def test_of_sizes_that_are_as_fast_the_one_with_the_least_memory_is_taken() -> N
     ],
 )
 def test_micro_batches_keep_the_rows_of_a_step_and_hold_whole_groups_or_parts_of_one(words: Any, sizes: Any) -> None:
-    stage = load("demo", words).stage("3")
+    stage = load("demo_scenes", words).stage("3")
     assert fit.micro_batches(stage) == sizes
 
 
 def test_a_rollout_keeps_its_rows() -> None:
-    stage = load("demo", ["stages.stage3.trainer.steps_per_generation=2"]).stage("3")
+    stage = load("demo_scenes", ["stages.stage3.trainer.steps_per_generation=2"]).stage("3")
     chosen = fit.Choice(16, 4, False).trainer(stage)
     assert chosen["steps_per_generation"] * chosen["per_device_train_batch_size"] == 2 * 64
-    assert "steps_per_generation" not in fit.Choice(16, 4, False).trainer(load("demo").stage("3"))
+    assert "steps_per_generation" not in fit.Choice(16, 4, False).trainer(load("demo_scenes").stage("3"))
 
 
 def test_checkpointing_is_tried_only_where_a_step_does_not_fit_without_it() -> None:
     # 32 rows a step
-    stage = load("demo").stage("1")
+    stage = load("demo_scenes").stage("1")
 
     def measure(choice: fit.Choice) -> fit.Measured:
         rows = choice.size * (0.02 if choice.checkpointing else 0.1)
@@ -114,7 +114,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
 
     def make(memory: float, gpus: int = 0, family: str = "idefics3", vllm: bool = True, served: float = 0.5) -> Any:
         tried: list[list[str]] = []
-        run = RunDir(str(tmp_path), "demo")
+        run = RunDir(str(tmp_path), "demo_scenes")
 
         def workers(module: str, work: Any, argv: list[str]) -> None:
             tried.append(argv)
@@ -169,25 +169,25 @@ def test_a_large_device_is_filled_and_the_file_is_a_configuration_with_the_same_
         "stages.stage3.trainer.per_device_train_batch_size=8",
         "stages.stage3.trainer.gradient_accumulation_steps=8",
     ]
-    words = ["--config", "demo", f"output_dir={tmp_path}", "launch.num_processes=1", *accumulated]
+    words = ["--config", "demo_scenes", f"output_dir={tmp_path}", "launch.num_processes=1", *accumulated]
     assert preflight.main([*words, "--fit", "--write", str(file)]) == 0
     told = capsys.readouterr().out
     assert "64 x 1 rows" in told
     assert "8 x 8 rows" in told
-    fitted, before = load(file), load("demo", accumulated)
+    fitted, before = load(file), load("demo_scenes", accumulated)
     for name, stage in fitted.all_stages.items():
         rows = stage.trainer["per_device_train_batch_size"] * stage.trainer.get("gradient_accumulation_steps", 1)
         old = before.stage(name).trainer
         assert rows == old["per_device_train_batch_size"] * old.get("gradient_accumulation_steps", 1)
     assert fitted.evaluation.batch_size == 512
     assert {fitted.stage(name).rollouts for name in "234"} == {"vllm"}
-    assert not plan.scratch_of(RunDir(str(tmp_path), "demo")).root.exists()
+    assert not plan.scratch_of(RunDir(str(tmp_path), "demo_scenes")).root.exists()
 
 
 def test_a_small_device_gets_smaller_micro_batches_and_checkpointing(machine: Any, tmp_path: Path) -> None:
     machine(3)
     file = tmp_path / "fitted.yaml"
-    assert preflight.main(["--config", "demo", f"output_dir={tmp_path}", "--fit", f"--write={file}"]) == 0
+    assert preflight.main(["--config", "demo_scenes", f"output_dir={tmp_path}", "--fit", f"--write={file}"]) == 0
     fitted = load(file)
     assert fitted.stage("1").trainer["gradient_checkpointing"] is True
     assert fitted.stage("1").trainer["per_device_train_batch_size"] == 32
@@ -198,7 +198,7 @@ def test_a_small_device_gets_smaller_micro_batches_and_checkpointing(machine: An
 def test_memory_may_be_limited_below_what_is_free(machine: Any, tmp_path: Path) -> None:
     machine(80)
     file = tmp_path / "fitted.yaml"
-    words = ["--config", "demo", f"output_dir={tmp_path}", "--fit", "--write", str(file)]
+    words = ["--config", "demo_scenes", f"output_dir={tmp_path}", "--fit", "--write", str(file)]
     preflight.main([*words, "--memory", "3"])
     assert load(file).stage("1").trainer["gradient_checkpointing"] is True
 
@@ -217,7 +217,7 @@ def test_it_says_why_transformers_samples(
     changes: dict[str, Any], reason: str, machine: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     machine(80, **{"gpus": 1, **changes})
-    words = ["--config", "demo", f"output_dir={tmp_path}", "launch.num_processes=1"]
+    words = ["--config", "demo_scenes", f"output_dir={tmp_path}", "launch.num_processes=1"]
     preflight.main([*words, "--fit"])
     told = capsys.readouterr().out
     assert f"stage3_grpo_accuracy: rollouts: transformers, {reason}" in told
@@ -226,7 +226,7 @@ def test_it_says_why_transformers_samples(
 
 def test_stages_whose_steps_are_of_one_size_are_measured_once(machine: Any, tmp_path: Path) -> None:
     tried = machine(80)
-    preflight.main(["--config", "demo", f"output_dir={tmp_path}", "--fit"])
+    preflight.main(["--config", "demo_scenes", f"output_dir={tmp_path}", "--fit"])
     names = {words[words.index("--only") + 1] for words in tried}
     assert names == {plan.EVALUATION, "baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage4_clgrpo"}
 
@@ -235,7 +235,7 @@ def test_what_fits_nowhere_is_told_and_nothing_is_written(machine: Any, tmp_path
     machine(1.01)
     file = tmp_path / "fitted.yaml"
     with pytest.raises(UserError) as caught:
-        preflight.main(["--config", "demo", f"output_dir={tmp_path}", "--fit", "--write", str(file)])
+        preflight.main(["--config", "demo_scenes", f"output_dir={tmp_path}", "--fit", "--write", str(file)])
     assert len(caught.value.problems) == 6
     assert "does not fit into 909 MB of memory with 1 rows at a time" in caught.value.problems[1]
     assert not file.exists()
@@ -255,7 +255,7 @@ def test_a_wrong_word_is_refused_before_anything_is_measured(
 ) -> None:
     tried = machine(80)
     with pytest.raises(UserError, match=told):
-        preflight.main(["--config", "demo", f"output_dir={tmp_path}", *words])
+        preflight.main(["--config", "demo_scenes", f"output_dir={tmp_path}", *words])
     assert tried == []
 
 
@@ -267,4 +267,4 @@ def test_another_fault_than_memory_ends_it(machine: Any, tmp_path: Path, monkeyp
 
     monkeypatch.setattr(preflight, "run_workers", crash)
     with pytest.raises(UserError, match="exit status 1"):
-        preflight.main(["--config", "demo", f"output_dir={tmp_path}", "--fit"])
+        preflight.main(["--config", "demo_scenes", f"output_dir={tmp_path}", "--fit"])

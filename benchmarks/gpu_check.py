@@ -199,8 +199,8 @@ CHECKS: dict[str, tuple[Callable[[Machine, float], CheckResult], float]] = {
 
 
 def small_run(machine: Machine, name: str, stages: int) -> dict[str, Any]:
-    """configs/demo.yaml with few rows, four steps a stage, in bfloat16, cut to its first stages."""
-    run: dict[str, Any] = yaml.safe_load((CONFIGS / "demo.yaml").read_text())
+    """configs/demo_scenes.yaml with few rows, four steps a stage, in bfloat16, cut to its first stages."""
+    run: dict[str, Any] = yaml.safe_load((CONFIGS / "demo_scenes.yaml").read_text())
     del run["baselines"]
     run |= {"name": name, "output_dir": str(machine.folder)}
     run["task"]["options"] = {"seed": 0, "train": 64, "val": 6, "test": 8, "size": 64}

@@ -183,7 +183,7 @@ def train(work):
     import torch
     from trl.trainer import utils
     print("alone:", utils._use_triton(torch.device("cpu")))
-_stage.main("sft", "", train, ["--stage", "baseline", "--config", "demo", "--worker"])
+_stage.main("sft", "", train, ["--stage", "sft_labels", "--config", "demo", "--worker"])
 """
     environment = {name: value for name, value in os.environ.items() if not name.startswith("CLGRPO")}
     done = subprocess.run([sys.executable, "-c", code], cwd=repo_root, env=environment, capture_output=True, text=True)

@@ -27,6 +27,9 @@ def cursed(fault, *numbers):
     lock = threading.Lock()
 
     def of(n, seed):
+        # A question whether the server works may come between them; those are numbered from 1, and rows' seeds are hashes.
+        if seed < 1000:
+            return None
         with lock:
             if seed not in seeds:
                 seeds.append(seed)

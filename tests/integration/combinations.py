@@ -169,6 +169,7 @@ def main(folder: Path, names: list[str]) -> None:
             found[name] = look(shared.final(BASE), final, kept["logits"], plain, undisturbed) if first else {}
             found[name]["masters_between_bf16"] = kept["between"]
             found[name]["served"] = distance(final, kept["served"]) if first and "qlora" not in name else None
+            found[name]["largest"] = max(float(one.abs().max()) for one in kept["served"].values()) if first else None
             found[name]["rows"] = list(read_jsonl(work.folder / "metrics.jsonl"))
         except Exception as error:
             # Told by the test of this combination; both ranks come here together.

@@ -102,7 +102,8 @@ def test_a_rollout_server_would_be_given_the_weights_that_are_handed_over(
     """All of them, from one rank, adapters merged and shards put together. In bfloat16 DeepSpeed's module holds rounded ones."""
     facts = found[name]
     rounded = "bf16" in name and not name.endswith("-plain")
-    assert facts["served"] <= (2**-8 if rounded else 1e-6)
+    # Half a unit in the last of eight binary places.
+    assert facts["served"] <= (2**-8 * facts["largest"] if rounded else 1e-6)
 
 
 @pytest.mark.parametrize("name", tiers(COMBINATIONS, EVERY_CHANGE))

@@ -155,7 +155,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "luspo_sequence": {**TWICE, "loss_type": "luspo", "importance_sampling_level": "sequence"},
     "high_entropy": {**TWICE, "top_entropy_quantile": 0.4},
     "entropy_bonus": {**TWICE, "entropy_coef": 0.1},
-    "mask_truncated": {**TWICE, "mask_truncated_completions": True, "max_completion_length": 16},
+    "mask_truncated": {**TWICE, "mask_truncated_completions": True, "max_completion_length": 64},
     "scale_batch": {**TWICE, "scale_rewards": "batch"},
     "scale_none": {**TWICE, "scale_rewards": "none"},
     "two_sided": {**TWICE, "delta": 1.1},

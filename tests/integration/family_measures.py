@@ -63,7 +63,13 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
     logits: list[torch.Tensor] = []
 
     def recorded(**kwargs: Any) -> torch.Tensor:
-        sequences = generate(**kwargs)
+        if "repeats" in kwargs:
+            sequences = generate(**kwargs)
+        else:
+            # Where prompts cannot be shared, transformers decodes.
+            found = generate(**kwargs, return_dict_in_generate=True, output_logits=True)
+            sequences = found.sequences
+            logits.extend(found.logits)
         generated.append((kwargs, sequences))
         return sequences
 
@@ -93,7 +99,9 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
             halves.append(trainer._prepare_inputs(inputs))
     del model.generate
     kwargs, sequences = generated[0]
-    prompts, masks = (kwargs[name][kwargs["repeats"]] for name in ("input_ids", "attention_mask"))
+    # Where prompts cannot be shared, each is there as often as it is asked.
+    every = kwargs.get("repeats", slice(None))
+    prompts, masks = (kwargs[name][every] for name in ("input_ids", "attention_mask"))
     completions = sequences[:, prompts.shape[1] :]
     logps = torch.stack(logits, dim=1).log_softmax(-1).gather(2, completions.unsqueeze(2)).squeeze(2)
     known = {

@@ -121,7 +121,7 @@ def test_checkpointing_costs_a_frozen_vision_tower_nothing_and_leaves_every_grad
     assert found.keys() == expected.keys()
     assert all(torch.equal(found[name], expected[name]) for name in found)
     # transformers' own hook does not reach the embeddings of Qwen3-VL's vision tower.
-    assert ours <= theirs if family == "qwen3_vl" else ours < 0.9 * theirs
+    assert ours <= theirs if family == "qwen3_vl" else ours < 0.95 * theirs
 
 
 def test_reentrant_checkpointing_keeps_the_gradients_it_needs_of_embeddings(tmp_path):

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = RunDir(config.output_dir, config.name)
         base_model.make_base_model(Work(config, BASE, run))
         print("| stage | bare TRL, s a step | stage, s a step | ratio | rounds |\n|---|---|---|---|---|")
-        for name, train in (("baseline", sft.train), ("stage3", grpo.train)):
+        for name, train in (("sft_labels", sft.train), ("stage3", grpo.train)):
             work = Work(config, config.stage_name(name), run)
             times: dict[str, list[list[float]]] = {"bare": [], "stage": []}
             for number in range(arguments.rounds):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Collection, Mapping, Sequence
 
@@ -14,7 +13,7 @@ from pipeline.formatting import size
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs import gates
 from pipeline.runs.handover import COMPLETE
-from pipeline.runs.phases import evaluation_inputs, parent_of, phase_inputs
+from pipeline.runs.phases import evaluated_from, parent_of, phase_inputs
 from pipeline.system import multinode
 from pipeline.system.hardware import free_memory, usable_cores, visible_gpus
 
@@ -90,8 +89,7 @@ def hands_on(config: RunConfig, run: RunDir, name: str) -> bool:
     record, evaluation = run.record(name) or {}, read_json(run.phase(name) / "evaluation.json")
     if name == COT or record.get("status") != COMPLETE or evaluation.get("status") != "complete":
         return False
-    wanted = {**evaluation_inputs(config), "weights": record.get("weights")}
-    if differences(evaluation.get("inputs"), json.loads(json.dumps(wanted))):
+    if differences(evaluation.get("inputs"), evaluated_from(config, record.get("weights"))):
         return False
     judged = gates.judge(config, run, name)
     return record.get("gate") == judged and not (judged and judged["missed"] and judged["action"] == "stop")

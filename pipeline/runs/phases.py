@@ -98,6 +98,11 @@ def evaluation_inputs(config: RunConfig) -> dict[str, Any]:
     return {"task": plain["task"], "seed": config.seed, "evaluation": plain["evaluation"], "model": model}
 
 
+def evaluated_from(config: RunConfig, weights: str | None) -> dict[str, Any]:
+    """Return what an evaluation.json says its predictions were made from, under `inputs`: `evaluation_inputs` and the weights."""
+    return {**json.loads(json.dumps(evaluation_inputs(config))), "weights": weights}
+
+
 def parent_of(config: RunConfig, name: str) -> str | None:
     """Return the phase a stage starts from; None for cot and base."""
     if name in (COT, BASE):

@@ -23,7 +23,7 @@ from pipeline.logs import show_step
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs import gates
 from pipeline.runs.handover import checkpoint, checkpoint_folder
-from pipeline.runs.phases import evaluation_inputs
+from pipeline.runs.phases import evaluated_from
 from pipeline.scoring.trace import is_exact
 from pipeline.types import Example
 from stages.checkpoints.accept import VERIFICATION, accept, delete_checkpoints, is_trained, verification
@@ -66,7 +66,7 @@ def _answer(work: Work, verified: bool) -> None:
     config, folder = work.config, work.folder
     record_path = folder / "evaluation.json"
     weights = (work.run.record(work.name) or {})["weights"]
-    wanted = {**json.loads(json.dumps(evaluation_inputs(config))), "weights": weights}
+    wanted = evaluated_from(config, weights)
     record = json.loads(record_path.read_text()) if record_path.exists() else None
     if record is None or differences(record["inputs"], wanted):
         for made in (*folder.glob("predictions*.jsonl"), folder / PAGE):

@@ -20,11 +20,11 @@ from benchmarks.seeds import (
     check_marks,
     interval,
     make_parser,
-    probability,
     run_over_seeds,
     spread,
     write_between_marks,
 )
+from pipeline.formatting import p_number
 from pipeline.metrics.paired_tests import paired
 from pipeline.reports.entries import Entry
 from pipeline.reports.summary import clip_of
@@ -77,7 +77,7 @@ def table(seeds: Sequence[int], runs: Sequence[dict[str, Entry]]) -> str:
         else:
             against = [paired(e.predictions, r[REFERENCE].predictions) for e, r in zip(entries, runs, strict=True)]
             cells.append(interval([100 * one.gain.share for one in against]))
-            cells.append(", ".join(f"{100 * one.gain.share:+.1f} ({probability(one.p or 0.0)})" for one in against))
+            cells.append(", ".join(f"{100 * one.gain.share:+.1f} ({p_number(one.p or 0.0)})" for one in against))
         clips = [clip for entry in entries if (clip := clip_of(entry.record))]
         cells.append(", ".join(f"{100 * clip.low:.2f} / {100 * clip.high:.2f}" for clip in clips))
         lines.append(f"| {' | '.join(cells)} |")

@@ -25,11 +25,11 @@ from benchmarks.seeds import (
     interval,
     make_parser,
     mean_p,
-    probability,
     run_over_seeds,
     write_between_marks,
 )
 from pipeline.config.loader import load
+from pipeline.formatting import p_number, p_value
 from pipeline.metrics.paired_tests import Paired, Prediction, holm, paired, right
 from pipeline.reports.entries import Entry
 from pipeline.reports.summary import clip_of
@@ -119,7 +119,7 @@ class Effect:
         return self.p < 0.05
 
     def __str__(self) -> str:
-        return f"{self.ability} {interval(self.differences)} points (p {_equals(self.p)})"
+        return f"{self.ability} {interval(self.differences)} points (p {p_value(self.p)})"
 
 
 def effects(regimes: Sequence[Regime], runs: Runs) -> list[Effect]:
@@ -204,7 +204,7 @@ def table(regimes: Sequence[Regime], seeds: Sequence[int], runs: Runs) -> str:
         for arm in regime.others:
             gains = [100 * _paired(regime, arm, run).gain.share for run in runs]
             ps = [corrected[arms.index((regime, arm))] for corrected in by_seed]
-            told = ", ".join(f"{gain:+.1f} ({probability(p)})" for gain, p in zip(gains, ps, strict=True))
+            told = ", ".join(f"{gain:+.1f} ({p_number(p)})" for gain, p in zip(gains, ps, strict=True))
             lines.append([regime.name, arm.name, *_cells(arm.stage, figures, runs), interval(gains), told])
     # A grid of one regime need not name it.
     shown = [line[len(regimes) == 1 :] for line in lines]
@@ -226,12 +226,6 @@ def _cells(stage: str, figures: Iterable[str], runs: Runs) -> list[str]:
         values = [value for run in runs if (value := of(run[stage])) is not None]
         cells.append(interval(values, form) if len(values) == len(runs) else "")
     return cells
-
-
-def _equals(p: float) -> str:
-    """A p value behind its letter: = .012, < .001."""
-    told = probability(p)
-    return told if told.startswith("<") else f"= {told}"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

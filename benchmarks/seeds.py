@@ -102,11 +102,6 @@ def _marks(name: str) -> tuple[str, str]:
     return f"<!-- table of {name} -->", f"<!-- end of {name} -->"
 
 
-def probability(p: float) -> str:
-    """Return a p value to three places."""
-    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")
-
-
 def spread(shares: Sequence[float]) -> str:
     """Return mean ± sample standard deviation in percent; the mean alone of a single run."""
     values = [100 * share for share in shares]

@@ -44,4 +44,10 @@ def size(count: float) -> str:
 
 def p_value(p: float) -> str:
     """Return a p value as a report prints it: "< .001" or "= .034"."""
-    return "< .001" if p < 0.001 else f"= {p:.3f}".replace("0.", ".", 1)
+    told = p_number(p)
+    return told if told.startswith("<") else f"= {told}"
+
+
+def p_number(p: float) -> str:
+    """Return a p value to three places, as a table has it: "< .001" or ".034"."""
+    return "< .001" if p < 0.001 else f"{p:.3f}".removeprefix("0")

@@ -48,7 +48,7 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
     rows = [_HEADS, *map(_stage, summary.entries)]
     # Most tasks do not know the true steps, a benchmark has no classes, and a run may neither sample nor clip.
     idle = {head for place, head in enumerate(_HEADS) if head in _RARE and not any(row[place] for row in rows[1:])}
-    if not any(_uneven(row) for row in summary.entries):
+    if summary.balanced:
         idle.add("recall")
     rows = [tuple(text for head, text in zip(_HEADS, row, strict=True) if head not in idle) for row in rows]
     lines.append(_narrow(rows))
@@ -80,12 +80,6 @@ _HEADS = (
 )
 _RARE = ("T=1", "exact", "recall", "clip lo/hi")
 _LEFT = ("stage", "accuracy [95 %]")
-
-
-def _uneven(row: EntrySummary) -> bool:
-    """Whether classes are of different sizes, so that macro recall is not the accuracy."""
-    recall, scores = (row.scores and row.scores.macro_recall), row.scores
-    return bool(scores and recall and abs((recall.value or 0) - scores.accuracy.share) > 5e-4)
 
 
 def _recall(row: EntrySummary, tests: Sequence[RecallTest]) -> str:

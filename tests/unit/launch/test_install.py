@@ -9,6 +9,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from setuptools import find_namespace_packages
@@ -122,6 +123,19 @@ def test_the_lock_pins_every_dependency_at_a_version_that_fits(project: dict, lo
 def test_the_lock_names_known_sets_and_no_host(lock: dict) -> None:
     assert {word for _, sets in lock.values() for word in sets} == SETS
     assert "://" not in (ROOT / "requirements.lock").read_text(encoding="utf-8")
+
+
+def test_a_gpu_machine_gets_what_the_shipped_sweeps_precisions_need(lock: dict) -> None:
+    from pipeline.checks.evaluation import _PACKAGES
+
+    asked = {
+        word
+        for path in (ROOT / "configs" / "sweeps").glob("*.yaml")
+        for word in yaml.safe_load(path.read_text(encoding="utf-8")).get("precisions", [])
+    }
+    assert {"8bit", "4bit"} <= asked
+    for word in asked & _PACKAGES.keys():
+        assert lock[_PACKAGES[word]][1] & {"base", "cuda"}, f"{word} needs {_PACKAGES[word]}"
 
 
 def test_no_cuda_package_is_in_a_set_of_machines_without_a_gpu(lock: dict) -> None:

@@ -22,10 +22,12 @@ from dataclasses import dataclass
 from benchmarks.clip_arms import SYMMETRIC, Arm, Regime, find_regimes
 from benchmarks.seeds import (
     check_marks,
+    draw_over_seeds,
     interval,
     make_parser,
     mean_p,
     run_over_seeds,
+    scored,
     write_between_marks,
 )
 from pipeline.config.loader import load
@@ -66,17 +68,6 @@ def end_entropy(entry: Entry) -> float | None:
     return statistics.mean(logged[-max(1, len(logged) // 4) :]) if logged else None
 
 
-def _scored(entry: Entry, rate: str) -> float | None:
-    """A share of an entry's scores, in percent."""
-    scores = entry.scores
-    of = {
-        "greedy": scores and scores.accuracy,
-        "sampled": scores and scores.sample and scores.sample.accuracy,
-        "trace": scores and scores.exact_trace,
-    }[rate]
-    return None if not of or of.value is None else 100 * of.value
-
-
 def _passed(entry: Entry) -> float | None:
     found = pass_at(entry.predictions, K)
     return None if found is None else 100 * found
@@ -88,10 +79,10 @@ def _clipped(entry: Entry, side: str) -> float | None:
 
 
 ABILITIES: dict[str, Callable[[Entry], float | None]] = {
-    "greedy accuracy": lambda entry: _scored(entry, "greedy"),
-    "accuracy at T = 1": lambda entry: _scored(entry, "sampled"),
+    "greedy accuracy": lambda entry: scored(entry, "greedy"),
+    "accuracy at T = 1": lambda entry: scored(entry, "sampled"),
     f"pass@{K}": _passed,
-    "exact traces": lambda entry: _scored(entry, "trace"),
+    "exact traces": lambda entry: scored(entry, "trace"),
 }
 """Figures of which more is better, in percent."""
 FIGURES: dict[str, tuple[Callable[[Entry], float | None], str]] = {
@@ -229,15 +220,22 @@ def _cells(stage: str, figures: Iterable[str], runs: Runs) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid over the seeds, then write the table and the sentence."""
+    """Run the grid over the seeds, then write the table, the sentence and the figure."""
     parser = make_parser("clip_ranges", __doc__ or "", [10, 11, 12, 13, 14])
     parser.add_argument("--grid", default="ablations/clip_ranges", help="the run's configuration")
     arguments = parser.parse_args(argv)
     config = load(arguments.grid)
     regimes = find_regimes(config)
     check_marks(arguments.into, config.name)
-    written = table(regimes, arguments.seeds, run_over_seeds(arguments.grid, arguments))
+    runs = run_over_seeds(arguments.grid, arguments)
+    written = table(regimes, arguments.seeds, runs)
     print(written)
+    drawn = {parent: f"where they start: {parent}" for parent in dict.fromkeys(one.parent for one in regimes)}
+    # A grid of one regime need not name it.
+    for regime in regimes:
+        for arm in (regime.symmetric, *regime.others):
+            drawn[arm.stage] = ", ".join(filter(None, (arm.name, regime.name)))
+    written += "\n" + draw_over_seeds(arguments.into, config.name, runs, drawn)
     write_between_marks(arguments.into, config.name, written)
     return 0
 

@@ -7,7 +7,7 @@ import math
 import statistics
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from scipy import stats
@@ -16,7 +16,10 @@ from pipeline.config.loader import load
 from pipeline.data.load import load_task
 from pipeline.errors import UserError
 from pipeline.files import ROOT, write_atomic
+from pipeline.metrics.scores import Rate
+from pipeline.reports import charts
 from pipeline.reports.entries import Entry, read_run
+from pipeline.reports.report_charts import colours
 from pipeline.runs.phases import trained_phases
 
 
@@ -111,11 +114,63 @@ def spread(shares: Sequence[float]) -> str:
 
 def interval(values: Sequence[float], form: str = "+.1f") -> str:
     """Return a mean over seeds with Student's 95 % interval, each formatted by `form`; the mean alone of a single run."""
-    mean = statistics.mean(values)
+    mean, half = statistics.mean(values), _half_width(values)
+    return f"{mean:{form}}" if half is None else f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
+
+
+def _half_width(values: Sequence[float]) -> float | None:
+    """Half of Student's 95 % interval of a mean; None of a single value."""
     if len(values) < 2:
-        return f"{mean:{form}}"
-    half = stats.t.ppf(0.975, len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
-    return f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
+        return None
+    return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def draw_over_seeds(page: Path, name: str, runs: Sequence[Mapping[str, Entry]], shown: Mapping[str, str]) -> str:
+    """Draw the accuracy of stages over the seeds, greedy and at temperature 1, beside a page, and return the line that shows it.
+
+    Each mark is a mean with Student's 95 % interval, cut at 0 and 100 %; a single run has no interval.
+
+    Args:
+        page: the figure is ``figures/<name>.png`` beside it.
+        name: of the grid.
+        runs: the evaluated phases of each seed, by name.
+        shown: what is drawn, in order: phase -> what it is called.
+    """
+    colour = colours([runs[0][phase] for phase in shown])
+    rows = []
+    for phase, called in shown.items():
+        rates = [_mean_rate([scored(run[phase], rate) for run in runs]) for rate in ("greedy", "sampled")]
+        rows.append((called, colour[runs[0][phase].name], [rate for rate in rates if rate]))
+    said = f"accuracy, %: mean over {len(runs)} seeds" + (" (95 % interval, Student's t)" if len(runs) > 1 else "")
+    kinds = ("greedy", "temperature 1") if any(len(rates) > 1 for _, _, rates in rows) else ()
+    chart = charts.intervals(rows, said, kinds=kinds)
+    if chart is None:
+        return ""
+    (page.parent / "figures").mkdir(exist_ok=True)
+    write_atomic(page.parent / "figures" / f"{name}.png", chart.png())
+    return f"![{chart.said}](figures/{name}.png)\n"
+
+
+def _mean_rate(values: Sequence[float | None]) -> Rate | None:
+    """The mean of percentages as a share with its interval; None where one is missing."""
+    known = [value / 100 for value in values if value is not None]
+    if len(known) < len(values):
+        return None
+    mean, half = statistics.mean(known), _half_width(known) or 0.0
+    return Rate(mean, max(0.0, mean - half), min(1.0, mean + half))
+
+
+def scored(entry: Entry, rate: str) -> float | None:
+    """Return a share of an entry's scores in percent: ``greedy`` accuracy, that of ``sampled`` answers, or of the ``trace``; None
+    where it has none.
+    """
+    scores = entry.scores
+    of = {
+        "greedy": scores and scores.accuracy,
+        "sampled": scores and scores.sample and scores.sample.accuracy,
+        "trace": scores and scores.exact_trace,
+    }[rate]
+    return None if not of or of.value is None else 100 * of.value
 
 
 def mean_p(values: Sequence[float]) -> float:

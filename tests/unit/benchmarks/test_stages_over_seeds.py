@@ -1,0 +1,85 @@
+"""The table of a run's stages over several seeds says what the runs did."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from benchmarks import seeds, stages_over_seeds
+from pipeline.config.loader import load
+from pipeline.metrics.classification import score
+from pipeline.reports.entries import Entry
+from pipeline.runs.phases import trained_phases
+from pipeline.scoring.labels import LabelSet
+
+CONFIG = load("demo")
+LABELS = LabelSet(("awe", "fear"))
+
+
+def entry(name: str, right: int, walks: int = 8) -> Entry:
+    """100 rows, the first `right` of them right; row n has a walk of n % walks + 1."""
+    rows = tuple(
+        {
+            "id": str(number),
+            "decoding": "greedy",
+            "sample": 0,
+            "label": "awe" if number < right else "fear",
+            "gold": "awe",
+            "correct": number < right,
+            "style": "think",
+            "completion": "",
+            "groups": {"label": "awe", "walk": str(number % walks + 1)},
+        }
+        for number in range(100)
+    )
+    return Entry(name, name, rows, score(rows, LABELS))
+
+
+def run_of(stage3: int) -> dict[str, Entry]:
+    return {name: entry(name, stage3 if name.startswith("stage3") else 50) for name in trained_phases(CONFIG)}
+
+
+def lines_of(table: str) -> dict[str, list[str]]:
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("|")]
+    return {cells[0]: cells for cells in rows}
+
+
+def test_a_stage_is_compared_with_its_parent_over_the_seeds_and_on_each_ones_rows() -> None:
+    lines = lines_of(stages_over_seeds.table(CONFIG, [0, 1], [run_of(60), run_of(70)]))
+    head, stage3 = lines["greedy accuracy, %"], lines["stage3_grpo_accuracy"]
+    cell = dict(zip(head, stage3, strict=True))
+    assert cell["seed 0"] == "60.0 [50.2, 69.1]"
+    assert cell["mean ± sd"] == "65.0 ± 7.1"
+    # +10 and +20 points: mean 15, half width 12.706 * 7.0711 / sqrt(2) = 63.5.
+    assert cell["against its parent, points [95 % over seeds]"] == "+15.0 [-48.5, +78.5]"
+    # Ten rows only stage 3 has right: p = 2 / 2**10.
+    assert cell["per seed (p)"] == "+10.0 (.002), +20.0 (< .001)"
+
+
+def test_what_starts_from_the_untrained_model_is_compared_with_nothing() -> None:
+    lines = lines_of(stages_over_seeds.table(CONFIG, [0], [run_of(60)]))
+    cell = dict(zip(lines["greedy accuracy, %"], lines["stage1_sft"], strict=True))
+    assert cell["against its parent, points [95 % over seeds]"] == ""
+
+
+def test_many_values_of_a_group_are_two_columns_and_few_are_one_each() -> None:
+    # Of 50 right rows in order, walks 1 and 2 have 7 of 13, 3 and 4 have 6 of 13 and 6 of 12, and so on.
+    rows = entry("stage1_sft", 50).predictions
+    by_hand = [row["correct"] for row in rows if int(row["groups"]["walk"]) <= 4]
+    halves = stages_over_seeds.group_figures([entry("stage1_sft", 50)])
+    assert list(halves) == ["walk 1 to 4", "walk 5 to 8"]
+    assert halves["walk 1 to 4"](entry("stage1_sft", 50)) == 100 * sum(by_hand) / len(by_hand)
+    few = stages_over_seeds.group_figures([entry("stage1_sft", 50, walks=2)])
+    assert list(few) == ["walk 1", "walk 2"]
+    # The odd walk numbers are rows 0, 2, 4, …: 25 of 50 are below 50.
+    assert few["walk 1"](entry("stage1_sft", 50, walks=2)) == 50.0
+
+
+def test_the_figure_lies_beside_the_page_and_is_the_same_twice(tmp_path: Path) -> None:
+    runs = [run_of(60), run_of(70)]
+    line = seeds.draw_over_seeds(tmp_path / "page.md", "demo", runs, {"stage3_grpo_accuracy": "stage 3"})
+    figure = tmp_path / "figures" / "demo.png"
+    assert "(figures/demo.png)" in line
+    drawn = figure.read_bytes()
+    assert drawn.startswith(b"\x89PNG")
+    seeds.draw_over_seeds(tmp_path / "page.md", "demo", runs, {"stage3_grpo_accuracy": "stage 3"})
+    assert figure.read_bytes() == drawn

@@ -5,8 +5,11 @@
     for each attempt:   a detailed description of the picture that works the statements in   (2,048 tokens)
 
 The training pair is (perception prompt that names what to observe -> description), as columns `prompt` and `completion`: an SFT
-stage with ``data: cot`` takes them as they are. The paper describes 512 x 512 pictures: set the teacher's `image_size`. Its
-prompts are not published, so ours are our reading; so is asking the text-only questions greedily.
+stage with ``data: cot`` takes them as they are. The paper describes 512 x 512 pictures: set the teacher's `image_size`.
+
+Its prompts lie in the repository markendo/downscaling_intelligence (MIT): ``visual_extraction_tuning_pipeline.py`` for statements
+and descriptions, ``lmms_eval_custom_files/`` for perceivers. Ours are words of our own; asking the text-only questions greedily
+is our reading.
 """
 
 from __future__ import annotations

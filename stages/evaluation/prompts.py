@@ -1,4 +1,7 @@
-"""What the two-step modes say (Extract+Think, arXiv 2511.17487). Its prompts are not published: the words are our reading.
+"""What the two-step modes say, after Extract+Think (arXiv 2511.17487), in words of our own.
+
+Its own prompts, and what to observe for each question of MMStar, lie in the repository markendo/downscaling_intelligence (MIT):
+``lmms_eval_custom_files/``. The instruction that asked for the contents to observe is not among them.
 
 What to observe and the description are asked for in the words of the builder's `extraction` recipe (cot_builder/prompts), so
 that a model tuned on its rows is asked what it was trained on; a test holds the two together.

@@ -317,7 +317,7 @@ def made(
         model_init_kwargs={"dtype": "float32", "attn_implementation": "sdpa"},
     )
     rows = Dataset.from_list([{"text": "a " * words}] * 64).with_transform(
-        lambda batch: {"prompt": [user_turn(one) for one in batch["text"]], "image": [image] * len(batch["text"])}
+        lambda batch: {"prompt": [user_turn(one) for one in batch["text"]], "images": [[image]] * len(batch["text"])}
     )
     how = {
         "model": str(folder),

@@ -213,9 +213,9 @@ def _rows(folder: Path, count: int, size: int) -> dict[str, list[Any]]:
         shape = (size, size // 2 if number % 2 else size)
         image = Image.frombytes("RGB", shape, chance.randbytes(3 * shape[0] * shape[1]))
         image.save(folder / f"{number}.png")
-        images.append(str(folder / f"{number}.png"))
+        images.append([str(folder / f"{number}.png")])
     turn = user_turn("Which emotion does this picture evoke? Give reasons, then the answer.")
-    return {"id": [str(number) for number in range(count)], "prompt": [turn] * count, "image": images}
+    return {"id": [str(number) for number in range(count)], "prompt": [turn] * count, "images": images}
 
 
 def _sample(trainer: Any, inputs: list[dict[str, Any]], num_generations: int) -> tuple[Any, float]:

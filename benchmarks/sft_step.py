@@ -212,7 +212,7 @@ def rows(processor: Any, scratch: Path, where: tuple[int, int, int], pictures: l
     return {
         "prompt": [user_turn("a " * words)] * ROWS,
         "completion": [answer] * ROWS,
-        "image": [str(path) for path, _ in zip(itertools.cycle(paths), range(ROWS), strict=False)],
+        "images": [[str(path)] for path, _ in zip(itertools.cycle(paths), range(ROWS), strict=False)],
     }
 
 
@@ -222,7 +222,7 @@ def _opened(columns: dict[str, list[Any]]) -> Any:
     from PIL import Image
 
     def opened(read: dict[str, list[Any]]) -> dict[str, list[Any]]:
-        return {**read, "image": [Image.open(path).convert("RGB") for path in read["image"]]}
+        return {**read, "images": [[Image.open(path).convert("RGB") for path in one] for one in read["images"]]}
 
     return Dataset.from_dict(columns).with_transform(opened)
 

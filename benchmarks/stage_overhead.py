@@ -130,7 +130,7 @@ def bare(work: Work, folder: Path) -> None:
     options.pop("save_steps")
 
     def dataset(columns: dict[str, list[Any]]) -> Dataset:
-        opened = lambda batch: {**batch, "image": [open_rgb(Path(path)) for path in batch["image"]]}  # noqa: E731
+        opened = lambda batch: {**batch, "images": [[open_rgb(Path(path)) for path in one] for one in batch["images"]]}  # noqa: E731
         return Dataset.from_dict(columns).with_transform(opened)
 
     if work.stage.algorithm == "sft":

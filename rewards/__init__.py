@@ -24,7 +24,7 @@ COLUMNS = {
     "attributes": "a mapping of what the task knows of the row beside its label (EmoSet's annotation, `attribute_columns` of "
     "parquet files); {} where it knows nothing",
     "groups": "a mapping of what tables are split by beside the label (`walk` of `trails`); {} where there is nothing",
-    "image": "the picture",
+    "images": "the row's pictures",
     "prompts": "what was asked, as TRL's messages",
     "completion_ids": "the completion's token ids",
     "task": "one object: the `pipeline.data.task.Task`, with `labels`, `question` and `judge`",

@@ -131,7 +131,7 @@ def prepare(folder: Path, point: Point, size: str) -> Job:
     wanted["question"] = question(_counter(folder / "model", prompt), point.prompt)
     task = load_task(TaskConfig(**wanted), cache)
     columns = grpo_columns(task, task.select("train").examples, "think")
-    (folder / "rows.jsonl").write_text("".join(map(_line, columns["prompt"], columns["image"])))
+    (folder / "rows.jsonl").write_text("".join(map(_line, columns["prompt"], columns["images"])))
     trainer = {**options(point), "generation_kwargs": {"suppress_tokens": forbidden}}
     (folder / "run.yaml").write_text(yaml.safe_dump(_run(folder, wanted, trainer)))
     job.file.write_text(json.dumps({"folder": str(folder), "trainer": options(point)}, indent=1))
@@ -170,10 +170,10 @@ def _counter(model: Path, prompt: str) -> Any:
     return count
 
 
-def _line(turn: list[dict[str, Any]], image: str) -> str:
+def _line(turn: list[dict[str, Any]], images: list[str]) -> str:
     """A row as ms-swift reads it, the image before the text as in ours."""
     text = "".join(part["text"] for part in turn[0]["content"] if part["type"] == "text")
-    return json.dumps({"messages": [{"role": "user", "content": f"<image>{text}"}], "images": [image]}) + "\n"
+    return json.dumps({"messages": [{"role": "user", "content": f"<image>{text}"}], "images": images}) + "\n"
 
 
 def _run(folder: Path, task: dict[str, Any], trainer: dict[str, Any]) -> dict[str, Any]:

@@ -53,7 +53,7 @@ def bare(config: RunConfig, folder: Path) -> None:
             model_init_kwargs={"dtype": "float32", "attn_implementation": "sdpa"},
         ),
         train_dataset=Dataset.from_dict(columns).with_transform(
-            lambda batch: {**batch, "image": [open_rgb(Path(path)) for path in batch["image"]]}
+            lambda batch: {**batch, "images": [[open_rgb(Path(path)) for path in one] for one in batch["images"]]}
         ),
         processing_class=AutoProcessor.from_pretrained(config.model.name_or_path),
     )

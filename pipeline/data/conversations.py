@@ -21,12 +21,12 @@ def _columns(examples: Sequence[Example], prompt: str) -> dict[str, list[Any]]:
     return {
         "id": [example.id for example in examples],
         "prompt": [user_turn(prompt) for _ in examples],
-        "image": [str(example.image) for example in examples],
+        "images": [[str(example.image)] for example in examples],
     }
 
 
 def grpo_columns(task: Task, examples: Sequence[Example], style: str) -> dict[str, list[Any]]:
-    """Return columns id, prompt, image (a path), label, style, attributes, groups: what GRPOTrainer and the rewards read.
+    """Return columns id, prompt, images (paths), label, style, attributes, groups: what GRPOTrainer and the rewards read.
 
     The last two are JSON, as rows need not have the same ones; a reward is given each as the mapping it was.
     """
@@ -40,7 +40,7 @@ def grpo_columns(task: Task, examples: Sequence[Example], style: str) -> dict[st
 
 
 def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any]]:
-    """Return columns id, prompt, image, completion, whose completion is the bare label: supervised on the original data."""
+    """Return columns id, prompt, images, completion, whose completion is the bare label: supervised on the original data."""
     completions = [assistant_turn(example.label) for example in examples]
     return {**_columns(examples, task.prompt("direct")), "completion": completions}
 
@@ -48,7 +48,7 @@ def label_columns(task: Task, examples: Sequence[Example]) -> dict[str, list[Any
 def cot_columns(
     task: Task, examples: Sequence[Example], cot: Path, unfit: Collection[str] = ()
 ) -> dict[str, list[Any]]:
-    """Return columns id, prompt, image, completion of the built rows, in the file's order.
+    """Return columns id, prompt, images, completion of the built rows, in the file's order.
 
     Args:
         task: whose question is asked, where the rows bring no prompt of their own (the extraction recipe's do).

@@ -1,7 +1,7 @@
 """The rows a stage trains on, and what they were when it began, so that changed data are noticed and named.
 
 A stage's folder keeps ``data.tsv``: a line per row with its id, a digest of its texts (prompt, label or completion) and one of
-its picture's bytes. A picture is read once; its digest is kept in the runs' cache for as long as its size and time of change
+its pictures' bytes. A picture is read once; its digest is kept in the runs' cache for as long as its size and time of change
 stay the same, so a copied data set is read again and found equal, and an unchanged one costs a stat per file.
 
 The rows themselves lie beside it in ``rows.parquet``: the process that starts a stage builds them once, its workers read them.
@@ -123,17 +123,17 @@ def read_or_build_rows(
 
 
 def write_rows(folder: Path, columns: dict[str, list[Any]], problems: dict[str, int]) -> None:
-    """Write a stage's rows for its workers. Turns of a conversation are kept as JSON, so that they are read as they were."""
+    """Write a stage's rows for its workers. Lists, such as turns of a conversation, are kept as JSON and read as they were."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    turns = [name for name, values in columns.items() if values and not isinstance(values[0], str)]
+    lists = [name for name, values in columns.items() if values and not isinstance(values[0], str)]
     texts = {
-        name: pa.array([json.dumps(value) for value in values] if name in turns else values, pa.string())
+        name: pa.array([json.dumps(value) for value in values] if name in lists else values, pa.string())
         for name, values in columns.items()
     }
     sink = pa.BufferOutputStream()
-    pq.write_table(pa.table(texts, metadata={"json": json.dumps(turns), "problems": json.dumps(problems)}), sink)
+    pq.write_table(pa.table(texts, metadata={"json": json.dumps(lists), "problems": json.dumps(problems)}), sink)
     write_atomic(folder / ROWS, sink.getvalue().to_pybytes())
 
 
@@ -147,10 +147,10 @@ def read_rows(folder: Path, only: list[str] | None = None) -> tuple[dict[str, li
     import pyarrow.parquet as pq
 
     table = pq.ParquetFile(folder / ROWS).read(columns=only)
-    turns, problems = (json.loads(table.schema.metadata[key]) for key in (b"json", b"problems"))
+    lists, problems = (json.loads(table.schema.metadata[key]) for key in (b"json", b"problems"))
     columns = table.to_pydict()
     return {
-        name: [json.loads(text) for text in texts] if name in turns else texts for name, texts in columns.items()
+        name: [json.loads(text) for text in texts] if name in lists else texts for name, texts in columns.items()
     }, problems
 
 
@@ -173,15 +173,17 @@ def data_lines(columns: dict[str, list[Any]], cache: Path) -> str:
     """Return the lines of data.tsv for these rows, in their order.
 
     Args:
-        columns: id, image and what is trained on.
+        columns: id, images and what is trained on.
         cache: the folder all runs share.
     """
-    texts = [name for name in columns if name not in ("id", "image")]
-    pictures = image_digests(map(Path, columns["image"]), cache / "image_digests.json")
+    texts = [name for name in columns if name not in ("id", "images")]
+    paths = (Path(path) for images in columns["images"] for path in images)
+    pictures = image_digests(paths, cache / "image_digests.json")
     lines = []
     for number, row_id in enumerate(columns["id"]):
         text = digest([columns[name][number] for name in texts])[:LENGTH]
-        lines.append(f"{json.dumps(row_id)}\t{text}\t{pictures[columns['image'][number]]}\n")
+        seen = " ".join(pictures[path] for path in columns["images"][number])
+        lines.append(f"{json.dumps(row_id)}\t{text}\t{seen}\n")
     return "".join(lines)
 
 
@@ -202,7 +204,7 @@ def changes(then: str, now: str) -> list[str]:
 
 
 def _rows(text: str) -> Iterator[tuple[str, tuple[str, str]]]:
-    """(id, (digest of the texts, of the picture)); the second row of one id has the id "… (2)"."""
+    """(id, (digest of the texts, of the pictures)); the second row of one id has the id "… (2)"."""
     seen: Counter[str] = Counter()
     for line in text.splitlines():
         quoted, words, picture = line.split("\t")

@@ -90,7 +90,7 @@ def _problems(processor: Any, task: Task) -> Iterator[str]:
             return
         picture = Image.new("RGB", (128, 128), "gray")
         asked = [int(number) for number in tokens_of(processor, text, picture)]
-        sampled = rollout_tokens(processor, turns, picture)
+        sampled = rollout_tokens(processor, turns, [picture])
         if asked != sampled:
             place = next((at for at, pair in enumerate(zip(asked, sampled, strict=False)) if len(set(pair)) > 1), 0)
             one, other = (processor.tokenizer.decode(ids[place : place + 8]) for ids in (asked, sampled))
@@ -125,11 +125,15 @@ def tokens_of(processor: Any, text: str, picture: Any) -> Sequence[int]:
     return ids
 
 
-def rollout_tokens(processor: Any, turns: Sequence[Turn], picture: Any) -> list[int]:
-    """Return the tokens of a prompt and its picture as trl.GRPOTrainer makes them."""
-    image = {"type": "image", "image": picture}
+def rollout_tokens(processor: Any, turns: Sequence[Turn], pictures: Sequence[Any]) -> list[int]:
+    """Return the tokens of a prompt and its pictures as trl.GRPOTrainer makes them."""
+    left = iter(pictures)
     shown = [
-        {**turn, "content": [image if part["type"] == "image" else part for part in turn["content"]]} for turn in turns
+        {
+            **turn,
+            "content": [{**one, "image": next(left)} if one["type"] == "image" else one for one in turn["content"]],
+        }
+        for turn in turns
     ]
     made = processor.apply_chat_template([shown], add_generation_prompt=True, tokenize=True, return_dict=True)
     return [int(number) for number in made["input_ids"][0]]

@@ -11,9 +11,6 @@ from trl.data_utils import prepare_multimodal_messages
 
 from stages.shared_prefix.row_groups import Row
 
-IMAGE_COLUMNS = ("image", "images")
-"""Columns in which TRL looks for a row's pictures."""
-
 
 @dataclass(frozen=True)
 class PendingRollout:
@@ -36,10 +33,8 @@ class PendingRollout:
 
 
 def images_of(row: dict[str, Any]) -> list[Any]:
-    """Return a row's pictures: of its column `images`, or else `image`."""
-    if "images" in row:
-        return list(row["images"] or [])
-    return [] if row.get("image") is None else [row["image"]]
+    """Return a row's pictures."""
+    return list(row.get("images") or [])
 
 
 def prompts_of(rows: Sequence[dict[str, Any]]) -> list[Any]:

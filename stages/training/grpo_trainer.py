@@ -25,7 +25,7 @@ from trl.models.utils import disable_gradient_checkpointing
 from stages.models.chat import read_completions
 from stages.processes.work import Work
 from stages.rollouts.dynamic_sampling import replace_empty_groups, reward_metrics
-from stages.rollouts.pending import IMAGE_COLUMNS, PendingRollout, images_of, prompts_of
+from stages.rollouts.pending import PendingRollout, images_of, prompts_of
 from stages.rollouts.rollout_weights import weights_of_rollouts
 from stages.rollouts.vllm_rollouts import PolicyServer
 from stages.shared_prefix.logprobs import (
@@ -190,10 +190,7 @@ class PolicyTrainer(GRPOTrainer):
         rows = [rollout.row for rollout in rollouts]
         if fields:
             rows = [
-                {
-                    **{name: value for name, value in rollout.row.items() if name not in IMAGE_COLUMNS},
-                    "prompt": rollout.prompt,
-                }
+                {name: value for name, value in rollout.row.items() if name != "images"} | {"prompt": rollout.prompt}
                 for rollout in rollouts
             ]
         self._rollouts = rollouts

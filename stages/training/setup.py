@@ -68,11 +68,12 @@ def image_dataset(columns: dict[str, list[Any]]) -> Dataset:
 
     def opened(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         nonlocal last
-        if "image" not in batch:
+        if "images" not in batch:
             return batch
-        # A group's rows have the same one.
-        last = {path: last[path] if path in last else open_rgb(Path(path)) for path in dict.fromkeys(batch["image"])}
-        return {**batch, "image": [last[path] for path in batch["image"]]}
+        # A group's rows have the same ones.
+        paths = dict.fromkeys(path for images in batch["images"] for path in images)
+        last = {path: last[path] if path in last else open_rgb(Path(path)) for path in paths}
+        return {**batch, "images": [[last[path] for path in images] for images in batch["images"]]}
 
     return Dataset.from_dict(columns).with_transform(opened)
 

@@ -28,7 +28,7 @@ def first_row_tokens(trainer: Any, stage: StageConfig) -> tuple[list[tuple[str, 
     if stage.algorithm == "grpo":
         from trl.data_utils import prepare_multimodal_messages
 
-        prompt = prepare_multimodal_messages(row["prompt"], images=[row["image"]])
+        prompt = prepare_multimodal_messages(row["prompt"], images=row["images"])
         ids, _, fields = trainer._tokenize_prompts([prompt])
         return [("prompt", list(ids[0]))], {"input_ids": torch.tensor([ids[0]]), **fields}
     batch = trainer.data_collator([row])
@@ -122,7 +122,7 @@ def count_image_tokens(model: Any, ids: Sequence[int]) -> int:
 def _other_prompt(trainer: Any, runs: Sequence[tuple[str, list[int]]]) -> Iterator[str]:
     """Whether an SFT stage reads another prompt than a GRPO stage would of the same row."""
     row = trainer.train_dataset[0]
-    sampled = rollout_tokens(trainer.processing_class, row["prompt"], row["image"])
+    sampled = rollout_tokens(trainer.processing_class, row["prompt"], row["images"])
     (_, read), *_ = runs
     if read[: len(sampled)] != sampled or len(read) > len(sampled):
         yield (

@@ -44,7 +44,7 @@ def parts_moved(old: Path, new: Path) -> dict[str, list[int]]:
 
 def sft_prompt(trainer: Any, row: Example) -> list[int]:
     """The prompt's tokens of one picture as SFT sees them: those without a label."""
-    wanted = next(one for one in trainer.train_dataset if one["image"].size == open_rgb(row.image).size)
+    wanted = next(one for one in trainer.train_dataset if one["images"][0].size == open_rgb(row.image).size)
     batch = trainer.data_collator([wanted])
     tokens, labels = batch["input_ids"][0], batch["labels"][0]
     return tokens[: int((labels != -100).int().argmax())].tolist()
@@ -85,7 +85,7 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
     inputs = [
         {
             "prompt": user_turn(prompt),
-            "image": open_rgb(row.image),
+            "images": [open_rgb(row.image)],
             "label": row.label,
             "style": "think",
             "id": row.id,

@@ -71,7 +71,7 @@ def pictures() -> list[Image.Image]:
 
 def rows() -> list[dict[str, Any]]:
     """Two texts on pictures of two shapes; the third row asks the first one's text of another picture, the last is the widest."""
-    return [{"prompt": user_turn(ASKED[number % 2]), "image": picture} for number, picture in enumerate(pictures())]
+    return [{"prompt": user_turn(ASKED[number % 2]), "images": [picture]} for number, picture in enumerate(pictures())]
 
 
 def rows_of(prompts: Sequence[tuple[int, tuple[int, ...]]]) -> list[dict[str, Any]]:
@@ -131,7 +131,7 @@ def trainer(
 
 def _opened(batch: dict[str, list[int]]) -> dict[str, list[Any]]:
     found = [rows()[number % 4] for number in batch["number"]]
-    return {name: [row[name] for row in found] for name in ("prompt", "image")}
+    return {name: [row[name] for row in found] for name in ("prompt", "images")}
 
 
 def rollout(by: Any, asked: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
@@ -216,7 +216,7 @@ def tokens_of(by: Any, sample: bool, ends: list[int]) -> list[list[int]]:
     before = config.do_sample, config.eos_token_id, config.max_new_tokens
     config.do_sample, config.eos_token_id, config.max_new_tokens = sample, [*by.eos_token_ids, *ends], 24
     prompts = [
-        prepare_multimodal_messages(row["prompt"], images=[row["image"]]) for row in rows()[:3] for _ in range(GROUP)
+        prepare_multimodal_messages(row["prompt"], images=row["images"]) for row in rows()[:3] for _ in range(GROUP)
     ]
     completions: list[list[int]] = (
         by.complete_prompts(prompts)["completion_ids"]

@@ -102,7 +102,7 @@ def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa").eval()
     rows = pairs.rows() * 2
     texts = [processor.apply_chat_template(row["prompt"], add_generation_prompt=True) for row in rows]
-    images = [[row["image"]] for row in rows]
+    images = [row["images"] for row in rows]
     inputs = processor(text=texts, images=images, return_tensors="pt", padding=True, add_special_tokens=False)
     assert inputs["attention_mask"].sum(dim=1).unique().numel() > 1
     return asker(model, dict(inputs))

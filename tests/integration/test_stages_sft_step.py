@@ -56,10 +56,10 @@ def rows(family: str) -> Any:
     columns = {
         "prompt": [user_turn("Which emotion?" * (number % 3 + 1)) for number in range(12)],
         "completion": [[{"role": "assistant", "content": "joy " * (number % 4 + 1)}] for number in range(12)],
-        "image": list(range(12)),
+        "images": [[number] for number in range(12)],
     }
     return Dataset.from_dict(columns).with_transform(
-        lambda read: {**read, "image": [picture(number, family) for number in read["image"]]}
+        lambda read: {**read, "images": [[picture(one, family) for one in images] for images in read["images"]]}
     )
 
 

@@ -28,7 +28,7 @@ def built(folder: Path, rows: list[tuple[str, str]]) -> Path:
 
 def test_a_cot_row_keeps_its_picture_when_another_split_has_the_same_id(tmp_path: Path) -> None:
     columns = cot_columns(TASK, TRAIN, built(tmp_path, [("2", "dog"), ("1", "cat")]))
-    assert columns["image"] == ["train/2.png", "train/1.png"]
+    assert columns["images"] == [["train/2.png"], ["train/1.png"]]
     assert [turn[0]["content"][0]["text"] for turn in columns["completion"]] == ["about dog", "about cat"]
 
 

@@ -15,24 +15,37 @@ from pipeline.data.training_rows import changes, data_lines, read_rows, write_ro
 
 
 @pytest.fixture
-def columns(tmp_path: Path) -> dict[str, list[str]]:
+def columns(tmp_path: Path) -> dict[str, list]:
     images = []
     for name in "abc":
         (tmp_path / f"{name}.png").write_bytes(name.encode() * 100)
-        images.append(str(tmp_path / f"{name}.png"))
-    return {"id": ["a", "b", "c"], "prompt": ["Which?"] * 3, "image": images, "label": ["cat", "dog", "cat"]}
+        images.append([str(tmp_path / f"{name}.png")])
+    return {"id": ["a", "b", "c"], "prompt": ["Which?"] * 3, "images": images, "label": ["cat", "dog", "cat"]}
 
 
 def test_the_same_rows_are_the_same_also_when_their_pictures_were_copied(columns, tmp_path):
     before = data_lines(columns, tmp_path / "cache")
     assert data_lines(columns, tmp_path / "cache") == before
-    copies = [shutil.copy(path, f"{path}.copy") for path in columns["image"]]
-    assert changes(before, data_lines({**columns, "image": copies}, tmp_path / "cache")) == []
+    copies = [[shutil.copy(path, f"{path}.copy")] for (path,) in columns["images"]]
+    assert changes(before, data_lines({**columns, "images": copies}, tmp_path / "cache")) == []
+
+
+def test_a_row_of_one_picture_has_the_line_it_always_had_and_one_of_several_names_each(columns, tmp_path):
+    several = {**columns, "images": [columns["images"][0], [], columns["images"][1] + columns["images"][2]]}
+    one, none, two = data_lines(several, tmp_path / "cache").splitlines()
+    # As runs wrote it whose rows had a column `image`.
+    assert one == '"a"\t07d2cfb3e91067cf\t2816597888e4a0d3'
+    assert none.split("\t")[2] == ""
+    assert len(two.split("\t")[2].split(" ")) == 2
+    turned = {**several, "images": [*several["images"][:2], several["images"][2][::-1]]}
+    assert changes(data_lines(several, tmp_path / "cache"), data_lines(turned, tmp_path / "cache")) == [
+        "1 of 3 images changed (first: c)"
+    ]
 
 
 def test_a_changed_picture_is_named_also_when_its_size_is_the_same(columns, tmp_path):
     before = data_lines(columns, tmp_path / "cache")
-    Path(columns["image"][1]).write_bytes(b"x" * 100)
+    Path(columns["images"][1][0]).write_bytes(b"x" * 100)
     assert changes(before, data_lines(columns, tmp_path / "cache")) == ["1 of 3 images changed (first: b)"]
 
 
@@ -55,12 +68,12 @@ def test_another_order_is_noticed_since_training_follows_it(columns, tmp_path):
 def test_several_rows_of_one_id_are_told_apart(columns, tmp_path):
     twice = {**columns, "id": ["a", "a", "a"]}
     before = data_lines(twice, tmp_path / "cache")
-    Path(columns["image"][2]).write_bytes(b"other")
+    Path(columns["images"][2][0]).write_bytes(b"other")
     assert changes(before, data_lines(twice, tmp_path / "cache")) == ["1 of 3 images changed (first: a (3))"]
 
 
 def test_an_unchanged_file_is_read_once(columns, tmp_path, monkeypatch):
-    paths = [Path(path) for path in columns["image"]]
+    paths = [Path(path) for (path,) in columns["images"]]
     before = image_digests(paths, tmp_path / "digests.json")
     read: list[str] = []
     digest = digests_module._digest
@@ -72,7 +85,7 @@ def test_an_unchanged_file_is_read_once(columns, tmp_path, monkeypatch):
 
 def test_a_picture_that_is_gone_is_a_change_and_no_crash(columns, tmp_path):
     before = data_lines(columns, tmp_path / "cache")
-    Path(columns["image"][0]).unlink()
+    Path(columns["images"][0][0]).unlink()
     assert changes(before, data_lines(columns, tmp_path / "cache")) == ["1 of 3 images changed (first: a)"]
 
 
@@ -81,7 +94,7 @@ def test_workers_read_the_very_rows_that_were_built(rows, tmp_path):
     columns = {
         "id": ["a", "ü"][:rows],
         "prompt": [user_turn("Which?"), user_turn('He said "0.1", \\n or {}')][:rows],
-        "image": ["/a.png", "/b c.png"][:rows],
+        "images": [["/a.png"], ["/b c.png", "/a.png"]][:rows],
         "completion": [assistant_turn("<think>…</think>"), assistant_turn("")][:rows],
         "label": ["12", "null"][:rows],
     }

@@ -101,7 +101,7 @@ def test_whatever_a_template_does_to_a_turn_the_answer_stands_behind_the_rollout
         prompt, answer = prompt_text(processor, turns), answer_text(processor, turns, response)
         assert answer.lstrip(" ").startswith(wanted)
         asked = list(tokens_of(processor, prompt, PICTURE))
-        assert asked == rollout_tokens(processor, turns, PICTURE)
+        assert asked == rollout_tokens(processor, turns, [PICTURE])
         (ids,) = processor(text=[answer], add_special_tokens=False)["input_ids"]
         (read,) = read_completions(processor.tokenizer, [asked], [ids])
         verdict = task.judge(read, "awe", style)

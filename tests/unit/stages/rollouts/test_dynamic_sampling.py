@@ -101,7 +101,6 @@ def test_the_figures_of_rewards_are_of_all_groups():
 def test_a_prompt_holds_the_pictures_of_its_row():
     turn: list[Any] = [{"role": "user", "content": "What?"}]
     text = {"type": "text", "text": "What?"}
-    for row in ({"prompt": turn, "image": "a"}, {"prompt": turn, "images": ["a"]}):
-        ((message,),) = prompts_of([row])
-        assert message["content"] == [{"type": "image", "image": "a"}, text]
+    ((message,),) = prompts_of([{"prompt": turn, "images": ["a"]}])
+    assert message["content"] == [{"type": "image", "image": "a"}, text]
     assert prompts_of([{"prompt": turn, "images": []}, {"prompt": turn}]) == [turn, turn]

@@ -311,9 +311,13 @@ def test_a_picture_is_opened_once_while_a_rollout_is_read_again_and_again(tmp_pa
         return object()
 
     monkeypatch.setattr(setup, "open_rgb", count)
-    rows = setup.image_dataset({"image": [f"{name}.png" for name in "aabbcc"], "text": list("123456")})
+    rows = setup.image_dataset(
+        {"images": [[f"{name}.png"] for name in "aabbc"] + [["c.png", "a.png"]], "text": list("123456")}
+    )
     once, again = rows[[0, 1, 2, 3]], rows[[0, 1, 2, 3]]
     assert opened == ["a.png", "b.png"]
-    assert once["image"][0] is once["image"][1] is again["image"][0]
-    assert rows[[2, 4]]["image"][0] is once["image"][2]
+    assert once["images"][0][0] is once["images"][1][0] is again["images"][0][0]
+    assert rows[[2, 4]]["images"][0][0] is once["images"][2][0]
     assert opened == ["a.png", "b.png", "c.png"]
+    assert [len(images) for images in rows[[4, 5]]["images"]] == [1, 2]
+    assert opened == ["a.png", "b.png", "c.png", "a.png"]

@@ -44,6 +44,8 @@ FOREIGN = {
     "langid.py",
     "prompt_base.py",
     "training_args.py",
+    # Extract+Think's
+    "visual_extraction_tuning_pipeline.py",
     "utils.py",
 }
 """Files of other projects, in pages that compare with them."""

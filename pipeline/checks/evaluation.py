@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import cast
 
 from pipeline.checks.shared import FOLDER, name_problems, task_problems
-from pipeline.config.evaluation import BACKENDS, MODES, PRECISIONS, SWEEPS, LabConfig, LabModel, LabTask
+from pipeline.config.evaluation import BACKENDS, MODES, PRECISIONS, SWEEPS, TWO_STEPS, LabConfig, LabModel, LabTask
 from pipeline.config.families import REFUSED, model_type
 from pipeline.config.loader import find_config, load_merged
 from pipeline.data.splits import split_problem
@@ -38,8 +38,10 @@ def lab_problems(config: LabConfig) -> Iterator[str]:
         for name in getattr(config, key):
             if not FOLDER.fullmatch(name) or "--" in name:
                 yield f"{key}.{name}: a name is part of a folder's: letters, digits, '_', '.', and '-' but not '--'"
-    if config.reasoners and not set(config.modes) & set(MODES[2:]):
-        yield f"reasoners: no mode asks them; add {' or '.join(MODES[2:])} to modes, or leave them out"
+    if config.reasoners and not set(config.modes) & set(TWO_STEPS):
+        yield f"reasoners: no mode asks them; add {' or '.join(TWO_STEPS)} to modes, or leave them out"
+    if "blind" in config.modes and "direct" not in config.modes:
+        yield "modes: blind is held against direct, on the same rows; add direct"
     for key in ("models", "reasoners"):
         for name, model in getattr(config, key).items():
             yield from _model(f"{key}.{name}", model, config.precisions)

@@ -21,10 +21,12 @@ SWEEPS = CONFIGS / "sweeps"
 BACKENDS = ("transformers", "vllm", "openai")
 """Who generates: transformers in this process, vLLM offline in this process, a server with an OpenAI-compatible API."""
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "8bit", "4bit")
-MODES = ("direct", "think", "caption-think", "extract-think")
-"""direct: the answer alone. think: <think>…</think><answer>…</answer>. caption-think: a general description first, then a
-reasoner over its text. extract-think: a description of what the question needs, then a reasoner over its text
-(arXiv 2511.17487)."""
+ONE_STEP = ("direct", "think", "blind")
+"""direct: the answer alone. think: <think>…</think><answer>…</answer>. blind: as direct, with the pictures left out."""
+TWO_STEPS = ("caption-direct", "caption-think", "extract-direct", "extract-think")
+"""A description first, of the whole picture (caption) or of what the question needs (extract); then a reasoner over its text,
+which answers at once (direct) or step by step (think; arXiv 2511.17487)."""
+MODES = (*ONE_STEP, *TWO_STEPS)
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ class LabConfig:
     models: dict[str, LabModel] = field(default_factory=dict)
     """Judged, and in the two-step modes the perceivers."""
     reasoners: dict[str, LabModel] = field(default_factory=dict)
-    """Read the description and answer; only for caption-think and extract-think. Empty: each model reasons over its own text."""
+    """Read the description and answer; only for two-step modes. Empty: each model reasons over its own text."""
     tasks: dict[str, LabTask] = field(default_factory=dict)
     precisions: list[str] = field(default_factory=lambda: ["auto"])
     modes: list[str] = field(default_factory=lambda: ["direct"])
@@ -97,6 +99,11 @@ class Cell:
         )
 
 
+def style_of(mode: str) -> str:
+    """Return think for a mode that wants a thought before its answer, else direct."""
+    return "think" if mode.endswith("think") else "direct"
+
+
 def cells(config: LabConfig) -> list[Cell]:
     """Return every cell, model by model, so that a cell's files are warm for the next one."""
     reasoners: list[str | None] = [*config.reasoners] or [None]
@@ -106,7 +113,7 @@ def cells(config: LabConfig) -> list[Cell]:
         for precision in config.precisions
         for task in config.tasks
         for mode in config.modes
-        for reasoner in (reasoners if mode in MODES[2:] else [None])
+        for reasoner in (reasoners if mode in TWO_STEPS else [None])
     ]
 
 

@@ -1,4 +1,4 @@
-"""A sweep's results as files: results.csv, groups.csv, results.json, results.md and index.html, each written whole."""
+"""A sweep's results as files: one .csv per kind of row, results.json, results.md and index.html, each written whole."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from typing import Any
 from pipeline.files import write_atomic, write_json
 from pipeline.metrics.stored import to_json
 from pipeline.reports.table import Table, cell, csv_text, markdown_table, rows_of
-from pipeline.sweeps.rows import COLUMNS, GROUP_COLUMNS, CellKey, SweepResults
-from pipeline.sweeps.table import SHOWN, best_first, differences
+from pipeline.sweeps.rows import COLUMNS, GROUP_COLUMNS, OFFICIAL_COLUMNS, SEEING_COLUMNS, CellKey, SweepResults
+from pipeline.sweeps.table import SHOWN, best_first, differences, official_scores, seeing
 
 PAGE = "index.html"
 
@@ -28,6 +28,8 @@ def write_results(found: SweepResults, folder: Path) -> None:
 
     write_atomic(folder / "results.csv", as_csv(found.cells, COLUMNS))
     write_atomic(folder / "groups.csv", as_csv(found.groups, GROUP_COLUMNS))
+    write_atomic(folder / "official.csv", as_csv(found.official, OFFICIAL_COLUMNS))
+    write_atomic(folder / "seeing.csv", as_csv(found.seeing, SEEING_COLUMNS))
     write_json(folder / "results.json", to_json(found))
     write_atomic(folder / "results.md", as_markdown(found))
     write_atomic(folder / PAGE, page(found))
@@ -44,8 +46,9 @@ def as_markdown(found: SweepResults) -> str:
     for task, tested in found.pairs.items():
         rows = sorted((row for row in found.cells if row.task == task), key=best_first)
         parts += [markdown_table(Table("cells", task, SHOWN, rows_of(SHOWN, rows))), ""]
-        if matrix := differences(rows, tested):
-            parts += [markdown_table(replace(matrix, title=f"{task}: who differs from whom")), ""]
+        further = (differences(rows, tested), official_scores(found.official, rows), *seeing(found.seeing, rows))
+        for one in filter(None, further):
+            parts += [markdown_table(replace(one, title=f"{task}: {one.title}")), ""]
     counts = ", ".join(f"{count} {status}" for status, count in found.counts.items())
     return "\n".join([*parts, f"Cells: {counts}.", ""])
 

@@ -17,7 +17,7 @@ from pipeline.reports.charts import OTHERS, Dot, against
 from pipeline.reports.page import render
 from pipeline.reports.table import Column, Table, rows_of
 from pipeline.sweeps.rows import CellRow, GroupRow, SweepResults
-from pipeline.sweeps.table import SHOWN, best_first, differences
+from pipeline.sweeps.table import SHOWN, best_first, by_cell, differences, official_scores, seeing
 
 _MARKERS = ("o", "s", "D", "^", "X", "o")
 """Of precisions, as matplotlib calls them, and as _SHAPES shows them in the legend."""
@@ -55,6 +55,8 @@ def _task(
         "cells": _cells(task, number, rows, front),
         "chart": _chart(rows, front, models, precisions),
         "differences": differences(rows, found.pairs[task]),
+        "official": official_scores(found.official, rows),
+        "seeing": seeing(found.seeing, rows),
         "groups": _groups(found.groups, rows),
     }
 
@@ -86,7 +88,8 @@ def _chart(
             front=row.cell in front,
         )
         for row in rows
-        if row.accuracy is not None
+        if row.mode != "blind"
+        and row.accuracy is not None
         and row.accuracy_low is not None
         and row.accuracy_high is not None
         and row.memory is not None
@@ -122,17 +125,13 @@ def _groups(groups: Sequence[GroupRow], rows: Sequence[CellRow]) -> list[Table]:
     """Per grouping a table: its values as columns, the cells as rows."""
     tables = []
     for group in dict.fromkeys(line.group for line in groups):
-        found: dict[Any, dict[str, Any]] = {row.asked: {"cell": row.title} for row in rows}
-        values = {}
-        for line in groups:
-            if line.group == group and line.asked in found:
-                values[f"value:{line.value}"] = line.value
-                found[line.asked][f"value:{line.value}"] = line.rate
+        values, told = by_cell(
+            [line for line in groups if line.group == group], rows, lambda line: line.value, lambda line: line.rate
+        )
         columns = (
             Column("cell", "cell"),
             *(Column(key, name, "percent", heat=True) for key, name in values.items()),
         )
-        told = tuple(one for one in found.values() if len(one) > 1)
         if told:
             tables.append(Table("groups", group, columns, told))
     return tables

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.evaluation import MODES, Cell, LabConfig, cells
+from pipeline.config.evaluation import TWO_STEPS, Cell, LabConfig, cells
 from pipeline.config.loader import to_plain
 from pipeline.data.splits import parse_split
 from pipeline.errors import UserError
@@ -79,7 +79,7 @@ def key(config: LabConfig, cell: Cell) -> str:
     contents.
     """
     model = config.models[cell.model]
-    others = config.reasoners if cell.mode in MODES[2:] else {}
+    others = config.reasoners if cell.mode in TWO_STEPS else {}
     task = config.tasks[cell.task]
     return digest(
         [

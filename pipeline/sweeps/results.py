@@ -18,9 +18,21 @@ from typing import Any
 from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells
 from pipeline.files import read_jsonl
 from pipeline.metrics.intervals import clustered_rate
-from pipeline.metrics.paired_tests import Paired, holm, paired
+from pipeline.metrics.paired_tests import Paired, group_changes, holm, paired
 from pipeline.metrics.power import minimum_detectable_difference
-from pipeline.sweeps.rows import COLUMNS, TIMED, CellPair, CellRow, Detectable, GroupRow, SweepResults, TaskPairs
+from pipeline.metrics.scores import Gain
+from pipeline.sweeps.rows import (
+    COLUMNS,
+    TIMED,
+    CellPair,
+    CellRow,
+    Detectable,
+    GroupRow,
+    OfficialRow,
+    SeeingRow,
+    SweepResults,
+    TaskPairs,
+)
 
 EVALUATION, FAILURE, PREDICTIONS = "evaluation.json", "failure.json", "predictions.jsonl"
 _REASON = 300
@@ -106,6 +118,40 @@ class Cells:
             for (group, value), rows in sorted(found.items())
         ]
 
+    def official(self, cell: Cell) -> list[OfficialRow]:
+        """Return one line per score that the benchmark's own formula gives a complete cell."""
+        scores = (self.record(cell) or {}).get("official") or {}
+        return [OfficialRow(**_names(cell), score=name, official=round(value, 6)) for name, value in scores.items()]
+
+    def seeing(self, cell: Cell) -> list[SeeingRow]:
+        """Return what seeing is worth, of a complete blind cell and the direct one beside it: on all rows, then per group."""
+        direct, blind = self.answers(replace(cell, mode="direct")), self.answers(cell)
+        whole = self.paired(replace(cell, mode="direct"), cell)
+        if not whole.n:
+            return []
+        unreadable = Counter(
+            key
+            for row in blind
+            if not row["parsed"]
+            for key in [("", ""), *((k, str(v)) for k, v in row["groups"].items())]
+        )
+        right = [sum(row["correct"] for row in rows) / len(rows) for rows in (direct, blind)]
+        found = {("", ""): (right[0], right[1], replace(whole.gain, p_holm=whole.p))}
+        for key, change in group_changes(direct, blind).items():
+            found[key] = (change.after, change.before, change.gain)
+        return [
+            SeeingRow(
+                **_names(cell),
+                group=group,
+                value=value,
+                direct=round(seen, 6),
+                blind=round(unseen, 6),
+                unparsable=unreadable[group, value],
+                **_gain(gain),
+            )
+            for (group, value), (seen, unseen, gain) in found.items()
+        ]
+
 
 def results(known: Cells) -> SweepResults:
     """Return all of it."""
@@ -113,13 +159,18 @@ def results(known: Cells) -> SweepResults:
     rows = tuple(known.row(cell) for cell in every)
     complete = [cell for cell, row in zip(every, rows, strict=True) if row.status == "complete"]
     tasks = known.config.tasks
+    # A choice is made among models that see.
+    chosen = [cell for cell in complete if cell.mode != "blind"]
+    blind = [cell for cell in complete if cell.mode == "blind" and replace(cell, mode="direct") in complete]
     return SweepResults(
         name=known.config.name,
         cells=rows,
         counts=dict(Counter(row.status for row in rows)),
         groups=tuple(line for cell in complete for line in known.groups(cell)),
-        pareto={task: pareto([row for row in rows if row.task == task]) for task in tasks},
-        pairs={task: _pairs(known, [cell for cell in complete if cell.task == task]) for task in tasks},
+        official=tuple(line for cell in complete for line in known.official(cell)),
+        seeing=tuple(line for cell in blind for line in known.seeing(cell)),
+        pareto={task: pareto([row for row in rows if row.task == task and row.mode != "blind"]) for task in tasks},
+        pairs={task: _pairs(known, [cell for cell in chosen if cell.task == task]) for task in tasks},
     )
 
 
@@ -198,6 +249,13 @@ def _rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     found = clustered_rate([row["correct"] for row in rows], [row["cluster"] for row in rows])
     interval = {"accuracy_low": _rounded(found.low), "accuracy_high": _rounded(found.high)}
     return {"n": found.n, "correct": found.count, "accuracy": _rounded(found.value), **interval}
+
+
+def _gain(gain: Gain) -> dict[str, Any]:
+    """A difference on common rows, as columns."""
+    interval = {"difference_low": _rounded(gain.low), "difference_high": _rounded(gain.high)}
+    tested = {"p": _rounded(gain.p), "p_holm": _rounded(gain.p_holm)}
+    return {"n": gain.n, "difference": _rounded(gain.value), **interval, **tested}
 
 
 def _light(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -105,6 +105,40 @@ class GroupRow(CellKey):
         return Rate(self.accuracy, self.accuracy_low, self.accuracy_high)
 
 
+@dataclass(frozen=True, kw_only=True)
+class OfficialRow(CellKey):
+    """One of the benchmark's own scores of a complete cell, in percent."""
+
+    score: str
+    official: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeeingRow(CellKey):
+    """Accuracy of a model with the pictures less its accuracy without them, on the same rows.
+
+    `group` and `value` are "" for all rows. `p_holm` is corrected over the groups of the cell; of all rows it is p.
+    """
+
+    group: str
+    value: str
+    n: int
+    direct: float
+    blind: float
+    unparsable: int
+    """Blind answers without a label: a model that says it sees nothing is counted as wrong."""
+    difference: float
+    difference_low: float
+    difference_high: float
+    p: float
+    p_holm: float
+
+    @property
+    def gain(self) -> Gain:
+        """The difference as a rate."""
+        return Gain(self.difference, self.difference_low, self.difference_high, n=self.n, p=self.p, p_holm=self.p_holm)
+
+
 @dataclass(frozen=True)
 class CellPair:
     """The test of cell `a` against cell `b`; `p_holm` is corrected over all pairs of the task."""
@@ -156,9 +190,13 @@ class SweepResults:
     cells: tuple[CellRow, ...]
     counts: Mapping[str, int]
     groups: tuple[GroupRow, ...]
+    official: tuple[OfficialRow, ...]
+    seeing: tuple[SeeingRow, ...]
     pareto: Mapping[str, tuple[str, ...]]
     pairs: Mapping[str, TaskPairs]
 
 
 COLUMNS = tuple(one.name for one in fields(CellRow))
 GROUP_COLUMNS = tuple(one.name for one in fields(GroupRow))
+OFFICIAL_COLUMNS = tuple(one.name for one in fields(OfficialRow))
+SEEING_COLUMNS = tuple(one.name for one in fields(SeeingRow))

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipeline.formatting import percent
 from pipeline.metrics.scores import Gain
 from pipeline.reports.table import Column, Noted, Table, rows_of
-from pipeline.sweeps.rows import CellRow, TaskPairs
+from pipeline.sweeps.rows import CellKey, CellRow, OfficialRow, SeeingRow, TaskPairs
 
 MOST_DIFFERENCES = 24
 """Most cells of a task whose pairs are shown; results.json has all."""
@@ -97,3 +98,65 @@ def differences(rows: Sequence[CellRow], tested: TaskPairs) -> Table | None:
     if left := len(complete) - len(shown):
         note += f" The {left} least accurate cells are left out here; results.json has them."
     return Table("differences", "Who differs from whom", columns, rows_of(columns, shown), note=note)
+
+
+def by_cell(
+    lines: Sequence[CellKey], rows: Sequence[CellRow], head: Callable[[Any], str], value: Callable[[Any], Any]
+) -> tuple[dict[str, str], tuple[dict[str, Any], ...]]:
+    """Return lines of cells as a table with a cell to a row, those without a line left out.
+
+    Args:
+        lines: several of each cell.
+        rows: of one task, in the order of the table.
+        head: of a line: what it is called, which is a column.
+        value: of a line: what stands in it.
+
+    Returns:
+        {key of a column: its name}, and the rows, whose "cell" is the cell's title.
+    """
+    heads: dict[str, str] = {}
+    found: dict[Any, dict[str, Any]] = {row.asked: {"cell": row.title} for row in rows}
+    for line in lines:
+        if line.asked in found:
+            heads[f"value:{head(line)}"] = head(line)
+            found[line.asked][f"value:{head(line)}"] = value(line)
+    return heads, tuple(one for one in found.values() if len(one) > 1)
+
+
+def official_scores(lines: Sequence[OfficialRow], rows: Sequence[CellRow]) -> Table | None:
+    """Return every score that the benchmark's own formula gives, a cell to a line; None where there is none."""
+    heads, told = by_cell(lines, rows, lambda line: line.score, lambda line: line.official)
+    columns = (Column("cell", "cell"), *(Column(key, name, "number") for key, name in heads.items()))
+    return Table("official", "Official scores, %", columns, told) if told else None
+
+
+def seeing(lines: Sequence[SeeingRow], rows: Sequence[CellRow]) -> list[Table]:
+    """Return what seeing is worth: a table of all rows, then one per grouping; none where no cell was asked blind."""
+    found = {row.asked: row for row in rows}
+    of_task = [line for line in lines if line.asked in found]
+    whole = [line for line in of_task if not line.group]
+    if not whole:
+        return []
+    columns = (
+        Column("cell", "cell", of=lambda line: f"{line.model} · {line.precision}"),
+        Column("n", "rows", "count"),
+        Column("direct", "direct, %", "percent"),
+        Column("blind", "blind, %", "percent"),
+        Column("chance", "chance, %", "percent", lambda line: found[line.asked].chance),
+        Column("unparsable", "unreadable when blind", "count"),
+        Column("gain", "direct - blind, points [95 %]", "points"),
+    )
+    note = (
+        "The same rows asked with and without their pictures, in the same words. Interval by paired bootstrap; coloured, or *: "
+        "McNemar's p below 0.05. A model that will not answer without a picture is wrong on that row, so look at how many could "
+        "not be read before calling a difference sight."
+    )
+    tables = [Table("seeing", "What seeing is worth", columns, rows_of(columns, whole), note=note)]
+    for group in dict.fromkeys(line.group for line in of_task if line.group):
+        heads, told = by_cell(
+            [line for line in of_task if line.group == group], rows, lambda line: line.value, lambda line: line.gain
+        )
+        values = (Column("cell", "cell"), *(Column(key, name, "points") for key, name in heads.items()))
+        why = "Points, direct - blind; p is corrected over the groups of the cell."
+        tables.append(Table("seeing_groups", f"What seeing is worth, by {group}", values, told, note=why))
+    return tables

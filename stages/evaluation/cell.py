@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.evaluation import MODES, Cell, LabConfig, LabModel, cell_folder, lab_folder
+from pipeline.config.evaluation import ONE_STEP, TWO_STEPS, Cell, LabConfig, LabModel, cell_folder, lab_folder, style_of
 from pipeline.config.loader import to_plain
 from pipeline.data.benchmark import Benchmark
 from pipeline.data.load import load_benchmark
@@ -77,7 +77,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
         if complete:
             log.info(f"{cell.id}: complete")
             return
-        alone = cell.mode in MODES[:2]
+        alone = cell.mode in ONE_STEP
         other = _other_question(perceiver.folder, inputs["prompt"]) if alone else None
         if other is not None:
             log.warning(
@@ -86,8 +86,10 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
             )
         began, answered = time.monotonic(), record.answered()
         here_before = len(answered)
-        _ask(setting, rows.rows[: config.smoke], record, answered, cell.id)
-        _smoke(rows.rows[: config.smoke], answered, cell.id)
+        # Blind, a model that says it sees nothing is right to; what it says is the result.
+        first = rows.rows[: config.smoke if cell.mode != "blind" else 0]
+        _ask(setting, first, record, answered, cell.id)
+        _smoke(first, answered, cell.id)
         _ask(setting, rows.rows, record, answered, cell.id)
         missing = [row.id for row in rows.rows if row.id not in answered]
         if missing:
@@ -127,7 +129,7 @@ def _find(config: LabConfig, cell: Cell) -> tuple[base.Checkpoint, base.Checkpoi
 
     perceiver = config.models[cell.model]
     reasoner = config.reasoners[cell.reasoner] if cell.reasoner else perceiver
-    observer = next(iter(config.reasoners.values()), perceiver) if cell.mode == "extract-think" else reasoner
+    observer = next(iter(config.reasoners.values()), perceiver) if cell.mode.startswith("extract") else reasoner
     return found(perceiver), found(reasoner), found(observer)
 
 
@@ -144,11 +146,11 @@ def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) ->
         "rows": rows_digest(rows.rows, setting.pictures),
         "max_new_tokens": modes.answer_token_limit(cell.mode, task["max_new_tokens"]),
         "grammar": GRAMMAR_VERSION,
-        "prompt": setting.benchmark.prompt(rows.rows[0], "direct" if cell.mode == "direct" else "think"),
+        "prompt": setting.benchmark.prompt(rows.rows[0], style_of(cell.mode)),
     }
-    if cell.mode in MODES[2:]:
+    if cell.mode in TWO_STEPS:
         inputs |= {"reasoner": setting.reasoner.identity, "seed": config.seed, "prompts": prompts.VERSION}
-    if cell.mode == "extract-think":
+    if cell.mode.startswith("extract"):
         inputs["observer"] = setting.observer.identity
     return inputs
 

@@ -9,13 +9,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.evaluation import MODES, Cell, LabConfig, cell_folder, cells, lab_folder
+from pipeline.config.evaluation import TWO_STEPS, Cell, LabConfig, cell_folder, cells, lab_folder
 from pipeline.files import read_json, read_jsonl, write_atomic, write_json
 from pipeline.metrics.intervals import rate
 from pipeline.metrics.scores import Rate
 from pipeline.reports.charts import heat_maps
 from pipeline.reports.table import Column, Table, csv_text, markdown_table
 
+GRID_MODES = ("direct", "think", *TWO_STEPS)
 _COLUMNS = (
     "task",
     "precision",
@@ -59,7 +60,7 @@ def _row(config: LabConfig, cell: Cell) -> dict[str, Any] | None:
         "precision": cell.precision,
         "perceiver": cell.model,
         "mode": cell.mode,
-        "reasoner": cell.reasoner or (cell.model if cell.mode in MODES[2:] else None),
+        "reasoner": cell.reasoner or (cell.model if cell.mode in TWO_STEPS else None),
         "accuracy": accuracy.value,
         "low": accuracy.low,
         "high": accuracy.high,
@@ -78,13 +79,13 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
-    """Return one table per task and precision: a line per perceiver and reasoner, the four modes side by side."""
+    """Return one table per task and precision: a line per perceiver and reasoner, the modes side by side."""
     note = "Accuracy over all rows in %, with its 95 % interval (Wilson). In `direct` and `think` the perceiver answers alone."
     parts = ["# Perceivers and reasoners", "", note, ""]
     columns = (
         Column("perceiver", "perceiver"),
         Column("reasoner", "reasoner"),
-        *(Column(m, m, "percent") for m in MODES),
+        *(Column(m, m, "percent") for m in GRID_MODES),
     )
     for task, precision in dict.fromkeys((row["task"], row["precision"]) for row in rows):
         here = [row for row in rows if (row["task"], row["precision"]) == (task, precision)]
@@ -98,7 +99,7 @@ def as_markdown(rows: list[dict[str, Any]]) -> str:
             {
                 "perceiver": perceiver,
                 "reasoner": reasoner,
-                **{mode: found.get((perceiver, None if mode in MODES[:2] else reasoner, mode)) for mode in MODES},
+                **{m: found.get((perceiver, reasoner if m in TWO_STEPS else None, m)) for m in GRID_MODES},
             }
             for perceiver, reasoner in pairs
             if reasoner or perceiver not in paired

@@ -1,9 +1,12 @@
-"""The ways a cell asks its rows: direct and think in one step, caption-think and extract-think in two.
+"""The ways a cell asks its rows: direct, think and blind in one step, the others in two.
 
-    caption-think    perceiver: a general description             reasoner: answers from the description alone
-    extract-think    reasoner:  what must be looked at, once per question text
-                     perceiver: a description that holds it above all
-                     reasoner:  answers from the description alone
+    caption-…    perceiver: a general description             reasoner: answers from the description alone
+    extract-…    reasoner:  what must be looked at, once per question text
+                 perceiver: a description that holds it above all
+                 reasoner:  answers from the description alone
+
+Blind asks as direct does and leaves the pictures out; a mark of one is then read as words. A grey picture in its place would
+be something that is seen, and no family here needs one to answer (our reading).
 
 Descriptions and contents to observe are written greedily and kept for the other cells of the lab (text_cache.py).
 """
@@ -15,14 +18,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pipeline.config.evaluation import LabTask
+from pipeline.config.evaluation import ONE_STEP, LabTask, style_of
 from pipeline.data.benchmark import Benchmark
 from pipeline.files import digest, hash_to_number
 from pipeline.metrics.descriptions import Vocabulary, named
 from pipeline.scoring.trace import is_exact
 from pipeline.types import Judgement, Question
 from stages.evaluation import prompts
-from stages.evaluation.backends.base import Backend, Checkpoint, Generation, GenerationRequest, SamplingParams
+from stages.evaluation.backends.base import (
+    Backend,
+    Checkpoint,
+    Generation,
+    GenerationRequest,
+    SamplingParams,
+    without_marks,
+)
 from stages.evaluation.backends.checkpoint import open_backend
 from stages.evaluation.cell_record import PredictionRow
 from stages.evaluation.text_cache import Texts
@@ -61,7 +71,7 @@ class Setting:
     """What the rows of a cell are asked with.
 
     Args:
-        observer: in extract-think, who says what to observe: the first reasoner of the lab, so that all read one description.
+        observer: in extract-…, who says what to observe: the first reasoner of the lab, so that all read one description.
         texts: the folder of what models wrote for others.
         pictures: digest of each picture that is shown.
     """
@@ -83,7 +93,7 @@ def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Pre
     """Yield GenerationRequest every question; rows as they are to stand in predictions.jsonl, batch by batch."""
     if not questions:
         return
-    if setting.mode in ("direct", "think"):
+    if setting.mode in ONE_STEP:
         yield from _in_one_step(setting, questions)
     else:
         yield from _in_two_steps(setting, questions)
@@ -91,15 +101,20 @@ def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[Pre
 
 def answer_token_limit(mode: str, most: int) -> int:
     """Return tokens an answer may have: a direct one is a label, a letter or a number."""
-    return min(prompts.ANSWER_TOKENS, most) if mode == "direct" else most
+    return min(prompts.ANSWER_TOKENS, most) if mode in ("direct", "blind") else most
 
 
 def _in_one_step(setting: Setting, questions: Sequence[Question]) -> Iterator[list[PredictionRow]]:
-    benchmark, style = setting.benchmark, setting.mode
+    benchmark, style = setting.benchmark, style_of(setting.mode)
     asked = {question.id: question for question in questions}
     texts = {question.id: benchmark.prompt(question, style) for question in questions}
-    asks = [GenerationRequest(question.id, texts[question.id], question.images) for question in questions]
-    how = SamplingParams(answer_token_limit(style, setting.task.max_new_tokens))
+    if setting.mode == "blind":
+        texts = {row_id: without_marks(text) for row_id, text in texts.items()}
+    asks = [
+        GenerationRequest(question.id, texts[question.id], () if setting.mode == "blind" else question.images)
+        for question in questions
+    ]
+    how = SamplingParams(answer_token_limit(setting.mode, setting.task.max_new_tokens))
     for batch in setting.models.get(setting.perceiver).answer(asks, how):
         rows = []
         for said in (each.with_thought() if style == "think" else each for each in batch):
@@ -126,17 +141,23 @@ def _reason(
 ) -> list[PredictionRow]:
     """The reasoner's answers from descriptions; a thought that does not end within its tokens is closed, and answers then."""
     reasoner = setting.models.get(setting.reasoner)
+    steps = style_of(setting.mode) == "think"
     asks = {}
     for question in questions:
         seen = described[question.id]["text"] if question.images else None
-        text = prompts.reason(prompts.asked(setting.benchmark, question), seen)
+        text = prompts.reason(prompts.asked(setting.benchmark, question), seen, steps)
         asks[question.id] = GenerationRequest(question.id, text, seed=hash_to_number(f"{setting.seed}/{question.id}"))
-    how = SamplingParams(setting.task.max_new_tokens, prompts.TEMPERATURE, prompts.TOP_P)
+    most = setting.task.max_new_tokens
+    how = (
+        SamplingParams(most, prompts.TEMPERATURE, prompts.TOP_P)
+        if steps
+        else SamplingParams(min(prompts.ANSWER_TOKENS, most))
+    )
     thoughts = {said.id: said.with_thought() for batch in reasoner.answer(list(asks.values()), how) for said in batch}
     endless = [
         GenerationRequest(said.id, asks[said.id].text, said=prompts.closing(said.text))
         for said in thoughts.values()
-        if said.truncated and prompts.final_answer(said.text)[1] is None
+        if said.truncated and prompts.is_unanswered(said.text, steps)
     ]
     forced = (
         {said.id: said for batch in reasoner.answer(endless, SamplingParams(prompts.ANSWER_TOKENS)) for said in batch}
@@ -147,7 +168,7 @@ def _reason(
     for question in questions:
         if (said := thoughts.get(question.id)) is None:
             continue
-        if said.truncated and prompts.final_answer(said.text)[1] is None:
+        if said.truncated and prompts.is_unanswered(said.text, steps):
             if (end := forced.get(said.id)) is None:
                 continue
             said = _joined(said, end)
@@ -159,6 +180,8 @@ def _reasoned(
     setting: Setting, question: Question, prompt: str, said: Generation, seen: PredictionRow
 ) -> PredictionRow:
     thought, conclusion = prompts.final_answer(said.text)
+    if conclusion is None and style_of(setting.mode) == "direct":
+        thought, conclusion = "", said.spoken()
     judged = setting.benchmark.judge(question, conclusion or "", "direct")
     reason = "no_answer" if conclusion is None and judged.answer is None else judged.reason
     judged = Judgement(judged.answer, judged.correct, reason, thought or None, judged.guessed)
@@ -173,7 +196,7 @@ def _reasoned(
 
 def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, PredictionRow]:
     """What the perceiver says of each row's pictures, as far as it is known from the cache; without rows a dead server left."""
-    contents = _observe(setting, questions) if setting.mode == "extract-think" else {}
+    contents = _observe(setting, questions) if setting.mode.startswith("extract") else {}
     texts = _texts(setting, "descriptions", setting.perceiver)
     most = setting.task.max_new_tokens
     found: dict[str, PredictionRow] = {}
@@ -183,7 +206,7 @@ def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, Pred
             found[question.id] = {"text": "", "failed": None}
             continue
         words = prompts.asked(setting.benchmark, question).text
-        if setting.mode == "extract-think" and words not in contents:
+        if setting.mode.startswith("extract") and words not in contents:
             continue
         prompt = prompts.perceive(len(question.images), contents.get(words, ""))
         key = digest([prompt, [setting.pictures[image] for image in question.images], most])
@@ -246,7 +269,7 @@ def _row(setting: Setting, question: Question, prompt: str, said: Generation, ju
         "groups": dict(question.groups),
         "cluster": question.cluster,
         "mode": setting.mode,
-        "style": "direct" if setting.mode == "direct" else "think",
+        "style": style_of(setting.mode),
         "decoding": "greedy",
         "sample": 0,
         "prompt": prompt,

@@ -78,8 +78,8 @@ def perceive(images: int, contents: str = "") -> str:
     return f"{prompt}, and especially {contents}." if contents else f"{prompt}."
 
 
-def reason(question: TextQuestion, description: str | None) -> str:
-    """Ask a reader of text to answer from a description; None for a question without a picture."""
+def reason(question: TextQuestion, description: str | None, steps: bool = True) -> str:
+    """Ask a reader of text to answer from a description, step by step or at once; None for a question without a picture."""
     lines = (
         []
         if description is None
@@ -88,7 +88,8 @@ def reason(question: TextQuestion, description: str | None) -> str:
     lines.append(f"Question: {question.text}")
     if question.options and question.form.startswith("one"):
         lines.append(f"Options: {', '.join(question.options)}.")
-    lines.append(f"\nThink step by step. End with one line that reads: Answer: {question.form}")
+    how = "Think step by step. End with one line" if steps else "Do not explain. Reply with one line"
+    lines.append(f"\n{how} that reads: Answer: {question.form}")
     return "\n".join(lines)
 
 
@@ -114,6 +115,11 @@ def final_answer(text: str) -> tuple[str, str | None]:
     line = _LINE.match(text, found[-1].end())
     answer = line.group().strip().strip("*_`").strip() if line else ""
     return text[: found[-1].start()].strip().strip("*").strip(), answer or None
+
+
+def is_unanswered(text: str, steps: bool) -> bool:
+    """Check whether a text that was cut off gives no answer: of one without steps, only a thought that is still open."""
+    return final_answer(text)[1] is None and (steps or _open(text))
 
 
 def _open(text: str) -> bool:

@@ -18,9 +18,13 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from pipeline.checks.evaluation import load_lab
-from pipeline.config.evaluation import BACKENDS, MODES, PRECISIONS, Cell, LabConfig, cell_folder, cells
+from pipeline.config.evaluation import BACKENDS, MODES, PRECISIONS, TWO_STEPS, Cell, LabConfig, cell_folder, cells
 from pipeline.errors import UserError
-from pipeline.files import write_atomic
+from pipeline.files import write_atomic, write_json
+from pipeline.metrics.stored import to_json
+from pipeline.reports.table import text_table
+from pipeline.sweeps.results import Cells
+from pipeline.sweeps.table import seeing
 from pipeline.system.processes import run_child
 from stages.evaluation import lmms_eval
 from stages.evaluation.backends.checkpoint import find
@@ -41,12 +45,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--task", help="file of pipeline/tasks")
     own.add_argument("--data", help="root of the task's data")
     own.add_argument("--split", help="val, 'test[:200]', 'test[:10%%]'; a slice is a random subset")
-    own.add_argument("--mode", choices=MODES, help="default: direct")
+    own.add_argument(
+        "--mode", choices=MODES, help="default: direct; blind asks direct too, and says what seeing is worth"
+    )
     own.add_argument(
         "--perceiver", action="append", help="in the two-step modes, who describes; with --grid again and again"
     )
     own.add_argument("--reasoner", action="append", help="in the two-step modes, who answers from the description")
-    own.add_argument("--grid", action="store_true", help="every --perceiver with every --reasoner, in all four modes")
+    own.add_argument(
+        "--grid", action="store_true", help="every --perceiver with every --reasoner, in every mode but blind"
+    )
     own.add_argument("--backend", choices=BACKENDS[:2], help="of folders and hub ids; default: transformers")
     own.add_argument("--precision", choices=PRECISIONS, help="default: auto")
     own.add_argument("--api-key-env", help="environment variable with the key of a served model")
@@ -95,11 +103,22 @@ def main(arguments: argparse.Namespace) -> int:
         for made in write_grid(config):
             print(made)
         return 0
-    folder = cell_folder(config, found[0])
+    folder = cell_folder(config, found[-1])
     if arguments.harness:
         _through_harness(arguments, config, folder)
+    if arguments.mode == "blind":
+        _tell_seeing(config, found[-1])
     print(folder / "evaluation.json")
     return 0
+
+
+def _tell_seeing(config: LabConfig, blind: Cell) -> None:
+    """Write down and tell how much the answers depend on seeing."""
+    known = Cells(config)
+    lines = known.seeing(blind)
+    write_json(cell_folder(config, blind) / "seeing.json", to_json(lines))
+    for one in seeing(lines, [known.row(blind)]):
+        print(f"{one.title}\n{text_table(one)}\n")
 
 
 def _through_harness(arguments: argparse.Namespace, config: LabConfig, cell: Path) -> None:
@@ -129,7 +148,11 @@ def lab_of(arguments: argparse.Namespace) -> dict[str, Any]:
     if problems:
         raise UserError(problems)
     perceivers, reasoners = _parts(arguments)
-    modes = list(MODES) if arguments.grid else [arguments.mode or "direct"]
+    modes = [arguments.mode or "direct"]
+    if arguments.grid:
+        modes = [mode for mode in MODES if mode != "blind"]
+    elif arguments.mode == "blind":
+        modes = ["direct", "blind"]
     own = _overrides(arguments.overrides)
     lab: dict[str, Any] = {
         "name": arguments.name
@@ -165,12 +188,12 @@ def _problems(arguments: argparse.Namespace) -> Iterator[str]:
         yield "--harness: other harnesses ask one checkpoint for direct answers; leave --grid, --mode and servers out"
     if arguments.harness_python and not arguments.harness:
         yield "--harness-python: is of --harness; name it too"
-    two_steps = arguments.grid or arguments.mode in MODES[2:]
+    two_steps = arguments.grid or arguments.mode in TWO_STEPS
     if (perceivers or reasoners) and not two_steps:
-        yield f"--perceiver and --reasoner are for --mode {MODES[2]} or {MODES[3]}, and for --grid"
+        yield f"--perceiver and --reasoner are for --mode {' or '.join(TWO_STEPS)}, and for --grid"
     if arguments.grid:
         if arguments.mode:
-            yield "--mode: --grid asks in all four modes; leave --mode out"
+            yield "--mode: --grid asks in every mode but blind; leave --mode out"
         if arguments.model:
             yield "--model: --grid takes --perceiver and --reasoner, each again and again; leave --model out"
         if not perceivers or not reasoners:

@@ -97,6 +97,10 @@ def test_a_server_is_told_what_it_needs(written: Any) -> None:
     ]
 
 
+def test_blind_is_refused_without_what_it_is_held_against(written: Any) -> None:
+    assert problems(written(modes=["blind"])) == ["modes: blind is held against direct, on the same rows; add direct"]
+
+
 def test_a_missing_package_is_told_before_anything_runs(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation.importlib.util, "find_spec", lambda name: None)
     assert any("8bit needs bitsandbytes" in line for line in problems(written(precisions=["8bit"])))

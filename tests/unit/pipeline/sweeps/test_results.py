@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import json
 import re
@@ -84,12 +85,56 @@ def test_pairs_are_tested_on_the_same_rows_and_corrected_over_the_task(lab: LabC
     assert told.pareto["t"] == (found["same"].id, found["good"].id)
 
 
+def test_what_seeing_is_worth_is_told_on_all_rows_and_per_group(lab: LabConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(lab, modes=["direct", "blind"], models={"m": LabModel(name_or_path="m")})
+    direct, blind = cells(config)
+    # Of 20 rows 16 are right with the picture, 4 of them and 1 more without it. Even rows: 10, 10 right, 4 blind.
+    answer(config, direct, [i % 2 == 0 or i < 12 for i in range(20)], peak_memory_bytes=10**9)
+    answer(config, blind, [i in (0, 2, 4, 6, 13) for i in range(20)], peak_memory_bytes=10**9)
+    told = results(Cells(config))
+    whole, even, odd = told.seeing
+    assert (whole.n, whole.direct, whole.blind, whole.difference, whole.unparsable) == (20, 0.8, 0.25, 0.55, 15)
+    # 12 rows only with, 1 only without: 2 · (1 + 13) / 2 ** 13.
+    assert whole.p == whole.p_holm == round(28 / 2**13, 6)
+    assert 0.2 < whole.difference_low < 0.55 < whole.difference_high < 0.85
+    assert (even.group, even.value, even.n, even.direct, even.blind, even.unparsable) == ("kind", "even", 10, 1, 0.4, 6)
+    # Six rows of one kind: 2 / 2 ** 6, the larger of two, so once; the other: 6 against 1, 2 · 8 / 2 ** 7, twice.
+    assert (even.difference, even.p, even.p_holm) == (0.6, 0.03125, 0.0625)
+    assert (odd.difference, odd.p, odd.p_holm) == (0.5, 0.125, 0.125)
+    # Nobody chooses a model that sees nothing.
+    assert told.pairs["t"].cells == told.pareto["t"] == (direct.id,)
+    text = as_markdown(told)
+    assert re.search(
+        r"## t: What seeing is worth\n.*m · auto \| 20 \| 80.0 \| 25.0 \| 50.0 \| 15 \| \+55.0\* \[", text, re.S
+    )
+    assert "t: What seeing is worth, by kind" in text
+    assert "direct - blind, points" in page(told)
+    write_results(told, tmp_path)
+    assert [line["value"] for line in csv.DictReader((tmp_path / "seeing.csv").open())] == ["", "even", "odd"]
+    (cell_folder(config, direct) / "evaluation.json").unlink()
+    assert results(Cells(config)).seeing == ()
+
+
+def test_every_official_score_is_shown(lab: LabConfig, tmp_path: Path) -> None:
+    found = three(lab)
+    answer(lab, found["good"], [True] * 4, official={"Q→A": 60.0, "QA→R": 50.0, "Q→AR": 30.5})
+    told = results(Cells(lab))
+    lines = [line for line in as_markdown(told).splitlines() if "Q→AR" in line or "30.5" in line]
+    assert lines[-2:] == ["| cell | Q→A | QA→R | Q→AR | micro |", "| good · auto · direct | 60.0 | 50.0 | 30.5 | – |"]
+    assert "Q→AR" in page(told)
+    write_results(told, tmp_path)
+    scores = [
+        (line["model"], line["score"], line["official"]) for line in csv.DictReader((tmp_path / "official.csv").open())
+    ]
+    assert scores[2:4] == [("good", "Q→AR", "30.5"), ("same", "micro", "12.345")]
+
+
 def test_results_are_the_same_json_as_ever(lab: LabConfig, tmp_path: Path) -> None:
     found = three(lab)
     (cell_folder(lab, found["bad"]) / "evaluation.json").unlink()
     write_results(results(Cells(lab)), tmp_path)
     file = json.loads((tmp_path / "results.json").read_text())
-    assert list(file) == ["name", "cells", "counts", "groups", "pareto", "pairs"]
+    assert list(file) == ["name", "cells", "counts", "groups", "official", "seeing", "pareto", "pairs"]
     assert [list(row) for row in file["cells"]] == [list(COLUMNS)] * 3
     assert [list(row) for row in file["groups"]] == [list(GROUP_COLUMNS)] * 4
     assert list(file["pairs"]["t"]) == ["cells", "n", "pairs", "detectable"]

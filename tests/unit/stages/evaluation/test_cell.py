@@ -134,6 +134,38 @@ def test_a_picture_that_cannot_be_read_is_a_counted_wrong_row(tmp_path, monkeypa
     assert {(row["correct"], row["detail"]) for row in rows(folder)} == {(False, "broken.jpg: unreadable_image")}
 
 
+def test_blind_asks_the_same_words_without_the_picture_and_what_it_says_is_the_result(tmp_path, monkeypatch):
+    lab = Lab(
+        tmp_path,
+        monkeypatch,
+        {"m": Scripted(lambda ask: "awe" if ask.images else "I see no picture.")},
+        modes=["direct", "blind"],
+        smoke=2,
+    )
+    direct, blind = rows(lab.run(0)), rows(lab.run(1))
+    assert [ask.images for ask in lab.models["m"].asked[ROWS:]] == [()] * ROWS
+    assert [row["prompt"] for row in blind] == [row["prompt"] for row in direct]
+    assert {row["style"] for row in blind} == {"direct"}
+    assert {how.max_new_tokens for how in lab.models["m"].hows} == {32}
+    assert record(lab.folder(1))["reasons"] == {"not_a_label": ROWS}
+    assert record(lab.folder(1))["inputs"]["mode"] == "blind"
+
+
+def test_marks_of_pictures_are_words_to_the_blind(tmp_path, monkeypatch):
+    from stages.evaluation import cell
+
+    whole = cell.load_benchmark
+
+    def marked(config, cache):
+        benchmark = whole(config, cache)
+        return dataclasses.replace(benchmark, prompt=lambda question, style: f"Look at <image 1>. {question.id}")
+
+    monkeypatch.setattr(cell, "load_benchmark", marked)
+    lab = Lab(tmp_path, monkeypatch, {"m": Scripted(awe)}, modes=["direct", "blind"])
+    found = rows(lab.run(1))
+    assert all(row["prompt"] == f"Look at image 1. {row['id']}" for row in found)
+
+
 def test_rows_a_server_left_make_the_cell_fail_and_go_on_later(lab):
     model = lab.models["m"]
     whole = model.answer

@@ -8,8 +8,8 @@ import json
 import pytest
 from lab_fakes import ROWS, Lab, Scripted
 
-from pipeline.config.evaluation import MODES, cells
-from stages.evaluation.grid import write_grid
+from pipeline.config.evaluation import cells
+from stages.evaluation.grid import GRID_MODES, write_grid
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def lab(tmp_path, monkeypatch):
         "thinker": Scripted(brain),
         "poet": Scripted(lambda _: "La"),
     }
-    return Lab(tmp_path, monkeypatch, models, reasoners=["thinker", "poet"], modes=list(MODES))
+    return Lab(tmp_path, monkeypatch, models, reasoners=["thinker", "poet"], modes=list(GRID_MODES))
 
 
 def test_every_pair_and_every_perceiver_alone_stand_in_the_table(lab):
@@ -34,15 +34,15 @@ def test_every_pair_and_every_perceiver_alone_stand_in_the_table(lab):
         lab.run(number)
     files = {file.suffix: file for file in write_grid(lab.config)}
     table = json.loads(files[".json"].read_text())
-    assert len(table) == 2 * (1 + 1 + 2 + 2)
+    assert len(table) == 2 * (1 + 1 + 4 * 2)
     assert {row["accuracy"] for row in table if row["reasoner"] == "poet"} == {0}
     awe = next(row["accuracy"] for row in table if row["reasoner"] == "thinker")
     assert awe == next(row["accuracy"] for row in table if row["mode"] == "direct") == table[0]["correct"] / ROWS
     lines = files[".md"].read_text().splitlines()
-    assert "| perceiver | reasoner | direct | think | caption-think | extract-think |" in lines
+    assert f"| perceiver | reasoner | {' | '.join(GRID_MODES)} |" in lines
     pair = next(line for line in lines if line.startswith("| large | thinker |"))
-    # Direct and both two-step modes; "awe" alone is no thought.
-    assert pair.count(f"{100 * awe:.1f} [") == 3
+    # Direct and the two-step modes; "awe" alone is no thought.
+    assert pair.count(f"{100 * awe:.1f} [") == 5
     assert files[".png"].read_bytes().startswith(b"\x89PNG")
     assert len(list(csv.DictReader(files[".csv"].open()))) == len(table)
 

@@ -33,6 +33,7 @@ def test_a_model_and_a_task_are_enough():
     assert found["models"] == {"SmolVLM-500M-Instruct": {"name_or_path": "HuggingFaceTB/SmolVLM-500M-Instruct"}}
     assert found["tasks"] == {"scenes": {"task": {"name": "scenes"}, "split": "test[:8]"}}
     assert found["modes"] == ["direct"]
+    assert lab("--model", "a", "--mode", "blind")["modes"] == ["direct", "blind"]
 
 
 def test_a_served_model_a_run_and_a_folder_are_told_apart(tmp_path):
@@ -66,7 +67,7 @@ def test_a_grid_has_every_pair_in_the_two_step_modes_and_each_perceiver_alone():
         tasks={"scenes": LabTask()},
         modes=plain["modes"],
     )
-    assert len(cells(config)) == 2 * (1 + 1 + 2 + 2)
+    assert len(cells(config)) == 2 * (1 + 1 + 4 * 2)
 
 
 def test_settings_of_the_model_and_the_task_are_passed_on():
@@ -84,7 +85,7 @@ def test_settings_of_the_model_and_the_task_are_passed_on():
     [
         (["--model", "a"], ["--task is missing", "--split is missing"]),
         ([*PLAIN], ["--model is missing"]),
-        ([*PLAIN, "--model", "a", "--reasoner", "b"], ["are for --mode caption-think or extract-think"]),
+        ([*PLAIN, "--model", "a", "--reasoner", "b"], ["are for --mode caption-direct or caption-think or extract"]),
         (
             [*PLAIN, "--model", "a", "--perceiver", "b", "--reasoner", "c", "--mode", "extract-think"],
             ["nothing is left"],

@@ -55,6 +55,41 @@ def test_a_second_reasoner_reads_the_same_descriptions_without_asking_again(lab)
     assert len(found) == ROWS
 
 
+def test_a_direct_reasoner_reads_the_same_description_and_answers_at_once(tmp_path, monkeypatch):
+    def brain(ask):
+        if ask.said:
+            return " fear"
+        if ask.text.startswith(OBSERVE):
+            return "places, faces."
+        if "Do not explain" not in ask.text:
+            return "A park.\nAnswer: awe"
+        # A thinking model is cut in its thought, once; another ends without the word that was asked for.
+        if len(brain.direct) == 0:
+            brain.direct.append(ask)
+            return Generation(ask.id, "<think>well, the", tokens=32, truncated=True)
+        return "Answer: awe" if len(brain.direct.append(ask) or brain.direct) % 2 else "awe"
+
+    brain.direct = []
+    models = {"eyes": Scripted(describe), "brain": Scripted(brain)}
+    modes = ["extract-think", "extract-direct"]
+    lab = Lab(tmp_path, monkeypatch, models, reasoners=["brain"], modes=modes)
+    thought = {row["id"]: row for row in rows(lab.run(0))}
+    looked = len(lab.models["eyes"].asked)
+    found = rows(lab.run(1))
+    assert len(lab.models["eyes"].asked) == looked == ROWS
+    assert all(row["description"] == thought[row["id"]]["description"] for row in found)
+    assert sorted(row["label"] for row in found) == ["awe"] * (ROWS - 1) + ["fear"]
+    assert {row["style"] for row in found} == {"direct"}
+    hows = [
+        how
+        for ask, how in zip(lab.models["brain"].asked, lab.models["brain"].hows, strict=True)
+        if "Do not explain" in ask.text
+    ]
+    assert {(how.max_new_tokens, how.temperature) for how in hows} == {(32, 0.0)}
+    cut = next(row for row in found if row["label"] == "fear")
+    assert cut["completion"] == "<think>well, the\n</think>\n\nAnswer: fear"
+
+
 def test_reasoners_draw_with_the_paper_s_sampling_and_a_seed_per_row(lab):
     lab.run(0)
     how = lab.models["brain"].hows[0]

@@ -129,6 +129,18 @@ def test_a_second_run_skips_everything(small, run):
     assert written <= {"config.yaml", "report"}
 
 
+def test_a_run_on_another_ones_rows_asks_no_teacher_and_trains_the_same_bits(small, run):
+    others = [f"stages.{name}=null" for name in STAGES[2:]]
+    output = small.run("pipeline run", f"cot.from={run.root}", "baselines=null", *others, name="taken")
+    taken = small.run_dir("taken")
+    assert "Taken over from run `small`: " in output
+    assert "0 requests" in output
+    assert not (taken.cot / "journal").exists()
+    assert (taken.cot / "train.parquet").read_bytes() == (run.cot / "train.parquet").read_bytes()
+    assert weights(taken, "base", "stage1_sft") == weights(run, "base", "stage1_sft")
+    assert (taken.phase("stage1_sft") / "report" / "index.html").exists()
+
+
 def test_a_changed_setting_of_a_finished_stage_is_refused_by_name(small, run):
     change = "stages.stage3_grpo_accuracy.trainer.learning_rate=2e-3"
     before = snapshot(run.root)

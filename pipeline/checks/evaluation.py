@@ -11,7 +11,18 @@ from pathlib import Path
 from typing import cast
 
 from pipeline.checks.shared import FOLDER, name_problems, task_problems
-from pipeline.config.evaluation import BACKENDS, MODES, PRECISIONS, SWEEPS, TWO_STEPS, LabConfig, LabModel, LabTask
+from pipeline.config.evaluation import (
+    BACKENDS,
+    MODES,
+    PRECISIONS,
+    RENAME,
+    SENT,
+    SWEEPS,
+    TWO_STEPS,
+    LabConfig,
+    LabModel,
+    LabTask,
+)
 from pipeline.config.families import REFUSED, model_type
 from pipeline.config.loader import find_config, load_merged
 from pipeline.data.splits import split_problem
@@ -88,10 +99,39 @@ def _model(where: str, model: LabModel, precisions: Sequence[str]) -> Iterator[s
     for key in ("base_url", "api_key_env"):
         if getattr(model, key) is not None and not served:
             yield f"{where}.{key}: is read with backend openai alone; leave it out"
+    yield from _price(where, model)
+    yield from _options(where, model)
     if model.processor and served:
         yield f"{where}.processor: a server has its own; leave it out"
+
+
+def _price(where: str, model: LabModel) -> Iterator[str]:
+    if model.price and sorted(model.price) != ["completion", "prompt"]:
+        told = ", ".join(model.price)
+        yield f"{where}.price: has {told}, and takes prompt and completion, both, each of a million tokens"
+    for key, value in model.price.items():
+        if not value >= 0:
+            yield f"{where}.price.{key}: {value} must be 0 or more"
+
+
+def _options(where: str, model: LabModel) -> Iterator[str]:
     if model.options and model.backend == "transformers":
         yield f"{where}.options: are for vllm and openai; with transformers use processor, or leave them out"
+    names = model.options.get(RENAME)
+    if names is not None and model.backend == "vllm":
+        yield f"{where}.options.{RENAME}: is of requests to a server; vllm.LLM takes its keyword arguments as they are called"
+    if model.backend != "openai":
+        return
+    if "messages" in model.options:
+        yield f"{where}.options.messages: are the question and its pictures; leave it out"
+    if names is None:
+        return
+    if not isinstance(names, dict) or not all(isinstance(new, str) and new for new in names.values()):
+        yield f"{where}.options.{RENAME}: {names!r} must map fields to names, such as max_tokens: max_completion_tokens"
+        return
+    for name in names:
+        if name not in SENT:
+            yield f"{where}.options.{RENAME}.{name}: is no field that is sent; {did_you_mean(name, SENT)}"
 
 
 def _weights(where: str, model: LabModel) -> Iterator[str]:

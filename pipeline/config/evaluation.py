@@ -20,6 +20,10 @@ SWEEPS = CONFIGS / "sweeps"
 
 BACKENDS = ("transformers", "vllm", "openai")
 """Who generates: transformers in this process, vLLM offline in this process, a server with an OpenAI-compatible API."""
+RENAME = "rename"
+"""The key of a served model's `options` that is no field of a request."""
+SENT = ("max_tokens", "temperature", "top_p", "seed")
+"""Fields that every request to a server has beside its model and messages."""
 PRECISIONS = ("auto", "float32", "bfloat16", "float16", "8bit", "4bit")
 ONE_STEP = ("direct", "think", "blind")
 """direct: the answer alone. think: <think>…</think><answer>…</answer>. blind: as direct, with the pictures left out."""
@@ -49,7 +53,10 @@ class LabModel:
     processor: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of AutoProcessor.from_pretrained."""
     options: dict[str, Any] = field(default_factory=dict)
-    """Keyword arguments of vllm.LLM, or of each request to a server."""
+    """Keyword arguments of vllm.LLM, or fields of each request to a server: null takes one of ours away, and `rename`
+    (max_tokens: max_completion_tokens) gives one another name."""
+    price: dict[str, float] = field(default_factory=dict)
+    """Of a million tokens, `prompt` and `completion`, in any one currency; empty where none is known."""
 
 
 @dataclass(frozen=True)
@@ -115,6 +122,20 @@ def cells(config: LabConfig) -> list[Cell]:
         for mode in config.modes
         for reasoner in (reasoners if mode in TWO_STEPS else [None])
     ]
+
+
+def cost(config: LabConfig, cell: Cell, prompt: int | None, completion: int | None) -> float | None:
+    """Return what a cell's tokens cost, read and written; None without a price, or where the tokens are not known.
+
+    In the two-step modes they are the reasoner's, and none is told where the perceiver has a price: its descriptions are shared
+    with other cells.
+    """
+    model = config.models[cell.model]
+    if cell.mode in TWO_STEPS:
+        model = config.reasoners[cell.reasoner] if cell.reasoner and not model.price else LabModel()
+    if not model.price or prompt is None or completion is None:
+        return None
+    return (prompt * model.price["prompt"] + completion * model.price["completion"]) / 1e6
 
 
 def lab_folder(config: LabConfig) -> Path:

@@ -10,9 +10,9 @@ from typing import Any
 
 from pipeline.files import write_atomic, write_json
 from pipeline.metrics.stored import to_json
-from pipeline.reports.table import Table, cell, csv_text, markdown_table, rows_of
+from pipeline.reports.table import cell, csv_text, markdown_table
 from pipeline.sweeps.rows import COLUMNS, GROUP_COLUMNS, OFFICIAL_COLUMNS, SEEING_COLUMNS, CellKey, SweepResults
-from pipeline.sweeps.table import SHOWN, best_first, differences, official_scores, seeing
+from pipeline.sweeps.table import best_first, cells_table, differences, official_scores, seeing
 
 PAGE = "index.html"
 
@@ -45,7 +45,7 @@ def as_markdown(found: SweepResults) -> str:
     parts = [f"# {cell(found.name)}", ""]
     for task, tested in found.pairs.items():
         rows = sorted((row for row in found.cells if row.task == task), key=best_first)
-        parts += [markdown_table(Table("cells", task, SHOWN, rows_of(SHOWN, rows))), ""]
+        parts += [markdown_table(cells_table(task, rows)), ""]
         further = (differences(rows, tested), official_scores(found.official, rows), *seeing(found.seeing, rows))
         for one in filter(None, further):
             parts += [markdown_table(replace(one, title=f"{task}: {one.title}")), ""]

@@ -15,9 +15,9 @@ from markupsafe import Markup
 from pipeline.formatting import percent, printable
 from pipeline.reports.charts import OTHERS, Dot, against
 from pipeline.reports.page import render
-from pipeline.reports.table import Column, Table, rows_of
+from pipeline.reports.table import Column, Table
 from pipeline.sweeps.rows import CellRow, GroupRow, SweepResults
-from pipeline.sweeps.table import SHOWN, best_first, by_cell, differences, official_scores, seeing
+from pipeline.sweeps.table import best_first, by_cell, cells_table, differences, official_scores, seeing
 
 _MARKERS = ("o", "s", "D", "^", "X", "o")
 """Of precisions, as matplotlib calls them, and as _SHAPES shows them in the legend."""
@@ -63,11 +63,12 @@ def _task(
 
 def _cells(task: str, number: int, rows: Sequence[CellRow], front: Sequence[str]) -> Table:
     rows = [replace(row, model=row.model + " ◆" * (row.cell in front)) for row in rows]
+    made = cells_table(f"Cells of {task}", rows)
     shown = [
         {**one, "#id": f"cell-{number}-{place}", "#dim": row.status != "complete"}
-        for place, (row, one) in enumerate(zip(rows, rows_of(SHOWN, rows), strict=True))
+        for place, (row, one) in enumerate(zip(rows, made.rows, strict=True))
     ]
-    return Table("cells", f"Cells of {task}", SHOWN, tuple(shown), sorted_by="accuracy").less("seconds")
+    return replace(made, rows=tuple(shown), sorted_by="accuracy").less("seconds")
 
 
 def _chart(

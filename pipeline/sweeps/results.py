@@ -15,7 +15,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells
+from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells, cost
 from pipeline.files import read_jsonl
 from pipeline.metrics.intervals import clustered_rate
 from pipeline.metrics.paired_tests import Paired, group_changes, holm, paired
@@ -105,6 +105,7 @@ class Cells:
         known["memory_estimated_mb"] = _mb(planned.bytes)
         if complete and record is not None:
             known |= _figures(record, self.answers(cell), planned)
+            known["cost"] = _rounded(cost(self.config, cell, known["prompt_tokens"], known["tokens"]))
         return CellRow(**{**dict.fromkeys(COLUMNS), **known})
 
     def groups(self, cell: Cell) -> list[GroupRow]:
@@ -219,7 +220,9 @@ def _figures(record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], pl
         "unparsable": sum(not row["parsed"] for row in answers),
         "guessed": sum(row["guessed"] for row in answers),
         "truncated": sum(row["truncated"] for row in answers),
-        "tokens": sum(row["tokens"] for row in answers),
+        "tokens": (tokens := sum(row["tokens"] for row in answers)),
+        "prompt_tokens": (record.get("tokens") or {}).get("prompt"),
+        "tokens_per_row": round(tokens / len(answers), 1) if answers else None,
         "unusable_rows": sum((record.get("problems") or {}).values()),
         "memory_measured_mb": _mb(measured),
         "memory_error": _rounded(planned.bytes / measured - 1) if planned.bytes and measured else None,

@@ -64,6 +64,9 @@ class CellRow(CellKey):
     guessed: int | None
     truncated: int | None
     tokens: int | None
+    prompt_tokens: int | None
+    tokens_per_row: float | None
+    cost: float | None
     unusable_rows: int | None
     memory_estimated_mb: float | None
     memory_measured_mb: float | None
@@ -80,6 +83,11 @@ class CellRow(CellKey):
     def rate(self) -> Rate:
         """Accuracy with its interval."""
         return Rate(self.accuracy, self.accuracy_low, self.accuracy_high)
+
+    @property
+    def cost_of_1000(self) -> float | None:
+        """What a thousand rows cost."""
+        return None if self.cost is None or not self.n else 1000 * self.cost / self.n
 
     @property
     def memory(self) -> float | None:

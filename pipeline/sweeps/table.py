@@ -34,6 +34,11 @@ def _latency(row: CellRow) -> Noted:
     return Noted(row.latency_p50_s, "" if slow is None else f"p95 {slow:.2f}")
 
 
+def _tokens(row: CellRow) -> Noted:
+    read = row.prompt_tokens
+    return Noted(row.tokens_per_row, "" if read is None or not row.n else f"read {read / row.n:.0f}")
+
+
 SHOWN = (
     Column("model", "model"),
     Column("precision", "precision"),
@@ -47,11 +52,19 @@ SHOWN = (
     Column("estimated", "estimated, MB", "count", _estimated, least_first=True),
     Column("latency_p50_s", "p50, s", "number", _latency, least_first=True),
     Column("rows_per_second", "rows/s", "number"),
+    Column("tokens", "tokens/row", "number", _tokens, least_first=True),
+    Column("cost", "cost, 1\u202f000 rows", "number", lambda row: row.cost_of_1000, least_first=True),
     Column("n", "rows", "count"),
     Column("seconds", "time", "duration", least_first=True),
     Column("status", "status", of=lambda row: row.status + (f": {row.reason}" if row.reason else "")),
 )
 """The columns of a sweep that a person reads."""
+
+
+def cells_table(title: str, rows: Sequence[CellRow]) -> Table:
+    """Return the table of a task's cells, in their order; what they cost only where a model has a price."""
+    made = Table("cells", title, SHOWN, rows_of(SHOWN, rows))
+    return made if any(row.cost is not None for row in rows) else made.less("cost")
 
 
 def best_first(row: CellRow) -> tuple[float, str]:

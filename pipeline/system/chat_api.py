@@ -24,6 +24,7 @@ _NOT_TAKEN = re.compile(
     r"deprecated|instead|only the default",
     re.IGNORECASE,
 )
+_NOT_BOTH = re.compile(r"cannot both be|can't both be|only one of|mutually exclusive", re.IGNORECASE)
 _UNSEEN = "\ufeff\u200b\u2060"
 _VERSION = re.compile(r"/v\d+\w*(/|$)")
 
@@ -81,12 +82,14 @@ def clean(text: str) -> str:
 def fields_not_taken(message: str, sent: Iterable[str]) -> set[str]:
     """Return the fields of `sent` that a server refuses as such, by its words; those to leave out or to rename.
 
-    A value that is too large is no such case: its cure is another value.
+    A value that is too large is no such case: its cure is another value. Of temperature and top_p where it takes but one,
+    temperature stays.
     """
-    if not _NOT_TAKEN.search(message):
-        return set()
     known = [name for name in sent if name in (*OPTIONAL, *RENAMED)]
-    return {name for name in known if re.search(rf"(?<!\w){name}(?!\w)", message)}
+    named = {name for name in known if re.search(rf"(?<!\w){name}(?!\w)", message)}
+    if _NOT_TAKEN.search(message):
+        return named
+    return {"top_p"} if _NOT_BOTH.search(message) and {"temperature", "top_p"} <= named else set()
 
 
 def adapted(body: Mapping[str, Any], not_taken: Iterable[str]) -> dict[str, Any]:

@@ -10,7 +10,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.evaluation import ONE_STEP, TWO_STEPS, Cell, LabConfig, LabModel, cell_folder, lab_folder, style_of
+from pipeline.config.evaluation import (
+    ONE_STEP,
+    TWO_STEPS,
+    Cell,
+    LabConfig,
+    LabModel,
+    cell_folder,
+    cost,
+    lab_folder,
+    style_of,
+)
 from pipeline.config.loader import to_plain
 from pipeline.data.benchmark import Benchmark
 from pipeline.data.load import load_benchmark
@@ -101,6 +111,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
         seconds = time.monotonic() - began
         figures = _figures(benchmark, rows, ordered, setting, seconds, len(ordered) - here_before)
         figures["trained_question"] = other
+        figures["cost"] = cost(config, cell, **figures["tokens"])
         record.complete(ordered, inputs, figures)
         right = f"{100 * figures['accuracy']:.1f} % right (chance {100 * figures['chance']:.1f} %)"
         log.info(f"{cell.id}: {len(ordered)} rows, {right}, {100 * figures['parsed']:.1f} % readable, {seconds:.0f} s")
@@ -224,7 +235,10 @@ def _figures(
         "latency_p95_s": _share(latencies, 0.95),
         "peak_memory_bytes": setting.models.peak_memory(),
         "tokens": {
-            "prompt": sum(row["prompt_tokens"] or 0 for row in answers),
+            # A server need not tell.
+            "prompt": sum(row["prompt_tokens"] or 0 for row in answers)
+            if any(row["prompt_tokens"] for row in answers)
+            else None,
             "completion": sum(row["completion_tokens"] for row in answers),
         },
         **provenance(),

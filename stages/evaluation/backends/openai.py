@@ -20,7 +20,7 @@ from typing import Any
 
 import aiohttp
 
-from pipeline.config.evaluation import LabModel
+from pipeline.config.evaluation import RENAME, LabModel
 from pipeline.data.images import ImageError, encode_picture, open_rgb, plain_jpeg
 from pipeline.errors import UserError
 from pipeline.system.chat_api import DENIED, ErrorReply, adapted, address_hint, data_url, fields_not_taken, read_choice
@@ -192,7 +192,10 @@ class Served:
         if ask.said:
             messages.append({"role": "assistant", "content": ask.said})
             body |= {"add_generation_prompt": False, "continue_final_message": True}
-        return json.dumps({**adapted(body, self._not_taken), **self._model.options, "messages": messages}).encode()
+        own = dict(self._model.options)
+        names = own.pop(RENAME, None) or {}
+        body = {names.get(name, name): value for name, value in adapted(body, self._not_taken).items()} | own
+        return json.dumps({k: v for k, v in body.items() if v is not None} | {"messages": messages}).encode()
 
 
 async def _next(answers: AsyncGenerator[Generation, None]) -> Generation | None:

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.checks import evaluation
 from pipeline.checks.evaluation import load_lab
-from pipeline.config.evaluation import Cell, cells
+from pipeline.config.evaluation import Cell, cells, cost
 from pipeline.errors import UserError
 from pipeline.runs.handover import model_folder
 
@@ -99,6 +99,28 @@ def test_a_server_is_told_what_it_needs(written: Any) -> None:
 
 def test_blind_is_refused_without_what_it_is_held_against(written: Any) -> None:
     assert problems(written(modes=["blind"])) == ["modes: blind is held against direct, on the same rows; add direct"]
+
+
+def test_options_and_prices_that_no_request_can_have_are_told(written: Any) -> None:
+    served = {"backend": "openai", "name_or_path": "m", "base_url": "http://h/v1"}
+    sound = {"options": {"temperature": None, "rename": {"max_tokens": "n"}}, "price": {"prompt": 1, "completion": 2.5}}
+    config = load_lab(written(models={"s": {**served, **sound}}))
+    direct, two_steps = Cell("s", "val", "auto", "direct"), Cell("s", "val", "auto", "caption-think")
+    assert cost(config, direct, 2_000_000, 100_000) == 2.25
+    assert cost(config, direct, None, 5) is cost(config, two_steps, 5, 5) is None
+    models = {
+        "a": {**served, "options": {"rename": {"max_token": "n"}, "messages": []}, "price": {"prompt": 1}},
+        "b": {**served, "options": {"rename": "n"}, "price": {"prompt": -1, "completion": 1}},
+        "c": {"name_or_path": "org/c", "options": {"rename": {}}},
+    }
+    assert problems(written(models=models)) == [
+        "models.a.price: has prompt, and takes prompt and completion, both, each of a million tokens",
+        "models.a.options.messages: are the question and its pictures; leave it out",
+        "models.a.options.rename.max_token: is no field that is sent; did you mean max_tokens?",
+        "models.b.price.prompt: -1.0 must be 0 or more",
+        "models.b.options.rename: 'n' must map fields to names, such as max_tokens: max_completion_tokens",
+        "models.c.options: are for vllm and openai; with transformers use processor, or leave them out",
+    ]
 
 
 def test_a_missing_package_is_told_before_anything_runs(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:

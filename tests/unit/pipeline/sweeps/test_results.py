@@ -59,6 +59,18 @@ def test_every_row_stays_in_n_and_what_cannot_be_read_is_counted(lab: LabConfig)
     assert (row.memory_estimated_mb, row.memory_measured_mb, row.memory_error) == (2200.0, 2000.0, 0.1)
 
 
+def test_a_price_tells_what_a_thousand_rows_cost(lab: LabConfig) -> None:
+    found = three(lab)
+    assert "cost" not in as_markdown(results(Cells(lab)))
+    lab.models["good"] = LabModel(name_or_path="good", price={"prompt": 2.5, "completion": 10})
+    answer(lab, found["good"], [True] * 50, tokens={"prompt": 40_000, "completion": 100})
+    row = Cells(lab).row(found["good"])
+    assert (row.tokens, row.prompt_tokens, row.tokens_per_row) == (100, 40_000, 2.0)
+    assert (row.cost, row.cost_of_1000) == (0.101, pytest.approx(2.02))
+    line = next(line for line in as_markdown(results(Cells(lab))).splitlines() if line.startswith("| good"))
+    assert "| 2.00 (read 800) | 2.02 |" in line
+
+
 def test_an_interval_knows_which_rows_share_a_picture(lab: LabConfig) -> None:
     found = three(lab)
     alone = Cells(lab).row(found["bad"])

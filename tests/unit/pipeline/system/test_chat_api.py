@@ -51,6 +51,8 @@ def test_an_error_with_status_200_is_told_in_its_own_words(body, words, status):
         ("Unsupported value: 'temperature' does not support 0.7. Only the default (1) value is supported.", {"temperature"}),
         ('[{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]', {"seed"}),
         ("`temperature` and `top_p` cannot both be specified; top_p is deprecated", {"temperature", "top_p"}),
+        ("`temperature` and `top_p` cannot both be specified for this model. Please use only one.", {"top_p"}),
+        ("seed and stop are mutually exclusive", set()),
         ("Unrecognized request argument supplied: seed", {"seed"}),
         ("'max_tokens' or 'max_completion_tokens' is too large: 512. The maximum context length is 256 tokens", set()),
         ("temperature must be at most 1", set()),

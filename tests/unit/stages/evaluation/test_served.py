@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import threading
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -96,6 +97,31 @@ def test_pictures_travel_in_the_places_of_their_marks_and_the_key_in_the_header(
     assert base64.b64decode(url.split(",")[1]) == paths[1].read_bytes()
     assert (body["model"], body["temperature"], body["max_tokens"], body["top_k"]) == ("big", 0.0, 64, 1)
     assert server.headers[0]["Authorization"] == f"Bearer {KEY}"
+
+
+def test_options_take_fields_away_and_rename_them(server, model):
+    own = {
+        "temperature": None,
+        "seed": None,
+        "rename": {"max_tokens": "max_completion_tokens"},
+        "reasoning_effort": "low",
+    }
+    said(replace(model, options=own), [GenerationRequest("r", "a")])
+    assert server.requests[0] == {
+        "model": "big",
+        "max_completion_tokens": 64,
+        "top_p": 1.0,
+        "reasoning_effort": "low",
+        "messages": [{"role": "user", "content": "a"}],
+    }
+
+
+def test_of_two_fields_that_a_server_does_not_take_together_one_is_left_out(server, model):
+    both = "`temperature` and `top_p` cannot both be specified for this model. Please use only one."
+    server.replies = [(400, json.dumps({"error": {"message": both}}))]
+    assert said(model, [GenerationRequest("r", "a")])["r"].text == "fine"
+    assert ["top_p" in body for body in server.requests] == [True, False]
+    assert server.requests[1]["temperature"] == 0.0
 
 
 def test_an_answer_that_was_begun_is_gone_on_with(server, model):

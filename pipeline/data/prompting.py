@@ -1,4 +1,4 @@
-"""How benchmarks put their questions: lettered options, and what the model is told to answer with."""
+"""How questions are put: lettered options, and what the model is told to answer with, by a benchmark or by a kind of answer."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ def lettered(options: Sequence[str], shape: str = "({}) {}") -> str:
     )
 
 
-def instructed(text: str, style: str, direct: str, answer: str = A_LETTER) -> str:
+def instructed(text: str, style: str, direct: str, answer: str = A_LETTER, joint: str = "\n") -> str:
     """Return a question with the instruction of a style: `direct` is the benchmark's own, `answer` names what think answers with.
 
     Raises:
         ValueError: on another style than `PROMPT_STYLES`.
     """
     if style == "direct":
-        return f"{text}\n{direct}"
+        return f"{text}{joint}{direct}"
     if style == "think":
-        return f"{text}\nReason inside <think> </think>, then give {answer} inside <answer> </answer>."
+        return f"{text}{joint}Reason inside <think> </think>, then give {answer} inside <answer> </answer>."
     raise ValueError(f"prompt style {style!r} is not one of {PROMPT_STYLES}")
 
 
@@ -41,3 +41,37 @@ def asked_for_letter(question: Question, style: str) -> str:
         ValueError: see `instructed`.
     """
     return instructed(question.text, style, DIRECT_LETTER)
+
+
+def asked_by_kind(question: Question, style: str) -> str:
+    """Return a question of one of `pipeline.scoring.kinds.KINDS`, with the instruction to answer with that kind.
+
+    The wordings are ours. A number is asked for in its unit and to its decimals where the question's facts tell them.
+
+    Raises:
+        ValueError: see `instructed`.
+    """
+    if question.kind == "letter":
+        return asked_for_letter(question, style)
+    if question.kind == "label":
+        text = f"{question.text} Options: {', '.join(question.options)}."
+        return instructed(text, style, "Answer with one of them and nothing else.", "one of them", joint=" ")
+    what, detail = _WANTED[question.kind], ""
+    if question.kind == "number":
+        unit, precision = question.facts.get("unit"), question.facts.get("precision")
+        detail = f" in {unit}" if unit else ""
+        if precision is not None:
+            detail += (
+                f" with {precision} decimal{'' if precision == 1 else 's'}" if int(precision) else ", a whole one,"
+            )
+    elif question.kind == "list" and question.facts.get("ordered"):
+        detail = " in order"
+    return instructed(question.text, style, f"Answer with {what}{detail} and nothing else.", f"{what}{detail}")
+
+
+_WANTED = {
+    "number": "the number",
+    "yes_no": "yes or no",
+    "text": "a word or a short phrase",
+    "list": "the entries of the list, separated by commas,",
+}

@@ -88,6 +88,7 @@ _BOLD = re.compile(r"\*\*([^*\n]{1,40})\*\*")
 _ONE_IS_MEANT = re.compile(
     r"(?:^|\b(?:is|are|was|were|has|have|only|exactly|just|contains?|answer|equals?|there['’]s)|[:=])\W*$", re.I
 )
+_UNIT_CHARS = 30
 _RANGE = re.compile(r"\s*(?:-|\bto\b|(?P<or>\bor\b))\s*\d")
 _RANGE_BEFORE = re.compile(r"\d%?\s*(?:-|\bto\b|(?P<or>\bor\b))\s*$")
 _SENTENCE = re.compile(r"\n+|(?<=[^\d\s])\.\s+|(?<=\d)\.\s+(?=[A-Z])|[!?]\s+")
@@ -101,12 +102,16 @@ class Number:
         value: what it is.
         percent: whether a percent sign or "percent" follows.
         start, end: where it stands in the text that was searched.
+        text: as written.
+        after: the first characters behind it, where its unit is.
     """
 
     value: float
     percent: bool
     start: int
     end: int
+    text: str
+    after: str
 
     @property
     def readings(self) -> tuple[float, ...]:
@@ -125,7 +130,8 @@ def numbers(text: str) -> Iterator[Number]:
             continue
         value = _value(match)
         if value is not None and math.isfinite(value):
-            yield Number(value, match["percent"] is not None, match.start(), match.end())
+            start, end = match.span()
+            yield Number(value, match["percent"] is not None, start, end, match[0], text[end : end + _UNIT_CHARS])
 
 
 def _value(match: re.Match[str]) -> float | None:

@@ -43,6 +43,21 @@ def unfit_size(family: str, width: int, height: int) -> str | None:
     return f"{width} x {height} pixels: {family} takes pictures up to {most} times as long as wide"
 
 
+IN_TEXT, FIRST = "at its mark in the text", "before the text"
+PLACES = {
+    "idefics3": IN_TEXT,
+    "smolvlm": IN_TEXT,
+    "qwen2_vl": IN_TEXT,
+    "qwen2_5_vl": IN_TEXT,
+    "qwen3_vl": IN_TEXT,
+    "internvl": IN_TEXT,
+    "llava": FIRST,
+    "fast_vlm": FIRST,
+}
+"""model_type of those that are tested on rows of no, one and several pictures in one batch: where the chat template writes a
+picture."""
+
+
 def tiny_families() -> list[str]:
     """Return the families that `model.tiny.family` can name: the files of stages/models/tiny."""
     folder = ROOT / "stages" / "models" / "tiny"

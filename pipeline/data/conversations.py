@@ -5,16 +5,34 @@ from __future__ import annotations
 import json
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from pipeline.data.image_marks import split_at_marks, without_marks
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.types import Example
 
+Image = TypeVar("Image")
 
-def user_turn(prompt: str) -> list[dict[str, Any]]:
-    """Return a user message with one image before the text; the image itself travels in its own column."""
-    return [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": prompt}]}]
+
+def user_turn(prompt: str, images: int = 1) -> list[dict[str, Any]]:
+    """Return a user message with its images at their marks in the text, those without a mark before it.
+
+    The images themselves travel in their own column, in the order of `in_order`.
+
+    Args:
+        prompt: ``<image 1>`` marks where image 1 belongs.
+        images: how many there are.
+    """
+    # Without a mark nothing is cut, and no white space lost.
+    pieces = [*range(images), prompt] if without_marks(prompt) == prompt else split_at_marks(prompt, images)
+    content = [{"type": "image"} if isinstance(one, int) else {"type": "text", "text": one} for one in pieces]
+    return [{"role": "user", "content": content}]
+
+
+def in_order(prompt: str, images: Sequence[Image]) -> list[Image]:
+    """Return images in the order in which a reader of the prompt meets them."""
+    return [images[one] for one in split_at_marks(prompt, len(images)) if isinstance(one, int)]
 
 
 def _columns(examples: Sequence[Example], prompt: str) -> dict[str, list[Any]]:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pipeline.config.evaluation import ONE_STEP, LabTask, style_of
 from pipeline.data.benchmark import Benchmark
+from pipeline.data.image_marks import without_marks
 from pipeline.files import digest, hash_to_number
 from pipeline.metrics.descriptions import Vocabulary, named
 from pipeline.scoring.trace import is_exact
@@ -31,7 +32,6 @@ from stages.evaluation.backends.base import (
     Generation,
     GenerationRequest,
     SamplingParams,
-    without_marks,
 )
 from stages.evaluation.backends.checkpoint import open_backend
 from stages.evaluation.cell_record import PredictionRow

@@ -14,9 +14,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from pipeline.data.benchmark import Benchmark
+from pipeline.data.image_marks import without_marks
 from pipeline.scoring.response import Response, parse
 from pipeline.types import Question
-from stages.evaluation.backends.base import without_marks
 
 VERSION = "1"
 """Part of what a cell depends on; raise it with every change of a prompt."""

@@ -89,7 +89,7 @@ def _problems(processor: Any, task: Task) -> Iterator[str]:
             yield without_question(text)
             return
         picture = Image.new("RGB", (128, 128), "gray")
-        asked = [int(number) for number in tokens_of(processor, text, picture)]
+        asked = [int(number) for number in tokens_of(processor, text, [picture])]
         sampled = rollout_tokens(processor, turns, [picture])
         if asked != sampled:
             place = next((at for at, pair in enumerate(zip(asked, sampled, strict=False)) if len(set(pair)) > 1), 0)
@@ -119,9 +119,10 @@ def _lost_responses(processor: Any, task: Task, style: str, turns: Sequence[Turn
             return
 
 
-def tokens_of(processor: Any, text: str, picture: Any) -> Sequence[int]:
-    """Return the tokens of a prompt's text and its picture, as SFT and the evaluation make them."""
-    ids: Sequence[int] = processor(text=[text], images=[[picture]], add_special_tokens=False)["input_ids"][0]
+def tokens_of(processor: Any, text: str, pictures: Sequence[Any]) -> Sequence[int]:
+    """Return the tokens of a prompt's text and its pictures, as SFT and the evaluation make them."""
+    images = [list(pictures)] if pictures else None
+    ids: Sequence[int] = processor(text=[text], images=images, add_special_tokens=False)["input_ids"][0]
     return ids
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,32 +112,6 @@ class Checkpoint:
         return self.model.name_or_path or f"{self.model.run}:{self.model.phase}"
 
 
-_MARK = re.compile(r"<image (\d+)>")
-
-
-def parts(text: str, images: int) -> list[str | int]:
-    """Return a text with its pictures in their places: words, and indices of pictures from 0.
-
-    Pictures without a mark come first, in order. A further mark of the same picture, or of one there is not, is read as words.
-    """
-    found: list[str | int] = []
-    placed: set[int] = set()
-    words, end = "", 0
-    for mark in _MARK.finditer(text):
-        index = int(mark[1]) - 1
-        words += text[end : mark.start()]
-        end = mark.end()
-        if index in placed or not 0 <= index < images:
-            words += f"image {mark[1]}"
-            continue
-        found += [piece for piece in (words.strip(),) if piece]
-        found.append(index)
-        placed.add(index)
-        words = ""
-    words = (words + text[end:]).strip()
-    return [*(index for index in range(images) if index not in placed), *found, *([words] if words else [])]
-
-
 def as_words(text: str, special: Iterable[str]) -> str:
     """Return words of data or of another model, in which a special token (<image>, <|im_end|>) is only text."""
     for token in special:
@@ -149,8 +122,3 @@ def as_words(text: str, special: Iterable[str]) -> str:
 def special_tokens(tokenizer: Any) -> list[str]:
     """Return the tokens of a tokenizer that text of others must not become; the grammar's tags are for the model to write."""
     return [token for token in tokenizer.all_special_tokens if len(token) > 1 and token not in TAGS]
-
-
-def without_marks(text: str) -> str:
-    """Return a text for one who sees no picture: ``<image 1>`` is read as words."""
-    return _MARK.sub(r"image \1", text)

@@ -21,11 +21,12 @@ from typing import Any
 import aiohttp
 
 from pipeline.config.evaluation import RENAME, LabModel
+from pipeline.data.image_marks import split_at_marks
 from pipeline.data.images import ImageError, encode_picture, open_rgb, plain_jpeg
 from pipeline.errors import UserError
 from pipeline.system.chat_api import DENIED, ErrorReply, adapted, address_hint, data_url, fields_not_taken, read_choice
 from pipeline.system.chat_client import LONGEST_PAUSE, MISCONFIGURED, REFUSED, ChatClient
-from stages.evaluation.backends.base import Generation, GenerationRequest, SamplingParams, parts
+from stages.evaluation.backends.base import Generation, GenerationRequest, SamplingParams
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ class Served:
             {"type": "text", "text": piece}
             if isinstance(piece, str)
             else {"type": "image_url", "image_url": {"url": _data_url(ask.images[piece])}}
-            for piece in parts(ask.text, len(ask.images))
+            for piece in split_at_marks(ask.text, len(ask.images))
         ]
         # Text alone travels as a string, which every server takes.
         messages: list[dict[str, Any]] = [{"role": "user", "content": content if ask.images else content[0]["text"]}]

@@ -20,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 from transformers.utils import logging
 
 from pipeline.config.schema import ModelConfig, RunConfig
+from pipeline.data.image_marks import split_at_marks
 from pipeline.data.images import ImageError, open_rgb, picture_size
 from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
@@ -30,7 +31,6 @@ from stages.evaluation.backends.base import (
     GenerationRequest,
     SamplingParams,
     as_words,
-    parts,
     special_tokens,
 )
 from stages.models import loading
@@ -175,7 +175,7 @@ class Local:
         """Return (the prompt as the model reads it, the order in which it meets the pictures)."""
         pieces = [
             piece if isinstance(piece, int) else as_words(piece, self._special)
-            for piece in parts(ask.text, len(ask.images))
+            for piece in split_at_marks(ask.text, len(ask.images))
         ]
         said = as_words(ask.said, self._special)
         if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:

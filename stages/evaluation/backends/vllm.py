@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.data.image_marks import split_at_marks
 from pipeline.data.images import ImageError, open_rgb
 from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
@@ -19,7 +20,6 @@ from stages.evaluation.backends.base import (
     GenerationRequest,
     SamplingParams,
     as_words,
-    parts,
     special_tokens,
 )
 from stages.models.chat import read_completions
@@ -155,7 +155,7 @@ class Offline:
             {"type": "text", "text": as_words(piece, self._special)}
             if isinstance(piece, str)
             else {"type": "image_pil", "image_pil": open_rgb(ask.images[piece])}
-            for piece in parts(ask.text, len(ask.images))
+            for piece in split_at_marks(ask.text, len(ask.images))
         ]
         turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
         said = as_words(ask.said, self._special)

@@ -8,7 +8,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from pipeline.data.conversations import cot_columns, grpo_columns, label_columns
+from pipeline.data.conversations import cot_columns, grpo_columns, in_order, label_columns, user_turn
+from pipeline.data.image_marks import pictures_first
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
@@ -53,6 +54,28 @@ def test_the_baseline_learns_the_bare_label_and_rewards_see_the_gold_one() -> No
     assert rewards["label"] == ["cat", "dog"]
     assert rewards["style"] == ["think", "think"]
     assert "<think>" in rewards["prompt"][0][0]["content"][1]["text"]
+
+
+def test_pictures_are_put_at_their_marks_and_listed_in_that_order() -> None:
+    (turn,) = user_turn("Is <image 2> like <image 1>? <image 3>", 2)
+    image, texts = {"type": "image"}, [{"type": "text", "text": text} for text in ("Is", "like", "? image 3")]
+    assert turn["content"] == [texts[0], image, texts[1], image, texts[2]]
+    assert in_order("Is <image 2> like <image 1>?", ["a", "b"]) == ["b", "a"]
+    assert user_turn(" Which?\n", 2)[0]["content"] == [image, image, {"type": "text", "text": " Which?\n"}]
+    assert user_turn("Which?", 0)[0]["content"] == [{"type": "text", "text": "Which?"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        ("<image 1> <image 2>\nAre they alike?", "Are they alike?"),
+        ("<image 2> Is it <image 1>?", "image 2 Is it image 1?"),
+        ("<image 1> Is <image 1> a dog?", "Is image 1 a dog?"),
+        (" Which?\n", " Which?\n"),
+    ],
+)
+def test_marks_are_words_where_a_template_writes_pictures_first(text: str, read: str) -> None:
+    assert pictures_first(text) == read
 
 
 def test_rows_that_were_not_built_yet_say_how(tmp_path: Path) -> None:

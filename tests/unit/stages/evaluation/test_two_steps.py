@@ -7,10 +7,11 @@ from lab_fakes import ROWS, Lab, Scripted, record, rows
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import as_benchmark
+from pipeline.data.image_marks import split_at_marks
 from pipeline.data.load import load_task
 from pipeline.types import Question
 from stages.evaluation import prompts
-from stages.evaluation.backends.base import Generation, parts
+from stages.evaluation.backends.base import Generation
 
 OBSERVE = "You will not see any picture"
 
@@ -194,7 +195,7 @@ def test_the_prompts_are_those_the_extraction_recipe_trains_on(tmp_path, repo_ro
     ],
 )
 def test_pictures_stand_where_their_marks_do(text, images, found):
-    assert parts(text, images) == found
+    assert split_at_marks(text, images) == found
 
 
 @pytest.mark.parametrize(

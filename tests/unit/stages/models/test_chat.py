@@ -100,7 +100,7 @@ def test_whatever_a_template_does_to_a_turn_the_answer_stands_behind_the_rollout
         turns = user_turn(task.prompt(style))
         prompt, answer = prompt_text(processor, turns), answer_text(processor, turns, response)
         assert answer.lstrip(" ").startswith(wanted)
-        asked = list(tokens_of(processor, prompt, PICTURE))
+        asked = list(tokens_of(processor, prompt, [PICTURE]))
         assert asked == rollout_tokens(processor, turns, [PICTURE])
         (ids,) = processor(text=[answer], add_special_tokens=False)["input_ids"]
         (read,) = read_completions(processor.tokenizer, [asked], [ids])
@@ -126,7 +126,7 @@ def test_tags_that_are_special_tokens_are_read(folder: Path, task: Task) -> None
     turns = user_turn(task.prompt("think"))
     (ids,) = processor(text=[answer_text(processor, turns, RESPONSE)], add_special_tokens=False)["input_ids"]
     assert "think" not in processor.tokenizer.decode(ids, skip_special_tokens=True)
-    asked = list(tokens_of(processor, prompt_text(processor, turns), PICTURE))
+    asked = list(tokens_of(processor, prompt_text(processor, turns), [PICTURE]))
     (read,) = read_completions(processor.tokenizer, [asked], [[*ids, processor.tokenizer.pad_token_id]])
     assert read.strip() == RESPONSE
     assert chat_problems(processor, task) == chat_files.chat_problems(folder) == []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from trl.data_utils import apply_chat_template, prepare_multimodal_messages
 
 from pipeline.checks import chat_files
 from pipeline.checks.model_folder import folder_problems
-from pipeline.config.families import REFUSED, model_type, tiny_families
+from pipeline.config.families import FIRST, PLACES, REFUSED, model_type, tiny_families
 from pipeline.config.schema import ModelConfig, RunConfig, TinyConfig
-from pipeline.data.conversations import assistant_turn, user_turn
+from pipeline.data.conversations import assistant_turn, in_order, user_turn
+from pipeline.data.image_marks import pictures_first
 from pipeline.data.task import PROMPT_STYLES
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
@@ -66,6 +68,26 @@ def test_an_image_takes_as_many_tokens_as_the_model_makes_features(built: Path):
         assert model(**inputs).logits.isfinite().all()
 
 
+def test_rows_of_no_one_and_two_pictures_say_in_one_batch_what_they_say_alone(built: Path):
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    assert built.name in PLACES
+    noise = torch.Generator().manual_seed(0)
+    shapes = ((64, 64), (64, 128), (96, 48))
+    drawn = [torch.randint(0, 255, (*shape, 3), generator=noise, dtype=torch.uint8).numpy() for shape in shapes]
+    one, two, three = map(Image.fromarray, drawn)
+    processor, rows = loading.load_processor(built, CONFIG), [[one], [], [two, three]]
+    texts = [chat.prompt_text(processor, user_turn("Which?", len(images))) for images in rows]
+    how = {"return_tensors": "pt", "padding": True, "add_special_tokens": False}
+    model = AutoModelForImageTextToText.from_pretrained(built).eval()
+    with torch.no_grad():
+        together = model(**processor(text=texts, images=rows, **how)).logits
+        for text, images, logits in zip(texts, rows, together, strict=True):
+            alone = model(**processor(text=[text], images=[images] if images else None, **how)).logits[0]
+            torch.testing.assert_close(logits[-len(alone) :], alone, rtol=1e-5, atol=1e-5)
+
+
 def test_every_processor_pads_on_the_left_whatever_its_checkpoint_says(built: Path):
     path = built / "tokenizer_config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "padding_side": "right"}))
@@ -80,6 +102,32 @@ def test_every_processor_pads_on_the_left_whatever_its_checkpoint_says(built: Pa
     if "mm_token_type_ids" in batch:
         image = processor.tokenizer.convert_tokens_to_ids("<|image_pad|>")
         assert ((batch["input_ids"] == image) == (batch["mm_token_type_ids"] == 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "images", "words"),
+    [
+        ("Which?", 0, ["Which?"]),
+        ("Is it <image 2> or <image 1>?", 2, ["Is it", "or", "?"]),
+        ("Which?", 2, ["", "", "Which?"]),
+        ("Like <image 1>?", 3, ["", "", "Like", "?"]),
+    ],
+)
+def test_pictures_stand_at_their_marks_in_training_as_in_rollouts(
+    built: Path, prompt: str, images: int, words: list[str]
+):
+    if PLACES[built.name] == FIRST:
+        prompt, words = pictures_first(prompt), [""] * images + [pictures_first(prompt)]
+    processor, turns = loading.load_processor(built, CONFIG), user_turn(prompt, images)
+    pictures = in_order(prompt, [Image.new("RGB", (64, 64), name) for name in ("red", "green", "blue")[:images]])
+    ids = list(chat.tokens_of(processor, chat.prompt_text(processor, turns), pictures))
+    assert ids == chat.rollout_tokens(processor, turns, pictures)
+    # Template and processor put line breaks and tags of their own around each.
+    runs = itertools.groupby(ids, key=lambda number: number == processor.image_token_id)
+    read = [processor.tokenizer.decode(list(run), skip_special_tokens=True) for seen, run in runs if not seen]
+    assert len(read) == images + 1
+    assert all(word in text for text, word in zip(read, words, strict=True))
+    assert sum(bool(word) for word in words) == sum(text.count(word) for text in read for word in set(words) if word)
 
 
 @pytest.mark.parametrize("style", PROMPT_STYLES)

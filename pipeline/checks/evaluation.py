@@ -55,7 +55,17 @@ def lab_problems(config: LabConfig) -> Iterator[str]:
         yield "modes: blind is held against direct, on the same rows; add direct"
     for key in ("models", "reasoners"):
         for name, model in getattr(config, key).items():
-            yield from _model(f"{key}.{name}", model, config.precisions)
+            yield from _model(f"{key}.{name}", model)
+            if model.precisions and key == "reasoners":
+                yield f"{key}.{name}.precisions: a reasoner has the precision of its perceiver's cell; leave it out"
+            elif model.precisions:
+                yield from _words(f"{key}.{name}.precisions", model.precisions, PRECISIONS)
+    loaded = [model for model in config.models.values() if model.backend != "openai" and not model.precisions]
+    if config.models and not loaded and config.precisions != ["auto"]:
+        yield (
+            f"precisions: {', '.join(config.precisions)} is asked of no model: a server has chosen its own, and all others name "
+            "theirs; leave it out"
+        )
     for name, task in config.tasks.items():
         yield from _task(f"tasks.{name}", task)
 
@@ -76,7 +86,7 @@ def _installed(word: str) -> bool:
     return word not in _PACKAGES or importlib.util.find_spec(_PACKAGES[word]) is not None
 
 
-def _model(where: str, model: LabModel, precisions: Sequence[str]) -> Iterator[str]:
+def _model(where: str, model: LabModel) -> Iterator[str]:
     if (model.name_or_path is None) == (model.run is None):
         yield f"{where}: set name_or_path (a hub id or folder) or run (the folder of a run), and not both"
     elif model.run is not None or model.backend != "openai":
@@ -94,8 +104,8 @@ def _model(where: str, model: LabModel, precisions: Sequence[str]) -> Iterator[s
             yield f"{where}.run: a server does not load a run; give the name it serves the model by as name_or_path"
         if model.api_key_env and not os.environ.get(model.api_key_env):
             yield f"{where}.api_key_env: the environment variable {model.api_key_env} is not set"
-        if wrong := [precision for precision in precisions if precision != "auto"]:
-            yield f"{where}.backend: a server has chosen its precision, so {', '.join(wrong)} cannot be asked; use auto"
+        if wrong := [precision for precision in model.precisions if precision != "auto"]:
+            yield f"{where}.precisions: a server has chosen its own, so {', '.join(wrong)} cannot be asked; leave it out"
     for key in ("base_url", "api_key_env"):
         if getattr(model, key) is not None and not served:
             yield f"{where}.{key}: is read with backend openai alone; leave it out"

@@ -48,6 +48,8 @@ class LabModel:
     """Of an OpenAI-compatible server, up to and with /v1; only with backend openai."""
     api_key_env: str | None = None
     """Environment variable that holds its key; never the key itself."""
+    precisions: list[str] = field(default_factory=list)
+    """Of this model, in place of the lab's; a server has its own, which is auto. A reasoner has that of the perceiver."""
     revision: str | None = None
     trust_remote_code: bool = False
     processor: dict[str, Any] = field(default_factory=dict)
@@ -111,13 +113,18 @@ def style_of(mode: str) -> str:
     return "think" if mode.endswith("think") else "direct"
 
 
+def precisions_of(config: LabConfig, model: LabModel) -> list[str]:
+    """Return the precisions a model is asked in."""
+    return model.precisions or (["auto"] if model.backend == "openai" else config.precisions)
+
+
 def cells(config: LabConfig) -> list[Cell]:
     """Return every cell, model by model, so that a cell's files are warm for the next one."""
     reasoners: list[str | None] = [*config.reasoners] or [None]
     return [
-        Cell(model, task, precision, mode, reasoner)
-        for model in config.models
-        for precision in config.precisions
+        Cell(name, task, precision, mode, reasoner)
+        for name, model in config.models.items()
+        for precision in precisions_of(config, model)
         for task in config.tasks
         for mode in config.modes
         for reasoner in (reasoners if mode in TWO_STEPS else [None])

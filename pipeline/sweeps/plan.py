@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.evaluation import TWO_STEPS, Cell, LabConfig, cells
+from pipeline.config.evaluation import TWO_STEPS, Cell, LabConfig, LabModel, cells
 from pipeline.config.loader import to_plain
 from pipeline.data.splits import parse_split
 from pipeline.errors import UserError
@@ -40,8 +41,10 @@ def make_plan(config: LabConfig, ignore_memory: bool = False) -> SweepPlan:
     """
     gpu = visible_gpus() > 0
     free = min(free_memory(), default=None)
-    shapes, unknown = {}, {}
+    shapes, unknown, sizes = {}, {}, {}
     for name, model in {**config.reasoners, **config.models}.items():
+        if size := named_size(model.name_or_path or ""):
+            sizes[name] = size
         if model.backend == "openai":
             unknown[name] = "a server has it"
             continue
@@ -58,6 +61,7 @@ def make_plan(config: LabConfig, ignore_memory: bool = False) -> SweepPlan:
                 tokens = config.tasks[cell.task].max_new_tokens
                 one = estimate(shapes[name], cell.precision, gpu=gpu, rows=config.batch_size, new_tokens=tokens)
                 parts.append(one)
+                sizes[name] = sum(one.parameters.values())
                 if one.total > (largest[name, cell.precision].total if (name, cell.precision) in largest else 0):
                     largest[name, cell.precision] = one
         needed = sum(one.total for one in parts) or None
@@ -68,8 +72,14 @@ def make_plan(config: LabConfig, ignore_memory: bool = False) -> SweepPlan:
                 f"needs about {_mb(needed + reserve)}, of which {_mb(free)} are free; take 8bit or 4bit, a smaller "
                 "batch_size, or --ignore-memory to try"
             )
-        planned[cell.id] = Planned(needed, refused)
+        planned[cell.id] = Planned(needed, refused, sizes.get(cell.model))
     return SweepPlan(planned, largest, unknown, free)
+
+
+def named_size(name: str) -> int | None:
+    """Return the parameters that a model's name tells: 500 million of SmolVLM-500M-Instruct; None where it tells none."""
+    found = re.search(r"(?<![a-z\d.])(\d+(?:\.\d+)?)([bm])(?![a-z\d])", name.rpartition("/")[2], re.IGNORECASE)
+    return round(float(found[1]) * (10**9 if found[2] in "bB" else 10**6)) if found else None
 
 
 def key(config: LabConfig, cell: Cell) -> str:
@@ -87,7 +97,7 @@ def key(config: LabConfig, cell: Cell) -> str:
             config.seed,
             to_plain(task),
             _stamps(Path(task.task.path).expanduser() if task.task.path else None),
-            [[to_plain(one), _stamps(model_folder(one))] for one in [model, *others.values()]],
+            [[_settings(one), _stamps(model_folder(one))] for one in [model, *others.values()]],
         ]
     )
 
@@ -135,6 +145,11 @@ def _memory_table(config: LabConfig, plan: SweepPlan, known: Cells) -> Iterator[
         parameters = f"{sum(one.parameters.values()) / 1e6:,.1f} M"
         told = [parameters, *(_mb(part) for part in parts), _mb(measured * 1e6) if measured else "–"]
         yield f"  {name:<24} {precision:<10}" + "".join(f"{word:>12}" for word in told)
+
+
+def _settings(model: LabModel) -> dict[str, Any]:
+    """What is set of a model; which precisions it is asked in is no part of any one cell."""
+    return {key: value for key, value in to_plain(model).items() if key != "precisions"}
 
 
 def _stamps(root: Path | None) -> list[list[Any]]:

@@ -45,10 +45,13 @@ Answers = list[dict[str, Any]]
 
 @dataclass(frozen=True)
 class Planned:
-    """What is known of a cell before it is asked: bytes it should need, and why it is not started, if it is not."""
+    """What is known of a cell before it is asked: bytes it should need, why it is not started, if it is not, and the model's
+    parameters.
+    """
 
     bytes: int | None = None
     refused: str | None = None
+    parameters: int | None = None
 
 
 @dataclass
@@ -102,7 +105,7 @@ class Cells:
         elif record:
             status = "interrupted"
         known = {**_names(cell), "status": status, "reason": reason, "cell": cell.id}
-        known["memory_estimated_mb"] = _mb(planned.bytes)
+        known |= {"memory_estimated_mb": _mb(planned.bytes), "parameters_m": _mb(planned.parameters)}
         if complete and record is not None:
             known |= _figures(record, self.answers(cell), planned)
             known["cost"] = _rounded(cost(self.config, cell, known["prompt_tokens"], known["tokens"]))
@@ -292,4 +295,5 @@ def _rounded(value: float | None) -> float | None:
 
 
 def _mb(number: int | None) -> float | None:
+    """Millions."""
     return None if number is None else round(number / 1e6, 1)

@@ -49,7 +49,8 @@ class CellKey:
 
 @dataclass(frozen=True, kw_only=True)
 class CellRow(CellKey):
-    """One line of a sweep's table. A cell that is not complete has no figures; megabytes are 10⁶ bytes, times seconds."""
+    """One line of a sweep's table. A cell that is not complete has no figures; parameters are in millions, megabytes are
+    10⁶ bytes, times seconds."""
 
     status: str
     n: int | None
@@ -68,6 +69,7 @@ class CellRow(CellKey):
     tokens_per_row: float | None
     cost: float | None
     unusable_rows: int | None
+    parameters_m: float | None
     memory_estimated_mb: float | None
     memory_measured_mb: float | None
     memory_error: float | None

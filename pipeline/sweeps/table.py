@@ -20,13 +20,13 @@ def _accuracy(row: CellRow) -> Noted:
     return Noted(row.accuracy, told, low, row.accuracy_high)
 
 
-def _megabytes(size: float | None) -> int | None:
+def _whole(size: float | None) -> int | None:
     return None if size is None else round(size)
 
 
 def _estimated(row: CellRow) -> Noted:
     error = row.memory_error
-    return Noted(_megabytes(row.memory_estimated_mb), "" if error is None else f"{100 * error:+.0f} %")
+    return Noted(_whole(row.memory_estimated_mb), "" if error is None else f"{100 * error:+.0f} %")
 
 
 def _latency(row: CellRow) -> Noted:
@@ -41,6 +41,7 @@ def _tokens(row: CellRow) -> Noted:
 
 SHOWN = (
     Column("model", "model"),
+    Column("size", "parameters, M", "count", lambda row: _whole(row.parameters_m)),
     Column("precision", "precision"),
     Column("mode", "mode", of=lambda row: row.way),
     Column("accuracy", "accuracy, %", "percent", _accuracy),
@@ -48,7 +49,7 @@ SHOWN = (
     Column("official", "official", "number", lambda row: Noted(row.official_value, row.official_score or "")),
     Column("unparsable", "unparsable", "count", least_first=True),
     Column("truncated", "cut", "count", least_first=True),
-    Column("memory", "memory, MB", "count", lambda row: _megabytes(row.memory_measured_mb), least_first=True),
+    Column("memory", "memory, MB", "count", lambda row: _whole(row.memory_measured_mb), least_first=True),
     Column("estimated", "estimated, MB", "count", _estimated, least_first=True),
     Column("latency_p50_s", "p50, s", "number", _latency, least_first=True),
     Column("rows_per_second", "rows/s", "number"),

@@ -88,13 +88,32 @@ def test_a_mistyped_key_names_the_right_one(written: Any) -> None:
 
 def test_a_server_is_told_what_it_needs(written: Any) -> None:
     served = {"s": {"backend": "openai", "name_or_path": "m", "api_key_env": "NO_SUCH_KEY", "processor": {"a": 1}}}
-    told = problems(written(models=served, precisions=["4bit"]))
+    served["s"]["precisions"] = ["4bit"]
+    told = problems(written(models=served))
     assert [line.split(":")[0] for line in told] == [
         "models.s.base_url",
         "models.s.api_key_env",
-        "models.s.backend",
+        "models.s.precisions",
         "models.s.processor",
     ]
+
+
+def test_a_server_stands_beside_models_with_precisions_of_their_own(written: Any) -> None:
+    served = {"name_or_path": "m", "backend": "openai", "base_url": "http://x/v1"}
+    models = {"s": served, "a": {"name_or_path": "org/a"}, "b": {"name_or_path": "org/b", "precisions": ["float32"]}}
+    found = cells(load_lab(written(models=models, precisions=["bfloat16", "float16"])))
+    assert [(cell.model, cell.precision) for cell in found] == [
+        ("a", "bfloat16"),
+        ("a", "float16"),
+        ("b", "float32"),
+        ("s", "auto"),
+    ]
+    told = problems(written(models={"s": served, "b": models["b"]}, precisions=["bfloat16"]))
+    assert [line.split(":")[0] for line in told] == ["precisions"]
+    told = problems(written(models={"b": {"name_or_path": "org/b", "precisions": ["float32", "float23"]}}))
+    assert told == ["models.b.precisions: 'float23' is none of them; did you mean float32?"]
+    reasoner = {"r": {"name_or_path": "org/r", "precisions": ["float32"]}}
+    assert "leave it out" in problems(written(reasoners=reasoner, modes=["caption-think"]))[0]
 
 
 def test_blind_is_refused_without_what_it_is_held_against(written: Any) -> None:

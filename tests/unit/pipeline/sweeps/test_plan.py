@@ -11,7 +11,7 @@ from pipeline.config.evaluation import LabConfig, LabModel, LabTask, cells
 from pipeline.config.schema import TaskConfig
 from pipeline.sweeps import plan as sweep_plan
 from pipeline.sweeps.memory import CONTEXT, estimate, read_shapes
-from pipeline.sweeps.plan import describe, key, make_plan, smoke_lab
+from pipeline.sweeps.plan import describe, key, make_plan, named_size, smoke_lab
 from pipeline.sweeps.results import Cells
 from pipeline.system import hardware
 from tests.unit.pipeline.sweeps.test_memory import CONFIG, TENSORS, write
@@ -61,10 +61,26 @@ def test_a_model_that_cannot_be_looked_at_is_told_and_not_refused(lab: LabConfig
     assert all(one.bytes is None and one.refused is None for one in plan.planned.values())
 
 
+def test_a_model_s_size_is_that_of_its_files_or_else_of_its_name(lab: LabConfig) -> None:
+    assert named_size("HuggingFaceTB/SmolVLM-500M-Instruct") == 500 * 10**6
+    assert named_size("Qwen/Qwen2.5-VL-7B-Instruct") == 7 * 10**9
+    assert named_size("qwen3-1.7b") == 1_700_000_000
+    assert named_size("runs/4bit-v2.5/final") is None
+    assert named_size("gpt-5") is None
+    served = LabModel("Qwen/Qwen2-VL-2B-Instruct", backend="openai", base_url="http://x/v1")
+    config = dataclasses.replace(lab, models={**lab.models, "served": served})
+    plan = make_plan(config)
+    sizes = {cell.model: Cells(config, plan.planned).row(cell).parameters_m for cell in cells(config)}
+    of_files = {name: sum(plan.estimates[name, "bfloat16"].parameters.values()) for name in ("small", "large")}
+    assert sizes == {**{name: round(size / 1e6, 1) for name, size in of_files.items()}, "served": 2000.0}
+
+
 def test_the_key_of_a_cell_changes_with_weights_data_and_settings_alone(lab: LabConfig, tmp_path: Path) -> None:
     small, large = cells(lab)
     before = key(lab, small), key(lab, large)
     assert key(dataclasses.replace(lab, batch_size=3, smoke=0, name="other"), small) == before[0]
+    models = {name: dataclasses.replace(model, precisions=["bfloat16"]) for name, model in lab.models.items()}
+    assert key(dataclasses.replace(lab, models=models), small) == before[0]
     (tmp_path / "small" / "model.safetensors").write_bytes(b"other")
     assert key(lab, small) != before[0]
     assert key(lab, large) == before[1]

@@ -34,7 +34,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         from pipeline.config.loader import load
 
-        return int(arguments.run(load(arguments.config, arguments.overrides), arguments))
+        prompts = [f"cot.prompts={json.dumps(arguments.prompts)}"] if getattr(arguments, "prompts", None) else []
+        return int(arguments.run(load(arguments.config, [*arguments.overrides, *prompts]), arguments))
 
     return command_line.status(work)
 
@@ -60,6 +61,12 @@ def _parser() -> argparse.ArgumentParser:
         else:
             command.add_argument(
                 "overrides", nargs="*", metavar="a.b=c", help="values that take precedence over the file's"
+            )
+        if name != "stats":
+            command.add_argument(
+                "--prompts",
+                metavar="FOLDER",
+                help="templates of your own in place of those in cot_builder/prompts, as cot.prompts",
             )
         command.set_defaults(run=run)
         if name in ("build", "preview"):
@@ -283,6 +290,7 @@ def _preview(config: RunConfig, arguments: argparse.Namespace) -> int:
 
 def _describe(plan: BuildPlan) -> str:
     """What a build would do, for --dry-run."""
+    from cot_builder.build.plan import asked_rows
     from pipeline.config.loader import to_plain
 
     rows = [plan.split.examples[index] for index in plan.rows]
@@ -296,9 +304,13 @@ def _describe(plan: BuildPlan) -> str:
         f"recipe    {plan.recipe.name}",
         f"task      {plan.task.name}, {plan.cot.split}: {len(rows)} rows ({per_class})",
         f"unusable  {len(plan.split.problems)} rows {unusable or ''}",
-        f"prompts   {', '.join(f'{name} ({prompt.mode})' for name, prompt in plan.prompts.items())}, for served teachers",
+        f"prompts   {', '.join(f'{prompt.version} ({prompt.mode})' for prompt in plan.prompts.values())}, for served teachers",
         f"teachers  {plan.cot.teachers_per_row} per row",
     ]
+    if plan.idle_prompts:
+        lines.append(f"not asked {', '.join(plan.idle_prompts)} of cot.prompts")
+    if plan.contents is not None:
+        lines.append(f"contents  {plan.contents.count(asked_rows(plan.task, plan.split))}")
     for policy in dict.fromkeys((p.attempts, tuple(p.temperatures), p.fallback) for p in policies.values()):
         labels = [label for label, p in policies.items() if (p.attempts, tuple(p.temperatures), p.fallback) == policy]
         whose = "all classes" if len(labels) == len(policies) else ", ".join(labels)

@@ -31,9 +31,11 @@ from pipeline.checks.splits import cot_row_problems
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import CotConfig, RunConfig
 from pipeline.config.special_tokens import special_tokens_of
+from pipeline.data.contents import Contents, read_contents
 from pipeline.data.load import load_task
 from pipeline.data.student import student_folder, task_text_problems
 from pipeline.data.task import Task
+from pipeline.data.templates import own_digests, own_templates
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
 from pipeline.runs.phases import TRANSPORT
@@ -82,6 +84,8 @@ class BuildPlan:
     shard: Shard | None = None
     digests: dict[Path, str] = field(default_factory=dict)
     """sha256 of the pictures read so far, so that writing does not read them again."""
+    contents: Contents | None = None
+    """What to observe, where a file says it."""
 
     @property
     def prompt(self) -> Prompt:
@@ -109,7 +113,13 @@ class BuildPlan:
     def prompt_texts(self) -> dict[str, str]:
         """The prompts that somebody is asked with, for a page to show: none when every teacher is offline."""
         asked = any(not self.is_offline(name) for name in self.teachers)
-        return {name: prompt.source for name, prompt in self.prompts.items()} if asked else {}
+        return {prompt.version: prompt.source for prompt in self.prompts.values()} if asked else {}
+
+    @property
+    def idle_prompts(self) -> list[str]:
+        """Names of the user's templates that nobody is asked with."""
+        own = own_digests(self.cot.prompts)
+        return sorted(own.keys() - self.prompts.keys())
 
     def policy(self, label: str) -> Policy:
         """Return how rows of a class are asked."""
@@ -172,7 +182,9 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
     if problems:
         raise UserError(problems)
     recipe = load_recipe(cot.recipe)
-    prompts = {name: load_prompt(name) for name in recipe.prompts(cot)}
+    own = own_templates("cot.prompts", cot.prompts)
+    prompts = {name: load_prompt(name, own) for name in recipe.prompts(cot)}
+    contents = read_contents("cot.contents", cot.contents) if cot.contents is not None else None
     teachers = {name: _readdressed(teacher, cot.endpoints.get(name)) for name, teacher in teachers.items()}
     run = RunDir(config.output_dir, config.name)
     task = load_task(config.task, run.cache)
@@ -187,11 +199,18 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
         problem for name in teachers if (problem := _nothing_to_write_from(name, teachers[name], task, split))
     ]:
         raise UserError(problems)
+    if contents is not None and (left_out := contents.count(asked_rows(task, split)).problem("cot.contents")):
+        raise UserError(left_out)
     if problems := list(cot_row_problems(cot, Counter(row.label for row in split.examples))):
         raise UserError(problems)
     folder = run.cot / "shards" / shard.name if shard else run.cot
     assigned = assign(split.examples, [short_name(name) for name in cot.teachers], cot)
-    return BuildPlan(config, cot, folder, task, split, teachers, prompts, recipe, assigned, shard)
+    return BuildPlan(config, cot, folder, task, split, teachers, prompts, recipe, assigned, shard, contents=contents)
+
+
+def asked_rows(task: Task, split: Split) -> list[tuple[str, str]]:
+    """Return (id, question) of every row of a split."""
+    return [(row.id, task.question) for row in split.examples]
 
 
 def rows_without_annotation(teacher: AttributeConfig, task: Task, split: Split) -> int:

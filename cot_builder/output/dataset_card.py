@@ -53,7 +53,7 @@ _MEANING = {
     "mode": "`answer_hidden` (the teacher was not shown the label), `answer_given` (it was), `attribute` (offline, from "
     "annotations) or `description`",
     "attempt": "which attempt it is, from 0",
-    "prompt_version": "file of the prompt; null for offline teachers",
+    "prompt_version": "file of the prompt, with @ and a digest where it is not the builder's own; null for offline teachers",
     "hints": "names of the annotated attributes the teacher was shown",
     "votes": "every reply about the row until it was settled: teacher, mode, attempt, answer, and the reason if rejected",
     "agreement": "share of the row's `answer_hidden` replies that answered with the label; null when there were none",
@@ -160,9 +160,14 @@ def _teachers(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
             yield f"`{name}` is wrong on purpose, as its file declares: it {declared}.\n"
     if all(plan.is_offline(name) for name in plan.teachers):
         return
-    prompts = ((f"`{name}`", prompt.mode, f"`{prompt.digest[:12]}`") for name, prompt in plan.prompts.items())
+    prompts = ((f"`{each.version}`", each.mode, f"`{each.digest[:12]}`") for each in plan.prompts.values())
     yield from _table(("prompt", "mode", "sha256"), prompts)
-    yield f"First attempts are asked with `{plan.prompt.name}`. gallery.html has the prompts in full.\n"
+    yield f"First attempts are asked with `{plan.prompt.version}`. gallery.html has the prompts in full.\n"
+    if any(prompt.own for prompt in plan.prompts.values()):
+        yield "A name with @ is of words that whoever built the rows wrote in the place of the builder's own.\n"
+    if "contents" in manifest:
+        told = manifest["contents"]
+        yield f"What to observe was read from a file of {told['entries']:,} entries, sha256 `{told['digest']}`, not asked.\n"
 
 
 def _made(manifest: Mapping[str, Any]) -> Iterator[str]:

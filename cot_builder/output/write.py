@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 
 from cot_builder.build.ask import Replay
 from cot_builder.build.journal import ReplyCache
-from cot_builder.build.plan import BuildPlan
+from cot_builder.build.plan import BuildPlan, asked_rows
 from cot_builder.build.run import BuildOutcome, settle, teachers_of
 from cot_builder.filters.accept import GIVEN_UP_REASONS
 from cot_builder.filters.near_duplicates import NearDuplicates
@@ -272,16 +272,30 @@ def _too_few(plan: BuildPlan, tally: Tally) -> Iterator[str]:
             yield f"class {label} has {tally.kept[label]} kept rows, fewer than cot.min_rows_per_class = {least}"
 
 
+def _contents(plan: BuildPlan) -> dict[str, Any]:
+    """How the rows and a file of what to observe fit; {} without one."""
+    if plan.contents is None:
+        return {}
+    counted = plan.contents.count(asked_rows(plan.task, plan.split))
+    told = {"digest": plan.contents.digest, "rows": counted.rows, "entries": counted.entries, "unused": counted.unused}
+    return {"contents": told}
+
+
 def inputs(plan: BuildPlan) -> dict[str, Any]:
     """Return what the rows follow from, as the manifest records it. Holds names of key variables, never keys."""
     teachers = {name: to_plain(config) for name, config in plan.teachers.items()}
-    prompts = {name: plan.prompts[name] for name in plan.prompt_texts}
+    prompts = plan.prompts if plan.prompt_texts else {}
+    own = {"own": True}
     return {
         "recipe": plan.recipe.name,
         "question": plan.task.question,
         "inputs": phase_inputs(plan.config, COT),
         "teachers": {name: {"config": plain, "digest": digest(plain)} for name, plain in teachers.items()},
-        "prompts": {name: {"digest": prompt.digest, "mode": prompt.mode} for name, prompt in prompts.items()},
+        "prompts": {
+            name: {"digest": prompt.digest, "mode": prompt.mode, **(own if prompt.own else {})}
+            for name, prompt in prompts.items()
+        },
+        **_contents(plan),
         "grammar_version": GRAMMAR_VERSION,
         "labels": list(plan.task.labels.names),
         "config": {

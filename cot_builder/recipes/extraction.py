@@ -51,7 +51,8 @@ COLUMNS = [
 
 def prompts(cot: CotConfig) -> list[str]:
     """Return names of every prompt a build with these settings may use."""
-    return [cot.prompt or PROMPT, _OBSERVE, _STATEMENTS, _PERCEIVE]
+    observe = [_OBSERVE] if cot.contents is None else []
+    return [cot.prompt or PROMPT, *observe, _STATEMENTS, _PERCEIVE]
 
 
 def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[str, Prompt]) -> Iterator[str]:
@@ -64,8 +65,8 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
     if cot.cross_check:
         yield "cot.cross_check: is for the reasoning recipe; descriptions draw no conclusion to check"
     main = prompts[cot.prompt or PROMPT]
-    if not {"observe", "statements"} <= main.uses:
-        yield f"cot.prompt: {main.name} is not a description prompt (it must use observe and statements); {PROMPT} is"
+    if "statements" not in main.uses:
+        yield f"cot.prompt: {main.name} is not a description prompt (it must use statements); {PROMPT} is"
 
 
 async def settle(row: Row) -> Outcome:
@@ -73,15 +74,7 @@ async def settle(row: Row) -> Outcome:
     plan, example = row.plan, row.example
     hints, policy = plan.hints(example), plan.policy(example.label)
     tried: list[Tried] = []
-    # One text for all rows, so it is asked of one teacher, the same for every row.
-    asked = row.question(
-        "observe", plan.prompts[_OBSERVE], 0, picture=False, temperature=0.0, max_tokens=_OBSERVE_TOKENS
-    )
-    said = await row.ask(next(iter(plan.teachers)), asked)
-    observe = " ".join(plain_text(said).split()).rstrip(" .") if said.refused is None else ""
-    # It would stand in every row's prompt.
-    if special_token_in(observe, plan.special_tokens):
-        observe = ""
+    observe = await _observed(row)
     for attempt in range(policy.attempts):
         for teacher in row.teachers:
             values = {"label": example.label, "hints": hints}
@@ -95,7 +88,9 @@ async def settle(row: Row) -> Outcome:
             if not statements or not observe:
                 detail = "nothing to observe" if not observe else ""
                 reason = "no_statements" if reply.refused is None else reply.refused_as
-                tried.append(Tried(teacher, "statements", attempt, _STATEMENTS, text, reason, detail))
+                tried.append(
+                    Tried(teacher, "statements", attempt, plan.prompts[_STATEMENTS].version, text, reason, detail)
+                )
                 continue
             values = {"observe": observe, "statements": statements}
             question = row.question(
@@ -107,9 +102,9 @@ async def settle(row: Row) -> Outcome:
             text = plain_text(reply)
             if isinstance(verdict, Rejected):
                 found = (verdict.reason, verdict.detail, None)
-                tried.append(Tried(teacher, _MODE, attempt, plan.prompt.name, text, *found, reply.usage))
+                tried.append(Tried(teacher, _MODE, attempt, plan.prompt.version, text, *found, reply.usage))
                 continue
-            tried.append(Tried(teacher, _MODE, attempt, plan.prompt.name, text, None, usage=reply.usage))
+            tried.append(Tried(teacher, _MODE, attempt, plan.prompt.version, text, None, usage=reply.usage))
             kept = {
                 **row.origin,
                 "prompt": plan.prompts[_PERCEIVE].render(plan.task, observe=observe),
@@ -119,11 +114,26 @@ async def settle(row: Row) -> Outcome:
                 "teacher": teacher,
                 "mode": _MODE,
                 "attempt": attempt,
-                "prompt_version": plan.prompt.name,
+                "prompt_version": plan.prompt.version,
                 "hints": [hint["name"] for hint in hints],
             }
             return Outcome(kept, tuple(tried))
     return Outcome(None, tuple(tried))
+
+
+async def _observed(row: Row) -> str:
+    """What to look for in the picture; "" where nobody says."""
+    plan = row.plan
+    if plan.contents is not None:
+        return plan.contents.find(row.example.id, plan.task.question) or ""
+    # One text for all rows, so it is asked of one teacher, the same for every row.
+    asked = row.question(
+        "observe", plan.prompts[_OBSERVE], 0, picture=False, temperature=0.0, max_tokens=_OBSERVE_TOKENS
+    )
+    said = await row.ask(next(iter(plan.teachers)), asked)
+    observe = " ".join(plain_text(said).split()).rstrip(" .") if said.refused is None else ""
+    # It would stand in every row's prompt.
+    return "" if special_token_in(observe, plan.special_tokens) else observe
 
 
 def _lines(text: str) -> list[str]:

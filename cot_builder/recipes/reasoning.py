@@ -68,6 +68,8 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
     offline = [name for name, teacher in teachers.items() if teacher.kind != "openai"]
     if offline and any(own.get("attempts") == 0 for own in cot.per_class.values()):
         yield f"cot.per_class: no attempts leaves rows of the offline teacher {offline[0]} unasked; give at least 1"
+    if cot.contents is not None:
+        yield "cot.contents: what to observe is read by the extraction recipe alone; leave it out"
     if not cot.cross_check:
         return
     served = [name for name, teacher in teachers.items() if teacher.kind == "openai"]
@@ -109,7 +111,7 @@ async def _round(
     accepted: list[tuple[int, Accepted]] = []
     for teacher, reply in zip(teachers, replies, strict=True):
         offline = plan.is_offline(teacher)
-        mode, version = (ATTRIBUTE, None) if offline else (prompt.mode, prompt.name)
+        mode, version = (ATTRIBUTE, None) if offline else (prompt.mode, prompt.version)
         verdict = accept(example, reply, plan.task, plan.cot.filters, mode, plan.special_tokens)
         text = reasoned_text(reply)
         if isinstance(verdict, Accepted):

@@ -48,6 +48,7 @@ def _asking_problems(cot: CotConfig) -> Iterator[str]:
     for key, prompt in named.items():
         if prompt is not None and prompt not in prompts:
             yield f"{key}: {prompt!r} is not a file of cot_builder/prompts; {did_you_mean(str(prompt), prompts)}"
+    yield from _own_words(cot)
     for key in ("attempts", "concurrency", "teachers_per_row"):
         if getattr(cot, key) < 1:
             yield f"cot.{key}: {getattr(cot, key)} must be at least 1"
@@ -68,6 +69,18 @@ def _asking_problems(cot: CotConfig) -> Iterator[str]:
             yield f"cot.cross_check.min_score: {cot.cross_check.min_score} is not between 0 and 1"
         if not cot.cross_check.views or set(cot.cross_check.views) - {"text", "image"}:
             yield f"cot.cross_check.views: {cot.cross_check.views} must hold text, image or both"
+
+
+def _own_words(cot: CotConfig) -> Iterator[str]:
+    """What is wrong with a user's own templates and contents to observe."""
+    if cot.prompts is not None:
+        from pipeline.data.templates import template_problems
+
+        yield from template_problems("cot.prompts", cot.prompts)
+    if cot.contents is not None:
+        from pipeline.data.contents import contents_problems
+
+        yield from contents_problems("cot.contents", cot.contents)
 
 
 def _policies(cot: CotConfig) -> Iterator[str]:

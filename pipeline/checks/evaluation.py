@@ -25,7 +25,9 @@ from pipeline.config.evaluation import (
 )
 from pipeline.config.families import REFUSED, model_type
 from pipeline.config.loader import find_config, load_merged
+from pipeline.data.contents import contents_problems
 from pipeline.data.splits import split_problem
+from pipeline.data.templates import template_problems
 from pipeline.errors import UserError, did_you_mean
 from pipeline.runs.handover import model_folder
 
@@ -68,6 +70,13 @@ def lab_problems(config: LabConfig) -> Iterator[str]:
         )
     for name, task in config.tasks.items():
         yield from _task(f"tasks.{name}", task)
+        extracting = [mode for mode in TWO_STEPS if mode.startswith("extract")]
+        if task.contents is not None and not set(config.modes) & set(extracting):
+            yield f"tasks.{name}.contents: no mode reads it; add {' or '.join(extracting)} to modes, or leave it out"
+    if config.prompts is not None:
+        if not set(config.modes) & set(TWO_STEPS):
+            yield f"prompts: no mode asks with them; add {' or '.join(TWO_STEPS)} to modes, or leave them out"
+        yield from template_problems("prompts", config.prompts)
 
 
 def _words(key: str, words: Sequence[str], known: Sequence[str]) -> Iterator[str]:
@@ -164,6 +173,7 @@ def _task(where: str, task: LabTask) -> Iterator[str]:
     yield from split_problem(f"{where}.split", task.split)
     if task.max_new_tokens < 1:
         yield f"{where}.max_new_tokens: {task.max_new_tokens} must be at least 1"
+    yield from contents_problems(f"{where}.contents", task.contents)
     if task.subset_seed < 0:
         yield f"{where}.subset_seed: {task.subset_seed} must be 0 or more"
 

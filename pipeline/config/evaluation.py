@@ -70,6 +70,8 @@ class LabTask:
     """val, val[:200], val[:10%]; a slice is a random subset."""
     subset_seed: int = 0
     max_new_tokens: int = 512
+    contents: str | None = None
+    """The extract modes: JSON or JSON-lines file of what to observe, by row id or question, in place of asking a reasoner."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,8 @@ class LabConfig:
     precisions: list[str] = field(default_factory=lambda: ["auto"])
     modes: list[str] = field(default_factory=lambda: ["direct"])
     batch_size: int = 16
+    prompts: str | None = None
+    """Folder with observe_v1, perceive_v1 or reason_v1.jinja, one's own words for the two-step modes; None: the pipeline's."""
     smoke: int = 2
     """Rows every cell must answer first with at least one parsable answer, before it goes on; 0 for none."""
 

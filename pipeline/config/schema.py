@@ -132,6 +132,10 @@ class CotConfig:
     """Teacher: addresses that take the place of its file's base_urls."""
     prompt: str | None = None
     """File of cot_builder/prompts; None: the recipe's own (answer_hidden_v1, describe_v1)."""
+    prompts: str | None = None
+    """Folder with templates of one's own under those names, which take their place; None: the pipeline's words."""
+    contents: str | None = None
+    """extraction: JSON or JSON-lines file of what to observe, by row id or question, in place of asking a teacher."""
     attempts: int = 1
     """Times each teacher of a row is asked (with another seed) until a reply is kept."""
     temperatures: list[float] = field(default_factory=list)

@@ -11,7 +11,7 @@ import yaml
 
 from pipeline.config.derived import deepspeed_file, world_size
 from pipeline.config.loader import CONFIGS, to_plain
-from pipeline.config.schema import BEST, RunConfig, split_parent
+from pipeline.config.schema import BEST, CotConfig, RunConfig, split_parent
 from pipeline.files import differences, file_digest
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.cot_source import MADE_OF, other_origin, other_rows
@@ -41,7 +41,7 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
         if config.cot.from_ is not None:
             # Nobody is asked, and where they lie is no matter: they are compared as rows (`other_rows`).
             return {"task": plain["task"], "cot": {key: plain["cot"][key] for key in MADE_OF}}
-        cot = {key: value for key, value in plain["cot"].items() if key not in _ASKING}
+        cot = {key: value for key, value in plain["cot"].items() if key not in _ASKING} | _own_words(config.cot)
         reader = config.cot.cross_check.teacher if config.cot.cross_check else None
         names = [*config.cot.teachers, *([reader] if reader else [])]
         return {**common, "cot": cot, "teachers": {name: _teacher(name) for name in names}}
@@ -80,10 +80,22 @@ def _teacher(name: str) -> Any:
     return {**own, **({"serve": served_as} if served_as else {})}
 
 
+def _own_words(cot: CotConfig) -> dict[str, Any]:
+    """The user's templates and contents to observe by what they say, wherever they lie; nothing where there are none."""
+    if cot.prompts is None and cot.contents is None:
+        return {}
+    from pipeline.data.contents import contents_digest
+    from pipeline.data.templates import own_digests
+
+    return {"prompts": own_digests(cot.prompts) or None, "contents": contents_digest(cot.contents)}
+
+
 def _edited_prompts(record: dict[str, Any]) -> list[str]:
     """Prompts that were another text when the rows were asked for."""
     folder = CONFIGS.parent / "cot_builder" / "prompts"
-    files = {name: folder / f"{name}.jinja" for name in record.get("prompts", {})}
+    # A user's own are among the inputs.
+    asked = [name for name, prompt in record.get("prompts", {}).items() if not prompt.get("own")]
+    files = {name: folder / f"{name}.jinja" for name in asked}
     return [
         f"the prompt {name} was edited"
         for name, file in files.items()

@@ -96,7 +96,7 @@ def key(config: LabConfig, cell: Cell) -> str:
             dataclasses.asdict(cell),
             config.seed,
             to_plain(task),
-            _stamps(Path(task.task.path).expanduser() if task.task.path else None),
+            *(_stamps(_path(named)) for named in (task.task.path, task.contents, config.prompts)),
             [[_settings(one), _stamps(model_folder(one))] for one in [model, *others.values()]],
         ]
     )
@@ -150,6 +150,10 @@ def _memory_table(config: LabConfig, plan: SweepPlan, known: Cells) -> Iterator[
 def _settings(model: LabModel) -> dict[str, Any]:
     """What is set of a model; which precisions it is asked in is no part of any one cell."""
     return {key: value for key, value in to_plain(model).items() if key != "precisions"}
+
+
+def _path(named: str | None) -> Path | None:
+    return Path(named).expanduser() if named else None
 
 
 def _stamps(root: Path | None) -> list[list[Any]]:

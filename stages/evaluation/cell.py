@@ -16,6 +16,7 @@ from pipeline.config.evaluation import (
     Cell,
     LabConfig,
     LabModel,
+    LabTask,
     cell_folder,
     cost,
     lab_folder,
@@ -23,7 +24,9 @@ from pipeline.config.evaluation import (
 )
 from pipeline.config.loader import to_plain
 from pipeline.data.benchmark import Benchmark
+from pipeline.data.contents import Contents, read_contents
 from pipeline.data.load import load_benchmark
+from pipeline.data.templates import Template, own_templates
 from pipeline.data.training_rows import trained_questions
 from pipeline.errors import UserError
 from pipeline.formatting import join_counts
@@ -77,6 +80,8 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
             texts=lab_folder(config) / "texts",
             pictures=picture_digests(rows.rows, cache),
             vocabulary=vocabulary(row.facts.get("attributes") or {} for row in rows.rows),
+            own_prompts=_own_prompts(config),
+            contents=_contents(cell, lab_task, rows.rows),
         )
         inputs = _inputs(config, cell, setting, rows)
         record = Record(folder)
@@ -144,6 +149,28 @@ def _find(config: LabConfig, cell: Cell) -> tuple[base.Checkpoint, base.Checkpoi
     return found(perceiver), found(reasoner), found(observer)
 
 
+def _own_prompts(config: LabConfig) -> dict[str, Template]:
+    """The user's words for the two-step modes."""
+    return own_templates("prompts", config.prompts)
+
+
+def _contents(cell: Cell, task: LabTask, rows: Sequence[Question]) -> Contents | None:
+    """What to observe, where a file says it.
+
+    Raises:
+        UserError: when it leaves rows out.
+    """
+    if task.contents is None or not cell.mode.startswith("extract"):
+        return None
+    key = f"tasks.{cell.task}.contents"
+    contents = read_contents(key, task.contents)
+    counted = contents.count((row.id, prompts.bare(row)) for row in rows if row.images)
+    if problem := counted.problem(key):
+        raise UserError(problem)
+    log.info(f"{cell.id}: {counted}")
+    return contents
+
+
 def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) -> dict[str, Any]:
     """Everything the answers of a cell depend on."""
     task = to_plain(setting.task)
@@ -161,8 +188,10 @@ def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) ->
     }
     if cell.mode in TWO_STEPS:
         inputs |= {"reasoner": setting.reasoner.identity, "seed": config.seed, "prompts": prompts.VERSION}
+        if own := {name: setting.own_prompts[name].digest for name in prompts.NAMES if name in setting.own_prompts}:
+            inputs["own_prompts"] = own
     if cell.mode.startswith("extract"):
-        inputs["observer"] = setting.observer.identity
+        inputs |= {"contents": setting.contents.digest} if setting.contents else {"observer": setting.observer.identity}
     return inputs
 
 

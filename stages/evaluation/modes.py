@@ -20,6 +20,7 @@ from pathlib import Path
 
 from pipeline.config.evaluation import ONE_STEP, LabTask, style_of
 from pipeline.data.benchmark import Benchmark
+from pipeline.data.contents import Contents
 from pipeline.data.image_marks import without_marks
 from pipeline.files import digest, hash_to_number
 from pipeline.metrics.descriptions import Vocabulary, named
@@ -87,6 +88,10 @@ class Setting:
     texts: Path
     pictures: Mapping[Path, str]
     vocabulary: Vocabulary
+    own_prompts: prompts.Own = field(default_factory=dict)
+    """The user's words for the two-step modes, by name."""
+    contents: Contents | None = None
+    """What to observe, where a file says it; covers every row with a picture."""
 
 
 def answer(setting: Setting, questions: Sequence[Question]) -> Iterator[list[PredictionRow]]:
@@ -145,7 +150,8 @@ def _reason(
     asks = {}
     for question in questions:
         seen = described[question.id]["text"] if question.images else None
-        text = prompts.reason(prompts.asked(setting.benchmark, question), seen, steps)
+        asked = prompts.asked(setting.benchmark, question)
+        text = prompts.reason(asked, seen, steps, setting.own_prompts, len(question.images))
         asks[question.id] = GenerationRequest(question.id, text, seed=hash_to_number(f"{setting.seed}/{question.id}"))
     most = setting.task.max_new_tokens
     how = (
@@ -205,10 +211,9 @@ def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, Pred
         if not question.images:
             found[question.id] = {"text": "", "failed": None}
             continue
-        words = prompts.asked(setting.benchmark, question).text
-        if setting.mode.startswith("extract") and words not in contents:
+        if setting.mode.startswith("extract") and question.id not in contents:
             continue
-        prompt = prompts.perceive(len(question.images), contents.get(words, ""))
+        prompt = prompts.perceive(len(question.images), contents.get(question.id, ""), setting.own_prompts)
         key = digest([prompt, [setting.pictures[image] for image in question.images], most])
         keys[question.id] = key
         if row := texts.get(key):
@@ -236,12 +241,15 @@ def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, Pred
 
 
 def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
-    """What to look for, per question text: asked once of the observer, without any picture."""
+    """What to look for, by id: told by the file, or asked of the observer once per question text, without any picture."""
+    if (told := setting.contents) is not None:
+        pairs = ((question.id, told.find(question.id, prompts.bare(question))) for question in questions)
+        return {row_id: text for row_id, text in pairs if text is not None}
     texts = _texts(setting, "observe", setting.observer)
     wanted: dict[str, str] = {}
     for question in questions:
         asked = prompts.asked(setting.benchmark, question)
-        wanted.setdefault(asked.text, prompts.observe(asked))
+        wanted.setdefault(asked.text, prompts.observe(asked, setting.own_prompts))
     new = [GenerationRequest(words, prompt) for words, prompt in wanted.items() if texts.get(digest(prompt)) is None]
     found = {words: row["text"] for words, prompt in wanted.items() if (row := texts.get(digest(prompt))) is not None}
     for batch in (
@@ -254,7 +262,8 @@ def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
             for said in batch
             if not said.failed
         )
-    return found
+    words = {question.id: prompts.bare(question) for question in questions}
+    return {row_id: found[text] for row_id, text in words.items() if text in found}
 
 
 def _row(setting: Setting, question: Question, prompt: str, said: Generation, judged: Judgement) -> PredictionRow:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from pipeline.data.benchmark import Benchmark
 from pipeline.data.image_marks import without_marks
+from pipeline.data.templates import IN_TWO_STEPS, Template, described
 from pipeline.scoring.response import Response, parse
 from pipeline.types import Question
 
@@ -41,9 +42,20 @@ class TextQuestion:
     """What an option stands for, where its name does not say enough."""
 
 
+NAMES = IN_TWO_STEPS
+"""Templates of a user's own that are read here."""
+Own = Mapping[str, Template]
+_NONE: Own = {}
+
+
+def bare(question: Question) -> str:
+    """Return a question's text without the marks of its pictures."""
+    return without_marks(question.text).strip()
+
+
 def asked(benchmark: Benchmark, question: Question) -> TextQuestion:
     """Return a question in words alone, with its possible answers; those of a labelled image set stand in its prompt only."""
-    text = without_marks(question.text).strip()
+    text = bare(question)
     if benchmark.task is not None:
         labels = benchmark.task.labels
         return TextQuestion(text, labels.names, "one of the options, word for word", labels.descriptions)
@@ -52,8 +64,10 @@ def asked(benchmark: Benchmark, question: Question) -> TextQuestion:
     )
 
 
-def observe(question: TextQuestion) -> str:
+def observe(question: TextQuestion, own: Own = _NONE) -> str:
     """Ask a reader of text what a picture must be looked at for."""
+    if (template := own.get("observe_v1")) is not None:
+        return template.fill(question=question.text, options=_described(question), images=1)
     lines = [
         "You will not see any picture. Here is a question that will be asked about many pictures:",
         f"\n{question.text}",
@@ -68,8 +82,10 @@ def observe(question: TextQuestion) -> str:
     return "\n".join(lines)
 
 
-def perceive(images: int, contents: str = "") -> str:
+def perceive(images: int, contents: str = "", own: Own = _NONE) -> str:
     """Ask for a description: a general one, or one that holds `contents` above all."""
+    if (template := own.get("perceive_v1")) is not None:
+        return template.fill(observe=contents, images=images)
     prompt = (
         _PERCEIVE.format(what="these pictures", its="their")
         if images > 1
@@ -78,8 +94,13 @@ def perceive(images: int, contents: str = "") -> str:
     return f"{prompt}, and especially {contents}." if contents else f"{prompt}."
 
 
-def reason(question: TextQuestion, description: str | None, steps: bool = True) -> str:
+def reason(
+    question: TextQuestion, description: str | None, steps: bool = True, own: Own = _NONE, images: int = 1
+) -> str:
     """Ask a reader of text to answer from a description, step by step or at once; None for a question without a picture."""
+    if (template := own.get("reason_v1")) is not None:
+        told = {"description": description or "", "form": question.form, "steps": steps, "images": images}
+        return template.fill(question=question.text, options=_described(question), **told)
     lines = (
         []
         if description is None
@@ -91,6 +112,10 @@ def reason(question: TextQuestion, description: str | None, steps: bool = True) 
     how = "Think step by step. End with one line" if steps else "Do not explain. Reply with one line"
     lines.append(f"\n{how} that reads: Answer: {question.form}")
     return "\n".join(lines)
+
+
+def _described(question: TextQuestion) -> list[dict[str, str | None]]:
+    return described(question.options, question.meanings)
 
 
 _ANSWER = re.compile(r"\banswer\s*(?:\*\*)?\s*:[ \t]*", re.IGNORECASE)

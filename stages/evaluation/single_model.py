@@ -31,7 +31,7 @@ from stages.evaluation.backends.checkpoint import find
 
 OWN = (
     "model", "perceiver", "reasoner", "grid", "task", "data", "split", "mode", "backend", "precision", "name", "batch_size",
-    "max_new_tokens", "smoke", "seed", "output_dir", "api_key_env", "harness", "harness_python",
+    "max_new_tokens", "contents", "prompts", "smoke", "seed", "output_dir", "api_key_env", "harness", "harness_python",
     "retry",
 )  # fmt: skip
 """The options that describe a model of its own; none of them goes with --stage."""
@@ -60,6 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     own.add_argument("--api-key-env", help="environment variable with the key of a served model")
     own.add_argument("--batch-size", type=int, help="rows generated at once, or requests in flight; default: 16")
     own.add_argument("--max-new-tokens", type=int, help="default: 512")
+    own.add_argument(
+        "--contents", metavar="FILE", help="in the extract modes: what to observe, in place of asking for it"
+    )
+    own.add_argument(
+        "--prompts", metavar="FOLDER", help="your own observe_v1, perceive_v1, reason_v1.jinja for two steps"
+    )
     own.add_argument("--smoke", type=int, help="first rows of which one must be readable; 0 for none; default: 2")
     own.add_argument("--seed", type=int, help="of a reasoner's draws; default: 0")
     own.add_argument(
@@ -165,13 +171,16 @@ def lab_of(arguments: argparse.Namespace) -> dict[str, Any]:
                 "task": {"name": arguments.task, **({"path": arguments.data} if arguments.data else {}), **own["task"]},
                 "split": arguments.split,
                 **({"max_new_tokens": arguments.max_new_tokens} if arguments.max_new_tokens is not None else {}),
+                **({"contents": arguments.contents} if arguments.contents is not None else {}),
             }
         },
         "precisions": [arguments.precision or "auto"],
         "modes": modes,
     }
     return lab | {
-        key: value for key in ("batch_size", "smoke", "seed") if (value := getattr(arguments, key)) is not None
+        key: value
+        for key in ("batch_size", "prompts", "smoke", "seed")
+        if (value := getattr(arguments, key)) is not None
     }
 
 

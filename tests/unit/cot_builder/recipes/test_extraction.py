@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import json
+
 import pytest
 from scripted import Scripted
 
 from cot_builder.teachers.openai import OpenAITeacher
+from pipeline.config.loader import load
 from pipeline.errors import UserError
+from pipeline.files import digest
+from pipeline.runs.phases import phase_inputs
 
 DESCRIPTION = "A narrow street runs between old houses; a woman in a red coat smiles at a child near a fountain."
 SAYINGS = {
@@ -60,3 +65,57 @@ def test_the_offline_teacher_cannot_describe(tmp_path):
     build.config.write_text(build.config.read_text().replace(str(tmp_path / "a.yaml"), "attribute"))
     with pytest.raises(UserError, match="attribute is offline and cannot look at a picture"):
         _ = build.plan
+
+
+def test_a_file_says_what_to_observe_in_the_place_of_a_teacher(tmp_path):
+    file = tmp_path / "contents.json"
+    question = Scripted(tmp_path, recipe="extraction").plan.task.question
+    build = Scripted(tmp_path, recipe="extraction", rows=2, contents=str(file))
+    file.write_text(json.dumps({question: "faces", "nobody's": "hands"}))
+    kept = build.settle(lambda _, q: SAYINGS[q.mode]).kept
+    assert build.modes() == ["statements", "description"]
+    assert kept["observe"] == "faces"
+    assert "especially faces." in kept["prompt"]
+    assert "especially faces." in build.asked[-1][1].text
+
+
+def test_rows_that_the_file_leaves_out_are_refused_before_anybody_is_asked(tmp_path):
+    file = tmp_path / "contents.json"
+    build = Scripted(tmp_path, recipe="extraction", rows=2, contents=str(file))
+    file.write_text(json.dumps({"nobody's": "hands"}))
+    with pytest.raises(UserError, match=r"cot\.contents: 2 of 2 rows have no entry"):
+        _ = build.plan
+    with pytest.raises(UserError, match="read by the extraction recipe alone"):
+        _ = Scripted(tmp_path, rows=2, contents=str(file)).plan
+
+
+def test_templates_of_a_user_take_the_place_of_ours_and_their_digest_stands_in_the_row(tmp_path):
+    ours = Scripted(tmp_path, recipe="extraction")
+    ours.settle(lambda _, q: SAYINGS[q.mode])
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "describe_v1.jinja").write_text("Say all you see.{% for each in statements %} {{ each }}{% endfor %}")
+    (folder / "perceive_v1.jinja").write_text("Mind {{ observe }}.")
+    build = Scripted(tmp_path, recipe="extraction", prompts=str(folder))
+    kept = build.settle(lambda _, q: SAYINGS[q.mode]).kept
+    assert build.asked[-1][1].text == "Say all you see. The picture shows joy. People are outdoors."
+    assert kept["prompt"] == "Mind faces, light, weather and what people do."
+    assert kept["prompt_version"].startswith("describe_v1@")
+    teacher = OpenAITeacher("a", build.plan.teachers["a"], 0, 1)
+    keys = [{teacher.request(q).key for _, q in each.asked} for each in (ours, build)]
+    # What to observe and the statements are asked in our words still.
+    assert len(keys[0] & keys[1]) == 2
+
+
+def test_what_a_user_brings_is_part_of_what_the_rows_depend_on_wherever_it_lies(tmp_path):
+    def inputs(place, words="Mind {{ observe }}.", contents="faces"):
+        folder = tmp_path / place
+        folder.mkdir(exist_ok=True)
+        (folder / "perceive_v1.jinja").write_text(words)
+        (folder / "contents.json").write_text(json.dumps({"a": contents}))
+        brings = {"prompts": str(folder), "contents": str(folder / "contents.json")}
+        return digest(phase_inputs(load(Scripted(tmp_path, recipe="extraction", **brings).config), "cot"))
+
+    assert inputs("here") == inputs("there")
+    others = [inputs("here", words="Note {{ observe }}."), inputs("there", contents="hands"), inputs("third")]
+    assert len({*others}) == 3

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
+
 import pytest
 from lab_fakes import ROWS, Lab, Scripted, record, rows
 
@@ -9,6 +12,7 @@ from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark import as_benchmark
 from pipeline.data.image_marks import split_at_marks
 from pipeline.data.load import load_task
+from pipeline.errors import UserError
 from pipeline.types import Question
 from stages.evaluation import prompts
 from stages.evaluation.backends.base import Generation
@@ -141,6 +145,42 @@ def test_the_description_itself_is_scored_where_the_picture_is_annotated(lab):
     assert (scored["scene"]["precision"]["count"], scored["scene"]["precision"]["n"]) == (parks, ROWS)
     assert (scored["scene"]["recall"]["count"], scored["scene"]["recall"]["n"]) == (parks, ROWS)
     assert scored["facial_expression"]["recall"]["count"] == 0
+
+
+def test_a_file_says_what_to_observe_and_nobody_is_asked(lab, tmp_path):
+    file = tmp_path / "contents.json"
+    task = lab.config.tasks["scenes"]
+    lab.config.tasks["scenes"] = dataclasses.replace(task, contents=str(file))
+    file.write_text(json.dumps({"elsewhere": "hands"}))
+    with pytest.raises(UserError, match=f"tasks.scenes.contents: {ROWS} of {ROWS} rows have no entry"):
+        lab.run(2)
+    question = load_task(task.task, tmp_path / ".cache").question
+    file.write_text(json.dumps({question: "faces"}))
+    found = rows(lab.run(2))
+    assert all(row["description_prompt"].endswith("and especially faces.") for row in found)
+    assert not [ask for ask in lab.models["brain"].asked if ask.text.startswith(OBSERVE)]
+    file.write_text(json.dumps({question: "hands"}))
+    with pytest.raises(UserError, match="contents"):
+        lab.run(2)
+
+
+def test_templates_of_a_user_ask_in_the_place_of_ours(lab, tmp_path):
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    (folder / "observe_v1.jinja").write_text(OBSERVE + ": {{ question }}")
+    (folder / "perceive_v1.jinja").write_text("{{ images }} to describe. Mind {{ observe }}.")
+    (folder / "reason_v1.jinja").write_text(
+        "{{ description }} {{ question }} {{ options[0].name }}: Answer: {{ form }}"
+    )
+    lab.config = dataclasses.replace(lab.config, prompts=str(folder))
+    found = rows(lab.run(2))
+    assert {row["description_prompt"] for row in found} == {"1 to describe. Mind places, faces."}
+    assert all(row["prompt"].startswith(row["description"]) for row in found)
+    assert all(row["prompt"].endswith(" amusement: Answer: one of the options, word for word") for row in found)
+    assert {*record(lab.folder(2))["inputs"]["own_prompts"]} == {*prompts.NAMES}
+    (folder / "reason_v1.jinja").write_text("{{ description }} {{ question }}")
+    with pytest.raises(UserError, match="own_prompts"):
+        lab.run(2)
 
 
 def test_a_killed_describer_goes_on(lab):

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from pipeline import command_line
-from pipeline.config.derived import passes
+from pipeline.config.loader import load
 from pipeline.errors import UserError
 from pipeline.run_dir import BASE
 from stages.evaluation import single_model
@@ -49,12 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
             "say what to judge: --stage 3 --config RUN, or --model MODEL --task TASK --split SPLIT; --help tells more"
         )
     arguments.config = arguments.config or "demo"
+    if arguments.dry_run:
+        from stages.evaluation.dry_run import describe_phase
+
+        print(describe_phase(load(arguments.config, arguments.overrides), arguments.stage))
+        return 0
     config, run = command.load_checked(arguments, trains=False)
     name = BASE if arguments.stage == BASE else config.stage_name(arguments.stage)
-    if arguments.dry_run:
-        asked = ", ".join(f"{one.style} {one.decoding}" for one in passes(config, name))
-        print(f"{name}: {config.evaluation.split} asked {asked}; batches of {config.evaluation.batch_size}")
-        return 0
     if arguments.worker:
         with as_worker():
             answer_all(Work(config, name, run))

@@ -189,8 +189,17 @@ def load_lab(file: str | Path, overrides: Sequence[str] = ()) -> LabConfig:
         UserError: naming every unknown key, every value of a wrong type, or else every broken rule.
     """
 
-    config = cast(LabConfig, load_merged(LabConfig, find_config(file, SWEEPS), overrides))
+    config = read_lab(file, overrides)
     problems = list(lab_problems(config))
     if problems:
         raise UserError(problems)
     return config
+
+
+def read_lab(file: str | Path, overrides: Sequence[str] = ()) -> LabConfig:
+    """Load a lab's configuration as `load_lab` does, with its rules untested.
+
+    Raises:
+        UserError: naming every unknown key and every value of a wrong type.
+    """
+    return cast(LabConfig, load_merged(LabConfig, find_config(file, SWEEPS), overrides))

@@ -38,7 +38,7 @@ def folder_problems(folder: Path) -> list[str]:
     if wrong and (folder / "config.yaml").is_file():
         return ["is a run; name the model in it, for example its stage4_clgrpo/final"]
     told = [wrong] if wrong else list(_architecture(config))
-    return [*told, *_weights(folder), *_processor(folder)]
+    return [*told, *weight_problems(folder), *_processor(folder)]
 
 
 def _read(file: Path) -> tuple[dict[str, Any], str | None]:
@@ -86,7 +86,8 @@ def _vision_language_models() -> frozenset[str]:
     raise LookupError("transformers/models/auto/modeling_auto.py has no MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES")
 
 
-def _weights(folder: Path) -> Iterator[str]:
+def weight_problems(folder: Path) -> Iterator[str]:
+    """Yield why a folder's weights cannot be read."""
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         others = sorted(path.name for path in folder.glob("*") if path.suffix in _OTHER_WEIGHTS)

@@ -74,7 +74,7 @@ def read_shapes(model: LabModel) -> Shapes:
     Raises:
         UserError: when they cannot be had; says why.
     """
-    folder = model_folder(model) or _cached(model)
+    folder = model_folder(model) or cached_folder(model)
     if folder is None:
         return _from_hub(model)
     files = sorted(folder.glob("*.safetensors"))
@@ -203,8 +203,8 @@ def _processor(folder: Path, model: LabModel) -> dict[str, Any]:
     return told | dict(model.processor)
 
 
-def _cached(model: LabModel) -> Path | None:
-    """The folder of a hub model whose weights are on this machine already."""
+def cached_folder(model: LabModel) -> Path | None:
+    """Return the folder of a hub model whose weights are on this machine already; None where they are not."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from pipeline.checks.evaluation import load_lab
+from pipeline.checks.evaluation import load_lab, read_lab
 from pipeline.config.evaluation import BACKENDS, MODES, PRECISIONS, TWO_STEPS, Cell, LabConfig, cell_folder, cells
 from pipeline.errors import UserError
 from pipeline.files import write_atomic, write_json
@@ -94,9 +95,12 @@ def main(arguments: argparse.Namespace) -> int:
     path = folder / "lab.yaml"
     text = yaml.safe_dump(plain, sort_keys=False)
     if arguments.dry_run:
-        draft = OmegaConf.merge(OmegaConf.structured(LabConfig), plain)
-        config = OmegaConf.to_object(draft)
-        print("\n".join(cell.id for cell in cells(config)))  # type: ignore[arg-type]
+        from stages.evaluation.dry_run import describe_lab
+
+        with tempfile.TemporaryDirectory() as aside:
+            draft = Path(aside) / path.name
+            draft.write_text(text)
+            print(describe_lab(read_lab(draft)))
         return 0
     write_atomic(path, text)
     config = load_lab(path)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 import pytest
 
@@ -117,11 +116,82 @@ def test_the_two_ways_to_evaluate_do_not_mix(words, told):
         evaluate.main(words)
 
 
-def test_a_dry_run_lists_the_cells_and_writes_nothing(tmp_path, capsys):
-    words = [*PLAIN, "--model", "a", "--mode", "think", "--output-dir", str(tmp_path), "--dry-run"]
+SMALL = ["task.options.train=1", "task.options.val=1", "task.options.test=9", "task.options.size=32"]
+
+
+def test_a_dry_run_lists_cells_rows_and_models_and_leaves_no_more_than_the_cache(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    words = [*PLAIN, *SMALL, "--model", "org/a", "--mode", "think", "--output-dir", str(tmp_path / "out"), "--dry-run"]
     assert evaluate.main(words) == 0
-    assert capsys.readouterr().out == "a--scenes--auto--think\n"
-    assert list(Path(tmp_path).iterdir()) == []
+    assert capsys.readouterr().out.splitlines() == [
+        "a--scenes--auto--think",
+        "  scenes: 8 rows of test[:8]",
+        "  a: org/a of the hub, to be downloaded",
+    ]
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".cache"]
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match="'org/a' is not on this machine, and HF_HUB_OFFLINE forbids its download"):
+        evaluate.main(words)
+    served = [
+        *PLAIN,
+        *SMALL,
+        "--model",
+        "big@http://127.0.0.1:1/v1",
+        "--output-dir",
+        str(tmp_path / "out"),
+        "--dry-run",
+    ]
+    assert evaluate.main(served) == 0
+    assert "  big: big at http://127.0.0.1:1/v1, which is not asked" in capsys.readouterr().out
+
+
+def test_a_dry_run_tells_all_that_a_run_would_find_wrong(tmp_path):
+    model, out = tmp_path / "model", str(tmp_path / "out")
+    model.mkdir()
+    (model / "config.json").write_text('{"model_type": "idefics3"}')
+    words = [
+        "--model",
+        str(model),
+        "--task",
+        "scenes",
+        "--split",
+        "tset",
+        "--precision",
+        "bfloat16",
+        "--output-dir",
+        out,
+    ]
+    with pytest.raises(UserError) as caught:
+        evaluate.main([*words, "--dry-run", "task.options.sise=32", "--batch-size", "0"])
+    told = caught.value.problems
+    assert told[:2] == [
+        "batch_size: 0 must be at least 1",
+        "task.options.sise: the scenes task has no such option; did you mean size?",
+    ]
+    assert "has no *.safetensors" in told[2]
+    assert len([one for one in told if one.startswith(f"models.model: {model} ")]) == len(told) - 2 > 1
+    with pytest.raises(UserError) as caught:
+        evaluate.main([*words, "--dry-run", *SMALL])
+    assert "task scenes: split 'tset' does not exist; it has train, val, test" in caught.value.problems
+
+
+def test_a_dry_run_of_a_stage_tells_its_data_and_its_checkpoint(tmp_path, capsys):
+    data = ["train=1", "val=1", "test=9", "size=32"]
+    own = ["--config", "demo_scenes", f"output_dir={tmp_path}", *(f"task.options.{word}" for word in data)]
+    with pytest.raises(UserError) as caught:
+        evaluate.main(["--stage", "3", *own, "evaluation.split=tset", "evaluation.batch_size=0", "--dry-run"])
+    assert caught.value.problems[:2] == [
+        "evaluation.batch_size: 0 must be at least 1",
+        "task scenes: split 'tset' does not exist; it has train, val, test",
+    ]
+    assert "stage3_grpo_accuracy has not been run" in caught.value.problems[2]
+    folder = tmp_path / "demo_scenes" / "stage3_grpo_accuracy"
+    folder.mkdir(parents=True)
+    (folder / "stage.json").write_text('{"status": "trained", "checkpoint": "final"}')
+    assert evaluate.main(["--stage", "3", *own, "evaluation.split=test", "--dry-run"]) == 0
+    told = capsys.readouterr().out.splitlines()
+    assert told[0].startswith("stage3_grpo_accuracy: test asked think greedy")
+    assert told[1:] == ["  9 rows", f"  {folder}: trained; the evaluation verifies it first"]
 
 
 def test_every_option_of_a_model_of_its_own_is_known_as_one():

@@ -1,12 +1,13 @@
-"""Rows of a benchmark as its authors publish them: parquet with the pictures inside, or JSON beside a folder of pictures.
+"""Rows of questions as people publish them: parquet or arrow files with the pictures inside, or JSON beside a folder of pictures.
 
-A row becomes a dict whose picture columns hold a `LocatedImage`. What cannot be asked is counted as a problem, never left out in
-silence.
+A row becomes a dict whose picture columns hold a `LocatedImage`, or a list of them. What cannot be asked is counted as a problem,
+never left out in silence.
 """
 
 from __future__ import annotations
 
 import ast
+import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,16 +17,17 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import data_root
 from pipeline.data.images import check_images, inside
-from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
+from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_table, place
 from pipeline.errors import UserError
 from pipeline.files import digest, write_atomic
 from pipeline.scoring.multiple_choice import letters
 from pipeline.system.locks import exclusive
 from pipeline.types import Problem, Question, Questions
 
-VERSION = 2
+VERSION = 3
 """Part of the index's key: raise it when what is taken out of parquet files changes."""
 KINDS = ("parquet", "jsonl", "json")
+_TABLES = (".parquet", ".arrow")
 RawRow = dict[str, Any]
 
 
@@ -105,12 +107,26 @@ def find_splits(
     return root if root.is_dir() else root.parent, files
 
 
+def first_rows(file: Path, count: int = 8) -> list[RawRow]:
+    """Return the first rows of a file as they stand there, to see what its columns hold.
+
+    Raises:
+        UserError: when it cannot be read or has none.
+    """
+    if file.suffix not in _TABLES:
+        return [dict(row) for row in _json_rows(file)[:count]]
+    with open_table(file) as table:
+        batch = next(iter(table.batches(count, None)), None)
+    if batch is None or not batch.num_rows:
+        raise UserError(f"{file}: holds no rows")
+    rows: list[RawRow] = batch.slice(0, count).to_pylist()
+    return rows
+
+
 def _read_rows(files: Sequence[Path], columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
     """Every row of `files`, its pictures taken out to `cache` or found below `folder`."""
     for file in files:
-        rows = (
-            _of_parquet(file, columns, folder, cache) if file.suffix == ".parquet" else _of_json(file, columns, folder)
-        )
+        rows = _of_table(file, columns, folder, cache) if file.suffix in _TABLES else _of_json(file, columns, folder)
         for row in rows:
             yield {
                 name: _picture(value, folder, cache) if name in columns.pictures and value is not None else value
@@ -118,24 +134,24 @@ def _read_rows(files: Sequence[Path], columns: QuestionColumns, folder: Path, ca
             }
 
 
-def _of_parquet(file: Path, columns: QuestionColumns, folder: Path, cache: Path) -> list[RawRow]:
+def _of_table(file: Path, columns: QuestionColumns, folder: Path, cache: Path) -> list[RawRow]:
     """The rows, out of the index of an earlier call where the file is unchanged and its pictures are still there."""
-    with open_parquet(file) as parquet:
-        names = parquet.schema_arrow.names
+    with open_table(file) as table:
+        names = table.schema.names
         _require(file, names, columns)
         wanted = [name for name in (*columns.pictures, *columns.needed, *columns.optional) if name in names]
         stamp = file.stat()
         key = digest([VERSION, str(file.resolve()), stamp.st_size, stamp.st_mtime_ns, wanted])
         index = cache / f"rows-{key[:16]}.json"
         with exclusive(index):
-            rows = _indexed(index, cache)
+            rows = _indexed(index, columns, cache)
             if rows is None:
                 (cache / "images").mkdir(parents=True, exist_ok=True)
                 rows = []
-                for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
+                for batch in table.batches(BATCH_ROWS, wanted):
                     for row in batch.to_pylist():
                         for name in set(columns.pictures) & set(row):
-                            row[name] = None if row[name] is None else place(folder, row[name], cache / "images")
+                            row[name] = _placed(row[name], lambda value: place(folder, value, cache / "images"))
                         rows.append(row)
                 write_atomic(index, json.dumps(rows, default=str))
                 # As a second load gives them.
@@ -143,45 +159,80 @@ def _of_parquet(file: Path, columns: QuestionColumns, folder: Path, cache: Path)
     return rows or []
 
 
-def _indexed(index: Path, cache: Path) -> list[RawRow] | None:
+def _placed(value: Any, find: Callable[[Any], dict[str, Any]]) -> Any:
+    """Where a cell's picture is, or each picture of a list; None of an empty cell."""
+    if isinstance(value, list):
+        return [find(each) for each in value]
+    return None if value is None else find(value)
+
+
+def _pictures_of(row: RawRow, columns: QuestionColumns) -> Iterator[dict[str, Any]]:
+    for name in columns.pictures:
+        value = row.get(name)
+        yield from (each for each in (value if isinstance(value, list) else [value]) if isinstance(each, dict))
+
+
+def _indexed(index: Path, columns: QuestionColumns, cache: Path) -> list[RawRow] | None:
     try:
         rows: list[RawRow] = json.loads(index.read_bytes())
-        pictures = [value for row in rows for value in row.values() if isinstance(value, dict) and "file" in value]
+        pictures = [picture for row in rows for picture in _pictures_of(row, columns) if "file" in picture]
         whole = all((cache / "images" / picture["file"]).stat().st_size == picture["size"] for picture in pictures)
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return rows if whole else None
 
 
-def _of_json(file: Path, columns: QuestionColumns, folder: Path) -> Iterator[RawRow]:
-    """Rows of a .jsonl file, of a JSON list, or of a JSON object {id: row}; a row then gets its id as ``_key``."""
+def _json_rows(file: Path) -> list[RawRow]:
+    """Rows of a .jsonl or .csv file, of a JSON list, of a JSON object {id: row}, whose rows get their id as ``_key``, or of one
+    that holds a list of rows beside other things.
+    """
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
         if file.suffix == ".jsonl":
             rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        elif file.suffix == ".csv":
+            rows = list(csv.DictReader(text.splitlines()))
         else:
             whole = json.loads(text)
+            lists = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []
+            if len(lists) == 1:
+                whole = lists[0]
             rows = [{"_key": key, **row} for key, row in whole.items()] if isinstance(whole, dict) else list(whole)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError, csv.Error) as error:
         raise UserError(f"{file}: not readable as {file.suffix[1:]} rows: {error}") from error
     if not rows or not all(isinstance(row, dict) for row in rows):
         raise UserError(f"{file}: holds {'no rows' if not rows else 'rows that are no JSON objects'}")
-    _require(file, list(rows[0]), columns)
+    return rows
+
+
+def _of_json(file: Path, columns: QuestionColumns, folder: Path) -> Iterator[RawRow]:
+    rows = _json_rows(file)
+    # A row may leave out what it has nothing for.
+    _require(file, list(dict.fromkeys(name for row in rows for name in row)), columns)
+    beside = file.parent.relative_to(folder).as_posix() if file.parent.is_relative_to(folder) else "."
+    places = dict.fromkeys((f"{beside}/" if beside != "." else "", "", "images/"))
     for row in rows:
         for name in set(columns.pictures) & set(row):
-            value = row[name]
-            if isinstance(value, list) and len(value) == 1:
-                value = value[0]
-            if value is not None:
-                row[name] = place(folder, _located(folder, value), folder) if isinstance(value, str) else _NOT_A_PATH
+            row[name] = _placed(row[name], lambda value: place_path(folder, value, tuple(places)))
         yield row
+
+
+def place_path(folder: Path, value: Any, places: Sequence[str] = ("", "images/")) -> dict[str, Any]:
+    """Return where a picture is that data give as a path, alone or as {"path": …}: below `folder`, or why there is none."""
+    if isinstance(value, dict):
+        value = next((value[key] for key in ("path", "image", "url", "file_name") if value.get(key)), None)
+    if not isinstance(value, str):
+        return _NOT_A_PATH
+    if value.startswith(("http:", "https:", "data:")):
+        return {**_NOT_A_PATH, "detail": f"{value[:60]} is no path of a file; pictures are read of files"}
+    return place(folder, _located(folder, value.removeprefix("file://"), places), folder)
 
 
 _NOT_A_PATH = {"reason": "missing_image", "detail": "the picture is not given as a path"}
 
 
-def _located(folder: Path, path: str) -> str:
-    """The longest end of `path` that exists below `folder` or its ``images/``; `path` itself when none does.
+def _located(folder: Path, path: str, places: Sequence[str]) -> str:
+    """The longest end of `path` that exists below `folder`, in one of `places`; `path` itself when none does.
 
     Data files name pictures relative to the machine they were made on: ``./dataset/CV-Bench/img/2D/count/x.png``.
     """
@@ -189,14 +240,20 @@ def _located(folder: Path, path: str) -> str:
     if ".." in parts:
         return path
     for start in range(len(parts)):
-        for below in ("", "images/"):
+        for below in places:
             end = below + "/".join(parts[start:])
             if inside(folder, end) is not None and (folder / end).is_file():
                 return end
     return path
 
 
-def _picture(value: Any, folder: Path, cache: Path) -> LocatedImage:
+def _picture(value: Any, folder: Path, cache: Path) -> LocatedImage | list[LocatedImage]:
+    if isinstance(value, list) and len(value) != 1:
+        return [_located_image(each, folder, cache) for each in value]
+    return _located_image(value[0] if isinstance(value, list) else value, folder, cache)
+
+
+def _located_image(value: Any, folder: Path, cache: Path) -> LocatedImage:
     if not isinstance(value, dict):
         return LocatedImage(None, "missing_image", "neither bytes nor a path")
     if "file" in value:
@@ -214,18 +271,40 @@ def _require(file: Path, names: Sequence[str], columns: QuestionColumns) -> None
         raise UserError(f"{file}: has no picture column {' or '.join(columns.pictures)}; it has {', '.join(names)}")
 
 
+def pictures(row: RawRow, *names: str) -> tuple[Path, ...]:
+    """Return the paths of all pictures a row has in the columns `names`, in order.
+
+    Raises:
+        Unusable: when one of them is not there, with its reason.
+    """
+    found: list[LocatedImage] = []
+    for name in names:
+        value = row.get(name)
+        found += [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, LocatedImage)]
+    for each in found:
+        if each.path is None:
+            raise Unusable(each.reason, each.detail)
+    return tuple(each.path for each in found if each.path is not None)
+
+
 def picture(row: RawRow, *names: str) -> Path:
     """Return the path of the first picture a row has among `names`.
 
     Raises:
         Unusable: when it has none, with the reason of the last.
     """
-    found = [row[name] for name in names if isinstance(row.get(name), LocatedImage)]
-    path = next((each.path for each in found if each.path is not None), None)
-    if path is None:
-        last = found[-1] if found else LocatedImage(None, "missing_image", f"no picture in {', '.join(names)}")
-        raise Unusable(last.reason, last.detail)
-    return path
+    problem = Unusable("missing_image", f"no picture in {', '.join(names)}")
+    for name in names:
+        try:
+            found = pictures(row, name)
+        except Unusable as error:
+            problem = error
+            continue
+        if len(found) > 1:
+            problem = Unusable("missing_image", f"{name} holds {len(found)} pictures, where one is expected")
+        elif found:
+            return found[0]
+    raise problem
 
 
 def listed(value: Any) -> list[Any]:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,7 @@ from pipeline.errors import UserError
 from pipeline.types import Problem
 
 if TYPE_CHECKING:
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
 BATCH_ROWS = 32
@@ -44,6 +47,50 @@ def open_parquet(file: Path) -> pq.ParquetFile:
         return pq.ParquetFile(file, pre_buffer=False, buffer_size=1 << 20)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{file}: not readable as parquet: {error}") from error
+
+
+@dataclass(frozen=True)
+class Table:
+    """A parquet or arrow file: its columns, and (rows, names or None for all) -> batches of so many rows at most, once."""
+
+    schema: pa.Schema
+    batches: Callable[[int, Sequence[str] | None], Iterator[pa.RecordBatch]]
+
+
+@contextlib.contextmanager
+def open_table(file: Path) -> Iterator[Table]:
+    """Open a parquet file, or an arrow file as `datasets` saves to disk, to be read a few rows at a time.
+
+    Raises:
+        UserError: when it is neither.
+    """
+    if file.suffix == ".parquet":
+        with open_parquet(file) as parquet:
+            yield Table(
+                parquet.schema_arrow,
+                lambda rows, names: parquet.iter_batches(
+                    batch_size=rows, columns=None if names is None else list(names)
+                ),
+            )
+        return
+    with _open_stream(file) as stream:
+        yield Table(stream.schema, lambda rows, names: _slices(stream, rows, names))
+
+
+def _slices(stream: Iterable[pa.RecordBatch], rows: int, names: Sequence[str] | None) -> Iterator[pa.RecordBatch]:
+    for batch in stream:
+        for start in range(0, batch.num_rows, rows):
+            part = batch.slice(start, rows)
+            yield part if names is None else part.select(list(names))
+
+
+def _open_stream(file: Path) -> pa.RecordBatchStreamReader:
+    import pyarrow as pa
+
+    try:
+        return pa.ipc.open_stream(pa.memory_map(str(file)))
+    except (pa.ArrowException, OSError) as error:
+        raise UserError(f"{file}: not readable as arrow: {error}") from error
 
 
 def place(folder: Path, value: Any, images: Path) -> dict[str, Any]:

@@ -50,7 +50,7 @@ def open_parquet(file: Path) -> pq.ParquetFile:
 
 
 @dataclass(frozen=True)
-class Table:
+class TableFile:
     """A parquet or arrow file: its columns, and (rows, names or None for all) -> batches of so many rows at most, once."""
 
     schema: pa.Schema
@@ -58,7 +58,7 @@ class Table:
 
 
 @contextlib.contextmanager
-def open_table(file: Path) -> Iterator[Table]:
+def open_table(file: Path) -> Iterator[TableFile]:
     """Open a parquet file, or an arrow file as `datasets` saves to disk, to be read a few rows at a time.
 
     Raises:
@@ -66,7 +66,7 @@ def open_table(file: Path) -> Iterator[Table]:
     """
     if file.suffix == ".parquet":
         with open_parquet(file) as parquet:
-            yield Table(
+            yield TableFile(
                 parquet.schema_arrow,
                 lambda rows, names: parquet.iter_batches(
                     batch_size=rows, columns=None if names is None else list(names)
@@ -74,7 +74,7 @@ def open_table(file: Path) -> Iterator[Table]:
             )
         return
     with _open_stream(file) as stream:
-        yield Table(stream.schema, lambda rows, names: _slices(stream, rows, names))
+        yield TableFile(stream.schema, lambda rows, names: _slices(stream, rows, names))
 
 
 def _slices(stream: Iterable[pa.RecordBatch], rows: int, names: Sequence[str] | None) -> Iterator[pa.RecordBatch]:

@@ -191,7 +191,7 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
     if problems := list(task_text_problems(task, special_tokens_of(student_folder(config.model, run)))):
         raise UserError(problems)
     problems = [problem for name, teacher in teachers.items() for problem in check_teacher(teacher, name, task)]
-    problems += _problems(cot, task, teachers, prompts, recipe)
+    problems += [*recipe.problems_with_rows(), *_problems(cot, task, teachers, prompts, recipe)]
     if problems:
         raise UserError(problems)
     split = task.select(cot.split)

@@ -23,8 +23,10 @@ from cot_builder.row import AskTeacher, Outcome, Row, Tried
 from cot_builder.teachers.base import Teacher, TeacherDown, Unanswered
 from cot_builder.teachers.config import AttributeConfig, TeacherConfig, WalkerConfig
 from cot_builder.teachers.images import TeacherImage
+from pipeline.data.conversations import unanswered
 from pipeline.data.images import ImageError
 from pipeline.data.task import Task
+from pipeline.errors import UserError
 from pipeline.types import Example
 
 
@@ -78,12 +80,13 @@ async def settle(plan: BuildPlan, index: int, ask: AskTeacher, teachers: tuple[s
 
     Raises:
         Unanswered: when a reply it needs is not to be had.
+        UserError: when the recipe keeps a row that brings no prompt and that the task's judge does not find right.
     """
     example = plan.split.examples[index]
     names = teachers or plan.assigned[index]
     picture = TeacherImage(example.image, plan.digests.get(example.image))
     try:
-        return await plan.recipe.settle(Row(example, names, plan, picture, ask))
+        outcome = await plan.recipe.settle(Row(example, names, plan, picture, ask))
     except ImageError as error:
         # The task found it whole, so its disk is away: a later build asks again.
         if error.reason == "missing_image":
@@ -92,6 +95,11 @@ async def settle(plan: BuildPlan, index: int, ask: AskTeacher, teachers: tuple[s
     finally:
         if picture.is_read:
             plan.digests[example.image] = picture.digest
+    if outcome.kept is not None and not plan.recipe.brings_prompt:
+        rows = {"id": [example.id], "label": [example.label], "completion": [outcome.kept["completion"]]}
+        if problem := unanswered(plan.task, rows):
+            raise UserError(f"recipe {plan.recipe.name}: {problem}")
+    return outcome
 
 
 async def _ask_all(plan: BuildPlan, journal: ReplyCache) -> tuple[BuildOutcome, float]:

@@ -3,7 +3,8 @@
 A recipe file defines
 
 - ``PROMPT``: the prompt it asks with when the run names none;
-- ``COLUMNS``: the pyarrow fields of its rows, beside those every row has (`Recipe.columns`);
+- ``COLUMNS``: the pyarrow fields of its rows, beside those every row has (`Recipe.columns`): completion, teacher, mode, attempt,
+  prompt_version, and prompt (what the student is asked) or think and answer (where that is the task's question);
 - ``prompts(cot) -> list[str]``: every prompt a build with these settings may need;
 - ``problems(cot, teachers, prompts) -> Iterator[str]``: settings it cannot work with;
 - ``async settle(row: Row) -> Outcome``: ask, judge, decide. It may depend on nothing but the row and the replies, because it is
@@ -40,6 +41,26 @@ class Recipe:
     prompts: Callable[[CotConfig], list[str]]
     problems: Callable[[CotConfig, dict[str, TeacherConfig], dict[str, Prompt]], Iterator[str]]
     settle: Callable[[Row], Awaitable[Outcome]]
+
+    @property
+    def brings_prompt(self) -> bool:
+        """Whether its rows say what the student is asked; else that is the task's question."""
+        return "prompt" in self.columns.names
+
+    def problems_with_rows(self) -> Iterator[str]:
+        """Yield why nobody could be trained on its rows."""
+        missing = sorted(_COUNTED - {*self.columns.names})
+        if missing:
+            yield f"cot.recipe: {self.name} has no column {', '.join(missing)} in COLUMNS, which the builder counts by"
+        if not self.brings_prompt and not {"think", "answer"} <= {*self.columns.names}:
+            yield (
+                f"cot.recipe: the rows of {self.name} bring no prompt, so a student is asked the task's question and trained on "
+                "what is no answer to it; add a column prompt that says what the completion is for, or columns think and answer"
+            )
+
+
+_COUNTED = {"completion", "teacher", "mode", "attempt", "prompt_version"}
+"""Columns that counts, near-duplicates, `balance` and the gallery look at."""
 
 
 def recipe_names() -> list[str]:

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import CotConfig, RunConfig
 from pipeline.config.special_tokens import special_token_in, special_tokens_of
+from pipeline.data.conversations import unanswered
 from pipeline.data.cot_pictures import COLUMN, compare_pictures
 from pipeline.data.load import load_task
 from pipeline.data.student import student_folder
@@ -93,14 +94,9 @@ def _unfit_rows(
             f"{len(held):,} of {len(rows['id']):,} rows hold a control token of this student (first: {held[0][0]}, "
             f"{held[0][1]!r}); build the rows here on a copy of {source.named}'s cot/journal, which judges them anew for it"
         )
-    if "prompt" not in rows:
-        # These reason; a row with a prompt of its own describes, and has no answer.
-        every = zip(rows["id"], rows["completion"], rows["label"], strict=True)
-        if wrong := [row_id for row_id, text, label in every if not task.judge(text, label).correct]:
-            yield (
-                f"{len(wrong):,} of {len(rows['id']):,} rows do not answer with their label, as the task judges today (first: "
-                f"{wrong[0]}); build those rows again, which asks nothing twice"
-            )
+    # A row with a prompt of its own describes, and has no answer.
+    if "prompt" not in rows and (problem := unanswered(task, rows)):
+        yield problem
     if len(rows["id"]) < config.cot.min_rows:
         yield f"{source.named} has {len(rows['id']):,} rows, fewer than cot.min_rows = {config.cot.min_rows:,}; lower it"
 

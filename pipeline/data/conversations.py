@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,7 +75,8 @@ def cot_columns(
         unfit: ids of rows whose picture the student's processor refuses; they are left out.
 
     Raises:
-        UserError: when there are none, or a row's image is no longer among them, or has another label now.
+        UserError: when there are none, or a row's image is no longer among them, or has another label now; when rows bring no
+            prompt and do not answer the task's question.
     """
     import pyarrow.parquet as pq
 
@@ -95,10 +96,31 @@ def cot_columns(
             f"{file}: {len(lost)} rows have no image, or one with another label, in the task {task.name} "
             f"(first: {lost[0]}); build the CoT data again, or restore the images"
         )
+    if "prompt" not in table and (problem := unanswered(task, table)):
+        raise UserError(f"{file}: {problem}")
     built = _columns([known[row_id] for row_id in table["id"]], task.prompt("think"))
     if "prompt" in table:
         built["prompt"] = [user_turn(prompt) for prompt in table["prompt"]]
     return {**built, "completion": [assistant_turn(text) for text in table["completion"]]}
+
+
+def unanswered(task: Task, rows: Mapping[str, Sequence[str]]) -> str | None:
+    """Return why built rows that bring no prompt teach wrong pairs, as they do not answer the task's question; None when all do.
+
+    Args:
+        task: whose question they are trained to answer, and its judge.
+        rows: their columns id, label and completion.
+    """
+    every = zip(rows["id"], rows["completion"], rows["label"], strict=True)
+    judged = ((row_id, task.judge(text, label)) for row_id, text, label in every)
+    wrong = [f"{row_id}, {verdict.reason or verdict.label}" for row_id, verdict in judged if not verdict.correct]
+    if not wrong:
+        return None
+    return (
+        f"{len(wrong):,} of {len(rows['id']):,} rows do not answer with their label, as the task judges today (first: "
+        f"{wrong[0]}), and bring no prompt that asks for something else; build them again, which asks nothing twice, "
+        "or let their recipe write a column prompt"
+    )
 
 
 def assistant_turn(text: str) -> list[dict[str, Any]]:

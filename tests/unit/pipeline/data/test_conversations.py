@@ -22,7 +22,8 @@ TASK = Task("t", LabelSet.of(["cat", "dog"]), "Which?", ("train", "test"), lambd
 
 
 def built(folder: Path, rows: list[tuple[str, str]]) -> Path:
-    columns = {"id": [r[0] for r in rows], "label": [r[1] for r in rows], "completion": [f"about {r[1]}" for r in rows]}
+    said = [f"<think>a {row[1]}</think><answer>{row[1]}</answer>" for row in rows]
+    columns = {"id": [row[0] for row in rows], "label": [row[1] for row in rows], "completion": said}
     pq.write_table(pa.table(columns), folder / "train.parquet")
     return folder
 
@@ -30,7 +31,21 @@ def built(folder: Path, rows: list[tuple[str, str]]) -> Path:
 def test_a_cot_row_keeps_its_picture_when_another_split_has_the_same_id(tmp_path: Path) -> None:
     columns = cot_columns(TASK, TRAIN, built(tmp_path, [("2", "dog"), ("1", "cat")]))
     assert columns["images"] == [["train/2.png"], ["train/1.png"]]
-    assert [turn[0]["content"][0]["text"] for turn in columns["completion"]] == ["about dog", "about cat"]
+    texts = [turn[0]["content"][0]["text"] for turn in columns["completion"]]
+    assert [text[7:12] for text in texts] == ["a dog", "a cat"]
+
+
+@pytest.mark.parametrize(
+    ("said", "part"),
+    [
+        ("Whiskers.", r"1 of 1 rows do not answer with their label, .*first: 1, no_think"),
+        ("<think>a dog</think><answer>dog</answer>", r"first: 1, dog\), and bring no prompt"),
+    ],
+)
+def test_rows_that_bring_no_prompt_and_do_not_answer_the_question_are_refused(tmp_path: Path, said, part) -> None:
+    pq.write_table(pa.table({"id": ["1"], "label": ["cat"], "completion": [said]}), tmp_path / "train.parquet")
+    with pytest.raises(UserError, match=part):
+        cot_columns(TASK, TRAIN, tmp_path)
 
 
 def test_a_row_that_brings_its_own_prompt_is_asked_that_one(tmp_path: Path) -> None:

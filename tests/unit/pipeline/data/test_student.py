@@ -80,7 +80,11 @@ def cot(config: RunConfig, completions: dict[str, str]) -> None:
     run = RunDir(config.output_dir, config.name)
     run.cot.mkdir(parents=True)
     labels = [row.split("/")[1] for row in completions]
-    table = {"id": list(completions), "label": labels, "completion": list(completions.values())}
+    said = [
+        f"<think>{text}</think><answer>{label}</answer>"
+        for text, label in zip(completions.values(), labels, strict=True)
+    ]
+    table = {"id": list(completions), "label": labels, "completion": said}
     pq.write_table(pa.table(table), run.cot / "train.parquet")
 
 

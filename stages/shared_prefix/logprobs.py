@@ -18,7 +18,7 @@ from trl.trainer.utils import shuffle_sequence_dict
 from stages.models.loading import FIELDS, image_token_id, plain
 from stages.shared_prefix.attention import enable, why_not
 from stages.shared_prefix.packing import Packed
-from stages.shared_prefix.row_groups import Row, count_token, same_rows, split_rows
+from stages.shared_prefix.row_groups import Row, count_token, of_text, same_rows, split_rows
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,16 @@ class ScoredRows:
     """Of each row: what the model takes beside its tokens."""
     num_images: list[int] | None
     num_tiles: list[int] | None
+    image_token: int | None
+    """That stands for a piece of picture; None where a model tells none."""
+
+    @property
+    def shown(self) -> Sequence[Row]:
+        """What the model takes of each row. Where no row shows a picture, no empty tensors of pictures: families refuse them."""
+        if self.image_token is None or "pixel_values" not in self.fields[0]:
+            return self.fields
+        prompts = self.input_ids[:, : -self.logits_to_keep]
+        return self.fields if (prompts == self.image_token).any() else [of_text(row) for row in self.fields]
 
     def __getitem__(self, rows: slice) -> ScoredRows:
         return ScoredRows(
@@ -52,6 +62,7 @@ class ScoredRows:
             self.fields[rows],
             self.num_images and self.num_images[rows],
             self.num_tiles and self.num_tiles[rows],
+            self.image_token,
         )
 
     def __len__(self) -> int:
@@ -102,7 +113,7 @@ def shared_logps(trainer: Any, model: Any, batch: ScoredRows, compute_entropy: b
     groups = same_rows(prompts.tolist(), batch.fields)
     if gain(groups, batch.attention_mask, batch.logits_to_keep) < LEAST_GAIN:
         return None
-    packed = Packed.of(batch.input_ids, batch.attention_mask, batch.logits_to_keep, groups, batch.fields)
+    packed = Packed.of(batch.input_ids, batch.attention_mask, batch.logits_to_keep, groups, batch.shown)
     with trainer.accelerator.autocast():
         output = model(
             input_ids=packed.tokens,

@@ -67,7 +67,21 @@ def _flat(
 
 def join_rows(rows: Sequence[Row]) -> Row:
     """Return the tensors of a batch of these rows."""
-    return {name: torch.cat([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+    return {name: _joined([row[name] for row in rows]) for name in (rows[0] if rows else {})}
+
+
+def _joined(parts: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Tensors one behind the other; those of a row's tiles (one entry per row) get as many as the row with most has."""
+    if parts[0].dim() >= 4 and len({part.shape[1] for part in parts}) > 1:
+        most = max(part.shape[1] for part in parts)
+        # From the last dimension on: (row, tiles, …) is padded behind its tiles.
+        parts = [torch.nn.functional.pad(one, (0, 0) * (one.dim() - 2) + (0, most - one.shape[1])) for one in parts]
+    return torch.cat(list(parts))
+
+
+def of_text(fields: Row) -> Row:
+    """Return what a model takes of rows that show no picture, beside their tokens."""
+    return {name: value for name, value in fields.items() if name in KINDS}
 
 
 def pad_kinds(row: Row, width: int, after: int = 0) -> Row:

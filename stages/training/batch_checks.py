@@ -17,15 +17,17 @@ from rewards import completion_text
 Batch = Mapping[str, Any]
 
 
-def count_rollout(trainer: Any, rollout: Batch) -> None:
+def count_rollout(trainer: Any, rollout: Batch, pictures: Sequence[int]) -> None:
     """Count one rollout, after TRL has scored it.
 
     Args:
         trainer: a trl.GRPOTrainer.
         rollout: what `_generate_and_score_completions` gave: this rank's share.
+        pictures: of each of its rows.
     """
     ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1)
-    _tell_images(trainer, _sums(trainer, _image_figures(trainer, ids, rollout), ids))
+    counts = torch.tensor(pictures, device=ids.device)
+    _tell_images(trainer, _sums(trainer, _image_figures(trainer, ids, rollout, counts), ids))
     metrics = _metrics(trainer)
     rows = len(rollout["prompt_ids"]) * trainer.accelerator.num_processes
     # Of all ranks.
@@ -36,16 +38,17 @@ def count_rollout(trainer: Any, rollout: Batch) -> None:
     metrics["rewards/unscored_ratio"].append(unscored / rows)
 
 
-def count_supervised(trainer: Any, batch: Batch) -> None:
+def count_supervised(trainer: Any, batch: Batch, pictures: torch.Tensor) -> None:
     """Count one batch of supervised training.
 
     Args:
         trainer: a trl.SFTTrainer.
         batch: this rank's `input_ids` and `labels`, both (rows, tokens), and what the processor gave for the images.
+        pictures: (rows,) of each row.
     """
     ids = batch["input_ids"]
     supervised = (batch["labels"] != -100).sum(dim=1)
-    figures = [supervised.sum(), (supervised == 0).sum(), *_image_figures(trainer, ids, batch)]
+    figures = [supervised.sum(), (supervised == 0).sum(), *_image_figures(trainer, ids, batch, pictures)]
     tokens, empty, *images = _sums(trainer, figures, ids)
     _tell_images(trainer, images)
     _metrics(trainer)["labels/tokens"].append(tokens)
@@ -88,12 +91,13 @@ def image_features(batch: Batch, config: Any) -> torch.Tensor | int | None:
     return None
 
 
-def _image_figures(trainer: Any, ids: torch.Tensor, batch: Batch) -> list[torch.Tensor | float]:
+def _image_figures(trainer: Any, ids: torch.Tensor, batch: Batch, pictures: torch.Tensor) -> list[torch.Tensor | float]:
     """Of this rank: rows, rows whose image does not reach the model, image tokens, by how many they miss the features."""
     config = trainer.accelerator.unwrap_model(trainer.model).config
     tokens = (ids == config.image_token_id).sum(dim=1)
     features = image_features(batch, config)
-    dropped = (tokens == 0).sum() if batch.get("pixel_values") is not None else len(ids)
+    shown = pictures > 0
+    dropped = (shown & (tokens == 0) if batch.get("pixel_values") is not None else shown).sum()
     return [len(ids), dropped, tokens.sum(), math.nan if features is None else abs(tokens.sum() - features)]
 
 

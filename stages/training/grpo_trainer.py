@@ -23,6 +23,7 @@ from trl import GRPOTrainer
 from trl.models.utils import disable_gradient_checkpointing
 
 from stages.models.chat import read_completions
+from stages.models.loading import image_token_id
 from stages.processes.work import Work
 from stages.rollouts.dynamic_sampling import replace_empty_groups, reward_metrics
 from stages.rollouts.pending import PendingRollout, images_of, prompts_of
@@ -70,6 +71,10 @@ class PolicyTrainer(GRPOTrainer):
         self.sharing = work.stage.shared_prefix and enable_sharing(self)
         """Whether completions share their prompt."""
         self._compared = False
+        self._pictures: list[int] = []
+        """Of each row of the last batch."""
+        self._mixed = False
+        """Whether a rollout had rows that show pictures beside rows that show none."""
         self._rollouts: list[PendingRollout] | None = None
         """What TRL makes a batch of, while it does."""
 
@@ -104,7 +109,7 @@ class PolicyTrainer(GRPOTrainer):
             batch = self._batch_with_signal(rollouts)
         else:
             batch = self._batch(rollouts)
-        batch_checks.count_rollout(self, batch)
+        batch_checks.count_rollout(self, batch, self._pictures)
         if self.server is not None:
             self.server.check_drift()
         return batch
@@ -193,6 +198,9 @@ class PolicyTrainer(GRPOTrainer):
                 {name: value for name, value in rollout.row.items() if name != "images"} | {"prompt": rollout.prompt}
                 for rollout in rollouts
             ]
+        images = [images_of(rollout.row) for rollout in rollouts]
+        self._pictures = [len(own) for own in images]
+        self._mixed |= any(images) and not all(images)
         self._rollouts = rollouts
         try:
             batch: dict[str, Any] = super()._generate_and_score_completions(rows)
@@ -201,11 +209,14 @@ class PolicyTrainer(GRPOTrainer):
         if fields:
             width, completion = batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]
             batch |= join_rows([pad_kinds(row, width, completion) for row in fields])
-            images = [images_of(rollout.row) for rollout in rollouts]
             if any(images):
                 batch |= count_pictures(fields, images)
-                if self.log_multimodal:
-                    self._logs["images"].extend(gather_object(images))
+        # Else TRL has kept them; a rollout of texts alone must not stand beside the pictures of the last one.
+        if self.log_multimodal and (fields or not any(images)):
+            self._logs["images"].extend(gather_object(images))
+        if self._mixed and any(images) and batch["pixel_values"].dim() == 5 and sum(batch["num_images"]) == len(images):
+            # As many pictures as rows: TRL would take a row's tiles for a picture's. It is told one entry per row.
+            batch["num_images"] = [1] * len(batch["num_images"])
         return batch
 
     def _generate(self, prompts: list[Any]) -> Any:
@@ -247,7 +258,7 @@ class PolicyTrainer(GRPOTrainer):
             rows = [pad_kinds(one.fields or {}, width, logits_to_keep) for one in self._rollouts]
             counts = count_pictures(rows, [images_of(one.row) for one in self._rollouts])
             num_images, num_tiles = counts["num_images"], counts.get("num_tiles")
-        elif self.sharing or any(isinstance(value, list) for value in fields.values()):
+        elif self.sharing or self._mixed or any(isinstance(value, list) for value in fields.values()):
             prompts = torch.where(attention_mask.bool(), input_ids, -1)[:, :-logits_to_keep]
             rows = split_batch(self, prompts, fields, num_images)
         else:
@@ -255,7 +266,8 @@ class PolicyTrainer(GRPOTrainer):
             return super()._get_per_token_logps_and_entropies(
                 model, input_ids, attention_mask, logits_to_keep, batch_size, **options, **media
             )
-        batch = ScoredRows(input_ids, attention_mask, logits_to_keep, rows, num_images, num_tiles)
+        token = image_token_id(self.accelerator.unwrap_model(self.model))
+        batch = ScoredRows(input_ids, attention_mask, logits_to_keep, rows, num_images, num_tiles, token)
         size = batch_size or len(batch)
         if self.sharing and not self._compared:
             self._compare(model, batch[:size], options)
@@ -272,17 +284,21 @@ class PolicyTrainer(GRPOTrainer):
 
     def _trl_logps(self, model: Any, batch: ScoredRows, at_once: int, options: dict[str, bool]) -> Scores:
         """Score completions by TRL's own method, each row with its prompt."""
-        return super()._get_per_token_logps_and_entropies(
-            model,
-            batch.input_ids,
-            batch.attention_mask,
-            batch.logits_to_keep,
-            at_once,
-            **options,
-            num_images=batch.num_images,
-            num_tiles=batch.num_tiles,
-            **join_rows(batch.fields),
-        )
+        found = [
+            super(PolicyTrainer, self)._get_per_token_logps_and_entropies(
+                model,
+                part.input_ids,
+                part.attention_mask,
+                part.logits_to_keep,
+                **options,
+                num_images=part.num_images,
+                num_tiles=part.num_tiles,
+                **join_rows(part.shown),
+            )
+            for part in (batch[start : start + at_once] for start in range(0, len(batch), at_once))
+        ]
+        logps, entropies, _ = zip(*found, strict=True)
+        return torch.cat(logps), torch.cat(entropies) if options["compute_entropy"] else None, None
 
     def _compare(self, model: Any, batch: ScoredRows, options: dict[str, bool]) -> None:
         """Hold the first shared batch against TRL's own log-probabilities; share no longer when they differ."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from trl import SFTTrainer
 
 from stages.models.chat import answer_text, prompt_text
@@ -15,6 +16,8 @@ from stages.training import batch_checks
 @dataclass(frozen=True)
 class TextCollator:
     """Lays conversations out as text before they are collated: the prompt of the rollouts, and the answer behind it.
+
+    A batch also says how many `pictures` each row has.
 
     TRL's own layout takes what a finished conversation and a prompt have in common for the prompt, which is less than the
     rollouts' prompt wherever a template writes an answered turn otherwise than the beginning of one.
@@ -34,7 +37,8 @@ class TextCollator:
                 "completion": answer_text(self.processor, turns, said),
             }
             rows.append({**example, **texts})
-        return self.collate(rows)
+        pictures = torch.tensor([len(row["images"]) for row in rows])
+        return {**self.collate(rows), "pictures": pictures}
 
 
 class SupervisedTrainer(SFTTrainer):
@@ -48,6 +52,7 @@ class SupervisedTrainer(SFTTrainer):
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return TRL's loss; count the batch where TRL has just waited for the device to count its own."""
+        pictures = inputs.pop("pictures")
         loss = super().compute_loss(model, inputs, *args, **kwargs)
-        batch_checks.count_supervised(self, inputs)
+        batch_checks.count_supervised(self, inputs, pictures)
         return loss

@@ -23,6 +23,7 @@ from rewards import completion_text
 from stages.models.loading import load_processor
 from stages.models.tiny import build_tiny
 from stages.processes.work import Work
+from stages.shared_prefix.row_groups import pad_kinds
 from stages.training.grpo_trainer import PolicyTrainer
 
 ASKED = ("Which emotion?", "Which emotion does this picture evoke? Give reasons, then the answer.")
@@ -44,6 +45,9 @@ FIELDS = ("pixel_values", "pixel_attention_mask", "image_grid_thw", "num_images"
 GROUP = 4
 SEVERAL = ((0, (0, 2)), (0, (2, 0)), (1, (1,)), (0, (0, 1, 2)))
 """Prompts of several pictures, as numbers of texts and of pictures; the first two have the same tokens."""
+
+MIXED = ((0, (0,)), (1, ()), (0, (1, 2)))
+"""Prompts of one, no and two pictures: as many pictures as prompts."""
 
 
 def build(folder: Path, variant: str) -> Path:
@@ -145,28 +149,69 @@ def rollout(by: Any, asked: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
 
 def shuffled(by: Any, asked: Sequence[dict[str, Any]] = ()) -> dict[str, Any]:
     """Its rollout in any order, with completions of unequal lengths."""
-    batch = rollout(by, asked)
-    batch = unsplit_pixel_values_by_grid(shuffle_sequence_dict(split_pixel_values_by_grid(batch)))
+    batch = cut(rollout(by, asked))
+    shuffled_batch: dict[str, Any] = unsplit_pixel_values_by_grid(
+        shuffle_sequence_dict(split_pixel_values_by_grid(batch))
+    )
+    return shuffled_batch
+
+
+def cut(batch: dict[str, Any]) -> dict[str, Any]:
+    """A rollout whose completions have unequal lengths."""
     longest = batch["completion_ids"].shape[1]
     lengths = torch.randint(1, longest + 1, (len(batch["prompt_ids"]), 1), generator=torch.Generator().manual_seed(3))
-    batch["completion_mask"] = (torch.arange(longest) < lengths).long()
-    return batch
+    return {**batch, "completion_mask": (torch.arange(longest) < lengths).long()}
 
 
-def scored(by: Any, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
-    """(log-probabilities, entropies, gradients of a random sum of both) of a trainer."""
+def scored(
+    by: Any, batch: dict[str, Any], at_once: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """(log-probabilities, entropies, gradients of a random sum of both) of a trainer, of so many rows at once, or of all."""
     tokens = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
     mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
     fields = {name: batch[name] for name in FIELDS if name in batch}
     by.model.train()
     by.model.zero_grad()
     logps, entropies, _ = by._get_per_token_logps_and_entropies(
-        by.model, tokens, mask, batch["completion_ids"].shape[1], compute_entropy=True, **fields
+        by.model, tokens, mask, batch["completion_ids"].shape[1], at_once, compute_entropy=True, **fields
     )
     weights = torch.randn(logps.shape, generator=torch.Generator().manual_seed(4))
     (weights * (logps + entropies)).sum().backward()
     grads = {name: one.grad.clone() for name, one in by.model.named_parameters() if one.grad is not None}
     return logps.detach(), entropies.detach(), grads
+
+
+def scored_alone(
+    by: Any, batch: dict[str, Any], asked: Sequence[dict[str, Any]]
+) -> tuple[torch.Tensor, torch.Tensor, dict[str, torch.Tensor]]:
+    """As `scored`, the rows of each prompt by themselves, with what the processor makes of that prompt alone."""
+    tokens = torch.cat([batch["prompt_ids"], batch["completion_ids"]], dim=1)
+    mask = torch.cat([batch["prompt_mask"], batch["completion_mask"]], dim=1)
+    width, completion = batch["prompt_ids"].shape[1], batch["completion_ids"].shape[1]
+    weights = torch.randn((len(tokens), completion), generator=torch.Generator().manual_seed(4))
+    by.model.train()
+    by.model.zero_grad()
+    found = []
+    for number, row in enumerate(asked):
+        part = slice(number * GROUP, (number + 1) * GROUP)
+        turns = prepare_multimodal_messages(row["prompt"], images=row["images"])
+        text = by.processing_class.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+        fields: dict[str, Any] = {}
+        if row["images"]:
+            how = {"return_tensors": "pt", "add_special_tokens": False}
+            made = by.processing_class(text=[text] * GROUP, images=[row["images"]] * GROUP, **how)
+            fields = pad_kinds({name: made[name] for name in FIELDS if name in made}, width, completion)
+            fields["num_images"] = [len(row["images"])] * GROUP
+            if made["pixel_values"].dim() == 4 and len(made["pixel_values"]) != sum(fields["num_images"]):
+                fields["num_tiles"] = [len(made["pixel_values"]) // GROUP] * GROUP
+        logps, entropies, _ = by._get_per_token_logps_and_entropies(
+            by.model, tokens[part], mask[part], completion, compute_entropy=True, **fields
+        )
+        (weights[part] * (logps + entropies)).sum().backward()
+        found.append((logps.detach(), entropies.detach()))
+    grads = {name: one.grad.clone() for name, one in by.model.named_parameters() if one.grad is not None}
+    logps, entropies = (torch.cat(of_all) for of_all in zip(*found, strict=True))
+    return logps, entropies, grads
 
 
 def moved(by: Any) -> None:

@@ -63,6 +63,51 @@ def test_prompts_of_several_pictures(
     assert set(groups) == {len(asked)}
 
 
+@pytest.mark.parametrize("variant", tiers(pairs.VARIANTS, pairs.EVERY_CHANGE))
+def test_prompts_of_no_one_and_two_pictures(variant: str, bases: dict[str, Path], tmp_path: Path):
+    """In one batch, which TRL cannot sample, and in parts of which some show no picture: each as TRL scores it by itself."""
+    asked = pairs.rows_of(pairs.MIXED)
+    theirs, ours = both(bases, tmp_path, variant, per_device_train_batch_size=len(asked) * pairs.GROUP)
+    batches = []
+    for ours.sharing in (False, True):
+        batches.append(pairs.cut(pairs.rollout(ours, asked)))
+    for key, value in batches[0].items():
+        other = batches[1][key]
+        assert value.equal(other) if isinstance(value, torch.Tensor) else value == other, key
+    expected = pairs.scored_alone(theirs, batches[0], asked)
+    for ours.sharing in (True, False):
+        for at_once in (None, pairs.GROUP, 3):
+            found = pairs.scored(ours, batches[0], at_once)
+            for one, other in zip(expected[:2], found[:2], strict=True):
+                assert (one - other).abs().max() <= LIMIT
+            assert pairs.furthest(expected[2], found[2]) <= LIMIT
+
+
+@pytest.mark.parametrize("variant", tiers(pairs.VARIANTS, pairs.EVERY_CHANGE))
+@pytest.mark.parametrize("sharing", [True, False])
+def test_a_step_on_no_one_and_two_pictures(sharing: bool, variant: str, bases: dict[str, Path], tmp_path: Path):
+    """By shuffled micro-batches, some without a picture: the sum of their gradients is that of TRL's loss of the whole."""
+    asked = [row for row in pairs.rows_of(pairs.MIXED) for _ in range(pairs.GROUP)]
+    parts = {"gradient_accumulation_steps": 3, "per_device_train_batch_size": pairs.GROUP}
+    _, ours = both(bases, tmp_path, variant, loss_type="dapo", **parts)
+    theirs, whole = both(bases, tmp_path, variant, loss_type="dapo", per_device_train_batch_size=3 * pairs.GROUP)
+    ours.sharing = whole.sharing = sharing
+    torch.manual_seed(2)
+    whole.model.train()
+    batch = whole._generate_and_score_completions(asked)
+    grads = []
+    for by, steps in ((theirs, 1), (ours, 3)):
+        torch.manual_seed(2)
+        by.model.train()
+        by.model.zero_grad()
+        by.current_gradient_accumulation_steps = steps
+        for by._step in range(steps):
+            by.compute_loss(by.model, batch if by is theirs else by._prepare_inputs(asked)).backward()
+        grads.append({name: one.grad.clone() for name, one in by.model.named_parameters() if one.grad is not None})
+    assert max(float(one.abs().max()) for one in grads[0].values()) > 0
+    assert pairs.furthest(*grads) <= LIMIT
+
+
 @pytest.mark.parametrize("variant", FAMILIES)
 def test_prompts_of_text_alone(variant: str, bases: dict[str, Path], tmp_path: Path):
     asked = pairs.rows_of([(0, ()), (1, ())])

@@ -24,6 +24,7 @@ from stages.checkpoints import base_model
 from stages.models import chat, loading
 from stages.models.tiny import build_tiny
 from stages.processes.work import Work
+from stages.training.sft_trainer import TextCollator
 
 CONFIG = RunConfig(name="run", model=ModelConfig())
 TEXTS = ["Which emotion? <think>A park. It's bright.</think> <answer>joy</answer>"] * 3
@@ -128,6 +129,31 @@ def test_pictures_stand_at_their_marks_in_training_as_in_rollouts(
     assert len(read) == images + 1
     assert all(word in text for text, word in zip(read, words, strict=True))
     assert sum(bool(word) for word in words) == sum(text.count(word) for text in read for word in set(words) if word)
+
+
+def test_of_rows_of_no_one_and_two_pictures_the_answers_alone_are_trained_on(built: Path):
+    from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+    processor = loading.load_processor(built, CONFIG)
+    collate = TextCollator(processor, DataCollatorForVisionLanguageModeling(processor, completion_only_loss=True))
+    answers = {"Which?": 1, "Why <think>?": 0, "Is it <image 2> or <image 1>?": 2}
+    rows = [
+        {
+            "prompt": user_turn(prompt, images),
+            "images": [Image.new("RGB", (64, 64), "red")] * images,
+            "completion": assistant_turn(f"joy {images}"),
+        }
+        for prompt, images in answers.items()
+    ]
+    batch = collate(rows)
+    assert batch["pictures"].tolist() == [1, 0, 2]
+    for row, ids, labels in zip(rows, batch["input_ids"], batch["labels"], strict=True):
+        trained = ids[labels != -100]
+        assert trained.equal(labels[labels != -100])
+        text = processor.tokenizer.decode(trained)
+        assert text == chat.answer_text(processor, row["prompt"], row["completion"][0]["content"][0]["text"])
+        alone = chat.tokens_of(processor, chat.prompt_text(processor, row["prompt"]), row["images"])
+        assert ids[: int((labels != -100).int().argmax())].tolist() == list(alone)
 
 
 @pytest.mark.parametrize("style", PROMPT_STYLES)

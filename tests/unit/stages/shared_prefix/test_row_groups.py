@@ -34,6 +34,17 @@ def test_a_row_without_an_image_has_no_pixels():
     assert [row["pixel_values"].shape[0] for row in rows] == [0, 2]
 
 
+def test_rows_of_fewer_tiles_are_padded_with_empty_ones():
+    rows = [
+        {"pixel_values": torch.ones(1, tiles, 3, 2, 2), "pixel_attention_mask": torch.ones(1, tiles, 2, 2)}
+        for tiles in (1, 3)
+    ]
+    joined = join_rows(rows)
+    assert joined["pixel_values"].shape == (2, 3, 3, 2, 2)
+    assert joined["pixel_values"].flatten(2).any(dim=2).tolist() == [[True, False, False], [True] * 3]
+    assert joined["pixel_attention_mask"].flatten(2).any(dim=2).tolist() == [[True, False, False], [True] * 3]
+
+
 def test_patches_are_split_by_their_grid_and_pictures_by_their_number():
     """Where tokens a picture are not alike, as when rows have as many pictures of other sizes."""
     grid = torch.tensor([[1, 2, 2], [1, 2, 4], [1, 4, 4]])

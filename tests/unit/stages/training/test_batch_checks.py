@@ -46,7 +46,7 @@ def test_a_rollout_is_counted_over_its_groups_and_rewards():
         "completion_ids": ids(0, 0, 0, 0),
         "pixel_values": torch.ones(4, 1, 3, 64, 64),
     }
-    batch_checks.count_rollout(one, batch)
+    batch_checks.count_rollout(one, batch, [1] * 4)
     assert counted(one) == {
         "images/dropped_ratio": 0.0,
         "images/token_mismatch_ratio": 0.0,
@@ -58,24 +58,36 @@ def test_a_rollout_is_counted_over_its_groups_and_rewards():
 def test_images_that_do_not_arrive_and_tokens_without_one_are_counted():
     rewards = ([1.0] * 2,)
     one = trainer(completions=("a", "b"), rewards=rewards)
-    batch_checks.count_rollout(one, {"prompt_ids": ids(4, 4), "completion_ids": ids(0, 0)})
+    batch_checks.count_rollout(one, {"prompt_ids": ids(4, 4), "completion_ids": ids(0, 0)}, [1, 1])
     # TRL took pixel_values out of the batch.
     assert counted(one)["images/dropped_ratio"] == 1.0
     one = trainer(completions=("a", "b"), rewards=rewards)
     sampled = {"prompt_ids": ids(4, 4), "completion_ids": ids(0, 2), "pixel_values": torch.ones(2, 1, 3, 64, 64)}
-    batch_checks.count_rollout(one, sampled)
+    batch_checks.count_rollout(one, sampled, [1, 1])
     # The second completion writes two image tokens.
     assert counted(one)["images/token_mismatch_ratio"] == 0.2
     one = trainer(completions=("a", "b"), rewards=rewards)
-    batch_checks.count_rollout(one, {**sampled, "prompt_ids": ids(0, 8), "completion_ids": ids(0, 0)})
+    batch_checks.count_rollout(one, {**sampled, "prompt_ids": ids(0, 8), "completion_ids": ids(0, 0)}, [1, 1])
     assert counted(one)["images/dropped_ratio"] == 0.5
+
+
+def test_a_row_of_text_alone_drops_no_picture():
+    one = trainer(completions=("a", "b"), rewards=([1.0] * 2,))
+    sampled = {"prompt_ids": ids(0, 4), "completion_ids": ids(0, 0), "pixel_values": torch.ones(1, 1, 3, 64, 64)}
+    for pictures, ratio in (([0, 2], 0.0), ([1, 1], 0.5)):
+        batch_checks.count_rollout(one, sampled, pictures)
+        assert counted(one)["images/dropped_ratio"] == ratio
+    del sampled["pixel_values"]
+    for pictures, ratio in (([0, 0], 0.0), ([0, 2], 0.5)):
+        batch_checks.count_rollout(one, sampled, pictures)
+        assert counted(one)["images/dropped_ratio"] == ratio
 
 
 def test_rows_without_a_supervised_token_are_counted():
     one = trainer()
     labels = torch.tensor([[-100] * 8, [-100] * 5 + [1, 2, 3]])
     batch_checks.count_supervised(
-        one, {"input_ids": ids(4, 4), "labels": labels, "pixel_values": torch.ones(2, 1, 3, 64, 64)}
+        one, {"input_ids": ids(4, 4), "labels": labels, "pixel_values": torch.ones(2, 1, 3, 64, 64)}, torch.ones(2)
     )
     assert counted(one) == {
         "images/dropped_ratio": 0.0,
@@ -94,7 +106,7 @@ def test_a_batch_s_figures_cross_ranks_and_leave_the_device_at_once(monkeypatch)
         real = getattr(torch.Tensor, way)
         monkeypatch.setattr(torch.Tensor, way, lambda self, way=way, real=real: read.append(way) or real(self))
     batch = {"input_ids": ids(4, 4), "labels": ids(4, 4), "pixel_values": torch.ones(2, 1, 3, 64, 64)}
-    batch_checks.count_supervised(one, batch)
+    batch_checks.count_supervised(one, batch, torch.ones(2))
     assert len(sums) == 1
     assert read == ["tolist"]
 

@@ -47,7 +47,7 @@ def test_sharing_is_held_against_the_noise_of_trls_own_batch_sizes(
 
     trainer._trl_logps = by_trl
     monkeypatch.setattr(grpo_trainer, "shared_logps", lambda *_: (right + ours, None, None))
-    batch = ScoredRows(torch.ones(4, 9), torch.ones(4, 9), 5, [{}] * 4, None, None)
+    batch = ScoredRows(torch.ones(4, 9), torch.ones(4, 9), 5, [{}] * 4, None, None, None)
     PolicyTrainer._compare(trainer, None, batch, {"compute_entropy": False})
     assert trainer.sharing == sharing
     assert bool(said) != sharing

@@ -21,6 +21,7 @@ sys.path.insert(0, str(ROOT))
 from cot_builder.teachers.config import KINDS  # noqa: E402
 from pipeline.command_line import EXIT_CODES  # noqa: E402
 from pipeline.config.schema import TaskConfig  # noqa: E402
+from pipeline.data.catalogue import catalogue  # noqa: E402
 from pipeline.data.image_sets import HEIC_SUFFIXES, IMAGE_SUFFIXES  # noqa: E402
 from pipeline.data.load import task_names  # noqa: E402
 from rewards import COLUMNS  # noqa: E402
@@ -109,7 +110,24 @@ def task_options() -> str:
     return table(("task", "option", "default", "meaning"), rows)
 
 
+def data_sets() -> str:
+    """Return the table of the data sets that can be fetched."""
+    rows = [
+        (
+            f"`{one.name}`",
+            one.title,
+            one.licence,
+            f"[{one.repo}]({one.page})" if one.repo else f"by hand: {one.page}",
+            f"`{one.revision[:12]}`" if one.revision else "of the first fetch" if one.repo else "–",
+            f"`{one.folder}/`",
+        )
+        for one in catalogue().values()
+    ]
+    return table(("`fetch`", "data set", "licence", "from", "revision", "below `--to`"), rows)
+
+
 TABLES = {
+    "data_sets": data_sets,
     "tasks": tasks,
     "task_keys": lambda: keys(TaskConfig),
     "task_options": task_options,

@@ -3,6 +3,7 @@
 python -m pipeline run --config configs/demo.yaml [a.b=c …]
 python -m pipeline plan | preflight | status | report --config …
 python -m pipeline report FOLDER…        python -m pipeline compare runs/a runs/b [--out FOLDER]
+python -m pipeline fetch cv_bench --to data
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from pipeline.conductor.run import (
     report,
 )
 from pipeline.config.loader import load
-from pipeline.errors import UserError
+from pipeline.data.catalogue import DATA, catalogue
+from pipeline.errors import UserError, did_you_mean
 from pipeline.run_dir import RunDir
 from pipeline.system import multinode
 from pipeline.system.processes import run_child
@@ -51,6 +53,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         doubted = {root: changed_settings_of(root) for root in runs if (root / "config.yaml").is_file()}
         print(write_comparison(runs, Path(arguments.out), doubted) if arguments.out else compare(runs, doubted))
         return 0
+    if arguments.command == "fetch":
+        return _fetch(arguments)
     if arguments.command == "report" and (folders := _folders(arguments)):
         from pipeline.reports.columns import parse_columns
         from pipeline.reports.write import write_folder_report
@@ -88,7 +92,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m pipeline", description=(__doc__ or "").split("\n")[0])
-    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join([*COMMANDS, "compare"]))
+    commands = parser.add_subparsers(dest="command", required=True, metavar="|".join([*COMMANDS, "compare", "fetch"]))
     for name, purpose in COMMANDS.items():
         command = commands.add_parser(name, help=purpose, description=purpose)
         command.add_argument(
@@ -153,7 +157,34 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "--out", metavar="FOLDER", help="write a page with its tables there (or a FILE.html, a FILE.md)"
     )
+    purpose = "get a benchmark's data, or EmoSet: a pinned revision, with digests and the licence"
+    fetch = commands.add_parser("fetch", help=purpose, description=purpose)
+    fetch.add_argument("names", nargs="*", metavar="NAME", help="data sets of the catalogue; without one, it is listed")
+    fetch.add_argument(
+        "--to", metavar="FOLDER", default=DATA, help=f"each gets a folder of its own in it (default: {DATA})"
+    )
+    fetch.add_argument(
+        "--dry-run", action="store_true", help="tell licence, revision and files; ask nobody, write nothing"
+    )
     return parser
+
+
+def _fetch(arguments: argparse.Namespace) -> int:
+    """Get data sets one after the other, or list them."""
+    from pipeline.data.fetch import describe, fetch
+
+    known = catalogue()
+    if wrong := [name for name in arguments.names if name not in known]:
+        raise UserError([f"fetch: {name!r} is not in the catalogue; {did_you_mean(name, known)}" for name in wrong])
+    found = [known[name] for name in arguments.names]
+    if not found:
+        print("\n".join(f"{one.name:<12} {one.title}: {one.licence}; {one.page}" for one in known.values()))
+    to = Path(arguments.to)
+    for one in found:
+        print(describe(one, to), flush=True)
+        if not arguments.dry_run:
+            print(fetch(one, to))
+    return 0
 
 
 def _seconds(word: str) -> float:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from pipeline.config.schema import TaskConfig
+from pipeline.data.catalogue import fetch_hint
 from pipeline.data.load import task_names
 from pipeline.errors import did_you_mean
 
@@ -27,6 +28,7 @@ def task_problems(where: str, task: TaskConfig) -> Iterator[str]:
     if task.name not in task_names():
         yield f"{where}.name: {task.name!r} is not a file of pipeline/tasks; {did_you_mean(task.name, task_names())}"
     if task.path is not None and not Path(task.path).expanduser().exists():
-        yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data"
+        hint = fetch_hint(task.name, task.path)
+        yield f"{where}.path: {task.path!r} does not exist; set it to the root of the {task.name} data{hint}"
     if task.question is not None and not task.question.strip():
         yield f"{where}.question: is blank, so nothing would be asked; leave it out for the task's own"

@@ -15,6 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
+from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root
 from pipeline.data.images import check_images, inside
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_table, place
@@ -103,7 +104,10 @@ def find_splits(
     root = data_root(config, what)
     files = {split: found for split in splits if (found := find(root, split))}
     if not files:
-        raise UserError(f"task.path: {config.path!r} holds none of the files; the {config.name} task needs {what}")
+        hint = fetch_hint(config.name, config.path)
+        raise UserError(
+            f"task.path: {config.path!r} holds none of the files; the {config.name} task needs {what}{hint}"
+        )
     return root if root.is_dir() else root.parent, files
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from pipeline.config.schema import TaskConfig
+from pipeline.data.catalogue import fetch_hint
 from pipeline.data.images import HEIC, check_images
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
@@ -31,10 +32,12 @@ def data_root(config: TaskConfig, what: str) -> Path:
         UserError: when the path is not set or does not exist.
     """
     if config.path is None:
-        raise UserError(f"task.path: not set; the {config.name} task needs {what}")
+        hint = fetch_hint(config.name, None)
+        raise UserError(f"task.path: not set; the {config.name} task needs {what}{hint}")
     root = Path(config.path).expanduser()
     if not root.exists():
-        raise UserError(f"task.path: {config.path!r} does not exist; the {config.name} task needs {what}")
+        hint = fetch_hint(config.name, config.path)
+        raise UserError(f"task.path: {config.path!r} does not exist; the {config.name} task needs {what}{hint}")
     return root
 
 

@@ -26,6 +26,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
+from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root, label_set, usable
 from pipeline.data.images import paths_inside
 from pipeline.data.load import check_options
@@ -89,7 +90,10 @@ def load(config: TaskConfig, cache: Path, attributes: Sequence[str] = ATTRIBUTES
     if not splits and parquet.split_files(root):
         return _load_parquet(config, cache)
     if not splits:
-        raise UserError(f"task.path: {config.path!r} has none of train.json, val.json, test.json; it must be {_WHAT}")
+        hint = fetch_hint("emoset", config.path)
+        raise UserError(
+            f"task.path: {config.path!r} has none of train.json, val.json, test.json; it must be {_WHAT}{hint}"
+        )
     labels = label_set(config, () if config.labels else _labels_of(root / "info.json"), DESCRIPTIONS, ANSWERS)
 
     def read(split: str) -> Split:

@@ -24,6 +24,7 @@ from pipeline.data.benchmark_rows import (
     picture,
     read_questions,
 )
+from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import instructed, lettered
@@ -59,8 +60,9 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     setting, rule = options["setting"], options["rule"]
     folder, files = _files(data_root(config, _WHAT), setting)
     if not files:
+        hint = fetch_hint("mmmu_pro", config.path)
         raise UserError(
-            f"task.path: {config.path!r} holds no {SETTINGS[setting]}/test-*.parquet; the mmmu_pro task needs {_WHAT}"
+            f"task.path: {config.path!r} holds no {SETTINGS[setting]}/test-*.parquet; the mmmu_pro task needs {_WHAT}{hint}"
         )
 
     def read(split: str) -> Questions:

@@ -128,6 +128,7 @@ def test_a_preset_without_its_data_says_where_to_put_them(
     with pytest.raises(errors.UserError) as caught:
         run.check(load(name))
     told = "task.path: 'data/EmoSet-118K' does not exist; set it to the root of the emoset data"
+    told += "; python -m pipeline fetch emoset --to data tells how to get it"
     assert caught.value.problems == [told]
 
 

@@ -40,6 +40,8 @@ def lab_problems(config: LabConfig) -> Iterator[str]:
     yield from name_problems(config.name, config.seed)
     if config.batch_size < 1:
         yield f"batch_size: {config.batch_size} must be at least 1"
+    if config.rotate_options < 1:
+        yield f"rotate_options: {config.rotate_options} must be at least 1, which is each question's own order alone"
     if config.smoke < 0:
         yield f"smoke: {config.smoke} must be 0 or more"
     yield from _words("precisions", config.precisions, PRECISIONS)

@@ -91,6 +91,8 @@ class LabConfig:
     batch_size: int = 16
     prompts: str | None = None
     """Folder with observe_v1, perceive_v1 or reason_v1.jinja, one's own words for the two-step modes; None: the pipeline's."""
+    rotate_options: int = 1
+    """Orders in which a question with options is asked: its own, and rotations of it; 1 for its own alone."""
     smoke: int = 2
     """Rows every cell must answer first with at least one parsable answer, before it goes on; 0 for none."""
 

@@ -10,9 +10,17 @@ from typing import Any
 
 from pipeline.files import write_atomic, write_json
 from pipeline.metrics.stored import to_json
-from pipeline.reports.table import cell, csv_text, markdown_table
-from pipeline.sweeps.rows import COLUMNS, GROUP_COLUMNS, OFFICIAL_COLUMNS, SEEING_COLUMNS, CellKey, SweepResults
-from pipeline.sweeps.table import best_first, cells_table, differences, official_scores, seeing
+from pipeline.reports.table import Column, Table, cell, csv_text, flat, markdown_table, rows_of
+from pipeline.sweeps.rows import (
+    COLUMNS,
+    GROUP_COLUMNS,
+    OFFICIAL_COLUMNS,
+    ROTATION_COLUMNS,
+    SEEING_COLUMNS,
+    CellKey,
+    SweepResults,
+)
+from pipeline.sweeps.table import best_first, cells_table, differences, official_scores, rotated, seeing
 
 PAGE = "index.html"
 
@@ -29,6 +37,7 @@ def write_results(found: SweepResults, folder: Path) -> None:
     write_atomic(folder / "results.csv", as_csv(found.cells, COLUMNS))
     write_atomic(folder / "groups.csv", as_csv(found.groups, GROUP_COLUMNS))
     write_atomic(folder / "official.csv", as_csv(found.official, OFFICIAL_COLUMNS))
+    write_atomic(folder / "rotations.csv", as_csv(found.rotations, ROTATION_COLUMNS))
     write_atomic(folder / "seeing.csv", as_csv(found.seeing, SEEING_COLUMNS))
     write_json(folder / "results.json", to_json(found))
     write_atomic(folder / "results.md", as_markdown(found))
@@ -36,8 +45,13 @@ def write_results(found: SweepResults, folder: Path) -> None:
 
 
 def as_csv(rows: Iterable[CellKey], columns: Sequence[str]) -> str:
-    """Return comma-separated lines. A text that a spreadsheet would take for a formula gets an apostrophe before it."""
-    return csv_text(columns, ([_inert(getattr(row, column)) for column in columns] for row in rows))
+    """Return comma-separated lines, a rate as a column and two more for its interval.
+
+    A text that a spreadsheet would take for a formula gets an apostrophe before it.
+    """
+    shown = tuple(Column(column, column) for column in columns)
+    header, lines = flat(Table("", "", shown, rows_of(shown, rows)))
+    return csv_text(header, ([_inert(value) for value in line] for line in lines))
 
 
 def as_markdown(found: SweepResults) -> str:
@@ -46,7 +60,12 @@ def as_markdown(found: SweepResults) -> str:
     for task, tested in found.pairs.items():
         rows = sorted((row for row in found.cells if row.task == task), key=best_first)
         parts += [markdown_table(cells_table(task, rows)), ""]
-        further = (differences(rows, tested), official_scores(found.official, rows), *seeing(found.seeing, rows))
+        further = (
+            differences(rows, tested),
+            official_scores(found.official, rows),
+            rotated(found.rotations, rows),
+            *seeing(found.seeing, rows),
+        )
         for one in filter(None, further):
             parts += [markdown_table(replace(one, title=f"{task}: {one.title}")), ""]
     counts = ", ".join(f"{count} {status}" for status, count in found.counts.items())

@@ -95,6 +95,7 @@ def key(config: LabConfig, cell: Cell) -> str:
         [
             dataclasses.asdict(cell),
             config.seed,
+            *([config.rotate_options] if config.rotate_options > 1 else []),
             to_plain(task),
             *(_stamps(_path(named)) for named in (task.task.path, task.contents, config.prompts)),
             [[_settings(one), _stamps(model_folder(one))] for one in [model, *others.values()]],

@@ -20,7 +20,9 @@ from pipeline.files import read_jsonl
 from pipeline.metrics.intervals import clustered_rate
 from pipeline.metrics.paired_tests import Paired, group_changes, holm, paired
 from pipeline.metrics.power import minimum_detectable_difference
+from pipeline.metrics.rotations import Rotations
 from pipeline.metrics.scores import Gain
+from pipeline.metrics.stored import from_json
 from pipeline.sweeps.rows import (
     COLUMNS,
     TIMED,
@@ -29,6 +31,7 @@ from pipeline.sweeps.rows import (
     Detectable,
     GroupRow,
     OfficialRow,
+    RotationRow,
     SeeingRow,
     SweepResults,
     TaskPairs,
@@ -127,6 +130,25 @@ class Cells:
         scores = (self.record(cell) or {}).get("official") or {}
         return [OfficialRow(**_names(cell), score=name, official=round(value, 6)) for name, value in scores.items()]
 
+    def rotations(self, cell: Cell) -> list[RotationRow]:
+        """Return what became of a complete cell's questions in several orders: one line, or none."""
+        known = (self.record(cell) or {}).get("rotations") or {}
+        if not known.get("questions"):
+            return []
+        found = from_json(Rotations, known)
+        return [
+            RotationRow(
+                **_names(cell),
+                orders=known["orders"],
+                questions=found.questions,
+                once=sum(known["once"].values()),
+                accuracy=found.accuracy,
+                own_order=found.by_order[0],
+                consistent=found.consistent,
+                all_right=found.all_right,
+            )
+        ]
+
     def seeing(self, cell: Cell) -> list[SeeingRow]:
         """Return what seeing is worth, of a complete blind cell and the direct one beside it: on all rows, then per group."""
         direct, blind = self.answers(replace(cell, mode="direct")), self.answers(cell)
@@ -172,6 +194,7 @@ def results(known: Cells) -> SweepResults:
         counts=dict(Counter(row.status for row in rows)),
         groups=tuple(line for cell in complete for line in known.groups(cell)),
         official=tuple(line for cell in complete for line in known.official(cell)),
+        rotations=tuple(line for cell in complete for line in known.rotations(cell)),
         seeing=tuple(line for cell in blind for line in known.seeing(cell)),
         pareto={task: pareto([row for row in rows if row.task == task and row.mode != "blind"]) for task in tasks},
         pairs={task: _pairs(known, [cell for cell in chosen if cell.task == task]) for task in tasks},

@@ -124,6 +124,20 @@ class OfficialRow(CellKey):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RotationRow(CellKey):
+    """What became of a cell's questions with their options in other orders, see `pipeline.metrics.rotations`."""
+
+    orders: int
+    questions: int
+    once: int
+    """Questions that were asked in their own order alone."""
+    accuracy: Rate
+    own_order: Rate
+    consistent: Rate
+    all_right: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
 class SeeingRow(CellKey):
     """Accuracy of a model with the pictures less its accuracy without them, on the same rows.
 
@@ -201,6 +215,7 @@ class SweepResults:
     counts: Mapping[str, int]
     groups: tuple[GroupRow, ...]
     official: tuple[OfficialRow, ...]
+    rotations: tuple[RotationRow, ...]
     seeing: tuple[SeeingRow, ...]
     pareto: Mapping[str, tuple[str, ...]]
     pairs: Mapping[str, TaskPairs]
@@ -209,4 +224,5 @@ class SweepResults:
 COLUMNS = tuple(one.name for one in fields(CellRow))
 GROUP_COLUMNS = tuple(one.name for one in fields(GroupRow))
 OFFICIAL_COLUMNS = tuple(one.name for one in fields(OfficialRow))
+ROTATION_COLUMNS = tuple(one.name for one in fields(RotationRow))
 SEEING_COLUMNS = tuple(one.name for one in fields(SeeingRow))

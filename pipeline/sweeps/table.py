@@ -8,7 +8,7 @@ from typing import Any
 from pipeline.formatting import percent
 from pipeline.metrics.scores import Gain
 from pipeline.reports.table import Column, Noted, Table, rows_of
-from pipeline.sweeps.rows import CellKey, CellRow, OfficialRow, SeeingRow, TaskPairs
+from pipeline.sweeps.rows import CellKey, CellRow, OfficialRow, RotationRow, SeeingRow, TaskPairs
 
 MOST_DIFFERENCES = 24
 """Most cells of a task whose pairs are shown; results.json has all."""
@@ -142,6 +142,27 @@ def official_scores(lines: Sequence[OfficialRow], rows: Sequence[CellRow]) -> Ta
     heads, told = by_cell(lines, rows, lambda line: line.score, lambda line: line.official)
     columns = (Column("cell", "cell"), *(Column(key, name, "number") for key, name in heads.items()))
     return Table("official", "Official scores, %", columns, told) if told else None
+
+
+def rotated(lines: Sequence[RotationRow], rows: Sequence[CellRow]) -> Table | None:
+    """Return what became of questions with their options in other orders; None where none were asked so."""
+    of_task = {row.asked for row in rows}
+    here = [line for line in lines if line.asked in of_task]
+    columns = (
+        Column("cell", "cell", of=lambda line: line.title),
+        Column("questions", "questions", "count"),
+        Column("orders", "orders", "count"),
+        Column("once", "asked once", "count"),
+        Column("own_order", "accuracy in the own order, %", "percent"),
+        Column("accuracy", "in all orders, %", "percent"),
+        Column("consistent", "same option in every order, %", "percent"),
+        Column("all_right", "right in every order, %", "percent"),
+    )
+    note = (
+        "Of the questions whose options could be moved; the others were asked once, and evaluation.json says why. Intervals draw "
+        "questions, and rows that share a picture, whole. An answer that cannot be read chooses no option."
+    )
+    return Table("rotations", "Options in other orders", columns, rows_of(columns, here), note=note) if here else None
 
 
 def seeing(lines: Sequence[SeeingRow], rows: Sequence[CellRow]) -> list[Table]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import statistics
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from pipeline.errors import UserError
 from pipeline.formatting import join_counts
 from pipeline.logs import show_step
 from pipeline.metrics.descriptions import totals, vocabulary
+from pipeline.metrics.rotations import Rotations, rotations
 from pipeline.metrics.stored import to_json
 from pipeline.runs.provenance import provenance
 from pipeline.scoring.response import GRAMMAR_VERSION
@@ -40,6 +42,7 @@ from stages.evaluation import modes, prompts
 from stages.evaluation.backends import base, checkpoint
 from stages.evaluation.cell_record import GIVEN_UP, PredictionRow, Record, picture_digests, rows_digest
 from stages.evaluation.modes import Models, Setting
+from stages.evaluation.rotation import rotate
 from stages.processes.work import folder_lock
 
 log = logging.getLogger(__name__)
@@ -67,6 +70,10 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
         cache = Path(config.output_dir) / ".cache"
         benchmark = load_benchmark(lab_task.task, cache)
         rows = benchmark.select(lab_task.split, lab_task.subset_seed)
+        asked, once = rotate(
+            rows.rows, config.rotate_options, lambda question: benchmark.prompt(question, style_of(cell.mode))
+        )
+        rows = dataclasses.replace(rows, rows=asked)
         perceiver, reasoner, observer = _find(config, cell)
         setting = Setting(
             benchmark=benchmark,
@@ -115,9 +122,14 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
         ordered = [answered[row.id] for row in rows.rows]
         seconds = time.monotonic() - began
         figures = _figures(benchmark, rows, ordered, setting, seconds, len(ordered) - here_before)
+        if config.rotate_options > 1:
+            turned = rotations(ordered)
+            figures["rotations"] = {"orders": config.rotate_options, "once": once, **(to_json(turned) or {})}
         figures["trained_question"] = other
         figures["cost"] = cost(config, cell, **figures["tokens"])
         record.complete(ordered, inputs, figures)
+        if config.rotate_options > 1:
+            _tell_rotations(cell.id, turned, once)
         right = f"{100 * figures['accuracy']:.1f} % right (chance {100 * figures['chance']:.1f} %)"
         log.info(f"{cell.id}: {len(ordered)} rows, {right}, {100 * figures['parsed']:.1f} % readable, {seconds:.0f} s")
         if failed := [row for row in ordered if "detail" in row]:
@@ -126,6 +138,12 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
                 f"  warning: {len(failed)} rows have no answer and count as wrong: {reasons} (first: {failed[0]['id']})"
                 f"{'; --retry asks again where the server failed' if any(row['reason'] in GIVEN_UP for row in failed) else ''}"
             )
+
+
+def _tell_rotations(name: str, found: Rotations | None, once: Mapping[str, int]) -> None:
+    told = f"{found.questions} questions, the same option in all orders {found.consistent}" if found else "no question"
+    told += f", right in all {found.all_right}" if found else ""
+    log.info(f"{name}: rotated: {told}" + (f"; asked once: {join_counts(Counter(once))}" if once else ""))
 
 
 def _other_question(checkpoint: Path | None, asked: str) -> str | None:
@@ -164,7 +182,9 @@ def _contents(cell: Cell, task: LabTask, rows: Sequence[Question]) -> Contents |
         return None
     key = f"tasks.{cell.task}.contents"
     contents = read_contents(key, task.contents)
-    counted = contents.count((row.id, prompts.bare(row)) for row in rows if row.images)
+    counted = contents.count(
+        (row.id, prompts.bare(row)) for row in rows if row.images and not row.facts.get("rotation")
+    )
     if problem := counted.problem(key):
         raise UserError(problem)
     log.info(f"{cell.id}: {counted}")
@@ -174,7 +194,7 @@ def _contents(cell: Cell, task: LabTask, rows: Sequence[Question]) -> Contents |
 def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) -> dict[str, Any]:
     """Everything the answers of a cell depend on."""
     task = to_plain(setting.task)
-    inputs = {
+    inputs: dict[str, Any] = {
         "model": setting.perceiver.identity,
         "mode": cell.mode,
         # Where the data lie says nothing of what they are; `rows` does.
@@ -186,6 +206,8 @@ def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) ->
         "grammar": GRAMMAR_VERSION,
         "prompt": setting.benchmark.prompt(rows.rows[0], style_of(cell.mode)),
     }
+    if config.rotate_options > 1:
+        inputs["rotate_options"] = config.rotate_options
     if cell.mode in TWO_STEPS:
         inputs |= {"reasoner": setting.reasoner.identity, "seed": config.seed, "prompts": prompts.VERSION}
         if own := {name: setting.own_prompts[name].digest for name in prompts.NAMES if name in setting.own_prompts}:
@@ -251,7 +273,8 @@ def _figures(
         "problems": rows.problem_counts,
         "accuracy": sum(row["correct"] for row in answers) / n,
         "chance": sum(benchmark.chance(question) for question in rows.rows) / n,
-        "official": dict(benchmark.official(answers)),
+        # In the order the benchmark publishes.
+        "official": dict(benchmark.official([row for row in answers if not row.get("rotation")])),
         "parsed": sum(row["label"] is not None for row in answers) / n,
         "truncated": sum(row["truncated"] for row in answers) / n,
         "reasons": dict(Counter(row["reason"] for row in answers if row["reason"]).most_common()),

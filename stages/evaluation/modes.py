@@ -36,6 +36,7 @@ from stages.evaluation.backends.base import (
 )
 from stages.evaluation.backends.checkpoint import open_backend
 from stages.evaluation.cell_record import PredictionRow
+from stages.evaluation.rotation import own
 from stages.evaluation.text_cache import Texts
 
 _CHUNK = 8
@@ -243,7 +244,7 @@ def _describe(setting: Setting, questions: Sequence[Question]) -> dict[str, Pred
 def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
     """What to look for, by id: told by the file, or asked of the observer once per question text, without any picture."""
     if (told := setting.contents) is not None:
-        pairs = ((question.id, told.find(question.id, prompts.bare(question))) for question in questions)
+        pairs = ((row.id, told.find(own(row).id, prompts.bare(own(row)))) for row in questions)
         return {row_id: text for row_id, text in pairs if text is not None}
     texts = _texts(setting, "observe", setting.observer)
     wanted: dict[str, str] = {}
@@ -277,6 +278,8 @@ def _row(setting: Setting, question: Question, prompt: str, said: Generation, ju
         "gold": question.answer,
         "groups": dict(question.groups),
         "cluster": question.cluster,
+        "pair": question.pair,
+        **({"row": own(question).id, "rotation": question.facts["rotation"]} if "rotation" in question.facts else {}),
         "mode": setting.mode,
         "style": style_of(setting.mode),
         "decoding": "greedy",

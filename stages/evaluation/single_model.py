@@ -32,8 +32,8 @@ from stages.evaluation.backends.checkpoint import find
 
 OWN = (
     "model", "perceiver", "reasoner", "grid", "task", "data", "split", "mode", "backend", "precision", "name", "batch_size",
-    "max_new_tokens", "contents", "prompts", "smoke", "seed", "output_dir", "api_key_env", "harness", "harness_python",
-    "retry",
+    "max_new_tokens", "contents", "prompts", "rotate_options", "smoke", "seed", "output_dir", "api_key_env", "harness",
+    "harness_python", "retry",
 )  # fmt: skip
 """The options that describe a model of its own; none of them goes with --stage."""
 
@@ -66,6 +66,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     own.add_argument(
         "--prompts", metavar="FOLDER", help="your own observe_v1, perceive_v1, reason_v1.jinja for two steps"
+    )
+    own.add_argument(
+        "--rotate-options", type=int, metavar="N", help="ask each question with its options in N orders; default: 1"
     )
     own.add_argument("--smoke", type=int, help="first rows of which one must be readable; 0 for none; default: 2")
     own.add_argument("--seed", type=int, help="of a reasoner's draws; default: 0")
@@ -183,7 +186,7 @@ def lab_of(arguments: argparse.Namespace) -> dict[str, Any]:
     }
     return lab | {
         key: value
-        for key in ("batch_size", "prompts", "smoke", "seed")
+        for key in ("batch_size", "prompts", "rotate_options", "smoke", "seed")
         if (value := getattr(arguments, key)) is not None
     }
 
@@ -199,6 +202,8 @@ def _problems(arguments: argparse.Namespace) -> Iterator[str]:
         arguments.grid or arguments.mode not in (None, "direct") or "@" in (arguments.model or "")
     ):
         yield "--harness: other harnesses ask one checkpoint for direct answers; leave --grid, --mode and servers out"
+    if arguments.harness and (arguments.rotate_options or 1) > 1:
+        yield "--harness: other harnesses ask each question in its own order; leave --rotate-options out"
     if arguments.harness_python and not arguments.harness:
         yield "--harness-python: is of --harness; name it too"
     two_steps = arguments.grid or arguments.mode in TWO_STEPS

@@ -8,7 +8,7 @@ one way to ask and to judge.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -42,6 +42,8 @@ class Benchmark:
     judge: Callable[[Question, str, str], Judgement] = judge_choice
     chance: Callable[[Question], float] = even_chance
     official: Callable[[Sequence[Mapping[str, Any]]], Mapping[str, float]] = lambda rows: {}
+    told: Callable[[], Iterable[str]] = lambda: ()
+    """What a plan says of the data beside their counts, in lines: which column is what, the first rows as they are asked."""
     task: Task | None = None
     """The labelled image set this was made of, whose labels a per-class table needs; None for all others."""
 

@@ -29,6 +29,8 @@ VERSION = 3
 """Part of the index's key: raise it when what is taken out of parquet files changes."""
 KINDS = ("parquet", "jsonl", "json")
 _TABLES = (".parquet", ".arrow")
+# Without pictures a row is small.
+_TEXT_ROWS = 4096
 RawRow = dict[str, Any]
 
 
@@ -125,6 +127,21 @@ def first_rows(file: Path, count: int = 8) -> list[RawRow]:
         raise UserError(f"{file}: holds no rows")
     rows: list[RawRow] = batch.slice(0, count).to_pylist()
     return rows
+
+
+def unlocated_rows(files: Iterable[Path], names: Sequence[str]) -> Iterator[RawRow]:
+    """Yield every row of files with the columns `names`, none of which holds pictures; nothing is written.
+
+    Raises:
+        UserError: when a file cannot be read.
+    """
+    for file in files:
+        if file.suffix not in _TABLES:
+            yield from _json_rows(file)
+            continue
+        with open_table(file) as table:
+            for batch in table.batches(_TEXT_ROWS, [name for name in names if name in table.schema.names]):
+                yield from batch.to_pylist()
 
 
 def _read_rows(files: Sequence[Path], columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.types import Problem, Split
 
-KEPT = ("unreadable_annotation", "label_spelling")
+KEPT = ("unreadable_annotation", "label_spelling", "later_turns")
 """Reasons of problems whose row is used nevertheless."""
 WARN_FROM = 0.05
 """Share of unusable pictures from which the line is a warning."""

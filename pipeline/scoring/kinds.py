@@ -40,6 +40,8 @@ from pipeline.scoring.units import same_unit, unit_after
 from pipeline.types import Judgement, Question
 
 KINDS = ("label", "letter", "number", "yes_no", "text", "list")
+OPEN_KINDS = ("number", "yes_no", "text", "list")
+"""Those of a question without options or labels."""
 FACTS = ("aliases", "ordered", "precision", "relative_tolerance", "tolerance", "unit")
 """What a judge reads of a question's facts."""
 MAX_TEXT_WORDS = 20

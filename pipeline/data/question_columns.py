@@ -1,0 +1,198 @@
+"""Which column of somebody's rows is the picture, the question, the answer: found by their names, told, and overridable."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.data.benchmark_rows import RawRow
+from pipeline.data.load import TaskOption
+from pipeline.data.question_text import is_conversation
+from pipeline.errors import UserError, did_you_mean
+
+NAMES: Mapping[str, tuple[str, ...]] = {
+    "image": (
+        *(
+            "images",
+            "image",
+            "picture",
+            "pictures",
+            "photo",
+            "img",
+            "image_path",
+            "image_paths",
+            "img_path",
+            "img_paths",
+        ),
+        *("image_file", "file_name", "file_names", "decoded_image", "filename"),
+    ),
+    "question": ("question", "problem", "query", "conversations", "messages", "prompt", "instruction"),
+    "answer": (
+        *("answer", "solution", "label", "ground_truth", "gt_answer", "gold", "correct_answer", "target"),
+        *("multiple_choice_answer", "answers", "reward_model", "output", "response", "completion"),
+    ),
+    "options": ("options", "choices", "candidates"),
+    "id": ("id", "question_id", "qid", "uid", "pid", "idx", "index"),
+    "kind": ("kind", "answer_type", "question_type", "problem_type"),
+    "unit": ("unit",),
+    "precision": ("precision",),
+    "tolerance": ("tolerance",),
+    "ordered": ("ordered",),
+    "aliases": ("aliases", "answers"),
+}
+"""The names a column may have, the likeliest first. ``image_1``, ``image_2``, … are several pictures of a row."""
+_MEANINGS = {
+    "image": "a column or a list of them: structs {bytes, path}, plain bytes or paths inside the data, one or several in a row",
+    "question": "what is asked: a text with or without <image> marks, or turns of a conversation",
+    "answer": "the gold answer; without it that of the conversation",
+    "options": "the options of a row; without it those that its text lists",
+    "id": "what tells rows apart; without it `<split>-<row>`",
+    "kind": "the kind of answer, row by row; without it it is inferred",
+    "unit": "the unit of a number",
+    "precision": "decimals that a number is compared to",
+    "tolerance": "the largest distance of a number that counts as right",
+    "ordered": "whether the order of a list counts",
+    "aliases": "further answers that are right: a list; of ten or more those that three people gave",
+}
+COLUMN_OPTIONS: Mapping[str, TaskOption] = {
+    f"{role}_column": TaskOption(None, f"{_MEANINGS[role]} (found by name)") for role in NAMES
+}
+_NUMBERED = tuple(f"image_{number}" for number in range(1, 11))
+_NEEDED = ("image", "question", "answer")
+
+
+@dataclass(frozen=True)
+class RowColumns:
+    """The columns that rows are read from, by role; a role that no column has is absent. `pictures` may be several."""
+
+    roles: Mapping[str, str]
+    pictures: tuple[str, ...]
+    groups: tuple[str, ...] = ()
+    question: str | None = None
+    """The one text that all rows ask, in place of a column."""
+
+    def of(self, role: str, row: RawRow) -> Any:
+        """Return what a row has for a role; None without a column or a value."""
+        return row.get(self.roles[role]) if role in self.roles else None
+
+    @property
+    def read(self) -> tuple[str, ...]:
+        """Return every column that holds no picture; `input` is what an instruction is about."""
+        more = ("input",) if self.roles.get("question") == "instruction" else ()
+        return tuple(dict.fromkeys([*self.roles.values(), *self.groups, *more]))
+
+
+def find_columns(
+    file: Path,
+    rows: Sequence[RawRow],
+    options: Mapping[str, Any],
+    question: str | None = None,
+    groups: Collection[str] = (),
+) -> RowColumns:
+    """Return the columns of a file by the names they have and what its first rows hold.
+
+    Args:
+        file: for the messages.
+        rows: its first rows.
+        options: values of `COLUMN_OPTIONS`, which come before names.
+        question: what all rows ask; no column is needed then.
+        groups: columns that tables are split by.
+
+    Raises:
+        UserError: naming every column that is not there, and every role that is needed and that no name fits.
+    """
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    problems: list[str] = []
+    roles: dict[str, str] = {}
+    pictures: list[str] = []
+    for role, known in NAMES.items():
+        given = options.get(f"{role}_column")
+        asked = given if isinstance(given, list) else [given] if given is not None else []
+        for name in asked:
+            if name not in names:
+                problems.append(
+                    f"task.options.{role}_column: {file.name} has no column {name!r}; {did_you_mean(str(name), names)}"
+                )
+        if role == "image":
+            pictures = list(asked) or _picture_columns(names, rows)
+        elif asked:
+            roles[role] = str(asked[0])
+        elif found := next((name for name in known if name in names and _fits(role, name, rows)), None):
+            roles[role] = found
+    problems += [
+        f"task.options.group_columns: {file.name} has no column {name!r}; {did_you_mean(str(name), names)}"
+        for name in groups
+        if name not in names
+    ]
+    if question is not None:
+        roles.pop("question", None)
+    turns = any(is_conversation(row.get(roles.get("question", ""))) for row in rows)
+    if turns and options.get("answer_column") is None and roles.get("answer") == roles.get("question"):
+        del roles["answer"]
+    lacking = [
+        role
+        for role, is_there in (
+            ("image", bool(pictures) or (turns and _has_image_parts(rows, roles["question"]))),
+            ("question", "question" in roles or question is not None),
+            ("answer", "answer" in roles or turns),
+        )
+        if not is_there
+    ]
+    for role in lacking:
+        problems.append(
+            f"{file}: no column is the {role} by its name ({', '.join(NAMES[role])}); it has {', '.join(names)}: "
+            f"say which with task.options.{role}_column"
+            + (", or ask one text with task.question" if role == "question" else "")
+        )
+    if problems:
+        raise UserError(problems)
+    return RowColumns(roles, tuple(pictures), tuple(groups), question)
+
+
+def told_columns(columns: RowColumns) -> str:
+    """Return which column was taken for what, in a line."""
+    words = [f"pictures <- {', '.join(columns.pictures) or 'the turns'}"]
+    words += [f"{role} <- {name}" for role, name in columns.roles.items()]
+    if columns.question is not None:
+        words.append("question <- task.question")
+    if "answer" not in columns.roles:
+        words.append("answer <- the turns")
+    if "options" not in columns.roles:
+        words.append("options <- the question's text, where it lists some")
+    return ", ".join(words)
+
+
+def _picture_columns(names: Sequence[str], rows: Sequence[RawRow]) -> list[str]:
+    numbered = [name for name in _NUMBERED if name in names]
+    if len(numbered) > 1:
+        return numbered
+    return next(([name] for name in (*NAMES["image"], *numbered) if name in names and _fits("image", name, rows)), [])
+
+
+def _fits(role: str, name: str, rows: Sequence[RawRow]) -> bool:
+    """Whether a column of that name holds what the role needs, as far as the first rows tell."""
+    values = [value for row in rows if (value := row.get(name)) is not None]
+    if not values:
+        return role == "image"
+    if role == "image":
+        cells = [each for value in values for each in (value if isinstance(value, list) else [value])]
+        return all(isinstance(cell, bytes | str) or (isinstance(cell, Mapping) and _is_picture(cell)) for cell in cells)
+    if role == "question":
+        return all(isinstance(value, str) or is_conversation(value) for value in values)
+    if role == "answer":
+        # What a completion holds are turns too.
+        return all(not isinstance(value, bytes) for value in values)
+    return True
+
+
+def _is_picture(cell: Mapping[str, Any]) -> bool:
+    return bool({"bytes", "path", "url", "image", "file_name"} & set(cell))
+
+
+def _has_image_parts(rows: Sequence[RawRow], name: str) -> bool:
+    turns = [turn for row in rows if is_conversation(row.get(name)) for turn in row[name]]
+    return any(
+        isinstance(part, Mapping) and part.get("image") for turn in turns for part in (turn.get("content") or ())
+    )

@@ -1,0 +1,239 @@
+"""questions: rows of pictures, a question and its answer, as trainers and benchmarks publish them.
+
+Columns are found by their names, and `plan` tells what was taken for what. `path` is a parquet, .jsonl, .json, .csv or .arrow
+file, or a folder of them: there, in its ``data/``, or one folder per split, as `datasets` saves to disk or as metadata beside
+pictures. A file or folder named after a split is that split; where none is, all rows are one split, ``train``. Pictures are bytes
+in the file, or paths that are looked for below `path` and nowhere else.
+
+Each row asks for a kind of answer of its own (pipeline/scoring/kinds.py). Options come from their column or from the question's
+text. A ``task.labels`` list closes the answers of rows without options. Sentences at the end of a question that say how to
+answer are left out, since the prompt style says it; `plan` counts them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from pipeline.config.schema import TaskConfig
+from pipeline.data.benchmark import Benchmark
+from pipeline.data.benchmark_rows import (
+    QuestionColumns,
+    RawRow,
+    Unusable,
+    find_splits,
+    first_rows,
+    pictures,
+    read_questions,
+    unlocated_rows,
+)
+from pipeline.data.load import TaskOption, check_options
+from pipeline.data.prompting import asked_by_kind
+from pipeline.data.question_columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
+from pipeline.data.question_rows import RowReader
+from pipeline.errors import UserError
+from pipeline.formatting import join_counts
+from pipeline.scoring.benchmark_judges import accuracy
+from pipeline.scoring.kinds import KINDS, OPEN_KINDS, chance, judge_kind
+from pipeline.types import Question, Questions
+
+EVALUATED_ONLY = True
+SPLITS = ("train", "validation", "val", "dev", "test")
+FORMATS = ("parquet", "arrow", "jsonl", "json", "csv")
+OPTIONS = {
+    **COLUMN_OPTIONS,
+    "group_columns": TaskOption([], "columns that tables are split by"),
+    "kind": TaskOption(None, "one kind for all rows without options: number, yes_no, text or list", OPEN_KINDS),
+    "turns": TaskOption(
+        "first", "of several turns in a row, ask the first or each (without the turns before it)", ("first", "each")
+    ),
+    "relative_tolerance": TaskOption(None, "share of the gold number that an answer may be off, such as 0.05"),
+}
+_WHAT = "rows of pictures, questions and answers: .parquet, .jsonl, .json, .csv or .arrow files, or a folder of them"
+_NO_ROWS = frozenset(("dataset_info", "dataset_infos", "dataset_dict", "state", "config", "package"))
+_SHOWN_ROWS = 2
+
+
+def load(config: TaskConfig, cache: Path) -> Benchmark:
+    """Find the splits and what their columns are; rows and pictures are read when a split is.
+
+    Raises:
+        UserError: when there are no rows, or a needed column is none of the names known.
+    """
+    options = check_options(config, OPTIONS)
+    share = options["relative_tolerance"]
+    if share is not None and not (isinstance(share, int | float) and 0 <= share < 1):
+        raise UserError(f"task.options.relative_tolerance: {share!r} is no share of a number from 0 to 1, such as 0.05")
+    folder, files = find_splits(config, _WHAT, ("all",), lambda root, _: _all_files(root))
+    splits = split_files(folder, files["all"])
+    unread = [file for file in files["all"] if not any(file in found for found in splits.values())]
+    columns = {}
+    problems: list[str] = []
+    for split, found in splits.items():
+        try:
+            columns[split] = find_columns(
+                found[0], first_rows(found[0]), options, config.question, options["group_columns"]
+            )
+        except UserError as error:
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
+    rows = {split: RowReader(split, columns[split], config, options) for split in splits}
+
+    def read(split: str) -> Questions:
+        reader = rows[split]
+        numbers = itertools.count()
+        seen: set[str] = set()
+
+        def build(row: RawRow) -> Iterator[Question]:
+            name = reader.name(row, next(numbers), seen)
+            yield from reader.questions(row, name, pictures(row, *reader.columns.pictures), folder)
+
+        wanted = QuestionColumns(reader.columns.pictures, (), reader.columns.read, reader.ids)
+        found = read_questions(split, splits[split], wanted, folder, cache, build)
+        return Questions(found.rows, (*found.problems, *reader.later_turns))
+
+    return Benchmark(
+        "questions",
+        tuple(splits),
+        read,
+        asked_by_kind,
+        judge_kind,
+        chance,
+        official,
+        told=lambda: told(splits, rows, unread),
+    )
+
+
+def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """Return micro accuracy."""
+    micro = accuracy(rows)
+    return {} if micro is None else {"accuracy": micro}
+
+
+def split_files(folder: Path, files: Sequence[Path]) -> dict[str, list[Path]]:
+    """Return the files of each split, by the names of files and of their folders; all are ``train`` where none is named."""
+    found: dict[str, list[Path]] = {}
+    for file in files:
+        names = [*reversed(file.relative_to(folder).parent.parts), file.stem]
+        split = next((split for name in reversed(names) if (split := _split_of(name))), None)
+        if split:
+            found.setdefault(split, []).append(file)
+    return {split: found[split] for split in SPLITS if split in found} or {"train": list(files)}
+
+
+def _split_of(name: str) -> str | None:
+    """The split that a name begins or ends with: train-00000-of-00002, vqa_val."""
+    words = name.lower().replace(".", "-").replace("_", "-").split("-")
+    return next((split for split in SPLITS if split in (words[0], words[-1])), None)
+
+
+def _all_files(root: Path) -> list[Path]:
+    """The files with rows of the first of `FORMATS` there is: in `root`, in its ``data/`` and in folders of splits."""
+    if root.is_file():
+        return [root]
+    for kind in FORMATS:
+        found = [*root.glob(f"*.{kind}"), *root.glob(f"*/*.{kind}")]
+        rows = [
+            file
+            for file in found
+            if file.stem not in _NO_ROWS and (file.parent == root or _holds_rows(file.parent.name))
+        ]
+        if rows:
+            return sorted(rows)
+    return []
+
+
+def _holds_rows(folder: str) -> bool:
+    return folder == "data" or folder in SPLITS
+
+
+def told(
+    splits: Mapping[str, Sequence[Path]], rows: Mapping[str, RowReader], unread: Sequence[Path] = ()
+) -> Iterator[str]:
+    """Yield what was found out about the data: columns, rows per kind and the first rows as they are asked. Opens no picture."""
+    if list(splits) == ["train"] and _split_of(splits["train"][0].stem) is None:
+        yield f"no file is named after a split ({', '.join(SPLITS)}), so all rows are train; slice it: train[:80%], train[80%:]"
+    if unread:
+        yield f"not read, since their names are of no split: {', '.join(file.name for file in unread)}"
+    known: set[str] = set()
+    for split, files in splits.items():
+        reader = rows[split]
+        line = told_columns(reader.columns)
+        if line not in known:
+            yield f"{split}: {line}"
+        known.add(line)
+        yield from _counts(reader, files)
+    first = next(iter(splits))
+    yield from _first_rows(rows[first], splits[first])
+
+
+def _counts(reader: RowReader, files: Sequence[Path]) -> Iterator[str]:
+    kinds: Counter[str] = Counter()
+    lost: Counter[str] = Counter()
+    seen: set[str] = set()
+    for number, row in enumerate(unlocated_rows(files, reader.columns.read)):
+        try:
+            # How many pictures a row has is not known here.
+            for question in reader.questions(row, reader.name(row, number, seen), (Path(),) * 99, None):
+                kinds[question.kind] += 1
+        except Unusable as error:
+            lost[error.reason] += 1
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+            lost["malformed_row"] += 1
+    told = [f"{kinds[kind]:,} {_PLURAL[kind]}" for kind in KINDS if kinds[kind]]
+    yield f"{reader.split}: {', '.join(told) or 'nothing to ask'}" + (
+        f"; not asked: {join_counts(lost)}" if lost else ""
+    )
+    if reader.later_turns:
+        yield f"{reader.split}: later turns of {len(reader.later_turns):,} rows are not asked; task.options.turns=each asks them"
+    for text, count in reader.removed.most_common(3):
+        yield f"{reader.split}: left out of {count:,} questions, since the prompt style says how to answer: {text[:100]!r}"
+
+
+_PLURAL = {
+    "label": "labels",
+    "letter": "letters",
+    "number": "numbers",
+    "yes_no": "of yes and no",
+    "text": "short texts",
+    "list": "lists",
+}
+
+
+def _first_rows(reader: RowReader, files: Sequence[Path]) -> Iterator[str]:
+    shown = 0
+    for number, row in enumerate(first_rows(files[0])):
+        try:
+            built = list(
+                reader.questions(row, reader.name(row, number, set()), _named_pictures(row, reader.columns), None)
+            )
+        except (Unusable, KeyError, TypeError, ValueError, AttributeError, IndexError):
+            continue
+        for question in built[: _SHOWN_ROWS - shown]:
+            shown += 1
+            seen = ", ".join(image.as_posix() for image in question.images)
+            options = f", of {len(question.options)} options" if question.options else ""
+            yield f"{question.id} ({question.kind}{options}; gold {question.answer}; {seen}):"
+            yield from (f"    {line}" for line in asked_by_kind(question, "think").splitlines())
+        if shown >= _SHOWN_ROWS:
+            return
+
+
+def _named_pictures(row: RawRow, columns: RowColumns) -> tuple[Path, ...]:
+    """The pictures of a raw row by their names, without opening one."""
+    cells: Iterable[Any] = (row[name] for name in columns.pictures if row.get(name) is not None)
+    each = [one for cell in cells for one in (cell if isinstance(cell, list) else [cell])]
+    return tuple(
+        Path(
+            str(one.get("path") or "a picture in the file")
+            if isinstance(one, Mapping)
+            else one
+            if isinstance(one, str)
+            else "a picture in the file"
+        )
+        for one in each
+    )

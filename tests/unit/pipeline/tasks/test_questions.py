@@ -1,0 +1,339 @@
+"""Rows of questions as people have them: columns found by name, kinds inferred, marks read, what cannot be asked counted."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import datasets
+import pytest
+from PIL import Image
+
+from pipeline.config.schema import TaskConfig
+from pipeline.data.benchmark import Benchmark
+from pipeline.data.load import load_benchmark
+from pipeline.errors import UserError
+from pipeline.scoring.response import render
+from pipeline.types import Question
+from tests.unit.pipeline.tasks.question_files import SCHEMAS, cell, put, write_json, write_lines, write_parquet
+
+
+def load(root: Path, options: Mapping[str, Any] | None = None, **keys: Any) -> Benchmark:
+    return load_benchmark(
+        TaskConfig("questions", str(root), options=dict(options or {}), **keys), root.parent / "cache"
+    )
+
+
+def only(benchmark: Benchmark, split: str = "train") -> Question:
+    found = benchmark.read(split)
+    assert len(found.rows) == 1, found.problems
+    return found.rows[0]
+
+
+def asked(root: Path, row: Mapping[str, Any], options: Mapping[str, Any] | None = None, **keys: Any) -> Question:
+    """The one question of a file with one row beside a.png."""
+    put(root / "a.png")
+    write_lines(root / "train.jsonl", [{"image": "a.png", "question": "What?", "answer": "a dog", **row}])
+    return only(load(root, options, **keys))
+
+
+def refused(root: Path, row: Mapping[str, Any], options: Mapping[str, Any] | None = None) -> tuple[str, str]:
+    """Why the only row of a file is not asked."""
+    put(root / "a.png")
+    write_lines(root / "train.jsonl", [{"image": "a.png", "question": "What?", "answer": "a dog", **row}])
+    found = load(root, options).read("train")
+    assert not found.rows
+    return found.problems[0].reason, found.problems[0].detail
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_a_published_form_is_read_as_it_is_meant(name: str, tmp_path: Path) -> None:
+    schema = SCHEMAS[name]
+    schema.write(tmp_path / "data", 3)
+    benchmark = load(tmp_path / "data")
+    (split,) = benchmark.splits
+    found = benchmark.read(split)
+    assert [problem.reason for problem in found.problems] == (["later_turns"] * 3 if name == "llava" else [])
+    assert len({row.id for row in found.rows}) == 3
+    row = found.rows[0]
+    assert (row.text, row.options, row.answer, row.kind) == (schema.text, schema.options, schema.answer, schema.kind)
+    assert len(row.images) == schema.pictures
+    assert all(Image.open(image).size == (32, 32) for image in row.images)
+    for said, right in ((schema.right, True), (schema.wrong, False)):
+        assert benchmark.judge(row, render("I look.", said), "think").correct is right
+        assert benchmark.judge(row, said, "direct").correct is right
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_plan_tells_columns_kinds_and_the_first_two_rows(name: str, tmp_path: Path) -> None:
+    schema = SCHEMAS[name]
+    schema.write(tmp_path / "data", 3)
+    benchmark = load(tmp_path / "data")
+    said = "\n".join(benchmark.told())
+    assert schema.told in said
+    assert f"{benchmark.splits[0]}: 3 " in said
+    assert said.count(f"gold {schema.answer}; ") == 2
+    assert said.count(f"    {schema.text.splitlines()[0]}") == 2
+    assert said.count("inside <answer> </answer>.") == 2
+    assert not (tmp_path / "cache").exists(), "a plan takes no picture out"
+
+
+def test_rows_of_many_kinds_are_counted_by_kind_and_reason(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.png")
+    answers: list[Any] = [3, "12 cm", "yes", True, "a dog", "[1, 2]", "word " * 30, None]
+    rows = [{"image": "a.png", "question": "What?", "answer": answer} for answer in answers]
+    write_json(
+        tmp_path / "data" / "train.json", [*rows, {**rows[0], "image": "../x.png"}, {**rows[0], "image": "b.png"}]
+    )
+    benchmark = load(tmp_path / "data")
+    found = benchmark.read("train")
+    assert Counter(row.kind for row in found.rows) == {"number": 2, "yes_no": 2, "text": 1, "list": 1}
+    assert found.problem_counts == {"unfit_answer": 1, "missing_answer": 1, "outside_root": 1, "missing_image": 1}
+    said = "\n".join(benchmark.told())
+    assert (
+        "train: 4 numbers, 2 of yes and no, 1 short texts, 1 lists; not asked: unfit_answer 1, missing_answer 1" in said
+    )
+
+
+def test_a_question_is_asked_by_its_kind(tmp_path: Path) -> None:
+    question = asked(tmp_path / "data", {"answer": "12 cm", "precision": 1})
+    prompt = load(tmp_path / "data").prompt(question, "direct")
+    assert prompt == "What?\nAnswer with the number in cm with 1 decimal and nothing else."
+
+
+@pytest.mark.parametrize(
+    ("row", "options", "want"),
+    [
+        ({"answer": ["a", "b"], "ordered": True}, {}, ("list", '["a", "b"]', {"ordered": True})),
+        ({"answer": "5", "tolerance": 2}, {}, ("number", "5", {"tolerance": 2})),
+        ({"answer": "5 cm", "unit": "m"}, {}, ("number", "5", {"unit": "cm"})),
+        ({"answer": "5"}, {"relative_tolerance": 0.05}, ("number", "5", {"relative_tolerance": 0.05})),
+        ({"answer": "5"}, {"kind": "text"}, ("text", "5", {})),
+        ({"answer": "5", "kind": "text"}, {}, ("text", "5", {})),
+        ({"answer": "5", "problem_type": "free-form"}, {}, ("number", "5", {})),
+        ({"answer": "no", "aliases": ["nope"]}, {}, ("yes_no", "no", {})),
+        ({"answer": "dog", "aliases": ["puppy", "dog"]}, {}, ("text", "dog", {"aliases": ["puppy"]})),
+        ({"answer": "\\boxed{dog}"}, {}, ("text", "dog", {})),
+        ({"answer": "So 1 + 1\n#### 2"}, {}, ("number", "2", {})),
+    ],
+)
+def test_the_kind_and_its_facts_are_what_the_data_say(
+    tmp_path: Path, row: dict[str, Any], options: dict[str, Any], want: tuple[str, str, dict[str, Any]]
+) -> None:
+    question = asked(tmp_path / "data", row, options)
+    assert (question.kind, question.answer, question.facts) == want
+
+
+def test_answers_of_ten_people_count_as_vqa_wants(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.png")
+    said = ["dog"] * 5 + ["puppy"] * 3 + ["cat", "horse"]
+    rows = [{"image": "a.png", "question": "What?", "answers": [{"answer": word} for word in said]}]
+    write_lines(tmp_path / "data" / "train.jsonl", rows)
+    question = only(load(tmp_path / "data"))
+    assert (question.answer, question.facts) == ("dog", {"aliases": ["puppy"]})
+
+
+def test_labels_of_the_configuration_close_the_answers(tmp_path: Path) -> None:
+    labels = {"labels": ["cat", "dog"], "aliases": {"dog": ["puppy"]}}
+    question = asked(tmp_path / "data", {"answer": "Puppy"}, **labels)
+    assert (question.kind, question.answer, question.options) == ("label", "dog", ("cat", "dog"))
+    benchmark = load(tmp_path / "data", **labels)
+    assert benchmark.prompt(question, "direct") == "What? Options: cat, dog. Answer with one of them and nothing else."
+    assert benchmark.chance(question) == 0.5
+    assert benchmark.judge(question, "puppy", "direct").correct
+
+
+def test_one_question_is_asked_of_every_row_where_the_configuration_says_so(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "train" / "a.png")
+    (tmp_path / "data" / "train" / "metadata.csv").write_text("file_name,answer\na.png,a dog\n")
+    question = only(load(tmp_path / "data", question="What is it?"))
+    assert (question.text, question.answer, question.images[0].name) == ("What is it?", "a dog", "a.png")
+
+
+# ---- where rows come from
+
+
+def test_a_folder_that_datasets_saved_is_read_with_its_splits(tmp_path: Path) -> None:
+    columns = {
+        "images": datasets.Sequence(datasets.Image()),
+        "problem": datasets.Value("string"),
+        "answer": datasets.Value("string"),
+    }
+    rows = {
+        "images": [[Image.new("RGB", (32, 32), "red")]] * 3,
+        "problem": ["How many?"] * 3,
+        "answer": ["1", "2", "3"],
+    }
+    one = datasets.Dataset.from_dict(rows, features=datasets.Features(columns))
+    datasets.DatasetDict({"train": one, "test": one.select([0])}).save_to_disk(str(tmp_path / "data"))
+    benchmark = load(tmp_path / "data")
+    assert benchmark.splits == ("train", "test")
+    assert [len(benchmark.read(split).rows) for split in benchmark.splits] == [3, 1]
+    assert "a picture in the file" in "\n".join(benchmark.told())
+
+
+def test_files_and_folders_name_their_splits(tmp_path: Path) -> None:
+    row = {"image": "images/a.png", "question": "What?", "answer": "a dog"}
+    put(tmp_path / "data" / "images" / "a.png")
+    for name in ("vqa_train.jsonl", "vqa-val.jsonl", "test-00000-of-00001.jsonl", "notes.jsonl"):
+        write_lines(tmp_path / "data" / name, [row])
+    benchmark = load(tmp_path / "data")
+    assert benchmark.splits == ("train", "val", "test")
+    assert "all rows are train" not in "\n".join(benchmark.told())
+    assert any("notes.jsonl" in line for line in benchmark.told())
+
+
+def test_without_names_of_splits_all_rows_are_train_and_the_plan_says_so(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.png")
+    for name in ("clevr.jsonl", "geo.jsonl"):
+        write_lines(tmp_path / "data" / name, [{"image": "a.png", "question": "What?", "answer": "a dog"}])
+    benchmark = load(tmp_path / "data")
+    assert [row.id for row in benchmark.read("train").rows] == ["train-0", "train-1"]
+    assert "so all rows are train; slice it" in next(iter(benchmark.told()))
+
+
+def test_a_missing_shard_is_told(tmp_path: Path) -> None:
+    write_parquet(
+        tmp_path / "data" / "train-00000-of-00002.parquet", [{"image": cell(), "question": "Q?", "answer": "1"}]
+    )
+    assert load(tmp_path / "data").read("train").problem_counts == {"missing_shards": 1}
+
+
+def test_pictures_in_turns_are_read(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.png")
+    parts = [{"type": "image", "image": "file:///home/me/a.png"}, {"type": "text", "text": "What?"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": [{"type": "text", "text": "a dog"}]}]
+    write_lines(tmp_path / "data" / "train.jsonl", [{"messages": turns}])
+    question = only(load(tmp_path / "data"))
+    assert (question.text, question.answer, question.images) == ("What?", "a dog", (tmp_path / "data" / "a.png",))
+
+
+def test_each_turn_may_be_asked_alone(tmp_path: Path) -> None:
+    SCHEMAS["llava"].write(tmp_path / "data", 1)
+    found = load(tmp_path / "data", {"turns": "each"}).read("train")
+    assert [(row.id, row.kind, row.answer) for row in found.rows] == [("r0", "letter", "B"), ("r0-1", "text", "red")]
+    assert found.problems == ()
+
+
+def test_a_completion_of_turns_is_the_answer(tmp_path: Path) -> None:
+    row = {"prompt": [{"role": "user", "content": "What?"}], "completion": [{"role": "assistant", "content": "a dog"}]}
+    question = asked(tmp_path / "data", row, {"question_column": "prompt", "answer_column": "completion"})
+    assert (question.text, question.answer) == ("What?", "a dog")
+
+
+def test_an_id_that_is_not_one_is_completed_unless_it_was_asked_for(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.png")
+    rows = [{"id": 7, "image": "a.png", "question": "What?", "answer": word} for word in ("a dog", "a cat")]
+    write_lines(tmp_path / "data" / "train.jsonl", rows)
+    assert [row.id for row in load(tmp_path / "data").read("train").rows] == ["7", "7-1"]
+    assert load(tmp_path / "data", {"id_column": "id"}).read("train").problem_counts == {"duplicate_id": 1}
+
+
+def test_a_second_read_gives_the_same_rows(tmp_path: Path) -> None:
+    SCHEMAS["mmmu_like"].write(tmp_path / "data", 2)
+    benchmark = load(tmp_path / "data")
+    assert benchmark.read("validation") == benchmark.read("validation") == load(tmp_path / "data").read("validation")
+
+
+# ---- what is refused, and what is counted
+
+
+@pytest.mark.parametrize(
+    ("row", "reason", "detail"),
+    [
+        ({"image": None}, "missing_image", "it has no picture"),
+        ({"image": "https://x.org/a.png"}, "missing_image", "is no path of a file"),
+        ({"image": "/etc/passwd"}, "outside_root", "/etc/passwd is not inside"),
+        ({"image": ["a.png", "b.png"]}, "missing_image", "b.png"),
+        ({"question": "<image> or <image>?"}, "missing_image", "the text marks picture 2, the row has 1"),
+        ({"question": "<video> What?"}, "other_media", "<video>"),
+        ({"question": "<image>"}, "missing_question", "no text"),
+        ({"answer": ""}, "missing_answer", "no gold answer"),
+        ({"answer": "E", "options": ["a", "b"]}, "answer_not_an_option", "'E'"),
+        ({"answer": "A", "options": ["a"]}, "unusable_options", "1 options"),
+        ({"answer": ["A", "B"], "options": ["a", "b"]}, "several_answers", "2 options are right"),
+        ({"answer": "a", "options": "{bad"}, "malformed_row", "JSONDecodeError"),
+        ({"answer": "5", "tolerance": "little"}, "malformed_row", "'little'"),
+        (
+            {"question": [{"role": "user", "content": "A?"}, {"role": "assistant", "content": "a"}] * 2},
+            "several_turns",
+            "2 turns",
+        ),
+        ({"question": [{"role": "tool", "content": "A?"}]}, "malformed_row", "a turn of 'tool'"),
+        ({"answer": "a dog", "kind": "number"}, "unfit_answer", "as number: 'a dog' is no number"),
+    ],
+)
+def test_a_row_that_cannot_be_asked_is_counted_with_its_reason(
+    tmp_path: Path, row: dict[str, Any], reason: str, detail: str
+) -> None:
+    found = refused(tmp_path / "data", row)
+    assert found[0] == reason
+    assert detail in found[1]
+
+
+def test_columns_that_nobody_knows_are_all_told_at_once(tmp_path: Path) -> None:
+    write_lines(tmp_path / "data" / "train.jsonl", [{"bild": "a.png", "frage": "Was?", "antwort": "ein Hund"}])
+    with pytest.raises(UserError) as error:
+        load(tmp_path / "data")
+    assert [problem.split(": say which with ")[1][:30] for problem in error.value.problems] == [
+        "task.options.image_column",
+        "task.options.question_column, ",
+        "task.options.answer_column",
+    ]
+    put(tmp_path / "data" / "a.png")
+    columns = {"image_column": "bild", "question_column": "frage", "answer_column": "antwort"}
+    assert only(load(tmp_path / "data", columns)).text == "Was?"
+
+
+def test_a_column_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"task\.options\.answer_column: train\.jsonl has no column 'anser'; .*answer"):
+        asked(tmp_path / "data", {}, {"answer_column": "anser"})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"speed": 1}, r"task\.options\.speed: the questions task has no such option"),
+        ({"kind": "essay"}, r"task\.options\.kind: 'essay' is no kind"),
+        ({"relative_tolerance": "5%"}, r"task\.options\.relative_tolerance: '5%' is no share"),
+        ({"turns": "all"}, r"task\.options\.turns: 'all' is no turns"),
+        ({"group_columns": ["taks"]}, r"task\.options\.group_columns: train\.jsonl has no column 'taks'"),
+    ],
+)
+def test_a_wrong_option_is_refused(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        asked(tmp_path / "data", {"task": "Count"}, options)
+
+
+def test_groups_are_the_columns_that_were_asked_for(tmp_path: Path) -> None:
+    question = asked(tmp_path / "data", {"task": "Count", "source": None}, {"group_columns": ["task", "source"]})
+    assert question.groups == {"task": "Count", "source": ""}
+
+
+def test_an_empty_folder_and_a_file_without_rows_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with pytest.raises(UserError, match="holds none of the files"):
+        load(tmp_path / "data")
+    (tmp_path / "data" / "train.json").write_text("[]")
+    with pytest.raises(UserError, match="holds no rows"):
+        load(tmp_path / "data")
+    (tmp_path / "data" / "train.json").write_text("{")
+    with pytest.raises(UserError, match="not readable as json rows"):
+        load(tmp_path / "data")
+
+
+def test_rows_of_one_picture_are_a_cluster(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.png")
+    row = {"image": "a.png", "question": "What?", "answer": "a dog"}
+    write_lines(tmp_path / "data" / "train.jsonl", [row, {**row, "question": "Who?"}])
+    assert len({row.cluster for row in load(tmp_path / "data").read("train").rows}) == 1
+
+
+def test_json_with_rows_under_a_key_is_read(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.png")
+    rows = [{"image": "a.png", "question": "What?", "answer": "a dog"}]
+    (tmp_path / "data" / "train.json").write_text(json.dumps({"version": 1, "data": rows}))
+    assert only(load(tmp_path / "data")).answer == "a dog"

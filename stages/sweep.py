@@ -1,6 +1,7 @@
 """Evaluate models × tasks × precisions × modes, each cell in a process of its own, and write one table and one page.
 
     python -m stages.sweep --config configs/sweeps/demo.yaml [a.b=c …] [--dry-run] [--smoke] [--workers N]
+    python -m stages.sweep --config configs/sweeps/demo.yaml --budget 8GB [--task TASK]
 
 A cell that fails is recorded and the others go on. After a crash, a `kill -9` or Ctrl-C the same command goes on: complete cells
 are skipped, begun ones ask only the rows that are missing. The exit status is 1 when a cell is not complete at the end.
@@ -24,9 +25,10 @@ from pipeline import command_line
 from pipeline.checks.evaluation import load_lab
 from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells, lab_folder
 from pipeline.config.loader import to_plain
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.files import read_json, write_atomic, write_json
 from pipeline.formatting import duration, percent
+from pipeline.sweeps.budget import advise, parse_budget
 from pipeline.sweeps.files import PAGE, write_results
 from pipeline.sweeps.plan import describe, key, make_plan, smoke_lab
 from pipeline.sweeps.results import FAILURE, Cells, results
@@ -48,12 +50,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     config = load_lab(arguments.config, arguments.overrides)
     if arguments.smoke:
         config = smoke_lab(config)
+    if arguments.task and not arguments.budget:
+        raise UserError(
+            "--task: chooses the tasks that --budget tells about; tasks that are asked are those of the file"
+        )
+    budget = parse_budget(arguments.budget) if arguments.budget else 0
     folder = lab_folder(config)
     slots = _slots(arguments.workers)
     plan = make_plan(config, arguments.ignore_memory)
     known = Cells(config, plan.planned)
     if arguments.dry_run:
         print(describe(config, plan, known, folder))
+        return 0
+    if arguments.budget:
+        print(advise(results(known), _tasks(config, arguments.task), budget))
         return 0
     with folder_lock(folder, wait=2.0):
         if arguments.clean:
@@ -135,6 +145,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--config", required=True, help="YAML of the lab, or the name of one in configs/sweeps/")
     parser.add_argument("--dry-run", action="store_true", help="print memory and cells; start nothing")
     parser.add_argument("--smoke", action="store_true", help="ask every cell its first rows alone, and say who fails")
+    parser.add_argument(
+        "--budget",
+        metavar="8GB",
+        help="start nothing; tell the most accurate model within this memory, of the cells that are complete",
+    )
+    parser.add_argument("--task", action="append", metavar="TASK", help="with --budget: of this task alone")
     parser.add_argument("--workers", type=int, metavar="N", help="cells at a time (default: one per GPU; 1 on a CPU)")
     parser.add_argument("--ignore-memory", action="store_true", help="start cells that by the estimate cannot fit")
     parser.add_argument(
@@ -155,6 +171,14 @@ def _slots(workers: int | None) -> list[str | None]:
     if len(gpus) > 1:
         return [*gpus[: workers or len(gpus)]]
     return [None] * (workers or 1)
+
+
+def _tasks(config: LabConfig, named: Sequence[str] | None) -> list[str]:
+    if wrong := [name for name in named or () if name not in config.tasks]:
+        raise UserError(
+            [f"--task: {name!r} is no task of this lab; {did_you_mean(name, config.tasks)}" for name in wrong]
+        )
+    return [*(named or config.tasks)]
 
 
 def _clean(config: LabConfig, pattern: str) -> None:

@@ -236,3 +236,20 @@ def test_each_gpu_has_one_cell_at_a_time_and_cells_see_that_one_alone(
 def test_more_workers_than_there_are_is_refused(sweep: Sweep, lab: Any) -> None:
     done = sweep(lab(), "--workers", 0)
     assert (done.returncode, done.stderr) == (2, "error: --workers: 0 must be at least 1\n")
+
+
+def test_a_budget_starts_nothing_and_speaks_of_the_tasks_it_is_asked_about(
+    sweep: Sweep, lab: Any, tmp_path: Path
+) -> None:
+    path = lab(("a",), precisions=["float32"], tasks=TWO_TASKS)
+    told = sweep(path, "--budget", "8GB", "--task", "val")
+    assert (told.returncode, told.stdout.splitlines()[0]) == (0, "val, within 8.0 GB:")
+    assert "train" not in told.stdout
+    assert not (tmp_path / "out").exists()
+    for words, why in (
+        (("--budget", "8GB", "--task", "vall"), "'vall' is no task of this lab; did you mean val?"),
+        (("--budget", "eight"), "write 8GB, 24GiB or 700MB"),
+        (("--task", "val"), "chooses the tasks that --budget tells about"),
+    ):
+        told = sweep(path, *words)
+        assert (told.returncode, why in told.stderr) == (2, True)

@@ -41,6 +41,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--image-size", type=int, default=96, help="width in pixels; every second image is half as high"
     )
+    parser.add_argument(
+        "--pictures", type=int, nargs="+", default=[1], help="of the rows in turn; several stand at marks in the text"
+    )
     parser.add_argument("--ahead", action="store_true", help="with rollouts_ahead")
     parser.add_argument("--flags", type=json.loads, default={}, help="more vLLM flags, as JSON")
     arguments = parser.parse_args(argv)
@@ -107,7 +110,7 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
 
     Args:
         folder: the checkpoint.
-        arguments: `rows`, `generations`, `tokens`, `image_size`, `flags`, `ahead`.
+        arguments: `rows`, `generations`, `tokens`, `image_size`, `pictures`, `flags`, `ahead`.
         scratch: a folder to work in.
         options: of the stage's `trainer:` block.
     """
@@ -149,7 +152,7 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
         model=str(folder),
         reward_funcs=parity,
         args=GRPOConfig(**trainer_arguments(work)),
-        train_dataset=image_dataset(_rows(scratch, arguments.rows, arguments.image_size)),
+        train_dataset=image_dataset(_rows(scratch, arguments.rows, arguments.image_size, arguments.pictures)),
         processing_class=load_processor(folder, config),
     )
     return trainer, work
@@ -201,21 +204,25 @@ def parity(completions: list[Any], **_: Any) -> list[float]:
     return [float(len(completion[0]["content"]) % 2) for completion in completions]
 
 
-def _rows(folder: Path, count: int, size: int) -> dict[str, list[Any]]:
+def _rows(folder: Path, count: int, size: int, pictures: Sequence[int]) -> dict[str, list[Any]]:
     """A few rows with noisy images, which come again at every step: what a server keeps of them must not."""
     from PIL import Image
 
     from pipeline.data.conversations import user_turn
 
     chance = random.Random(0)
-    images = []
+    paths: list[str] = []
+    turns, images = [], []
     for number in range(count):
-        shape = (size, size // 2 if number % 2 else size)
-        image = Image.frombytes("RGB", shape, chance.randbytes(3 * shape[0] * shape[1]))
-        image.save(folder / f"{number}.png")
-        images.append([str(folder / f"{number}.png")])
-    turn = user_turn("Which emotion does this picture evoke? Give reasons, then the answer.")
-    return {"id": [str(number) for number in range(count)], "prompt": [turn] * count, "images": images}
+        own = pictures[number % len(pictures)]
+        for _ in range(own):
+            shape = (size, size // 2 if len(paths) % 2 else size)
+            paths.append(str(folder / f"{len(paths)}.png"))
+            Image.frombytes("RGB", shape, chance.randbytes(3 * shape[0] * shape[1])).save(paths[-1])
+        images.append(paths[len(paths) - own :])
+        compared = "".join(f" Look at <image {place}>." for place in range(2, own + 1))
+        turns.append(user_turn(f"Which emotion does this picture evoke?{compared} Give reasons, then the answer.", own))
+    return {"id": [str(number) for number in range(count)], "prompt": turns, "images": images}
 
 
 def _sample(trainer: Any, inputs: list[dict[str, Any]], num_generations: int) -> tuple[Any, float]:

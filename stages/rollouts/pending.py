@@ -37,6 +37,12 @@ def images_of(row: dict[str, Any]) -> list[Any]:
     return list(row.get("images") or [])
 
 
+def most_pictures(dataset: Any) -> int:
+    """Return how many pictures the row of a dataset with most has; none is opened."""
+    plain = dataset.with_format(None)
+    return max((len(images) for images in plain["images"]), default=0) if "images" in plain.column_names else 0
+
+
 def prompts_of(rows: Sequence[dict[str, Any]]) -> list[Any]:
     """Return the prompts that TRL makes of rows: messages with the pictures in them, as they are where no row has any."""
     images = [images_of(row) for row in rows]

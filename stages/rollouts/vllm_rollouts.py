@@ -31,7 +31,7 @@ from accelerate.utils import broadcast_object_list
 from pipeline.errors import UserError
 from pipeline.system.vllm_server import end_of, open_url
 from stages.processes.work import Work
-from stages.rollouts.pending import prompts_of, rollout_place
+from stages.rollouts.pending import most_pictures, prompts_of, rollout_place
 from stages.rollouts.prefetch import Lookahead, Rows
 from stages.rollouts.requests import DataUrls, cache_counts, check_prompt, group_runs, served_messages
 from stages.rollouts.vllm_server import MODEL, running
@@ -72,7 +72,8 @@ def policy_server(trainer: Any, work: Work, parent: Path) -> Iterator[None]:
             folder = until_the_end.enter_context(_scratch(work, parent))
             _copy_for_server(parent, trainer.processing_class, folder / "start")
             log.info(f"  {work.name}: starting a vLLM server for its rollouts")
-            address = [until_the_end.enter_context(running(work, folder / "start"))]
+            images = most_pictures(trainer.train_dataset)
+            address = [until_the_end.enter_context(running(work, folder / "start", images))]
             weights_folder = folder / "weights"
         broadcast_object_list(address)
         lookahead = None

@@ -21,8 +21,13 @@ SHARED_MEMORY = 0.3
 
 
 @contextlib.contextmanager
-def running(work: Work, model: Path) -> Iterator[str]:
+def running(work: Work, model: Path, images: int = 1) -> Iterator[str]:
     """Yield the address of a server of `model` that answers within the block and is gone after it.
+
+    Args:
+        work: the stage.
+        model: the checkpoint's folder.
+        images: most of a prompt.
 
     Raises:
         UserError: when it ends before it answers, or does not answer in time, with the last lines of its log.
@@ -33,7 +38,7 @@ def running(work: Work, model: Path) -> Iterator[str]:
     log = work.folder / "logs" / "rollout-server.log"
     more = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
     process = start_apart(
-        serve_command(str(model), flags(work.config, gpus, port), (), cpu=not gpus),
+        serve_command(str(model), flags(work.config, gpus, port, images), (), cpu=not gpus),
         log,
         serve_environment(cpu=not gpus, VLLM_SERVER_DEV_MODE="1", **more),
     )
@@ -44,15 +49,16 @@ def running(work: Work, model: Path) -> Iterator[str]:
         stop([process])
 
 
-def flags(config: RunConfig, gpus: tuple[str, ...], port: int) -> dict[str, Any]:
-    """Return vLLM's flags; `launch.rollout_flags` come last, so they win."""
+def flags(config: RunConfig, gpus: tuple[str, ...], port: int, images: int = 1) -> dict[str, Any]:
+    """Return vLLM's flags for prompts of at most so many images; `launch.rollout_flags` come last, so they win."""
     ours: dict[str, Any] = {
         "served-model-name": MODEL,
         "host": "127.0.0.1",
         "port": port,
         "dtype": config.model.dtype,
         "trust-remote-code": config.model.trust_remote_code,
-        "limit-mm-per-prompt": {"image": 1},
+        # vLLM keeps memory for as many.
+        "limit-mm-per-prompt": {"image": images},
         # What fits: a model's own may be 262,144 positions, whose cache alone fills a card.
         "max-model-len": -1,
         # Else sampling settings of the model's own would be added to the stage's.

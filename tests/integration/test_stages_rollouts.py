@@ -114,10 +114,17 @@ def test_a_stage_has_its_next_rollout_sampled_while_it_trains(small: Small, whol
 
 
 @needs_vllm
-@pytest.mark.nightly
-@pytest.mark.parametrize("words", [[], ["--ahead", "--rows", "6"]], ids=["", "ahead"])
+@pytest.mark.parametrize(
+    ("words", "tiles"),
+    [
+        pytest.param([], 4 + 1, marks=pytest.mark.nightly, id=""),
+        pytest.param(["--ahead", "--rows", "6"], 4 + 1, marks=pytest.mark.nightly, id="ahead"),
+        # Of two pictures, the second of which lies in the text, of none, and of one.
+        pytest.param(["--pictures", "2", "0", "1", "--rows", "3"], 4 + 1 + 2 + 1, id="pictures"),
+    ],
+)
 def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(
-    words: list[str], tmp_path: Path, repo_root: Path
+    words: list[str], tiles: int, tmp_path: Path, repo_root: Path
 ) -> None:
     """A random Idefics3 whose images are cut into tiles, which TRL's own server mode cannot do."""
     made = subprocess.run(
@@ -139,12 +146,12 @@ def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(
     # By the weights that sampled them.
     assert max(found["logprobs"]) <= 1e-5
     assert len(found["logprobs"]) == 3
-    assert found["staleness"] == ([0, 1, 1] if words else [0, 0, 0])
+    assert found["staleness"] == ([0, 1, 1] if "--ahead" in words else [0, 0, 0])
     assert [drift > LIMIT for drift in found["drift"]] == [age > 0 for age in found["staleness"]]
     assert found["greedy"]
     assert found["moved"] > LIMIT
-    # Four tiles and the whole, four tokens each.
-    assert found["image_tokens"] == 5 * 4
+    # Of the first row's pictures, each as its tiles and the whole; four tokens each.
+    assert found["image_tokens"] == tiles * 4
 
 
 TILED = """

@@ -17,13 +17,16 @@ import torch
 from PIL import Image
 
 from pipeline.config.loader import load
+from pipeline.data.conversations import user_turn
 from pipeline.errors import UserError
 from stages.rollouts import vllm_server
 from stages.rollouts.dynamic_sampling import further_rows
+from stages.rollouts.pending import most_pictures, prompts_of
 from stages.rollouts.prefetch import Lookahead
 from stages.rollouts.requests import DataUrls, cache_counts, check_prompt, group_runs, served_messages
 from stages.rollouts.vllm_rollouts import MAX_DRIFT, PolicyServer
 from stages.rollouts.weight_sync import served_weights
+from stages.training.setup import image_dataset
 
 
 @pytest.mark.parametrize(
@@ -134,8 +137,27 @@ def test_the_server_has_the_last_gpus_or_shares_the_trainers(visible, kept, proc
 
 def test_a_users_flags_win_over_ours():
     config = load("demo", ["launch.rollout_flags={dtype: bfloat16, max-model-len: 512}"])
-    flags = vllm_server.flags(config, (), 8000)
+    flags = vllm_server.flags(config, (), 8000, images=3)
     assert (flags["dtype"], flags["max-model-len"], flags["port"]) == ("bfloat16", 512, 8000)
+    assert flags["limit-mm-per-prompt"] == {"image": 3}
+
+
+def test_a_server_takes_as_many_pictures_as_the_row_with_most_has_and_none_is_opened():
+    rows = image_dataset({"id": ["a", "b", "c"], "images": [["no.png"], [], ["no.png", "nor.png"]]})
+    assert most_pictures(rows) == 2
+
+
+def test_every_picture_of_a_prompt_is_sent_in_its_place():
+    pictures = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
+    row = {"prompt": user_turn("Is <image 2> like <image 1>?", 2), "images": [pictures[1], pictures[0]]}
+    ((message,),) = [served_messages(prompt, lambda image: image.getpixel((0, 0))) for prompt in prompts_of([row])]
+    assert message["content"] == [
+        {"type": "text", "text": "Is"},
+        {"type": "image_url", "image_url": {"url": (0, 0, 255)}},
+        {"type": "text", "text": "like"},
+        {"type": "image_url", "image_url": {"url": (255, 0, 0)}},
+        {"type": "text", "text": "?"},
+    ]
 
 
 @pytest.mark.parametrize("dora", [False, True])

@@ -29,7 +29,7 @@ _TOLD = (
 
 
 @dataclass(frozen=True)
-class Choice:
+class BudgetChoice:
     """What a task's cells say of a budget.
 
     Args:
@@ -63,7 +63,7 @@ def parse_budget(text: str) -> int:
     return round(float(found[1]) * _UNITS[found[2].lower()])
 
 
-def choose(found: SweepResults, task: str, budget: int) -> Choice:
+def choose(found: SweepResults, task: str, budget: int) -> BudgetChoice:
     """Return what to take for a task within a memory of `budget` bytes, by measured memory where there is some."""
     rows = [row for row in found.cells if row.task == task and row.mode != "blind"]
     complete = [row for row in rows if row.status == "complete" and row.accuracy is not None]
@@ -75,12 +75,12 @@ def choose(found: SweepResults, task: str, budget: int) -> Choice:
     more = min(larger, key=_by_accuracy, default=None)
     above = more if more and (best is None or _by_accuracy(more)[0] < _by_accuracy(best)[0]) else None
     if best is None:
-        return Choice(None, above=above, waiting=waiting, unknown=unknown)
+        return BudgetChoice(None, above=above, waiting=waiting, unknown=unknown)
     told: dict[str, list[CellRow]] = {"alike": [], "untested": [], "worse": []}
     for row in fitting[1:]:
         pair = next(one for one in found.pairs[task].pairs if {one.a, one.b} == {best.cell, row.cell})
         told["untested" if not pair.result.n else "worse" if pair.gain.beyond_chance else "alike"].append(row)
-    return Choice(
+    return BudgetChoice(
         best, above=above, waiting=waiting, unknown=unknown, **{kind: tuple(rows) for kind, rows in told.items()}
     )
 
@@ -90,7 +90,7 @@ def advise(found: SweepResults, tasks: Sequence[str], budget: int) -> str:
     return "\n\n".join("\n".join(_lines(found, task, choose(found, task, budget), budget)) for task in tasks)
 
 
-def _lines(found: SweepResults, task: str, choice: Choice, budget: int) -> list[str]:
+def _lines(found: SweepResults, task: str, choice: BudgetChoice, budget: int) -> list[str]:
     lines = [f"{task}, within {_gb(budget / 1e6)}:"]
     best = choice.best
     if best is None:

@@ -95,8 +95,11 @@ def tasks() -> str:
         module = importlib.import_module(f"pipeline.tasks.{name}")
         first = (module.__doc__ or "").split("\n\n")[0].removeprefix(f"{name}: ")
         said = re.split(r"(?<=[a-z)])\. ", " ".join(first.split()))[0].rstrip(".")
-        rows.append((f"`{name}`", "judged on" if hasattr(module, "EVALUATED_ONLY") else "trained and judged on", said))
-    return table(("`task.name`", "can be", "what it is"), sorted(rows, key=lambda row: row[1] == "judged on"))
+        judged = ", ".join(f"`{split}`" for split in getattr(module, "JUDGED_ONLY", ()))
+        rows.append((f"`{name}`", f"all but {judged}" if judged else "every split", said))
+    return table(
+        ("`task.name`", "can be trained on", "what it is"), sorted(rows, key=lambda row: row[1] != "every split")
+    )
 
 
 def task_options() -> str:

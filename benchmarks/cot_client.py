@@ -29,7 +29,7 @@ from cot_builder.teachers.images import TeacherImage, data_url
 from cot_builder.teachers.openai import OpenAITeacher
 from pipeline import command_line
 from pipeline.data.images import plain_jpeg
-from pipeline.types import Example
+from pipeline.types import labelled_image
 
 SERVER = Path(__file__).resolve().parent.parent / "tests" / "fault_server.py"
 SOURCES = (("a.jpg", 512, 384), ("b.png", 512, 384), ("c.jpg", 1000, 750), ("d.jpg", 2400, 1800))
@@ -64,7 +64,7 @@ async def measure(url: str, path: Path, requests: int, concurrency: int) -> tupl
 
     async def work(numbers: range) -> None:
         for number in numbers:
-            row = Example(str(number), path, "awe")
+            row = labelled_image(str(number), path, "awe")
             question = TeacherQuestion(row, "answer_hidden", 0, prompt, TEXT, picture)
             await teacher.ask(question, teacher.request(question))
 

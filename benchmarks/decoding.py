@@ -101,19 +101,20 @@ def evaluation(work: Work, folder: Path, batches: int, sample: bool) -> Callable
     from stages.models.generate import Answerer
 
     task, config = load_task(work.config.task, work.run.cache), work.config
-    examples = task.select(config.evaluation.split).examples
+    rows = task.select(config.evaluation.split).rows
     answer, size = Answerer(folder, config, 0), config.evaluation.batch_size
-    prompt, most = task.prompt(work.stage.prompt), config.evaluation.max_new_tokens
-    asked = [(prompt, examples[number * size : (number + 1) * size], most, sample, number) for number in range(batches)]
-    rows: list[int] = []
-    answer.model.get_output_embeddings().register_forward_pre_hook(lambda _, states: rows.append(len(states[0])))
+    style, most = work.stage.prompt, config.evaluation.max_new_tokens
+    parts = [rows[number * size : (number + 1) * size] for number in range(batches)]
+    asked = [([task.prompt(row, style) for row in part], part, most, sample, at) for at, part in enumerate(parts)]
+    computed: list[int] = []
+    answer.model.get_output_embeddings().register_forward_pre_hook(lambda _, states: computed.append(len(states[0])))
 
     def ask() -> dict[str, Turn]:
-        rows.clear()
+        computed.clear()
         began = time.process_time()
         said = [one for batch in answer.each(asked) for one in batch]
         seconds = time.process_time() - began
-        counts = {"positions": sum(rows) - len(said), "tokens": sum(length for _, length in said)}
+        counts = {"positions": sum(computed) - len(said), "tokens": sum(length for _, length in said)}
         return {"": (seconds, {"said": said, **counts})}
 
     return ask

@@ -114,7 +114,7 @@ def bare(work: Work, folder: Path) -> None:
     _, parent = parent_checkpoint(work.config, work.run, work.name)
     processor = AutoProcessor.from_pretrained(parent)
     task = load_task(work.config.task, work.run.cache)
-    examples = task.select(work.stage.split).examples
+    examples = task.select(work.stage.split).rows
     options: dict[str, Any] = {
         **work.stage.trainer,
         "output_dir": str(folder),

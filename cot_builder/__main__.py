@@ -161,7 +161,7 @@ def _without_annotation(plan: BuildPlan) -> Iterator[str]:
     for name, teacher in plan.teachers.items():
         if isinstance(teacher, AttributeConfig) and (rows := rows_without_annotation(teacher, plan.task, plan.split)):
             yield (
-                f"teacher {name} writes from annotations, and {rows} of {len(plan.split.examples)} rows have none it "
+                f"teacher {name} writes from annotations, and {rows} of {len(plan.split.rows)} rows have none it "
                 "names: it can only conclude there"
             )
 
@@ -293,12 +293,12 @@ def _describe(plan: BuildPlan) -> str:
     from cot_builder.build.plan import asked_rows
     from pipeline.config.loader import to_plain
 
-    rows = [plan.split.examples[index] for index in plan.rows]
-    classes = Counter(row.label for row in rows)
+    rows = [plan.split.rows[index] for index in plan.rows]
+    classes = Counter(row.gold for row in rows)
     turns = Counter(name for index in plan.rows for name in plan.assigned[index])
-    per_class = ", ".join(f"{name} {classes[name]}" for name in plan.task.labels.names)
+    per_class = ", ".join(f"{name} {classes[name]}" for name in plan.task.closed_labels.names)
     unusable = dict(Counter(problem.reason for problem in plan.split.problems))
-    policies = {label: plan.policy(label) for label in plan.task.labels.names}
+    policies = {label: plan.policy(label) for label in plan.task.closed_labels.names}
     lines = [
         f"folder    {plan.folder}",
         f"recipe    {plan.recipe.name}",

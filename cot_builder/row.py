@@ -11,7 +11,7 @@ from cot_builder.filters.accept import REASONS
 from cot_builder.prompts import Prompt
 from cot_builder.teachers.base import Reply, TeacherQuestion
 from cot_builder.teachers.images import TeacherImage
-from pipeline.types import Example
+from pipeline.types import Question
 
 if TYPE_CHECKING:
     from pipeline.config.schema import CotConfig
@@ -89,8 +89,8 @@ class BuildContext(Protocol):
     def contents(self) -> Contents | None: ...
     def policy(self, label: str) -> Policy: ...
     def is_offline(self, teacher: str) -> bool: ...
-    def reader(self, author: str, row: Example) -> str: ...
-    def hints(self, row: Example) -> list[dict[str, Any]]: ...
+    def reader(self, author: str, row: Question) -> str: ...
+    def hints(self, row: Question) -> list[dict[str, Any]]: ...
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,14 @@ class Row:
     """One row in the hands of a recipe.
 
     Args:
-        example: the labelled image.
+        example: the row.
         teachers: names of the teachers it is asked of, preferred first.
         plan: the build.
         picture: its picture, shared by all requests about it.
         ask: how a teacher is asked.
     """
 
-    example: Example
+    example: Question
     teachers: tuple[str, ...]
     plan: BuildContext
     picture: TeacherImage
@@ -114,7 +114,7 @@ class Row:
     @property
     def origin(self) -> dict[str, Any]:
         """The columns every recipe starts with: id and label."""
-        return {"id": self.example.id, "label": self.example.label}
+        return {"id": self.example.id, "label": self.example.gold}
 
     def question(self, mode: str, prompt: Prompt, attempt: int, *, picture: bool, **options: Any) -> TeacherQuestion:
         """Return a question about this row. `options` are fields of `TeacherQuestion`, and `values` those of the prompt."""

@@ -106,7 +106,7 @@ def fit_sizes(config: RunConfig, run: RunDir, arguments: argparse.Namespace) -> 
         raise UserError(f"--write: {file.resolve().parent} is no folder; make it, or name another")
     if arguments.memory is not None and not arguments.memory > 0:
         raise UserError(f"--memory: {arguments.memory} is no number of GB above 0")
-    rows = len(load_task(config.task, run.cache).select(config.evaluation.split).examples)
+    rows = len(load_task(config.task, run.cache).select(config.evaluation.split).rows)
     words = ["--config", arguments.config, *arguments.overrides]
 
     def start(more: list[str]) -> None:

@@ -97,8 +97,8 @@ def prepare(folder: Path, total: int, tokens: int) -> Bed:
     bed = Bed(folder, total, tokens)
     # Where the builder's run looks too, so that it finds the pictures drawn.
     task = load_task(TaskConfig(name="scenes", options=dict(bed.scenes)), RunDir(folder / "runs", "ours").cache)
-    examples = task.select("train").examples
-    bed.pictures = [example.image for example in examples]
+    examples = task.select("train").rows
+    bed.pictures = [example.images[0] for example in examples]
     bed.text = load_prompt(PROMPT).render(task)
     texts = [bed.text, *(path.read_text() for path in sorted((ROOT / "cot_builder" / "prompts").glob("*.jinja")))]
     sizes = TinyConfig(image_size=SIDE, max_positions=_MAX_POSITIONS, layers=2, vision_layers=1)

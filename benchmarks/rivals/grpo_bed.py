@@ -125,12 +125,12 @@ def prepare(folder: Path, point: Point, size: str) -> Job:
     cache = RunDir(folder / "runs", "rivals").cache
     wanted: dict[str, Any] = {"name": "scenes", "options": {"size": SIDE, "train": ROWS, "val": 1, "test": 1}}
     task = load_task(TaskConfig(**wanted), cache)
-    build_tiny(folder / "model", SIZES[size], tokenizer_texts(task, None), seed=0)
+    build_tiny(folder / "model", SIZES[size], tokenizer_texts(task, task.stand_ins("train"), None), seed=0)
     forbidden = _never_ending(folder / "model")
-    prompt = task.prompt("think")
+    prompt = task.prompt(task.stand_ins("train")[0], "think")
     wanted["question"] = question(_counter(folder / "model", prompt), point.prompt)
     task = load_task(TaskConfig(**wanted), cache)
-    columns = grpo_columns(task, task.select("train").examples, "think")
+    columns = grpo_columns(task, task.select("train").rows, "think")
     (folder / "rows.jsonl").write_text("".join(map(_line, columns["prompt"], columns["images"])))
     trainer = {**options(point), "generation_kwargs": {"suppress_tokens": forbidden}}
     (folder / "run.yaml").write_text(yaml.safe_dump(_run(folder, wanted, trainer)))

@@ -38,7 +38,7 @@ def bare(config: RunConfig, folder: Path) -> None:
 
     task = load_task(config.task, RunDir(config.output_dir, config.name).cache)
     of = config.stage("1")
-    columns = grpo_columns(task, task.select(of.split).examples, of.prompt)
+    columns = grpo_columns(task, task.select(of.split).rows, of.prompt)
     trainer = GRPOTrainer(
         model=config.model.name_or_path,
         reward_funcs=load_rewards(of.reward_funcs, task),

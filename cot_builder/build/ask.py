@@ -124,5 +124,5 @@ def readable(reply: Reply, question: TeacherQuestion) -> Reply:
         ImageError: when what is on record is that the picture could not be decoded.
     """
     if _UNREADABLE in reply.usage:
-        raise ImageError(reply.usage[_UNREADABLE], question.row.image)
+        raise ImageError(reply.usage[_UNREADABLE], question.row.images[0])
     return reply

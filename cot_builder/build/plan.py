@@ -39,7 +39,7 @@ from pipeline.data.templates import own_digests, own_templates
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
 from pipeline.runs.phases import TRANSPORT
-from pipeline.types import Example, Split
+from pipeline.types import Question, Split
 
 
 @dataclass(frozen=True)
@@ -106,7 +106,7 @@ class BuildPlan:
     @property
     def rows(self) -> range:
         """Indices of the rows of this build: all of the split, or a shard's."""
-        whole = len(self.split.examples)
+        whole = len(self.split.rows)
         return range(self.shard.number, whole, self.shard.of) if self.shard else range(whole)
 
     @property
@@ -130,7 +130,7 @@ class BuildPlan:
         """Check whether a teacher writes from annotations instead of looking at pictures."""
         return not isinstance(self.teachers[teacher], OpenAIConfig)
 
-    def reader(self, author: str, row: Example) -> str:
+    def reader(self, author: str, row: Question) -> str:
         """Return who cross-checks a reply: the one configured, or another served teacher than its author."""
         check = self.cot.cross_check
         assert check is not None
@@ -139,7 +139,7 @@ class BuildPlan:
         others = [name for name in self.teachers if name != author and not self.is_offline(name)]
         return _by_turns(others, row, {})[0]
 
-    def hints(self, row: Example) -> list[dict[str, Any]]:
+    def hints(self, row: Question) -> list[dict[str, Any]]:
         """Return the annotated attributes shown to the teacher, those the row has."""
         shown = []
         for name in self.cot.hints:
@@ -188,58 +188,58 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
     teachers = {name: _readdressed(teacher, cot.endpoints.get(name)) for name, teacher in teachers.items()}
     run = RunDir(config.output_dir, config.name)
     task = load_task(config.task, run.cache)
-    if problems := list(task_text_problems(task, special_tokens_of(student_folder(config.model, run)))):
+    if problems := list(task_text_problems(task, (), special_tokens_of(student_folder(config.model, run)))):
         raise UserError(problems)
     problems = [problem for name, teacher in teachers.items() for problem in check_teacher(teacher, name, task)]
     problems += [*recipe.problems_with_rows(), *_problems(cot, task, teachers, prompts, recipe)]
     if problems:
         raise UserError(problems)
-    split = task.select(cot.split)
+    split = task.select_for_training(cot.split)
     if problems := [
         problem for name in teachers if (problem := _nothing_to_write_from(name, teachers[name], task, split))
     ]:
         raise UserError(problems)
     if contents is not None and (left_out := contents.count(asked_rows(task, split)).problem("cot.contents")):
         raise UserError(left_out)
-    if problems := list(cot_row_problems(cot, Counter(row.label for row in split.examples))):
+    if problems := list(cot_row_problems(cot, Counter(row.gold for row in split.rows))):
         raise UserError(problems)
     folder = run.cot / "shards" / shard.name if shard else run.cot
-    assigned = assign(split.examples, [short_name(name) for name in cot.teachers], cot)
+    assigned = assign(split.rows, [short_name(name) for name in cot.teachers], cot)
     return BuildPlan(config, cot, folder, task, split, teachers, prompts, recipe, assigned, shard, contents=contents)
 
 
 def asked_rows(task: Task, split: Split) -> list[tuple[str, str]]:
     """Return (id, question) of every row of a split."""
-    return [(row.id, task.question) for row in split.examples]
+    return [(row.id, row.text) for row in split.rows]
 
 
 def rows_without_annotation(teacher: AttributeConfig, task: Task, split: Split) -> int:
     """Return how many rows an offline teacher has nothing to write from about: no attribute it names, no description."""
     described = (
-        {label for label, text in task.labels.descriptions.items() if text}
+        {label for label, text in task.closed_labels.descriptions.items() if text}
         if DESCRIPTION in teacher.attributes
         else set()
     )
     return sum(
-        row.label not in described and not any(describe(name, row.attributes.get(name)) for name in teacher.attributes)
-        for row in split.examples
+        row.gold not in described and not any(describe(name, row.attributes.get(name)) for name in teacher.attributes)
+        for row in split.rows
     )
 
 
 def _nothing_to_write_from(name: str, teacher: TeacherConfig, task: Task, split: Split) -> str:
     """Why an offline teacher can write nothing about any row; "" where it can, and for served teachers."""
-    if isinstance(teacher, WalkerConfig) and not all("board" in row.attributes for row in split.examples):
+    if isinstance(teacher, WalkerConfig) and not all("board" in row.attributes for row in split.rows):
         return f"cot.teachers: {name} follows the arrows of a board, and rows of {task.name} have none; the task trails has"
-    if not isinstance(teacher, AttributeConfig) or rows_without_annotation(teacher, task, split) < len(split.examples):
+    if not isinstance(teacher, AttributeConfig) or rows_without_annotation(teacher, task, split) < len(split.rows):
         return ""
     return (
         f"cot.teachers: {name} looks at no picture: it writes from annotations ({', '.join(teacher.attributes)}), and none of "
-        f"the {len(split.examples)} rows of {task.name} has one; name a served teacher, or describe the labels "
+        f"the {len(split.rows)} rows of {task.name} has one; name a served teacher, or describe the labels "
         f"(task.descriptions) and name an offline teacher whose file has attributes: [{DESCRIPTION}]"
     )
 
 
-def assign(examples: Sequence[Example], teachers: Sequence[str], cot: CotConfig) -> list[tuple[str, ...]]:
+def assign(examples: Sequence[Question], teachers: Sequence[str], cot: CotConfig) -> list[tuple[str, ...]]:
     """Return the teachers of every row, preferred first.
 
     Weighted rendezvous hashing on the row's id: a row's teachers depend on no other row, and adding a teacher moves only the
@@ -264,7 +264,7 @@ def assign(examples: Sequence[Example], teachers: Sequence[str], cot: CotConfig)
     return assigned
 
 
-def _by_turns(teachers: Sequence[str], row: Example, weights: dict[str, float]) -> list[str]:
+def _by_turns(teachers: Sequence[str], row: Question, weights: dict[str, float]) -> list[str]:
     def rank(name: str) -> float:
         drawn = int.from_bytes(hashlib.sha256(f"teacher:{name}:{row.id}".encode()).digest()[:8])
         return -math.log((drawn + 1) / (2**64 + 1)) / weights.get(name, 1.0)
@@ -305,8 +305,8 @@ def _problems(
         if name in teachers and name not in served:
             yield f"cot.endpoints: {name!r} is offline and has no address"
     for label in cot.per_class:
-        if label not in task.labels.names:
-            yield f"cot.per_class: {label!r} is not a label of task {task.name} ({', '.join(task.labels.names)})"
+        if label not in task.closed_labels.names:
+            yield f"cot.per_class: {label!r} is not a label of task {task.name} ({', '.join(task.closed_labels.names)})"
     asking = {cot.prompt or recipe.prompt, cot.fallback, *(own.get("fallback") for own in cot.per_class.values())} - {
         None
     }

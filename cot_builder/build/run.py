@@ -27,7 +27,7 @@ from pipeline.data.conversations import unanswered
 from pipeline.data.images import ImageError
 from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.types import Example
+from pipeline.types import Question
 
 
 @dataclass
@@ -49,7 +49,7 @@ class BuildOutcome:
 def teachers_of(plan: BuildPlan) -> dict[str, Teacher]:
     """Return the plan's teachers, ready to ask."""
     return make_teachers(
-        plan.teachers, plan.task, plan.split.examples, seed=plan.config.seed, concurrency=plan.cot.concurrency
+        plan.teachers, plan.task, plan.split.rows, seed=plan.config.seed, concurrency=plan.cot.concurrency
     )
 
 
@@ -82,9 +82,9 @@ async def settle(plan: BuildPlan, index: int, ask: AskTeacher, teachers: tuple[s
         Unanswered: when a reply it needs is not to be had.
         UserError: when the recipe keeps a row that brings no prompt and that the task's judge does not find right.
     """
-    example = plan.split.examples[index]
+    example = plan.split.rows[index]
     names = teachers or plan.assigned[index]
-    picture = TeacherImage(example.image, plan.digests.get(example.image))
+    picture = TeacherImage(example.images[0], plan.digests.get(example.images[0]))
     try:
         outcome = await plan.recipe.settle(Row(example, names, plan, picture, ask))
     except ImageError as error:
@@ -94,11 +94,10 @@ async def settle(plan: BuildPlan, index: int, ask: AskTeacher, teachers: tuple[s
         return Outcome(None, (Tried(names[0], "picture", 0, None, "", "unreadable_image", str(error)),))
     finally:
         if picture.is_read:
-            plan.digests[example.image] = picture.digest
-    if outcome.kept is not None and not plan.recipe.brings_prompt:
-        rows = {"id": [example.id], "label": [example.label], "completion": [outcome.kept["completion"]]}
-        if problem := unanswered(plan.task, rows):
-            raise UserError(f"recipe {plan.recipe.name}: {problem}")
+            plan.digests[example.images[0]] = picture.digest
+    kept = None if plan.recipe.brings_prompt else outcome.kept
+    if kept is not None and (problem := unanswered(plan.task, [example], [kept["completion"]])):
+        raise UserError(f"recipe {plan.recipe.name}: {problem}")
     return outcome
 
 
@@ -174,7 +173,7 @@ async def _work(
             ask.stop("stopped")
             return
         else:
-            first.note(plan.split.examples[index].id, outcome)
+            first.note(plan.split.rows[index].id, outcome)
             progress.row(outcome.kept is not None, outcome.reason)
         # An offline teacher, or a full journal, must not keep the others waiting.
         await asyncio.sleep(0)
@@ -219,7 +218,7 @@ class _Stop:
 
 
 def make_teachers(
-    configs: dict[str, TeacherConfig], task: Task, examples: Sequence[Example], *, seed: int, concurrency: int
+    configs: dict[str, TeacherConfig], task: Task, examples: Sequence[Question], *, seed: int, concurrency: int
 ) -> dict[str, Teacher]:
     """Return teachers ready to ask, by name; each must have passed `check_teacher`."""
     teachers: dict[str, Teacher] = {}
@@ -227,7 +226,7 @@ def make_teachers(
         if isinstance(config, AttributeConfig):
             from cot_builder.teachers.attribute import AttributeTeacher
 
-            teachers[name] = AttributeTeacher(name, config, examples, seed, task.labels.descriptions)
+            teachers[name] = AttributeTeacher(name, config, examples, seed, task.closed_labels.descriptions)
         elif isinstance(config, WalkerConfig):
             from cot_builder.teachers.walker import WalkerTeacher
 

@@ -24,7 +24,7 @@ from pipeline.data.task import Task
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.response import REASONS as GRAMMAR_REASONS
 from pipeline.scoring.response import render
-from pipeline.types import Example
+from pipeline.types import Question
 
 if TYPE_CHECKING:
     from pipeline.config.schema import FilterConfig
@@ -77,7 +77,7 @@ class Rejected:
 
 
 def accept(
-    row: Example, reply: Reply, task: Task, filters: FilterConfig, mode: str, special: Sequence[str] = ()
+    row: Question, reply: Reply, task: Task, filters: FilterConfig, mode: str, special: Sequence[str] = ()
 ) -> Accepted | Rejected:
     """Judge a teacher's reasoned reply about a row; the first broken rule is the reason.
 
@@ -96,27 +96,27 @@ def accept(
     if reply.refused is not None:
         return Rejected(reply.refused_as, reply.refused)
     said = reasoned_text(reply)
-    verdict = task.judge(said, row.label)
+    verdict = task.judge(row, said, "think")
     if mode != "attribute" and (words := refusal(said)):
-        return Rejected("refusal", words, verdict.label)
-    if verdict.label is None or verdict.think is None:
+        return Rejected("refusal", words, verdict.answer)
+    if verdict.answer is None or verdict.think is None:
         broken = verdict.reason or "not_a_label"
         return Rejected("truncated", broken) if _cut_off(reply) and broken in GRAMMAR_REASONS else Rejected(broken)
-    answer = verdict.label
+    answer = verdict.answer
     if not verdict.correct:
-        return Rejected("wrong_label", f"{answer}, not {row.label}", answer)
+        return Rejected("wrong_label", f"{answer}, not {row.gold}", answer)
     if token := special_token_in(verdict.think, special):
         return Rejected("special_token", token, answer)
-    if mode != "attribute" and (named := other_conclusion(verdict.think, answer, task.labels)):
+    if mode != "attribute" and (named := other_conclusion(verdict.think, answer, task.closed_labels)):
         return Rejected("other_conclusion", f"concludes {named}, answers {answer}", answer)
-    if mode == "answer_given" and (named := label_before_conclusion(verdict.think, row.label, task.labels)):
+    if mode == "answer_given" and (named := label_before_conclusion(verdict.think, row.gold, task.closed_labels)):
         return Rejected("leakage", f"names {named} before its conclusion", answer)
     if fault := _fault(verdict.think, row, filters, prose=mode != "attribute"):
         return Rejected(*fault, answer)
     return Accepted(verdict.think, answer, render(verdict.think, answer))
 
 
-def accept_text(row: Example, reply: Reply, filters: FilterConfig, special: Sequence[str] = ()) -> str | Rejected:
+def accept_text(row: Question, reply: Reply, filters: FilterConfig, special: Sequence[str] = ()) -> str | Rejected:
     """Judge free text about a row, such as a description: the stripped text, or why it is not kept.
 
     It has no grammar that would show whether it is whole, so one that was cut off at the token limit is `truncated` always.
@@ -149,7 +149,7 @@ def _cut_off(reply: Reply) -> bool:
     return reply.usage.get("finish_reason") == "length"
 
 
-def _fault(text: str, row: Example, filters: FilterConfig, *, prose: bool) -> tuple[str, str] | None:
+def _fault(text: str, row: Question, filters: FilterConfig, *, prose: bool) -> tuple[str, str] | None:
     """The first rule for texts that `text` breaks, and what was found; `prose` is text that no template wrote."""
     if leaked := leaked_phrase(text):
         return "leakage", leaked

@@ -126,7 +126,7 @@ def _front(plan: BuildPlan, manifest: Mapping[str, Any]) -> str:
 
 def _summary(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
     rows = manifest["rows"]
-    yield f"Question: {_inline(plan.task.question)}\n"
+    yield f"Question: {_inline(plan.task.question or '')}\n"
     yield f"Recipe: `{plan.recipe.name}`. {_HOW.get(plan.recipe.name, '')}\n"
     if manifest.get("pictures", {}).get("unusable"):
         yield f"{_inline(usable_line(plan.cot.split.partition('[')[0], manifest['pictures']))}\n"

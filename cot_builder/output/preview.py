@@ -25,9 +25,11 @@ def preview(plan: BuildPlan, journal: ReplyCache, rows: int) -> tuple[str, list[
     """Ask, write ``cot/preview.html`` and return the outcome in words, and a problem per teacher of whom no reply was kept."""
     asked = asyncio.run(_ask(plan, journal, rows))
     shown = [
-        PreviewRow(example.id, example.label, example.image, [reply for replies, _ in of_teachers for reply in replies])
+        PreviewRow(
+            example.id, example.gold, example.images[0], [reply for replies, _ in of_teachers for reply in replies]
+        )
         for index, of_teachers in asked
-        for example in [plan.split.examples[index]]
+        for example in [plan.split.rows[index]]
     ]
     forecast = "\n".join(_forecast(plan, asked))
     title = f"{plan.config.name}: preview of {len(shown)} rows"

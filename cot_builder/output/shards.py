@@ -33,8 +33,8 @@ def finish(plan: BuildPlan, asked: BuildOutcome, replies: int, seconds: float) -
     Returns:
         The record; its `status` is incomplete when rows are unasked.
     """
-    rows = plan.split.examples
-    unasked = [{"id": rows[at].id, "label": rows[at].label, "why": why} for at, why in sorted(asked.unasked.items())]
+    rows = plan.split.rows
+    unasked = [{"id": rows[at].id, "label": rows[at].gold, "why": why} for at, why in sorted(asked.unasked.items())]
     write_unasked(plan, unasked)
     record = {
         "status": "incomplete" if unasked or asked.down else "complete",

@@ -129,9 +129,9 @@ def _image_root(config: RunConfig, run: RunDir, source: CotSource) -> str:
 
     assert config.cot is not None
     first = pq.ParquetFile(run.cot / "train.parquet").read(columns=["id", "image"]).slice(0, 1).to_pylist()
-    examples = load_task(config.task, run.cache).select(config.cot.split).examples
+    examples = load_task(config.task, run.cache).select(config.cot.split).rows
     for row in first:
-        image = next(each.image for each in examples if each.id == row["id"]).absolute().as_posix()
+        image = next(each.images[0] for each in examples if each.id == row["id"]).absolute().as_posix()
         if image.endswith(f"/{row['image']}"):
             return image.removesuffix(f"/{row['image']}")
     return str(source.manifest.get("image_root"))

@@ -9,10 +9,10 @@ from typing import Any
 from pipeline.metrics.classification import in_order
 from pipeline.reports.table import Column, Table, rows_of
 from pipeline.scoring.trace import is_exact
-from pipeline.types import Example
+from pipeline.types import Question
 
 
-def trace_counts(examples: Iterable[Example], thoughts: Mapping[str, str]) -> dict[str, Any]:
+def trace_counts(examples: Iterable[Question], thoughts: Mapping[str, str]) -> dict[str, Any]:
     """Return how many kept rows write the true steps, where the task knows them; {} where it does not.
 
     Args:

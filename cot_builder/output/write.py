@@ -38,7 +38,7 @@ from pipeline.files import digest, file_digest, json_lines, write_atomic, write_
 from pipeline.run_dir import COT, RunDir
 from pipeline.runs.phases import phase_inputs
 from pipeline.scoring.response import GRAMMAR_VERSION
-from pipeline.types import Example
+from pipeline.types import Question
 
 _BATCH = 2000
 _EXAMPLES = 3
@@ -61,7 +61,7 @@ class _Writer:
         """Rows without a reply: id, label and why."""
         self.dropped: set[str] = set()
         """Ids of rows that were kept and then balanced out."""
-        self.root = Path(os.path.commonpath([row.image.absolute().parent for row in plan.split.examples]))
+        self.root = Path(os.path.commonpath([row.images[0].absolute().parent for row in plan.split.rows]))
         self.parquet_path = plan.folder / ".train.parquet.partial"
         self.rejected_path = plan.folder / ".rejected.jsonl.partial"
         similarity = plan.cot.filters.near_duplicate
@@ -78,26 +78,26 @@ class _Writer:
     async def _write_rows(self, parquet: pq.ParquetWriter, rejected: IO[str]) -> None:
         replay = Replay(teachers := teachers_of(self.plan), self.journal)
         batch: list[dict[str, Any]] = []
-        for index, row in enumerate(self.plan.split.examples):
+        for index, row in enumerate(self.plan.split.rows):
             try:
                 outcome = await settle(self.plan, index, replay)
             except Unanswered:
                 why = self.asked.unasked.get(index, "not asked yet")
-                self.tally.unasked[row.label] += 1
+                self.tally.unasked[row.gold] += 1
                 self.tally.why_unasked[why] += 1
-                self.unasked.append({"id": row.id, "label": row.label, "why": why})
+                self.unasked.append({"id": row.id, "label": row.gold, "why": why})
                 continue
             outcome = self._once(row, outcome)
             if outcome.reason in GIVEN_UP_REASONS:
                 self.given_up.setdefault(str(outcome.reason), []).append(row.id)
-            self.tally.settled(row.label, outcome)
+            self.tally.settled(row.gold, outcome)
             for each in outcome.tried:
                 if each.reason is not None:
-                    self._reject(rejected, row.id, row.label, each)
+                    self._reject(rejected, row.id, row.gold, each)
             if outcome.kept is not None:
-                record = {**outcome.kept, "image": row.image.absolute().relative_to(self.root).as_posix()}
+                record = {**outcome.kept, "image": row.images[0].absolute().relative_to(self.root).as_posix()}
                 record[COLUMN] = self._picture_digest(row)
-                self.kept.offer(f"{row.label} {record['mode']} {record['teacher']}", record)
+                self.kept.offer(f"{row.gold} {record['mode']} {record['teacher']}", record)
                 batch.append(record)
             if len(batch) >= _BATCH:
                 parquet.write_table(pa.Table.from_pylist(batch, self.plan.recipe.columns))
@@ -108,18 +108,18 @@ class _Writer:
         for teacher in teachers.values():
             await teacher.close()
 
-    def _picture_digest(self, row: Example) -> str:
+    def _picture_digest(self, row: Question) -> str:
         """The digest of a row's picture as it was asked about; those of offline teachers, who see none, are read here."""
-        if row.image in self.plan.digests:
-            return self.plan.digests[row.image][:LENGTH]
+        if row.images[0] in self.plan.digests:
+            return self.plan.digests[row.images[0]][:LENGTH]
         if not self._digests:
             cache = RunDir(self.plan.config.output_dir, self.plan.config.name).cache
             self._digests = image_digests(
-                (each.image for each in self.plan.split.examples), cache / "image_digests.json"
+                (each.images[0] for each in self.plan.split.rows), cache / "image_digests.json"
             )
-        return self._digests[str(row.image)]
+        return self._digests[str(row.images[0])]
 
-    def _once(self, row: Example, outcome: Outcome) -> Outcome:
+    def _once(self, row: Question, outcome: Outcome) -> Outcome:
         """`outcome`, unless it repeats the text of an earlier row. Templates of the offline teacher do so by design."""
         if self._seen is None or outcome.kept is None or self.plan.is_offline(outcome.kept["teacher"]):
             return outcome
@@ -193,8 +193,8 @@ def finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: f
 def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: float) -> dict[str, Any]:
     writer = _Writer(plan, journal, asked)
     writer.write()
-    report = writer.tally.report(plan.task.labels.names)
-    rows = report["rows"] = {"selected": len(plan.split.examples), **report["rows"]}
+    report = writer.tally.report(plan.task.closed_labels.names)
+    rows = report["rows"] = {"selected": len(plan.split.rows), **report["rows"]}
     why = not_answered(writer.unasked) if rows["unasked"] else "; ".join(_too_few(plan, writer.tally))
     traces = _traces(plan, writer.parquet_path)
     manifest = {
@@ -229,7 +229,7 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
     rejected = writer.rejected.records()
     write_atomic(plan.folder / "README.md", card(plan, manifest, kept[:_EXAMPLES], rejected[:_EXAMPLES]))
     shown = {record["id"] for record in (*kept, *rejected)}
-    pictures = {row.id: row.image for row in plan.split.examples if row.id in shown}
+    pictures = {row.id: row.images[0] for row in plan.split.rows if row.id in shown}
     title = f"{plan.config.name}: chain-of-thought rows"
     write_atomic(
         plan.folder / "gallery.html", gallery_page(title, manifest, kept, rejected, pictures, plan.prompt_texts)
@@ -242,10 +242,10 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
 
 def _traces(plan: BuildPlan, rows: Path) -> dict[str, Any]:
     """How many of the rows that are kept write the true steps; {} for a recipe or a task without them."""
-    if "think" not in plan.recipe.columns.names or not any(row.trace for row in plan.split.examples):
+    if "think" not in plan.recipe.columns.names or not any(row.trace for row in plan.split.rows):
         return {}
     kept = pq.read_table(rows, columns=["id", "think"]).to_pylist()
-    return trace_counts(plan.split.examples, {row["id"]: row["think"] for row in kept})
+    return trace_counts(plan.split.rows, {row["id"]: row["think"] for row in kept})
 
 
 def not_answered(unasked: Sequence[Mapping[str, str]]) -> str:
@@ -267,7 +267,7 @@ def _too_few(plan: BuildPlan, tally: Tally) -> Iterator[str]:
     if tally.kept.total() < plan.cot.min_rows:
         yield f"{tally.kept.total()} rows were kept, fewer than cot.min_rows = {plan.cot.min_rows}"
     least = plan.cot.min_rows_per_class
-    for label in sorted({row.label for row in plan.split.examples}):
+    for label in sorted({row.gold for row in plan.split.rows}):
         if tally.kept[label] < least:
             yield f"class {label} has {tally.kept[label]} kept rows, fewer than cot.min_rows_per_class = {least}"
 
@@ -297,7 +297,7 @@ def inputs(plan: BuildPlan) -> dict[str, Any]:
         },
         **_contents(plan),
         "grammar_version": GRAMMAR_VERSION,
-        "labels": list(plan.task.labels.names),
+        "labels": list(plan.task.closed_labels.names),
         "config": {
             "name": plan.config.name,
             "seed": plan.config.seed,

@@ -35,8 +35,14 @@ class Prompt(Template):
 
     def render(self, task: Task, **values: Any) -> str:
         """Return the text a teacher reads; `values` are the variables that are not the task's own."""
-        options = described(task.labels.names, task.labels.descriptions)
-        known = {"question": task.question, "options": options, "student_prompt": task.prompt("think"), "images": 1}
+        labels, asked = task.closed_labels, task.stand_ins("")[0]
+        options = described(labels.names, labels.descriptions)
+        known = {
+            "question": task.question,
+            "options": options,
+            "student_prompt": task.prompt(asked, "think"),
+            "images": 1,
+        }
         return self.fill(**known, **values)
 
 

@@ -72,12 +72,12 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
 async def settle(row: Row) -> Outcome:
     """See the module."""
     plan, example = row.plan, row.example
-    hints, policy = plan.hints(example), plan.policy(example.label)
+    hints, policy = plan.hints(example), plan.policy(example.gold)
     tried: list[Tried] = []
     observe = await _observed(row)
     for attempt in range(policy.attempts):
         for teacher in row.teachers:
-            values = {"label": example.label, "hints": hints}
+            values = {"label": example.gold, "hints": hints}
             question = row.question(
                 "statements", plan.prompts[_STATEMENTS], 0, picture=False, values=values, temperature=0.0,
                 max_tokens=_STATEMENT_TOKENS,
@@ -125,7 +125,7 @@ async def _observed(row: Row) -> str:
     """What to look for in the picture; "" where nobody says."""
     plan = row.plan
     if plan.contents is not None:
-        return plan.contents.find(row.example.id, plan.task.question) or ""
+        return plan.contents.find(row.example.id, row.example.text) or ""
     # One text for all rows, so it is asked of one teacher, the same for every row.
     asked = row.question(
         "observe", plan.prompts[_OBSERVE], 0, picture=False, temperature=0.0, max_tokens=_OBSERVE_TOKENS

@@ -82,7 +82,7 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
 
 async def settle(row: Row) -> Outcome:
     """See the module."""
-    policy = row.plan.policy(row.example.label)
+    policy = row.plan.policy(row.example.gold)
     tried: list[Tried] = []
     for attempt in range(policy.attempts):
         temperature = policy.temperature(attempt)
@@ -105,7 +105,7 @@ async def _round(
     """Ask every teacher once and judge the replies; gives the columns of the first that may be kept."""
     plan, example = row.plan, row.example
     hints, shown = plan.hints(example), "hints" in prompt.uses
-    values = {"label": example.label, "hints": hints}
+    values = {"label": example.gold, "hints": hints}
     question = row.question(prompt.mode, prompt, attempt, picture=True, values=values, **options)
     replies = await row.ask_all((teacher, question) for teacher in teachers)
     accepted: list[tuple[int, Accepted]] = []
@@ -120,7 +120,7 @@ async def _round(
         else:
             found = (verdict.reason, verdict.detail, verdict.answer)
             tried.append(Tried(teacher, mode, attempt, version, text, *found, reply.usage))
-    agreement = _agreement(tried, example.label)
+    agreement = _agreement(tried, example.gold)
     for position, verdict in accepted:
         chosen = tried[position]
         reason, detail, scores = None, "", dict[str, float]()
@@ -153,7 +153,7 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
     """(score per view, reason or None, detail): can a second teacher arrive at the label without the conclusion?"""
     check, plan = row.plan.cot.cross_check, row.plan
     assert check is not None
-    reader, left = plan.reader(author, row.example), reasoning_without_labels(think, plan.task.labels)
+    reader, left = plan.reader(author, row.example), reasoning_without_labels(think, plan.task.closed_labels)
     if not left:
         return {}, "cross_check_failed", "every sentence names an option, so nothing is left to conclude from"
     scores: dict[str, float] = {}
@@ -162,7 +162,7 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
         questions = [
             row.question(
                 f"check_{view}", plan.prompts[_CHECK_PROMPT], sample, picture=view == "image", values=values,
-                temperature=0.0 if check.samples == 1 else 1.0, max_tokens=_CHECK_TOKENS, choices=plan.task.labels.names,
+                temperature=0.0 if check.samples == 1 else 1.0, max_tokens=_CHECK_TOKENS, choices=plan.task.closed_labels.names,
             )
             for sample in range(check.samples)
         ]  # fmt: skip
@@ -171,7 +171,7 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
         # Says nothing of the reasoning, and its cure is another.
         if refused is not None:
             return scores, refused.refused_as, f"by {reader}, who was to read it: {refused.refused}"
-        hits = sum(plan.task.judge(plain_text(reply), row.example.label, "direct").correct for reply in replies)
+        hits = sum(plan.task.judge(row.example, plain_text(reply), "direct").correct for reply in replies)
         scores[view] = hits / check.samples
     low = [f"{view} {score:.2f} < {check.min_score:g}" for view, score in scores.items() if score < check.min_score]
     return scores, "cross_check_failed" if low else None, f"read by {reader}: {', '.join(low)}" if low else ""

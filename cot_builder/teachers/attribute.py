@@ -17,7 +17,7 @@ from cot_builder.teachers.base import OfflineTeacher, Reply, TeacherQuestion, Te
 from cot_builder.teachers.config import DESCRIPTION, AttributeConfig
 from pipeline.files import digest
 from pipeline.scoring.response import render
-from pipeline.types import Example
+from pipeline.types import Question
 
 VERSION = "2bcdce56b3282d9af95f8d8e80bcb67eae1cbde5ce1721e398c4cf4ea4c168aa"
 """Part of every request's key: another one asks all offline rows anew. Change it when other text is written.
@@ -46,7 +46,7 @@ class AttributeTeacher(OfflineTeacher):
         self,
         name: str,
         config: AttributeConfig,
-        examples: Sequence[Example],
+        examples: Sequence[Question],
         run_seed: int,
         descriptions: Mapping[str, str] | None = None,
     ) -> None:
@@ -66,13 +66,13 @@ class AttributeTeacher(OfflineTeacher):
         """Return everything the reply depends on; the picture and the prompt are not among it."""
         row = question.row
         seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
-        known = {**row.attributes, DESCRIPTION: self._descriptions.get(row.label)}
+        known = {**row.attributes, DESCRIPTION: self._descriptions.get(row.gold)}
         named = {name: known[name] for name in self._config.attributes if known.get(name) is not None}
-        return TeacherRequest.of({**self._fixed, "id": row.id, "label": row.label, "attributes": named, "seed": seed})
+        return TeacherRequest.of({**self._fixed, "id": row.id, "label": row.gold, "attributes": named, "seed": seed})
 
     async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
         """Return the reply to a request; never fails."""
-        return Reply(self.write(request.record["attributes"], question.row.label, request.record["seed"]))
+        return Reply(self.write(request.record["attributes"], question.row.gold, request.record["seed"]))
 
     def write(self, attributes: Mapping[str, Any], label: str, seed: int) -> str:
         """Return the reply about one row.
@@ -140,7 +140,7 @@ def _a(noun: str) -> str:
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 
-def _values_seen(examples: Sequence[Example], names: Sequence[str]) -> dict[str, list[str]]:
+def _values_seen(examples: Sequence[Question], names: Sequence[str]) -> dict[str, list[str]]:
     """Per attribute, every phrase the rows have for it, sorted."""
     seen: dict[str, set[str]] = {name: set() for name in names}
     for example in examples:

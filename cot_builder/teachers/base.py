@@ -11,14 +11,14 @@ from typing import Any, Protocol
 from cot_builder.prompts import Prompt
 from cot_builder.teachers.images import TeacherImage
 from pipeline.files import digest
-from pipeline.types import Example
+from pipeline.types import Question
 
 
 @dataclass(frozen=True)
 class TeacherQuestion:
     """What a recipe wants to know of one teacher: everything that varies from one request to the next."""
 
-    row: Example
+    row: Question
     mode: str
     """answer_hidden, answer_given, or what else the recipe calls it; recorded."""
     attempt: int

@@ -21,6 +21,7 @@ from pipeline.data.task import Task
 from pipeline.files import differences
 from pipeline.run_dir import RunDir
 from pipeline.runs.cot_source import MADE_OF, CotSource
+from pipeline.types import Question
 
 _USED = ("from", *MADE_OF, "min_rows", "min_rows_per_class")
 _NAMED = 3
@@ -61,7 +62,7 @@ def _other_keys(config: RunConfig, run: RunDir, task: Task, source: CotSource) -
     if there.get("name") != own:
         yield f"task.name: {own!r} here, {there.get('name')!r} in {source.named}"
         return
-    theirs, ours = source.manifest.get("labels") or [], list(task.labels.names)
+    theirs, ours = source.manifest.get("labels") or [], list(task.labels.names) if task.labels is not None else []
     for whose, labels in (("here", set(ours) - set(theirs)), ("in " + source.named, set(theirs) - set(ours))):
         if labels:
             yield f"task.labels: {_some(sorted(labels))} only {whose}"
@@ -95,8 +96,12 @@ def _unfit_rows(
             f"{held[0][1]!r}); build the rows here on a copy of {source.named}'s cot/journal, which judges them anew for it"
         )
     # A row with a prompt of its own describes, and has no answer.
-    if "prompt" not in rows and (problem := unanswered(task, rows)):
-        yield problem
+    if "prompt" not in rows:
+        known = {} if task.labels is not None else {row.id: row for row in task.select(config.cot.split).rows}
+        pairs = zip(rows["id"], rows["label"], strict=True)
+        asked = [known.get(row_id, Question(row_id, (), answer=label)) for row_id, label in pairs]
+        if problem := unanswered(task, asked, rows["completion"]):
+            yield problem
     if len(rows["id"]) < config.cot.min_rows:
         yield f"{source.named} has {len(rows['id']):,} rows, fewer than cot.min_rows = {config.cot.min_rows:,}; lower it"
 
@@ -106,7 +111,7 @@ def _other_pictures(
 ) -> Iterator[str]:
     """Rows of which this run has no picture, or another one, or one with another label."""
     assert config.cot is not None
-    examples = load_task(config.task, run.cache).select(config.cot.split).examples
+    examples = load_task(config.task, run.cache).select(config.cot.split).rows
     found = compare_pictures(source.folder, examples, run.cache)
     assert found is not None
     if not found.known:
@@ -114,7 +119,7 @@ def _other_pictures(
             f"the rows of {source.named} do not name their pictures ({COLUMN}), so nothing shows that they are of these; build "
             "them there again, which asks nothing twice"
         )
-    labels = {example.id: example.label for example in examples}
+    labels = {example.id: example.gold for example in examples}
     pairs = [(row_id, then) for row_id, then in zip(rows["id"], rows["label"], strict=True) if row_id in labels]
     relabelled = [row_id for row_id, then in pairs if labels[row_id] != then]
     kinds = {

@@ -80,6 +80,8 @@ def check_splits(
         for key, spec in named.items()
         if parse_split(spec)[0] not in task.splits
     ]
+    trained = {key: spec for key, spec in named.items() if key != "evaluation.split" and ".validation." not in key}
+    unknown += [f"{key}: {problem}" for key, spec in trained.items() if (problem := task.training_problem(spec))]
     known = {key: spec for key, spec in named.items() if parse_split(spec)[0] in task.splits}
     if quick and task.listed is None:
         if unknown:
@@ -159,7 +161,7 @@ def _by_spec(named: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _selected(task: Task, spec: str) -> Selected:
-    labels = Counter(example.label for example in task.select(spec).examples)
+    labels = Counter(row.gold for row in task.select(spec).rows)
     return Selected(labels.total(), labels)
 
 
@@ -172,6 +174,7 @@ def _listed(task: Task, spec: str) -> Selected:
 def _known(task: Task, split: str) -> Counter[str]:
     """The listed rows of a split by the label they mean."""
     assert task.listed is not None
+    assert task.labels is not None
     counts = Counter[str]()
     for spelled, count in task.listed(split).items():
         if (label := task.labels.normalise(spelled)) is not None:
@@ -198,7 +201,7 @@ def _apart(config: RunConfig, task: Task, looked_at: Collection[str], only: Coll
         spec = cot_slice(stage)
         if spec is None or parse_split(spec)[0] != split or (only is not None and name not in only):
             continue
-        rows = range(len(task.read(split).examples) if split in looked_at else _known(task, split).total())
+        rows = range(len(task.read(split).rows) if split in looked_at else _known(task, split).total())
         asked, taken = _part(config.cot.split, rows), _part(spec, rows)
         if asked and not asked & taken:
             holds = f"{len(taken):,} of the {len(rows):,} rows" if taken else f"none of the {len(rows):,} rows"
@@ -217,7 +220,7 @@ def _part(spec: str, rows: range) -> set[int]:
 
 def _label_problems(config: RunConfig, task: Task) -> Iterator[str]:
     """Why `task.labels` cannot be meant: some are the label of no row, and rows have labels that are none of them."""
-    if task.listed is None or not config.task.labels:
+    if task.listed is None or task.labels is None or not config.task.labels:
         return
     spelled = {name for split in task.splits for name in task.listed(split)}
     met = {task.labels.normalise(name) for name in spelled}
@@ -248,7 +251,7 @@ def _lost_classes(
         if split in selected:
             listed.update(known)
             looked = split in looked_at
-            usable.update(Counter(example.label for example in task.read(split).examples) if looked else known)
+            usable.update(Counter(example.gold for example in task.read(split).rows) if looked else known)
     for label in anywhere:
         if anywhere[label] and (usable[label] or not listed[label]):
             continue
@@ -258,7 +261,7 @@ def _lost_classes(
 
 
 def _unlisted_labels(task: Task) -> Iterator[str]:
-    if task.listed is None:
+    if task.listed is None or task.labels is None:
         return
     listed = {task.labels.normalise(spelled) for split in task.splits for spelled in task.listed(split)}
     if missing := [label for label in task.labels.names if label not in listed]:
@@ -266,6 +269,8 @@ def _unlisted_labels(task: Task) -> Iterator[str]:
 
 
 def _missing_classes(task: Task, named: Mapping[str, str], found: Mapping[str, Selected]) -> Iterator[str]:
+    if task.labels is None:
+        return
     anywhere = {label for rows in found.values() for label, count in rows.labels.items() if count}
     for spec, keys in _by_spec(named).items():
         missing = [label for label in task.labels.names if label in anywhere and not found[spec].labels.get(label)]

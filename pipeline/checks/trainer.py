@@ -216,9 +216,18 @@ def _reward_file(told: str, file: Path, function: str) -> Iterator[str]:
             names.add(node.id)
         elif isinstance(node, ast.alias):
             names.add(node.asname or node.name)
+        if isinstance(node, ast.FunctionDef) and node.name == function and "label" in _parameters(node):
+            yield (
+                f"{told}: {file}: {function} asks for the column label; rows have answer in its place, and question for the "
+                "judge (docs/rewards.md): rename the parameter"
+            )
     # What a star brings is known only by running it.
     if function not in names and "*" not in names:
         yield f"{told}: {file} defines no {function}; {did_you_mean(function, names)}"
+
+
+def _parameters(function: ast.FunctionDef) -> set[str]:
+    return {one.arg for one in (*function.args.args, *function.args.kwonlyargs)}
 
 
 def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:

@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pipeline.checks.evaluation import load_lab
 from pipeline.config.schema import RunConfig, TaskConfig
 from pipeline.data.images import ImageError, open_rgb, remembered
-from pipeline.data.load import load_benchmark
+from pipeline.data.load import load_task
 from pipeline.data.student import load_run_task
 from pipeline.data.training_rows import training_examples
 from pipeline.errors import UserError
@@ -104,7 +104,7 @@ def check_run(
     training = training_rows(config, run)
     found = []
     for name, (task, split) in against.items():
-        questions = load_benchmark(task, run.cache).select(split).rows
+        questions = load_task(task, run.cache).select(split).rows
         evaluated = [ComparedRow(row.id, row.images, row.text) for row in questions]
         found.append(compare(name, training, evaluated, run.cache))
     problems = []
@@ -127,7 +127,7 @@ def held_out_of(lab: str | Path) -> dict[str, tuple[TaskConfig, str]]:
 def training_rows(config: RunConfig, run: RunDir) -> list[ComparedRow]:
     """Return every row that some stage of a run trains on, once."""
     task = load_run_task(config, run)
-    return [ComparedRow(example.id, (example.image,), task.question) for example in training_examples(config, task)]
+    return [ComparedRow(example.id, example.images, example.text) for example in training_examples(config, task)]
 
 
 def compare(name: str, training: Sequence[ComparedRow], evaluated: Sequence[ComparedRow], cache: Path) -> Findings:

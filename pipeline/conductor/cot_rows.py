@@ -113,5 +113,5 @@ def cot_pictures(config: RunConfig, run: RunDir) -> CotPictures | None:
         pq.read_schema(run.cot / "train.parquet")
     except (OSError, pa.ArrowException):
         return None
-    examples = load_task(config.task, run.cache).select(config.cot.split).examples
+    examples = load_task(config.task, run.cache).select(config.cot.split).rows
     return compare_pictures(run.cot, examples, run.cache)

@@ -18,9 +18,9 @@ from pipeline.data.student import load_run_task
 from pipeline.data.task import Task
 from pipeline.data.training_rows import training_examples
 from pipeline.run_dir import RunDir
-from pipeline.types import Example
+from pipeline.types import Question
 
-Judged = dict[str, tuple[str, Sequence[Example]]]
+Judged = dict[str, tuple[str, Sequence[Question]]]
 
 
 def shared_lines(config: RunConfig, run: RunDir) -> Iterator[str]:
@@ -36,8 +36,8 @@ def shared_lines(config: RunConfig, run: RunDir) -> Iterator[str]:
     every = [*training, *(row for _, rows in judged.values() for row in rows)]
     # The builder read those of its rows already.
     known = digests_of_rows(run.cot)
-    read = image_digests((row.image for row in every if row.id not in known), run.cache / "image_digests.json")
-    digests = {row.image: known.get(row.id) or read[str(row.image)] for row in every}
+    read = image_digests((row.images[0] for row in every if row.id not in known), run.cache / "image_digests.json")
+    digests = {row.images[0]: known.get(row.id) or read[str(row.images[0])] for row in every}
     for found in equal_pictures(training, judged, digests):
         yield f"warning: {found}"
 
@@ -52,7 +52,7 @@ def compare_own_pictures(config: RunConfig, run: RunDir) -> list[SharedPictures]
         # Each is drawn for its own number, so none is another's copy.
         return []
     training, judged = _rows(config, task)
-    images = [row.image for rows in [training, *(rows for _, rows in judged.values())] for row in rows]
+    images = [row.images[0] for rows in [training, *(rows for _, rows in judged.values())] for row in rows]
     pixels = {path: pixels for path, (pixels, _) in fingerprints(images, run.cache).items()}
     found = {one.key: one for one in equal_pictures(training, judged, pixels)}
     for key, (split, rows) in judged.items():
@@ -65,18 +65,18 @@ def compare_own_pictures(config: RunConfig, run: RunDir) -> list[SharedPictures]
     return list(found.values())
 
 
-def _compared(rows: Sequence[Example]) -> list[ComparedRow]:
-    return [ComparedRow(row.id, (row.image,), "") for row in rows]
+def _compared(rows: Sequence[Question]) -> list[ComparedRow]:
+    return [ComparedRow(row.id, (row.images[0],), "") for row in rows]
 
 
-def _rows(config: RunConfig, task: Task) -> tuple[list[Example], Judged]:
+def _rows(config: RunConfig, task: Task) -> tuple[list[Question], Judged]:
     """(rows that some stage trains on, key: (split, rows) of what is judged and validated on)."""
     task = dataclasses.replace(task, read=functools.cache(task.read))
     named = selections(config)
     judged_keys = [key for key in named if key == "evaluation.split" or key.endswith(".validation.split")]
-    training = {row.image: row for row in training_examples(config, task)}
+    training = {row.images[0]: row for row in training_examples(config, task)}
     judged: Judged = {}
     for key in judged_keys:
         if named[key] not in (spec for spec, _ in judged.values()):
-            judged[key] = (named[key], task.select(named[key]).examples)
+            judged[key] = (named[key], task.select(named[key]).rows)
     return list(training.values()), judged

@@ -33,6 +33,7 @@ from pipeline.config.schema import RunConfig
 from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
 from pipeline.data.student import load_run_task, student_folder, task_text_problems
+from pipeline.data.training_rows import asked_rows
 from pipeline.errors import UserError
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
@@ -68,7 +69,9 @@ def open_task(config: RunConfig, run: RunDir, *, trains: bool = False, quick: bo
         UserError: whatever the task finds wrong, and every split that does not do.
     """
     task = load_run_task(config, run)
-    if problems := list(task_text_problems(task, special_tokens_of(student_folder(config.model, run)))):
+    # Rows of other tasks are read by their base phase.
+    texts = asked_rows(config, task) if task.labels is not None else ()
+    if problems := list(task_text_problems(task, texts, special_tokens_of(student_folder(config.model, run)))):
         raise UserError(problems)
     if not trains:
         return []
@@ -324,7 +327,7 @@ def report(config: RunConfig, run: RunDir) -> str:
     from pipeline.reports.write import write_run_report
 
     phases, doubted = trained_phases(config), changed_settings(config, run)
-    labels = load_task(config.task, run.cache).labels
+    labels = load_task(config.task, run.cache).closed_labels
     page = write_run_report(run.root, phases, labels, config.name, doubted)
     told = forecast_errors(config, run)
     return f"{summary_table(run.root, phases, doubted)}\n" + (f"{told}\n" if told else "") + f"report: {page}"

@@ -23,7 +23,7 @@ from pipeline.errors import UserError
 from pipeline.files import digest, write_atomic
 from pipeline.scoring.multiple_choice import letters
 from pipeline.system.locks import exclusive
-from pipeline.types import Problem, Question, Questions
+from pipeline.types import Problem, Question, Split
 
 VERSION = 3
 """Part of the index's key: raise it when what is taken out of parquet files changes."""
@@ -97,7 +97,7 @@ def find_splits(
     Args:
         config: the run's ``task:`` block.
         what: what belongs at ``task.path`` and where to get it, for the message.
-        splits: the benchmark's splits.
+        splits: the benchmark's splits, and ``train`` where rows of the same columns may be brought.
         find: (``task.path``, split) -> the split's files.
 
     Raises:
@@ -371,7 +371,7 @@ def read_questions(
     folder: Path,
     cache: Path,
     build: Callable[[RawRow], Iterable[Question]],
-) -> Questions:
+) -> Split:
     """Return the questions of all rows of a split that can be asked, and a problem for each row that cannot.
 
     Args:
@@ -416,4 +416,4 @@ def read_questions(
             usable.append(question)
         else:
             problems.append(Problem(question.id, broken[bad], str(bad)))
-    return Questions(tuple(usable), tuple(problems))
+    return Split(tuple(usable), tuple(problems))

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.data.image_digests import image_digests
-from pipeline.types import Example
+from pipeline.types import Question
 
 COLUMN = "image_digest"
 """Column of train.parquet; files of before do not have it."""
@@ -59,7 +59,7 @@ class CotPictures:
             )
 
 
-def compare_pictures(cot: Path, examples: Sequence[Example], cache: Path) -> CotPictures | None:
+def compare_pictures(cot: Path, examples: Sequence[Question], cache: Path) -> CotPictures | None:
     """Compare built rows with the pictures there are now; None where there are no rows that can be read.
 
     Args:
@@ -76,7 +76,7 @@ def compare_pictures(cot: Path, examples: Sequence[Example], cache: Path) -> Cot
         rows = pq.ParquetFile(file).read(columns=["id", *(name for name in (COLUMN,) if name in names)]).to_pydict()
     except (OSError, pa.ArrowException):
         return None
-    images = {example.id: example.image for example in examples}
+    images = {example.id: example.images[0] for example in examples}
     there = [row_id for row_id in rows["id"] if row_id in images]
     changed: list[str] = []
     if COLUMN in rows:

@@ -12,7 +12,7 @@ from pipeline.data.catalogue import fetch_hint
 from pipeline.data.images import HEIC, check_images
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
-from pipeline.types import Example, Problem, Split
+from pipeline.types import Problem, Question, Split
 
 HEIC_SUFFIXES = (".heic", ".heif")
 IMAGE_SUFFIXES = (
@@ -87,12 +87,12 @@ def merge_spellings(counts: Mapping[str, int]) -> tuple[list[str], dict[str, str
     return sorted(names or counts), merged
 
 
-def kept_spellings(rows: Iterable[Example], merged: Mapping[str, str]) -> list[Problem]:
+def kept_spellings(rows: Iterable[Question], merged: Mapping[str, str]) -> list[Problem]:
     """Return a problem for each row whose label is another spelling of a commoner one. Such a row is kept."""
     return [
-        Problem(row.id, "label_spelling", f"row kept; its label {row.label!r} is read as {merged[row.label]!r}")
+        Problem(row.id, "label_spelling", f"row kept; its label {row.gold!r} is read as {merged[row.gold]!r}")
         for row in rows
-        if row.label in merged
+        if row.gold in merged
     ]
 
 
@@ -128,7 +128,7 @@ def label_set(
         raise UserError(f"{where}: {error}") from error
 
 
-def usable(rows: Iterable[Example], labels: LabelSet, problems: Iterable[Problem], cache: Path) -> Split:
+def usable(rows: Iterable[Question], labels: LabelSet, problems: Iterable[Problem], cache: Path) -> Split:
     """Return the rows that can be used, and a problem for each one that cannot.
 
     A row is usable when its label (as the data spells it) is one of `labels`, no earlier row has its id and its
@@ -144,18 +144,18 @@ def usable(rows: Iterable[Example], labels: LabelSet, problems: Iterable[Problem
     seen: set[str] = set()
     candidates = []
     for row in rows:
-        label = labels.normalise(row.label)
-        if not _is_utf8(row.id + str(row.image)):
+        label = labels.normalise(row.gold)
+        if not _is_utf8(row.id + str(row.images[0])):
             found.append(Problem(writable(row.id), "unwritable_name", _RENAME))
         elif row.id in seen:
             found.append(Problem(row.id, "duplicate_id", "an earlier row has this id; that one is used"))
         elif label is None:
-            found.append(
-                Problem(row.id, "unknown_label", f"{row.label[:80]!r} is not one of {', '.join(labels.names)}")
-            )
+            found.append(Problem(row.id, "unknown_label", f"{row.gold[:80]!r} is not one of {', '.join(labels.names)}"))
         else:
-            candidates.append(dataclasses.replace(row, label=label))
+            candidates.append(dataclasses.replace(row, answer=label))
         seen.add(row.id)
-    broken = check_images((row.image for row in candidates), cache / "checked_images.json")
-    found += [Problem(row.id, broken[row.image], str(row.image)) for row in candidates if row.image in broken]
-    return Split(tuple(row for row in candidates if row.image not in broken), tuple(found))
+    broken = check_images((row.images[0] for row in candidates), cache / "checked_images.json")
+    found += [
+        Problem(row.id, broken[row.images[0]], str(row.images[0])) for row in candidates if row.images[0] in broken
+    ]
+    return Split(tuple(row for row in candidates if row.images[0] not in broken), tuple(found))

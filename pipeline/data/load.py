@@ -1,4 +1,4 @@
-"""Load a task or a benchmark by the name of its file in pipeline/tasks."""
+"""Load a task by the name of its file in pipeline/tasks."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark, as_benchmark
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
 from pipeline.files import ROOT, digest
@@ -30,20 +29,6 @@ class TaskOption:
     default: Any
     meaning: str
     choices: Collection[str] = ()
-
-
-def load_benchmark(config: TaskConfig, cache: Path) -> Benchmark:
-    """Load the task or the benchmark `config.name`, both as a benchmark.
-
-    Args:
-        config: a ``task:`` block.
-        cache: a folder the task may write derived files into.
-
-    Raises:
-        UserError: on an unknown name, or whatever the task finds wrong with its data.
-    """
-    loaded = load_file(config, cache)
-    return as_benchmark(loaded) if isinstance(loaded, Task) else loaded
 
 
 def check_options(config: TaskConfig, allowed: Mapping[str, TaskOption]) -> dict[str, Any]:
@@ -74,27 +59,11 @@ def load_task(config: TaskConfig, cache: Path) -> Task:
     """Load the task `config.name`.
 
     Args:
-        config: the run's ``task:`` block.
+        config: a ``task:`` block.
         cache: a folder the task may write derived files into (drawn scenes, images taken out of parquet files).
 
     Raises:
-        UserError: on an unknown name, a benchmark, or whatever the task finds wrong with its data.
-    """
-    if config.name in task_names() and getattr(_module(config.name), "EVALUATED_ONLY", False):
-        trainable = [name for name in task_names() if not getattr(_module(name), "EVALUATED_ONLY", False)]
-        raise UserError(
-            f"task.name: {config.name!r} is a benchmark: it can be evaluated, but not trained on; "
-            f"train on {', '.join(trainable)}"
-        )
-    task: Task = load_file(config, cache)
-    return task
-
-
-def load_file(config: TaskConfig, cache: Path) -> Any:
-    """Return what the file `config.name` gives: a `Task`, or a `pipeline.data.benchmark.Benchmark`.
-
-    Raises:
-        UserError: as `load_task`.
+        UserError: on an unknown name, or whatever the task finds wrong with its data.
     """
     names = task_names()
     if config.name not in names:
@@ -102,7 +71,8 @@ def load_file(config: TaskConfig, cache: Path) -> Any:
             f"task.name: {config.name!r} is not a file of pipeline/tasks; {did_you_mean(config.name, names)}"
         )
     own = cache / f"{config.name}-{digest([config.path, config.options])[:12]}"
-    return _module(config.name).load(config, own)
+    task: Task = _module(config.name).load(config, own)
+    return task
 
 
 def _module(name: str) -> Any:

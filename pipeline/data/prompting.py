@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
-from pipeline.data.task import PROMPT_STYLES
+from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.multiple_choice import letters
 from pipeline.types import Question
 
+PROMPT_STYLES = ("think", "direct")
+"""`think` asks for ``<think>…</think><answer>…</answer>``; `direct` asks for the bare answer."""
 DIRECT_LETTER = "Answer with the option's letter from the given choices directly."
 """The wording of MMMU, CV-Bench and lmms-eval."""
 A_LETTER = "the letter of your choice"
@@ -75,3 +78,12 @@ _WANTED = {
     "text": "a word or a short phrase",
     "list": "the entries of the list, separated by commas,",
 }
+
+
+def asked_for_label(labels: LabelSet, question: Question, style: str) -> str:
+    """Return the question of a labelled image set with all its labels, and the instruction to answer with one of them.
+
+    Raises:
+        ValueError: see `instructed`.
+    """
+    return asked_by_kind(dataclasses.replace(question, kind="label", options=labels.names), style)

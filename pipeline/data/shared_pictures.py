@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pipeline.files import write_json
-from pipeline.types import Example
+from pipeline.types import Question
 
 FILE = "shared_pictures.json"
 """In a run's folder: what was found before its first phase."""
@@ -42,8 +42,8 @@ class SharedPictures:
 
 
 def equal_pictures(
-    training: Sequence[Example],
-    judged: Mapping[str, tuple[str, Sequence[Example]]],
+    training: Sequence[Question],
+    judged: Mapping[str, tuple[str, Sequence[Question]]],
     pixels: Mapping[Path, str | None],
 ) -> list[SharedPictures]:
     """Return what selections share by equal digests; nothing of those that share nothing.
@@ -53,24 +53,24 @@ def equal_pictures(
         judged: key: (its split, its rows).
         pixels: a digest of each picture; None for one that could not be read.
     """
-    known = {digest: row for row in reversed(training) if (digest := pixels.get(row.image))}
+    known = {digest: row for row in reversed(training) if (digest := pixels.get(row.images[0]))}
     found = []
     for key, (split, rows) in judged.items():
-        same = [(row, known[digest]) for row in rows if (digest := pixels.get(row.image)) in known and digest]
+        same = [(row, known[digest]) for row in rows if (digest := pixels.get(row.images[0])) in known and digest]
         if same:
             first = f"{same[0][0].id} is {same[0][1].id}"
             found.append(SharedPictures(key, split, len(rows), len(same), None, first))
-    everything = {row.image: row for rows in [training, *(rows for _, rows in judged.values())] for row in rows}
-    labels: dict[str, Example] = {}
-    twice: list[tuple[Example, Example]] = []
+    everything = {row.images[0]: row for rows in [training, *(rows for _, rows in judged.values())] for row in rows}
+    labels: dict[str, Question] = {}
+    twice: list[tuple[Question, Question]] = []
     for row in everything.values():
-        if digest := pixels.get(row.image):
+        if digest := pixels.get(row.images[0]):
             other = labels.setdefault(digest, row)
-            if other.label != row.label:
+            if other.gold != row.gold:
                 twice.append((row, other))
     if twice:
         row, other = twice[0]
-        first = f"{row.id} is {row.label}, {other.id} is {other.label}"
+        first = f"{row.id} is {row.gold}, {other.id} is {other.gold}"
         found.append(SharedPictures("", "", len(everything), len(twice), None, first))
     return found
 

@@ -15,7 +15,7 @@ from pipeline.data.load import load_task
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.run_dir import BASE, RunDir
-from pipeline.types import Example
+from pipeline.types import Question
 
 UNFIT = "unfit_image"
 """Reason of a row whose picture decodes and that the student's processor refuses."""
@@ -46,8 +46,8 @@ def fit_task(task: Task, family: str | None, cache: Path) -> Task:
     if family is None or unfit_size(family, 1, 10**6) is None:
         return task
 
-    def unfit(examples: Sequence[Example]) -> dict[Path, str]:
-        sizes = remembered((example.image for example in examples), cache / "picture_sizes.json", _size)
+    def unfit(examples: Sequence[Question]) -> dict[Path, str]:
+        sizes = remembered((image for row in examples for image in row.images), cache / "picture_sizes.json", _size)
         found = {path: unfit_size(family, *size) for path, size in sizes.items() if size}
         return {path: why for path, why in found.items() if why is not None}
 
@@ -61,18 +61,27 @@ def _size(path: Path) -> list[int] | None:
         return None
 
 
-def task_text_problems(task: Task, own: Sequence[str] = ()) -> Iterator[str]:
+def task_text_problems(task: Task, rows: Sequence[Question], own: Sequence[str] = ()) -> Iterator[str]:
     """Yield the texts of a task that the student would read as control tokens.
 
     Args:
-        task: its question and labels are what the student reads.
+        task: the question and labels of a labelled image set are what the student reads.
+        rows: of any other task; each has a question and an answer of its own.
         own: tokens of `special_tokens_of`.
     """
-    if token := special_token_in(task.question, own):
+    if task.question is not None and (token := special_token_in(task.question, own)):
         yield f"task.question: {task.question[:80]!r} holds {token!r}, a control token of the student; {_CURE}"
-    for label in task.labels.names:
-        if token := special_token_in(label, own):
-            yield f"task.labels: {label!r} holds {token!r}, a control token of the student; {_CURE}"
+    if task.labels is not None:
+        for label in task.labels.names:
+            if token := special_token_in(label, own):
+                yield f"task.labels: {label!r} holds {token!r}, a control token of the student; {_CURE}"
+        return
+    held = [(row.id, token) for row in rows if (token := special_token_in(f"{row.text} {row.gold}", own))]
+    if held:
+        yield (
+            f"task {task.name}: {len(held):,} of {len(rows):,} rows hold a control token of the student (first: {held[0][0]}, "
+            f"{held[0][1]!r}); {_CURE}"
+        )
 
 
 _CURE = "the picture has its place already, so leave such marks out of the text"

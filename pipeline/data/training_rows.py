@@ -1,6 +1,6 @@
 """The rows a stage trains on, and what they were when it began, so that changed data are noticed and named.
 
-A stage's folder keeps ``data.tsv``: a line per row with its id, a digest of its texts (prompt, label or completion) and one of
+A stage's folder keeps ``data.tsv``: a line per row with its id, a digest of its texts (prompt, answer or completion) and one of
 its pictures' bytes. A picture is read once; its digest is kept in the runs' cache for as long as its size and time of change
 stay the same, so a copied data set is read again and found equal, and an unchanged one costs a stat per file.
 
@@ -25,7 +25,7 @@ from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import digest, write_atomic
 from pipeline.run_dir import COT, RunDir
-from pipeline.types import Example, Split
+from pipeline.types import Question, Split
 
 DATA = "data.tsv"
 ROWS = "rows.parquet"
@@ -41,19 +41,19 @@ def training_columns(config: RunConfig, run: RunDir, name: str, task: Task) -> t
     if stage.data == COT:
         # pipeline.checks refuses the stage otherwise.
         assert config.cot is not None
-        split = task.select(config.cot.split)
-        compared = compare_pictures(run.cot, split.examples, run.cache)
+        split = task.select_for_training(config.cot.split)
+        compared = compare_pictures(run.cot, split.rows, run.cache)
         if compared is not None and (problems := list(compared.problems())):
             raise UserError([f"{name}: {problem}" for problem in problems])
         unfit = {problem.id for problem in split.problems if problem.reason == UNFIT}
-        columns = _within(config, name, task, cot_columns(task, split.examples, run.cot, unfit))
+        columns = _within(config, name, task, cot_columns(task, split.rows, run.cot, unfit))
         check_row_texts(name, columns, config.model, run)
         return columns, split
-    split = task.select(stage.split)
+    split = task.select_for_training(stage.split)
     if stage.data == "labels":
-        columns = label_columns(task, split.examples)
+        columns = label_columns(task, split.rows)
     else:
-        columns = grpo_columns(task, split.examples, stage.prompt)
+        columns = grpo_columns(task, split.rows, stage.prompt)
     check_row_texts(name, columns, config.model, run)
     return columns, split
 
@@ -83,7 +83,7 @@ def rows_within(name: str, spec: str, task: Task, ids: Sequence[str]) -> list[in
     Raises:
         UserError: when it selects none.
     """
-    selected = {example.id for example in task.select(spec).examples}
+    selected = {example.id for example in task.select(spec).rows}
     chosen = [at for at, row_id in enumerate(ids) if row_id in selected]
     if not chosen:
         raise UserError(
@@ -93,19 +93,32 @@ def rows_within(name: str, spec: str, task: Task, ids: Sequence[str]) -> list[in
     return chosen
 
 
-def training_examples(config: RunConfig, task: Task) -> list[Example]:
+def training_examples(config: RunConfig, task: Task) -> list[Question]:
     """Return every row that some stage trains on, once. Of CoT rows, those the builder asks about are taken for built."""
     stages = config.all_stages.values()
     specs: set[tuple[str, str | None]] = {(stage.split, None) for stage in stages if stage.data != COT}
     if config.cot is not None:
         built = {cot_slice(stage) for stage in stages if stage.data == COT} or {None}
         specs |= {(config.cot.split, spec) for spec in built}
-    selected = {spec: task.select(spec).examples for spec in sorted({one for pair in specs for one in pair if one})}
-    rows: dict[tuple[Path, str], Example] = {}
+    selected = {
+        spec: task.select_for_training(spec).rows for spec in sorted({one for pair in specs for one in pair if one})
+    }
+    rows: dict[tuple[tuple[Path, ...], str], Question] = {}
     for spec, within in sorted(specs, key=str):
         ids = {example.id for example in selected[within]} if within else None
-        rows |= {(row.image, row.id): row for row in selected[spec] if ids is None or row.id in ids}
+        rows |= {(row.images, row.id): row for row in selected[spec] if ids is None or row.id in ids}
     return list(rows.values())
+
+
+def asked_rows(config: RunConfig, task: Task) -> Sequence[Question]:
+    """Return rows that hold every text of the task that a student reads: those that are trained on or judged; of a labelled
+    image set, one per label.
+    """
+    if task.labels is not None:
+        return task.stand_ins(config.evaluation.split)
+    judged = {config.evaluation.split}
+    judged |= {stage.validation.split for stage in config.all_stages.values() if stage.validation is not None}
+    return [*training_examples(config, task), *(row for spec in sorted(judged) for row in task.select(spec).rows)]
 
 
 def read_or_build_rows(
@@ -176,12 +189,16 @@ def data_lines(columns: dict[str, list[Any]], cache: Path) -> str:
         columns: id, images and what is trained on.
         cache: the folder all runs share.
     """
-    texts = [name for name in columns if name not in ("id", "images")]
+    # A labelled image set's question stands in its prompt.
+    texts, asked = [name for name in columns if name not in ("id", "images", "question")], columns.get("question")
     paths = (Path(path) for images in columns["images"] for path in images)
     pictures = image_digests(paths, cache / "image_digests.json")
     lines = []
     for number, row_id in enumerate(columns["id"]):
-        text = digest([columns[name][number] for name in texts])[:LENGTH]
+        told = [columns[name][number] for name in texts]
+        if asked is not None and json.loads(asked[number])["kind"] != "label":
+            told.append(asked[number])
+        text = digest(told)[:LENGTH]
         seen = " ".join(pictures[path] for path in columns["images"][number])
         lines.append(f"{json.dumps(row_id)}\t{text}\t{seen}\n")
     return "".join(lines)
@@ -195,7 +212,7 @@ def changes(then: str, now: str) -> list[str]:
     both = [row for row in new if row in old]
     kinds = {
         "images changed": [row for row in both if old[row][1] != new[row][1]],
-        "rows have another prompt, label or completion": [row for row in both if old[row][0] != new[row][0]],
+        "rows have another prompt, answer or completion": [row for row in both if old[row][0] != new[row][0]],
         "rows are gone": [row for row in old if row not in new],
         "rows are new": [row for row in new if row not in old],
     }

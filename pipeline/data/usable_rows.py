@@ -15,7 +15,7 @@ WARN_FROM = 0.05
 
 def usable_counts(split: Split) -> dict[str, Any]:
     """Return ``{"usable": 21, "unusable": {"not_an_image": {"rows": 19, "first": "red/0.txt"}}}`` of a whole split."""
-    usable = len(split.examples) if split.whole is None else split.whole
+    usable = len(split.rows) if split.whole is None else split.whole
     return {"usable": usable, "unusable": _counted(problem for problem in split.problems if problem.reason not in KEPT)}
 
 

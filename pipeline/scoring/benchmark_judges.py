@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
-from pipeline.scoring.multiple_choice import stated_choice
+from pipeline.scoring.labels import LabelSet
+from pipeline.scoring.multiple_choice import stated_choice, stated_label
 from pipeline.scoring.options import Stated
 from pipeline.scoring.response import Malformed, parse
 from pipeline.types import Judgement, Question
@@ -16,9 +17,9 @@ def judged(completion: str, style: str, read: Callable[[str], Judgement]) -> Jud
     """Judge a completion: the whole of it in direct style, the <answer> part in think style.
 
     Args:
-        completion: untrusted text. style: one of `pipeline.data.task.PROMPT_STYLES`. A think completion that breaks the grammar
-        is unparsable, with the broken rule as
-            reason; no benchmark's guess replaces it, since the grammar is ours.
+        completion: untrusted text.
+        style: one of `pipeline.data.prompting.PROMPT_STYLES`. A think completion that breaks the grammar is unparsable, with the
+            broken rule as reason; no benchmark's guess replaces it, since the grammar is ours.
         read: the benchmark's rule.
     """
     if style == "direct":
@@ -37,6 +38,22 @@ def chosen(question: Question, stated: Stated) -> Judgement:
 def judge_choice(question: Question, completion: str, style: str) -> Judgement:
     """Return the judge of benchmarks whose options are read by `stated_choice` alone."""
     return judged(completion, style, lambda text: chosen(question, stated_choice(text, question.options)))
+
+
+def judge_label(labels: LabelSet, completion: str, gold: str | None, style: str) -> Judgement:
+    """Judge one completion against the gold label of a closed set.
+
+    In think style the whole of the <answer> part has to spell the label. In direct style, where no form was asked for, the
+    label that the text states is read, as benchmarks' options are ("The answer is awe."); stating several is wrong.
+    """
+
+    def read(text: str) -> Judgement:
+        found = stated_label(text, labels) if style == "direct" else labels.normalise(text)
+        if found is None:
+            return Judgement(None, False, "not_a_label" if text.strip() else "empty")
+        return Judgement(found, found == gold)
+
+    return judged(completion, style, read)
 
 
 def even_chance(question: Question) -> float:

@@ -4,7 +4,8 @@
 beside ``img/``. Columns idx, type (2D, 3D), task, image, question, choices, answer "(A)", prompt, filename, source (ADE20K, COCO,
 Omni3D). Rows that lack type, choices or source, as re-published subsets do, have them read from the prompt and the file's name.
 
-Splits: ``test``, ``2d``, ``3d``. Official score: ½·[(ADE20K + COCO)/2 + Omni3D], of the three sources' accuracies. The
+Splits: ``test``, ``2d``, ``3d``, which are judged on alone, and ``train`` where rows of these columns are brought as
+``train.parquet`` or ``train.jsonl``. Official score: ½·[(ADE20K + COCO)/2 + Omni3D], of the three sources' accuracies. The
 published code compares the first character after "answer is"; ours wants that letter to stand alone, and reads an option's
 text as well.
 """
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import (
     QuestionColumns,
     RawRow,
@@ -32,10 +32,12 @@ from pipeline.data.benchmark_rows import (
 )
 from pipeline.data.load import check_options
 from pipeline.data.prompting import lettered
+from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracies, accuracy
-from pipeline.types import Problem, Question, Questions
+from pipeline.types import Problem, Question, Split
 
-EVALUATED_ONLY = True
+JUDGED_ONLY = ("test", "2d", "3d")
+"""Splits no stage may train on."""
 SOURCES = ("ADE20K", "COCO", "Omni3D")
 _WHAT = (
     "a copy of https://huggingface.co/datasets/nyu-visionx/CV-Bench: "
@@ -52,24 +54,26 @@ _COLUMNS = QuestionColumns(
 _OPTION = re.compile(r"^\(([A-Z])\)\s*(.*?)\s*$", re.MULTILINE)
 
 
-def load(config: TaskConfig, cache: Path) -> Benchmark:
+def load(config: TaskConfig, cache: Path) -> Task:
     """Find the files; rows and pictures are read when a split is.
 
     Raises:
         UserError: when the files are not there.
     """
     check_options(config, {})
-    folder, files = find_splits(config, _WHAT, ("test", "2d", "3d"), _files)
+    folder, files = find_splits(config, _WHAT, (*JUDGED_ONLY, "train"), _files)
 
-    def read(split: str) -> Questions:
+    def read(split: str) -> Split:
         found = read_questions(split, files[split], _COLUMNS, folder, cache, partial(_questions, split=split))
-        return Questions(found.rows, (*found.problems, *_missing_half(files[split])))
+        return Split(found.rows, (*found.problems, *(_missing_half(files[split]) if split in JUDGED_ONLY else ())))
 
-    return Benchmark("cv_bench", tuple(files), read, official=official)
+    return Task("cv_bench", tuple(files), read, official=official, untrainable=JUDGED_ONLY)
 
 
 def _files(root: Path, split: str) -> list[Path]:
-    """The same files for every split: a row says which it is of."""
+    """The same files for every split of the benchmark: a row says which it is of."""
+    if split not in JUDGED_ONLY:
+        return data_files(root, (split,))
     return [root] if root.is_file() else data_files(root, _FILES)
 
 
@@ -112,7 +116,7 @@ def _source(row: RawRow) -> str:
 
 def _questions(row: RawRow, split: str) -> Iterable[Question]:
     row = {**row, "image": next((row[name] for name in _PICTURES if row.get(name) is not None), None)}
-    if split != "test" and _type(row) != split.upper():
+    if split in ("2d", "3d") and _type(row) != split.upper():
         return
     text = str(row.get("prompt") or row["question"]).strip()
     options = [str(option) for option in listed(row.get("choices"))] or _options_of(text)

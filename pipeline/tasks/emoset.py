@@ -30,12 +30,12 @@ from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root, label_set, usable
 from pipeline.data.images import paths_inside
 from pipeline.data.load import check_options
-from pipeline.data.task import Task
+from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.files import digest
 from pipeline.system.locks import exclusive
 from pipeline.tasks import parquet
-from pipeline.types import Example, Problem, Split
+from pipeline.types import Problem, Question, Split, labelled_image
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -103,7 +103,7 @@ def load(config: TaskConfig, cache: Path, attributes: Sequence[str] = ATTRIBUTES
     def listed(split: str) -> Counter[str]:
         return Counter(row[0] for row in _index(root, split) if _is_row(row))
 
-    return Task("emoset", labels, config.question or QUESTION, splits, read, listed=listed, in_place=True)
+    return labelled_task("emoset", labels, config.question or QUESTION, splits, read, listed=listed, in_place=True)
 
 
 def drawn_task(
@@ -143,7 +143,7 @@ def drawn_task(
         return load(as_drawn, cache, attributes).read(split)
 
     labels = label_set(config, EMOTIONS, DESCRIPTIONS, ANSWERS)
-    return Task(name, labels, config.question or question, SPLITS, read, listed=listed)
+    return labelled_task(name, labels, config.question or question, SPLITS, read, listed=listed)
 
 
 def _write(root: Path, splits: Mapping[str, Iterable[tuple[dict[str, Any], Image]]], jpeg: Mapping[str, Any]) -> None:
@@ -180,8 +180,9 @@ def _load_parquet(config: TaskConfig, cache: Path) -> Task:
         options=columns,
     )
     task = parquet.load(config, cache, EMOTIONS)
-    answers = {name: words for name, words in ANSWERS.items() if name in task.labels.names}
-    return dataclasses.replace(task, name="emoset", labels=dataclasses.replace(task.labels, answers=answers))
+    answers = {name: words for name, words in ANSWERS.items() if name in task.closed_labels.names}
+    known = dataclasses.replace(task.closed_labels, answers=answers)
+    return labelled_task("emoset", known, config.question or QUESTION, task.splits, task.read, listed=task.listed)
 
 
 def _labels_of(info: Path) -> list[str]:
@@ -211,9 +212,9 @@ def _is_row(row: Any) -> bool:
     return isinstance(row, list) and len(row) in (3, 4) and all(isinstance(part, str) for part in row)
 
 
-def _rows(root: Path, split: str, wanted: Sequence[str]) -> tuple[list[Example], list[Problem]]:
+def _rows(root: Path, split: str, wanted: Sequence[str]) -> tuple[list[Question], list[Problem]]:
     """The rows of a split's list, labels as spelled there, and what is wrong with the others."""
-    rows: list[Example] = []
+    rows: list[Question] = []
     problems: list[Problem] = []
     inside = paths_inside(root)
     for number, row in enumerate(_index(root, split)):
@@ -230,7 +231,7 @@ def _rows(root: Path, split: str, wanted: Sequence[str]) -> tuple[list[Example],
         attributes, trouble = _attributes(root, inside(annotation_path), wanted)
         if trouble:
             problems.append(Problem(image_id, "unreadable_annotation", f"row kept; {annotation_path}: {trouble}"))
-        rows.append(Example(image_id, image, emotion, attributes))
+        rows.append(labelled_image(image_id, image, emotion, attributes))
     return rows, problems
 
 

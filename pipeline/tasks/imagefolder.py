@@ -30,10 +30,10 @@ from pipeline.data.image_sets import (
 )
 from pipeline.data.images import inside
 from pipeline.data.load import TaskOption, check_options
-from pipeline.data.task import Task
+from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.files import hash_to_number
-from pipeline.types import Example, Problem, Split
+from pipeline.types import Problem, Question, Split, labelled_image
 
 OPTIONS = {"test_share": TaskOption(0.2, "share of the pictures in `test` where there are no split folders")}
 QUESTION = "What does this image show?"
@@ -113,7 +113,9 @@ def load(config: TaskConfig, cache: Path) -> Task:
             )
         return found
 
-    return Task("imagefolder", labels, config.question or QUESTION, tuple(folders), read, listed=listed, in_place=True)
+    return labelled_task(
+        "imagefolder", labels, config.question or QUESTION, tuple(folders), read, listed=listed, in_place=True
+    )
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,8 @@ def _in_test(row_id: str, share: float) -> bool:
     return hash_to_number(f"test:{row_id}") < share * 2**64
 
 
-def _rows(root: Path, folders: list[tuple[str, ...]]) -> tuple[list[Example], list[Problem]]:
-    rows: list[Example] = []
+def _rows(root: Path, folders: list[tuple[str, ...]]) -> tuple[list[Question], list[Problem]]:
+    rows: list[Question] = []
     problems: list[Problem] = []
     for parts in folders:
         folder, above = root.joinpath(*parts), "/".join(parts)
@@ -174,5 +176,5 @@ def _rows(root: Path, folders: list[tuple[str, ...]]) -> tuple[list[Example], li
             elif not _is_image(name):
                 problems.append(Problem(row_id, "not_an_image", suffix_problem(name)))
             else:
-                rows.append(Example(row_id, folder / name, parts[-1]))
+                rows.append(labelled_image(row_id, folder / name, parts[-1]))
     return rows, problems

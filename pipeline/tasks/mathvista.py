@@ -7,7 +7,8 @@ answer_type, metadata.
 The published score uses GPT-4 to extract answers; ours reads them by rules, see pipeline/scoring/mathvista.py. A
 multiple-choice response without an answer gets the nearest choice (a blank one the shortest), as published, and is marked as
 guessed. The test split's
-answers are not published.
+answers are not published. Both are judged on alone; rows of these columns may be brought as ``train.parquet`` or
+``train.jsonl``.
 """
 
 from __future__ import annotations
@@ -17,16 +18,17 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import QuestionColumns, RawRow, Unusable, find_splits, listed, picture, read_questions
 from pipeline.data.load import check_options
 from pipeline.data.prompting import A_LETTER, instructed, lettered
+from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracies, accuracy, judged
 from pipeline.scoring.mathvista import ANSWER_TYPES, extracted, is_right, replacement
 from pipeline.scoring.multiple_choice import letters
-from pipeline.types import Judgement, Question, Questions
+from pipeline.types import Judgement, Question, Split
 
-EVALUATED_ONLY = True
+JUDGED_ONLY = ("testmini", "test")
+"""Splits no stage may train on."""
 _WHAT = (
     "a copy of https://huggingface.co/datasets/AI4Math/MathVista: data/testmini-*.parquet, or testmini.json and images/"
 )
@@ -39,19 +41,19 @@ _COLUMNS = QuestionColumns(
 _PLACES = {1: "one decimal place, e.g., 1.2, 1.3, 1.4", 2: "two decimal places, e.g., 1.23, 1.34, 1.45"}
 
 
-def load(config: TaskConfig, cache: Path) -> Benchmark:
+def load(config: TaskConfig, cache: Path) -> Task:
     """Find the splits; rows and pictures are read when one is.
 
     Raises:
         UserError: when the files are not there.
     """
     check_options(config, {})
-    folder, files = find_splits(config, _WHAT, ("testmini", "test"))
+    folder, files = find_splits(config, _WHAT, (*JUDGED_ONLY, "train"))
 
-    def read(split: str) -> Questions:
+    def read(split: str) -> Split:
         return read_questions(split, files[split], _COLUMNS, folder, cache, build)
 
-    return Benchmark("mathvista", tuple(files), read, prompt, judge, official=official)
+    return Task("mathvista", tuple(files), read, prompt, judge, official=official, untrainable=JUDGED_ONLY)
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -7,7 +7,8 @@ question, options (a list's Python text), answer, question_type, image_1 … ima
 Most questions have two to nine options; the others are open. The test split's answers are not published: its rows are never
 right.
 
-A subject the copy has no row of is counted as a problem.
+``dev`` and ``validation`` can be trained on, and so can rows of these columns that are brought as ``train`` files; ``test`` is
+judged on alone. A subject the copy has no row of is counted as a problem.
 """
 
 from __future__ import annotations
@@ -19,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import (
     QuestionColumns,
     RawRow,
@@ -33,12 +33,14 @@ from pipeline.data.benchmark_rows import (
 )
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import A_LETTER, DIRECT_LETTER, instructed, lettered
+from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
 from pipeline.scoring.benchmark_judges import accuracies, accuracy, chosen, judged
 from pipeline.scoring.mmmu import RULES, guess, open_candidates, open_number_right, open_right, read_choice
-from pipeline.types import Judgement, Problem, Question, Questions
+from pipeline.types import Judgement, Problem, Question, Split
 
-EVALUATED_ONLY = True
+JUDGED_ONLY = ("test",)
+"""Splits no stage may train on."""
 DOMAINS = {
     "Art and Design": ("Art", "Art_Theory", "Design", "Music"),
     "Business": ("Accounting", "Economics", "Finance", "Manage", "Marketing"),
@@ -78,7 +80,7 @@ _COLUMNS = QuestionColumns(
 _MARK = re.compile(r"<image (\d+)>")
 
 
-def load(config: TaskConfig, cache: Path) -> Benchmark:
+def load(config: TaskConfig, cache: Path) -> Task:
     """Find the splits; rows and pictures are read when one is.
 
     Raises:
@@ -86,19 +88,23 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     """
     options = check_options(config, OPTIONS)
     rule, subjects = options["rule"], _subjects(options["subjects"])
-    folder, files = find_splits(config, _WHAT, ("dev", "validation", "test"), partial(_files, subjects=subjects))
+    folder, files = find_splits(
+        config, _WHAT, ("dev", "validation", "test", "train"), partial(_files, subjects=subjects)
+    )
 
-    def read(split: str) -> Questions:
+    def read(split: str) -> Split:
         found = read_questions(split, files[split], _COLUMNS, folder, cache, partial(_questions, subjects=subjects))
         there = {subject_of(name) for name in (*(row.id for row in found.rows), *(lost.id for lost in found.problems))}
         lost = [
             Problem(subject, "missing_subject", "the copy has no row of it")
             for subject in subjects
-            if subject not in there
+            if split != "train" and subject not in there
         ]
-        return Questions(found.rows, (*found.problems, *lost))
+        return Split(found.rows, (*found.problems, *lost))
 
-    return Benchmark("mmmu", tuple(files), read, prompt, partial(judge, rule=rule), official=official)
+    return Task(
+        "mmmu", tuple(files), read, prompt, partial(judge, rule=rule), official=official, untrainable=JUDGED_ONLY
+    )
 
 
 def _subjects(given: Any) -> tuple[str, ...]:

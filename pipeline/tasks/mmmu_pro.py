@@ -5,6 +5,7 @@ with ``test-*.parquet``, or ``test.json`` and its pictures; or one such folder. 
 Python text), answer, image_1 … image_7 (vision: image), subject.
 
 The benchmark's overall score is the mean of the accuracies of ``standard_10`` and ``vision``; each is a task of its own here.
+``test`` is judged on alone; rows of these columns may be brought as ``train`` files beside it.
 """
 
 from __future__ import annotations
@@ -14,7 +15,6 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import (
     QuestionColumns,
     RawRow,
@@ -28,11 +28,13 @@ from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import instructed, lettered
+from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, RULE, judge, official, subject_of, with_pictures
-from pipeline.types import Question, Questions
+from pipeline.types import Question, Split
 
-EVALUATED_ONLY = True
+JUDGED_ONLY = ("test",)
+"""Splits no stage may train on."""
 SETTINGS = {"standard_10": "standard (10 options)", "standard_4": "standard (4 options)", "vision": "vision"}
 OPTIONS = {"setting": TaskOption("standard_10", ", ".join(SETTINGS), tuple(SETTINGS)), "rule": RULE}
 _DIRECT = "Answer with the option letter from the given choices directly."
@@ -50,7 +52,7 @@ _STANDARD = QuestionColumns(IMAGES, ("id", "question", "options", "answer"), ("s
 _VISION = QuestionColumns(("image",), ("id", "options", "answer"), ("subject", "topic_difficulty"))
 
 
-def load(config: TaskConfig, cache: Path) -> Benchmark:
+def load(config: TaskConfig, cache: Path) -> Task:
     """Find the setting's files; rows and pictures are read when the split is.
 
     Raises:
@@ -59,28 +61,36 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     options = check_options(config, OPTIONS)
     setting, rule = options["setting"], options["rule"]
     folder, files = _files(data_root(config, _WHAT), setting)
-    if not files:
+    if "test" not in files:
         hint = fetch_hint("mmmu_pro", config.path)
         raise UserError(
             f"task.path: {config.path!r} holds no {SETTINGS[setting]}/test-*.parquet; the mmmu_pro task needs {_WHAT}{hint}"
         )
 
-    def read(split: str) -> Questions:
+    def read(split: str) -> Split:
         columns, build = (_VISION, _of_vision) if setting == "vision" else (_STANDARD, _of_standard)
-        return read_questions(split, files, columns, folder, cache, build)
+        return read_questions(split, files[split], columns, folder, cache, build)
 
     def prompt(question: Question, style: str) -> str:
         return instructed(question.text, style, DIRECT[setting]).lstrip("\n")
 
-    return Benchmark("mmmu_pro", ("test",), read, prompt, partial(judge, rule=rule, pro=True), official=official)
+    return Task(
+        "mmmu_pro",
+        tuple(files),
+        read,
+        prompt,
+        partial(judge, rule=rule, pro=True),
+        official=official,
+        untrainable=JUDGED_ONLY,
+    )
 
 
-def _files(root: Path, setting: str) -> tuple[Path, Sequence[Path]]:
-    """The folder that holds the setting and its files; the root itself when it is such a folder."""
+def _files(root: Path, setting: str) -> tuple[Path, dict[str, list[Path]]]:
+    """The folder that holds the setting and its files by split; the root itself when it is such a folder."""
     for folder in (root / SETTINGS[setting], root / setting, root):
-        if files := data_files(folder, ("test",)):
+        if files := {split: found for split in ("test", "train") if (found := data_files(folder, (split,)))}:
             return folder, files
-    return root, []
+    return root, {}
 
 
 def _of_standard(row: RawRow) -> Iterable[Question]:

@@ -3,7 +3,8 @@
 `path` is a copy of the hub's Lin-Chen/MMStar: ``mmstar.parquet``, or its rows as .jsonl or .json beside a folder of pictures.
 Columns index, question (with "Options: A: …, B: …" inside), image, answer, category, l2_category.
 
-Split: ``val``. Score: ``micro``, the accuracy over all rows, which the benchmark's own code calls its final score (with 250 rows
+Splits: ``val``, which is judged on alone, and ``train`` where rows of these columns are brought as ``train.parquet`` or
+``train.jsonl``. Score: ``micro``, the accuracy over all rows, which the benchmark's own code calls its final score (with 250 rows
 each, it is the mean of the six categories as well); also ``average``, the mean over the 18 l2 categories, which lmms-eval
 tells. The published code compares the first character of
 the answer, or the one after "(", "option " or "the answer is "; ours wants it to stand alone, and reads an option's text as
@@ -18,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import (
     QuestionColumns,
     RawRow,
@@ -30,10 +30,12 @@ from pipeline.data.benchmark_rows import (
     read_questions,
 )
 from pipeline.data.load import check_options
+from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracies, accuracy
-from pipeline.types import Question, Questions
+from pipeline.types import Question, Split
 
-EVALUATED_ONLY = True
+JUDGED_ONLY = ("val",)
+"""Splits no stage may train on."""
 _WHAT = "a copy of https://huggingface.co/datasets/Lin-Chen/MMStar: mmstar.parquet, or mmstar.json and its pictures"
 _COLUMNS = QuestionColumns(
     ("image", "image_path"), ("index", "question", "answer", "category", "l2_category"), ids=("index",)
@@ -41,23 +43,25 @@ _COLUMNS = QuestionColumns(
 _OPTIONS = re.compile(r"(?:^|[\n,;.]|\bOptions:)\s*\(?([A-Z])(?:\)|:|\.)\s+", re.IGNORECASE)
 
 
-def load(config: TaskConfig, cache: Path) -> Benchmark:
+def load(config: TaskConfig, cache: Path) -> Task:
     """Find the files; rows and pictures are read when the split is.
 
     Raises:
         UserError: when the files are not there.
     """
     check_options(config, {})
-    folder, files = find_splits(config, _WHAT, ("val",), _files)
+    folder, files = find_splits(config, _WHAT, ("val", "train"), _files)
 
-    def read(split: str) -> Questions:
+    def read(split: str) -> Split:
         return read_questions(split, files[split], _COLUMNS, folder, cache, _questions)
 
-    return Benchmark("mmstar", tuple(files), read, official=official)
+    return Task("mmstar", tuple(files), read, official=official, untrainable=JUDGED_ONLY)
 
 
 def _files(root: Path, split: str) -> list[Path]:
-    return [root] if root.is_file() else data_files(root, ("mmstar", "MMStar", split))
+    if root.is_file():
+        return [root] if split != "train" else []
+    return data_files(root, (split,) if split == "train" else ("mmstar", "MMStar", split))
 
 
 def official(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

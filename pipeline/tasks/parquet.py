@@ -25,11 +25,11 @@ from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import data_root, kept_spellings, label_set, merge_spellings, usable
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
-from pipeline.data.task import Task
+from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.files import digest, write_atomic
 from pipeline.system.locks import exclusive
-from pipeline.types import Example, Problem, Split
+from pipeline.types import Problem, Question, Split, labelled_image
 
 VERSION = 2
 """Part of the index's key: raise it when what is extracted changes."""
@@ -99,7 +99,7 @@ def load(config: TaskConfig, cache: Path, index_names: Sequence[str] | None = No
                             found[label] += count
         return found
 
-    return Task("parquet", labels, config.question or QUESTION, tuple(files), read, listed=listed)
+    return labelled_task("parquet", labels, config.question or QUESTION, tuple(files), read, listed=listed)
 
 
 def split_files(root: Path) -> dict[str, list[Path]]:
@@ -186,7 +186,7 @@ def _label_names(files: list[Path], column: str) -> tuple[list[str], dict[str, s
 
 def _rows(
     folder: Path, files: list[Path], split: str, columns: ImageColumns, names: list[str] | None, cache: Path
-) -> tuple[list[Example], list[Problem]]:
+) -> tuple[list[Question], list[Problem]]:
     """The rows of a split, out of the index of an earlier call where its files are unchanged."""
     stamps = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
     key = digest([VERSION, stamps, dataclasses.asdict(columns), names])
@@ -198,7 +198,7 @@ def _rows(
             listed = list(_extract(folder, files, split, columns, names, images))
             write_atomic(index, json.dumps({"key": key, "rows": listed}))
     rows = [
-        Example(
+        labelled_image(
             row["id"], images / row["file"] if "file" in row else folder / row["path"], row["label"], row["attributes"]
         )
         for row in listed

@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import (
     QuestionColumns,
     RawRow,
@@ -34,13 +33,13 @@ from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import asked_by_kind
 from pipeline.data.question_columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
 from pipeline.data.question_rows import RowReader
+from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.formatting import join_counts
 from pipeline.scoring.benchmark_judges import accuracy
 from pipeline.scoring.kinds import KINDS, OPEN_KINDS, chance, judge_kind
-from pipeline.types import Question, Questions
+from pipeline.types import Question, Split
 
-EVALUATED_ONLY = True
 SPLITS = ("train", "validation", "val", "dev", "test")
 FORMATS = ("parquet", "arrow", "jsonl", "json", "csv")
 OPTIONS = {
@@ -57,7 +56,7 @@ _NO_ROWS = frozenset(("dataset_info", "dataset_infos", "dataset_dict", "state", 
 _SHOWN_ROWS = 2
 
 
-def load(config: TaskConfig, cache: Path) -> Benchmark:
+def load(config: TaskConfig, cache: Path) -> Task:
     """Find the splits and what their columns are; rows and pictures are read when a split is.
 
     Raises:
@@ -83,7 +82,7 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
         raise UserError(problems)
     rows = {split: RowReader(split, columns[split], config, options) for split in splits}
 
-    def read(split: str) -> Questions:
+    def read(split: str) -> Split:
         reader = rows[split]
         numbers = itertools.count()
         seen: set[str] = set()
@@ -94,9 +93,9 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
 
         wanted = QuestionColumns(reader.columns.pictures, (), reader.columns.read, reader.ids)
         found = read_questions(split, splits[split], wanted, folder, cache, build)
-        return Questions(found.rows, (*found.problems, *reader.later_turns))
+        return Split(found.rows, (*found.problems, *reader.later_turns))
 
-    return Benchmark(
+    return Task(
         "questions",
         tuple(splits),
         read,

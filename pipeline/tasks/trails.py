@@ -27,7 +27,7 @@ from pipeline.config.schema import TaskConfig
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.types import Example, Split
+from pipeline.types import Question, Split
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -112,7 +112,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
 
     def read(split: str) -> Split:
         found = task.read(split)
-        return dataclasses.replace(found, examples=tuple(map(_with_trace, found.examples)))
+        return dataclasses.replace(found, rows=tuple(map(_with_trace, found.rows)))
 
     return dataclasses.replace(task, read=read)
 
@@ -128,7 +128,7 @@ def _option_problems(options: dict[str, Any]) -> Iterator[str]:
         yield f"task.options.walk: {walk!r} is not in order and from 1 to {LONGEST}, the longest this board holds"
 
 
-def _with_trace(example: Example) -> Example:
+def _with_trace(example: Question) -> Question:
     """A row with the group it is in and its true reasoning, both from its board."""
     words = follow(board_of(example.attributes["board"]))
     return dataclasses.replace(example, groups={"walk": str(len(words) // 2 - 1)}, trace=" ".join(words))

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.benchmark_rows import (
     QuestionColumns,
     RawRow,
@@ -35,10 +34,10 @@ from pipeline.data.benchmark_rows import (
 from pipeline.data.images import inside
 from pipeline.data.load import TaskOption, check_options
 from pipeline.data.prompting import lettered
+from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracy
-from pipeline.types import Problem, Question, Questions
+from pipeline.types import Problem, Question, Split
 
-EVALUATED_ONLY = True
 OPTIONS = {"mode": TaskOption("both", "qa, qar or both, which alone gives Q→AR", ("both", "qa", "qar"))}
 _WHAT = "vcr1annots/val.jsonl and vcr1images/, from https://visualcommonsense.com/download/"
 _COLUMNS = QuestionColumns(
@@ -53,7 +52,7 @@ Tokens = Sequence[str | Sequence[int]]
 Box = tuple[int, int, int, int]
 
 
-def load(config: TaskConfig, cache: Path) -> Benchmark:
+def load(config: TaskConfig, cache: Path) -> Task:
     """Find the splits; rows and pictures are read when one is.
 
     Raises:
@@ -63,13 +62,13 @@ def load(config: TaskConfig, cache: Path) -> Benchmark:
     root, files = find_splits(config, _WHAT, ("val", "train"), _files)
     images = root / "vcr1images" if (root / "vcr1images").is_dir() else root
 
-    def read(split: str) -> Questions:
+    def read(split: str) -> Split:
         without: list[Problem] = []
         build = functools.partial(_questions, mode=mode, images=images, without=without)
         found = read_questions(split, files[split], _COLUMNS, images, cache, build)
-        return Questions(found.rows, (*found.problems, *without))
+        return Split(found.rows, (*found.problems, *without))
 
-    return Benchmark("vcr", tuple(files), read, official=official)
+    return Task("vcr", tuple(files), read, official=official)
 
 
 def _files(root: Path, split: str) -> list[Path]:

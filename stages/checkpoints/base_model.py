@@ -9,6 +9,7 @@ from pipeline.config.families import model_type, tiny_families
 from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
 from pipeline.data.student import fit_task, task_text_problems
+from pipeline.data.training_rows import asked_rows
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.run_dir import BASE, COT
@@ -30,7 +31,8 @@ def make_base_model(work: Work) -> None:
         from stages.models.tiny import build_tiny
 
         folder = run.final(BASE)
-        texts = tokenizer_texts(load_task(config.task, run.cache), run.cot if config.cot else None)
+        drafted = load_task(config.task, run.cache)
+        texts = tokenizer_texts(drafted, asked_rows(config, drafted), run.cot if config.cot else None)
         build_tiny(folder, config.model.tiny, texts, config.seed)
     else:
         folder = find_model(config.model)
@@ -46,7 +48,7 @@ def make_base_model(work: Work) -> None:
 
     task = load_task(config.task, run.cache)
     family = model_type(folder)
-    problems = [*task_text_problems(task, special_tokens_of(folder))]
+    problems = [*task_text_problems(task, asked_rows(config, task), special_tokens_of(folder))]
     problems += base_model_problems(folder, config, fit_task(task, family, run.cache))
     if problems:
         raise UserError([f"base: {folder}: {problem}" for problem in problems])

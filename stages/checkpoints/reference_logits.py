@@ -15,11 +15,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pipeline.data.conversations import user_turn
+from pipeline.data.conversations import in_order, user_turn
 from pipeline.data.images import open_rgb
 from pipeline.data.task import Task
 from pipeline.scoring.response import render
-from pipeline.types import Example
+from pipeline.types import Question
 from stages.models.chat import answer_text, prompt_text
 from stages.models.loading import plain
 
@@ -71,24 +71,28 @@ def measure(model: Any, processor: Any, task: Task, split: str, style: str) -> R
     return Reference(rows, logits, str(model.dtype).removeprefix("torch."), {"split": split, "style": style})
 
 
-def examples(task: Task, split: str) -> Sequence[Example]:
+def examples(task: Task, split: str) -> Sequence[Question]:
     """Return the rows that are asked."""
-    return task.select(split).examples[:ROWS]
+    return task.select(split).rows[:ROWS]
 
 
 def inputs_of(processor: Any, task: Task, split: str, style: str) -> Iterator[tuple[dict[str, Any], Any]]:
-    """Yield each row as (its id and the digests of its tensors, the tensors): picture, prompt and a fixed short completion.
+    """Yield each row as (its id and the digests of its tensors, the tensors): pictures, prompt and a fixed short completion.
 
     They come one by one, so that nothing is padded.
     """
-    label = task.labels.names[0]
-    completion = render("The picture shows it.", label) if style == "think" else label
-    turns = user_turn(task.prompt(style))
-    text = prompt_text(processor, turns) + answer_text(processor, turns, completion)
-    for example in examples(task, split):
-        images = [[open_rgb(example.image)]]
-        inputs = processor(text=[text], images=images, return_tensors="pt", add_special_tokens=False)
-        yield {"id": example.id, "tensors": {key: _digest(value) for key, value in inputs.items()}}, inputs
+    for row in examples(task, split):
+        # Every row of a labelled image set is given the first label, so that all read one text.
+        answer = task.labels.names[0] if task.labels is not None else row.gold
+        completion = render("The picture shows it.", answer) if style == "think" else answer
+        prompt = task.prompt(row, style)
+        turns = user_turn(prompt, len(row.images))
+        text = prompt_text(processor, turns) + answer_text(processor, turns, completion)
+        images = [[open_rgb(image) for image in in_order(prompt, row.images)]]
+        inputs = processor(
+            text=[text], images=images if images[0] else None, return_tensors="pt", add_special_tokens=False
+        )
+        yield {"id": row.id, "tensors": {key: _digest(value) for key, value in inputs.items()}}, inputs
 
 
 @torch.no_grad()

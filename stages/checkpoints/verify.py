@@ -96,7 +96,7 @@ def base_model_problems(folder: Path, config: Any, task: Task) -> list[str]:
     # Models on the hub have some; none is used.
     problems = [one for one in problems if not one.startswith("unexpected")]
     processor = load_processor(folder, config)
-    if told := chat_problems(processor, task):
+    if told := chat_problems(processor, task, task.stand_ins(config.evaluation.split)):
         # Rows cannot be made into tensors either.
         return [*problems, *told]
     with tempfile.TemporaryDirectory() as saved:
@@ -188,7 +188,8 @@ def _compare_logits(final: Path, reference: Reference, work: Work, task: Task) -
 def _answers(answer: Answerer, work: Work, task: Task) -> dict[str, int]:
     """Greedy answers to the first rows of the evaluation, and how many of them are well formed."""
     rows, style = examples(task, work.config.evaluation.split), work.stage.prompt
-    said = answer(task.prompt(style), rows, answer_tokens(work.config, style), sample=False, seed=0)
-    verdicts = [task.judge(text, row.label, style) for (text, _), row in zip(said, rows, strict=True)]
-    formed = [well_formed({"label": one.label, "reason": one.reason, "style": style}) for one in verdicts]
+    prompts = [task.prompt(row, style) for row in rows]
+    said = answer(prompts, rows, answer_tokens(work.config, style), sample=False, seed=0)
+    verdicts = [task.judge(row, text, style) for (text, _), row in zip(said, rows, strict=True)]
+    formed = [well_formed({"label": one.answer, "reason": one.reason, "style": style}) for one in verdicts]
     return {"asked": len(rows), "parsed": sum(formed)}

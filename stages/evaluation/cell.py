@@ -24,9 +24,9 @@ from pipeline.config.evaluation import (
     style_of,
 )
 from pipeline.config.loader import to_plain
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.contents import Contents, read_contents
-from pipeline.data.load import load_benchmark
+from pipeline.data.load import load_task
+from pipeline.data.task import Task
 from pipeline.data.templates import Template, own_templates
 from pipeline.data.training_rows import trained_questions
 from pipeline.errors import UserError
@@ -37,7 +37,7 @@ from pipeline.metrics.rotations import Rotations, rotations
 from pipeline.metrics.stored import to_json
 from pipeline.runs.provenance import provenance
 from pipeline.scoring.response import GRAMMAR_VERSION
-from pipeline.types import Question, Questions
+from pipeline.types import Question, Split
 from stages.evaluation import modes, prompts
 from stages.evaluation.backends import base, checkpoint
 from stages.evaluation.cell_record import GIVEN_UP, PredictionRow, Record, picture_digests, rows_digest
@@ -68,7 +68,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
     lab_task = config.tasks[cell.task]
     with folder_lock(folder):
         cache = Path(config.output_dir) / ".cache"
-        benchmark = load_benchmark(lab_task.task, cache)
+        benchmark = load_task(lab_task.task, cache)
         rows = benchmark.select(lab_task.split, lab_task.subset_seed)
         asked, once = rotate(
             rows.rows, config.rotate_options, lambda question: benchmark.prompt(question, style_of(cell.mode))
@@ -86,7 +86,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
             observer=observer,
             texts=lab_folder(config) / "texts",
             pictures=picture_digests(rows.rows, cache),
-            vocabulary=vocabulary(row.facts.get("attributes") or {} for row in rows.rows),
+            vocabulary=vocabulary(row.attributes for row in rows.rows),
             own_prompts=_own_prompts(config),
             contents=_contents(cell, lab_task, rows.rows),
         )
@@ -191,7 +191,7 @@ def _contents(cell: Cell, task: LabTask, rows: Sequence[Question]) -> Contents |
     return contents
 
 
-def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Questions) -> dict[str, Any]:
+def _inputs(config: LabConfig, cell: Cell, setting: Setting, rows: Split) -> dict[str, Any]:
     """Everything the answers of a cell depend on."""
     task = to_plain(setting.task)
     inputs: dict[str, Any] = {
@@ -256,8 +256,8 @@ def _smoke(questions: Sequence[Question], answered: dict[str, PredictionRow], na
 
 
 def _figures(
-    benchmark: Benchmark,
-    rows: Questions,
+    benchmark: Task,
+    rows: Split,
     answers: Sequence[PredictionRow],
     setting: Setting,
     seconds: float,

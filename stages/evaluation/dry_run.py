@@ -19,7 +19,7 @@ from pipeline.conductor.run import open_task
 from pipeline.config.derived import passes
 from pipeline.config.evaluation import LabConfig, LabModel, LabTask, cells
 from pipeline.config.schema import RunConfig
-from pipeline.data.load import load_benchmark
+from pipeline.data.load import load_task
 from pipeline.data.student import load_run_task
 from pipeline.errors import UserError
 from pipeline.formatting import join_counts
@@ -99,7 +99,7 @@ def _tell(checks: Iterable[Check], problems: list[str]) -> list[str]:
 
 
 def _rows(name: str, task: LabTask, cache: Path) -> str:
-    found = load_benchmark(task.task, cache).select(task.split, task.subset_seed)
+    found = load_task(task.task, cache).select(task.split, task.subset_seed)
     unusable = f"; cannot be asked: {join_counts(found.problem_counts)}" if found.problems else ""
     return f"{name}: {len(found.rows)} rows of {task.split}{unusable}"
 
@@ -126,7 +126,7 @@ def _split(config: RunConfig, run: RunDir) -> str:
     open_task(config, run)
     found = load_run_task(config, run).select(config.evaluation.split)
     unusable = f"; cannot be asked: {join_counts(found.problem_counts)}" if found.problems else ""
-    return f"{len(found.examples)} rows{unusable}"
+    return f"{len(found.rows)} rows{unusable}"
 
 
 def _checkpoint(config: RunConfig, run: RunDir, name: str) -> str:

@@ -19,9 +19,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pipeline.config.evaluation import ONE_STEP, LabTask, style_of
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.contents import Contents
 from pipeline.data.image_marks import without_marks
+from pipeline.data.task import Task
 from pipeline.files import digest, hash_to_number
 from pipeline.metrics.descriptions import Vocabulary, named
 from pipeline.scoring.trace import is_exact
@@ -78,7 +78,7 @@ class Setting:
         pictures: digest of each picture that is shown.
     """
 
-    benchmark: Benchmark
+    benchmark: Task
     task: LabTask
     mode: str
     seed: int
@@ -197,7 +197,7 @@ def _reasoned(
         return row
     row["description"] = seen["text"]
     row["description_prompt"], row["description_truncated"] = seen["prompt"], seen["truncated"]
-    found = named(seen["text"], question.facts.get("attributes") or {}, setting.vocabulary)
+    found = named(seen["text"], question.attributes, setting.vocabulary)
     return {**row, **({"perception": found} if found else {})}
 
 
@@ -268,7 +268,7 @@ def _observe(setting: Setting, questions: Sequence[Question]) -> dict[str, str]:
 
 
 def _row(setting: Setting, question: Question, prompt: str, said: Generation, judged: Judgement) -> PredictionRow:
-    exact = is_exact(judged.think, question.facts.get("trace") or "") if setting.mode == "think" else None
+    exact = is_exact(judged.think, question.trace) if setting.mode == "think" else None
     return {
         "id": question.id,
         "image": str(question.images[0]) if question.images else None,
@@ -276,7 +276,7 @@ def _row(setting: Setting, question: Question, prompt: str, said: Generation, ju
         "question": question.text,
         "options": list(question.options),
         "gold": question.answer,
-        "groups": dict(question.groups),
+        "groups": setting.benchmark.groups_of(question),
         "cluster": question.cluster,
         "pair": question.pair,
         **({"row": own(question).id, "rotation": question.facts["rotation"]} if "rotation" in question.facts else {}),
@@ -296,7 +296,7 @@ def _row(setting: Setting, question: Question, prompt: str, said: Generation, ju
         "completion_tokens": said.tokens,
         "prompt_tokens": said.prompt_tokens,
         "seconds": round(said.seconds, 4),
-        "attributes": dict(question.facts.get("attributes") or {}),
+        "attributes": dict(question.attributes),
         "logprob": said.logprob,
         **({"exact_trace": exact} if exact is not None else {}),
         **({"detail": said.detail} if said.failed else {}),

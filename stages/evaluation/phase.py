@@ -25,7 +25,7 @@ from pipeline.runs import gates
 from pipeline.runs.handover import checkpoint, checkpoint_folder
 from pipeline.runs.phases import evaluated_from
 from pipeline.scoring.trace import is_exact
-from pipeline.types import Example
+from pipeline.types import Judgement, Question
 from stages.checkpoints.accept import VERIFICATION, accept, delete_checkpoints, is_trained, verification
 from stages.processes.work import Work
 from stages.processes.workers import run_workers
@@ -102,7 +102,7 @@ def _report(work: Work, gate: dict[str, Any] | None) -> None:
     if not page.exists():
         from pipeline.reports.write import write_stage_report
 
-        write_stage_report(work.folder, load_run_task(work.config, work.run).labels)
+        write_stage_report(work.folder, load_run_task(work.config, work.run).closed_labels)
 
 
 def _run_workers(work: Work) -> None:
@@ -141,7 +141,7 @@ def answer_all(work: Work) -> None:
         return
     asked = [
         (
-            task.prompt(one.style),
+            [task.prompt(row, one.style) for row in examples],
             examples,
             answer_tokens(config, one.style),
             one.decoding == "sample",
@@ -151,26 +151,26 @@ def answer_all(work: Work) -> None:
     ]
     answers = zip(mine, asked, loaded().each(asked), strict=True)
     with (folder / f"predictions.part{rank}.jsonl").open("a") as file:
-        for number, ((one, _, _), (prompt, examples, tokens, *_), completions) in enumerate(answers, 1):
-            for example, (text, length) in zip(examples, completions, strict=True):
-                verdict = task.judge(text, example.label, one.style)
+        for number, ((one, _, _), (prompts, examples, tokens, *_), completions) in enumerate(answers, 1):
+            for prompt, example, (text, length) in zip(prompts, examples, completions, strict=True):
+                verdict = task.judge(example, text, one.style)
                 row = {
                     "id": example.id,
-                    "image": str(example.image),
-                    "gold": example.label,
+                    "image": str(example.images[0]) if example.images else None,
+                    "gold": example.answer,
                     "style": one.style,
                     "decoding": one.decoding,
                     "sample": one.sample,
                     "prompt": prompt,
                     "completion": text,
-                    "label": verdict.label,
+                    "label": verdict.answer,
                     "correct": verdict.correct,
                     "reason": verdict.reason,
                     "think": verdict.think,
                     "truncated": length >= tokens,
                     "completion_tokens": length,
                     "attributes": dict(example.attributes),
-                    **groups_and_trace(example, verdict.think, one.style),
+                    **told_beside(task, example, verdict, one.style),
                 }
                 file.write(json_lines([row]))
             file.flush()
@@ -178,12 +178,14 @@ def answer_all(work: Work) -> None:
                 show_step(log, f"{work.name} evaluation", number, len(mine), "batches", unit="")
 
 
-def groups_and_trace(example: Example, think: str | None, style: str) -> dict[str, Any]:
-    """Return what a row of predictions says beside its answer, where its task has groups or true steps."""
-    exact = is_exact(think, example.trace) if style == "think" else None
+def told_beside(task: Task, row: Question, judged: Judgement, style: str) -> dict[str, Any]:
+    """Return what a row of predictions says beside its answer: its groups and, where each row asks its own question, the kind."""
+    exact = is_exact(judged.think, row.trace) if style == "think" else None
+    own = task.labels is None
     return {
         # With its label a row is known for one of a labelled image set.
-        **({"groups": {"label": example.label, **example.groups}} if example.groups else {}),
+        **({"groups": task.groups_of(row)} if row.groups or own else {}),
+        **({"kind": row.kind, "guessed": judged.guessed} if own else {}),
         **({"exact_trace": exact} if exact is not None else {}),
     }
 
@@ -222,18 +224,18 @@ def _key(row: dict[str, Any]) -> tuple[Any, ...]:
     return row["style"], row["decoding"], row["sample"], row["id"]
 
 
-def _batch_key(one: Pass, example: Example) -> tuple[Any, ...]:
+def _batch_key(one: Pass, example: Question) -> tuple[Any, ...]:
     return one.style, one.decoding, one.sample, example.id
 
 
-def _answered(batch: tuple[Pass, int, Sequence[Example]], done: set[tuple[Any, ...]]) -> bool:
+def _answered(batch: tuple[Pass, int, Sequence[Question]], done: set[tuple[Any, ...]]) -> bool:
     one, _, examples = batch
     return all(_batch_key(one, example) in done for example in examples)
 
 
-def _batches(config: RunConfig, name: str, task: Task) -> list[tuple[Pass, int, Sequence[Example]]]:
+def _batches(config: RunConfig, name: str, task: Task) -> list[tuple[Pass, int, Sequence[Question]]]:
     """(pass, batch number, examples), the same list in every process and on every attempt."""
-    examples = task.select(config.evaluation.split).examples
+    examples = task.select(config.evaluation.split).rows
     size = config.evaluation.batch_size
     return [
         (one, start // size, examples[start : start + size])

@@ -13,8 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.data.benchmark import Benchmark
 from pipeline.data.image_marks import without_marks
+from pipeline.data.task import Task
 from pipeline.data.templates import IN_TWO_STEPS, Template, described
 from pipeline.scoring.response import Response, parse
 from pipeline.types import Question
@@ -53,11 +53,10 @@ def bare(question: Question) -> str:
     return without_marks(question.text).strip()
 
 
-def asked(benchmark: Benchmark, question: Question) -> TextQuestion:
+def asked(benchmark: Task, question: Question) -> TextQuestion:
     """Return a question in words alone, with its possible answers; those of a labelled image set stand in its prompt only."""
     text = bare(question)
-    if benchmark.task is not None:
-        labels = benchmark.task.labels
+    if (labels := benchmark.labels) is not None:
         return TextQuestion(text, labels.names, "one of the options, word for word", labels.descriptions)
     return TextQuestion(
         text, question.options, "the letter of the right option" if question.options else "the answer alone"

@@ -16,9 +16,11 @@ from PIL import Image
 from pipeline.config.special_tokens import TAGS
 from pipeline.data.chat import ANSWER, answer_behind, lost_response, without_question
 from pipeline.data.conversations import assistant_turn, user_turn
-from pipeline.data.task import PROMPT_STYLES, Task
+from pipeline.data.prompting import PROMPT_STYLES
+from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.scoring.response import completed, render
+from pipeline.types import Question
 
 _TAIL = 32
 """Last tokens of a prompt in which an opened tag is looked for."""
@@ -62,15 +64,20 @@ def read_completions(
     return [completed(ends[tail], text) for tail, text in zip(tails, texts, strict=True)]
 
 
-def chat_problems(processor: Any, task: Task) -> list[str]:
+def chat_problems(processor: Any, task: Task, rows: Sequence[Question]) -> list[str]:
     """Return why no student can learn the task with a processor's chat template and tokenizer, each with the cure.
 
-    One response per style and label goes the way of a completion, from text to tokens, back, and to the judge. A prompt is made
+    One response per style and row goes the way of a completion, from text to tokens, back, and to the judge. A prompt is made
     into tokens as TRL's rollouts make it and as training and evaluation do.
+
+    Args:
+        processor: of the student.
+        task: how rows are asked and judged.
+        rows: some that stand for all (`Task.stand_ins`).
     """
     told: list[str] = []
     try:
-        told.extend(_problems(processor, task))
+        told.extend(_problems(processor, task, rows))
     except UserError as error:
         told.extend(error.problems)
     except (TemplateError, ValueError, TypeError, LookupError, AttributeError) as error:
@@ -81,16 +88,16 @@ def chat_problems(processor: Any, task: Task) -> list[str]:
     return told
 
 
-def _problems(processor: Any, task: Task) -> Iterator[str]:
+def _problems(processor: Any, task: Task, rows: Sequence[Question]) -> Iterator[str]:
     for style in PROMPT_STYLES:
-        turns = user_turn(task.prompt(style))
+        turns = user_turn(task.prompt(rows[0], style), len(rows[0].images))
         text = prompt_text(processor, turns)
-        if task.prompt(style) not in text:
+        if any(part["text"] not in text for part in turns[0]["content"] if part["type"] == "text"):
             yield without_question(text)
             return
-        picture = Image.new("RGB", (128, 128), "gray")
-        asked = [int(number) for number in tokens_of(processor, text, [picture])]
-        sampled = rollout_tokens(processor, turns, [picture])
+        pictures = [Image.new("RGB", (128, 128), "gray") for _ in rows[0].images]
+        asked = [int(number) for number in tokens_of(processor, text, pictures)]
+        sampled = rollout_tokens(processor, turns, pictures)
         if asked != sampled:
             place = next((at for at, pair in enumerate(zip(asked, sampled, strict=False)) if len(set(pair)) > 1), 0)
             one, other = (processor.tokenizer.decode(ids[place : place + 8]) for ids in (asked, sampled))
@@ -100,20 +107,24 @@ def _problems(processor: Any, task: Task) -> Iterator[str]:
                 "{{ bos_token }}"
             )
         image_token = getattr(processor, "image_token_id", None)
-        if isinstance(image_token, int) and image_token not in asked:
+        if pictures and isinstance(image_token, int) and image_token not in asked:
             yield f"its chat template leaves the picture out of the prompt: {text[:200]!r}; mend chat_template.jinja"
-        yield from _lost_responses(processor, task, style, turns, asked)
+        yield from _lost_responses(processor, task, style, rows, asked)
 
 
-def _lost_responses(processor: Any, task: Task, style: str, turns: Sequence[Turn], asked: list[int]) -> Iterator[str]:
-    """The first response whose label the judge no longer finds once it has been tokens."""
+def _lost_responses(
+    processor: Any, task: Task, style: str, rows: Sequence[Question], asked: list[int]
+) -> Iterator[str]:
+    """The first response whose answer the judge no longer finds once it has been tokens."""
     tokenizer = processor.tokenizer
-    for label in task.labels.names:
-        response = render("The picture shows it.", label) if style == "think" else label
-        written = answer_text(processor, turns, response)
+    for row in rows:
+        if row.answer is None:
+            continue
+        response = render("The picture shows it.", row.answer) if style == "think" else row.answer
+        written = answer_text(processor, user_turn(task.prompt(row, style), len(row.images)), response)
         (ids,) = processor(text=[written], add_special_tokens=False)["input_ids"]
         (back,) = read_completions(tokenizer, [asked], [ids])
-        verdict = task.judge(back, label, style)
+        verdict = task.judge(row, back, style)
         if not verdict.correct:
             yield lost_response(response, back, verdict.reason or "another answer")
             return

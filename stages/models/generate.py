@@ -12,10 +12,13 @@ import torch
 from transformers import GenerationConfig
 
 from pipeline.data.images import open_rgb
+from pipeline.types import Question
 from stages.models import loading
 from stages.models.chat import prompt_text, read_completions
 from stages.models.finished_rows import can_decode, decode
 
+Batch = tuple[Sequence[str], Sequence[Question], int, bool, int]
+"""(what each row is asked, the rows, most tokens of an answer, whether to sample, the seed)."""
 Given = TypeVar("Given")
 Made = TypeVar("Made")
 
@@ -34,13 +37,13 @@ class Answerer:
         self.model, _ = loading.load_model(folder, config, loading.compute_dtype(config), local_rank)
 
     def __call__(
-        self, prompt: str, examples: Any, max_new_tokens: int, sample: bool, seed: int
+        self, prompts: Sequence[str], rows: Sequence[Question], max_new_tokens: int, sample: bool, seed: int
     ) -> list[tuple[str, int]]:
-        """(text, number of tokens) per example; at temperature 1 without any truncation of the distribution when sampling."""
-        (answers,) = self.each([(prompt, examples, max_new_tokens, sample, seed)])
+        """(text, number of tokens) per row; at temperature 1 without any truncation of the distribution when sampling."""
+        (answers,) = self.each([(prompts, rows, max_new_tokens, sample, seed)])
         return answers
 
-    def each(self, batches: Iterable[tuple[str, Any, int, bool, int]]) -> Iterator[list[tuple[str, int]]]:
+    def each(self, batches: Iterable[Batch]) -> Iterator[list[tuple[str, int]]]:
         """Yield what `__call__` says to each; while one batch is answered, the pictures of the next are made into tensors."""
         read = read_ahead(lambda batch: (batch, tensors(self.processor, *batch[:2])), batches, 1)
         for (_, _, max_new_tokens, sample, seed), inputs in read:
@@ -53,25 +56,29 @@ class Answerer:
         return complete(self.model, self.processor.tokenizer, to_model(inputs, self.model), max_new_tokens, **how)
 
 
-def generate(model: Any, processor: Any, prompt: str, examples: Any, max_new_tokens: int) -> list[tuple[str, int]]:
-    """Return (text, number of tokens) that a model answers greedily per example.
+def generate(
+    model: Any, processor: Any, prompts: Sequence[str], rows: Sequence[Question], max_new_tokens: int
+) -> list[tuple[str, int]]:
+    """Return (text, number of tokens) that a model answers greedily per row.
 
     Args:
         model: in evaluation mode, on the device it is to run on.
         processor: padding on the left.
+        prompts: what each row is asked.
     """
-    inputs = to_model(tensors(processor, prompt, examples), model)
+    inputs = to_model(tensors(processor, prompts, rows), model)
     return complete(model, processor.tokenizer, inputs, max_new_tokens)
 
 
-def tensors(processor: Any, prompt: str, examples: Any) -> Any:
-    """Return what a model reads of a prompt that is asked about each example's picture."""
-    from pipeline.data.conversations import user_turn
+def tensors(processor: Any, prompts: Sequence[str], rows: Sequence[Question]) -> Any:
+    """Return what a model reads of prompts that are asked about each row's pictures."""
+    from pipeline.data.conversations import in_order, user_turn
 
-    text = prompt_text(processor, user_turn(prompt))
-    images = [[open_rgb(example.image)] for example in examples]
+    asked = [(prompt, len(row.images)) for prompt, row in zip(prompts, rows, strict=True)]
+    texts = {one: prompt_text(processor, user_turn(*one)) for one in dict.fromkeys(asked)}
+    images = [[open_rgb(image) for image in in_order(one, row.images)] for one, row in zip(prompts, rows, strict=True)]
     how = {"return_tensors": "pt", "padding": True, "add_special_tokens": False}
-    return processor(text=[text] * len(images), images=images, **how)
+    return processor(text=[texts[one] for one in asked], images=images if any(images) else None, **how)
 
 
 def to_model(inputs: Any, model: Any) -> Any:

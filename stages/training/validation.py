@@ -47,7 +47,7 @@ class Validation(TrainerCallback):
     def __init__(self, trainer: Any, work: Work, parent: Path, task: Task, journal: MetricsCallback) -> None:
         assert work.stage.validation is not None
         self.trainer, self.work, self.parent, self.task, self.journal = trainer, work, parent, task, journal
-        self.examples = task.select(work.stage.validation.split).examples
+        self.examples = task.select(work.stage.validation.split).rows
         self.steps = work.stage.validation.steps
         self.processor = load_processor(parent, work.config)
         self.best: dict[str, Any] | None = None
@@ -93,13 +93,13 @@ class Validation(TrainerCallback):
             gradient_checkpointing_kwargs=self.trainer.args.gradient_checkpointing_kwargs,
         ) as model:
             for examples in batches[accelerator.process_index :: accelerator.num_processes]:
-                prompt, tokens = self.task.prompt(style), config.evaluation.max_new_tokens
-                answers = generate(model, self.processor, prompt, examples, tokens)
+                prompts = [self.task.prompt(row, style) for row in examples]
+                answers = generate(model, self.processor, prompts, examples, config.evaluation.max_new_tokens)
                 for example, (text, _) in zip(examples, answers, strict=True):
-                    verdict = self.task.judge(text, example.label, style)
-                    row = {"id": example.id, "style": style, "decoding": "greedy", "gold": example.label}
-                    rows.append({**row, "label": verdict.label, "reason": verdict.reason})
-        scores = classification.score(gather_object(rows), self.task.labels)
+                    verdict = self.task.judge(example, text, style)
+                    row = {"id": example.id, "style": style, "decoding": "greedy", "gold": example.gold}
+                    rows.append({**row, "label": verdict.answer, "reason": verdict.reason})
+        scores = classification.score(gather_object(rows), self.task.closed_labels)
         assert scores.classes is not None
         return {
             "eval_accuracy": scores.accuracy.share,

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import random
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,7 +111,7 @@ def _largest_batch(config: RunConfig) -> int:
     return largest
 
 
-def write_stand_ins(config: RunConfig, scratch: RunDir, task: Any, tokenizer: Any) -> None:
+def write_stand_ins(config: RunConfig, scratch: RunDir, task: Task, tokenizer: Any) -> None:
     """Write rows in place of CoT rows that are not built yet: one per selected row, as long as a GRPO completion may be."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -119,35 +119,37 @@ def write_stand_ins(config: RunConfig, scratch: RunDir, task: Any, tokenizer: An
     assert config.cot is not None
     limits = [completion_length(stage) for stage in config.all_stages.values() if stage.algorithm == "grpo"]
     most = max(limits, default=config.evaluation.max_new_tokens)
-    words = task.prompt("think").replace("<", " ").replace(">", " ").split() * most
+    rows = task.select_for_training(config.cot.split).rows
+    words = task.prompt(rows[0], "think").replace("<", " ").replace(">", " ").split() * most
+    answers = task.labels.names if task.labels is not None else [max((row.gold for row in rows), key=len)]
     texts = {}
-    for label in task.labels.names:
+    for label in answers:
         few, many = 1, len(words)
         # The longest that is not longer.
         while many - few > 1:
             middle = (few + many) // 2
             fits = len(tokenizer(render(" ".join(words[:middle]), label))["input_ids"]) <= most
             few, many = (middle, many) if fits else (few, middle)
-        texts[label] = render(" ".join(words[:few]), label)
-    examples = task.select(config.cot.split).examples
+        texts[label] = " ".join(words[:few])
+    longest = min(texts.values(), key=len)
     columns = {
-        "id": [example.id for example in examples],
-        "label": [example.label for example in examples],
-        "completion": [texts[example.label] for example in examples],
+        "id": [row.id for row in rows],
+        "label": [row.gold for row in rows],
+        "completion": [render(texts.get(row.gold, longest), row.gold) for row in rows],
     }
     scratch.cot.mkdir(parents=True, exist_ok=True)
     pq.write_table(pa.table(columns), scratch.cot / "train.parquet")
 
 
-def token_lengths(scratch: RunDir, task: Any, tokenizer: Any, stand_in: bool) -> dict[str, Any]:
-    """Return tokens of the completions stages learn from: p50, p95, p99, max, and ``label``, the longest bare label."""
+def token_lengths(scratch: RunDir, answers: Sequence[str], tokenizer: Any, stand_in: bool) -> dict[str, Any]:
+    """Return tokens of the completions stages learn from: p50, p95, p99, max, and ``label``, the longest bare answer."""
     import numpy as np
 
     def counted(texts: list[str]) -> list[int]:
         # and the end of the turn
         return [len(ids) + 1 for ids in tokenizer(texts)["input_ids"]]
 
-    found: dict[str, Any] = {"label": max(counted(list(task.labels.names))), "stand_in": stand_in, "rows": 0}
+    found: dict[str, Any] = {"label": max(counted(list(dict.fromkeys(answers)))), "stand_in": stand_in, "rows": 0}
     file = scratch.cot / "train.parquet"
     if file.exists():
         import pyarrow.parquet as pq

@@ -18,6 +18,7 @@ from typing import Any
 from pipeline.config.derived import checkpoint_cycle, world_size
 from pipeline.config.schema import RunConfig
 from pipeline.data.student import load_run_task
+from pipeline.data.training_rows import asked_rows
 from pipeline.files import digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import start_record
@@ -72,7 +73,8 @@ def prepare(config: RunConfig, run: RunDir, scratch: RunDir) -> None:
     if config.cot is not None and not built:
         plan.write_stand_ins(config, scratch, task, tokenizer)
     stand_in = config.cot is not None and not built
-    write_json(scratch.root / "lengths.json", plan.token_lengths(scratch, task, tokenizer, stand_in))
+    answers = [row.gold for row in asked_rows(config, task)]
+    write_json(scratch.root / "lengths.json", plan.token_lengths(scratch, answers, tokenizer, stand_in))
 
 
 def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, float]) -> None:
@@ -195,7 +197,7 @@ def time_answers(config: RunConfig, scratch: RunDir, clocks: dict[str, float]) -
     from stages.models.loading import use_cpu
 
     task = load_run_task(config, scratch)
-    examples = task.select(config.evaluation.split).examples
+    examples = task.select(config.evaluation.split).rows
     memory_usage.start_peak()
     began = time.time()
     answer = Answerer(checkpoint(scratch, BASE, verify=False), config, int(os.environ.get("LOCAL_RANK", "0")))
@@ -208,7 +210,7 @@ def time_answers(config: RunConfig, scratch: RunDir, clocks: dict[str, float]) -
         for count in (min(4, most), *tokens):
             began = time.time()
             answer.model.generation_config.min_new_tokens = count
-            answer(task.prompt("think"), asked, count, False, config.seed)
+            answer([task.prompt(row, "think") for row in asked], asked, count, False, config.seed)
             seconds.append(time.time() - began)
     if os.environ.get("RANK", "0") == "0":
         batches = math.ceil(len(examples) / config.evaluation.batch_size / world_size(config))

@@ -13,10 +13,11 @@ from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationC
 
 from pipeline.config.families import part_of
 from pipeline.config.schema import RunConfig
-from pipeline.data.conversations import user_turn
+from pipeline.data.conversations import grpo_columns
 from pipeline.data.images import open_rgb
+from pipeline.data.task import Task
 from pipeline.run_dir import BASE, RunDir
-from pipeline.types import Example
+from pipeline.types import Question
 from stages.models.finished_rows import LiveRows
 from stages.models.generate import Answerer
 
@@ -42,15 +43,15 @@ def parts_moved(old: Path, new: Path) -> dict[str, list[int]]:
     return counts
 
 
-def sft_prompt(trainer: Any, row: Example) -> list[int]:
+def sft_prompt(trainer: Any, row: Question) -> list[int]:
     """The prompt's tokens of one picture as SFT sees them: those without a label."""
-    wanted = next(one for one in trainer.train_dataset if one["images"][0].size == open_rgb(row.image).size)
+    wanted = next(one for one in trainer.train_dataset if one["images"][0].size == open_rgb(row.images[0]).size)
     batch = trainer.data_collator([wanted])
     tokens, labels = batch["input_ids"][0], batch["labels"][0]
     return tokens[: int((labels != -100).int().argmax())].tolist()
 
 
-def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list[int]]:
+def rollout(trainer: Any, rows: list[Question], task: Task) -> tuple[float, list[int]]:
     """One rollout of mixed pictures through TRL's own path: generate, shuffle, split, score again in halves.
 
     Returns:
@@ -82,16 +83,9 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
     model.generate = recorded
     trainer._step, trainer._buffered_inputs = 0, None
     trainer.model.train()
-    inputs = [
-        {
-            "prompt": user_turn(prompt),
-            "images": [open_rgb(row.image)],
-            "label": row.label,
-            "style": "think",
-            "id": row.id,
-        }
-        for row in rows
-    ]
+    columns = grpo_columns(task, rows, "think")
+    columns["images"] = [[open_rgb(image) for image in row.images] for row in rows]
+    inputs = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     halves = []
     with torch.no_grad(), mock.patch.object(LiveRows, "spread", spread):
         for step in range(trainer.args.steps_per_generation):
@@ -134,7 +128,7 @@ def rollout(trainer: Any, rows: list[Example], prompt: str) -> tuple[float, list
     return worst, prompts[0][masks[0].bool()].tolist()
 
 
-def answers(config: RunConfig, final: Path, prompt: str, rows: list[Example], trained: Any) -> dict[str, Any]:
+def answers(config: RunConfig, final: Path, prompt: str, rows: list[Question], trained: Any) -> dict[str, Any]:
     """What the evaluation writes from the handed-over files, beside what the trained model in memory writes.
 
     Leaves what the fresh process compares with in compare.safetensors.
@@ -150,8 +144,8 @@ def answers(config: RunConfig, final: Path, prompt: str, rows: list[Example], tr
         return tokens
 
     answerer.model.generate = recorded
-    greedy = answerer(prompt, rows, 8, sample=False, seed=0)
-    sampled = answerer(prompt, rows, 8, sample=True, seed=0)
+    greedy = answerer([prompt] * len(rows), rows, 8, sample=False, seed=0)
+    sampled = answerer([prompt] * len(rows), rows, 8, sample=True, seed=0)
     asked = {key: value for key, value in seen[0].items() if isinstance(value, torch.Tensor) and key != "tokens"}
     ways = [{key: value for key, value in one.items() if key not in (*asked, "tokens")} for one in seen]
     trained.eval()

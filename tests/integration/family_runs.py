@@ -155,7 +155,7 @@ def run(folder: Path, name: str) -> dict[str, Any]:
         # Drawn when it is first read.
         task.select("train")
         widen_every_second_picture(directory.cache)
-    rows = task.select("train").examples
+    rows = task.select("train").rows
     mixed = [rows[0], rows[1], rows[3], rows[2]]
     build_cot(words)
     base_model.make_base_model(Work(config, BASE, directory))
@@ -171,12 +171,10 @@ def run(folder: Path, name: str) -> dict[str, Any]:
         if stage == "stage1_sft":
             measured["prompts"].append(measure.sft_prompt(trainer, rows[0]))
         else:
-            difference, prompt = measure.rollout(
-                trainer, [row for row in mixed[:2] for _ in range(4)], task.prompt("think")
-            )
+            difference, prompt = measure.rollout(trainer, [row for row in mixed[:2] for _ in range(4)], task)
             measured["stages"][stage]["logprob_difference"] = difference
             measured["prompts"].append(prompt)
-    answered = measure.answers(config, directory.final(stage), task.prompt("think"), mixed, trainer.model)
+    answered = measure.answers(config, directory.final(stage), task.prompt(rows[0], "think"), mixed, trainer.model)
     measured["prompts"].append(answered.pop("prompt"))
     return {**measured, **answered, **measure.files(directory, stage)}
 

@@ -37,7 +37,8 @@ def test_a_students_answers_are_well_formed(small: Small, tmp_path: Path, quirk:
     words = [*QUICK, f"model.name_or_path={folder}"]
     draft = load(small.config, [*QUICK, "model.tiny.family=qwen3_vl"])
     small.run("cot_builder build", *QUICK, name=name)
-    texts = tokenizer_texts(load_task(draft.task, tmp_path / "cache"), small.run_dir(name).cot)
+    task = load_task(draft.task, tmp_path / "cache")
+    texts = tokenizer_texts(task, task.stand_ins("test"), small.run_dir(name).cot)
     build_tiny(folder, draft.model.tiny, texts, seed=0)
     quirk(folder)
     planned = small.run("pipeline plan", *words, name=name)

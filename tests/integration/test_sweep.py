@@ -28,7 +28,12 @@ SCENES = {"name": "scenes", "options": {"seed": 3, "train": 20, "val": 20, "test
 def labs(tmp_path: Path) -> dict[str, Path]:
     """A random model × float32 and bfloat16 on drawn scenes, twice over."""
     task = load_task(TaskConfig(**SCENES), tmp_path / "cache")  # type: ignore[arg-type]
-    build_tiny(tmp_path / "model", TinyConfig(layers=1, vision_layers=1), tokenizer_texts(task, None), seed=0)
+    build_tiny(
+        tmp_path / "model",
+        TinyConfig(layers=1, vision_layers=1),
+        tokenizer_texts(task, task.stand_ins("test"), None),
+        seed=0,
+    )
     written = {}
     for name in ("calm", "rough"):
         block = {

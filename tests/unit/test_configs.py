@@ -107,13 +107,13 @@ def test_the_preset_for_own_pictures_fits_any_number_of_them(
     run.check(config)
     task = load_task(config.task, tmp_path / "cache")
     assert config.cot is not None
-    cot = task.select(config.cot.split).examples
+    cot = task.select(config.cot.split).rows
     for name, stage in config.all_stages.items():
-        rows = cot if stage.data == "cot" else task.select(stage.split).examples
+        rows = cot if stage.data == "cot" else task.select(stage.split).rows
         least = stage.trainer["per_device_train_batch_size"] / stage.trainer.get("num_generations", 1)
         assert len(rows) >= least, name
         assert stage.algorithm == "sft" or not {row.id for row in rows} & {row.id for row in cot}
-    assert task.select(config.evaluation.split).examples
+    assert task.select(config.evaluation.split).rows
     # It names a teacher that sees pictures, as an offline one has no annotation to write from.
     assert [type(load_teacher(name)) for name in config.cot.teachers] == [OpenAIConfig]
 

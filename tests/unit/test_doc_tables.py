@@ -14,10 +14,10 @@ from pipeline.command_line import EXIT_CODES, status
 from pipeline.config.schema import TaskConfig
 from pipeline.data.conversations import grpo_columns
 from pipeline.data.load import TASKS, task_names
-from pipeline.data.task import Task
+from pipeline.data.task import labelled_task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
-from pipeline.types import Example, Split
+from pipeline.types import Split, labelled_image
 from rewards import COLUMNS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -68,10 +68,10 @@ def test_every_task_that_takes_options_lists_them(doc_tables: ModuleType) -> Non
 def test_a_reward_is_called_with_what_the_guide_lists() -> None:
     from trl import GRPOTrainer
 
-    task = Task("t", LabelSet.of(["a", "b"]), "?", ("train",), lambda split: Split(()))
+    task = labelled_task("t", LabelSet.of(["a", "b"]), "?", ("train",), lambda split: Split(()))
     source = inspect.getsource(GRPOTrainer._calculate_rewards)
     of_trl = set(re.findall(r'(?<!\w)reward_kwargs\["(\w+)"\]', source)) - {"environments"}
-    rows = set(grpo_columns(task, [Example("1", Path("x.png"), "a")], "think")) - {"prompt"}
+    rows = set(grpo_columns(task, [labelled_image("1", Path("x.png"), "a")], "think")) - {"prompt"}
     assert set(COLUMNS) == of_trl | rows | {"prompts", "completion_ids", "task"}
 
 

@@ -18,10 +18,14 @@ from pipeline.data.task import Task
 from pipeline.data.training_rows import read_rows, write_rows
 from pipeline.errors import UserError
 from pipeline.scoring.response import Response, parse, render
-from pipeline.types import Example
+from pipeline.types import Question, Split, labelled_image
 from rewards import completion_text, load_rewards
 from rewards.accuracy import accuracy_reward
 from rewards.format import format_reward
+
+
+def rows_of(labels: list[str]) -> list[Question]:
+    return [labelled_image(str(number), Path(), label) for number, label in enumerate(labels)]
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +68,7 @@ def test_a_well_formed_completion_earns_the_format_reward(text):
 @pytest.mark.parametrize("text", MALFORMED, ids=range(len(MALFORMED)))
 def test_any_other_form_earns_nothing_even_with_the_right_answer(text, task):
     assert format_reward([text]) == [0.0]
-    assert accuracy_reward([text], label=["awe"], style=["think"], task=task) == [0.0]
+    assert accuracy_reward([text], question=rows_of(["awe"]), style=["think"], task=task) == [0.0]
 
 
 @given(st.text(max_size=200))
@@ -75,7 +79,7 @@ def test_format_reward_is_the_grammar(text):
 def test_every_gold_answer_rendered_earns_the_accuracy_reward(task):
     completions = [render("Because.", label) for label in task.labels.names]
     assert accuracy_reward(
-        completions, label=list(task.labels.names), style=["think"] * len(completions), task=task
+        completions, question=rows_of(list(task.labels.names)), style=["think"] * len(completions), task=task
     ) == [1.0] * len(completions)
 
 
@@ -95,19 +99,19 @@ def test_every_gold_answer_rendered_earns_the_accuracy_reward(task):
 )
 def test_the_whole_answer_has_to_spell_the_label(answer, earned, task):
     assert accuracy_reward(
-        [f"<think>It is awe.</think><answer>{answer}</answer>"], label=["awe"], style=["think"], task=task
+        [f"<think>It is awe.</think><answer>{answer}</answer>"], question=rows_of(["awe"]), style=["think"], task=task
     ) == [earned]
 
 
 def test_the_label_in_the_thinking_alone_earns_nothing(task):
-    assert accuracy_reward(["<think>awe</think><answer>none</answer>"], label=["awe"], style=["think"], task=task) == [
-        0.0
-    ]
+    assert accuracy_reward(
+        ["<think>awe</think><answer>none</answer>"], question=rows_of(["awe"]), style=["think"], task=task
+    ) == [0.0]
 
 
 def test_completions_and_labels_of_unequal_number_are_an_error(task):
     with pytest.raises(ValueError, match="zip"):
-        accuracy_reward([WELL_FORMED[0]], label=["awe", "fear"], style=["think"] * 2, task=task)
+        accuracy_reward([WELL_FORMED[0]], question=rows_of(["awe", "fear"]), style=["think"] * 2, task=task)
 
 
 def test_rewards_read_plain_and_conversational_completions():
@@ -124,7 +128,8 @@ def test_loaded_rewards_score_trls_batches_and_keep_their_names(task):
         "prompts": [[], []],
         "completions": [[{"role": "assistant", "content": WELL_FORMED[0]}], [{"role": "assistant", "content": "awe"}]],
         "completion_ids": [[1], [2]],
-        "label": ["awe", "awe"],
+        "answer": ["awe", "awe"],
+        "question": ['{"text": "Which?", "kind": "label"}'] * 2,
         "style": ["think", "think"],
         "id": ["a", "b"],
         "trainer_state": None,
@@ -136,9 +141,9 @@ def test_a_reward_of_ones_own_by_dotted_path_may_say_it_does_not_apply(task, tmp
     (tmp_path / "own_scores.py").write_text(
         textwrap.dedent(
             """
-            def brevity_reward(completions, *, label, task, **columns):
-                assert label[0] in task.labels.names
-                return [None if gold == "awe" else 1 / (1 + len(text)) for text, gold in zip(completions, label)]
+            def brevity_reward(completions, *, answer, task, **columns):
+                assert answer[0] in task.labels.names
+                return [None if gold == "awe" else 1 / (1 + len(text)) for text, gold in zip(completions, answer)]
             """
         )
     )
@@ -146,7 +151,29 @@ def test_a_reward_of_ones_own_by_dotted_path_may_say_it_does_not_apply(task, tmp
     (reward,) = load_rewards(["own_scores.brevity_reward"], task)
     sys.modules.pop("own_scores")
     assert reward.__name__ == "brevity_reward"
-    assert reward(["x", "x"], label=["fear", "awe"]) == [0.5, None]
+    assert reward(["x", "x"], answer=["fear", "awe"]) == [0.5, None]
+
+
+def test_a_reward_that_asks_for_the_label_is_told_what_it_is_called_now(task, tmp_path, monkeypatch):
+    (tmp_path / "old_scores.py").write_text("def brevity_reward(completions, *, label, **columns):\n    return []\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(UserError, match="asks for the column label; rows have answer"):
+        load_rewards(["old_scores.brevity_reward"], task)
+    sys.modules.pop("old_scores")
+
+
+def test_a_row_of_its_own_question_is_judged_by_what_its_columns_say(task):
+    letters = Task("t", ("train",), lambda _: Split(()))
+    rows = [
+        Question("1", (), "Which?\n(A) red\n(B) blue", ("red", "blue"), "B", "letter"),
+        Question("2", (), "Which?\n(A) red\n(B) blue\n(C) grey", ("red", "blue", "grey"), "C", "letter"),
+    ]
+    columns = grpo_columns(letters, rows, "think")
+    (reward,) = load_rewards(["accuracy"], letters)
+    columns.pop("prompt")
+    said = [render("Seen.", answer) for answer in ("B", "grey")]
+    assert reward(completions=said, **columns) == [1.0, 1.0]
+    assert reward(completions=said[::-1], **columns) == [0.0, 0.0]
 
 
 def test_the_guide_s_reward_reads_what_the_task_knows_of_each_row(task, tmp_path, monkeypatch, repo_root):
@@ -160,7 +187,7 @@ def test_the_guide_s_reward_reads_what_the_task_knows_of_each_row(task, tmp_path
         {"scene": "street", "wert": "Ä", "id": "not the row's"},
         {},
     ]
-    examples = [Example(str(n), Path(f"{n}.png"), "awe", attributes) for n, attributes in enumerate(rows)]
+    examples = [labelled_image(str(n), Path(f"{n}.png"), "awe", attributes) for n, attributes in enumerate(rows)]
     columns = grpo_columns(task, examples, "think")
     # As the stage's workers read them.
     write_rows(tmp_path, columns, {})
@@ -177,7 +204,10 @@ def test_a_reward_reads_the_groups_a_table_is_split_by(task, tmp_path, monkeypat
     monkeypatch.syspath_prepend(tmp_path)
     (reward,) = load_rewards(["by_walk.by_walk_reward"], task)
     sys.modules.pop("by_walk")
-    examples = [Example("1", Path("1.png"), "awe", groups={"walk": "3"}), Example("2", Path("2.png"), "awe")]
+    examples = [
+        labelled_image("1", Path("1.png"), "awe", groups={"walk": "3"}),
+        labelled_image("2", Path("2.png"), "awe"),
+    ]
     columns = grpo_columns(task, examples, "think")
     columns.pop("prompt")
     assert reward(completions=["x", "y"], **columns) == [3.0, 0.0]
@@ -207,6 +237,13 @@ def test_a_direct_answer_is_judged_by_what_the_whole_of_it_states(task):
         "awesome",
         "fear",
     ]
-    rewards = accuracy_reward(texts, label=["awe"] * 6, style=["direct"] * 6, task=task)
+    rewards = accuracy_reward(texts, question=rows_of(["awe"] * 6), style=["direct"] * 6, task=task)
     assert rewards == [1.0, 1.0, 1.0, 0.0, 0.0, 0.0]
-    assert accuracy_reward(texts, label=["awe"] * 6, style=["think"] * 6, task=task) == [0.0, 1.0, 0.0, 0.0, 0.0, 0.0]
+    assert accuracy_reward(texts, question=rows_of(["awe"] * 6), style=["think"] * 6, task=task) == [
+        0.0,
+        1.0,
+        0.0,
+        0.0,
+        0.0,
+        0.0,
+    ]

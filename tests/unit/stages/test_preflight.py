@@ -12,12 +12,12 @@ import pytest
 
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
-from pipeline.data.task import Task
+from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.run_dir import RunDir
 from pipeline.scoring.labels import LabelSet
-from pipeline.types import Example, Split
+from pipeline.types import Split, labelled_image
 from stages import preflight
 from stages.trial import plan
 
@@ -54,8 +54,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch, run: RunDir, **faults: str) -> list
 
 
 def listing(rows: int) -> Task:
-    examples = tuple(Example(str(number), Path(f"{number}.png"), "cat") for number in range(rows))
-    return Task("own", LabelSet.of(["cat"]), "Which?", ("train",), lambda name: Split(examples))
+    examples = tuple(labelled_image(str(number), Path(f"{number}.png"), "cat") for number in range(rows))
+    return labelled_task("own", LabelSet.of(["cat"]), "Which?", ("train",), lambda name: Split(examples))
 
 
 def test_every_stage_is_cut_to_three_cycles_from_the_base_and_keeps_its_sizes(config: RunConfig) -> None:
@@ -103,7 +103,7 @@ def test_a_stage_with_a_slice_of_its_own_finds_its_longest_rows_first(run: RunDi
     write_json(run.record_path("cot"), {"status": "complete"})
     assert plan.write_rows(config, run, plan.scratch_of(run), task)
     written = pq.read_table(plan.scratch_of(run).cot / "train.parquet")
-    held = {row.id for row in task.select("train[:50]").examples}
+    held = {row.id for row in task.select("train[:50]").rows}
     seen = [text for row_id, text in zip(*written.to_pydict().values(), strict=True) if row_id in held]
     assert len(seen) == 50
     assert seen[:32] == sorted(seen, key=len, reverse=True)[:32]

@@ -79,12 +79,12 @@ def test_what_is_exported_is_what_would_be_asked(tmp_path, project, serve):
 def test_a_request_that_is_wanted_twice_at_once_is_exported_once(tmp_path, project, serve):
     project.ask(serve())
     planned = plan(load(project.config))
-    row, prompt = planned.split.examples[0], load_prompt("answer_given_v1")
+    row, prompt = planned.split.rows[0], load_prompt("answer_given_v1")
 
     async def twice() -> None:
         with ReplyCache(tmp_path / "journal") as journal:
             exporter = _Exporter(planned, journal, tmp_path, 10**6)
-            question = TeacherQuestion(row, "answer_given", 0, prompt, "What is felt?", TeacherImage(row.image))
+            question = TeacherQuestion(row, "answer_given", 0, prompt, "What is felt?", TeacherImage(row.images[0]))
             asked = (exporter("stub", question) for _ in range(2))
             assert {type(reply) for reply in await asyncio.gather(*asked, return_exceptions=True)} == {Unanswered}
             assert exporter.requests == {"stub": 1}

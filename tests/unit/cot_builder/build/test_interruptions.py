@@ -158,7 +158,7 @@ def test_pictures_that_go_away_leave_their_rows_unasked_until_they_are_back(tmp_
     shutil.rmtree(tmp_path / "runs" / ".cache")
     stub = serve()
     project.ask(stub)
-    folder = plan(load(project.config)).split.examples[0].image.parent
+    folder = plan(load(project.config)).split.rows[0].images[0].parent
     away = folder.with_name("away")
 
     def unmount(n: int, _: int) -> None:

@@ -17,13 +17,13 @@ from cot_builder.teachers.base import TeacherQuestion
 from cot_builder.teachers.config import OpenAIConfig, load_teacher, teacher_files
 from cot_builder.teachers.images import TeacherImage, data_url
 from cot_builder.teachers.openai import OpenAITeacher
-from pipeline.data.task import Task
+from pipeline.data.task import labelled_task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
 from pipeline.system import vllm_server
-from pipeline.types import Example, Split
+from pipeline.types import Split, labelled_image
 
-TASK = Task(
+TASK = labelled_task(
     "t",
     LabelSet.of(["awe", "fear"], {"awe": ["wonder"]}, descriptions={"awe": "something vast"}),
     "What is felt?",
@@ -62,7 +62,7 @@ def key_of(tmp_path):
         values = {name: value for name, value in known.items() if name in asked.uses}
         text = asked.render(task, **values)
         picture = TeacherImage(path) if seen else None
-        question = TeacherQuestion(Example(row, path, label), mode, attempt, asked, text, picture, **how)
+        question = TeacherQuestion(labelled_image(row, path, label), mode, attempt, asked, text, picture, **how)
         return OpenAITeacher("t", dataclasses.replace(config, **changes), seed, 1).request(question).key
 
     return key
@@ -144,7 +144,7 @@ def test_without_hints_the_second_version_asks_as_the_first(mode):
 
 def test_task_think_asks_a_teacher_just_what_a_student_is_asked():
     prompt = load_prompt("task_think_v1")
-    assert prompt.render(TASK) == TASK.prompt("think")
+    assert prompt.render(TASK) == TASK.prompt(TASK.stand_ins("")[0], "think")
     assert prompt.mode == "answer_hidden"
     assert prompt.picture_first
 

@@ -15,18 +15,18 @@ from hypothesis import strategies as st
 from cot_builder.filters.accept import REASONS, Accepted, Rejected, accept, accept_text, reasoning_without_labels
 from cot_builder.teachers.base import Reply
 from pipeline.config.schema import FilterConfig
-from pipeline.data.task import Task
+from pipeline.data.task import labelled_task
 from pipeline.scoring.labels import LabelSet
-from pipeline.types import Example, Split
+from pipeline.types import Split, labelled_image
 
-TASK = Task(
+TASK = labelled_task(
     "t",
     LabelSet.of(["awe", "fear"], {"awe": ["wonder"]}, descriptions={"awe": "something vast"}),
     "What is felt?",
     ("train",),
     lambda _: Split(()),
 )
-ROW = Example("r", Path("none.jpg"), "awe", {"brightness": 0.9, "facial_expression": "happy"})
+ROW = labelled_image("r", Path("none.jpg"), "awe", {"brightness": 0.9, "facial_expression": "happy"})
 FILTERS = FilterConfig(min_words=2, max_words=400, language="en")
 
 
@@ -213,9 +213,9 @@ def test_judging_loads_no_language_model_before_it_needs_one(repo_root):
 @pytest.mark.parametrize("token", ["<image>", "<end_of_utterance>", "<|im_end|>", "</s>", "<|vision_start|>", "<mine>"])
 def test_reasoning_that_the_student_would_read_as_control_tokens_is_rejected(token):
     """SFT would look for a picture there is none of, or learn to stop in mid-thought."""
-    task = Task("t", LabelSet.of(["awe", "fear"]), "Which?", ("train",), lambda name: Split(()))
+    task = labelled_task("t", LabelSet.of(["awe", "fear"]), "Which?", ("train",), lambda name: Split(()))
     text = f"<think>Wide skies {token} over still water. This suggests awe.</think><answer>awe</answer>"
-    row = Example("1", Path("1.png"), "awe")
+    row = labelled_image("1", Path("1.png"), "awe")
     found = accept(row, Reply(text), task, FilterConfig(), "answer_hidden", ("<mine>",))
     assert isinstance(found, Rejected)
     assert (found.reason, found.detail) == ("special_token", token)

@@ -12,7 +12,7 @@ from offline import EXPRESSIONS, SCENES, written
 
 from cot_builder.filters.contradiction import contradiction
 from cot_builder.teachers.attribute import describe
-from pipeline.types import Example
+from pipeline.types import labelled_image
 
 LEVELS = [n / 10 for n in range(11)]
 
@@ -120,7 +120,7 @@ OPPOSED |= {
     ],
 )
 def test_the_offline_teachers_misreadings_are_caught(name, values):
-    rows = [Example(str(value), Path("none.jpg"), "awe", {name: value}) for value in values]
+    rows = [labelled_image(str(value), Path("none.jpg"), "awe", {name: value}) for value in values]
     misread = 0
     for value, seed in itertools.product(values, range(40)):
         think = written({name: value}, seed=seed, rows=rows, misread_rate=1.0)

@@ -16,11 +16,11 @@ from cot_builder.recipes import load_recipe, recipe_names
 from cot_builder.teachers.config import AttributeConfig, OpenAIConfig
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import CotConfig
-from pipeline.data.task import Task
+from pipeline.data.task import labelled_task
 from pipeline.scoring.labels import LabelSet
 from pipeline.types import Split
 
-TASK = Task("emoset", LabelSet.of(["awe", "fear"]), "What is felt?", ("train",), lambda _: Split(()))
+TASK = labelled_task("emoset", LabelSet.of(["awe", "fear"]), "What is felt?", ("train",), lambda _: Split(()))
 TEACHERS = {
     "one": OpenAIConfig(model="maker/Model-7B", revision="abc123", base_urls=["http://localhost:1/v1"]),
     "offline": AttributeConfig(),

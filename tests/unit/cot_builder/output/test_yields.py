@@ -52,9 +52,9 @@ class Built:
 
 def test_yields_per_class_reason_mode_and_teacher_add_up(tmp_path, monkeypatch):
     def say(name, question):
-        if question.row.label == "awe" and question.mode == "answer_hidden":
+        if question.row.gold == "awe" and question.mode == "answer_hidden":
             return "no idea"
-        return think("fear" if question.row.label == "anger" else question.row.label, story(question))
+        return think("fear" if question.row.gold == "anger" else question.row.gold, story(question))
 
     built = Built(
         tmp_path, monkeypatch, say, teachers=2, rows=80, fallback="answer_given_v1", min_rows_per_class=0,
@@ -95,8 +95,8 @@ def test_a_class_without_rows_fails_the_build_loudly(tmp_path, monkeypatch, caps
 
 def test_balancing_keeps_the_first_rows_of_a_class_and_counts_the_others(tmp_path, monkeypatch):
     def say(_, question):
-        rare = question.row.label == "fear" and not question.row.id.endswith(("0", "3", "7"))
-        return "nothing" if rare else think(question.row.label, story(question))
+        rare = question.row.gold == "fear" and not question.row.id.endswith(("0", "3", "7"))
+        return "nothing" if rare else think(question.row.gold, story(question))
 
     plain = Built(tmp_path / "plain", monkeypatch, say, rows=160)
     (tmp_path / "even").mkdir()
@@ -126,7 +126,7 @@ def test_a_row_that_repeats_an_earlier_one_is_rejected_as_a_near_duplicate(tmp_p
     same = "Tall peaks rise over a still lake under wide skies, and a boat lies by the shore in the evening light."
 
     def say(_, question):
-        return think(question.row.label, same if int(question.row.id[-1]) % 2 else story(question))
+        return think(question.row.gold, same if int(question.row.id[-1]) % 2 else story(question))
 
     built = Built(tmp_path, monkeypatch, say, rows=40, min_rows_per_class=0)
     assert built.run() == 0
@@ -142,7 +142,7 @@ def test_a_row_that_repeats_an_earlier_one_is_rejected_as_a_near_duplicate(tmp_p
 
 
 def test_changing_a_filter_judges_again_and_asks_nothing(tmp_path, monkeypatch):
-    built = Built(tmp_path, monkeypatch, lambda _, q: think(q.row.label, story(q)), rows=40)
+    built = Built(tmp_path, monkeypatch, lambda _, q: think(q.row.gold, story(q)), rows=40)
     assert built.run() == 0
     assert built.manifest["requests_this_time"] == 40
     assert built.run("cot.filters.min_words=200", "cot.min_rows_per_class=0") == 2
@@ -154,9 +154,9 @@ def test_changing_a_filter_judges_again_and_asks_nothing(tmp_path, monkeypatch):
 
 def test_changing_the_fallback_prompt_asks_only_the_rows_that_fall_back(tmp_path, monkeypatch):
     def say(_, question):
-        if question.row.label == "awe" and question.mode == "answer_hidden":
+        if question.row.gold == "awe" and question.mode == "answer_hidden":
             return "no idea"
-        return think(question.row.label, story(question))
+        return think(question.row.gold, story(question))
 
     built = Built(tmp_path, monkeypatch, say, rows=80, fallback="answer_given_v1")
     assert built.run() == 0
@@ -168,7 +168,7 @@ def test_changing_the_fallback_prompt_asks_only_the_rows_that_fall_back(tmp_path
 
 def test_raising_the_attempts_does_not_ask_the_fallback_again(tmp_path, monkeypatch):
     def say(_, question):
-        return "no idea" if question.mode == "answer_hidden" else think(question.row.label, story(question))
+        return "no idea" if question.mode == "answer_hidden" else think(question.row.gold, story(question))
 
     built = Built(tmp_path, monkeypatch, say, rows=40, fallback="answer_given_v1", min_rows_per_class=0)
     assert built.run() == 0
@@ -180,7 +180,7 @@ def test_raising_the_attempts_does_not_ask_the_fallback_again(tmp_path, monkeypa
 
 def test_what_the_cross_check_costs_is_counted_with_the_teacher_that_reads(tmp_path, monkeypatch):
     def say(_, question):
-        return question.row.label if question.mode.startswith("check") else think(question.row.label, story(question))
+        return question.row.gold if question.mode.startswith("check") else think(question.row.gold, story(question))
 
     # For its file b.yaml.
     Scripted(tmp_path, teachers=2)
@@ -195,7 +195,7 @@ def test_what_the_cross_check_costs_is_counted_with_the_teacher_that_reads(tmp_p
 
 def test_the_forecast_of_a_preview_counts_the_cross_check(tmp_path, monkeypatch, capsys):
     def say(_, question):
-        return question.row.label if question.mode.startswith("check") else think(question.row.label, story(question))
+        return question.row.gold if question.mode.startswith("check") else think(question.row.gold, story(question))
 
     # For its file b.yaml.
     Scripted(tmp_path, teachers=2)
@@ -213,7 +213,7 @@ def test_votes_and_scores_are_columns_that_datasets_reads(tmp_path, monkeypatch)
     datasets = pytest.importorskip("datasets")
 
     def say(name, question):
-        return question.row.label if question.mode.startswith("check") else think(question.row.label, story(question))
+        return question.row.gold if question.mode.startswith("check") else think(question.row.gold, story(question))
 
     built = Built(tmp_path, monkeypatch, say, teachers=2, teachers_per_row=2, cross_check={}, rows=40)
     assert built.run() == 0

@@ -39,7 +39,7 @@ def test_the_question_about_the_question_is_the_same_request_for_every_row(tmp_p
     for index in range(6):
         build.settle(lambda _, q: SAYINGS[q.mode], index)
     keys = {mode: {teacher.request(q).key for _, q in build.asked if q.mode == mode} for mode in SAYINGS}
-    labels = {question.row.label for _, question in build.asked}
+    labels = {question.row.gold for _, question in build.asked}
     assert len(keys["observe"]) == 1
     # Question and answer are all it depends on.
     assert len(keys["statements"]) == len(labels)

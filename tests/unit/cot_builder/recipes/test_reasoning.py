@@ -15,7 +15,7 @@ def wrong(label: str) -> str:
 
 def test_the_first_hidden_reply_that_agrees_with_the_label_is_kept(tmp_path):
     build = Scripted(tmp_path, attempts=3, fallback="answer_given_v1")
-    outcome = build.settle(lambda _, q: think(q.row.label if q.attempt == 1 else wrong(q.row.label)))
+    outcome = build.settle(lambda _, q: think(q.row.gold if q.attempt == 1 else wrong(q.row.gold)))
     assert build.modes() == ["answer_hidden"] * 2
     assert outcome.kept["mode"] == "answer_hidden"
     assert (outcome.kept["attempt"], outcome.kept["agreement"]) == (1, 0.5)
@@ -30,9 +30,9 @@ def test_hidden_questions_never_hold_the_label_as_the_answer(tmp_path):
         build.asked.clear()
         build.settle(lambda _, q: "nonsense", index)
         hidden, given = build.asked[0][1], build.asked[-1][1]
-        texts[hidden.row.label] = hidden.text
+        texts[hidden.row.gold] = hidden.text
         assert given.mode == "answer_given"
-        assert given.text.endswith(f"answered: {given.row.label}.")
+        assert given.text.endswith(f"answered: {given.row.gold}.")
     assert len(texts) > 1
     # The same words whatever the label is.
     assert len(set(texts.values())) == 1
@@ -40,7 +40,7 @@ def test_hidden_questions_never_hold_the_label_as_the_answer(tmp_path):
 
 def test_the_fallback_is_asked_once_and_marks_its_row(tmp_path):
     build = Scripted(tmp_path, attempts=2, fallback="answer_given_v1")
-    outcome = build.settle(lambda _, q: think(q.row.label) if q.mode == "answer_given" else "I do not know")
+    outcome = build.settle(lambda _, q: think(q.row.gold) if q.mode == "answer_given" else "I do not know")
     assert build.modes() == ["answer_hidden", "answer_hidden", "answer_given"]
     assert outcome.kept["mode"] == "answer_given"
     assert outcome.kept["prompt_version"] == "answer_given_v1"
@@ -50,7 +50,7 @@ def test_the_fallback_is_asked_once_and_marks_its_row(tmp_path):
 
 def test_without_a_fallback_the_row_is_rejected_for_the_reply_that_came_furthest(tmp_path):
     build = Scripted(tmp_path, attempts=2)
-    outcome = build.settle(lambda _, q: think(wrong(q.row.label)) if q.attempt else "nothing")
+    outcome = build.settle(lambda _, q: think(wrong(q.row.gold)) if q.attempt else "nothing")
     assert outcome.kept is None
     assert outcome.reason == "wrong_label"
     assert [each.reason for each in outcome.tried] == ["no_think", "wrong_label"]
@@ -63,7 +63,7 @@ def test_naming_the_label_that_was_shown_before_the_conclusion_is_leakage(tmp_pa
     def say(_, question):
         if question.mode == "answer_hidden":
             return "nothing"
-        return think(question.row.label, early.format(label=question.row.label))
+        return think(question.row.gold, early.format(label=question.row.gold))
 
     assert build.settle(say).reason == "leakage"
 
@@ -80,7 +80,7 @@ def test_a_class_can_have_its_own_policy(tmp_path):
     for index in range(24):
         build.asked.clear()
         build.settle(lambda *_: "nothing", index)
-        counts.setdefault(build.asked[0][1].row.label, set()).add(tuple(build.modes()))
+        counts.setdefault(build.asked[0][1].row.gold, set()).add(tuple(build.modes()))
     assert counts.pop("awe") == {("answer_hidden",) * 3 + ("answer_given",)}
     assert set().union(*counts.values()) == {("answer_hidden",)}
 
@@ -91,15 +91,15 @@ def test_a_class_can_be_asked_with_the_label_at_once(tmp_path):
     )
     for index in range(24):
         build.asked.clear()
-        build.settle(lambda _, q: think(q.row.label), index)
-        label, modes = build.asked[0][1].row.label, build.modes()
+        build.settle(lambda _, q: think(q.row.gold), index)
+        label, modes = build.asked[0][1].row.gold, build.modes()
         assert modes == (["answer_given"] if label in ("awe", "fear") else ["answer_hidden"])
 
 
 def test_every_teacher_of_a_row_votes_and_the_preferred_one_is_kept(tmp_path):
     build = Scripted(tmp_path, teachers=3, teachers_per_row=3)
     order = build.plan.assigned[0]
-    outcome = build.settle(lambda name, q: think(wrong(q.row.label) if name == order[0] else q.row.label))
+    outcome = build.settle(lambda name, q: think(wrong(q.row.gold) if name == order[0] else q.row.gold))
     assert outcome.kept["teacher"] == order[1]
     assert [vote["teacher"] for vote in outcome.kept["votes"]] == list(order)
     assert outcome.kept["agreement"] == pytest.approx(2 / 3)
@@ -120,14 +120,14 @@ def test_too_little_agreement_rejects_what_one_teacher_got_right(tmp_path):
     build = Scripted(tmp_path, teachers=3, teachers_per_row=3, filters={"min_agreement": 0.6})
     order = build.plan.assigned[0]
     assert (
-        build.settle(lambda n, q: think(q.row.label if n == order[0] else wrong(q.row.label))).reason == "low_agreement"
+        build.settle(lambda n, q: think(q.row.gold if n == order[0] else wrong(q.row.gold))).reason == "low_agreement"
     )
-    assert build.settle(lambda n, q: think(q.row.label if n != order[0] else wrong(q.row.label))).kept is not None
+    assert build.settle(lambda n, q: think(q.row.gold if n != order[0] else wrong(q.row.gold))).kept is not None
 
 
 def test_hints_are_shown_and_recorded(tmp_path):
     build = Scripted(tmp_path, prompt="answer_hidden_v2", hints=["facial_expression", "scene"])
-    outcome = build.settle(lambda _, q: think(q.row.label))
+    outcome = build.settle(lambda _, q: think(q.row.gold))
     question = build.asked[0][1]
     assert outcome.kept["hints"] == ["facial_expression", "scene"]
     assert f"- scene: {question.row.attributes['scene']}" in question.text
@@ -136,7 +136,7 @@ def test_hints_are_shown_and_recorded(tmp_path):
 def test_an_offline_teacher_reads_no_hints_and_its_rows_name_none(tmp_path):
     build = Scripted(tmp_path, prompt="answer_hidden_v2", hints=["scene"])
     (tmp_path / "a.yaml").write_text("kind: attribute\n")
-    assert build.settle(lambda _, q: think(q.row.label)).kept["hints"] == []
+    assert build.settle(lambda _, q: think(q.row.gold)).kept["hints"] == []
 
 
 def test_hints_need_a_prompt_that_shows_them(tmp_path):
@@ -157,7 +157,7 @@ def test_a_row_that_fell_back_is_not_judged_by_the_vote_it_lost(tmp_path):
 
     def say(name, question):
         split = question.mode == "answer_hidden" and name == order[0]
-        return think(wrong(question.row.label) if split else question.row.label)
+        return think(wrong(question.row.gold) if split else question.row.gold)
 
     outcome = build.settle(say)
     assert outcome.kept["mode"] == "answer_given"
@@ -177,7 +177,7 @@ class TestCrossCheck:
 
     def test_the_reader_is_another_teacher_and_sees_no_conclusion(self, tmp_path):
         build = self.build(tmp_path)
-        outcome = build.settle(lambda _, q: q.row.label if q.mode.startswith("check") else think(q.row.label))
+        outcome = build.settle(lambda _, q: q.row.gold if q.mode.startswith("check") else think(q.row.gold))
         author = build.asked[0][0]
         checks = [(name, question) for name, question in build.asked if question.mode.startswith("check")]
         assert [question.mode for _, question in checks] == ["check_text", "check_image"]
@@ -195,10 +195,8 @@ class TestCrossCheck:
 
         def say(_, question):
             if question.mode.startswith("check"):
-                return question.row.label if "second" in question.text else wrong(question.row.label)
-            return think(
-                question.row.label, ("A second look" if question.attempt else "A first look") + " shows peaks."
-            )
+                return question.row.gold if "second" in question.text else wrong(question.row.gold)
+            return think(question.row.gold, ("A second look" if question.attempt else "A first look") + " shows peaks.")
 
         outcome = build.settle(say)
         assert outcome.kept["attempt"] == 1
@@ -210,8 +208,8 @@ class TestCrossCheck:
 
         def say(_, question):
             if question.mode == "check_text":
-                return question.row.label if question.attempt == 0 else wrong(question.row.label)
-            return think(question.row.label)
+                return question.row.gold if question.attempt == 0 else wrong(question.row.gold)
+            return think(question.row.gold)
 
         outcome = build.settle(say)
         assert outcome.kept["check_text"] == 0.25
@@ -219,7 +217,7 @@ class TestCrossCheck:
 
     def test_reasoning_that_is_all_conclusion_leaves_nothing_to_check(self, tmp_path):
         build = self.build(tmp_path)
-        outcome = build.settle(lambda _, q: think(q.row.label, f"It plainly shows {q.row.label} here."))
+        outcome = build.settle(lambda _, q: think(q.row.gold, f"It plainly shows {q.row.gold} here."))
         assert outcome.reason == "cross_check_failed"
         assert "nothing is left" in outcome.tried[-1].detail
 
@@ -235,7 +233,7 @@ class TestCrossCheck:
     def test_a_reader_that_refuses_says_nothing_of_the_reasoning(self, tmp_path):
         build = Scripted(tmp_path, teachers=2, cross_check={})
         refusal = Reply("", refused="HTTP 400: structured_outputs is unknown")
-        outcome = build.settle(lambda _, q: refusal if q.mode.startswith("check") else think(q.row.label))
+        outcome = build.settle(lambda _, q: refusal if q.mode.startswith("check") else think(q.row.gold))
         reader = next(name for name, question in build.asked if question.mode.startswith("check"))
         assert outcome.reason == "request_refused"
         assert outcome.tried[0].detail == f"by {reader}, who was to read it: {refusal.refused}"
@@ -243,7 +241,7 @@ class TestCrossCheck:
     def test_the_reader_can_be_a_teacher_that_writes_nothing(self, tmp_path):
         Scripted(tmp_path, teachers=2)
         build = Scripted(tmp_path, teachers=1, cross_check={"teacher": str(tmp_path / "b.yaml")})
-        build.settle(lambda _, q: q.row.label if q.mode.startswith("check") else think(q.row.label))
+        build.settle(lambda _, q: q.row.gold if q.mode.startswith("check") else think(q.row.gold))
         assert [name for name, _ in build.asked] == ["a", "b", "b"]
 
 
@@ -265,7 +263,7 @@ class TestWhoIsAsked:
 
     def test_a_rows_teacher_depends_on_no_other_row(self, tmp_path):
         few, many = (Scripted(tmp_path, teachers=3, rows=rows).plan for rows in (30, 90))
-        of = [{row.id: chosen for row, chosen in zip(p.split.examples, p.assigned, strict=True)} for p in (few, many)]
+        of = [{row.id: chosen for row, chosen in zip(p.split.rows, p.assigned, strict=True)} for p in (few, many)]
         assert of[0].items() <= of[1].items()
 
     def test_another_teacher_moves_only_the_rows_it_takes(self, tmp_path):

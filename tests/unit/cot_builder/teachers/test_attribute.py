@@ -13,26 +13,26 @@ from cot_builder.teachers.config import AttributeConfig, load_teacher
 from pipeline.scoring.response import Malformed, parse
 from pipeline.tasks.emoset import EMOTIONS
 from pipeline.tasks.scenes import RULE
-from pipeline.types import Example
+from pipeline.types import Question, labelled_image
 
 ROWS = [
-    Example(f"row_{i}", Path("none.jpg"), RULE[key], {"scene": key[0], "facial_expression": key[1]})
+    labelled_image(f"row_{i}", Path("none.jpg"), RULE[key], {"scene": key[0], "facial_expression": key[1]})
     for i in range(250)
     for key in RULE
 ]
-ROWS = [Example(f"{row.id}_{row.label}", row.image, row.label, row.attributes) for row in ROWS]
+ROWS = [labelled_image(f"{row.id}_{row.gold}", row.images[0], row.gold, row.attributes) for row in ROWS]
 PROMPT = load_prompt("answer_hidden_v1")
 
 
-def question(row: Example, attempt: int = 0) -> TeacherQuestion:
+def question(row: Question, attempt: int = 0) -> TeacherQuestion:
     return TeacherQuestion(row, "answer_hidden", attempt, PROMPT, "")
 
 
-def replies(run_seed: int = 0, rows: list[Example] = ROWS, attempt: int = 0, **options: object) -> list[str]:
+def replies(run_seed: int = 0, rows: list[Question] = ROWS, attempt: int = 0, **options: object) -> list[str]:
     teacher = AttributeTeacher("t", AttributeConfig(**options), rows, run_seed)  # type: ignore[arg-type]
     requests = [teacher.request(question(row, attempt)) for row in rows]
     return [
-        teacher.write(request.record["attributes"], row.label, request.record["seed"])
+        teacher.write(request.record["attributes"], row.gold, request.record["seed"])
         for row, request in zip(rows, requests, strict=True)
     ]
 
@@ -45,7 +45,7 @@ def test_the_same_seed_writes_the_same_and_another_does_not():
 
 
 def test_an_annotation_that_no_file_can_hold_costs_no_build():
-    row = Example("odd", Path("none.jpg"), "awe", {"scene": "bea\ud800ch"})
+    row = labelled_image("odd", Path("none.jpg"), "awe", {"scene": "bea\ud800ch"})
     (reply,) = replies(rows=[row])
     assert reply.encode()
 
@@ -58,7 +58,7 @@ def test_a_perfect_teacher_names_the_attributes_and_answers_with_the_label():
     for row, reply in zip(ROWS, replies(), strict=True):
         response = parse(reply)
         assert not isinstance(response, Malformed)
-        assert response.answer == row.label
+        assert response.answer == row.gold
         assert all(value in response.think for value in row.attributes.values())
         assert len(reply.split()) <= 20
 
@@ -66,8 +66,8 @@ def test_a_perfect_teacher_names_the_attributes_and_answers_with_the_label():
 @pytest.mark.parametrize("rate", [0.0, 0.3, 0.9, 1.0])
 def test_confusion_hits_only_its_labels_at_its_rate(rate):
     answers = [parse(reply).answer for reply in replies(confusions={"awe": "fear"}, confusion_rate=rate)]
-    confused = [answer for row, answer in zip(ROWS, answers, strict=True) if row.label == "awe"]
-    assert all(a == row.label for row, a in zip(ROWS, answers, strict=True) if row.label != "awe")
+    confused = [answer for row, answer in zip(ROWS, answers, strict=True) if row.gold == "awe"]
+    assert all(a == row.gold for row, a in zip(ROWS, answers, strict=True) if row.gold != "awe")
     # 3 standard errors of 250 rows
     assert confused.count("fear") / len(confused) == pytest.approx(rate, abs=0.09)
 
@@ -83,7 +83,7 @@ def test_misreading_names_one_wrong_value_that_occurs_and_keeps_the_label():
     wrong = 0
     for row, reply in zip(ROWS, replies(misread_rate=0.4), strict=True):
         response = parse(reply)
-        assert response.answer == row.label
+        assert response.answer == row.gold
         missing = [value for value in row.attributes.values() if value not in response.think]
         assert len(missing) <= 1
         wrong += len(missing)
@@ -125,7 +125,7 @@ def test_how_attributes_are_said(name, value, said):
 
 
 def test_a_picture_without_attributes_still_gets_a_well_formed_reply():
-    row = Example("x", Path("none.jpg"), "awe", {})
+    row = labelled_image("x", Path("none.jpg"), "awe", {})
     (reply,) = replies(rows=[row], misread_rate=1.0)
     assert parse(reply).answer == "awe"
 
@@ -139,7 +139,7 @@ def test_the_demo_teacher_is_biased_as_its_file_declares():
 
 
 def test_without_annotations_it_says_the_description_of_the_class():
-    row = Example("a", Path("a.png"), "coat")
+    row = labelled_image("a", Path("a.png"), "coat")
     config = AttributeConfig(attributes=["description"])
     teacher = AttributeTeacher("t", config, [row], 0, {"coat": "an open front"})
     request = teacher.request(question(row))

@@ -22,7 +22,7 @@ from cot_builder.teachers.config import OpenAIConfig
 from cot_builder.teachers.endpoints import Failure, Pool
 from cot_builder.teachers.images import TeacherImage
 from cot_builder.teachers.openai import OpenAITeacher
-from pipeline.types import Example
+from pipeline.types import labelled_image
 
 
 class Simulated:
@@ -249,7 +249,7 @@ def picture(tmp_path: Path) -> TeacherImage:
 
 
 def question(picture: TeacherImage | None, number: int = 0, **more: Any) -> TeacherQuestion:
-    row = Example(f"row{number}", Path("none.jpg"), "awe")
+    row = labelled_image(f"row{number}", Path("none.jpg"), "awe")
     return TeacherQuestion(row, "answer_hidden", 0, load_prompt("answer_hidden_v1"), "What is felt?", picture, **more)
 
 

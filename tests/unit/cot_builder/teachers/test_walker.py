@@ -21,29 +21,29 @@ from cot_builder.teachers.config import (
     load_teacher,
 )
 from cot_builder.teachers.walker import WalkerTeacher
-from pipeline.data.task import Task
+from pipeline.data.task import labelled_task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.response import Malformed, parse
 from pipeline.tasks.trails import ARROWS, EMOTIONS, SIDE, board_of, follow, sample, step
-from pipeline.types import Example, Split
+from pipeline.types import Question, Split, labelled_image
 
 PROMPT = load_prompt("answer_hidden_v1")
 
 
-def row(number: int) -> Example:
+def row(number: int) -> Question:
     emotion, length = EMOTIONS[number % 8], number // 8 % 8 + 1
     board = sample(random.Random(number), emotion, length)
     fields = [[board[x, y] for x in range(SIDE)] for y in range(SIDE)]
     trace = " ".join(follow(board))
-    return Example(f"row_{number}", Path("none.jpg"), emotion, {"board": fields}, {"walk": str(length)}, trace)
+    return labelled_image(f"row_{number}", Path("none.jpg"), emotion, {"board": fields}, {"walk": str(length)}, trace)
 
 
 ROWS = [row(number) for number in range(1024)]
-TASK = Task("trails", LabelSet.of(list(EMOTIONS)), "Which?", ("train",), lambda _: Split(tuple(ROWS)))
+TASK = labelled_task("trails", LabelSet.of(list(EMOTIONS)), "Which?", ("train",), lambda _: Split(tuple(ROWS)))
 
 
-def said(rows: list[Example] = ROWS, run_seed: int = 0, attempt: int = 0, **options: object) -> list[str]:
+def said(rows: list[Question] = ROWS, run_seed: int = 0, attempt: int = 0, **options: object) -> list[str]:
     teacher = WalkerTeacher("t", WalkerConfig(**options), run_seed)  # type: ignore[arg-type]
     questions = [TeacherQuestion(one, "answer_hidden", attempt, PROMPT, "") for one in rows]
     records = [teacher.request(question).record for question in questions]
@@ -54,11 +54,11 @@ def test_without_faults_it_writes_the_true_steps_and_the_label():
     for one, reply in zip(ROWS, said(), strict=True):
         response = parse(reply)
         assert not isinstance(response, Malformed)
-        assert (response.think, response.answer) == (one.trace, one.label)
+        assert (response.think, response.answer) == (one.trace, one.gold)
 
 
 def test_it_never_sees_the_label():
-    assert said([replace(one, label="awe") for one in ROWS[:20]]) == said(ROWS[:20])
+    assert said([replace(one, answer="awe") for one in ROWS[:20]]) == said(ROWS[:20])
 
 
 def test_the_same_seed_writes_the_same_and_another_does_not():
@@ -120,7 +120,7 @@ def test_the_demos_teacher_keeps_short_walks_and_lucky_guesses():
     kept = {}
     for one, reply in zip(ROWS, said(**options), strict=True):
         response = parse(reply)
-        if not isinstance(response, Malformed) and response.answer == one.label:
+        if not isinstance(response, Malformed) and response.answer == one.gold:
             kept[one.id] = response.think
     counts = trace_counts(ROWS, kept)
     walks = counts["groups"]["walk"]

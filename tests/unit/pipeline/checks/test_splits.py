@@ -14,10 +14,10 @@ from pipeline.checks.splits import FEW, check_splits, cot_row_problems
 from pipeline.config.loader import load
 from pipeline.config.schema import CotConfig, RunConfig, TaskConfig
 from pipeline.data.load import load_task
-from pipeline.data.task import Task
+from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
-from pipeline.types import Example, Problem, Split
+from pipeline.types import Problem, Split, labelled_image
 
 LABELS = ("bird", "cat", "dog")
 
@@ -31,14 +31,14 @@ def task_of(
     def read(split: str) -> Split:
         found = [(f"{label}/{n}", label) for label, count in rows[split].items() for n in range(count)]
         usable = tuple(
-            Example(row_id, Path(row_id), known.normalise(label) or "")
+            labelled_image(row_id, Path(row_id), known.normalise(label) or "")
             for row_id, label in found
             if label not in broken and known.normalise(label)
         )
         lost = tuple(Problem(row_id, "truncated_image") for row_id, label in found if label in broken)
         return Split(usable, lost)
 
-    return Task(name, known, "Which?", tuple(rows), read, listed=lambda split: Counter(rows[split]))
+    return labelled_task(name, known, "Which?", tuple(rows), read, listed=lambda split: Counter(rows[split]))
 
 
 PHOTOGRAPHS = {
@@ -249,14 +249,14 @@ def test_a_folder_lists_the_rows_it_reads(photographs: Path, options: dict[str, 
     (photographs / "bird" / "40.png").unlink()
     task = load_task(TaskConfig("imagefolder", str(photographs), options=options), photographs.parent / "cache")
     for split in task.splits:
-        assert task.listed(split) == Counter(row.label for row in task.read(split).examples)
+        assert task.listed(split) == Counter(row.gold for row in task.read(split).rows)
 
 
 def test_drawn_pictures_are_listed_as_they_are_drawn(tmp_path: Path) -> None:
     task = load_task(TaskConfig("scenes", options={"train": 9, "val": 2, "test": 4, "size": 16}), tmp_path)
     listed = {split: task.listed(split) for split in task.splits}
     assert not list(tmp_path.rglob("*.jpg"))
-    assert listed == {split: Counter(row.label for row in task.read(split).examples) for split in task.splits}
+    assert listed == {split: Counter(row.gold for row in task.read(split).rows) for split in task.splits}
 
 
 @pytest.mark.parametrize("option", ["train=-1", "val=many", "size=0", "test=1.5", "ambiguous=2", "ambiguous=x"])

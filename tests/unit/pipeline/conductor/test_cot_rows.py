@@ -128,9 +128,7 @@ def selected(config: Path, *overrides: str) -> list[str]:
 def test_a_stage_trains_on_the_built_rows_of_its_slice_alone(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     every = selected(config)
     loaded = load(config)
-    wanted = {
-        row.id for row in load_task(loaded.task, RunDir(loaded.output_dir, "r").cache).select("train[:8]").examples
-    }
+    wanted = {row.id for row in load_task(loaded.task, RunDir(loaded.output_dir, "r").cache).select("train[:8]").rows}
     assert len(every) == 20
     assert selected(config, "stages.1.split=train") == every
     assert selected(config, "stages.1.split=train[:8]") == [row_id for row_id in every if row_id in wanted]
@@ -204,7 +202,7 @@ def test_a_finished_stage_that_names_no_slice_stays_fresh(config: Path) -> None:
 def test_pictures_outside_of_the_slices_are_not_trained_on(config: Path) -> None:
     loaded = load(config, ["stages.1.split=train[:8]", "cot.split=train[4:]"])
     task = load_task(loaded.task, RunDir(loaded.output_dir, loaded.name).cache)
-    assert {row.id for row in training_examples(loaded, task)} == {row.id for row in task.select("train[4:8]").examples}
+    assert {row.id for row in training_examples(loaded, task)} == {row.id for row in task.select("train[4:8]").rows}
     assert len(training_examples(load(config), task)) == 20
 
 

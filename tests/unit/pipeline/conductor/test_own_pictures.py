@@ -13,15 +13,15 @@ from pipeline.config.schema import EvaluationConfig, RunConfig, StageConfig, Tas
 from pipeline.data.shared_pictures import SharedPictures, equal_pictures, read_shared
 from pipeline.reports.summary import summarise
 from pipeline.run_dir import RunDir
-from pipeline.types import Example
+from pipeline.types import Question, labelled_image
 from tests.pictures import photograph
 
 ROOT = Path(__file__).resolve().parents[4]
 
 
-def rows(*named: str) -> list[Example]:
+def rows(*named: str) -> list[Question]:
     """Rows given as digest:label."""
-    return [Example(f"{n}/{one}", Path(f"{n}/{one}"), one.split(":")[1]) for n, one in enumerate(named)]
+    return [labelled_image(f"{n}/{one}", Path(f"{n}/{one}"), one.split(":")[1]) for n, one in enumerate(named)]
 
 
 @pytest.mark.parametrize(
@@ -38,8 +38,8 @@ def rows(*named: str) -> list[Example]:
 )
 def test_equal_pictures_are_counted_across_splits_and_labels(training, test, told) -> None:
     trained, judged = rows(*training), rows(*test)
-    judged = [dataclasses.replace(row, image=Path("test") / row.image) for row in judged]
-    digests = {row.image: None if "?" in row.id else row.id.split("/")[1][0] for row in [*trained, *judged]}
+    judged = [dataclasses.replace(row, images=(Path("test") / row.images[0],)) for row in judged]
+    digests = {row.images[0]: None if "?" in row.id else row.id.split("/")[1][0] for row in [*trained, *judged]}
     found = equal_pictures(trained, {"evaluation.split": ("test", judged)}, digests)
     assert len(found) == len(told)
     assert all(str(one).startswith(words) for one, words in zip(found, told, strict=True)), list(map(str, found))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -10,15 +11,16 @@ import pytest
 
 from pipeline.data.conversations import cot_columns, grpo_columns, in_order, label_columns, user_turn
 from pipeline.data.image_marks import pictures_first
-from pipeline.data.task import Task
+from pipeline.data.task import labelled_task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
-from pipeline.types import Example, Split
+from pipeline.types import Split, labelled_image
 
-TRAIN = (Example("1", Path("train/1.png"), "cat"), Example("2", Path("train/2.png"), "dog"))
-TEST = (Example("1", Path("test/1.png"), "dog"),)
+TRAIN = (labelled_image("1", Path("train/1.png"), "cat"), labelled_image("2", Path("train/2.png"), "dog"))
+TEST = (labelled_image("1", Path("test/1.png"), "dog"),)
 SPLITS = {"train": TRAIN, "test": TEST}
-TASK = Task("t", LabelSet.of(["cat", "dog"]), "Which?", ("train", "test"), lambda name: Split(SPLITS[name]))
+TASK = labelled_task("t", LabelSet.of(["cat", "dog"]), "Which?", ("train", "test"), lambda name: Split(SPLITS[name]))
+TRAIN, TEST = TASK.read("train").rows, TASK.read("test").rows
 
 
 def built(folder: Path, rows: list[tuple[str, str]]) -> Path:
@@ -66,7 +68,8 @@ def test_the_baseline_learns_the_bare_label_and_rewards_see_the_gold_one() -> No
     assert [turn[0]["content"][0]["text"] for turn in labels["completion"]] == ["cat", "dog"]
     assert "<think>" not in labels["prompt"][0][0]["content"][1]["text"]
     rewards = grpo_columns(TASK, TRAIN, "think")
-    assert rewards["label"] == ["cat", "dog"]
+    assert rewards["answer"] == ["cat", "dog"]
+    assert json.loads(rewards["question"][0]) == {"text": "Which?", "options": [], "kind": "label", "facts": {}}
     assert rewards["style"] == ["think", "think"]
     assert "<think>" in rewards["prompt"][0][0]["content"][1]["text"]
 

@@ -11,50 +11,50 @@ import pytest
 
 from pipeline.data.cot_pictures import CotPictures, compare_pictures
 from pipeline.data.image_digests import image_digests
-from pipeline.types import Example
+from pipeline.types import Question, labelled_image
 
 
 @pytest.fixture
-def examples(tmp_path: Path) -> list[Example]:
+def examples(tmp_path: Path) -> list[Question]:
     found = []
     for number in range(4):
         path = tmp_path / f"{number}.png"
         path.write_bytes(b"picture %d" % number)
-        found.append(Example(str(number), path, "a"))
+        found.append(labelled_image(str(number), path, "a"))
     return found
 
 
-def build(folder: Path, rows: list[Example], *, named: bool = True) -> None:
-    digests = image_digests([row.image for row in rows], folder / "then.json")
+def build(folder: Path, rows: list[Question], *, named: bool = True) -> None:
+    digests = image_digests([row.images[0] for row in rows], folder / "then.json")
     columns = {"id": [row.id for row in rows]}
     if named:
-        columns["image_digest"] = [digests[str(row.image)] for row in rows]
+        columns["image_digest"] = [digests[str(row.images[0])] for row in rows]
     pq.write_table(pa.table(columns), folder / "train.parquet")
 
 
-def compared(folder: Path, examples: list[Example]) -> CotPictures:
+def compared(folder: Path, examples: list[Question]) -> CotPictures:
     found = compare_pictures(folder, examples, folder / "cache")
     assert found is not None
     return found
 
 
-def test_the_same_pictures_are_nothing_to_speak_of(tmp_path: Path, examples: list[Example]) -> None:
+def test_the_same_pictures_are_nothing_to_speak_of(tmp_path: Path, examples: list[Question]) -> None:
     build(tmp_path, examples)
     found = compared(tmp_path, examples)
     assert [*found.problems(), *found.notes()] == []
     # A copy of the data set is the same data set.
-    examples[0].image.touch()
+    examples[0].images[0].touch()
     assert list(compared(tmp_path, examples).problems()) == []
 
 
 def test_swapped_replaced_and_deleted_pictures_are_counted_and_the_first_is_named(
-    tmp_path: Path, examples: list[Example]
+    tmp_path: Path, examples: list[Question]
 ) -> None:
     build(tmp_path, examples)
-    a, b = examples[0].image.read_bytes(), examples[1].image.read_bytes()
-    examples[0].image.write_bytes(b + b"")
-    examples[1].image.write_bytes(a)
-    examples[2].image.unlink()
+    a, b = examples[0].images[0].read_bytes(), examples[1].images[0].read_bytes()
+    examples[0].images[0].write_bytes(b + b"")
+    examples[1].images[0].write_bytes(a)
+    examples[2].images[0].unlink()
     found = compared(tmp_path, examples)
     assert (found.rows, list(found.changed)) == (4, ["0", "1", "2"])
     assert "3 of 4 rows are about other pictures (first: 0)" in next(iter(found.problems()))
@@ -62,7 +62,7 @@ def test_swapped_replaced_and_deleted_pictures_are_counted_and_the_first_is_name
 
 @pytest.mark.parametrize("left", [[], [0], [1, 2, 3]])
 def test_rows_whose_pictures_were_renamed_or_taken_away_are_told(
-    tmp_path: Path, examples: list[Example], left: list[int]
+    tmp_path: Path, examples: list[Question], left: list[int]
 ) -> None:
     build(tmp_path, examples)
     found = compared(tmp_path, [examples[number] for number in left])
@@ -73,7 +73,7 @@ def test_rows_whose_pictures_were_renamed_or_taken_away_are_told(
 
 
 def test_new_pictures_are_told_but_those_whose_replies_were_rejected_are_not_new(
-    tmp_path: Path, examples: list[Example]
+    tmp_path: Path, examples: list[Question]
 ) -> None:
     build(tmp_path, examples[:2])
     (tmp_path / "rejected.jsonl").write_text(json.dumps({"id": "2", "reason": "no_think"}) + "\n")
@@ -82,9 +82,9 @@ def test_new_pictures_are_told_but_those_whose_replies_were_rejected_are_not_new
     assert "1 pictures came after the rows were built" in next(iter(found.notes()))
 
 
-def test_rows_of_before_cannot_be_checked_and_say_so(tmp_path: Path, examples: list[Example]) -> None:
+def test_rows_of_before_cannot_be_checked_and_say_so(tmp_path: Path, examples: list[Question]) -> None:
     build(tmp_path, examples, named=False)
-    examples[0].image.write_bytes(b"another")
+    examples[0].images[0].write_bytes(b"another")
     found = compared(tmp_path, examples)
     assert list(found.problems()) == []
     assert "cannot be checked" in next(iter(found.notes()))
@@ -92,7 +92,7 @@ def test_rows_of_before_cannot_be_checked_and_say_so(tmp_path: Path, examples: l
 
 @pytest.mark.parametrize("data", [None, b"", b"rows"])
 def test_rows_that_cannot_be_read_are_somebody_elses_to_tell(
-    tmp_path: Path, examples: list[Example], data: bytes | None
+    tmp_path: Path, examples: list[Question], data: bytes | None
 ) -> None:
     if data is not None:
         (tmp_path / "train.parquet").write_bytes(data)

@@ -40,8 +40,8 @@ def test_every_format_a_camera_or_a_browser_writes_is_read(tmp_path: Path, suffi
     path = tmp_path / "data" / "train" / "red" / f"a{suffix}"
     path.parent.mkdir(parents=True)
     RED.save(path, {".jfif": "JPEG", ".jpe": "JPEG", ".JPG": "JPEG"}.get(suffix))
-    (row,) = folder(tmp_path / "data").read("train").examples
-    assert open_rgb(row.image).getpixel((3, 3))[0] > 150
+    (row,) = folder(tmp_path / "data").read("train").rows
+    assert open_rgb(row.images[0]).getpixel((3, 3))[0] > 150
 
 
 def test_avif_and_tiff_within_parquet_are_read(tmp_path: Path) -> None:
@@ -52,7 +52,7 @@ def test_avif_and_tiff_within_parquet_are_read(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     pq.write_table(pa.table(table), tmp_path / "data" / "train.parquet")
     split = load_task(TaskConfig("parquet", str(tmp_path / "data")), tmp_path / "cache").read("train")
-    assert (len(split.examples), split.problems) == (2, ())
+    assert (len(split.rows), split.problems) == (2, ())
 
 
 def test_heic_without_its_plug_in_is_counted_with_the_cure(tmp_path: Path) -> None:
@@ -124,7 +124,7 @@ def test_heic_is_read_by_its_plug_in(tmp_path: Path) -> None:
         # Else Pillow's own reader takes it.
         "Image.preinit(); Image.ID.remove('BMP')\n"
         "split = load_task(TaskConfig('imagefolder', sys.argv[1]), Path(sys.argv[2])).read('train')\n"
-        "print([row.id for row in split.examples], split.problem_counts)"
+        "print([row.id for row in split.rows], split.problem_counts)"
     )
     done = subprocess.run(
         [sys.executable, "-c", code, str(tmp_path / "data"), str(tmp_path / "cache")],
@@ -178,7 +178,7 @@ def test_a_file_name_that_is_not_utf8_is_a_row_with_a_cure_and_no_traceback(
         ("unwritable_name", True)
     ]
     assert "rename it" in problems[0].detail
-    assert sum(len(split.examples) for split in splits) == 20
+    assert sum(len(split.rows) for split in splits) == 20
 
 
 def test_a_label_s_folder_that_is_not_utf8_is_counted(tmp_path: Path) -> None:
@@ -208,7 +208,7 @@ def test_one_blank_label_costs_one_row(tmp_path: Path, odd: str | None) -> None:
     task = load_task(TaskConfig("parquet", str(tmp_path / "train.parquet")), tmp_path / "cache")
     split = task.read("train")
     assert task.labels.names == ("blue", "red")
-    assert (len(split.examples), len(split.problems)) == (2, 1)
+    assert (len(split.rows), len(split.problems)) == (2, 1)
 
 
 @pytest.mark.parametrize(
@@ -231,8 +231,8 @@ def test_a_label_spelled_in_two_ways_is_one_label_the_commoner_and_said(
     task = load_task(TaskConfig("parquet", str(tmp_path / "train.parquet")), tmp_path / "cache")
     split = task.read("train")
     assert task.labels.names == labels
-    assert len(split.examples) == len(spelled)
-    assert {row.label for row in split.examples} == set(labels)
+    assert len(split.rows) == len(spelled)
+    assert {row.gold for row in split.rows} == set(labels)
     odd = sum(label not in labels for label in spelled)
     assert split.problem_counts == ({"label_spelling": odd} if odd else {})
 

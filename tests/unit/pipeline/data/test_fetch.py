@@ -27,7 +27,7 @@ from pipeline.config.schema import TaskConfig
 from pipeline.data import fetch as fetching
 from pipeline.data.catalogue import DataSet, catalogue, fetch_hint
 from pipeline.data.fetch import CATALOGUE, FIRST, HUB, PARTS, RECORD, fetch
-from pipeline.data.load import load_benchmark, task_names
+from pipeline.data.load import load_task, task_names
 from pipeline.errors import UserError
 
 REVISION = "22409a927ab5cf68e3655023d51694587455fc99"
@@ -283,9 +283,9 @@ def test_what_a_person_must_do_is_told_by_name(tmp_path: Path, capsys: pytest.Ca
 def test_a_missing_folder_s_message_names_the_command(tmp_path: Path) -> None:
     path = str(tmp_path / "here" / "CV-Bench")
     with pytest.raises(UserError, match=f"; python -m pipeline fetch cv_bench --to {tmp_path}/here gets it$"):
-        load_benchmark(TaskConfig(name="cv_bench", path=path), tmp_path)
+        load_task(TaskConfig(name="cv_bench", path=path), tmp_path)
     with pytest.raises(UserError, match=r"; python -m pipeline fetch vcr --to data tells how to get it$"):
-        load_benchmark(TaskConfig(name="vcr", path=str(tmp_path)), tmp_path)
+        load_task(TaskConfig(name="vcr", path=str(tmp_path)), tmp_path)
     assert fetch_hint("scenes", None) == ""
 
 

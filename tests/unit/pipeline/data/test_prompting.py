@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.data.prompting import asked_by_kind
-from pipeline.data.task import Task
+from pipeline.data.task import labelled_task
 from pipeline.scoring.kinds import KINDS
 from pipeline.scoring.labels import LabelSet
 from pipeline.types import Question, Split
@@ -52,9 +52,9 @@ def test_each_kind_is_asked_for_in_both_styles(kind: str, facts: dict[str, Any],
 
 
 def test_a_label_is_asked_for_as_labelled_image_sets_do() -> None:
-    task = Task("t", LabelSet.of(("awe", "fear")), "Which?", ("train",), lambda split: Split(()))
+    task = labelled_task("t", LabelSet.of(("awe", "fear")), "Which?", ("train",), lambda split: Split(()))
     for style in ("direct", "think"):
-        assert asked("label", style) == task.prompt(style)
+        assert asked("label", style) == task.prompt(task.stand_ins("")[0], style)
 
 
 @pytest.mark.parametrize("kind", KINDS)

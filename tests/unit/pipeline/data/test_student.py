@@ -64,7 +64,7 @@ def test_a_slice_is_cut_before_unfit_pictures_are_left_out(tmp_path: Path) -> No
     whole = config(tmp_path, sizes=STRIPS)
     task = load_run_task(whole, RunDir(whole.output_dir, whole.name))
     first, second = task.select("train[:4]"), task.select("train[4:]")
-    assert len(first.examples) + len(second.examples) == 3
+    assert len(first.rows) + len(second.rows) == 3
     assert len(first.problems) + len(second.problems) == len(STRIPS)
 
 

@@ -53,7 +53,7 @@ def test_other_labels_and_rows_that_come_and_go_are_named(columns, tmp_path):
     before = data_lines(columns, tmp_path / "cache")
     other = {**columns, "id": ["a", "b", "d"], "label": ["dog", "dog", "cat"]}
     assert changes(before, data_lines(other, tmp_path / "cache")) == [
-        "1 of 3 rows have another prompt, label or completion (first: a)",
+        "1 of 3 rows have another prompt, answer or completion (first: a)",
         "1 of 3 rows are gone (first: c)",
         "1 of 3 rows are new (first: d)",
     ]

@@ -8,9 +8,9 @@ from PIL import Image
 
 from pipeline.data.images import check_images, quick_look
 from pipeline.data.usable_rows import usable_counts, usable_line
-from pipeline.types import Example, Problem, Split
+from pipeline.types import Problem, Split, labelled_image
 
-ROWS = tuple(Example(str(number), Path("x.png"), "a") for number in range(21))
+ROWS = tuple(labelled_image(str(number), Path("x.png"), "a") for number in range(21))
 
 
 def line(split: Split) -> str:

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.data.task import Task
+from pipeline.data.task import labelled_task
 from pipeline.scoring.labels import LabelSet, _key
 from pipeline.scoring.multiple_choice import stated_label
 from pipeline.scoring.response import render
-from pipeline.types import Split
+from pipeline.types import Split, labelled_image
 
 SCRIPTS = {
     "Latin": ("red", "été bleu", "grün", "t-shirt"),
@@ -49,11 +51,13 @@ def test_a_label_of_any_script_is_read_in_any_punctuation_and_no_other_is(script
     assert labels.normalise(gold + glue + other) is None
     assert labels.normalise(gold + gold) is None
     for style in ("think", "direct"):
-        task = Task("t", labels, "?", ("train",), lambda _: Split((), ()))
+        task = labelled_task("t", labels, "?", ("train",), lambda _: Split((), ()))
         text = mark.format(gold)
-        verdict = task.judge(render("see", text) if style == "think" else text, gold, style)
-        assert (verdict.label, verdict.correct) == (gold, True)
-        assert not task.judge(render("see", text) if style == "think" else text, other, style).correct
+        verdict = task.judge(labelled_image("", Path(), gold), render("see", text) if style == "think" else text, style)
+        assert (verdict.answer, verdict.correct) == (gold, True)
+        assert not task.judge(
+            labelled_image("", Path(), other), render("see", text) if style == "think" else text, style
+        ).correct
     assert stated_label(f"Answer: {mark.format(gold)}", labels) == gold
     assert stated_label(mark.format(gold) + glue + mark.format(other), labels) is None
 

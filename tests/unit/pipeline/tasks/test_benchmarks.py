@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark
-from pipeline.data.load import load_benchmark, load_task, task_names
+from pipeline.data.load import load_task, task_names
+from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.tasks.vcr import sentence
-from pipeline.types import Question
+from pipeline.types import Question, Split
 
 BENCHMARKS = ("cv_bench", "mathvista", "mmmu", "mmmu_pro", "mmstar", "vcr")
 
@@ -51,11 +51,11 @@ def picture(color: int = 0) -> dict[str, Any]:
     return {"bytes": png(color), "path": None}
 
 
-def load(name: str, root: Path, **options: Any) -> Benchmark:
-    return load_benchmark(TaskConfig(name=name, path=str(root), options=options), root.parent / "cache")
+def load(name: str, root: Path, **options: Any) -> Task:
+    return load_task(TaskConfig(name=name, path=str(root), options=options), root.parent / "cache")
 
 
-def predictions(benchmark: Benchmark, split: str, answers: dict[str, str]) -> list[dict[str, Any]]:
+def predictions(benchmark: Task, split: str, answers: dict[str, str]) -> list[dict[str, Any]]:
     """Prediction rows as an evaluation keeps them."""
     rows = []
     for question in benchmark.read(split).rows:
@@ -75,16 +75,10 @@ def predictions(benchmark: Benchmark, split: str, answers: dict[str, str]) -> li
 
 
 @pytest.mark.parametrize("name", BENCHMARKS)
-def test_a_benchmark_cannot_be_trained_on(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"'{name}' is a benchmark: it can be evaluated, but not trained on"):
-        load_task(TaskConfig(name=name), tmp_path)
-
-
-@pytest.mark.parametrize("name", BENCHMARKS)
 def test_missing_data_are_named_with_where_to_get_them(name: str, tmp_path: Path) -> None:
     for config in (TaskConfig(name=name), TaskConfig(name=name, path=str(tmp_path))):
         with pytest.raises(UserError) as error:
-            load_benchmark(config, tmp_path / "cache")
+            load_task(config, tmp_path / "cache")
         assert "https://" in str(error.value)
         assert len(error.value.problems) == 1
         assert "\n" not in str(error.value)
@@ -103,11 +97,47 @@ def test_every_benchmark_is_a_task_file() -> None:
 def test_a_labelled_image_set_is_a_benchmark_too(tmp_path: Path) -> None:
     for label in ("cat", "dog"):
         put(tmp_path / "data" / "test" / label / "1.png")
-    benchmark = load_benchmark(TaskConfig(name="imagefolder", path=str(tmp_path / "data")), tmp_path / "cache")
+    benchmark = load_task(TaskConfig(name="imagefolder", path=str(tmp_path / "data")), tmp_path / "cache")
     row = next(row for row in benchmark.read("test").rows if row.answer == "cat")
     assert benchmark.judge(row, "Cat.", "direct").correct
     assert benchmark.chance(row) == 0.5
-    assert benchmark.task is not None
+    assert benchmark.labels is not None
+
+
+def test_a_split_that_scores_are_of_is_not_trained_on(tmp_path: Path) -> None:
+    benchmark = cv_bench(tmp_path / "data")
+    assert benchmark.untrainable == benchmark.splits == ("test", "2d", "3d")
+    for split in ("test", "2d[:2]"):
+        with pytest.raises(UserError) as refused:
+            benchmark.select_for_training(split)
+        assert repr(split) in str(refused.value)
+        assert "bring rows of the same columns as train.parquet or train.jsonl, and name this one in held_out" in str(
+            refused.value
+        )
+
+
+def test_rows_that_a_benchmark_is_built_from_are_a_train_split(tmp_path: Path) -> None:
+    cv_bench(tmp_path / "data")
+    own = [cv_row(90 + i, "2D", "Count", "COCO", image=picture(90 + i)) for i in range(3)]
+    table(tmp_path / "data" / "train.parquet", own)
+    benchmark = load("cv_bench", tmp_path / "data")
+    assert benchmark.splits == ("test", "2d", "3d", "train")
+    assert {row.id for row in benchmark.select_for_training("train").rows} == {"90", "91", "92"}
+    assert len(benchmark.read("test").rows) == 8
+    with pytest.raises(
+        UserError, match=r"'test' is what published scores of cv_bench are of.*train on train, and name"
+    ):
+        benchmark.select_for_training("test")
+
+
+def test_rows_without_a_published_answer_are_counted_and_not_trained_on(tmp_path: Path) -> None:
+    rows = [Question("1", (), answer="A"), Question("2", ())]
+    some = Task("t", ("train",), lambda _: Split(tuple(rows)))
+    found = some.select_for_training("train")
+    assert ([row.id for row in found.rows], found.problem_counts, found.whole) == (["1"], {"no_answer": 1}, 2)
+    none = Task("t", ("train",), lambda _: Split(tuple(rows[1:])))
+    with pytest.raises(UserError, match="the answers of its rows are not published"):
+        none.select_for_training("train")
 
 
 # ---- CV-Bench
@@ -127,7 +157,7 @@ def cv_row(idx: int, kind: str, task: str, source: str, answer: str = "(A)", **m
     }
 
 
-def cv_bench(root: Path) -> Benchmark:
+def cv_bench(root: Path) -> Task:
     two = [cv_row(i, "2D", "Count", source, image=picture(i)) for i, source in enumerate(["ADE20K"] * 4 + ["COCO"] * 2)]
     three = [cv_row(10 + i, "3D", "Depth", "Omni3D", image=picture(50 + i)) for i in range(2)]
     table(root / "test_2d.parquet", two)
@@ -590,7 +620,7 @@ def vcr_row(number: int = 0, **more: Any) -> dict[str, Any]:
     }
 
 
-def vcr(root: Path, rows: list[dict[str, Any]], boxes: bool = True, **options: Any) -> Benchmark:
+def vcr(root: Path, rows: list[dict[str, Any]], boxes: bool = True, **options: Any) -> Task:
     put(root / "vcr1images" / "film" / "1.jpg")
     if boxes:
         stored = {

@@ -13,21 +13,19 @@ import pytest
 from PIL import Image
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import Benchmark
-from pipeline.data.load import load_benchmark
+from pipeline.data.load import load_task
+from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.scoring.response import render
 from pipeline.types import Question
 from tests.unit.pipeline.tasks.question_files import SCHEMAS, cell, put, write_json, write_lines, write_parquet
 
 
-def load(root: Path, options: Mapping[str, Any] | None = None, **keys: Any) -> Benchmark:
-    return load_benchmark(
-        TaskConfig("questions", str(root), options=dict(options or {}), **keys), root.parent / "cache"
-    )
+def load(root: Path, options: Mapping[str, Any] | None = None, **keys: Any) -> Task:
+    return load_task(TaskConfig("questions", str(root), options=dict(options or {}), **keys), root.parent / "cache")
 
 
-def only(benchmark: Benchmark, split: str = "train") -> Question:
+def only(benchmark: Task, split: str = "train") -> Question:
     found = benchmark.read(split)
     assert len(found.rows) == 1, found.problems
     return found.rows[0]

@@ -20,13 +20,13 @@ from PIL import Image
 from pipeline.config.schema import TaskConfig
 from pipeline.data import parquet_images
 from pipeline.data.load import TaskOption, check_options, load_task, task_names
-from pipeline.data.task import Task
+from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.response import render
 from pipeline.tasks import parquet
 from pipeline.tasks.emoset import EMOTIONS
-from pipeline.types import Example, Split
+from pipeline.types import Split, labelled_image
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 SHARED = REPOSITORY.parent / "shared" / "data"
@@ -57,15 +57,15 @@ def reasons(split: Split) -> dict[str, str]:
 
 
 def ids(split: Split) -> list[str]:
-    return [row.id for row in split.examples]
+    return [row.id for row in split.rows]
 
 
 # --- slicing and judging -------------------------------------------------------------
 
 
 def numbered(rows: int, labels: Sequence[str] = ("awe", "fear")) -> Task:
-    examples = tuple(Example(f"row-{n:04d}", Path("x"), labels[n * len(labels) // rows]) for n in range(rows))
-    return Task("toy", LabelSet.of(labels), "What?", ("train",), lambda _: Split(examples))
+    examples = tuple(labelled_image(f"row-{n:04d}", Path("x"), labels[n * len(labels) // rows]) for n in range(rows))
+    return labelled_task("toy", LabelSet.of(labels), "What?", ("train",), lambda _: Split(examples))
 
 
 @pytest.mark.parametrize(
@@ -84,19 +84,19 @@ def test_two_slices_share_no_row_and_lose_none(first: str, second: str) -> None:
     [("train", 200), ("train[:50%]", 100), ("train[10%:20%]", 20), ("train[190:]", 10), ("train[:900]", 200)],
 )
 def test_a_slice_has_the_rows_it_says(spec: str, rows: int) -> None:
-    assert len(numbered(200).select(spec).examples) == rows
+    assert len(numbered(200).select(spec).rows) == rows
 
 
 def test_a_slice_of_a_sorted_file_holds_every_class() -> None:
     labels = ("amusement", "awe", "anger", "fear")
-    counts = Counter(row.label for row in numbered(400, labels).select("train[:25%]").examples)
+    counts = Counter(row.gold for row in numbered(400, labels).select("train[:25%]").rows)
     assert min(counts[label] for label in labels) >= 10
 
 
 def test_a_slice_does_not_depend_on_the_order_of_the_file() -> None:
     task = numbered(50)
-    rows = task.read("train").examples
-    turned = Task("toy", task.labels, "What?", ("train",), lambda _: Split(rows[::-1]))
+    rows = task.read("train").rows
+    turned = labelled_task("toy", task.labels, "What?", ("train",), lambda _: Split(rows[::-1]))
     assert task.select("train[:7]") == turned.select("train[:7]")
 
 
@@ -124,8 +124,8 @@ def test_every_gold_answer_is_judged_right_and_every_other_wrong() -> None:
     for gold in task.labels.names:
         for answer in task.labels.names:
             for style, text in (("think", render("because", answer)), ("direct", answer)):
-                verdict = task.judge(text, gold, style)
-                assert (verdict.label, verdict.correct, verdict.reason) == (answer, answer == gold, None)
+                verdict = task.judge(labelled_image("", Path(), gold), text, style)
+                assert (verdict.answer, verdict.correct, verdict.reason) == (answer, answer == gold, None)
 
 
 @pytest.mark.parametrize(
@@ -143,13 +143,13 @@ def test_every_gold_answer_is_judged_right_and_every_other_wrong() -> None:
     ],
 )
 def test_an_answer_nobody_can_read_is_wrong_and_says_why(completion: str, style: str, reason: str) -> None:
-    verdict = numbered(2).judge(completion, "awe", style)
-    assert (verdict.label, verdict.correct, verdict.reason) == (None, False, reason)
+    verdict = numbered(2).judge(labelled_image("", Path(), "awe"), completion, style)
+    assert (verdict.answer, verdict.correct, verdict.reason) == (None, False, reason)
 
 
 @pytest.mark.parametrize("style", ["think", "direct"])
 def test_the_prompt_offers_every_label(style: str) -> None:
-    prompt = numbered(2).prompt(style)
+    prompt = numbered(2).prompt(numbered(2).stand_ins("")[0], style)
     assert prompt.startswith("What? Options: awe, fear.")
     assert ("<answer>" in prompt) == (style == "think")
 
@@ -231,10 +231,11 @@ def test_an_emoset_folder_is_read(tmp_path: Path) -> None:
     assert task.question == "Which emotion does this image evoke?"
     split = task.read("train")
     assert split.problems == ()
-    assert split.examples == (
+    assert {row.text for row in split.rows} == {task.question}
+    assert tuple(dataclasses.replace(row, text="") for row in split.rows) == (
         # Neither the emotion nor a rating it follows from may reach a teacher as an attribute.
-        Example("awe_1", root / "image/awe/awe_1.jpg", "awe", {"scene": "sky", "object": ["sun"]}),
-        Example("fear_2", root / "image/fear/fear_2.jpg", "fear", {}),
+        labelled_image("awe_1", root / "image/awe/awe_1.jpg", "awe", {"scene": "sky", "object": ["sun"]}),
+        labelled_image("fear_2", root / "image/fear/fear_2.jpg", "fear", {}),
     )
 
 
@@ -307,7 +308,7 @@ def test_every_unusable_emoset_row_is_counted_by_reason(tmp_path: Path) -> None:
         "deep": "unreadable_annotation",
     }
     # A row without its annotation is still a labelled image.
-    assert {row.id: row.attributes for row in split.examples} == {
+    assert {row.id: row.attributes for row in split.rows} == {
         "good": {"scene": "sky"},
         "notjson": {},
         "noannotation": {},
@@ -368,7 +369,7 @@ def test_labels_and_aliases_of_the_configuration_come_first(tmp_path: Path) -> N
     assert task.labels.descriptions["fear"] == "mine"
     assert task.labels.descriptions["sadness"]
     split = task.read("train")
-    assert {row.id: row.label for row in split.examples} == {"b": "fear", "c": "fear"}
+    assert {row.id: row.gold for row in split.rows} == {"b": "fear", "c": "fear"}
     assert reasons(split) == {"a": "unknown_label"}
     with pytest.raises(UserError, match="would mean both"):
         emoset(root, labels=["fear", "Fear "])
@@ -399,16 +400,19 @@ def test_emotions_said_as_adjectives_are_answers_and_no_mentions(
         task = emoset(place)
         for style in ("direct", "think"):
             text = answer if style == "direct" else render("look", answer)
-            assert task.judge(text, emotion or "awe", style).label == emotion
-        assert task.judge(f"The answer is {answer}.", emotion or "awe", "direct").label == emotion
+            assert task.judge(labelled_image("", Path(), emotion or "awe"), text, style).answer == emotion
+        assert (
+            task.judge(labelled_image("", Path(), emotion or "awe"), f"The answer is {answer}.", "direct").answer
+            == emotion
+        )
         assert task.labels.mentioned("A sad, angry man; the content of the sign is exciting.") == []
 
 
 def test_an_alias_of_the_configuration_comes_before_the_tasks_own_words(tmp_path: Path) -> None:
     root = emoset_folder(tmp_path / "data", [row_of("a")])
     task = emoset(root, labels=["sadness", "contentment"], aliases={"sadness": ["content"]})
-    assert task.judge("content", "sadness", "direct").correct
-    assert task.judge("contented", "contentment", "direct").correct
+    assert task.judge(labelled_image("", Path(), "sadness"), "content", "direct").correct
+    assert task.judge(labelled_image("", Path(), "contentment"), "contented", "direct").correct
 
 
 def test_classes_that_read_the_same_are_refused_all_at_once_where_they_were_found(tmp_path: Path) -> None:
@@ -420,17 +424,17 @@ def test_classes_that_read_the_same_are_refused_all_at_once_where_they_were_foun
     ):
         load_task(config, tmp_path / "cache")
     one = dataclasses.replace(config, labels=["red", "hot dog"])
-    rows = [row for split in ("train", "test") for row in load_task(one, tmp_path / "cache").read(split).examples]
-    assert sorted(row.label for row in rows) == ["hot dog", "hot dog", "red", "red"]
+    rows = [row for split in ("train", "test") for row in load_task(one, tmp_path / "cache").read(split).rows]
+    assert sorted(row.gold for row in rows) == ["hot dog", "hot dog", "red", "red"]
 
 
 def test_letters_of_two_cases_and_numbers_of_two_signs_are_classes(tmp_path: Path) -> None:
     for name in ("a", "A", "-5", "5"):
         put(tmp_path / "data" / name / "1.jpg", jpeg())
     task = load_task(TaskConfig(name="imagefolder", path=str(tmp_path / "data")), tmp_path / "cache")
-    rows = [row for split in ("train", "test") for row in task.read(split).examples]
-    assert sorted(row.label for row in rows) == ["-5", "5", "A", "a"]
-    assert not task.judge("5", "-5", "direct").correct
+    rows = [row for split in ("train", "test") for row in task.read(split).rows]
+    assert sorted(row.gold for row in rows) == ["-5", "5", "A", "a"]
+    assert not task.judge(labelled_image("", Path(), "-5"), "5", "direct").correct
 
 
 def test_an_empty_selection_says_what_was_wrong_with_the_rows(tmp_path: Path) -> None:
@@ -443,11 +447,11 @@ def test_real_photographs_in_emoset_layout(tmp_path: Path) -> None:
     root = shared("oasis_emoset")
     task = load_task(TaskConfig(name="emoset", path=str(root)), tmp_path)
     split = task.read("val")
-    assert (len(split.examples), split.problems) == (113, ())
+    assert (len(split.rows), split.problems) == (113, ())
     assert task.labels.names == ("contentment", "excitement", "fear", "sadness")
-    assert all({"brightness", "colorfulness"} <= set(row.attributes) for row in split.examples)
-    for row in split.examples:
-        assert task.judge(render("…", row.label), row.label).correct
+    assert all({"brightness", "colorfulness"} <= set(row.attributes) for row in split.rows)
+    for row in split.rows:
+        assert task.judge(row, render("…", row.gold), "think").correct
 
 
 def test_the_published_three_field_list_of_emoset(tmp_path: Path) -> None:
@@ -478,7 +482,7 @@ def test_folders_of_labels_in_folders_of_splits(tmp_path: Path) -> None:
         put(root / path, jpeg())
     task = folder_task(root)
     assert (task.labels.names, set(task.splits)) == (("cat", "dog", "owl"), {"train", "test"})
-    assert [(row.id, row.label) for row in task.read("train").examples] == [
+    assert [(row.id, row.gold) for row in task.read("train").rows] == [
         ("train/cat/1.jpg", "cat"),
         ("train/dog/2.JPEG", "dog"),
     ]
@@ -500,7 +504,7 @@ def test_a_folder_without_splits_is_split_the_same_way_for_ever(tmp_path: Path) 
     again = folder_task(root)
     assert set(train) <= set(ids(again.read("train")))
     assert set(test) <= set(ids(again.read("test")))
-    assert 80 <= len(folder_task(root, options={"test_share": 0.5}).read("test").examples) <= 120
+    assert 80 <= len(folder_task(root, options={"test_share": 0.5}).read("test").rows) <= 120
 
 
 @pytest.mark.parametrize("share", [0, 1, -0.1, "0.2", True, None])
@@ -583,13 +587,13 @@ def test_a_parquet_folder_is_read(tmp_path: Path) -> None:
     task = parquet_task(root)
     assert (task.labels.names, task.splits) == (("cat", "dog", "owl"), ("train", "test"))
     split = task.read("train")
-    assert [(row.id, row.label) for row in split.examples] == list(
+    assert [(row.id, row.gold) for row in split.rows] == list(
         zip("abcde", ["cat", "dog", "cat", "cat", "dog"], strict=True)
     )
-    assert [row.image.read_bytes() for row in split.examples] == [jpeg(n) for n in range(5)]
+    assert [row.images[0].read_bytes() for row in split.rows] == [jpeg(n) for n in range(5)]
     # By the bytes, not by the name they came with.
-    assert {row.image.suffix for row in split.examples} == {".jpg"}
-    assert {row.image.parent for row in split.examples} == {extracted(tmp_path / "cache")}
+    assert {row.images[0].suffix for row in split.rows} == {".jpg"}
+    assert {row.images[0].parent for row in split.rows} == {extracted(tmp_path / "cache")}
 
 
 @pytest.mark.parametrize("folder", ["", "data"])
@@ -618,8 +622,8 @@ def test_a_single_parquet_file_is_a_split(tmp_path: Path) -> None:
     options = {"image_column": "picture", "label_column": "kind", "id_column": "name", "attribute_columns": ["age"]}
     task = parquet_task(file, options=options)
     assert task.splits == ("pets",)
-    (row,) = task.read("pets").examples
-    assert (row.id, row.label, row.attributes) == ("Tom", "cat", {"age": 3})
+    (row,) = task.read("pets").rows
+    assert (row.id, row.gold, row.attributes) == ("Tom", "cat", {"age": 3})
 
 
 def test_integers_are_named_by_the_files_own_features(tmp_path: Path) -> None:
@@ -629,11 +633,11 @@ def test_integers_are_named_by_the_files_own_features(tmp_path: Path) -> None:
     task = parquet_task(tmp_path / "data")
     assert task.labels.names == tuple(names)
     split = task.read("train")
-    assert [row.label for row in split.examples] == ["coat", "shirt"]
+    assert [row.gold for row in split.rows] == ["coat", "shirt"]
     assert reasons(split) == {"train-2": "missing_label", "train-3": "missing_label"}
     # Another order in the tables does not change what the numbers mean.
     turned = parquet_task(tmp_path / "data", labels=names[::-1]).read("train")
-    assert [row.label for row in turned.examples] == ["coat", "shirt"]
+    assert [row.gold for row in turned.rows] == ["coat", "shirt"]
 
 
 def test_integers_without_names_need_them(tmp_path: Path) -> None:
@@ -641,7 +645,7 @@ def test_integers_without_names_need_them(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"set task\.labels to the names in index order"):
         parquet_task(tmp_path / "data")
     split = parquet_task(tmp_path / "data", labels=["shirt", "bag"]).read("train")
-    assert [row.label for row in split.examples] == ["bag", "shirt"]
+    assert [row.gold for row in split.rows] == ["bag", "shirt"]
 
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
@@ -650,7 +654,7 @@ def test_plain_bytes_are_images_too(tmp_path: Path, kind: pa.DataType) -> None:
     Image.new("RGB", (4, 4)).save(buffer, "WEBP")
     table(tmp_path / "data", "train.parquet", {"image": [jpeg(), buffer.getvalue()], "label": ["a", "b"]}, image=kind)
     split = parquet_task(tmp_path / "data").read("train")
-    assert [row.image.suffix for row in split.examples] == [".jpg", ".webp"]
+    assert [row.images[0].suffix for row in split.rows] == [".jpg", ".webp"]
 
 
 def test_paths_in_a_parquet_file_stay_inside_its_folder(tmp_path: Path) -> None:
@@ -665,7 +669,7 @@ def test_paths_in_a_parquet_file_stay_inside_its_folder(tmp_path: Path) -> None:
     task = parquet_task(root)
     for name in ("train", "test"):
         split = task.read(name)
-        assert [row.image for row in split.examples] == [root / "pictures/1.jpg"]
+        assert [row.images[0] for row in split.rows] == [root / "pictures/1.jpg"]
         assert [p.reason for p in split.problems] == ["outside_root"] * 3 + ["missing_image"] * 2
 
 
@@ -694,7 +698,7 @@ def test_no_id_can_choose_where_its_image_is_written(tmp_path: Path) -> None:
     table(tmp_path / "data", "train.parquet", {"image": images(6), "label": ["cat"] * 6, "id": names})
     split = parquet_task(tmp_path / "data").read("train")
     assert ids(split) == names
-    assert {row.image.parent for row in split.examples} == {extracted(tmp_path / "cache")}
+    assert {row.images[0].parent for row in split.rows} == {extracted(tmp_path / "cache")}
     assert sorted(path.name for path in tmp_path.iterdir()) == ["cache", "data"]
 
 
@@ -724,7 +728,7 @@ def test_a_killed_extraction_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyP
     folder = extracted(tmp_path / "cache")
     before = {name: (folder / name).stat().st_mtime_ns for name in written}
     monkeypatch.setattr(parquet_images, "write_once", real)
-    assert len(parquet_task(tmp_path / "data").read("train").examples) == 6
+    assert len(parquet_task(tmp_path / "data").read("train").rows) == 6
     assert {name: (folder / name).stat().st_mtime_ns for name in written} == before
 
 
@@ -732,13 +736,13 @@ def test_lost_and_replaced_data_are_noticed(tmp_path: Path) -> None:
     file = table(tmp_path / "data", "train.parquet", {"image": images(3), "label": list("aba")})
     task = parquet_task(tmp_path / "data")
     first = task.read("train")
-    first.examples[0].image.unlink()
+    first.rows[0].images[0].unlink()
     assert task.read("train") == first
     # What a power cut can leave.
-    os.truncate(first.examples[1].image, 0)
+    os.truncate(first.rows[1].images[0], 0)
     assert task.read("train") == first
     table(tmp_path / "data", file.name, {"image": images(3, 10), "label": list("aba")})
-    assert [row.image.read_bytes() for row in task.read("train").examples] == [jpeg(10), jpeg(11), jpeg(12)]
+    assert [row.images[0].read_bytes() for row in task.read("train").rows] == [jpeg(10), jpeg(11), jpeg(12)]
 
 
 @pytest.mark.parametrize(
@@ -773,7 +777,7 @@ def test_the_hubs_parquet_copy_of_emoset_is_read(tmp_path: Path, label: str) -> 
     assert (task.name, task.question) == ("emoset", "Which emotion does this image evoke?")
     assert task.labels.names[:2] == (("awe", "anger") if label == "numbers" else ("amusement", "awe"))
     assert task.labels.descriptions["awe"]
-    assert [(row.id, row.label) for row in task.read("train").examples] == [("awe_1", "awe"), ("anger_2", "anger")]
+    assert [(row.id, row.gold) for row in task.read("train").rows] == [("awe_1", "awe"), ("anger_2", "anger")]
 
 
 def test_real_pictures_in_parquet(tmp_path: Path) -> None:
@@ -781,7 +785,7 @@ def test_real_pictures_in_parquet(tmp_path: Path) -> None:
     task = load_task(TaskConfig(name="parquet", path=str(root)), tmp_path)
     assert task.splits == ("train", "val", "test")
     split = task.read("val")
-    assert (len(split.examples), split.problems) == (600, ())
+    assert (len(split.rows), split.problems) == (600, ())
     assert "t-shirt" in task.labels.names
-    for row in split.examples[:50]:
-        assert task.judge(render("…", row.label), row.label).correct
+    for row in split.rows[:50]:
+        assert task.judge(row, render("…", row.gold), "think").correct

@@ -10,13 +10,12 @@ import pytest
 from PIL import Image
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import as_benchmark
 from pipeline.data.load import load_task
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.tasks.emoset import EMOTIONS
 from pipeline.tasks.trails import ARROWS, FACES, FIELD, SIDE, START, Board, board_of, follow, sample, step
-from pipeline.types import Example
+from pipeline.types import Question
 
 ROWS = {"train": 128, "val": 16, "test": 64}
 
@@ -31,8 +30,8 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 
 
 @pytest.fixture(scope="module")
-def rows(task: Task) -> list[Example]:
-    return [row for split in ROWS for row in task.read(split).examples]
+def rows(task: Task) -> list[Question]:
+    return [row for split in ROWS for row in task.read(split).rows]
 
 
 def boards() -> list[tuple[str, int, Board]]:
@@ -64,25 +63,25 @@ def seen_in(picture: Path) -> Board:
     return board
 
 
-def test_the_arrows_of_the_annotation_lead_to_the_label(task: Task, rows: list[Example]) -> None:
+def test_the_arrows_of_the_annotation_lead_to_the_label(task: Task, rows: list[Question]) -> None:
     assert len(rows) == sum(ROWS.values())
     for row in rows:
         words = follow(board_of(row.attributes["board"]))
-        assert words[-1] == row.label
+        assert words[-1] == row.gold
         assert row.trace == " ".join(words)
         assert row.groups == {"walk": str((len(words) - 2) // 2)}
 
 
-def test_the_arrows_of_the_pixels_lead_there_too(rows: list[Example]) -> None:
+def test_the_arrows_of_the_pixels_lead_there_too(rows: list[Question]) -> None:
     for row in rows:
-        board = seen_in(row.image)
+        board = seen_in(row.images[0])
         assert board == board_of(row.attributes["board"])
-        assert follow(board)[-1] == row.label
+        assert follow(board)[-1] == row.gold
 
 
-def test_the_ring_is_around_the_field_in_the_middle_alone(rows: list[Example]) -> None:
+def test_the_ring_is_around_the_field_in_the_middle_alone(rows: list[Question]) -> None:
     for row in rows[:40]:
-        red, green, blue = np.asarray(Image.open(row.image).convert("RGB"), dtype=float).transpose(2, 0, 1)
+        red, green, blue = np.asarray(Image.open(row.images[0]).convert("RGB"), dtype=float).transpose(2, 0, 1)
         # Of a field the pixels beside its edge, where the ring is and no face reaches far.
         edge = np.pad(np.zeros((FIELD - 4, FIELD - 4)), 1, constant_values=1)
         fields = np.pad((red + blue - 2 * green), 0).reshape(SIDE, FIELD, SIDE, FIELD)[:, 1:-1, :, 1:-1]
@@ -106,15 +105,15 @@ def test_a_walk_enters_no_field_twice_and_every_face_is_pointed_at() -> None:
 
 def test_labels_and_lengths_are_balanced_in_every_split(task: Task) -> None:
     for split, count in ROWS.items():
-        found = task.read(split).examples
-        assert set(Counter(row.label for row in found).values()) == {count // 8}
-    test = task.read("test").examples
-    assert Counter((row.label, row.groups["walk"]) for row in test) == {
+        found = task.read(split).rows
+        assert set(Counter(row.gold for row in found).values()) == {count // 8}
+    test = task.read("test").rows
+    assert Counter((row.gold, row.groups["walk"]) for row in test) == {
         (emotion, str(length)): 1 for emotion in EMOTIONS for length in range(1, 9)
     }
 
 
-def test_no_board_is_drawn_twice(rows: list[Example]) -> None:
+def test_no_board_is_drawn_twice(rows: list[Question]) -> None:
     assert len({json.dumps(row.attributes["board"]) for row in rows}) == len(rows)
     assert len({row.id for row in rows}) == len(rows)
 
@@ -150,13 +149,13 @@ def test_the_same_options_give_the_same_bytes_and_another_seed_others(tmp_path: 
 
 
 def test_more_rows_leave_those_there_were_as_they_are(tmp_path: Path) -> None:
-    few = trails(tmp_path, train=3, val=2, test=2).read("test").examples
-    more = trails(tmp_path, train=9, val=2, test=5).read("test").examples
+    few = trails(tmp_path, train=3, val=2, test=2).read("test").rows
+    more = trails(tmp_path, train=9, val=2, test=5).read("test").rows
     assert [row.attributes for row in few] == [row.attributes for row in more[:2]]
 
 
 def test_longer_walks_than_those_trained_on_can_be_asked_for(tmp_path: Path) -> None:
-    found = trails(tmp_path, train=1, val=1, test=32, walk=[9, 10]).read("test").examples
+    found = trails(tmp_path, train=1, val=1, test=32, walk=[9, 10]).read("test").rows
     assert Counter(row.groups["walk"] for row in found) == {"9": 16, "10": 16}
 
 
@@ -172,9 +171,9 @@ def test_an_unknown_option_names_the_nearest(tmp_path: Path) -> None:
 
 
 def test_the_lab_splits_its_tables_by_the_walk_too(task: Task) -> None:
-    question = as_benchmark(task).select("test[:1]").rows[0]
-    assert set(question.groups) == {"label", "walk"}
-    assert question.facts["trace"].startswith("13 ")
+    question = task.select("test[:1]").rows[0]
+    assert set(task.groups_of(question)) == {"label", "walk"}
+    assert question.trace.startswith("13 ")
 
 
 def test_the_rows_of_a_split_are_told_before_anything_is_drawn(tmp_path: Path) -> None:
@@ -182,7 +181,7 @@ def test_the_rows_of_a_split_are_told_before_anything_is_drawn(tmp_path: Path) -
     assert told.listed
     counts = {split: told.listed(split) for split in told.splits}
     assert not list(tmp_path.rglob("*.jpg"))
-    assert counts == {split: Counter(row.label for row in told.read(split).examples) for split in told.splits}
+    assert counts == {split: Counter(row.gold for row in told.read(split).rows) for split in told.splits}
 
 
 @pytest.mark.parametrize("rows", [-1, 1.5, "6", True, None])

@@ -26,11 +26,9 @@ def lab(tmp_path, monkeypatch):
 
 def test_a_cell_has_a_row_for_every_question_in_the_split_s_order_and_its_figures(lab):
     folder = lab.run()
-    from pipeline.data.load import load_benchmark
+    from pipeline.data.load import load_task
 
-    questions = (
-        load_benchmark(lab.config.tasks["scenes"].task, Path(lab.config.output_dir) / ".cache").select("test").rows
-    )
+    questions = load_task(lab.config.tasks["scenes"].task, Path(lab.config.output_dir) / ".cache").select("test").rows
     found = rows(folder)
     assert [row["id"] for row in found] == [question.id for question in questions]
     assert all(row["label"] == "awe" and row["correct"] == (row["gold"] == "awe") for row in found)
@@ -154,13 +152,13 @@ def test_blind_asks_the_same_words_without_the_picture_and_what_it_says_is_the_r
 def test_marks_of_pictures_are_words_to_the_blind(tmp_path, monkeypatch):
     from stages.evaluation import cell
 
-    whole = cell.load_benchmark
+    whole = cell.load_task
 
     def marked(config, cache):
         benchmark = whole(config, cache)
         return dataclasses.replace(benchmark, prompt=lambda question, style: f"Look at <image 1>. {question.id}")
 
-    monkeypatch.setattr(cell, "load_benchmark", marked)
+    monkeypatch.setattr(cell, "load_task", marked)
     lab = Lab(tmp_path, monkeypatch, {"m": Scripted(awe)}, modes=["direct", "blind"])
     found = rows(lab.run(1))
     assert all(row["prompt"] == f"Look at image 1. {row['id']}" for row in found)

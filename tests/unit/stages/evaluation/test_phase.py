@@ -13,10 +13,12 @@ import pytest
 from pipeline.config.derived import Pass, passes
 from pipeline.config.schema import EvaluationConfig, RunConfig, StageConfig, TaskConfig
 from pipeline.data.load import load_task
+from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.files import read_jsonl
 from pipeline.run_dir import RunDir
-from pipeline.types import Example
+from pipeline.scoring.labels import LabelSet
+from pipeline.types import Judgement, Split, labelled_image
 from stages.evaluation import phase
 from stages.evaluation.phase import mend_parts, merge
 from stages.processes.work import Work
@@ -141,14 +143,19 @@ def test_missing_answers_are_refused_and_counted(work, monkeypatch):
     ],
 )
 def test_a_prediction_says_whether_its_steps_are_the_true_ones(think: str | None, style: str, exact: bool | None):
-    row = Example("a", Path("a.png"), "awe", groups={"walk": "1"}, trace="13 up 8 awe")
-    found = phase.groups_and_trace(row, think, style)
+    row = labelled_image("a", Path("a.png"), "awe", groups={"walk": "1"}, trace="13 up 8 awe")
+    found = phase.told_beside(scenes(), row, Judgement("awe", True, think=think), style)
     assert found["groups"] == {"label": "awe", "walk": "1"}
     assert found.get("exact_trace") is exact
 
 
 def test_a_prediction_of_a_task_without_groups_or_steps_stays_as_it_was():
-    assert phase.groups_and_trace(Example("a", Path("a.png"), "awe"), "a park", "think") == {}
+    row = labelled_image("a", Path("a.png"), "awe")
+    assert phase.told_beside(scenes(), row, Judgement("awe", True, think="a park"), "think") == {}
+
+
+def scenes() -> Task:
+    return labelled_task("t", LabelSet.of(["awe", "fear"]), "Which?", ("test",), lambda _: Split(()))
 
 
 def test_the_rows_of_a_traced_task_are_written_with_both(work: Work, monkeypatch: pytest.MonkeyPatch):

@@ -9,7 +9,6 @@ import pytest
 from lab_fakes import ROWS, Lab, Scripted, record, rows
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark import as_benchmark
 from pipeline.data.image_marks import split_at_marks
 from pipeline.data.load import load_task
 from pipeline.errors import UserError
@@ -217,7 +216,7 @@ def test_the_prompts_are_those_the_extraction_recipe_trains_on(tmp_path, repo_ro
 
     task = load_task(TaskConfig(name="scenes", options={"train": 1, "val": 1, "test": 1, "size": 32}), tmp_path)
     question = Question("a", (), task.question)
-    ours = prompts.observe(prompts.asked(as_benchmark(task), question))
+    ours = prompts.observe(prompts.asked(task, question))
     assert ours.split() == load_prompt("observe_v1").render(task).split()
     assert prompts.perceive(1, "faces") == load_prompt("perceive_v1").render(task, observe="faces").strip()
 

@@ -17,8 +17,10 @@ from pipeline.checks.model_folder import folder_problems
 from pipeline.config.schema import ModelConfig, RunConfig, TaskConfig, TinyConfig
 from pipeline.data.conversations import user_turn
 from pipeline.data.load import load_task
-from pipeline.data.task import PROMPT_STYLES, Task
+from pipeline.data.prompting import PROMPT_STYLES
+from pipeline.data.task import Task
 from pipeline.scoring.response import TAGS, render
+from pipeline.types import labelled_image
 from stages.models.chat import answer_text, chat_problems, prompt_text, read_completions, rollout_tokens, tokens_of
 from stages.models.loading import load_processor
 from stages.models.tiny import build_tiny
@@ -38,7 +40,7 @@ def task(tmp_path_factory: pytest.TempPathFactory) -> Task:
 @pytest.fixture(scope="module", params=FAMILIES)
 def made(request: pytest.FixtureRequest, task: Task, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder: Path = tmp_path_factory.mktemp("made") / request.param
-    texts = [task.prompt("think"), RESPONSE, *task.labels.names] * 3
+    texts = [task.prompt(task.stand_ins("")[0], "think"), RESPONSE, *task.labels.names] * 3
     build_tiny(folder, TinyConfig(family=request.param, vocab_size=400, **SMALL), texts, seed=0)
     return folder
 
@@ -97,22 +99,22 @@ def test_whatever_a_template_does_to_a_turn_the_answer_stands_behind_the_rollout
     change, *expected = TEMPLATES[name]
     processor = retemplate(folder, change)
     for style, response, wanted in zip(PROMPT_STYLES, (RESPONSE, "awe"), expected, strict=True):
-        turns = user_turn(task.prompt(style))
+        turns = user_turn(task.prompt(task.stand_ins("")[0], style))
         prompt, answer = prompt_text(processor, turns), answer_text(processor, turns, response)
         assert answer.lstrip(" ").startswith(wanted)
         asked = list(tokens_of(processor, prompt, [PICTURE]))
         assert asked == rollout_tokens(processor, turns, [PICTURE])
         (ids,) = processor(text=[answer], add_special_tokens=False)["input_ids"]
         (read,) = read_completions(processor.tokenizer, [asked], [ids])
-        verdict = task.judge(read, "awe", style)
+        verdict = task.judge(labelled_image("", Path(), "awe"), read, style)
         assert (verdict.correct, verdict.think) == (True, "A red patch." if style == "think" else None)
         # The model writes a thought of its own in place of the one that was closed for it.
         if "opened" in name:
             (ids,) = processor(text=["a square</think>\n\nawe"], add_special_tokens=False)["input_ids"]
             (read,) = read_completions(processor.tokenizer, [asked], [ids])
-            assert task.judge(read, "awe", "direct").correct
-            assert task.judge(read.partition("</think>")[0], "awe", "direct").label is None
-    assert chat_problems(processor, task) == []
+            assert task.judge(labelled_image("", Path(), "awe"), read, "direct").correct
+            assert task.judge(labelled_image("", Path(), "awe"), read.partition("</think>")[0], "direct").answer is None
+    assert chat_problems(processor, task, task.stand_ins("")) == []
     assert chat_files.chat_problems(folder) == []
     assert chat_files.opens_think(folder) == ("opened" in name)
 
@@ -123,15 +125,15 @@ def test_tags_that_are_special_tokens_are_read(folder: Path, task: Task) -> None
     processor.tokenizer.add_special_tokens({"additional_special_tokens": tags}, replace_extra_special_tokens=False)
     processor.save_pretrained(folder)
     processor = load_processor(folder, CONFIG)
-    turns = user_turn(task.prompt("think"))
+    turns = user_turn(task.prompt(task.stand_ins("")[0], "think"))
     (ids,) = processor(text=[answer_text(processor, turns, RESPONSE)], add_special_tokens=False)["input_ids"]
     assert "think" not in processor.tokenizer.decode(ids, skip_special_tokens=True)
     asked = list(tokens_of(processor, prompt_text(processor, turns), [PICTURE]))
     (read,) = read_completions(processor.tokenizer, [asked], [[*ids, processor.tokenizer.pad_token_id]])
     assert read.strip() == RESPONSE
-    assert chat_problems(processor, task) == chat_files.chat_problems(folder) == []
+    assert chat_problems(processor, task, task.stand_ins("")) == chat_files.chat_problems(folder) == []
     processor = retemplate(folder, begun("<think>\n"))
-    assert chat_problems(processor, task) == chat_files.chat_problems(folder) == []
+    assert chat_problems(processor, task, task.stand_ins("")) == chat_files.chat_problems(folder) == []
 
 
 def normalised(processor: Any, *steps: Any) -> None:
@@ -164,7 +166,7 @@ def test_a_grammar_that_a_tokenizer_writes_otherwise_is_refused(
     normalised(processor, *steps)
     processor.tokenizer.backend_tokenizer.save(str(folder / "tokenizer.json"))
     chat_files._tokenizer.cache_clear()
-    for told in (chat_problems(processor, task), chat_files.chat_problems(folder)):
+    for told in (chat_problems(processor, task, task.stand_ins("")), chat_files.chat_problems(folder)):
         if survives:
             assert told == []
         else:
@@ -177,7 +179,7 @@ def test_a_grammar_that_a_tokenizer_writes_otherwise_is_refused(
 def test_labels_that_a_tokenizer_writes_otherwise_are_refused(folder: Path, task: Task) -> None:
     processor = load_processor(folder, CONFIG)
     normalised(processor, normalizers.Replace(task.labels.names[-1], "it"))
-    told = chat_problems(processor, task)
+    told = chat_problems(processor, task, task.stand_ins(""))
     assert len(told) == len(PROMPT_STYLES)
     assert all("(not_a_label)" in one for one in told)
 
@@ -196,7 +198,7 @@ def test_labels_that_a_tokenizer_writes_otherwise_are_refused(folder: Path, task
 def test_a_template_in_which_nothing_can_be_right_is_refused(
     folder: Path, task: Task, change: Callable[[str], str], words: str
 ) -> None:
-    told = chat_problems(retemplate(folder, change), task)
+    told = chat_problems(retemplate(folder, change), task, task.stand_ins(""))
     assert told
     assert words in told[0]
     assert len(set(told)) == len(told)
@@ -215,7 +217,7 @@ def test_a_tokenizer_that_begins_prompts_by_itself_is_refused_unless_the_templat
         return made
 
     monkeypatch.setattr(type(processor), "__call__", begins)
-    told = chat_problems(processor, task)
+    told = chat_problems(processor, task, task.stand_ins(""))
     # Its template begins with bos_token, and then TRL adds none.
     if folder.name == "idefics3":
         assert told == []
@@ -230,4 +232,4 @@ def test_a_template_that_lies_with_the_tokenizer_alone_is_used(folder: Path, tas
     config.write_text(json.dumps({**json.loads(config.read_text()), "chat_template": file.read_text()}))
     file.unlink()
     assert folder_problems(folder) == []
-    assert chat_problems(load_processor(folder, CONFIG), task) == []
+    assert chat_problems(load_processor(folder, CONFIG), task, task.stand_ins("")) == []

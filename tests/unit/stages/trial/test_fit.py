@@ -146,7 +146,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
             usage = {"peak_memory_bytes": [used], "checkpoint_bytes": 0, "final_bytes": 0}
             write_json(folder / "stage.json", {"usage": usage})
 
-        split = SimpleNamespace(examples=[None] * 800)
+        split = SimpleNamespace(rows=[None] * 800)
         monkeypatch.setattr(preflight, "load_task", lambda *_: SimpleNamespace(select=lambda _: split))
         monkeypatch.setattr(preflight, "run_workers", workers)
         monkeypatch.setattr(fitting, "free_memory", lambda: [int(memory * GB)])

@@ -64,12 +64,14 @@ class RowReader:
 
     Args:
         split: its name.
+        root: the data's folder.
         columns: what is read of a row.
         config: the ``task:`` block, for its labels.
         options: values of its options, see pipeline/tasks/questions.py.
     """
 
     split: str
+    root: Path
     columns: RowColumns
     config: TaskConfig
     options: Mapping[str, Any]
@@ -159,6 +161,7 @@ class RowReader:
         if not images:
             raise Unusable("missing_image", "it has no picture")
         kind, answer, facts = self._answer(row, gold, options)
+        pictures = "+".join(_machine_independent(image, self.root) for image in images)
         return Question(
             id=name,
             images=images,
@@ -167,7 +170,9 @@ class RowReader:
             answer=answer,
             kind=kind,
             groups={column: str(row.get(column) or "") for column in self.columns.groups},
-            cluster="+".join(str(image) for image in images),
+            cluster=pictures,
+            # A slice then holds all questions about a picture, so that none is trained on and judged on.
+            pair=pictures,
             facts=facts,
         )
 
@@ -204,6 +209,11 @@ class RowReader:
         if found is None:
             raise Unusable("unknown_label", f"{gold[:40]!r} is not one of {', '.join(self.config.labels or ())}")
         return found
+
+
+def _machine_independent(image: Path, root: Path) -> str:
+    """A picture below the data by its path there, one that was taken out of a file by its name, which is its content's hash."""
+    return image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
 
 
 def _people(value: Any) -> list[str]:

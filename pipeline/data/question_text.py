@@ -27,7 +27,7 @@ _RUNNING = re.compile(r"(?<![^\s,;:])([A-Z])[.):][ \t]+([^\n]+?)(?=[ \t,;]+[A-Z]
 _LETTERED = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.):])\s*(\S.*)$", re.DOTALL)
 _INSTRUCTION = re.compile(
     r"</?(?:think|answer)>|\\boxed\b"
-    r"|^\W*(?:please\s+)?(?:answer|respond|reply)\s+(?:(?:the|this)\s+question\s+)?(?:directly|with|using|in)\b"
+    r"|^\W*(?:please\s+)?(?:answer|respond|reply)\s+(?:(?:the|this)\s+question\s+)?(?:directly|with|using|in\s+(?:one|a))\b"
     r"|^\W*(?:please\s+)?(?:output|give|provide|write)\s+(?:\w+\s+){0,4}?(?:letter|option)\b",
     re.IGNORECASE,
 )

@@ -80,7 +80,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
             problems += error.problems
     if problems:
         raise UserError(problems)
-    rows = {split: RowReader(split, columns[split], config, options) for split in splits}
+    rows = {split: RowReader(split, folder, columns[split], config, options) for split in splits}
 
     def read(split: str) -> Split:
         reader = rows[split]

@@ -323,11 +323,21 @@ def test_an_empty_folder_and_a_file_without_rows_are_refused(tmp_path: Path) -> 
         load(tmp_path / "data")
 
 
-def test_rows_of_one_picture_are_a_cluster(tmp_path: Path) -> None:
-    put(tmp_path / "data" / "a.png")
-    row = {"image": "a.png", "question": "What?", "answer": "a dog"}
-    write_lines(tmp_path / "data" / "train.jsonl", [row, {**row, "question": "Who?"}])
-    assert len({row.cluster for row in load(tmp_path / "data").read("train").rows}) == 1
+def test_questions_about_one_picture_stay_together_on_every_machine(tmp_path: Path) -> None:
+    rows = [
+        {"image": f"{i}.png", "question": f"{word}?", "answer": "a dog"} for word in ("What", "Who") for i in range(9)
+    ]
+    chosen = []
+    for machine in ("one", "two"):
+        for i in range(9):
+            put(tmp_path / machine / f"{i}.png", i)
+        write_lines(tmp_path / machine / "train.jsonl", rows)
+        task = load(tmp_path / machine)
+        chosen.append([row.id for row in task.select("train[:8]").rows])
+        assert {row.cluster for row in task.select("train[:8]").rows}.isdisjoint(
+            row.cluster for row in task.select("train[8:]").rows
+        )
+    assert chosen[0] == chosen[1]
 
 
 def test_json_with_rows_under_a_key_is_read(tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ async def measure(url: str, path: Path, requests: int, concurrency: int) -> tupl
     async def work(numbers: range) -> None:
         for number in numbers:
             row = labelled_image(str(number), path, "awe")
-            question = TeacherQuestion(row, "answer_hidden", 0, prompt, TEXT, picture)
+            question = TeacherQuestion(row, "answer_hidden", 0, prompt, TEXT, (picture,))
             await teacher.ask(question, teacher.request(question))
 
     # Connect.

@@ -294,11 +294,11 @@ def _describe(plan: BuildPlan) -> str:
     from pipeline.config.loader import to_plain
 
     rows = [plan.split.rows[index] for index in plan.rows]
-    classes = Counter(row.gold for row in rows)
+    classes = Counter(map(plan.task.class_of, rows))
     turns = Counter(name for index in plan.rows for name in plan.assigned[index])
-    per_class = ", ".join(f"{name} {classes[name]}" for name in plan.task.closed_labels.names)
+    per_class = ", ".join(f"{name} {classes[name]}" for name in plan.classes)
     unusable = dict(Counter(problem.reason for problem in plan.split.problems))
-    policies = {label: plan.policy(label) for label in plan.task.closed_labels.names}
+    policies = {label: plan.policy_of(label) for label in plan.classes}
     lines = [
         f"folder    {plan.folder}",
         f"recipe    {plan.recipe.name}",
@@ -307,13 +307,17 @@ def _describe(plan: BuildPlan) -> str:
         f"prompts   {', '.join(f'{prompt.version} ({prompt.mode})' for prompt in plan.prompts.values())}, for served teachers",
         f"teachers  {plan.cot.teachers_per_row} per row",
     ]
+    if plan.task.question is None:
+        asked = [text for _, text in asked_rows(plan.task, plan.split)]
+        lines.append(f"questions {len({*asked})} different ones, such as {' '.join(asked[0].split())[:200]!r}")
     if plan.idle_prompts:
         lines.append(f"not asked {', '.join(plan.idle_prompts)} of cot.prompts")
     if plan.contents is not None:
         lines.append(f"contents  {plan.contents.count(asked_rows(plan.task, plan.split))}")
     for policy in dict.fromkeys((p.attempts, tuple(p.temperatures), p.fallback) for p in policies.values()):
         labels = [label for label, p in policies.items() if (p.attempts, tuple(p.temperatures), p.fallback) == policy]
-        whose = "all classes" if len(labels) == len(policies) else ", ".join(labels)
+        every = "all classes" if plan.task.labels is not None else "all kinds"
+        whose = every if len(labels) == len(policies) else ", ".join(labels)
         attempts, temperatures, fallback = policy
         heat = f" at {', '.join(map(str, temperatures))}" if temperatures else ""
         lines.append(f"policy    {whose}: {attempts} attempts{heat}, then {fallback or 'reject'}")

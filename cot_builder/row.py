@@ -11,6 +11,7 @@ from cot_builder.filters.accept import REASONS
 from cot_builder.prompts import Prompt
 from cot_builder.teachers.base import Reply, TeacherQuestion
 from cot_builder.teachers.images import TeacherImage
+from pipeline.data.image_marks import without_marks
 from pipeline.types import Question
 
 if TYPE_CHECKING:
@@ -35,8 +36,10 @@ class Tried:
     """Why it was not kept; None for the one that was."""
     detail: str = ""
     answer: str | None = None
-    """The label it answered with, also when it was rejected for something else."""
+    """What it answered, also when it was rejected for something else."""
     usage: dict[str, Any] = field(default_factory=dict)
+    right: bool = False
+    """Whether that is the gold answer."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +90,7 @@ class BuildContext(Protocol):
     def special_tokens(self) -> Sequence[str]: ...
     @property
     def contents(self) -> Contents | None: ...
-    def policy(self, label: str) -> Policy: ...
+    def policy(self, row: Question) -> Policy: ...
     def is_offline(self, teacher: str) -> bool: ...
     def reader(self, author: str, row: Question) -> str: ...
     def hints(self, row: Question) -> list[dict[str, Any]]: ...
@@ -101,14 +104,14 @@ class Row:
         example: the row.
         teachers: names of the teachers it is asked of, preferred first.
         plan: the build.
-        picture: its picture, shared by all requests about it.
+        pictures: its pictures in order, shared by all requests about it.
         ask: how a teacher is asked.
     """
 
     example: Question
     teachers: tuple[str, ...]
     plan: BuildContext
-    picture: TeacherImage
+    pictures: tuple[TeacherImage, ...]
     ask: AskTeacher
 
     @property
@@ -116,12 +119,25 @@ class Row:
         """The columns every recipe starts with: id and label."""
         return {"id": self.example.id, "label": self.example.gold}
 
+    @property
+    def policy(self) -> Policy:
+        """How rows of its class are asked."""
+        return self.plan.policy(self.example)
+
+    @property
+    def bare_question(self) -> str:
+        """Its question as one reads it who sees no picture."""
+        return without_marks(self.example.text).strip()
+
     def question(self, mode: str, prompt: Prompt, attempt: int, *, picture: bool, **options: Any) -> TeacherQuestion:
         """Return a question about this row. `options` are fields of `TeacherQuestion`, and `values` those of the prompt."""
         values = options.pop("values", {})
-        text = prompt.render(self.plan.task, **{name: value for name, value in values.items() if name in prompt.uses})
-        if picture:
-            options |= {"picture": self.picture, "picture_first": prompt.picture_first}
+        known = {name: value for name, value in values.items() if name in prompt.uses}
+        text = prompt.render(self.plan.task, self.example, **known)
+        if picture and self.pictures:
+            options |= {"pictures": self.pictures, "picture_first": prompt.picture_first}
+        else:
+            text = without_marks(text)
         return TeacherQuestion(self.example, mode, attempt, prompt, text, **options)
 
     async def ask_all(self, questions: Iterable[tuple[str, TeacherQuestion]]) -> list[Reply]:

@@ -99,7 +99,7 @@ def prepare(folder: Path, total: int, tokens: int) -> Bed:
     task = load_task(TaskConfig(name="scenes", options=dict(bed.scenes)), RunDir(folder / "runs", "ours").cache)
     examples = task.select("train").rows
     bed.pictures = [example.images[0] for example in examples]
-    bed.text = load_prompt(PROMPT).render(task)
+    bed.text = load_prompt(PROMPT).render(task, examples[0])
     texts = [bed.text, *(path.read_text() for path in sorted((ROOT / "cot_builder" / "prompts").glob("*.jinja")))]
     sizes = TinyConfig(image_size=SIDE, max_positions=_MAX_POSITIONS, layers=2, vision_layers=1)
     build_tiny(bed.model, sizes, texts, seed=0)

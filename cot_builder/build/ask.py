@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Mapping
+from pathlib import Path
 
 from cot_builder.build.journal import ReplyCache
 from cot_builder.build.progress import Progress
@@ -34,9 +35,10 @@ class Asker:
 
     async def __call__(self, name: str, question: TeacherQuestion) -> Reply:
         teacher = self._teachers[name]
-        if question.picture is not None and not question.picture.is_read and teacher.endpoints():
-            # Reading a file must not hold up the others.
-            await asyncio.to_thread(getattr, question.picture, "digest")
+        for picture in question.pictures:
+            if not picture.is_read and teacher.endpoints():
+                # Reading a file must not hold up the others.
+                await asyncio.to_thread(getattr, picture, "digest")
         request = teacher.request(question)
         found = self._journal.find(request.key)
         if found is not None:
@@ -73,7 +75,7 @@ class Asker:
 
     def _note_sample(self, teacher: Teacher, question: TeacherQuestion, request: TeacherRequest, reply: Reply) -> None:
         """Remember a question that the teacher has answered, one with a picture rather than without."""
-        if reply.refused is None and _UNREADABLE not in reply.usage and (question.picture or teacher.sample is None):
+        if reply.refused is None and _UNREADABLE not in reply.usage and (question.pictures or teacher.sample is None):
             teacher.sample = (question, request)
 
     def _watch(self, name: str, teacher: Teacher, reply: Reply) -> None:
@@ -105,10 +107,10 @@ class Replay:
         found = self._journal.find(key)
         if found is None:
             raise Unanswered("not in the journal")
-        if question.picture is not None or key not in self._texts:
+        if question.pictures or key not in self._texts:
             counts = {kind: found.usage.get(kind) or 0 for kind in ("prompt_tokens", "completion_tokens")}
             self.used[name].update({"requests": 1, **counts})
-        if question.picture is None:
+        if not question.pictures:
             self._texts.add(key)
         return readable(found, question)
 
@@ -124,5 +126,5 @@ def readable(reply: Reply, question: TeacherQuestion) -> Reply:
         ImageError: when what is on record is that the picture could not be decoded.
     """
     if _UNREADABLE in reply.usage:
-        raise ImageError(reply.usage[_UNREADABLE], question.row.images[0])
+        raise ImageError(reply.usage[_UNREADABLE], next(iter(question.row.images), Path()))
     return reply

@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from cot_builder.prompts import Prompt, load_prompt
+from cot_builder.prompts import FOR_ANY_QUESTION, Prompt, load_prompt
 from cot_builder.recipes import Recipe, load_recipe
 from cot_builder.row import Policy
 from cot_builder.teachers.attribute import describe
@@ -32,13 +33,15 @@ from pipeline.config.loader import to_plain
 from pipeline.config.schema import CotConfig, RunConfig
 from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.contents import Contents, read_contents
+from pipeline.data.image_marks import without_marks
 from pipeline.data.load import load_task
 from pipeline.data.student import student_folder, task_text_problems
-from pipeline.data.task import Task
-from pipeline.data.templates import own_digests, own_templates
+from pipeline.data.task import OPEN, Task
+from pipeline.data.templates import Template, own_digests, own_templates
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
 from pipeline.runs.phases import TRANSPORT
+from pipeline.scoring.kinds import KINDS
 from pipeline.types import Question, Split
 
 
@@ -121,10 +124,33 @@ class BuildPlan:
         own = own_digests(self.cot.prompts)
         return sorted(own.keys() - self.prompts.keys())
 
-    def policy(self, label: str) -> Policy:
+    def policy(self, row: Question) -> Policy:
+        """Return how a row is asked."""
+        return self.policy_of(self.task.class_of(row))
+
+    def policy_of(self, label: str) -> Policy:
         """Return how rows of a class are asked."""
         own = {name: getattr(self.cot, name) for name in _POLICY} | self.cot.per_class.get(label, {})
         return Policy(**own)
+
+    @cached_property
+    def classes(self) -> tuple[str, ...]:
+        """What rows are counted by: the labels, or the kinds of answer that its rows ask for."""
+        if self.task.labels is not None:
+            return self.task.labels.names
+        return tuple(sorted({self.task.class_of(row) for row in self.split.rows}))
+
+    @cached_property
+    def columns(self) -> Any:
+        """pyarrow.Schema of the rows: the recipe's columns, and what tells rows of own questions and several pictures apart."""
+        import pyarrow as pa
+
+        fields = list(self.recipe.columns)
+        if self.task.question is None and not self.recipe.brings_prompt:
+            fields.insert(_COMMON, pa.field("prompt", pa.string()))
+        if any(len(row.images) != 1 for row in self.split.rows):
+            fields.insert(_COMMON, pa.field("images", pa.list_(pa.string())))
+        return pa.schema(fields)
 
     def is_offline(self, teacher: str) -> bool:
         """Check whether a teacher writes from annotations instead of looking at pictures."""
@@ -151,6 +177,17 @@ class BuildPlan:
 
 
 _POLICY = ("attempts", "temperatures", "fallback")
+_COMMON = 4
+"""Columns that every recipe has before its own."""
+
+
+def _prompts(names: Sequence[str], own: Mapping[str, Template], task: Task) -> dict[str, Prompt]:
+    """The prompts that a build may use; where each row has its own question, those that speak of no options of all rows."""
+    found = {}
+    for name in names:
+        other = FOR_ANY_QUESTION.get(name) if task.labels is None and name not in own else None
+        found[name] = load_prompt(other or name, own)
+    return found
 
 
 def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
@@ -183,11 +220,11 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
         raise UserError(problems)
     recipe = load_recipe(cot.recipe)
     own = own_templates("cot.prompts", cot.prompts)
-    prompts = {name: load_prompt(name, own) for name in recipe.prompts(cot)}
     contents = read_contents("cot.contents", cot.contents) if cot.contents is not None else None
     teachers = {name: _readdressed(teacher, cot.endpoints.get(name)) for name, teacher in teachers.items()}
     run = RunDir(config.output_dir, config.name)
     task = load_task(config.task, run.cache)
+    prompts = _prompts(recipe.prompts(cot), own, task)
     if problems := list(task_text_problems(task, (), special_tokens_of(student_folder(config.model, run)))):
         raise UserError(problems)
     problems = [problem for name, teacher in teachers.items() for problem in check_teacher(teacher, name, task)]
@@ -199,9 +236,11 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
         problem for name in teachers if (problem := _nothing_to_write_from(name, teachers[name], task, split))
     ]:
         raise UserError(problems)
+    if problems := list(_too_many_pictures(teachers, split)):
+        raise UserError(problems)
     if contents is not None and (left_out := contents.count(asked_rows(task, split)).problem("cot.contents")):
         raise UserError(left_out)
-    if problems := list(cot_row_problems(cot, Counter(row.gold for row in split.rows))):
+    if problems := list(cot_row_problems(cot, Counter(map(task.class_of, split.rows)))):
         raise UserError(problems)
     folder = run.cot / "shards" / shard.name if shard else run.cot
     assigned = assign(split.rows, [short_name(name) for name in cot.teachers], cot)
@@ -210,18 +249,17 @@ def plan(config: RunConfig, shard: Shard | None = None) -> BuildPlan:
 
 def asked_rows(task: Task, split: Split) -> list[tuple[str, str]]:
     """Return (id, question) of every row of a split."""
-    return [(row.id, row.text) for row in split.rows]
+    return [(row.id, without_marks(task.question or row.text).strip()) for row in split.rows]
 
 
 def rows_without_annotation(teacher: AttributeConfig, task: Task, split: Split) -> int:
     """Return how many rows an offline teacher has nothing to write from about: no attribute it names, no description."""
-    described = (
-        {label for label, text in task.closed_labels.descriptions.items() if text}
-        if DESCRIPTION in teacher.attributes
-        else set()
-    )
+    meanings = task.labels.descriptions if task.labels is not None and DESCRIPTION in teacher.attributes else {}
+    described = {label for label, text in meanings.items() if text}
     return sum(
-        row.gold not in described and not any(describe(name, row.attributes.get(name)) for name in teacher.attributes)
+        not (task.labels is None and row.trace)
+        and row.gold not in described
+        and not any(describe(name, row.attributes.get(name)) for name in teacher.attributes)
         for row in split.rows
     )
 
@@ -272,6 +310,18 @@ def _by_turns(teachers: Sequence[str], row: Question, weights: dict[str, float])
     return sorted(teachers, key=rank)
 
 
+def _too_many_pictures(teachers: Mapping[str, TeacherConfig], split: Split) -> Iterator[str]:
+    """Teachers whose server is started for fewer pictures than a row has."""
+    most = max(len(row.images) for row in split.rows)
+    for name, teacher in teachers.items():
+        limit = teacher.serve.get("limit-mm-per-prompt") if isinstance(teacher, OpenAIConfig) else None
+        if isinstance(limit, dict) and limit.get("image", most) < most:
+            yield (
+                f"cot.teachers: {name} is served with {limit['image']} pictures a request at most (serve: limit-mm-per-prompt), "
+                f"and a row has {most}; raise it in the teacher's file and start its server again"
+            )
+
+
 def _readdressed(teacher: TeacherConfig, urls: list[str] | None) -> TeacherConfig:
     return replace(teacher, base_urls=urls) if urls is not None and isinstance(teacher, OpenAIConfig) else teacher
 
@@ -304,9 +354,11 @@ def _problems(
     for name in cot.endpoints:
         if name in teachers and name not in served:
             yield f"cot.endpoints: {name!r} is offline and has no address"
+    classes = task.labels.names if task.labels is not None else (*KINDS, OPEN)
+    what = "a label" if task.labels is not None else "a kind of answer"
     for label in cot.per_class:
-        if label not in task.closed_labels.names:
-            yield f"cot.per_class: {label!r} is not a label of task {task.name} ({', '.join(task.closed_labels.names)})"
+        if label not in classes:
+            yield f"cot.per_class: {label!r} is not {what} of task {task.name} ({', '.join(classes)})"
     asking = {cot.prompt or recipe.prompt, cot.fallback, *(own.get("fallback") for own in cot.per_class.values())} - {
         None
     }

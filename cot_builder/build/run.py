@@ -84,17 +84,16 @@ async def settle(plan: BuildPlan, index: int, ask: AskTeacher, teachers: tuple[s
     """
     example = plan.split.rows[index]
     names = teachers or plan.assigned[index]
-    picture = TeacherImage(example.images[0], plan.digests.get(example.images[0]))
+    pictures = tuple(TeacherImage(path, plan.digests.get(path)) for path in example.images)
     try:
-        outcome = await plan.recipe.settle(Row(example, names, plan, picture, ask))
+        outcome = await plan.recipe.settle(Row(example, names, plan, pictures, ask))
     except ImageError as error:
         # The task found it whole, so its disk is away: a later build asks again.
         if error.reason == "missing_image":
             raise Unanswered("the picture is missing") from error
         return Outcome(None, (Tried(names[0], "picture", 0, None, "", "unreadable_image", str(error)),))
     finally:
-        if picture.is_read:
-            plan.digests[example.images[0]] = picture.digest
+        plan.digests.update({picture.path: picture.digest for picture in pictures if picture.is_read})
     kept = None if plan.recipe.brings_prompt else outcome.kept
     if kept is not None and (problem := unanswered(plan.task, [example], [kept["completion"]])):
         raise UserError(f"recipe {plan.recipe.name}: {problem}")
@@ -226,7 +225,14 @@ def make_teachers(
         if isinstance(config, AttributeConfig):
             from cot_builder.teachers.attribute import AttributeTeacher
 
-            teachers[name] = AttributeTeacher(name, config, examples, seed, task.closed_labels.descriptions)
+            teachers[name] = AttributeTeacher(
+                name,
+                config,
+                examples,
+                seed,
+                task.labels.descriptions if task.labels is not None else None,
+                own_answers=task.labels is None,
+            )
         elif isinstance(config, WalkerConfig):
             from cot_builder.teachers.walker import WalkerTeacher
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cot_builder.filters.answers import closed_answers
 from cot_builder.filters.contradiction import contradiction
 from cot_builder.filters.language import other_language
 from cot_builder.filters.reply_text import plain_text, reasoned_text
@@ -23,8 +24,8 @@ from pipeline.config.special_tokens import special_token_in
 from pipeline.data.task import Task
 from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.response import REASONS as GRAMMAR_REASONS
-from pipeline.scoring.response import render
-from pipeline.types import Question
+from pipeline.scoring.response import Malformed, parse, render
+from pipeline.types import Judgement, Question
 
 if TYPE_CHECKING:
     from pipeline.config.schema import FilterConfig
@@ -33,6 +34,7 @@ GIVEN_UP_REASONS = ("server_error", "no_reply", "moderated")
 """Reasons of a request at which a server failed again and again while it answered others."""
 REASONS = (
     "unreadable_image",
+    "no_picture",
     "request_refused",
     *GIVEN_UP_REASONS,
     "no_statements",
@@ -40,7 +42,9 @@ REASONS = (
     "truncated",
     *GRAMMAR_REASONS,
     "not_a_label",
+    "not_an_answer",
     "wrong_label",
+    "wrong_answer",
     "special_token",
     "other_conclusion",
     "leakage",
@@ -73,7 +77,9 @@ class Rejected:
     reason: str
     detail: str = ""
     answer: str | None = None
-    """The canonical label the reply answered with, where it could be read; it counts as a vote whatever the reason."""
+    """What the reply answered, where it could be read; it counts as a vote whatever the reason."""
+    right: bool = False
+    """Whether that is the gold answer."""
 
 
 def accept(
@@ -85,35 +91,53 @@ def accept(
     rest: its cure is a larger max_tokens, not a better prompt. One that is whole in spite of the limit is judged as any other.
 
     Args:
-        row: the row, with its label and its annotated attributes.
+        row: the row, with its gold answer and its annotated attributes.
         reply: what the teacher said.
-        task: the judge of grammar and label.
+        task: the judge of grammar and answer.
         filters: the limits.
-        mode: answer_given: reasoning that names the label before its conclusion is leakage as well. attribute: the offline
-            teacher's templates, which are judged by grammar, label, leaked phrases and contradiction alone.
+        mode: answer_given: reasoning that names the answer before its conclusion is leakage as well. attribute: the offline
+            teacher's templates, which are judged by grammar, answer, leaked phrases and contradiction alone. What reasoning
+            names can be told where a row's answers are closed (`closed_answers`), and is not asked elsewhere.
         special: further tokens that the student's tokenizer reads as control tokens.
     """
     if reply.refused is not None:
         return Rejected(reply.refused_as, reply.refused)
     said = reasoned_text(reply)
     verdict = task.judge(row, said, "think")
+    answer, right = verdict.answer, verdict.correct
     if mode != "attribute" and (words := refusal(said)):
-        return Rejected("refusal", words, verdict.answer)
-    if verdict.answer is None or verdict.think is None:
-        broken = verdict.reason or "not_a_label"
-        return Rejected("truncated", broken) if _cut_off(reply) and broken in GRAMMAR_REASONS else Rejected(broken)
-    answer = verdict.answer
-    if not verdict.correct:
-        return Rejected("wrong_label", f"{answer}, not {row.gold}", answer)
+        return Rejected("refusal", words, answer, right)
+    if answer is None or verdict.think is None:
+        return _unreadable(reply, verdict, task)
+    if not right:
+        return Rejected(
+            "wrong_label" if task.labels is not None else "wrong_answer", f"{answer}, not {row.gold}", answer
+        )
     if token := special_token_in(verdict.think, special):
-        return Rejected("special_token", token, answer)
-    if mode != "attribute" and (named := other_conclusion(verdict.think, answer, task.closed_labels)):
-        return Rejected("other_conclusion", f"concludes {named}, answers {answer}", answer)
-    if mode == "answer_given" and (named := label_before_conclusion(verdict.think, row.gold, task.closed_labels)):
-        return Rejected("leakage", f"names {named} before its conclusion", answer)
+        return Rejected("special_token", token, answer, right)
+    closed = closed_answers(task, row)
+    if mode != "attribute" and closed and (named := other_conclusion(verdict.think, answer, closed)):
+        return Rejected("other_conclusion", f"concludes {named}, answers {answer}", answer, right)
+    if mode == "answer_given" and closed and (named := label_before_conclusion(verdict.think, row.gold, closed)):
+        return Rejected("leakage", f"names {named} before its conclusion", answer, right)
     if fault := _fault(verdict.think, row, filters, prose=mode != "attribute"):
-        return Rejected(*fault, answer)
+        return Rejected(*fault, answer, right)
+    if closed is None or answer not in closed.names:
+        # There is no one spelling, so the teacher's own is kept, in which it was found right.
+        response = parse(said)
+        assert not isinstance(response, Malformed)
+        if token := special_token_in(response.answer, special):
+            return Rejected("special_token", token, answer, right)
+        answer = response.answer
     return Accepted(verdict.think, answer, render(verdict.think, answer))
+
+
+def _unreadable(reply: Reply, verdict: Judgement, task: Task) -> Rejected:
+    """Why no answer could be read: the broken rule of the grammar, or that what stands in <answer> is none."""
+    broken = verdict.reason or "not_a_label"
+    if verdict.think is not None and task.labels is None:
+        return Rejected("not_an_answer", broken)
+    return Rejected("truncated", broken) if _cut_off(reply) and broken in GRAMMAR_REASONS else Rejected(broken)
 
 
 def accept_text(row: Question, reply: Reply, filters: FilterConfig, special: Sequence[str] = ()) -> str | Rejected:
@@ -136,10 +160,14 @@ def accept_text(row: Question, reply: Reply, filters: FilterConfig, special: Seq
     return Rejected(*fault) if fault else text
 
 
-def reasoning_without_labels(think: str, labels: LabelSet) -> str:
+def reasoning_without_labels(think: str, labels: LabelSet | None) -> str:
     """Return reasoning without the sentences that name a label or an alias, its conclusion first of all; "" when
     nothing is left.
+
+    Without a closed list of answers nothing tells which sentence names one, so the last goes, which concludes.
     """
+    if labels is None:
+        return " ".join(sentences(think)[:-1])
     if not labels.mentioned(think):
         return think.strip()
     return " ".join(sentence for sentence in sentences(think) if not labels.mentioned(sentence))

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from cot_builder.output.traces import trace_line, trace_tables
-from cot_builder.output.yields import class_table, mode_table, reason_table, teacher_table
+from cot_builder.output.yields import class_table, group_tables, mode_table, question_line, reason_table, teacher_table
 from cot_builder.teachers.config import declared_imperfection
 from pipeline.data.usable_rows import usable_line
-from pipeline.formatting import printable
+from pipeline.formatting import join_counts, printable
 from pipeline.reports.table import markdown_rows, table
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _HOW = {
     "reasoning": """Every row was written by a model or a program. It was kept because it parses under the grammar
-`<think>…</think><answer>…</answer>`, its answer agrees with the picture's label, and its reasoning passed the filters
+`<think>…</think><answer>…</answer>`, its answer agrees with the gold one, and its reasoning passed the filters
 below.""",
     "extraction": """Every row describes a picture and was written by a model that knew the answer to the question. It was
 kept because the description passed the filters below.""",
@@ -41,9 +41,10 @@ _OF_NO_EFFECT = ("endpoints", "concurrency")
 _MEANING = {
     "id": "the task's row id",
     "image": "path of the picture, relative to `image_root` in manifest.json",
-    "image_digest": "the first 16 hexadecimal digits of the sha256 of the picture's file",
-    "label": "gold label",
-    "prompt": "what the student is asked: to perceive what `observe` names",
+    "image_digest": "the first 16 hexadecimal digits of the sha256 of the picture's file; of several, of the list of theirs",
+    "label": "gold answer: the label, or what the row's question asks for",
+    "images": "paths of all pictures of the row in order, relative to `image_root`; `image` is the first",
+    "prompt": "what the student is asked; ``<image 1>`` marks the place of a picture, those without a mark come first",
     "think": "the reasoning",
     "answer": "the answer, spelled as the label",
     "completion": "the canonical text to train on",
@@ -85,9 +86,10 @@ def card(
         '```python\nimport datasets\n\nrows = datasets.load_dataset("path/of/this/folder", split="train")\n```\n',
         "Pictures are not inside: `image` is relative to `image_root` in manifest.json. gallery.html shows a sample with them.\n",
         "## Columns\n",
-        *_table(("column", "meaning"), ((f"`{name}`", _MEANING.get(name, "")) for name in plan.recipe.columns.names)),
+        *_table(("column", "meaning"), ((f"`{name}`", _MEANING.get(name, "")) for name in plan.columns.names)),
         "## Yields\n",
         markdown_rows(class_table(manifest)),
+        *map(markdown_rows, group_tables(manifest)),
         *([markdown_rows(mode_table(manifest))] if manifest["kept_rows_by_mode"] else []),
         *_traces(manifest),
         "## Why replies were rejected\n",
@@ -126,7 +128,12 @@ def _front(plan: BuildPlan, manifest: Mapping[str, Any]) -> str:
 
 def _summary(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
     rows = manifest["rows"]
-    yield f"Question: {_inline(plan.task.question or '')}\n"
+    if plan.task.question is not None:
+        yield f"Question: {_inline(plan.task.question)}\n"
+    else:
+        first = next(iter(plan.split.rows)).text
+        yield f"Each row asks its own question: {question_line(manifest)}. The first: {_inline(first)}\n"
+        yield from _stepped_aside(manifest)
     yield f"Recipe: `{plan.recipe.name}`. {_HOW.get(plan.recipe.name, '')}\n"
     if manifest.get("pictures", {}).get("unusable"):
         yield f"{_inline(usable_line(plan.cot.split.partition('[')[0], manifest['pictures']))}\n"
@@ -136,6 +143,16 @@ def _summary(plan: BuildPlan, manifest: Mapping[str, Any]) -> Iterator[str]:
     else:
         unasked = f"; {rows['unasked']} are not answered yet" if rows["unasked"] else ""
         yield f"{counts}{unasked}. **The build is INCOMPLETE**: {_inline(manifest['why'] or '')}\n"
+
+
+def _stepped_aside(manifest: Mapping[str, Any]) -> Iterator[str]:
+    """Which rules could not be asked of which rows."""
+    if rows := manifest.get("rows_without_closed_answers"):
+        yield (
+            f"Where an answer is one of no closed list ({join_counts(rows)}), nothing tells which answer a sentence names: "
+            "`other_conclusion` and a named answer as `leakage` are not asked of these rows, and a cross-check reads their "
+            "reasoning without its last sentence. In the others they are asked of the row's own options.\n"
+        )
 
 
 def _traces(manifest: Mapping[str, Any]) -> Iterator[str]:

@@ -10,14 +10,22 @@ from pathlib import Path
 from typing import Any
 
 from cot_builder.output.page import alt_text, cut, picture, render
-from cot_builder.output.yields import class_table, mode_table, mode_words, reason_table, teacher_table
+from cot_builder.output.yields import (
+    class_table,
+    group_tables,
+    mode_table,
+    mode_words,
+    question_line,
+    reason_table,
+    teacher_table,
+)
 from pipeline.formatting import join_counts
 from pipeline.reports.table import Column, Table
 
 _MOST_CARDS = 150
 """Kept rows, and rejected replies, on one page: each takes some 15 kB."""
-_REASONING = {"think": "Reasoning", "answer": "Answer"}
-_DESCRIPTION = {"prompt": "Prompt", "statements": "Statements", "completion": "Description"}
+_REASONING = {"question": "Question", "think": "Reasoning", "answer": "Answer"}
+_DESCRIPTION = {"question": "Question", "prompt": "Prompt", "statements": "Statements", "completion": "Description"}
 """Columns that hold text: how the page calls them."""
 
 
@@ -64,8 +72,10 @@ class PreviewRow:
 
     id: str
     label: str
-    picture: Path
+    picture: Path | None
     replies: list[PreviewReply] = field(default_factory=list)
+    question: str = ""
+    """What is asked, where each row asks its own."""
 
 
 def gallery_page(
@@ -98,13 +108,16 @@ def gallery_page(
         why=manifest.get("why"),
         digest=manifest.get("data_digest"),
         classes=class_table(manifest).less("modes", "teachers"),
+        groups=group_tables(manifest),
+        kinds=manifest.get("classes") == "kind",
+        questions=question_line(manifest),
         teachers=teacher_table(manifest).less("revision"),
         modes=mode_table(manifest),
         reasons=reason_table(manifest),
         prompts=prompts,
-        kept=_grouped([_kept_card(row, shown(row["id"])) for row in kept], "label", labels),
+        kept=_grouped([_kept_card(row, shown(row["id"])) for row in kept], "group", labels),
         rejected=_grouped([_rejected_card(row, shown(row["id"])) for row in rejected], "reason", list(reasons)),
-        filters=_filters([*kept, *rejected], labels),
+        filters=_filters([*kept, *rejected], labels, "Kind" if manifest.get("classes") == "kind" else "Class"),
     )
 
 
@@ -132,6 +145,7 @@ def preview_page(title: str, rows: Sequence[PreviewRow], prompts: Mapping[str, s
             {
                 "id": row.id,
                 "label": row.label,
+                "question": row.question,
                 "alt": alt_text(row.id, row.label),
                 "picture": picture(row.picture),
                 "replies": [{**vars(reply), "text": cut(reply.text)} for reply in row.replies],
@@ -187,8 +201,12 @@ def _kept_card(row: Mapping[str, Any], picture: dict[str, str]) -> dict[str, Any
 
 
 def _rejected_card(row: Mapping[str, Any], picture: dict[str, str]) -> dict[str, Any]:
-    told = {"reason": row["reason"], "detail": row["detail"], "texts": [("Reply", cut(row["reply"]))]}
+    told = {"reason": row["reason"], "detail": row["detail"], "texts": [*_asked(row), ("Reply", cut(row["reply"]))]}
     return {**_origin(row, picture), **told}
+
+
+def _asked(row: Mapping[str, Any]) -> list[tuple[str, dict[str, Any]]]:
+    return [("Question", cut(row["question"]))] if row.get("question") else []
 
 
 def _origin(row: Mapping[str, Any], picture: dict[str, str]) -> dict[str, Any]:
@@ -197,6 +215,7 @@ def _origin(row: Mapping[str, Any], picture: dict[str, str]) -> dict[str, Any]:
         "alt": alt_text(row["id"], row["label"]),
         "picture": picture,
         "label": row["label"],
+        "group": row.get("class") or row["label"],
         "teacher": row.get("teacher") or "",
         "mode": row.get("mode") or "",
         "attempt": row["attempt"],
@@ -210,18 +229,20 @@ def _grouped(cards: list[dict[str, Any]], key: str, order: list[str]) -> dict[st
     return groups
 
 
-def _filters(records: Sequence[Mapping[str, Any]], labels: list[str]) -> list[tuple[str, str, list[tuple[str, str]]]]:
+def _filters(
+    records: Sequence[Mapping[str, Any]], labels: list[str], what: str
+) -> list[tuple[str, str, list[tuple[str, str]]]]:
     """(key, heading, [(value, its words)]) of each choice that the page offers."""
 
     def of(key: str) -> list[tuple[str, str]]:
         values = sorted({row.get(key) or "" for row in records} - {""})
         return [(value, value.replace("_", " ") if key == "mode" else value) for value in values]
 
-    present = {row["label"] for row in records}
+    present = {row.get("class") or row["label"] for row in records}
     outcomes = [("kept", "kept"), ("rejected", "rejected"), *((name, f"rejected: {name}") for name, _ in of("reason"))]
     classes = [(label, label) for label in labels if label in present]
     return [
-        ("label", "Class", classes),
+        ("label", what, classes),
         ("outcome", "Outcome", outcomes),
         ("teacher", "Teacher", of("teacher")),
         ("mode", "Mode", of("mode")),

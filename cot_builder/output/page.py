@@ -24,6 +24,7 @@ _SHOWN_CHARACTERS, _MOST_CHARACTERS = 1200, 20_000
 
 EXPLANATIONS = {
     "unreadable_image": "The picture cannot be read, so nothing was asked about it.",
+    "no_picture": "The row has no picture to describe, so nothing was asked.",
     "request_refused": "The server refused the request, and says why.",
     "server_error": "The server failed at this request again and again, while it answered others.",
     "no_reply": "The server never replied to this request, while it answered others.",
@@ -42,6 +43,8 @@ EXPLANATIONS = {
     "empty_think": "The <think> block holds nothing.",
     "empty_answer": "The <answer> block holds nothing.",
     "not_a_label": "The answer is none of the labels, nor a known spelling of one.",
+    "not_an_answer": "What stands in <answer> is no answer of the kind that the question asks for.",
+    "wrong_answer": "The answer can be read, and is not the right one.",
     "wrong_label": "The answer is a label, but not the one the picture has.",
     "special_token": "The text holds what a student's tokenizer reads as a control token, such as <image> or an end token.",
     "other_conclusion": "The reasoning concludes one label and the answer gives another.",

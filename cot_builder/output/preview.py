@@ -26,7 +26,11 @@ def preview(plan: BuildPlan, journal: ReplyCache, rows: int) -> tuple[str, list[
     asked = asyncio.run(_ask(plan, journal, rows))
     shown = [
         PreviewRow(
-            example.id, example.gold, example.images[0], [reply for replies, _ in of_teachers for reply in replies]
+            example.id,
+            example.gold,
+            next(iter(example.images), None),
+            [reply for replies, _ in of_teachers for reply in replies],
+            example.text if plan.task.question is None else "",
         )
         for index, of_teachers in asked
         for example in [plan.split.rows[index]]
@@ -84,7 +88,7 @@ async def _ask(plan: BuildPlan, journal: ReplyCache, rows: int) -> list[_Row]:
 
         async def ask(teacher: str, question: TeacherQuestion) -> Reply:
             reply = await asker(teacher, question)
-            if question.picture is not None or (teacher, question.text, question.attempt) not in once:
+            if question.pictures or (teacher, question.text, question.attempt) not in once:
                 used.update({kind: reply.usage.get(kind) or 0 for kind in ("prompt_tokens", "completion_tokens")})
             once.add((teacher, question.text, question.attempt))
             return reply

@@ -128,9 +128,9 @@ def _image_root(config: RunConfig, run: RunDir, source: CotSource) -> str:
     import pyarrow.parquet as pq
 
     assert config.cot is not None
-    first = pq.ParquetFile(run.cot / "train.parquet").read(columns=["id", "image"]).slice(0, 1).to_pylist()
+    built = pq.ParquetFile(run.cot / "train.parquet").read(columns=["id", "image"]).to_pylist()
     examples = load_task(config.task, run.cache).select(config.cot.split).rows
-    for row in first:
+    for row in [row for row in built if row["image"]][:1]:
         image = next(each.images[0] for each in examples if each.id == row["id"]).absolute().as_posix()
         if image.endswith(f"/{row['image']}"):
             return image.removesuffix(f"/{row['image']}")

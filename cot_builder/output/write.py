@@ -22,6 +22,7 @@ from cot_builder.build.journal import ReplyCache
 from cot_builder.build.plan import BuildPlan, asked_rows
 from cot_builder.build.run import BuildOutcome, settle, teachers_of
 from cot_builder.filters.accept import GIVEN_UP_REASONS
+from cot_builder.filters.answers import closed_answers
 from cot_builder.filters.near_duplicates import NearDuplicates
 from cot_builder.output.dataset_card import card
 from cot_builder.output.gallery import GroupSample, gallery_page
@@ -30,11 +31,12 @@ from cot_builder.output.yields import Tally, yields
 from cot_builder.row import Outcome, Tried
 from cot_builder.teachers.base import Unanswered
 from pipeline.config.loader import to_plain
-from pipeline.data.cot_pictures import COLUMN
+from pipeline.data.cot_pictures import COLUMN, joined_digest
 from pipeline.data.image_digests import LENGTH, image_digests
 from pipeline.data.usable_rows import usable_counts
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, json_lines, write_atomic, write_json
+from pipeline.metrics.classification import in_order
 from pipeline.run_dir import COT, RunDir
 from pipeline.runs.phases import phase_inputs
 from pipeline.scoring.response import GRAMMAR_VERSION
@@ -43,6 +45,8 @@ from pipeline.types import Question
 _BATCH = 2000
 _EXAMPLES = 3
 """Rows in the card."""
+_MOST_VALUES = 40
+"""Values of a group that a table is made of; more of them, such as a source's ids, tell nobody anything."""
 _SHOWN = 3
 """Rows per class and teacher, or per class and reason, in the gallery."""
 
@@ -55,13 +59,22 @@ class _Writer:
         self.tally = Tally()
         self.kept, self.rejected = GroupSample(_SHOWN), GroupSample(_SHOWN)
         self._digests: dict[str, str] = {}
+        self._texts: dict[str, str] = {}
         self.given_up: dict[str, list[str]] = {}
         """Reason: ids of the rows at which a server failed although it answered others."""
         self.unasked: list[dict[str, str]] = []
         """Rows without a reply: id, label and why."""
         self.dropped: set[str] = set()
         """Ids of rows that were kept and then balanced out."""
-        self.root = Path(os.path.commonpath([row.images[0].absolute().parent for row in plan.split.rows]))
+        self.prompts: Counter[str] = Counter()
+        """Digest of a prompt that rows bring: how many of the kept ones do."""
+        self.states: dict[str, str] = {}
+        """Id of a row that tables are split by groups of: what became of it."""
+        folders = {image.absolute().parent for row in plan.split.rows for image in row.images}
+        self.root = Path(os.path.commonpath(folders)) if folders else Path.cwd()
+        self._classes = (
+            {} if plan.task.labels is not None else {row.id: plan.task.class_of(row) for row in plan.split.rows}
+        )
         self.parquet_path = plan.folder / ".train.parquet.partial"
         self.rejected_path = plan.folder / ".rejected.jsonl.partial"
         similarity = plan.cot.filters.near_duplicate
@@ -70,7 +83,7 @@ class _Writer:
     def write(self) -> None:
         """Judge and write every row."""
         with self.rejected_path.open("w", encoding="utf-8") as rejected:
-            with pq.ParquetWriter(self.parquet_path, self.plan.recipe.columns) as parquet:
+            with pq.ParquetWriter(self.parquet_path, self.plan.columns) as parquet:
                 asyncio.run(self._write_rows(parquet, rejected))
             if self.plan.cot.balance is not None:
                 self._balance(self.plan.cot.balance, rejected)
@@ -79,45 +92,70 @@ class _Writer:
         replay = Replay(teachers := teachers_of(self.plan), self.journal)
         batch: list[dict[str, Any]] = []
         for index, row in enumerate(self.plan.split.rows):
+            counted = self.plan.task.class_of(row)
             try:
                 outcome = await settle(self.plan, index, replay)
             except Unanswered:
                 why = self.asked.unasked.get(index, "not asked yet")
-                self.tally.unasked[row.gold] += 1
+                self._note(row, "unasked")
+                self.tally.unasked[counted] += 1
                 self.tally.why_unasked[why] += 1
                 self.unasked.append({"id": row.id, "label": row.gold, "why": why})
                 continue
             outcome = self._once(row, outcome)
             if outcome.reason in GIVEN_UP_REASONS:
                 self.given_up.setdefault(str(outcome.reason), []).append(row.id)
-            self.tally.settled(row.gold, outcome)
+            self._note(row, "kept" if outcome.kept is not None else "rejected")
+            self.tally.settled(counted, outcome)
             for each in outcome.tried:
                 if each.reason is not None:
                     self._reject(rejected, row.id, row.gold, each)
             if outcome.kept is not None:
-                record = {**outcome.kept, "image": row.images[0].absolute().relative_to(self.root).as_posix()}
-                record[COLUMN] = self._picture_digest(row)
-                self.kept.offer(f"{row.gold} {record['mode']} {record['teacher']}", record)
+                record = self._record(row, outcome.kept)
+                self.kept.offer(f"{counted} {record['mode']} {record['teacher']}", {**record, **self._shown(row.id)})
                 batch.append(record)
             if len(batch) >= _BATCH:
-                parquet.write_table(pa.Table.from_pylist(batch, self.plan.recipe.columns))
+                parquet.write_table(pa.Table.from_pylist(batch, self.plan.columns))
                 batch.clear()
-        parquet.write_table(pa.Table.from_pylist(batch, self.plan.recipe.columns))
+        parquet.write_table(pa.Table.from_pylist(batch, self.plan.columns))
         for name, used in replay.used.items():
             self.tally.teachers[name].update(used)
         for teacher in teachers.values():
             await teacher.close()
 
+    def _note(self, row: Question, state: str) -> None:
+        if self._classes and row.groups:
+            self.states[row.id] = state
+
+    def _record(self, row: Question, kept: Mapping[str, Any]) -> dict[str, Any]:
+        """A kept row as it is written: with its pictures, and with its prompt where each row asks its own question."""
+        paths = [image.absolute().relative_to(self.root).as_posix() for image in row.images]
+        record = {**kept, "image": paths[0] if paths else "", COLUMN: self._picture_digest(row)}
+        names = self.plan.columns.names
+        if "images" in names:
+            record["images"] = paths
+        if "prompt" in names:
+            record.setdefault("prompt", self.plan.task.prompt(row, "think"))
+            self.prompts[digest(record["prompt"])] += 1
+        return record
+
+    def _shown(self, row_id: str) -> dict[str, str]:
+        """What the pages show of a row that asks its own question."""
+        if not self._classes:
+            return {}
+        self._texts = self._texts or {row.id: row.text for row in self.plan.split.rows}
+        return {"class": self._classes[row_id], "question": self._texts[row_id]}
+
     def _picture_digest(self, row: Question) -> str:
-        """The digest of a row's picture as it was asked about; those of offline teachers, who see none, are read here."""
-        if row.images[0] in self.plan.digests:
-            return self.plan.digests[row.images[0]][:LENGTH]
+        """The digest of a row's pictures as they were asked about; those of offline teachers, who see none, are read here."""
+        known = self.plan.digests
+        if all(image in known for image in row.images):
+            return joined_digest([known[image][:LENGTH] for image in row.images])
         if not self._digests:
             cache = RunDir(self.plan.config.output_dir, self.plan.config.name).cache
-            self._digests = image_digests(
-                (each.images[0] for each in self.plan.split.rows), cache / "image_digests.json"
-            )
-        return self._digests[str(row.images[0])]
+            every = (image for each in self.plan.split.rows for image in each.images)
+            self._digests = image_digests(every, cache / "image_digests.json")
+        return joined_digest([self._digests[str(image)] for image in row.images])
 
     def _once(self, row: Question, outcome: Outcome) -> Outcome:
         """`outcome`, unless it repeats the text of an earlier row. Templates of the offline teacher do so by design."""
@@ -140,8 +178,11 @@ class _Writer:
             "detail": each.detail,
             "reply": each.text,
         }
-        self.rejected.offer((each.reason, label), record)
+        self.rejected.offer((each.reason, self._class(record)), {**record, **self._shown(row_id)})
         file.write(json_lines([record]))
+
+    def _class(self, record: Mapping[str, Any]) -> str:
+        return self._classes[record["id"]] if self._classes else record["label"]
 
     def _balance(self, most: float, rejected: IO[str]) -> None:
         """Drop the last rows of every class that has more than `most` times the rows of the rarest one."""
@@ -149,20 +190,24 @@ class _Writer:
         limit = int(most * min(counts)) if counts else 0
         whole, kept = self.parquet_path.with_suffix(".whole"), Counter[str]()
         os.replace(self.parquet_path, whole)
-        with pq.ParquetFile(whole) as source, pq.ParquetWriter(self.parquet_path, self.plan.recipe.columns) as parquet:
+        with pq.ParquetFile(whole) as source, pq.ParquetWriter(self.parquet_path, self.plan.columns) as parquet:
             for batch in source.iter_batches(_BATCH):
                 records = []
                 for record in batch.to_pylist():
-                    kept[record["label"]] += 1
-                    if kept[record["label"]] <= limit:
+                    counted = self._class(record)
+                    kept[counted] += 1
+                    if kept[counted] <= limit:
                         records.append(record)
                         continue
-                    self.tally.drop(record, "balanced_out")
+                    self.tally.drop(counted, record, "balanced_out")
+                    self.prompts -= Counter([digest(record.get("prompt"))])
+                    if record["id"] in self.states:
+                        self.states[record["id"]] = "rejected"
                     self.dropped.add(record["id"])
                     origin = (record["teacher"], record["mode"], record["attempt"], record["prompt_version"])
                     dropped = Tried(*origin, record["completion"], "balanced_out", f"class has {limit} rows already")
                     self._reject(rejected, record["id"], record["label"], dropped)
-                parquet.write_table(pa.Table.from_pylist(records, self.plan.recipe.columns))
+                parquet.write_table(pa.Table.from_pylist(records, self.plan.columns))
         whole.unlink()
 
 
@@ -193,7 +238,7 @@ def finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: f
 def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: float) -> dict[str, Any]:
     writer = _Writer(plan, journal, asked)
     writer.write()
-    report = writer.tally.report(plan.task.closed_labels.names)
+    report = writer.tally.report(plan.classes)
     rows = report["rows"] = {"selected": len(plan.split.rows), **report["rows"]}
     why = not_answered(writer.unasked) if rows["unasked"] else "; ".join(_too_few(plan, writer.tally))
     traces = _traces(plan, writer.parquet_path)
@@ -201,6 +246,7 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
         "status": "incomplete" if why else "complete",
         "why": why or None,
         **report,
+        **_own_questions(plan, writer),
         **({"traces": traces} if traces else {}),
         "pictures": usable_counts(plan.split),
         "task_problems": dict(Counter(problem.reason for problem in plan.split.problems).most_common()),
@@ -229,7 +275,7 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
     rejected = writer.rejected.records()
     write_atomic(plan.folder / "README.md", card(plan, manifest, kept[:_EXAMPLES], rejected[:_EXAMPLES]))
     shown = {record["id"] for record in (*kept, *rejected)}
-    pictures = {row.id: row.images[0] for row in plan.split.rows if row.id in shown}
+    pictures = {row.id: row.images[0] for row in plan.split.rows if row.id in shown and row.images}
     title = f"{plan.config.name}: chain-of-thought rows"
     write_atomic(
         plan.folder / "gallery.html", gallery_page(title, manifest, kept, rejected, pictures, plan.prompt_texts)
@@ -242,7 +288,7 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
 
 def _traces(plan: BuildPlan, rows: Path) -> dict[str, Any]:
     """How many of the rows that are kept write the true steps; {} for a recipe or a task without them."""
-    if "think" not in plan.recipe.columns.names or not any(row.trace for row in plan.split.rows):
+    if "think" not in plan.columns.names or not any(row.trace for row in plan.split.rows):
         return {}
     kept = pq.read_table(rows, columns=["id", "think"]).to_pylist()
     return trace_counts(plan.split.rows, {row["id"]: row["think"] for row in kept})
@@ -267,9 +313,36 @@ def _too_few(plan: BuildPlan, tally: Tally) -> Iterator[str]:
     if tally.kept.total() < plan.cot.min_rows:
         yield f"{tally.kept.total()} rows were kept, fewer than cot.min_rows = {plan.cot.min_rows}"
     least = plan.cot.min_rows_per_class
-    for label in sorted({row.gold for row in plan.split.rows}):
+    what = "class" if plan.task.labels is not None else "kind"
+    for label in sorted({plan.task.class_of(row) for row in plan.split.rows}):
         if tally.kept[label] < least:
-            yield f"class {label} has {tally.kept[label]} kept rows, fewer than cot.min_rows_per_class = {least}"
+            yield f"{what} {label} has {tally.kept[label]} kept rows, fewer than cot.min_rows_per_class = {least}"
+
+
+def _own_questions(plan: BuildPlan, writer: _Writer) -> dict[str, Any]:
+    """What the manifest says where rows bring prompts, or have answers of their own."""
+    told: dict[str, Any] = {}
+    if "prompt" in plan.columns.names:
+        told["distinct_prompts"] = len(writer.prompts)
+    if plan.task.labels is not None:
+        return told
+    asked = [text for _, text in asked_rows(plan.task, plan.split)]
+    open_rows = Counter(plan.task.class_of(row) for row in plan.split.rows if closed_answers(plan.task, row) is None)
+    told |= {
+        "classes": "kind",
+        "distinct_questions": len({*asked}),
+        "rows_without_closed_answers": dict(sorted(open_rows.items())),
+    }
+    groups: dict[str, dict[str, Counter[str]]] = {}
+    for row in plan.split.rows:
+        for name, value in row.groups.items():
+            groups.setdefault(name, {}).setdefault(value, Counter())[writer.states[row.id]] += 1
+    per_group = {
+        name: {value: dict(counts) for value, counts in sorted(values.items(), key=lambda one: in_order(one[0]))}
+        for name, values in sorted(groups.items())
+        if len(values) <= _MOST_VALUES
+    }
+    return told | {"per_group": per_group}
 
 
 def _contents(plan: BuildPlan) -> dict[str, Any]:
@@ -297,7 +370,7 @@ def inputs(plan: BuildPlan) -> dict[str, Any]:
         },
         **_contents(plan),
         "grammar_version": GRAMMAR_VERSION,
-        "labels": list(plan.task.closed_labels.names),
+        "labels": list(plan.task.labels.names) if plan.task.labels is not None else [],
         "config": {
             "name": plan.config.name,
             "seed": plan.config.seed,

@@ -59,9 +59,8 @@ class Tally:
         """Count a row that was not kept."""
         self.rejected[label][reason] += 1
 
-    def drop(self, record: dict[str, Any], reason: str) -> None:
-        """Take back a row that was counted as kept."""
-        label = record["label"]
+    def drop(self, label: str, record: dict[str, Any], reason: str) -> None:
+        """Take back a row that was counted as kept under a label."""
         self.kept[label] -= 1
         self.modes[label][record["mode"]] -= 1
         self.authors[label][record["teacher"]] -= 1
@@ -115,6 +114,9 @@ def yields(manifest: dict[str, Any]) -> str:
     if len(modes) > 1:
         lines.append(f"kept by mode: {join_counts(modes)}")
     lines.append(text_table(class_table(manifest).less("modes", "teachers")))
+    lines += [text_table(each) for each in group_tables(manifest)]
+    if told := question_line(manifest):
+        lines.append(told)
     if manifest.get("traces"):
         lines.append(trace_line(manifest["traces"]))
     if manifest.get("pictures", {}).get("unusable"):
@@ -167,7 +169,36 @@ def class_table(manifest: Mapping[str, Any]) -> Table:
                 **{**joined, "reasons": join_counts(counts["rejected"]) or None},
             }
         )
-    return Table("classes", "Yields per class", _CLASSES, tuple(rows))
+    if manifest.get("classes") != "kind":
+        return Table("classes", "Yields per class", _CLASSES, tuple(rows))
+    return Table("classes", "Yields per kind of answer", (Column("class", "kind"), *_CLASSES[1:]), tuple(rows))
+
+
+def group_tables(manifest: Mapping[str, Any]) -> list[Table]:
+    """Return what became of the rows of every group, where each row asks its own question."""
+    tables = []
+    for name, values in manifest.get("per_group", {}).items():
+        rows = []
+        for value, counts in values.items():
+            kept, rejected, unasked = (counts.get(state, 0) for state in ("kept", "rejected", "unasked"))
+            total = kept + rejected + unasked
+            rows.append(
+                {
+                    **{"class": value, "kept": kept, "rejected": rejected, "unasked": unasked},
+                    **{"share": kept / total, "bar": (kept / total, rejected / total)},
+                }
+            )
+        columns = (Column("class", name), *_CLASSES[1:6])
+        tables.append(Table(f"group_{name}", f"Yields per {name}", columns, tuple(rows)))
+    return tables
+
+
+def question_line(manifest: Mapping[str, Any]) -> str:
+    """Return in a sentence how many questions and prompts there are; "" where all rows share one."""
+    questions, prompts = manifest.get("distinct_questions"), manifest.get("distinct_prompts")
+    told = [f"{questions:,} different questions"] if questions is not None else []
+    told += [f"{prompts:,} different prompts in the kept rows"] if prompts is not None else []
+    return ", ".join(told)
 
 
 def mode_table(manifest: Mapping[str, Any]) -> Table:

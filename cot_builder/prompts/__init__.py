@@ -12,9 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.prompting import wanted
 from pipeline.data.task import Task
 from pipeline.data.templates import Template, described, read_template, template_names
 from pipeline.errors import UserError, did_you_mean
+from pipeline.scoring.multiple_choice import letters
+from pipeline.types import Question
 
 FOLDER = Path(__file__).parent
 
@@ -33,17 +36,38 @@ class Prompt(Template):
         """Whether the picture stands before the text."""
         return "student_prompt" in self.uses
 
-    def render(self, task: Task, **values: Any) -> str:
-        """Return the text a teacher reads; `values` are the variables that are not the task's own."""
-        labels, asked = task.closed_labels, task.stand_ins("")[0]
-        options = described(labels.names, labels.descriptions)
-        known = {
-            "question": task.question,
-            "options": options,
-            "student_prompt": task.prompt(asked, "think"),
-            "images": 1,
-        }
-        return self.fill(**known, **values)
+    def render(self, task: Task, row: Question, **values: Any) -> str:
+        """Return the text a teacher reads about a row, with its image marks.
+
+        Args:
+            task: the row's.
+            row: whose question is asked.
+            **values: the variables that are not the row's own.
+        """
+        labels = task.labels
+        if labels is not None:
+            options, form = described(labels.names, labels.descriptions), "one of the options"
+        elif row.kind == "label":
+            options, form = described(row.options, {}), wanted(row)
+        else:
+            names = tuple(letters(len(row.options)))
+            options, form = described(names, dict(zip(names, row.options, strict=True))), wanted(row)
+        asked = f"{row.text} Options: {', '.join(row.options)}." if labels is None and row.kind == "label" else row.text
+        known = {"question": task.question or asked, "options": options, "form": form, "images": len(row.images)}
+        return self.fill(**known, student_prompt=task.prompt(row, "think"), **values)
+
+
+FOR_ANY_QUESTION = {
+    "answer_hidden_v1": "answer_hidden_v3",
+    "answer_hidden_v2": "answer_hidden_v3",
+    "answer_given_v1": "answer_given_v3",
+    "answer_given_v2": "answer_given_v3",
+    "cross_check_v1": "cross_check_v2",
+    "observe_v1": "observe_v2",
+    "describe_v1": "describe_v2",
+    "perceive_v1": "perceive_v2",
+}
+"""Prompts that speak of the options that all rows share, or of one picture: what is asked where each row has its own question."""
 
 
 def prompt_names() -> list[str]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from cot_builder.filters.accept import Rejected, accept_text
+from cot_builder.filters.answers import answer_words
 from cot_builder.filters.reply_text import plain_text
 from cot_builder.row import Outcome, Row, Tried
 from pipeline.config.schema import CotConfig
@@ -72,12 +73,14 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
 async def settle(row: Row) -> Outcome:
     """See the module."""
     plan, example = row.plan, row.example
-    hints, policy = plan.hints(example), plan.policy(example.gold)
+    hints, policy = plan.hints(example), row.policy
     tried: list[Tried] = []
+    if not row.pictures:
+        return Outcome(None, (Tried(row.teachers[0], _MODE, 0, None, "", "no_picture"),))
     observe = await _observed(row)
     for attempt in range(policy.attempts):
         for teacher in row.teachers:
-            values = {"label": example.gold, "hints": hints}
+            values = {"label": answer_words(plan.task, example), "hints": hints}
             question = row.question(
                 "statements", plan.prompts[_STATEMENTS], 0, picture=False, values=values, temperature=0.0,
                 max_tokens=_STATEMENT_TOKENS,
@@ -107,7 +110,7 @@ async def settle(row: Row) -> Outcome:
             tried.append(Tried(teacher, _MODE, attempt, plan.prompt.version, text, None, usage=reply.usage))
             kept = {
                 **row.origin,
-                "prompt": plan.prompts[_PERCEIVE].render(plan.task, observe=observe),
+                "prompt": plan.prompts[_PERCEIVE].render(plan.task, example, observe=observe),
                 "completion": verdict,
                 "statements": statements,
                 "observe": observe,
@@ -125,8 +128,8 @@ async def _observed(row: Row) -> str:
     """What to look for in the picture; "" where nobody says."""
     plan = row.plan
     if plan.contents is not None:
-        return plan.contents.find(row.example.id, row.example.text) or ""
-    # One text for all rows, so it is asked of one teacher, the same for every row.
+        return plan.contents.find(row.example.id, row.bare_question) or ""
+    # One text for all rows of one question, so it is asked of one teacher, the same for every row.
     asked = row.question(
         "observe", plan.prompts[_OBSERVE], 0, picture=False, temperature=0.0, max_tokens=_OBSERVE_TOKENS
     )

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from cot_builder.filters.accept import Accepted, accept, reasoning_without_labels
+from cot_builder.filters.answers import closed_answers
 from cot_builder.filters.reply_text import plain_text, reasoned_text
 from cot_builder.row import Outcome, Row, Tried
 from cot_builder.teachers.config import short_name
@@ -82,7 +83,7 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
 
 async def settle(row: Row) -> Outcome:
     """See the module."""
-    policy = row.plan.policy(row.example.gold)
+    policy = row.policy
     tried: list[Tried] = []
     for attempt in range(policy.attempts):
         temperature = policy.temperature(attempt)
@@ -116,11 +117,11 @@ async def _round(
         text = reasoned_text(reply)
         if isinstance(verdict, Accepted):
             accepted.append((len(tried), verdict))
-            tried.append(Tried(teacher, mode, attempt, version, text, None, "", verdict.answer, reply.usage))
+            tried.append(Tried(teacher, mode, attempt, version, text, None, "", verdict.answer, reply.usage, True))
         else:
             found = (verdict.reason, verdict.detail, verdict.answer)
-            tried.append(Tried(teacher, mode, attempt, version, text, *found, reply.usage))
-    agreement = _agreement(tried, example.gold)
+            tried.append(Tried(teacher, mode, attempt, version, text, *found, reply.usage, verdict.right))
+    agreement = _agreement(tried)
     for position, verdict in accepted:
         chosen = tried[position]
         reason, detail, scores = None, "", dict[str, float]()
@@ -153,7 +154,8 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
     """(score per view, reason or None, detail): can a second teacher arrive at the label without the conclusion?"""
     check, plan = row.plan.cot.cross_check, row.plan
     assert check is not None
-    reader, left = plan.reader(author, row.example), reasoning_without_labels(think, plan.task.closed_labels)
+    closed = closed_answers(plan.task, row.example)
+    reader, left = plan.reader(author, row.example), reasoning_without_labels(think, closed)
     if not left:
         return {}, "cross_check_failed", "every sentence names an option, so nothing is left to conclude from"
     scores: dict[str, float] = {}
@@ -162,7 +164,7 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
         questions = [
             row.question(
                 f"check_{view}", plan.prompts[_CHECK_PROMPT], sample, picture=view == "image", values=values,
-                temperature=0.0 if check.samples == 1 else 1.0, max_tokens=_CHECK_TOKENS, choices=plan.task.closed_labels.names,
+                temperature=0.0 if check.samples == 1 else 1.0, max_tokens=_CHECK_TOKENS, choices=closed.names if closed else (),
             )
             for sample in range(check.samples)
         ]  # fmt: skip
@@ -177,10 +179,10 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
     return scores, "cross_check_failed" if low else None, f"read by {reader}: {', '.join(low)}" if low else ""
 
 
-def _agreement(tried: list[Tried], label: str) -> float | None:
-    """Share of the replies that were not told the label and answer with it; None when there are none."""
+def _agreement(tried: list[Tried]) -> float | None:
+    """Share of the replies that were not told the answer and give it; None when there are none."""
     hidden = [each for each in tried if each.mode == HIDDEN]
-    return sum(each.answer == label for each in hidden) / len(hidden) if hidden else None
+    return sum(each.right for each in hidden) / len(hidden) if hidden else None
 
 
 def _vote(each: Tried) -> dict[str, Any]:

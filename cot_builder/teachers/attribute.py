@@ -36,11 +36,22 @@ _SAYINGS = {
     "colorfulness": ("The colors are {value}.", "Its colors are {value}.", "Colors are {value}."),
 }
 _CONCLUSIONS = ("Together they suggest {label}.", "This suggests {label}.", "So the feeling is {label}.")
+_ANSWERS = ("So the answer is {label}.", "This gives {label}.", "The answer is {label}.")
 _CONCLUSIONS_ALONE = ("The picture suggests {label}.", "It suggests {label}.", "The feeling is {label}.")
 
 
 class AttributeTeacher(OfflineTeacher):
-    """See the module. `examples` are the rows of the build: a misreading takes its wrong value from theirs."""
+    """See the module.
+
+    Args:
+        name: recorded with every row.
+        config: what it names, and what it does wrong.
+        examples: the rows of the build: a misreading takes its wrong value from theirs.
+        run_seed: part of every seed.
+        descriptions: what each label means.
+        own_answers: whether each row has answers of its own in place of labels: then a row's true steps are its reasoning,
+            where the task knows them.
+    """
 
     def __init__(
         self,
@@ -49,9 +60,10 @@ class AttributeTeacher(OfflineTeacher):
         examples: Sequence[Question],
         run_seed: int,
         descriptions: Mapping[str, str] | None = None,
+        own_answers: bool = False,
     ) -> None:
         self.name = name
-        self._descriptions = dict(descriptions or {})
+        self._descriptions, self._own_answers = dict(descriptions or {}), own_answers
         self._config = config
         self._run_seed = run_seed
         self._seen = _values_seen(examples, config.attributes) if config.misread_rate else {}
@@ -68,19 +80,23 @@ class AttributeTeacher(OfflineTeacher):
         seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
         known = {**row.attributes, DESCRIPTION: self._descriptions.get(row.gold)}
         named = {name: known[name] for name in self._config.attributes if known.get(name) is not None}
-        return TeacherRequest.of({**self._fixed, "id": row.id, "label": row.gold, "attributes": named, "seed": seed})
+        steps = {"trace": row.trace} if self._own_answers and row.trace else {}
+        told = {"id": row.id, "label": row.gold, "attributes": named, "seed": seed}
+        return TeacherRequest.of({**self._fixed, **told, **steps})
 
     async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
         """Return the reply to a request; never fails."""
-        return Reply(self.write(request.record["attributes"], question.row.gold, request.record["seed"]))
+        told = request.record
+        return Reply(self.write(told["attributes"], question.row.gold, told["seed"], told.get("trace", "")))
 
-    def write(self, attributes: Mapping[str, Any], label: str, seed: int) -> str:
+    def write(self, attributes: Mapping[str, Any], label: str, seed: int, trace: str = "") -> str:
         """Return the reply about one row.
 
         Args:
             attributes: EmoSet annotation keys and values; those it does not know are left out.
             label: the gold label.
             seed: fixes the imperfections and the choice of words.
+            trace: the true steps, which are then the whole reasoning.
         """
         # Each choice has its own generator, so that changing one rate leaves the other rows and choices as they were.
         draws = {name: random.Random(f"{seed}:{name}") for name in ("confuse", "omit", "misread", "words")}
@@ -89,6 +105,8 @@ class AttributeTeacher(OfflineTeacher):
             answer = self._config.confusions[label]
         if draws["omit"].random() < self._config.omit_think_rate:
             return f"<answer>{answer}</answer>"
+        if trace:
+            return render(trace, answer)
         values = {name: phrase for name in self._config.attributes if (phrase := describe(name, attributes.get(name)))}
         if draws["misread"].random() < self._config.misread_rate:
             values = self._misread(values, draws["misread"])
@@ -97,7 +115,8 @@ class AttributeTeacher(OfflineTeacher):
             words.choice(_SAYINGS[name]).format(value=value, a_value=value if name == "object" else _a(value))
             for name, value in values.items()
         ]
-        sentences.append(words.choice(_CONCLUSIONS if values else _CONCLUSIONS_ALONE).format(label=answer))
+        endings = _ANSWERS if self._own_answers else _CONCLUSIONS if values else _CONCLUSIONS_ALONE
+        sentences.append(words.choice(endings).format(label=answer))
         return render(" ".join(sentences), answer)
 
     def _misread(self, values: dict[str, str], rng: random.Random) -> dict[str, str]:

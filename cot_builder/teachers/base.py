@@ -25,10 +25,11 @@ class TeacherQuestion:
     """Counts from 0; every attempt has its own sampling seed."""
     prompt: Prompt
     text: str
-    """The rendered prompt."""
-    picture: TeacherImage | None = None
-    """None for a question about text alone, which is then the same question whichever row it comes from."""
+    """The rendered prompt, with ``<image 1>`` where a picture has a place of its own in it."""
+    pictures: tuple[TeacherImage, ...] = ()
+    """In order; none for a question about text alone, which is then the same question whichever row it comes from."""
     picture_first: bool = False
+    """Whether pictures without a mark in the text stand before it."""
     temperature: float | None = None
     """None: the teacher's own."""
     max_tokens: int | None = None

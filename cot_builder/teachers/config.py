@@ -235,7 +235,8 @@ def check_teacher(config: TeacherConfig, name: str, task: Task) -> list[str]:
             return [f"teacher {name}: the environment variable {config.api_key_env}, which holds its key, is not set"]
         return []
     key, named = config.named_labels()
-    unknown = sorted({label for label in named if label not in task.closed_labels.names})
+    known = task.labels.names if task.labels is not None else ()
+    unknown = sorted({label for label in named if label not in known})
     return [f"teacher {name}: {key}: {label!r} is not a label of task {task.name}" for label in unknown]
 
 

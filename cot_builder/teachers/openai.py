@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,7 @@ from cot_builder.teachers.base import (
 from cot_builder.teachers.config import OpenAIConfig, api_key
 from cot_builder.teachers.endpoints import Endpoint, Failure, Lease, Pool
 from cot_builder.teachers.images import ENCODING
+from pipeline.data.image_marks import split_at_marks, without_marks
 from pipeline.data.images import ImageError
 from pipeline.files import digest, weights_digest
 from pipeline.runs.phases import SERVED_AS
@@ -93,7 +94,7 @@ class OpenAITeacher:
         """Return everything the reply depends on; the picture is named by the digest of its file."""
         config = self._config
         # A question about text alone is asked once, whichever rows want it.
-        about = question.row.id if question.picture else digest(question.text)
+        about = question.row.id if question.pictures else digest(question.text)
         sampling: dict[str, Any] = {
             "temperature": config.temperature if question.temperature is None else question.temperature,
             "top_p": config.top_p,
@@ -116,8 +117,9 @@ class OpenAITeacher:
         served_as = {flag: value for flag, value in config.serve.items() if flag in SERVED_AS}
         if served_as:
             record["served_as"] = served_as
-        if question.picture:
-            record["image_sha256"] = question.picture.digest
+        if question.pictures:
+            digests = [picture.digest for picture in question.pictures]
+            record["image_sha256"] = digests[0] if len(digests) == 1 else digests
             record["encoding"] = {"format": ENCODING, "longest_side": config.image_size}
         return TeacherRequest.of(record)
 
@@ -165,8 +167,10 @@ class OpenAITeacher:
                 return reply
 
     async def _encoded(self, question: TeacherQuestion, request: TeacherRequest) -> bytes:
-        picture = await question.picture.data_url(self._config.image_size) if question.picture else None
-        return _body(request.record, picture, self._not_taken)
+        return _body(request.record, await self._urls(question), self._not_taken)
+
+    async def _urls(self, question: TeacherQuestion) -> list[str]:
+        return [await picture.data_url(self._config.image_size) for picture in question.pictures]
 
     def _adapts(self, refused: str, body: bytes) -> bool:
         """Whether the server refuses fields it takes in another form, or not at all, so that the request is sent once more."""
@@ -222,14 +226,14 @@ class OpenAITeacher:
     async def _probe(self, endpoint: Endpoint) -> bool:
         self._probed += 1
         try:
-            picture, record = None, None
+            pictures, record = list[str](), None
             if self.sample is not None:
                 question, request = self.sample
                 record = request.record
-                picture = await question.picture.data_url(self._config.image_size) if question.picture else None
+                pictures = await self._urls(question)
             record = record or {"model": self._config.model, "text": _PROBE, "picture_first": False, "sampling": {}}
             sampling = {"extra_body": {}, **record["sampling"], "max_tokens": 1, "seed": self._probed}
-            sent = _body({**record, "sampling": sampling}, picture, self._not_taken)
+            sent = _body({**record, "sampling": sampling}, pictures, self._not_taken)
             reply = await self._send(Lease(endpoint, time.monotonic()), sent, movable=False)
         except (Failure, TeacherDown, ImageError):
             return False
@@ -312,18 +316,24 @@ def _given_up_as(kind: str) -> str:
     return "no_reply" if kind in ("timeout", "connection_error") else "server_error"
 
 
-def _body(record: dict[str, Any], picture: str | None, not_taken: Collection[str] = ()) -> bytes:
-    """The JSON of a request. The picture, which is nearly all of it, is put in as it is: base64 needs no escapes."""
+def _body(record: dict[str, Any], pictures: Sequence[str], not_taken: Collection[str] = ()) -> bytes:
+    """The JSON of a request. The pictures, which are nearly all of it, are put in as they are: base64 needs no escapes."""
     sampling = dict(record["sampling"])
     extra, choices = sampling.pop("extra_body"), sampling.pop("choices", None)
     if choices:
         extra = {**extra, "structured_outputs": {"choice": choices}}
-    # Text first, unless asked otherwise: it is the same for every row, so the server's prefix cache holds it.
-    content = [json.dumps({"type": "text", "text": record["text"]})]
-    if picture is not None:
-        content.insert(
-            0 if record["picture_first"] else 1, f'{{"type": "image_url", "image_url": {{"url": "{picture}"}}}}'
-        )
+    text, places = record["text"], range(len(pictures))
+    if without_marks(text) != text:
+        pieces = split_at_marks(text, len(pictures))
+    else:
+        # Text first, unless asked otherwise: it is the same for every row, so the server's prefix cache holds it.
+        pieces = [*places, text] if record["picture_first"] else [text, *places]
+    content = [
+        f'{{"type": "image_url", "image_url": {{"url": "{pictures[piece]}"}}}}'
+        if isinstance(piece, int)
+        else json.dumps({"type": "text", "text": piece})
+        for piece in pieces
+    ]
     head = json.dumps({"model": record["model"], **adapted(sampling, not_taken), **extra})[:-1]
     return f'{head}, "messages": [{{"role": "user", "content": [{", ".join(content)}]}}]}}'.encode()
 

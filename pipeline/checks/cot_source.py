@@ -46,12 +46,14 @@ def source_problems(config: RunConfig, run: RunDir, task: Task, source: CotSourc
     assert config.cot is not None
     import pyarrow.parquet as pq
 
-    columns = [name for name in ("id", "label", "completion", "prompt") if name in pq.read_schema(source.file).names]
+    columns = [
+        name for name in ("id", "label", "completion", "prompt", "answer") if name in pq.read_schema(source.file).names
+    ]
     rows = pq.ParquetFile(source.file).read(columns=columns).to_pydict()
     for problem in _unfit_rows(config, run, task, rows, source):
         yield f"cot.from: {problem}"
     if look:
-        for problem in _other_pictures(config, run, rows, source):
+        for problem in _other_pictures(config, run, task, rows, source):
             yield f"cot.from: {problem}"
 
 
@@ -84,7 +86,7 @@ def _unfit_rows(
     """Rows that this run's student cannot learn from, and too few of them."""
     assert config.cot is not None
     own = special_tokens_of(student_folder(config.model, run))
-    texts = zip(*(rows[name] for name in rows if name not in ("id", "label")), strict=True)
+    texts = zip(*(rows[name] for name in rows if name in ("completion", "prompt")), strict=True)
     held = [
         (row_id, token)
         for row_id, row in zip(rows["id"], texts, strict=True)
@@ -95,19 +97,26 @@ def _unfit_rows(
             f"{len(held):,} of {len(rows['id']):,} rows hold a control token of this student (first: {held[0][0]}, "
             f"{held[0][1]!r}); build the rows here on a copy of {source.named}'s cot/journal, which judges them anew for it"
         )
-    # A row with a prompt of its own describes, and has no answer.
-    if "prompt" not in rows:
+    # A row that describes brings a prompt and has no answer.
+    if "answer" in rows or "prompt" not in rows:
         known = {} if task.labels is not None else {row.id: row for row in task.select(config.cot.split).rows}
         pairs = zip(rows["id"], rows["label"], strict=True)
         asked = [known.get(row_id, Question(row_id, (), answer=label)) for row_id, label in pairs]
         if problem := unanswered(task, asked, rows["completion"]):
             yield problem
+        if "prompt" in rows:
+            pairs = zip(rows["id"], rows["prompt"], strict=True)
+            other = [
+                row_id for row_id, text in pairs if row_id in known and task.prompt(known[row_id], "think") != text
+            ]
+            if other:
+                yield f"{len(other):,} of {len(rows['id']):,} rows are asked otherwise here (first: {other[0]})"
     if len(rows["id"]) < config.cot.min_rows:
         yield f"{source.named} has {len(rows['id']):,} rows, fewer than cot.min_rows = {config.cot.min_rows:,}; lower it"
 
 
 def _other_pictures(
-    config: RunConfig, run: RunDir, rows: Mapping[str, Sequence[str]], source: CotSource
+    config: RunConfig, run: RunDir, task: Task, rows: Mapping[str, Sequence[str]], source: CotSource
 ) -> Iterator[str]:
     """Rows of which this run has no picture, or another one, or one with another label."""
     assert config.cot is not None
@@ -120,6 +129,7 @@ def _other_pictures(
             "them there again, which asks nothing twice"
         )
     labels = {example.id: example.gold for example in examples}
+    classes = {example.id: task.class_of(example) for example in examples}
     pairs = [(row_id, then) for row_id, then in zip(rows["id"], rows["label"], strict=True) if row_id in labels]
     relabelled = [row_id for row_id, then in pairs if labels[row_id] != then]
     kinds = {
@@ -132,8 +142,8 @@ def _other_pictures(
     changed = differences(source.config.get("task"), to_plain(config.task), "task")
     if told and changed:
         yield f"the data were described otherwise there: {'; '.join(changed)}"
-    kept, least = Counter(rows["label"]), config.cot.min_rows_per_class
-    if short := [f"{name} {kept[name]:,}" for name in sorted(set(labels.values())) if kept[name] < least]:
+    kept, least = Counter(classes[row_id] for row_id in rows["id"] if row_id in classes), config.cot.min_rows_per_class
+    if short := [f"{name} {kept[name]:,}" for name in sorted(set(classes.values())) if kept[name] < least]:
         yield f"{source.named} has fewer rows of some classes than cot.min_rows_per_class = {least:,} ({_some(short)}); lower it"
 
 

@@ -161,7 +161,7 @@ def _by_spec(named: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _selected(task: Task, spec: str) -> Selected:
-    labels = Counter(row.gold for row in task.select(spec).rows)
+    labels = Counter(map(task.class_of, task.select(spec).rows))
     return Selected(labels.total(), labels)
 
 

@@ -96,7 +96,8 @@ def cot_columns(task: Task, rows: Sequence[Question], cot: Path, unfit: Collecti
         raise UserError(
             f"{file} does not exist; build the rows first: python -m cot_builder build, or python -m pipeline run"
         )
-    columns = ["id", "label", "completion", *(name for name in pq.read_schema(file).names if name == "prompt")]
+    there = pq.read_schema(file).names
+    columns = ["id", "label", "completion", *(["prompt"] if "prompt" in there else [])]
     built = pq.ParquetFile(file).read(columns=columns).to_pylist()
     table = {name: [row[name] for row in built if row["id"] not in unfit] for name in columns}
     known = {row.id: row for row in rows}
@@ -108,7 +109,9 @@ def cot_columns(task: Task, rows: Sequence[Question], cot: Path, unfit: Collecti
             f"(first: {lost[0]}); build the CoT data again, or restore the images"
         )
     about = [known[row_id] for row_id in table["id"]]
-    if "prompt" not in table and (problem := unanswered(task, about, table["completion"])):
+    # A row that describes brings a prompt and has no answer.
+    answers = "answer" in there or "prompt" not in there
+    if answers and (problem := unanswered(task, about, table["completion"])):
         raise UserError(f"{file}: {problem}")
     prompts = table["prompt"] if "prompt" in table else [task.prompt(row, "think") for row in about]
     return {

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.data.image_digests import image_digests
+from pipeline.data.image_digests import LENGTH, image_digests
+from pipeline.files import digest
 from pipeline.types import Question
 
 COLUMN = "image_digest"
@@ -76,13 +77,15 @@ def compare_pictures(cot: Path, examples: Sequence[Question], cache: Path) -> Co
         rows = pq.ParquetFile(file).read(columns=["id", *(name for name in (COLUMN,) if name in names)]).to_pydict()
     except (OSError, pa.ArrowException):
         return None
-    images = {example.id: example.images[0] for example in examples}
+    images = {example.id: example.images for example in examples}
     there = [row_id for row_id in rows["id"] if row_id in images]
     changed: list[str] = []
     if COLUMN in rows:
-        now = image_digests([images[row_id] for row_id in there], cache / "image_digests.json")
+        every = [image for row_id in there for image in images[row_id]]
+        found = image_digests(every, cache / "image_digests.json")
+        now = {row_id: joined_digest([found[str(image)] for image in images[row_id]]) for row_id in there}
         pairs = zip(rows["id"], rows[COLUMN], strict=True)
-        changed = [row_id for row_id, then in pairs if row_id in images and now[str(images[row_id])] != then]
+        changed = [row_id for row_id, then in pairs if row_id in now and now[row_id] != then]
     new: list[str] = []
     if (cot / "rejected.jsonl").exists():
         # Without it, as where the rows alone were passed on, nothing tells a new picture from one that was rejected.
@@ -90,6 +93,11 @@ def compare_pictures(cot: Path, examples: Sequence[Question], cache: Path) -> Co
         new = [example.id for example in examples if example.id not in asked]
     gone = [row_id for row_id in rows["id"] if row_id not in images]
     return CotPictures(len(rows["id"]), changed, new, COLUMN in rows, gone)
+
+
+def joined_digest(digests: Sequence[str]) -> str:
+    """Return one digest for the pictures of a row, out of theirs in order: its picture's own, or "" of a row without any."""
+    return digest(list(digests))[:LENGTH] if len(digests) > 1 else "".join(digests)
 
 
 def digests_of_rows(cot: Path) -> dict[str, str]:

@@ -59,6 +59,16 @@ def asked_by_kind(question: Question, style: str) -> str:
     if question.kind == "label":
         text = f"{question.text} Options: {', '.join(question.options)}."
         return instructed(text, style, "Answer with one of them and nothing else.", "one of them", joint=" ")
+    what = wanted(question)
+    return instructed(question.text, style, f"Answer with {what} and nothing else.", what)
+
+
+def wanted(question: Question) -> str:
+    """Return what a question wants for an answer, in words: the letter of your choice, the number in cm, yes or no, …"""
+    if question.kind == "label":
+        return "one of the options"
+    if question.kind not in _WANTED:
+        return A_LETTER if question.options else "the answer"
     what, detail = _WANTED[question.kind], ""
     if question.kind == "number":
         unit, precision = question.facts.get("unit"), question.facts.get("precision")
@@ -69,7 +79,7 @@ def asked_by_kind(question: Question, style: str) -> str:
             )
     elif question.kind == "list" and question.facts.get("ordered"):
         detail = " in order"
-    return instructed(question.text, style, f"Answer with {what}{detail} and nothing else.", f"{what}{detail}")
+    return f"{what}{detail}"
 
 
 _WANTED = {

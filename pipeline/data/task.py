@@ -24,6 +24,8 @@ from pipeline.scoring.labels import LabelSet
 from pipeline.types import Judgement, Problem, Question, Split
 
 _STAND_INS = 8
+OPEN = "open"
+"""Class of a row that a published rule judges and that has no options."""
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,12 @@ class Task:
     def groups_of(self, row: Question) -> dict[str, str]:
         """Return what tables are split by: a row's groups and, of a labelled image set, its label."""
         return {**({"label": row.gold} if self.labels is not None else {}), **row.groups}
+
+    def class_of(self, row: Question) -> str:
+        """Return what rows are counted by: a label of a closed list, else the kind of answer."""
+        if self.labels is not None:
+            return row.gold
+        return row.kind or ("letter" if row.options else OPEN)
 
     def stand_ins(self, split: str) -> tuple[Question, ...]:
         """Return a few rows that stand for all: one per closed label, told without reading and of no picture that is there; else

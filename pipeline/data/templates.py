@@ -39,9 +39,9 @@ VARIABLES = {
 RULES: dict[str, tuple[frozenset[str], frozenset[str]]] = {
     role: (frozenset(needed.split()), frozenset(allowed.split()))
     for role, needed, allowed in (
-        ("answer_hidden", "question", "options hints student_prompt images"),
-        ("answer_given", "question label", "options hints student_prompt images"),
-        ("cross_check", "question reasoning", "options sees_picture images"),
+        ("answer_hidden", "question", "options form hints student_prompt images"),
+        ("answer_given", "question label", "options form hints student_prompt images"),
+        ("cross_check", "question reasoning", "options form sees_picture images"),
         ("observe", "question", "options images"),
         ("statements", "question label", "options hints images"),
         ("describe", "statements", "observe question options images"),

@@ -84,7 +84,7 @@ def test_a_request_that_is_wanted_twice_at_once_is_exported_once(tmp_path, proje
     async def twice() -> None:
         with ReplyCache(tmp_path / "journal") as journal:
             exporter = _Exporter(planned, journal, tmp_path, 10**6)
-            question = TeacherQuestion(row, "answer_given", 0, prompt, "What is felt?", TeacherImage(row.images[0]))
+            question = TeacherQuestion(row, "answer_given", 0, prompt, "What is felt?", (TeacherImage(row.images[0]),))
             asked = (exporter("stub", question) for _ in range(2))
             assert {type(reply) for reply in await asyncio.gather(*asked, return_exceptions=True)} == {Unanswered}
             assert exporter.requests == {"stub": 1}

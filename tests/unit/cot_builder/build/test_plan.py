@@ -32,6 +32,7 @@ TASK = labelled_task(
 )
 
 
+ASKED = TASK.stand_ins("")[0]
 NOTHING: dict = {}
 
 
@@ -60,9 +61,9 @@ def key_of(tmp_path):
         known = {"label": label, "hints": hints}
         asked = load_prompt(prompt)
         values = {name: value for name, value in known.items() if name in asked.uses}
-        text = asked.render(task, **values)
-        picture = TeacherImage(path) if seen else None
-        question = TeacherQuestion(labelled_image(row, path, label), mode, attempt, asked, text, picture, **how)
+        text = asked.render(task, ASKED, **values)
+        pictures = (TeacherImage(path),) if seen else ()
+        question = TeacherQuestion(labelled_image(row, path, label), mode, attempt, asked, text, pictures, **how)
         return OpenAITeacher("t", dataclasses.replace(config, **changes), seed, 1).request(question).key
 
     return key
@@ -119,7 +120,7 @@ VALUES = {
 @pytest.mark.parametrize("name", prompt_names())
 def test_every_prompt_renders_from_the_variables_there_are(name):
     prompt = load_prompt(name)
-    text = prompt.render(TASK, **{known: value for known, value in VALUES.items() if known in prompt.uses})
+    text = prompt.render(TASK, ASKED, **{known: value for known, value in VALUES.items() if known in prompt.uses})
     assert text
     assert "{" not in text
     assert ("answered: fear." in text or "Answer: fear" in text) == (prompt.mode == "answer_given")
@@ -128,7 +129,7 @@ def test_every_prompt_renders_from_the_variables_there_are(name):
 @pytest.mark.parametrize("name", ["answer_hidden_v1", "answer_hidden_v2", "answer_given_v1", "answer_given_v2"])
 def test_a_reasoning_prompt_shows_question_and_options(name):
     prompt = load_prompt(name)
-    text = prompt.render(TASK, **{known: value for known, value in VALUES.items() if known in prompt.uses})
+    text = prompt.render(TASK, ASKED, **{known: value for known, value in VALUES.items() if known in prompt.uses})
     assert not prompt.picture_first
     assert prompt.mode == name.rsplit("_v", 1)[0]
     assert "- awe: something vast\n- fear\n" in text
@@ -139,12 +140,12 @@ def test_a_reasoning_prompt_shows_question_and_options(name):
 def test_without_hints_the_second_version_asks_as_the_first(mode):
     first, second = (load_prompt(f"answer_{mode}_v{version}") for version in (1, 2))
     label = {"label": "awe"} if mode == "given" else {}
-    assert first.render(TASK, **label) == second.render(TASK, hints=[], **label)
+    assert first.render(TASK, ASKED, **label) == second.render(TASK, ASKED, hints=[], **label)
 
 
 def test_task_think_asks_a_teacher_just_what_a_student_is_asked():
     prompt = load_prompt("task_think_v1")
-    assert prompt.render(TASK) == TASK.prompt(TASK.stand_ins("")[0], "think")
+    assert prompt.render(TASK, ASKED) == TASK.prompt(ASKED, "think")
     assert prompt.mode == "answer_hidden"
     assert prompt.picture_first
 

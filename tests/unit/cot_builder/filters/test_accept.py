@@ -109,7 +109,7 @@ def test_every_reply_with_a_label_votes_whatever_it_is_rejected_for():
 def test_only_a_teacher_that_was_told_the_answer_may_not_open_with_it():
     text = "<think>The wonder is plain. Peaks rise over a valley.</think><answer>awe</answer>"
     assert isinstance(judge(text), Accepted)
-    assert judge(text, mode="answer_given") == Rejected("leakage", "names awe before its conclusion", "awe")
+    assert judge(text, mode="answer_given") == Rejected("leakage", "names awe before its conclusion", "awe", right=True)
     concluded = "<think>Peaks rise over a valley. This inspires awe.</think><answer>awe</answer>"
     assert isinstance(judge(concluded, mode="answer_given"), Accepted)
     alone = "<think>Tall peaks inspire awe.</think><answer>awe</answer>"

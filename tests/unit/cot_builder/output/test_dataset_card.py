@@ -43,7 +43,7 @@ def plan_of(name="run", recipe="reasoning", teachers=TEACHERS):
     prompts = {name: load_prompt(name) for name in ("answer_hidden_v1", "answer_given_v1")}
     return types.SimpleNamespace(
         config=types.SimpleNamespace(name=name), cot=cot, task=TASK, teachers=teachers, prompts=prompts,
-        recipe=load_recipe(recipe), prompt=prompts["answer_hidden_v1"],
+        recipe=load_recipe(recipe), columns=load_recipe(recipe).columns, prompt=prompts["answer_hidden_v1"],
         is_offline=lambda name: isinstance(teachers[name], AttributeConfig),
     )  # fmt: skip
 

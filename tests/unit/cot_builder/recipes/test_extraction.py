@@ -25,7 +25,7 @@ def test_the_pair_is_a_perception_prompt_and_a_description_that_was_shown_the_st
     build = Scripted(tmp_path, recipe="extraction")
     kept = build.settle(lambda _, q: SAYINGS[q.mode]).kept
     assert build.modes() == ["observe", "statements", "description"]
-    assert [question.picture is not None for _, question in build.asked] == [False, False, True]
+    assert [bool(question.pictures) for _, question in build.asked] == [False, False, True]
     assert [question.max_tokens for _, question in build.asked] == [128, 1024, 2048]
     assert kept["statements"] == ["The picture shows joy.", "People are outdoors."]
     assert "faces, light, weather and what people do." in kept["prompt"]

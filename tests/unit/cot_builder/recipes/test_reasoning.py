@@ -182,7 +182,7 @@ class TestCrossCheck:
         checks = [(name, question) for name, question in build.asked if question.mode.startswith("check")]
         assert [question.mode for _, question in checks] == ["check_text", "check_image"]
         assert {name for name, _ in checks} == set("ab") - {author}
-        assert [question.picture is not None for _, question in checks] == [False, True]
+        assert [bool(question.pictures) for _, question in checks] == [False, True]
         for _, question in checks:
             assert "Tall peaks" in question.text
             assert "This suggests" not in question.text

@@ -250,7 +250,9 @@ def picture(tmp_path: Path) -> TeacherImage:
 
 def question(picture: TeacherImage | None, number: int = 0, **more: Any) -> TeacherQuestion:
     row = labelled_image(f"row{number}", Path("none.jpg"), "awe")
-    return TeacherQuestion(row, "answer_hidden", 0, load_prompt("answer_hidden_v1"), "What is felt?", picture, **more)
+    return TeacherQuestion(
+        row, "answer_hidden", 0, load_prompt("answer_hidden_v1"), "What is felt?", (picture,) if picture else (), **more
+    )
 
 
 def teacher_of(*urls: str, run_seed: int = 0, concurrency: int = 8, **more: Any) -> OpenAITeacher:

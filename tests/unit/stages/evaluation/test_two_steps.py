@@ -215,10 +215,10 @@ def test_the_prompts_are_those_the_extraction_recipe_trains_on(tmp_path, repo_ro
     from cot_builder.prompts import load_prompt
 
     task = load_task(TaskConfig(name="scenes", options={"train": 1, "val": 1, "test": 1, "size": 32}), tmp_path)
-    question = Question("a", (), task.question)
+    row = question = Question("a", (), task.question)
     ours = prompts.observe(prompts.asked(task, question))
-    assert ours.split() == load_prompt("observe_v1").render(task).split()
-    assert prompts.perceive(1, "faces") == load_prompt("perceive_v1").render(task, observe="faces").strip()
+    assert ours.split() == load_prompt("observe_v1").render(task, row).split()
+    assert prompts.perceive(1, "faces") == load_prompt("perceive_v1").render(task, row, observe="faces")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,17 @@ def paired_difference(both: int, only_a: int, only_b: int, n: int) -> tuple[floa
     return max(-1.0, low), min(1.0, high)
 
 
+def independent_difference(count_a: int, n_a: int, count_b: int, n_b: int) -> tuple[float, float]:
+    """Return 95 % score interval of one share minus another of other rows, of at least one row each.
+
+    Newcombe's method 10 (1998, Statistics in Medicine 17:873): Wilson's intervals of both shares, squared and added.
+    """
+    (low_a, high_a), (low_b, high_b) = wilson(count_a, n_a), wilson(count_b, n_b)
+    assert low_a is not None and high_a is not None and low_b is not None and high_b is not None  # noqa: PT018
+    a, b = count_a / n_a, count_b / n_b
+    return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
+
+
 def rate(count: int, n: int) -> Rate:
     """Return a share with its 95 % Wilson interval; all None when n is 0."""
     return Rate(count / n if n else None, *wilson(count, n), count, n)

@@ -16,11 +16,13 @@ from pipeline.sweeps.rows import (
     GROUP_COLUMNS,
     OFFICIAL_COLUMNS,
     ROTATION_COLUMNS,
+    SCALING_COLUMNS,
     SEEING_COLUMNS,
+    STEPS_COLUMNS,
     CellKey,
     SweepResults,
 )
-from pipeline.sweeps.table import best_first, cells_table, differences, official_scores, rotated, seeing
+from pipeline.sweeps.table import best_first, cells_table, differences, official_scores, rotated, seeing, steps
 
 PAGE = "index.html"
 
@@ -39,6 +41,8 @@ def write_results(found: SweepResults, folder: Path) -> None:
     write_atomic(folder / "official.csv", as_csv(found.official, OFFICIAL_COLUMNS))
     write_atomic(folder / "rotations.csv", as_csv(found.rotations, ROTATION_COLUMNS))
     write_atomic(folder / "seeing.csv", as_csv(found.seeing, SEEING_COLUMNS))
+    write_atomic(folder / "steps.csv", as_csv(found.steps, STEPS_COLUMNS))
+    write_atomic(folder / "scaling.csv", as_csv(found.scaling, SCALING_COLUMNS))
     write_json(folder / "results.json", to_json(found))
     write_atomic(folder / "results.md", as_markdown(found))
     write_atomic(folder / PAGE, page(found))
@@ -64,6 +68,7 @@ def as_markdown(found: SweepResults) -> str:
             differences(rows, tested),
             official_scores(found.official, rows),
             rotated(found.rotations, rows),
+            steps(found.steps, rows),
             *seeing(found.seeing, rows),
         )
         for one in filter(None, further):

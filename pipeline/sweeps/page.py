@@ -17,7 +17,7 @@ from pipeline.reports.charts import OTHERS, Dot, against
 from pipeline.reports.page import render
 from pipeline.reports.table import Column, Table
 from pipeline.sweeps.rows import CellRow, GroupRow, SweepResults
-from pipeline.sweeps.table import best_first, by_cell, cells_table, differences, official_scores, rotated, seeing
+from pipeline.sweeps.table import best_first, by_cell, cells_table, differences, official_scores, rotated, seeing, steps
 
 _MARKERS = ("o", "s", "D", "^", "X", "o")
 """Of precisions, as matplotlib calls them, and as _SHAPES shows them in the legend."""
@@ -57,6 +57,7 @@ def _task(
         "differences": differences(rows, found.pairs[task]),
         "official": official_scores(found.official, rows),
         "rotated": rotated(found.rotations, rows),
+        "steps": steps(found.steps, rows),
         "seeing": seeing(found.seeing, rows),
         "groups": _groups(found.groups, rows),
     }

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipeline.metrics.power import minimum_detectable_difference
 from pipeline.metrics.rotations import Rotations
 from pipeline.metrics.scores import Gain
 from pipeline.metrics.stored import from_json
+from pipeline.sweeps import studies
 from pipeline.sweeps.rows import (
     COLUMNS,
     TIMED,
@@ -35,6 +36,7 @@ from pipeline.sweeps.rows import (
     SeeingRow,
     SweepResults,
     TaskPairs,
+    names,
 )
 
 EVALUATION, FAILURE, PREDICTIONS = "evaluation.json", "failure.json", "predictions.jsonl"
@@ -64,7 +66,7 @@ class Cells:
     config: LabConfig
     planned: Mapping[str, Planned] = field(default_factory=dict)
     _read: dict[Path, tuple[tuple[int, int], Answers]] = field(default_factory=dict)
-    _tested: dict[tuple[str, str], tuple[Answers, Answers, Paired]] = field(default_factory=dict)
+    _made: dict[tuple[str, ...], tuple[tuple[Answers, ...], Any]] = field(default_factory=dict)
 
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """Return a cell's evaluation.json, complete or not; None before it is begun."""
@@ -87,11 +89,20 @@ class Cells:
 
     def paired(self, a: Cell, b: Cell) -> Paired:
         """Return the test between the answers of two cells."""
-        rows_a, rows_b = self.answers(a), self.answers(b)
-        known = self._tested.get((a.id, b.id))
-        if known is None or known[0] is not rows_a or known[1] is not rows_b:
-            known = self._tested[a.id, b.id] = (rows_a, rows_b, paired(rows_a, rows_b))
-        return known[2]
+        found: Paired = self.once("paired", paired, a, b)
+        return found
+
+    def once(self, what: str, make: Callable[..., Any], *of: Cell) -> Any:
+        """Return what is made of the answers of cells; made again only when these have changed."""
+        rows = tuple(self.answers(cell) for cell in of)
+        key = (what, *(cell.id for cell in of))
+        if key not in self._made or any(a is not b for a, b in zip(self._made[key][0], rows, strict=True)):
+            self._made[key] = (rows, make(*rows))
+        return self._made[key][1]
+
+    def size(self, cell: Cell) -> float | None:
+        """Return millions of parameters of a cell's model; None where they are not known."""
+        return _mb(self.planned.get(cell.id, Planned()).parameters)
 
     def row(self, cell: Cell) -> CellRow:
         """Return one line of the table."""
@@ -107,8 +118,8 @@ class Cells:
             status, reason = "refused", planned.refused
         elif record:
             status = "interrupted"
-        known = {**_names(cell), "status": status, "reason": reason, "cell": cell.id}
-        known |= {"memory_estimated_mb": _mb(planned.bytes), "parameters_m": _mb(planned.parameters)}
+        known = {**names(cell), "status": status, "reason": reason, "cell": cell.id}
+        known |= {"memory_estimated_mb": _mb(planned.bytes), "parameters_m": self.size(cell)}
         if complete and record is not None:
             known |= _figures(record, self.answers(cell), planned)
             known["cost"] = _rounded(cost(self.config, cell, known["prompt_tokens"], known["tokens"]))
@@ -121,14 +132,14 @@ class Cells:
             for group, value in row["groups"].items():
                 found[group, str(value)].append(row)
         return [
-            GroupRow(**_names(cell), group=group, value=value, **_rate(rows))
+            GroupRow(**names(cell), group=group, value=value, **_rate(rows))
             for (group, value), rows in sorted(found.items())
         ]
 
     def official(self, cell: Cell) -> list[OfficialRow]:
         """Return one line per score that the benchmark's own formula gives a complete cell."""
         scores = (self.record(cell) or {}).get("official") or {}
-        return [OfficialRow(**_names(cell), score=name, official=round(value, 6)) for name, value in scores.items()]
+        return [OfficialRow(**names(cell), score=name, official=round(value, 6)) for name, value in scores.items()]
 
     def rotations(self, cell: Cell) -> list[RotationRow]:
         """Return what became of a complete cell's questions in several orders: one line, or none."""
@@ -138,7 +149,7 @@ class Cells:
         found = from_json(Rotations, known)
         return [
             RotationRow(
-                **_names(cell),
+                **names(cell),
                 orders=known["orders"],
                 questions=found.questions,
                 once=sum(known["once"].values()),
@@ -163,11 +174,11 @@ class Cells:
         )
         right = [sum(row["correct"] for row in rows) / len(rows) for rows in (direct, blind)]
         found = {("", ""): (right[0], right[1], replace(whole.gain, p_holm=whole.p))}
-        for key, change in group_changes(direct, blind).items():
+        for key, change in self.once("seeing", group_changes, replace(cell, mode="direct"), cell).items():
             found[key] = (change.after, change.before, change.gain)
         return [
             SeeingRow(
-                **_names(cell),
+                **names(cell),
                 group=group,
                 value=value,
                 direct=round(seen, 6),
@@ -196,6 +207,8 @@ def results(known: Cells) -> SweepResults:
         official=tuple(line for cell in complete for line in known.official(cell)),
         rotations=tuple(line for cell in complete for line in known.rotations(cell)),
         seeing=tuple(line for cell in blind for line in known.seeing(cell)),
+        steps=tuple(studies.steps(known, chosen)),
+        scaling=tuple(studies.scaling(known, chosen)),
         pareto={task: pareto([row for row in rows if row.task == task and row.mode != "blind"]) for task in tasks},
         pairs={task: _pairs(known, [cell for cell in chosen if cell.task == task]) for task in tasks},
     )
@@ -263,16 +276,6 @@ def _versions(found: Mapping[str, Any]) -> str:
     return " ".join(f"{name}={version}" for name, version in sorted(packages.items()) if isinstance(version, str))
 
 
-def _names(cell: Cell) -> dict[str, Any]:
-    return {
-        "model": cell.model,
-        "task": cell.task,
-        "precision": cell.precision,
-        "mode": cell.mode,
-        "reasoner": cell.reasoner,
-    }
-
-
 def _rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many of them are right, with an interval that knows which rows share a picture."""
     found = clustered_rate([row["correct"] for row in rows], [row["cluster"] for row in rows])
@@ -301,6 +304,8 @@ def _light(row: Mapping[str, Any]) -> dict[str, Any]:
         "tokens": row.get("completion_tokens") or 0,
         "groups": row.get("groups") or {},
         "cluster": row.get("cluster") or "",
+        "pair": row.get("pair") or "",
+        "rotation": row.get("rotation") or 0,
     }
 
 

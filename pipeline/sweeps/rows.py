@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
-from typing import Annotated
+from typing import Annotated, Any
 
+from pipeline.config.evaluation import Cell
 from pipeline.metrics.paired_tests import Paired
 from pipeline.metrics.scores import Gain, Rate
 from pipeline.metrics.stored import SPREAD
@@ -45,6 +46,17 @@ class CellKey:
     def title(self) -> str:
         """Its name for a person, within its task."""
         return f"{self.model} · {self.precision} · {self.way}"
+
+
+def names(cell: Cell) -> dict[str, Any]:
+    """Return what names a cell, as columns."""
+    return {
+        "model": cell.model,
+        "task": cell.task,
+        "precision": cell.precision,
+        "mode": cell.mode,
+        "reasoner": cell.reasoner,
+    }
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,6 +175,37 @@ class SeeingRow(CellKey):
         return Gain(self.difference, self.difference_low, self.difference_high, n=self.n, p=self.p, p_holm=self.p_holm)
 
 
+@dataclass(frozen=True, kw_only=True)
+class ScalingRow(CellKey):
+    """How far the accuracy of a cell is below that of the largest model asked so, on the same rows."""
+
+    parameters_m: float
+    reference: str
+    """The largest model's cell."""
+    n: int
+    drop: Rate
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepsRow(CellKey):
+    """Accuracy on rows that want one step and on rows that want several, and the gap between, see `pipeline.metrics.steps`."""
+
+    says: str
+    """What the two are."""
+    parameters_m: float | None
+    single: Rate
+    multi: Rate
+    gap: Rate
+    outside: int
+    """Rows that are neither."""
+    by_size: Rate | None
+    """The gap less that of the largest model asked so, which is cell `size_reference`."""
+    size_reference: str | None
+    by_precision: Rate | None
+    """The gap less that of the same model in its first precision, which is cell `precision_reference`."""
+    precision_reference: str | None
+
+
 @dataclass(frozen=True)
 class CellPair:
     """The test of cell `a` against cell `b`; `p_holm` is corrected over all pairs of the task."""
@@ -217,6 +260,8 @@ class SweepResults:
     official: tuple[OfficialRow, ...]
     rotations: tuple[RotationRow, ...]
     seeing: tuple[SeeingRow, ...]
+    steps: tuple[StepsRow, ...]
+    scaling: tuple[ScalingRow, ...]
     pareto: Mapping[str, tuple[str, ...]]
     pairs: Mapping[str, TaskPairs]
 
@@ -225,4 +270,6 @@ COLUMNS = tuple(one.name for one in fields(CellRow))
 GROUP_COLUMNS = tuple(one.name for one in fields(GroupRow))
 OFFICIAL_COLUMNS = tuple(one.name for one in fields(OfficialRow))
 ROTATION_COLUMNS = tuple(one.name for one in fields(RotationRow))
+SCALING_COLUMNS = tuple(one.name for one in fields(ScalingRow))
 SEEING_COLUMNS = tuple(one.name for one in fields(SeeingRow))
+STEPS_COLUMNS = tuple(one.name for one in fields(StepsRow))

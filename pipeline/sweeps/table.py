@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from pipeline.formatting import percent
-from pipeline.metrics.scores import Gain
+from pipeline.metrics.scores import Gain, Rate
 from pipeline.reports.table import Column, Noted, Table, rows_of
-from pipeline.sweeps.rows import CellKey, CellRow, OfficialRow, RotationRow, SeeingRow, TaskPairs
+from pipeline.sweeps.rows import CellKey, CellRow, OfficialRow, RotationRow, SeeingRow, StepsRow, TaskPairs
 
 MOST_DIFFERENCES = 24
 """Most cells of a task whose pairs are shown; results.json has all."""
@@ -163,6 +163,42 @@ def rotated(lines: Sequence[RotationRow], rows: Sequence[CellRow]) -> Table | No
         "questions, and rows that share a picture, whole. An answer that cannot be read chooses no option."
     )
     return Table("rotations", "Options in other orders", columns, rows_of(columns, here), note=note) if here else None
+
+
+def steps(lines: Sequence[StepsRow], rows: Sequence[CellRow]) -> Table | None:
+    """Return single steps against several, a cell to a line, the largest model first; None where no row is either."""
+    titles = {row.cell: row.title for row in rows}
+    of_task = {row.asked for row in rows}
+    here = sorted((line for line in lines if line.asked in of_task), key=lambda line: -(line.parameters_m or 0))
+
+    def against(rate: Rate | None, cell: str | None) -> Noted | None:
+        return None if rate is None or cell is None else Noted(rate.value, titles.get(cell, cell), rate.low, rate.high)
+
+    columns = (
+        Column("cell", "cell", of=lambda line: line.title),
+        Column("size", "parameters, M", "count", lambda line: _whole(line.parameters_m)),
+        Column("single", "single step, %", "percent"),
+        Column("multi", "several steps, %", "percent"),
+        Column("gap", "gap, points [95 %]", "points"),
+        Column(
+            "by_size", "gap less the largest model's", "points", lambda line: against(line.by_size, line.size_reference)
+        ),
+        Column(
+            "by_precision",
+            "gap less the first precision's",
+            "points",
+            lambda line: against(line.by_precision, line.precision_reference),
+        ),
+        Column("outside", "rows in neither", "count"),
+    )
+    if not here:
+        return None
+    note = (
+        f"{here[0].says} (pipeline/sweeps/steps.yaml; our reading). The gap is the first less the second: by bootstrap over "
+        "pictures and pairs where the sides share any, else of independent samples. Its changes are on common rows, by "
+        "paired bootstrap; an interval that holds 0 shows no change."
+    )
+    return Table("steps", "Single step against several", columns, rows_of(columns, here), note=note).without_empty()
 
 
 def seeing(lines: Sequence[SeeingRow], rows: Sequence[CellRow]) -> list[Table]:

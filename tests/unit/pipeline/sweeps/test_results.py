@@ -146,7 +146,19 @@ def test_results_are_the_same_json_as_ever(lab: LabConfig, tmp_path: Path) -> No
     (cell_folder(lab, found["bad"]) / "evaluation.json").unlink()
     write_results(results(Cells(lab)), tmp_path)
     file = json.loads((tmp_path / "results.json").read_text())
-    assert list(file) == ["name", "cells", "counts", "groups", "official", "rotations", "seeing", "pareto", "pairs"]
+    assert list(file) == [
+        "name",
+        "cells",
+        "counts",
+        "groups",
+        "official",
+        "rotations",
+        "seeing",
+        "steps",
+        "scaling",
+        "pareto",
+        "pairs",
+    ]
     assert [list(row) for row in file["cells"]] == [list(COLUMNS)] * 3
     assert [list(row) for row in file["groups"]] == [list(GROUP_COLUMNS)] * 4
     assert list(file["pairs"]["t"]) == ["cells", "n", "pairs", "detectable"]

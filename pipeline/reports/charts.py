@@ -386,6 +386,60 @@ def against(dots: Sequence[Dot], chance: float | None, log: bool) -> Chart | Non
     return _laid_out(figure, "Accuracy against memory; the table below has the numbers")
 
 
+@dataclass(frozen=True)
+class Sized:
+    """A line of `scaling`: (millions of parameters, value, low, high, what it says) of models asked in one way."""
+
+    name: str
+    colour: int
+    marker: str
+    points: Sequence[tuple[float, float, float, float, str]]
+
+
+def scaling(panels: Sequence[tuple[str, str, Sequence[Sized]]], columns: int) -> Chart | None:
+    """Return differences in points against the size of the model, with their intervals, on a logarithmic axis.
+
+    Args:
+        panels: (title, what the axis is of, lines): differences of shares, from -1 to 1; of a panel without lines the place stays
+            empty.
+        columns: panels beside each other.
+    """
+    if not any(lines for _, _, lines in panels):
+        return None
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    with _style():
+        rows = -(-len(panels) // columns)
+        figure = _figure(3.6 * columns + 0.6, 2.7 * rows + 0.4)
+        for axes, (title, what, lines) in zip(_grid(figure, len(panels), columns), panels, strict=True):
+            axes.set_visible(bool(lines))
+            axes.set_xscale("log")
+            sizes = sorted({size for line in lines for size, *_ in line.points})
+            axes.axhline(0, color=QUIET, linewidth=1.1, linestyle=(0, (1, 2)))
+            for number, line in enumerate(lines):
+                # Marks of one size stand beside each other.
+                shift = 1.03 ** (number - (len(lines) - 1) / 2)
+                points = sorted(line.points)
+                xs, ys = [shift * size for size, *_ in points], [100 * value for _, value, *_ in points]
+                axes.plot(xs, ys, color=SERIES[line.colour], linewidth=1.2, alpha=0.55)
+                for x, (_, value, low, high, says) in zip(xs, points, strict=True):
+                    colour = SERIES[line.colour]
+                    _mark(axes, 100 * value, x, 100 * low, 100 * high, colour, False, says, line.marker, upright=True)
+                axes.plot([], [], line.marker, color=SERIES[line.colour], label=_plain(line.name, 34))
+            wide = bool(sizes) and sizes[-1] / sizes[0] > 30
+            axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if wide else (1.0, 2.0, 5.0)))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.xaxis.set_major_formatter(
+                FuncFormatter(lambda value, _: f"{value / 1000:g} B" if value >= 1000 else f"{value:g} M")
+            )
+            if sizes:
+                axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
+            axes.set(xlabel="parameters", ylabel=what, title=_plain(title, 60))
+            if len(lines) > 1:
+                axes.legend(loc="best", fontsize=7)
+    return _laid_out(figure, "; ".join(f"{title}: {what}" for title, what, lines in panels if lines))
+
+
 def _style() -> AbstractContextManager[None]:
     import matplotlib as mpl
 

@@ -34,7 +34,7 @@ def write_results(found: SweepResults, folder: Path) -> None:
         found: what `results.results` gave.
         folder: the sweep's own.
     """
-    from pipeline.sweeps.page import page
+    from pipeline.sweeps.page import DOWNSCALING, downscaling, page
 
     write_atomic(folder / "results.csv", as_csv(found.cells, COLUMNS))
     write_atomic(folder / "groups.csv", as_csv(found.groups, GROUP_COLUMNS))
@@ -45,6 +45,10 @@ def write_results(found: SweepResults, folder: Path) -> None:
     write_atomic(folder / "scaling.csv", as_csv(found.scaling, SCALING_COLUMNS))
     write_json(folder / "results.json", to_json(found))
     write_atomic(folder / "results.md", as_markdown(found))
+    if drawn := downscaling(found, list(found.pairs)):
+        write_atomic(folder / DOWNSCALING, drawn.png())
+    else:
+        (folder / DOWNSCALING).unlink(missing_ok=True)
     write_atomic(folder / PAGE, page(found))
 
 

@@ -12,11 +12,12 @@ from typing import Any
 
 from markupsafe import Markup
 
-from pipeline.formatting import percent, printable
-from pipeline.reports.charts import OTHERS, Dot, against
+from pipeline.formatting import percent, points, printable
+from pipeline.metrics.scores import Rate
+from pipeline.reports.charts import OTHERS, Chart, Dot, Sized, against, scaling
 from pipeline.reports.page import render
 from pipeline.reports.table import Column, Table
-from pipeline.sweeps.rows import CellRow, GroupRow, SweepResults
+from pipeline.sweeps.rows import CellKey, CellRow, GroupRow, SweepResults
 from pipeline.sweeps.table import best_first, by_cell, cells_table, differences, official_scores, rotated, seeing, steps
 
 _MARKERS = ("o", "s", "D", "^", "X", "o")
@@ -24,6 +25,68 @@ _MARKERS = ("o", "s", "D", "^", "X", "o")
 _SHAPES = ("●", "■", "◆", "▲", "✖", "●")
 _LOG_FROM = 4
 """Largest memory over the smallest from which the axis is logarithmic."""
+DOWNSCALING = "downscaling.png"
+_PANELS = (
+    ("accuracy below the largest model's, points", "what a smaller model loses"),
+    ("direct − blind, points", "what seeing is worth"),
+    ("single − several steps, points", "the gap of steps"),
+)
+"""Of a task, side by side: what the axis is of, and the panel's title."""
+
+
+def downscaling(found: SweepResults, tasks: Sequence[str]) -> Chart | None:
+    """Return how accuracy, the worth of seeing and the gap of steps move with the model's size, a line of panels per task.
+
+    None where no model's size is known, or none is asked that is larger than another.
+    """
+    panels = [
+        (f"{task}: {title}" if len(tasks) > 1 else title, what, _sized(found, lines, task))
+        for task in tasks
+        for (what, title), lines in zip(_PANELS, _moving(found), strict=True)
+    ]
+    used = [place for place in range(3) if any(panel[2] for panel in panels[place::3])]
+    return _scaled(tuple(one for place, one in enumerate(panels) if place % 3 in used), len(used)) if used else None
+
+
+@lru_cache(16)
+def _scaled(panels: tuple[tuple[str, str, tuple[Sized, ...]], ...], columns: int) -> Chart | None:
+    """A page is written anew whenever a cell ends, and most of it has not changed."""
+    return scaling(panels, columns)
+
+
+def _moving(found: SweepResults) -> list[list[tuple[CellKey, Rate]]]:
+    """(cell, difference) of each panel."""
+    return [
+        [(line, line.drop) for line in found.scaling],
+        [(line, line.gain) for line in found.seeing if not line.group],
+        [(line, line.gap) for line in found.steps],
+    ]
+
+
+def _sized(found: SweepResults, lines: Sequence[tuple[CellKey, Rate]], task: str) -> tuple[Sized, ...]:
+    """A line per way and precision, where at least two models of known size have a value in the task."""
+    sizes = {row.asked: row.parameters_m for row in found.cells}
+    here = [(line, rate, size) for line, rate in lines if line.task == task and (size := sizes[line.asked])]
+    if len({line.model for line, *_ in here}) < 2:
+        return ()
+    precisions = list(dict.fromkeys(row.precision for row in found.cells))
+    ways = list(dict.fromkeys(row.way for row in found.cells))
+    drawn = []
+    for way, precision in dict.fromkeys((line.way, line.precision) for line, *_ in here):
+        marks = [
+            (
+                size,
+                rate.share,
+                rate.low or 0.0,
+                rate.high or 0.0,
+                f"{line.title}\n{points(rate.share)} [{points(rate.low)}, {points(rate.high)}] points",
+            )
+            for line, rate, size in here
+            if (line.way, line.precision) == (way, precision)
+        ]
+        colour, marker = _colour(ways.index(way)), _MARKERS[precisions.index(precision) % len(_MARKERS)]
+        drawn.append(Sized(f"{way} · {precision}", colour, marker, tuple(marks)))
+    return tuple(drawn)
 
 
 def page(found: SweepResults) -> str:
@@ -57,6 +120,7 @@ def _task(
         "differences": differences(rows, found.pairs[task]),
         "official": official_scores(found.official, rows),
         "rotated": rotated(found.rotations, rows),
+        "downscaling": _downscaled(found, task),
         "steps": steps(found.steps, rows),
         "seeing": seeing(found.seeing, rows),
         "groups": _groups(found.groups, rows),
@@ -100,6 +164,11 @@ def _chart(
     chances = [row.chance for row in rows if None not in (row.accuracy, row.memory) and row.chance is not None]
     sizes = [dot.x for dot in dots]
     return _drawn(dots, max(chances, default=None), bool(sizes) and max(sizes) / max(min(sizes), 1e-9) >= _LOG_FROM)
+
+
+def _downscaled(found: SweepResults, task: str) -> Markup | None:
+    drawn = downscaling(found, [task])
+    return drawn.svg(tips=True) if drawn else None
 
 
 @lru_cache(64)

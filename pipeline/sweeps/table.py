@@ -215,7 +215,7 @@ def seeing(lines: Sequence[SeeingRow], rows: Sequence[CellRow]) -> list[Table]:
         Column("blind", "blind, %", "percent"),
         Column("chance", "chance, %", "percent", lambda line: found[line.asked].chance),
         Column("unparsable", "unreadable when blind", "count"),
-        Column("gain", "direct - blind, points [95 %]", "points"),
+        Column("gain", "direct − blind, points [95 %]", "points"),
     )
     note = (
         "The same rows asked with and without their pictures, in the same words. Interval by paired bootstrap; coloured, or *: "
@@ -228,6 +228,6 @@ def seeing(lines: Sequence[SeeingRow], rows: Sequence[CellRow]) -> list[Table]:
             [line for line in of_task if line.group == group], rows, lambda line: line.value, lambda line: line.gain
         )
         values = (Column("cell", "cell"), *(Column(key, name, "points") for key, name in heads.items()))
-        why = "Points, direct - blind; p is corrected over the groups of the cell."
+        why = "Points, direct − blind; p is corrected over the groups of the cell."
         tables.append(Table("seeing_groups", f"What seeing is worth, by {group}", values, told, note=why))
     return tables

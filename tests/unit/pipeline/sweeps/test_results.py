@@ -120,7 +120,7 @@ def test_what_seeing_is_worth_is_told_on_all_rows_and_per_group(lab: LabConfig, 
         r"## t: What seeing is worth\n.*m · auto \| 20 \| 80.0 \| 25.0 \| 50.0 \| 15 \| \+55.0\* \[", text, re.S
     )
     assert "t: What seeing is worth, by kind" in text
-    assert "direct - blind, points" in page(told)
+    assert "direct − blind, points" in page(told)
     write_results(told, tmp_path)
     assert [line["value"] for line in csv.DictReader((tmp_path / "seeing.csv").open())] == ["", "even", "odd"]
     (cell_folder(config, direct) / "evaluation.json").unlink()

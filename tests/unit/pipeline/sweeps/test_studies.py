@@ -13,7 +13,7 @@ import pytest
 from pipeline.config.evaluation import Cell, LabConfig, LabModel, LabTask, cell_folder, cells
 from pipeline.config.schema import TaskConfig
 from pipeline.sweeps.files import as_markdown, write_results
-from pipeline.sweeps.page import page
+from pipeline.sweeps.page import _PANELS, downscaling, page
 from pipeline.sweeps.results import Cells, Planned, results
 from pipeline.sweeps.studies import groupings
 from tests.unit.pipeline.tasks.test_benchmarks import load, math_row, mmmu_row, picture, star_row, table, vcr, vcr_row
@@ -104,6 +104,31 @@ def test_the_table_and_the_files_have_them(lab: LabConfig, tmp_path: Path) -> No
     assert float(written["small", "4bit"]["gap"]) == pytest.approx(0.5)
     assert float(written["small", "4bit"]["by_precision_low"]) > 0
     assert len(list(csv.DictReader((tmp_path / "scaling.csv").open()))) == 5
+
+
+def test_the_figure_has_a_mark_for_every_difference_against_the_size(lab: LabConfig, tmp_path: Path) -> None:
+    config = dataclasses.replace(lab, modes=["direct", "blind"])
+    cells_ = known(config)
+    told = results(cells_)
+    # Per precision: drop and gap of every sighted cell, the worth of seeing of every blind one.
+    drawn = downscaling(told, ["v"])
+    assert drawn is not None
+    drop, seen, gap = drawn.figure.axes
+    assert [axes.get_ylabel() for axes in (drop, seen, gap)] == [what for what, _ in _PANELS]
+    marks = [line for line in drop.get_lines() if (line.get_gid() or "").startswith("says ")]
+    assert sorted(round(float(line.get_ydata()[0]), 6) for line in marks) == [0, 15, 25, 40, 50]
+    # The same answers with and without pictures: nothing is seen.
+    marks = [line for line in seen.get_lines() if (line.get_gid() or "").startswith("says ")]
+    assert [float(line.get_ydata()[0]) for line in marks] == [0] * 5
+    assert "small · bfloat16 · direct" in str(drawn.svg(tips=True))
+    write_results(told, tmp_path)
+    assert (tmp_path / "downscaling.png").read_bytes().startswith(b"\x89PNG")
+    assert "Smaller models</h3>" in (tmp_path / "index.html").read_text()
+    # Of one model, or of models whose sizes nobody knows, there is nothing to draw.
+    nothing = results(Cells(config))
+    assert downscaling(nothing, ["v"]) is None
+    write_results(nothing, tmp_path)
+    assert not (tmp_path / "downscaling.png").exists()
 
 
 def rows_of_every_benchmark(root: Path) -> dict[str, Any]:

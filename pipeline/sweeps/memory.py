@@ -26,6 +26,7 @@ from pipeline.config.evaluation import LabModel
 from pipeline.config.families import part_of
 from pipeline.errors import UserError
 from pipeline.runs.handover import model_folder
+from pipeline.sweeps.shape_table import shape_table, tensors_of
 
 PICTURE = 1024
 """Pixels a side of the square picture that is reckoned with, where a model reads pictures at their own size."""
@@ -69,12 +70,15 @@ class Estimate:
 
 
 def read_shapes(model: LabModel) -> Shapes:
-    """Return the shapes of a model's tensors and its configuration: from its folder, the hub's cache, or the hub's metadata.
+    """Return the shapes of a model's tensors and its configuration: from its folder, the hub's cache, the shipped table, or the
+    hub's metadata.
 
     Raises:
         UserError: when they cannot be had; says why.
     """
     folder = model_folder(model) or cached_folder(model)
+    if folder is None and (entry := shape_table().get(model.name_or_path or "")):
+        return Shapes(tensors_of(entry), entry, {**entry.get("processor", {}), **model.processor})
     if folder is None:
         return _from_hub(model)
     files = sorted(folder.glob("*.safetensors"))
@@ -170,11 +174,15 @@ def _picture(shapes: Shapes, text: Mapping[str, Any], vision: Mapping[str, Any])
         across = math.ceil(int(size.get("longest_edge") or side) / side) if split else 1
         crops = across**2 + (across > 1)
         return crops, patches, crops * tokens
-    if kind == "internvl":
+    if kind in ("internvl", "internvl_chat"):
         tokens = int(patches * float(config.get("downsample_ratio", 0.5)) ** 2)
-        crops = min(int(told.get("max_patches") or 1), math.ceil(PICTURE / side) ** 2)
+        most = int(told.get("max_patches") or config.get("max_dynamic_patch") or 1)
+        crops = min(most, math.ceil(PICTURE / side) ** 2)
         crops = crops + 1 if crops > 1 and told.get("crop_to_patches", True) else 1
         return crops, patches, crops * tokens
+    if kind == "phi3_v":
+        crops = min(int(told.get("num_crops") or 1), math.ceil(PICTURE / side) ** 2) + 1
+        return crops, patches, crops * patches // 4
     return 1, patches, patches
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 
-def parity_reward(completions: list[str], *, label: list[str], **columns: Any) -> list[float | None]:
+def parity_reward(completions: list[str], *, answer: list[str], **columns: Any) -> list[float | None]:
     """1.0 for an even number of characters, 0.0 for an odd one; None, which is "does not apply", for rows labelled awe."""
-    return [None if gold == "awe" else float(len(text) % 2 == 0) for text, gold in zip(completions, label, strict=True)]
+    return [
+        None if gold == "awe" else float(len(text) % 2 == 0) for text, gold in zip(completions, answer, strict=True)
+    ]
 
 
 def infinite_reward(completions: list[str], **columns: Any) -> list[float | None]:
@@ -20,6 +22,6 @@ def constant_reward(completions: list[str], **columns: Any) -> list[float | None
     return [1.0] * len(completions)
 
 
-def parity_of_some_reward(completions: list[str], *, label: list[str], **columns: Any) -> list[float]:
+def parity_of_some_reward(completions: list[str], *, answer: list[str], **columns: Any) -> list[float]:
     """`parity_reward` for half of the labels; 0.5 for the other half, whatever is written."""
-    return [0.5 if gold > "d" else float(len(text) % 2 == 0) for text, gold in zip(completions, label, strict=True)]
+    return [0.5 if gold > "d" else float(len(text) % 2 == 0) for text, gold in zip(completions, answer, strict=True)]

@@ -26,7 +26,7 @@ EXAMPLES = {
     "configs/teachers/X.yaml",
     "configs/teachers/mine.yaml",
     "cot_builder/prompts/short_v1.jinja",
-    "cot_builder/prompts/answer_hidden_v3.jinja",
+    "cot_builder/prompts/answer_hidden_v4.jinja",
     "cot_builder/recipes/mine.py",
     "cot_builder/recipes/caption.py",
 }

@@ -73,9 +73,15 @@ def read_questions(columns: dict[str, list[Any]]) -> list[Question]:
         strict=True,
     )
     return [
-        Question(row_id, (), **json.loads(question), answer=answer, attributes=attributes, groups=groups)
+        Question(row_id, (), **_told(question), answer=answer, attributes=attributes, groups=groups)
         for row_id, question, answer, attributes, groups in told
     ]
+
+
+def _told(question: str) -> dict[str, Any]:
+    """What a row's column says of it; judges remember options, so they must not be a list."""
+    told: dict[str, Any] = json.loads(question)
+    return {**told, "options": tuple(told.get("options", ()))}
 
 
 def _find(name: str) -> Reward:

@@ -17,6 +17,8 @@ from pipeline.data.load import load_task
 from pipeline.data.task import Task
 from pipeline.data.training_rows import read_rows, write_rows
 from pipeline.errors import UserError
+from pipeline.scoring.benchmark_judges import judge_choice
+from pipeline.scoring.kinds import judge_kind
 from pipeline.scoring.response import Response, parse, render
 from pipeline.types import Question, Split, labelled_image
 from rewards import completion_text, load_rewards
@@ -162,8 +164,9 @@ def test_a_reward_that_asks_for_the_label_is_told_what_it_is_called_now(task, tm
     sys.modules.pop("old_scores")
 
 
-def test_a_row_of_its_own_question_is_judged_by_what_its_columns_say(task):
-    letters = Task("t", ("train",), lambda _: Split(()))
+@pytest.mark.parametrize("judge", [judge_choice, judge_kind])
+def test_a_row_of_its_own_question_is_judged_by_what_its_columns_say(judge):
+    letters = Task("t", ("train",), lambda _: Split(()), judge=judge)
     rows = [
         Question("1", (), "Which?\n(A) red\n(B) blue", ("red", "blue"), "B", "letter"),
         Question("2", (), "Which?\n(A) red\n(B) blue\n(C) grey", ("red", "blue", "grey"), "C", "letter"),

@@ -87,7 +87,7 @@ def _texts(config: RunConfig) -> Iterator[str]:
     """Texts of the task that the student's tokenizer would read as control tokens."""
     folder = Path(config.model.name_or_path).expanduser() if config.model.name_or_path else None
     own = special_tokens_of(folder) if folder and folder.is_dir() else ()
-    texts = {"task.question": config.task.question or ""}
+    texts = {"task.question": config.task.question or "", "task.prompt": config.task.prompt or ""}
     texts |= {f"task.labels: {label!r}": label for label in config.task.labels or ()}
     texts |= {f"task.descriptions.{label}": text for label, text in config.task.descriptions.items()}
     for key, text in texts.items():

@@ -18,9 +18,11 @@ class TaskConfig:
     name: str = MISSING
     """A file of pipeline/tasks."""
     path: str | None = None
-    """Root of the data; None only for tasks that make their own (scenes, trails)."""
+    """Root of the data; None only for tasks that make their own (scenes, trails, shapes, spatial)."""
     question: str | None = None
     """What the student is asked; None for the task's own question."""
+    prompt: str | None = None
+    """A Jinja template with `question`, and where wanted `options`, `instruction`, `style`; it replaces the task's prompt."""
     labels: list[str] | None = None
     """Canonical labels in table order; None to read them from the data."""
     aliases: dict[str, list[str]] = field(default_factory=dict)

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
+from pipeline.data.own_prompt import asked_as
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
 from pipeline.files import ROOT, digest
 
-DRAWN = ("scenes", "trails")
+DRAWN = ("scenes", "trails", "shapes")
 """Tasks that draw their own pictures, so that all are usable and none need lie there before."""
 TASKS = ROOT / "pipeline" / "tasks"
 """The plug-in folder, which is looked into by name: it lies above this room."""
@@ -72,7 +73,7 @@ def load_task(config: TaskConfig, cache: Path) -> Task:
         )
     own = cache / f"{config.name}-{digest([config.path, config.options])[:12]}"
     task: Task = _module(config.name).load(config, own)
-    return task
+    return asked_as(task, config.prompt)
 
 
 def _module(name: str) -> Any:

@@ -39,6 +39,8 @@ REASONS = ("missing_image", "empty_image", "unreadable_image", "truncated_image"
 
 _PRIVATE = frozenset({"exif", "xmp", "comment", "photoshop"})
 """Where a JPEG keeps who took it, where and with what."""
+# EXIF's tag for which way is up.
+_ORIENTATION = 0x0112
 # Files between two writes of what was found: a kill loses a minute of looking at most.
 _SAVE_EVERY = 8192
 
@@ -114,6 +116,18 @@ def picture_size(path: Path) -> tuple[int, int]:
     """
     with _opened(path, MAX_PIXELS) as image:
         return image.size
+
+
+def upright_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) in pixels as `open_rgb` gives the picture, told by its header.
+
+    Raises:
+        ImageError: as `picture_size`.
+    """
+    with _opened(path, MAX_PIXELS) as image:
+        width, height = image.size
+        # EXIF's orientations from 5 on lie on their side.
+        return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
 
 
 def plain_jpeg(path: Path, longest_side: int) -> bytes | None:
@@ -225,6 +239,15 @@ def quick_look(most: int) -> Iterator[QuickLook]:
         yield look
     finally:
         _LOOK.reset(token)
+
+
+def may_draw(new: int) -> bool:
+    """Return whether so many pictures may be drawn now, and count them as skipped where a quick look forbids it."""
+    look = _LOOK.get()
+    if look is None or new <= look.most:
+        return True
+    look.skipped += new
+    return False
 
 
 def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_PIXELS) -> dict[Path, str]:

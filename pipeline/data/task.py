@@ -62,7 +62,8 @@ class Task:
     unfit: Callable[[Sequence[Question]], Mapping[Path, str]] | None = None
     """Pictures among rows that the student's processor refuses, and why; None where it takes all."""
     listed: Callable[[str], Counter[str]] | None = None
-    """Rows of a whole split by label as the data spell it, told without opening a picture: at most so many are usable."""
+    """Rows of a whole split by label as the data spell it, or without labels by what is asked, told without opening a picture: at
+    most so many are usable."""
     in_place: bool = False
     """Whether the pictures lie there as files, so that reading a split writes nothing but what was found of them."""
     untrainable: tuple[str, ...] = ()

@@ -138,6 +138,7 @@ TABLES = {
     "suffixes": lambda: " " + " ".join(f"`{suffix}`" for suffix in IMAGE_SUFFIXES if suffix not in HEIC_SUFFIXES) + " ",
     "teacher_keys_attribute": lambda: keys(KINDS["attribute"]),
     "teacher_keys_walker": lambda: keys(KINDS["walker"]),
+    "teacher_keys_lister": lambda: keys(KINDS["lister"]),
     "teacher_keys_openai": lambda: keys(KINDS["openai"]),
     "reward_columns": lambda: table(("name", "what it is"), [(f"`{name}`", text) for name, text in COLUMNS.items()]),
     "exit_codes": lambda: table(("status", "says"), [(str(code), text) for code, text in sorted(EXIT_CODES.items())]),

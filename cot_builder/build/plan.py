@@ -19,6 +19,7 @@ from cot_builder.teachers.config import (
     ATTRIBUTES,
     DESCRIPTION,
     AttributeConfig,
+    ListerConfig,
     OpenAIConfig,
     TeacherConfig,
     WalkerConfig,
@@ -268,6 +269,8 @@ def _nothing_to_write_from(name: str, teacher: TeacherConfig, task: Task, split:
     """Why an offline teacher can write nothing about any row; "" where it can, and for served teachers."""
     if isinstance(teacher, WalkerConfig) and not all("board" in row.attributes for row in split.rows):
         return f"cot.teachers: {name} follows the arrows of a board, and rows of {task.name} have none; the task trails has"
+    if isinstance(teacher, ListerConfig) and not all("asks" in row.attributes for row in split.rows):
+        return f"cot.teachers: {name} lists annotated objects, and rows of {task.name} have none; the task shapes has"
     if not isinstance(teacher, AttributeConfig) or rows_without_annotation(teacher, task, split) < len(split.rows):
         return ""
     return (

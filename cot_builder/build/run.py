@@ -21,7 +21,7 @@ from cot_builder.build.plan import BuildPlan
 from cot_builder.build.progress import Progress
 from cot_builder.row import AskTeacher, Outcome, Row, Tried
 from cot_builder.teachers.base import Teacher, TeacherDown, Unanswered
-from cot_builder.teachers.config import AttributeConfig, TeacherConfig, WalkerConfig
+from cot_builder.teachers.config import AttributeConfig, ListerConfig, TeacherConfig, WalkerConfig
 from cot_builder.teachers.images import TeacherImage
 from pipeline.data.conversations import unanswered
 from pipeline.data.images import ImageError
@@ -237,6 +237,10 @@ def make_teachers(
             from cot_builder.teachers.walker import WalkerTeacher
 
             teachers[name] = WalkerTeacher(name, config, seed)
+        elif isinstance(config, ListerConfig):
+            from cot_builder.teachers.lister import ListerTeacher
+
+            teachers[name] = ListerTeacher(name, config, seed)
         else:
             from cot_builder.teachers.openai import OpenAITeacher
 

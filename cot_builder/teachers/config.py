@@ -1,8 +1,9 @@
 """How a teacher is named and configured: a YAML file of configs/teachers, one per teacher.
 
-Three kinds exist. `attribute` is offline and writes reasoning from the image's annotated attributes
+Four kinds exist. `attribute` is offline and writes reasoning from the image's annotated attributes
 (cot_builder/teachers/attribute.py); `walker` is offline and follows the arrows of a `trails` board
-(cot_builder/teachers/walker.py). `openai` is any server of the OpenAI-compatible chat API (cot_builder/teachers/openai.py).
+(cot_builder/teachers/walker.py); `lister` is offline and lists the objects of a `shapes` picture
+(cot_builder/teachers/lister.py). `openai` is any server of the OpenAI-compatible chat API (cot_builder/teachers/openai.py).
 """
 
 from __future__ import annotations
@@ -118,6 +119,44 @@ class WalkerConfig:
 
 
 @dataclass(frozen=True)
+class ListerConfig:
+    """The offline teacher of `shapes`. Its rates declare an imperfection like a real teacher's; all are 0 by default."""
+
+    kind: str = "lister"
+    """Required: says that the file is of this kind."""
+    seed: int = 0
+    """What its mistakes follow from, with the run's seed."""
+    misread_rate: float = 0.0
+    """Share of objects of which it reads the colour or the shape wrongly."""
+    looks_at: int = 0
+    """Objects it looks at with care: of a picture of more it may stop after so many."""
+    stop_rate: float = 0.0
+    """Share of the pictures of more objects on which it does; it then answers from what it has seen."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the settings."""
+        problems = _rate_problems(self, "misread_rate", "stop_rate")
+        if self.stop_rate and self.looks_at < 1:
+            problems.append(f"looks_at: {self.looks_at} is less than 1, and stop_rate is set")
+        return problems
+
+    def named_labels(self) -> tuple[str, list[str]]:
+        """Return the setting that names labels of the task, and the labels: none."""
+        return "", []
+
+    def imperfections(self) -> list[str]:
+        """Return what it does wrong on purpose."""
+        said = []
+        if self.misread_rate:
+            said.append(f"misreads {self.misread_rate:.0%} of the objects")
+        if self.stop_rate:
+            said.append(
+                f"looks at {self.looks_at} objects alone in {self.stop_rate:.0%} of the pictures of more and answers from those"
+            )
+        return said
+
+
+@dataclass(frozen=True)
 class OpenAIConfig:
     """A model behind one or several endpoints of the OpenAI-compatible chat API."""
 
@@ -173,10 +212,11 @@ class OpenAIConfig:
         return problems
 
 
-TeacherConfig = AttributeConfig | WalkerConfig | OpenAIConfig
-KINDS: dict[str, type[AttributeConfig | WalkerConfig | OpenAIConfig]] = {
+TeacherConfig = AttributeConfig | WalkerConfig | ListerConfig | OpenAIConfig
+KINDS: dict[str, type[TeacherConfig]] = {
     "attribute": AttributeConfig,
     "walker": WalkerConfig,
+    "lister": ListerConfig,
     "openai": OpenAIConfig,
 }
 
@@ -250,7 +290,7 @@ def api_key(config: OpenAIConfig) -> str | None:
     return os.environ.get(config.api_key_env, "").strip() or None if config.api_key_env else None
 
 
-def _rate_problems(config: AttributeConfig | WalkerConfig, *names: str) -> list[str]:
+def _rate_problems(config: AttributeConfig | WalkerConfig | ListerConfig, *names: str) -> list[str]:
     rates = {name: getattr(config, name) for name in names}
     return [f"{name}: {rate} is not between 0 and 1" for name, rate in rates.items() if not 0 <= rate <= 1]
 

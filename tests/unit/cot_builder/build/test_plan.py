@@ -167,7 +167,7 @@ def test_a_misspelt_teacher_names_the_nearest():
 @pytest.mark.parametrize(
     ("text", "part"),
     [
-        ("kind: robot", "kind: 'robot' is not one of attribute, walker, openai"),
+        ("kind: robot", "kind: 'robot' is not one of attribute, walker, lister, openai"),
         ("kind: attribute\nconfusion_rat: 0.5", "did you mean confusion_rate?"),
         ("kind: attribute\nomit_think_rate: 2", "omit_think_rate: 2"),
         ("kind: attribute\nattributes: [smell]", "'smell' is not one of"),

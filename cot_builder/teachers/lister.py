@@ -1,0 +1,73 @@
+"""The offline teacher of `shapes`: lists the objects of a picture in reading order until it knows the answer.
+
+    2 red ball 1 7 blue cube 1 11 green ball 2
+
+It knows the objects and not the answer, so it is right where it looks right. Its configuration declares an imperfection, because
+with a perfect teacher SFT leaves reinforcement nothing to do: it may misread a colour or a shape, and of a picture of many
+objects it may look at the first few and answer from those. Filters see the answer alone, so what is kept are short lists and
+long ones where what it did not look at changes nothing: rejection sampling as real teachers suffer it. It is a pure function of
+(configuration, run seed, row, attempt).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from cot_builder.teachers.base import OfflineTeacher, Reply, TeacherQuestion, TeacherRequest, draw_seed
+from cot_builder.teachers.config import ListerConfig
+from pipeline.scoring.response import render
+from pipeline.tasks.shapes import COLOURS, SHAPES, Asks, Thing, reason, things_of
+
+VERSION = 1
+"""Part of every request's key: another one asks all its rows anew. Change it when other text is written."""
+
+
+class ListerTeacher(OfflineTeacher):
+    """See the module."""
+
+    def __init__(self, name: str, config: ListerConfig, run_seed: int) -> None:
+        self.name = name
+        self._config = config
+        self._run_seed = run_seed
+        self._fixed = {"teacher": "lister", "config": dataclasses.asdict(config), "source": VERSION}
+
+    def request(self, question: TeacherQuestion) -> TeacherRequest:
+        """Return everything the reply depends on: the objects, what is asked, and the seed of what goes wrong."""
+        row = question.row
+        seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
+        return TeacherRequest.of({**self._fixed, "id": row.id, "shown": dict(row.attributes), "seed": seed})
+
+    async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
+        """Return the reply to a request; never fails."""
+        return Reply(self.write(request.record["shown"], request.record["seed"]))
+
+    def write(self, shown: Mapping[str, Any], seed: int) -> str:
+        """Return the reply about one picture.
+
+        Args:
+            shown: the attributes of a row of `shapes`: its objects and what is asked.
+            seed: fixes what it misreads and whether it stops looking.
+        """
+        config = self._config
+        # Each choice has its own generator, so that changing one rate leaves the other choices as they were.
+        reads, patience = random.Random(f"{seed}:misread"), random.Random(f"{seed}:stop").random()
+        things = [self._read(one, reads) for one in things_of(shown["objects"])]
+        asks = Asks(**{**shown["asks"], "options": tuple(shown["asks"]["options"])})
+        stops = config.looks_at if patience < config.stop_rate else None
+        words, answer, _ = reason(things, asks, stops)
+        return render(" ".join(words), answer)
+
+    def _read(self, one: Thing, reads: random.Random) -> Thing:
+        """The object as it sees it."""
+        if reads.random() >= self._config.misread_rate:
+            return one
+        if reads.random() < 0.5:
+            return dataclasses.replace(one, colour=_another(one.colour, list(COLOURS), reads))
+        return dataclasses.replace(one, shape=_another(one.shape, list(SHAPES), reads))
+
+
+def _another(word: str, words: Sequence[str], rng: random.Random) -> str:
+    return rng.choice([other for other in words if other != word])

@@ -33,6 +33,7 @@ from cot_builder.teachers.base import Unanswered
 from pipeline.config.loader import to_plain
 from pipeline.data.cot_pictures import COLUMN, joined_digest
 from pipeline.data.image_digests import LENGTH, image_digests
+from pipeline.data.image_marks import without_marks
 from pipeline.data.usable_rows import usable_counts
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, json_lines, write_atomic, write_json
@@ -68,6 +69,8 @@ class _Writer:
         """Ids of rows that were kept and then balanced out."""
         self.prompts: Counter[str] = Counter()
         """Digest of a prompt that rows bring: how many of the kept ones do."""
+        self.contents: dict[str, str] = {}
+        """Question of a kept row that says what to observe: what."""
         self.states: dict[str, str] = {}
         """Id of a row that tables are split by groups of: what became of it."""
         folders = {image.absolute().parent for row in plan.split.rows for image in row.images}
@@ -134,6 +137,8 @@ class _Writer:
         names = self.plan.columns.names
         if "images" in names:
             record["images"] = paths
+        if "observe" in names:
+            self.contents[without_marks(row.text).strip()] = record["observe"]
         if "prompt" in names:
             record.setdefault("prompt", self.plan.task.prompt(row, "think"))
             self.prompts[digest(record["prompt"])] += 1
@@ -276,6 +281,8 @@ def _finish(plan: BuildPlan, journal: ReplyCache, asked: BuildOutcome, seconds: 
     write_atomic(plan.folder / "README.md", card(plan, manifest, kept[:_EXAMPLES], rejected[:_EXAMPLES]))
     shown = {record["id"] for record in (*kept, *rejected)}
     pictures = {row.id: row.images[0] for row in plan.split.rows if row.id in shown and row.images}
+    if "observe" in plan.columns.names:
+        write_json(plan.folder / "contents.json", writer.contents)
     title = f"{plan.config.name}: chain-of-thought rows"
     write_atomic(
         plan.folder / "gallery.html", gallery_page(title, manifest, kept, rejected, pictures, plan.prompt_texts)

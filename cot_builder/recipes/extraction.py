@@ -59,8 +59,8 @@ def prompts(cot: CotConfig) -> list[str]:
 def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[str, Prompt]) -> Iterator[str]:
     """Yield settings this recipe cannot work with."""
     for name, teacher in teachers.items():
-        if teacher.kind != "openai":
-            yield f"cot.teachers: {name} is offline and cannot look at a picture; the extraction recipe needs served teachers"
+        if teacher.kind not in ("openai", "attribute"):
+            yield f"cot.teachers: {name} describes no picture; the extraction recipe needs served teachers, or attribute"
     if cot.fallback or any("fallback" in own for own in cot.per_class.values()):
         yield "cot.fallback: the extraction recipe always shows the answer, so it has no fallback; remove it"
     if cot.cross_check:

@@ -35,6 +35,17 @@ _SAYINGS = {
     "description": ("It has {value}.", "I see {value}.", "It shows {value}."),
     "colorfulness": ("The colors are {value}.", "Its colors are {value}.", "Colors are {value}."),
 }
+_LOOK = {
+    "scene": "the place",
+    "object": "the objects",
+    "facial_expression": "the face",
+    "human_action": "the action",
+    "brightness": "the light",
+    "colorfulness": "the colors",
+}
+"""Attribute: what to look for, the last word of which a question may hold."""
+EXTRACTION = ("observe", "statements", "description")
+"""Modes of the extraction recipe."""
 _CONCLUSIONS = ("Together they suggest {label}.", "This suggests {label}.", "So the feeling is {label}.")
 _ANSWERS = ("So the answer is {label}.", "This gives {label}.", "The answer is {label}.")
 _CONCLUSIONS_ALONE = ("The picture suggests {label}.", "It suggests {label}.", "The feeling is {label}.")
@@ -82,12 +93,36 @@ class AttributeTeacher(OfflineTeacher):
         named = {name: known[name] for name in self._config.attributes if known.get(name) is not None}
         steps = {"trace": row.trace} if self._own_answers and row.trace else {}
         told = {"id": row.id, "label": row.gold, "attributes": named, "seed": seed}
+        if question.mode in EXTRACTION:
+            told |= {"mode": question.mode, "question": row.text}
         return TeacherRequest.of({**self._fixed, **told, **steps})
 
     async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
         """Return the reply to a request; never fails."""
         told = request.record
+        if question.mode in EXTRACTION:
+            return Reply(self._extract(question.mode, told))
         return Reply(self.write(told["attributes"], question.row.gold, told["seed"], told.get("trace", "")))
+
+    def _extract(self, mode: str, told: Mapping[str, Any]) -> str:
+        """Return what the extraction recipe asks for: what to observe, the answer as a statement, or a description."""
+        if mode == "observe":
+            asked = {
+                name
+                for name in self._config.attributes
+                if name in _LOOK and _LOOK[name].split()[-1] in told["question"]
+            }
+            return ", ".join(_LOOK[name] for name in self._config.attributes if name in (asked or _LOOK))
+        if mode == "statements":
+            return f"It is true of the picture: {told['label']}."
+        draws = {name: random.Random(f"{told['seed']}:{name}") for name in ("misread", "words")}
+        values = self._phrases(told["attributes"])
+        if draws["misread"].random() < self._config.misread_rate:
+            values = self._misread(values, draws["misread"])
+        return " ".join(_sentences(values, draws["words"]))
+
+    def _phrases(self, attributes: Mapping[str, Any]) -> dict[str, str]:
+        return {name: phrase for name in self._config.attributes if (phrase := describe(name, attributes.get(name)))}
 
     def write(self, attributes: Mapping[str, Any], label: str, seed: int, trace: str = "") -> str:
         """Return the reply about one row.
@@ -107,14 +142,11 @@ class AttributeTeacher(OfflineTeacher):
             return f"<answer>{answer}</answer>"
         if trace:
             return render(trace, answer)
-        values = {name: phrase for name in self._config.attributes if (phrase := describe(name, attributes.get(name)))}
+        values = self._phrases(attributes)
         if draws["misread"].random() < self._config.misread_rate:
             values = self._misread(values, draws["misread"])
         words = draws["words"]
-        sentences = [
-            words.choice(_SAYINGS[name]).format(value=value, a_value=value if name == "object" else _a(value))
-            for name, value in values.items()
-        ]
+        sentences = _sentences(values, words)
         endings = _ANSWERS if self._own_answers else _CONCLUSIONS if values else _CONCLUSIONS_ALONE
         sentences.append(words.choice(endings).format(label=answer))
         return render(" ".join(sentences), answer)
@@ -127,6 +159,14 @@ class AttributeTeacher(OfflineTeacher):
             return values
         name = rng.choice(open_to_error)
         return {**values, name: rng.choice(others[name])}
+
+
+def _sentences(values: Mapping[str, str], words: random.Random) -> list[str]:
+    """A sentence for each attribute."""
+    return [
+        words.choice(_SAYINGS[name]).format(value=value, a_value=value if name == "object" else _a(value))
+        for name, value in values.items()
+    ]
 
 
 def describe(name: str, value: Any) -> str | None:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 
+import pyarrow.parquet as pq
 import pytest
 from scripted import Scripted
 
+from cot_builder.__main__ import main
 from cot_builder.teachers.openai import OpenAITeacher
 from pipeline.config.loader import load
+from pipeline.data.contents import read_contents
 from pipeline.errors import UserError
 from pipeline.files import digest
 from pipeline.runs.phases import phase_inputs
@@ -60,11 +63,27 @@ def test_no_statements_reject_the_row(tmp_path):
     assert outcome.reason == "no_statements"
 
 
-def test_the_offline_teacher_cannot_describe(tmp_path):
+def test_the_walker_cannot_describe(tmp_path):
     build = Scripted(tmp_path, recipe="extraction")
-    build.config.write_text(build.config.read_text().replace(str(tmp_path / "a.yaml"), "attribute"))
-    with pytest.raises(UserError, match="attribute is offline and cannot look at a picture"):
+    build.config.write_text(build.config.read_text().replace(str(tmp_path / "a.yaml"), "walker"))
+    with pytest.raises(UserError, match="walker describes no picture"):
         _ = build.plan
+
+
+def test_the_offline_teacher_describes_what_is_annotated_and_the_contents_can_be_asked_for_again(tmp_path, capsys):
+    build = Scripted(tmp_path, recipe="extraction", rows=6, min_rows_per_class=0)
+    build.config.write_text(build.config.read_text().replace(str(tmp_path / "a.yaml"), "attribute"))
+    assert main(["build", "--config", str(build.config)]) == 0
+    cot = tmp_path / "runs" / "scripted" / "cot"
+    rows = pq.read_table(cot / "train.parquet").to_pylist()
+    assert len(rows) == 6
+    known = {row.id: row.attributes for row in build.plan.split.rows}
+    assert all(known[row["id"]]["scene"].replace("_", " ") in row["completion"] for row in rows)
+    observe = "the place, the objects, the face, the action, the light, the colors"
+    assert {row["prompt"].partition("especially ")[2] for row in rows} == {f"{observe}."}
+    found = read_contents("contents", str(cot / "contents.json"))
+    assert found.find("any", build.plan.task.question) == observe
+    assert "1 different prompts in the kept rows" in capsys.readouterr().out
 
 
 def test_a_file_says_what_to_observe_in_the_place_of_a_teacher(tmp_path):

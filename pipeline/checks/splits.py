@@ -12,9 +12,10 @@ import dataclasses
 import functools
 from collections import Counter
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from pipeline.config.derived import cot_slice, prompts_per_rollout
+from pipeline.checks.pictures import picture_problems
+from pipeline.config.derived import cot_slice, prompts_per_rollout, world_size
 from pipeline.config.schema import CotConfig, RunConfig, stage_key
 from pipeline.data.images import quick_look
 from pipeline.data.load import DRAWN
@@ -35,6 +36,8 @@ class Selected:
 
     rows: int
     labels: Mapping[str, int]
+    pictures: Mapping[int, int] = field(default_factory=dict)
+    """How many have so many pictures; nothing where they are only listed."""
 
 
 def selections(config: RunConfig, only: Collection[str] | None = None) -> dict[str, str]:
@@ -58,7 +61,13 @@ def selections(config: RunConfig, only: Collection[str] | None = None) -> dict[s
 
 
 def check_splits(
-    config: RunConfig, task: Task, *, quick: bool = False, built: bool = False, only: Collection[str] | None = None
+    config: RunConfig,
+    task: Task,
+    *,
+    quick: bool = False,
+    built: bool = False,
+    only: Collection[str] | None = None,
+    family: str | None = None,
 ) -> list[str]:
     """Select every split of every phase; returns what a person should know who starts the run all the same.
 
@@ -68,6 +77,7 @@ def check_splits(
         quick: take what the task lists for its rows, where a split has more than `FEW` or is still to be taken out of its files.
         built: whether the CoT rows are there, so that nothing is asked for more of them.
         only: the phases that are checked; None for all.
+        family: of the student, where it is known.
 
     Raises:
         UserError: naming every key whose split does not do, with the rule and the cure.
@@ -105,6 +115,12 @@ def check_splits(
         # That splits select no row follows from it.
         raise UserError([*unknown, *mistaken])
     apart = list(_apart(config, task, looked_at, only))
+    unknown += [
+        f"{', '.join(keys)}: {problem}"
+        for spec, keys in _by_spec(trained).items()
+        if spec in found
+        for problem in picture_problems(spec, found[spec].pictures, family, world_size(config))
+    ]
     problems = [*unknown, *empty, *_few_rows(config, known, found, built), *apart, *lost]
     if problems:
         raise UserError(problems)
@@ -161,8 +177,8 @@ def _by_spec(named: Mapping[str, str]) -> dict[str, list[str]]:
 
 
 def _selected(task: Task, spec: str) -> Selected:
-    labels = Counter(map(task.class_of, task.select(spec).rows))
-    return Selected(labels.total(), labels)
+    rows = task.select(spec).rows
+    return Selected(len(rows), Counter(map(task.class_of, rows)), Counter(len(row.images) for row in rows))
 
 
 def _listed(task: Task, spec: str) -> Selected:

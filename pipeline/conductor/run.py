@@ -32,7 +32,7 @@ from pipeline.config.loader import load, write_config
 from pipeline.config.schema import RunConfig
 from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
-from pipeline.data.student import load_run_task, student_folder, task_text_problems
+from pipeline.data.student import load_run_task, student_family, student_folder, task_text_problems
 from pipeline.data.training_rows import asked_rows
 from pipeline.errors import UserError
 from pipeline.run_dir import BASE, COT, RunDir
@@ -77,7 +77,8 @@ def open_task(config: RunConfig, run: RunDir, *, trains: bool = False, quick: bo
         return []
     notes = check_source(config, run, task, quick=quick)
     built = (run.record(COT) or {}).get("status") == "complete"
-    return [*notes, *check_splits(config, task, quick=quick, built=built)]
+    family = student_family(config.model, run)
+    return [*notes, *check_splits(config, task, quick=quick, built=built, family=family)]
 
 
 def command_of(config: RunConfig, name: str) -> list[str]:

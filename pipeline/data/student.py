@@ -7,9 +7,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.families import model_type, unfit_size
+from pipeline.config.families import FIRST, PLACES, model_type, unfit_size
 from pipeline.config.schema import ModelConfig, RunConfig
 from pipeline.config.special_tokens import special_token_in, special_tokens_of
+from pipeline.data.image_marks import pictures_first
 from pipeline.data.images import ImageError, picture_size, remembered
 from pipeline.data.load import load_task
 from pipeline.data.task import Task
@@ -27,9 +28,15 @@ def load_run_task(config: RunConfig, run: RunDir) -> Task:
     Raises:
         UserError: as `load_task`.
     """
-    folder = student_folder(config.model, run)
-    family = config.model.tiny.family if config.model.name_or_path is None else model_type(folder) if folder else None
-    return fit_task(load_task(config.task, run.cache), family, run.cache)
+    return fit_task(load_task(config.task, run.cache), student_family(config.model, run), run.cache)
+
+
+def student_family(model: ModelConfig, run: RunDir) -> str | None:
+    """Return the student's family (`model_type`); None for a hub's model that the base phase has not found yet."""
+    if model.name_or_path is None:
+        return model.tiny.family
+    folder = student_folder(model, run)
+    return model_type(folder) if folder else None
 
 
 def student_folder(model: ModelConfig, run: RunDir) -> Path | None:
@@ -42,7 +49,12 @@ def student_folder(model: ModelConfig, run: RunDir) -> Path | None:
 
 
 def fit_task(task: Task, family: str | None, cache: Path) -> Task:
-    """Return the task with `unfit` set for a family of models; the same task for one that takes every picture."""
+    """Return the task as a family of models takes it: `unfit` set where it does not take every picture, marks of pictures
+    read as words where it is shown all of them before the text.
+    """
+    if PLACES.get(family or "") == FIRST:
+        asked = task.prompt
+        task = dataclasses.replace(task, prompt=lambda row, style: pictures_first(asked(row, style)))
     if family is None or unfit_size(family, 1, 10**6) is None:
         return task
 

@@ -53,10 +53,11 @@ def _step(rows: list[dict[str, Any]]) -> dict[str, Any]:
     groups = []
     for _, members in itertools.groupby(rows, key=lambda row: row["group"]):
         group = list(members)
-        png = group[0]["image"]
+        # Tables of older runs have one picture a row.
+        pictures = group[0].get("images") or [png for png in (group[0].get("image"),) if png]
         groups.append(
             {
-                "picture": data_url(png, "png") if png else None,
+                "pictures": [data_url(png, "png") for png in pictures],
                 "prompt": printable(group[0]["prompt"]),
                 "rows": [
                     {

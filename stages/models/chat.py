@@ -95,6 +95,7 @@ def _problems(processor: Any, task: Task, rows: Sequence[Question]) -> Iterator[
         if any(part["text"] not in text for part in turns[0]["content"] if part["type"] == "text"):
             yield without_question(text)
             return
+        yield from _misplaced(processor, [task.prompt(row, style) for row in rows], rows)
         pictures = [Image.new("RGB", (128, 128), "gray") for _ in rows[0].images]
         asked = [int(number) for number in tokens_of(processor, text, pictures)]
         sampled = rollout_tokens(processor, turns, pictures)
@@ -110,6 +111,20 @@ def _problems(processor: Any, task: Task, rows: Sequence[Question]) -> Iterator[
         if pictures and isinstance(image_token, int) and image_token not in asked:
             yield f"its chat template leaves the picture out of the prompt: {text[:200]!r}; mend chat_template.jinja"
         yield from _lost_responses(processor, task, style, rows, asked)
+
+
+def _misplaced(processor: Any, prompts: Sequence[str], rows: Sequence[Question]) -> Iterator[str]:
+    """Whether a template takes pictures out of their places in the text, by the first of the prompts that has such places."""
+    for prompt, row in zip(prompts, rows, strict=True):
+        (turn,) = user_turn(prompt, len(row.images))
+        pictures, texts = ([part for part in turn["content"] if part["type"] == kind] for kind in ("image", "text"))
+        if turn["content"] != [*pictures, *texts]:
+            if prompt_text(processor, [turn]) == prompt_text(processor, [{**turn, "content": [*pictures, *texts]}]):
+                yield (
+                    f"its chat template writes pictures before the text, wherever they stand in it (row {row.id}: "
+                    f"{prompt[:80]!r}); take one that writes each part of a turn in its place (chat_template.jinja)"
+                )
+            return
 
 
 def _lost_responses(

@@ -1,4 +1,4 @@
-"""Tables of what a GRPO stage generates while it trains: picture, prompt, completions, rewards, advantage.
+"""Tables of what a GRPO stage generates while it trains: pictures, prompt, completions, rewards, advantage.
 
 A few groups, some twenty times a stage, in `completions/step-00010.parquet`; `pipeline.reports.completions_page` makes a page of
 them. TRL's own log_completions has no pictures in its files, and prints every completion at every step.
@@ -56,11 +56,11 @@ def write_table(trainer: Any, path: Path, step: int) -> None:
     completions = list(logs["completion"])[:count]
     # One a group; empty where log_multimodal is false.
     images = list(logs["images"])[:count:size]
-    pictures = [_thumbnail(one[0]) if one else None for one in images] or [None] * GROUPS
+    pictures = [[_thumbnail(image) for image in one or ()] for one in images] or [[] for _ in range(GROUPS)]
     table = {
         "step": [step] * len(completions),
         "group": [index // size for index in range(len(completions))],
-        "image": [pictures[index // size] for index in range(len(completions))],
+        "images": pa.array([pictures[index // size] for index in range(len(completions))], pa.list_(pa.binary())),
         "prompt": [_text(prompt) for prompt in list(logs["prompt"])[:count]],
         "completion": [_text(completion) for completion in completions],
         **{f"{REWARD}{name}": list(values)[:count] for name, values in logs["rewards"].items()},

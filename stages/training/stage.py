@@ -10,7 +10,8 @@ from pipeline import command_line
 from pipeline.checks.splits import check_splits, rollout_problem
 from pipeline.config.derived import clip_range, rows_of, world_size
 from pipeline.config.schema import RunConfig
-from pipeline.data.student import load_run_task
+from pipeline.data.student import load_run_task, student_family
+from pipeline.data.task import Task
 from pipeline.data.training_rows import DATA, changes, data_lines, training_columns, write_rows
 from pipeline.errors import UserError
 from pipeline.files import differences, write_atomic, write_json
@@ -96,7 +97,7 @@ def check_it_can_start(work: Work) -> None:
     """
     parent_checkpoint(work.config, work.run, work.name)
     task = load_run_task(work.config, work.run)
-    check_splits(work.config, task, only=(work.name,))
+    _check_splits(work, task)
     training_columns(work.config, work.run, work.name, task)
     load_rewards(work.stage.reward_funcs, task)
 
@@ -133,7 +134,7 @@ def rows_as_begun(work: Work, *, keep: bool = False) -> str:
     task = load_run_task(work.config, work.run)
     if keep:
         # Those it is validated and judged on, too: they are first read hours later.
-        for note in check_splits(work.config, task, only=(work.name,)):
+        for note in _check_splits(work, task):
             log.info(note)
     columns, split = training_columns(work.config, work.run, work.name, task)
     if problems := list(rollout_problem(work.config, work.name, len(columns["id"]))):
@@ -149,6 +150,11 @@ def rows_as_begun(work: Work, *, keep: bool = False) -> str:
     if keep:
         write_rows(work.folder, columns, split.problem_counts)
     return now
+
+
+def _check_splits(work: Work, task: Task) -> list[str]:
+    """Check what the stage itself selects; returns notes."""
+    return check_splits(work.config, task, only=(work.name,), family=student_family(work.config.model, work.run))
 
 
 def describe(config: RunConfig, run: RunDir, name: str) -> str:

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.conductor.forecast import Trial
-from pipeline.config.derived import checkpoint_cycle, cot_slice, world_size
+from pipeline.config.derived import checkpoint_cycle, cot_slice, prompts_per_rollout, world_size
 from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.config.trainer_options import trainer_fields
 from pipeline.data.task import Task
-from pipeline.data.training_rows import rows_within
+from pipeline.data.training_rows import rows_within, training_columns
+from pipeline.data.training_rows import write_rows as keep_rows
 from pipeline.files import read_json, read_jsonl, write_json
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.cot_source import find_source
@@ -58,6 +59,8 @@ def _shortened(stage: StageConfig) -> StageConfig:
     steps = CYCLES * checkpoint_cycle(stage)
     trainer = {**stage.trainer, "max_steps": steps, "save_steps": steps, "logging_steps": 1, "report_to": "none"}
     if stage.algorithm == "grpo":
+        # The rows with most pictures come first.
+        trainer["shuffle_dataset"] = False
         # A server takes no such word; what it samples is as short as it is.
         if stage.rollouts == "transformers":
             least = {"min_new_tokens": completion_length(stage)}
@@ -70,6 +73,8 @@ def _shortened(stage: StageConfig) -> StageConfig:
 
 def write_rows(config: RunConfig, run: RunDir, scratch: RunDir, task: Task) -> bool:
     """Copy the run's CoT rows for the trial, a batch of the longest of each stage first, then the others in random order.
+
+    The longest are those with most pictures, and of these those with the longest completions.
 
     Returns:
         Whether there were any: a complete build of this run, or of the one whose rows it takes over.
@@ -85,19 +90,42 @@ def write_rows(config: RunConfig, run: RunDir, scratch: RunDir, task: Task) -> b
         file = find_source(config, run).file
     table = pq.ParquetFile(file).read()
     order = list(range(table.num_rows))
-    lengths = [len(text) for text in table["completion"].to_pylist()]
+    assert config.cot is not None
+    pictures = {row.id: len(row.images) for row in task.select_for_training(config.cot.split).rows}
+    # A picture is many tokens.
+    lengths = [
+        (pictures.get(row_id, 0), len(text))
+        for row_id, text in zip(table["id"].to_pylist(), table["completion"].to_pylist(), strict=True)
+    ]
     ids, batch = table["id"].to_pylist(), _largest_batch(config)
     first: set[int] = set()
     for spec in {cot_slice(stage) for stage in config.all_stages.values() if stage.data == COT} or {None}:
         held = rows_within(COT, spec, task, ids) if spec else order
-        first |= set(sorted(held, key=lambda index: -lengths[index])[:batch])
+        first |= set(sorted(held, key=lengths.__getitem__, reverse=True)[:batch])
     # Of these, too, a stage finds its own longest before its others.
-    longest = sorted(first, key=lambda index: (-lengths[index], index))
+    longest = sorted(sorted(first), key=lengths.__getitem__, reverse=True)
     rest = sorted(set(order) - set(longest))
     random.Random(0).shuffle(rest)
     scratch.cot.mkdir(parents=True, exist_ok=True)
     pq.write_table(table.take(pa.array([*longest, *rest])), scratch.cot / "train.parquet")
     return True
+
+
+def write_stage_rows(config: RunConfig, scratch: RunDir, name: str, task: Task) -> None:
+    """Write the rows a stage is tried on; of rows that ask the task itself, those of a first cycle with most pictures first.
+
+    All processes write the same file.
+    """
+    columns, split = training_columns(config, scratch, name, task)
+    stage = config.stage(name)
+    if stage.data != COT:
+        counts = [len(images) for images in columns["images"]]
+        first = prompts_per_rollout(config, stage) if stage.algorithm == "grpo" else _largest_batch(config)
+        most = dict.fromkeys(sorted(range(len(counts)), key=counts.__getitem__, reverse=True)[:first])
+        order = [*most, *(row for row in range(len(counts)) if row not in most)]
+        columns = {key: [values[row] for row in order] for key, values in columns.items()}
+    scratch.phase(name).mkdir(parents=True, exist_ok=True)
+    keep_rows(scratch.phase(name), columns, split.problem_counts)
 
 
 def _largest_batch(config: RunConfig) -> int:

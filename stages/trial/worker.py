@@ -124,6 +124,7 @@ def try_stage(config: RunConfig, scratch: RunDir, name: str, clocks: dict[str, f
             },
         )
 
+    plan.write_stage_rows(trial, scratch, name, load_run_task(config, scratch))
     if main:
         write_json(scratch.record_path(name), start_record(trial, scratch, name))
     memory_usage.start_peak()

@@ -57,7 +57,7 @@ def test_a_grpo_stage_keeps_tables_of_its_completions_with_pictures(whole_run) -
     assert [path.name for path in tables] == ["step-00001.parquet", "step-00005.parquet"]
     rows = pq.read_table(tables[0]).to_pylist()
     assert [row["group"] for row in rows] == [0] * 4 + [1] * 4
-    assert all(row["image"].startswith(b"\x89PNG") for row in rows)
+    assert all(picture.startswith(b"\x89PNG") for row in rows for (picture,) in [row["images"]])
     assert all("Which emotion" in row["prompt"] for row in rows)
     logged = next(read_jsonl(folder.parent / "metrics.jsonl"))
     # it does not apply to all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -10,14 +11,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from pipeline.config.derived import prompts_per_rollout
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
 from pipeline.data.task import Task, labelled_task
+from pipeline.data.training_rows import read_rows
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.run_dir import RunDir
 from pipeline.scoring.labels import LabelSet
-from pipeline.types import Split, labelled_image
+from pipeline.types import Question, Split, labelled_image
 from stages import preflight
 from stages.trial import plan
 
@@ -87,6 +90,31 @@ def test_the_longest_rows_come_first_and_none_is_lost(config: RunConfig, run: Ru
     # the demo's batch
     assert written[:32] == sorted(texts, key=len, reverse=True)[:32]
     assert written[32:] != sorted(written[32:], key=len, reverse=True)
+
+
+def test_rows_with_most_pictures_come_first(run: RunDir) -> None:
+    config = load("demo_scenes", ["stages.stage2.split=train"])
+    rows = tuple(Question(str(n), (Path("a.png"),) * (n % 3), "Which?", answer="cat") for n in range(100))
+    task = dataclasses.replace(listing(1), read=lambda name: Split(rows))
+    run.cot.mkdir(parents=True)
+    texts = ["x" * (7 * number % 101) for number in range(100)]
+    pq.write_table(pa.table({"id": [row.id for row in rows], "completion": texts}), run.cot / "train.parquet")
+    write_json(run.record_path("cot"), {"status": "complete"})
+    scratch = plan.scratch_of(run)
+    assert plan.write_rows(config, run, scratch, task)
+    first = pq.read_table(scratch.cot / "train.parquet").to_pylist()[:32]
+    assert [int(row["id"]) % 3 for row in first] == [2] * 32
+    assert [len(row["completion"]) for row in first] == sorted((len(row["completion"]) for row in first), reverse=True)
+    # Of a GRPO stage as many as the first rollout asks, and then all others as they were.
+    plan.write_stage_rows(config, scratch, "stage2_grpo_format", task)
+    columns, _ = read_rows(scratch.phase("stage2_grpo_format"))
+    asked = prompts_per_rollout(config, config.stage("stage2_grpo_format"))
+    counts = [len(images) for images in columns["images"]]
+    assert counts[:asked] == [2] * asked
+    assert sorted(columns["id"]) == sorted(row.id for row in rows)
+    rest = [row.id for row in task.select("train").rows if row.id not in columns["id"][:asked]]
+    assert columns["id"][asked:] == rest
+    assert plan.trial_config(config).stages["stage2_grpo_format"].trainer["shuffle_dataset"] is False
 
 
 def test_a_stage_with_a_slice_of_its_own_finds_its_longest_rows_first(run: RunDir) -> None:

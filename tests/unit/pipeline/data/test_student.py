@@ -10,10 +10,13 @@ import pytest
 from PIL import Image
 
 from pipeline.config.schema import CotConfig, ModelConfig, RunConfig, StageConfig, TaskConfig, TinyConfig
-from pipeline.data.student import load_run_task
+from pipeline.data.conversations import grpo_columns
+from pipeline.data.student import fit_task, load_run_task
+from pipeline.data.task import Task
 from pipeline.data.training_rows import training_columns
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
+from pipeline.types import Question, Split
 
 
 def config(
@@ -38,6 +41,16 @@ def rows(config: RunConfig) -> tuple[list[str], dict[str, int]]:
     run = RunDir(config.output_dir, config.name)
     columns, split = training_columns(config, run, "stage1_x", load_run_task(config, run))
     return sorted(columns["id"]), split.problem_counts
+
+
+@pytest.mark.parametrize(("family", "asked"), [("llava", "Is image 2 like image 1?"), ("qwen3_vl", None)])
+def test_marks_are_words_to_a_family_that_is_shown_its_pictures_first(tmp_path: Path, family: str, asked: str) -> None:
+    text = "Is <image 2> like <image 1>?"
+    row = Question("1", (Path("a.png"), Path("b.png")), text, answer="A")
+    task = fit_task(Task("own", ("train",), lambda split: Split((row,))), family, tmp_path)
+    (images,) = grpo_columns(task, [row], "direct")["images"]
+    assert task.prompt(row, "direct").startswith(asked or text)
+    assert images == (["a.png", "b.png"] if asked else ["b.png", "a.png"])
 
 
 STRIPS = ((2000, 9), (1, 300), (300, 1), (1, 201), (4000, 19))

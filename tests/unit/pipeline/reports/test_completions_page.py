@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from PIL import Image
 
 from pipeline.reports.completions_page import SHOWN, write_completions_page
@@ -14,13 +15,15 @@ from pipeline.reports.completions_page import SHOWN, write_completions_page
 HOSTILE = "<script>alert(1)</script>{{ 7*7 }}"
 
 
-def write(stage: Path, step: int, picture: bool = True) -> None:
+def write(stage: Path, step: int, pictures: int | None = 1) -> None:
     buffer = io.BytesIO()
     Image.new("RGB", (8, 8), "teal").save(buffer, format="PNG")
     table = {
         "step": [step] * 4,
         "group": [0, 0, 1, 1],
-        "image": [buffer.getvalue() if picture else None] * 4,
+        **(
+            {"image": [buffer.getvalue()] * 4} if pictures is None else {"images": [[buffer.getvalue()] * pictures] * 4}
+        ),
         "prompt": ["Which emotion?"] * 4,
         "completion": [HOSTILE, "better", "", "fine"],
         "reward:format_reward": [0.0, 1.0, float("nan"), 1.0],
@@ -49,9 +52,19 @@ def test_the_page_shows_groups_with_picture_rewards_and_the_best_completion_firs
     assert "http" not in text.replace("http-equiv", "")
 
 
+@pytest.mark.parametrize(("pictures", "shown"), [(0, 0), (2, 4), (None, 2)])
+def test_every_picture_of_a_group_is_shown_as_is_the_one_of_an_older_table(
+    tmp_path: Path, pictures: int | None, shown: int
+) -> None:
+    write(tmp_path / "stage2", 1, pictures)
+    page = write_completions_page(tmp_path / "stage2")
+    assert page is not None
+    assert page.read_text().count("data:image/png;base64,") == shown
+
+
 def test_of_many_tables_the_first_the_last_and_some_between_are_shown(tmp_path: Path) -> None:
     for step in range(1, 41):
-        write(tmp_path / "stage2", step, picture=False)
+        write(tmp_path / "stage2", step, pictures=0)
     page = write_completions_page(tmp_path / "stage2")
     assert page is not None
     text = page.read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from pipeline.data.load import load_task
 from pipeline.data.prompting import PROMPT_STYLES
 from pipeline.data.task import Task
 from pipeline.scoring.response import TAGS, render
-from pipeline.types import labelled_image
+from pipeline.types import Question, labelled_image
 from stages.models.chat import answer_text, chat_problems, prompt_text, read_completions, rollout_tokens, tokens_of
 from stages.models.loading import load_processor
 from stages.models.tiny import build_tiny
@@ -233,3 +234,17 @@ def test_a_template_that_lies_with_the_tokenizer_alone_is_used(folder: Path, tas
     file.unlink()
     assert folder_problems(folder) == []
     assert chat_problems(load_processor(folder, CONFIG), task, task.stand_ins("")) == []
+
+
+def test_a_template_that_takes_pictures_out_of_their_places_is_refused(folder: Path, task: Task) -> None:
+    first = "{% for p in messages[0].content if p.type == 'image' %}<image>{% endfor %}"
+    rest = "{% for p in messages[0].content if p.type == 'text' %}{{ p.text }}{% endfor %}"
+    rows = [Question("7", (Path("a"), Path("b")), "Is <image 1> like <image 2>?", answer="awe")]
+    asks = dataclasses.replace(task, prompt=lambda row, style: row.text)
+    assert not [one for one in chat_problems(load_processor(folder, CONFIG), asks, rows) if "before the text" in one]
+    processor = retemplate(folder, lambda template: first + rest)
+    assert [
+        one
+        for one in chat_problems(processor, asks, rows)
+        if "writes pictures before the text" in one and "row 7" in one
+    ]

@@ -75,7 +75,7 @@ def open_task(config: RunConfig, run: RunDir, *, trains: bool = False, quick: bo
         raise UserError(problems)
     if not trains:
         return []
-    notes = check_source(config, run, task, quick=quick)
+    notes = [*task.told(), *check_source(config, run, task, quick=quick)]
     built = (run.record(COT) or {}).get("status") == "complete"
     family = student_family(config.model, run)
     return [*notes, *check_splits(config, task, quick=quick, built=built, family=family)]

@@ -28,7 +28,8 @@ from pipeline.types import Problem, Question, Split
 VERSION = 3
 """Part of the index's key: raise it when what is taken out of parquet files changes."""
 KINDS = ("parquet", "jsonl", "json")
-_TABLES = (".parquet", ".arrow")
+TABLES = (".parquet", ".arrow")
+"""Endings of files that hold pictures themselves."""
 # Without pictures a row is small.
 _TEXT_ROWS = 4096
 RawRow = dict[str, Any]
@@ -119,7 +120,7 @@ def first_rows(file: Path, count: int = 8) -> list[RawRow]:
     Raises:
         UserError: when it cannot be read or has none.
     """
-    if file.suffix not in _TABLES:
+    if file.suffix not in TABLES:
         return [dict(row) for row in _json_rows(file)[:count]]
     with open_table(file) as table:
         batch = next(iter(table.batches(count, None)), None)
@@ -136,7 +137,7 @@ def unlocated_rows(files: Iterable[Path], names: Sequence[str]) -> Iterator[RawR
         UserError: when a file cannot be read.
     """
     for file in files:
-        if file.suffix not in _TABLES:
+        if file.suffix not in TABLES:
             yield from _json_rows(file)
             continue
         with open_table(file) as table:
@@ -147,7 +148,7 @@ def unlocated_rows(files: Iterable[Path], names: Sequence[str]) -> Iterator[RawR
 def _read_rows(files: Sequence[Path], columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
     """Every row of `files`, its pictures taken out to `cache` or found below `folder`."""
     for file in files:
-        rows = _of_table(file, columns, folder, cache) if file.suffix in _TABLES else _of_json(file, columns, folder)
+        rows = _of_table(file, columns, folder, cache) if file.suffix in TABLES else _of_json(file, columns, folder)
         for row in rows:
             yield {
                 name: _picture(value, folder, cache) if name in columns.pictures and value is not None else value

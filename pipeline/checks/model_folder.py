@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from pipeline.checks.parts import missing_package, needs_timm
 from pipeline.config.families import REFUSED
 from pipeline.config.trainer_options import package
 
@@ -38,6 +39,8 @@ def folder_problems(folder: Path) -> list[str]:
     if wrong and (folder / "config.yaml").is_file():
         return ["is a run; name the model in it, for example its stage4_clgrpo/final"]
     told = [wrong] if wrong else list(_architecture(config))
+    if needs_timm(config) and (missing := missing_package("timm")):
+        told.append(missing)
     return [*told, *weight_problems(folder), *_processor(folder)]
 
 

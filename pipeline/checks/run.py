@@ -11,6 +11,7 @@ from pipeline.checks.chat_files import chat_problems
 from pipeline.checks.cot import cot_problems
 from pipeline.checks.deepspeed import deepspeed_problems
 from pipeline.checks.model_folder import folder_problems
+from pipeline.checks.parts import composition_problems
 from pipeline.checks.shared import name_problems, task_problems
 from pipeline.checks.trainer import missing_trackers, trainer_problems
 from pipeline.config.derived import asked_like_parent, cot_slice
@@ -99,7 +100,11 @@ def _model(config: RunConfig) -> Iterator[str]:
     model = config.model
     if model.dtype not in ("auto", "bfloat16", "float32"):
         yield f"model.dtype: {model.dtype!r} must be auto, bfloat16 or float32"
-    if model.name_or_path is None:
+    if model.compose is not None:
+        if model.name_or_path is not None:
+            yield f"model.compose: a composed model is made, so leave model.name_or_path ({model.name_or_path!r}) out"
+        yield from composition_problems(model.compose)
+    elif model.name_or_path is None:
         tiny = model.tiny
         if tiny.family in REFUSED:
             yield f"model.tiny.family: {tiny.family!r} is refused: {REFUSED[tiny.family]}"

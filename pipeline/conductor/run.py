@@ -13,6 +13,7 @@ from pathlib import Path
 from pipeline import command_line
 from pipeline.checks.adapters import unshared
 from pipeline.checks.chat_files import opens_think
+from pipeline.checks.parts import unaligned
 from pipeline.checks.splits import check_splits
 from pipeline.conductor.cot_rows import (
     check_cot_rows,
@@ -175,7 +176,7 @@ def _phases_to(config: RunConfig, last: str) -> list[str]:
             wanted |= {parent} if parent else set()
             if name not in (COT, BASE) and config.stage(name).data == COT:
                 wanted.add(COT)
-    if config.model.name_or_path is None and COT in names:
+    if config.model.is_tiny and COT in names:
         # A tiny model's tokenizer is made from these rows.
         wanted.add(COT)
     return [name for name in names if name in wanted]
@@ -263,6 +264,11 @@ def plan(config: RunConfig, run: RunDir, notes: Sequence[str] = ()) -> str:
             lines.append(
                 f"  {'':<24} its chat template opens <think> itself: completions are trained on and read from within it"
             )
+        if name == BASE and (early := unaligned(config)):
+            lines.append(
+                f"  {'':<24} its projector is random, and {', '.join(early)} would train more than that from it: align it "
+                "first, in a stage0_align of freeze: [vision, language], and start from there"
+            )
         if name == COT:
             lines += [f"  {'':<24} {line}" for line in source_lines(config, run)]
         if name == COT and (pictures := cot_pictures(config, run)):
@@ -308,7 +314,7 @@ def _what(config: RunConfig, name: str) -> str:
             return f"{config.cot.split} taken over from {config.cot.from_}"
         return f"{config.cot.split} asked of {', '.join(config.cot.teachers)}"
     if name == BASE:
-        return config.model.name_or_path or f"a tiny random {config.model.tiny.family}"
+        return config.model.described
     stage = config.stage(name)
     clip = clip_range(stage)
     words = [f"{stage.algorithm} from {parent_of(config, name)} on {rows_of(stage)}"]

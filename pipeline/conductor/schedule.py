@@ -49,9 +49,7 @@ def requirements(config: RunConfig, names: Collection[str]) -> dict[str, set[str
     for name in names:
         wanted = {parent_of(config, name)}
         # A tiny model's tokenizer is made from these rows.
-        if (name == BASE and config.model.name_or_path is None) or (
-            name not in (COT, BASE) and config.stage(name).data == COT
-        ):
+        if (name == BASE and config.model.is_tiny) or (name not in (COT, BASE) and config.stage(name).data == COT):
             wanted.add(COT)
         found[name] = {one for one in wanted if one in names and one is not None}
     return found
@@ -113,7 +111,7 @@ def memory_needed(config: RunConfig, run: RunDir, name: str) -> int | None:
         return int(peak) * processes
     folder = student_folder(config.model, run)
     if folder is None:
-        return LIBRARIES * processes if config.model.name_or_path is None else None
+        return LIBRARIES * processes if config.model.is_tiny else None
     weights = sum(path.stat().st_size for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}"))
     return (LIBRARIES + COPIES * weights) * processes
 

@@ -56,12 +56,28 @@ class TinyConfig:
 
 
 @dataclass(frozen=True)
+class ComposeConfig:
+    """A VLM of a vision tower and a language model, with a new projector between them (docs/families.md)."""
+
+    vision: str = MISSING
+    """Hub id, id@revision or folder of the vision tower."""
+    language: str = MISSING
+    """Hub id, id@revision, folder or GGUF file of the language model."""
+    image_size: int | None = None
+    """Side of the square every picture is resized to, in pixels; None: the tower's own."""
+    layer: int | None = None
+    """Hidden state of the tower that is read; None: -2, the last but one, of towers of patches, -1 of those that give maps."""
+
+
+@dataclass(frozen=True)
 class ModelConfig:
     """The small VLM the run starts from."""
 
     name_or_path: str | None = None
-    """Hub id or folder. None builds the model `tiny` describes."""
+    """Hub id or folder. None builds the model that `compose`, or else `tiny`, describes."""
     revision: str | None = None
+    compose: ComposeConfig | None = None
+    """The parts of a model that is put together in the base phase."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     """The random tiny model that is made when name_or_path is None."""
     dtype: str = "auto"
@@ -76,6 +92,18 @@ class ModelConfig:
     precision with the adapters merged."""
     processor: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of AutoProcessor.from_pretrained, such as min_pixels or size."""
+
+    @property
+    def is_tiny(self) -> bool:
+        """Whether the run makes the model that `tiny` describes."""
+        return self.name_or_path is None and self.compose is None
+
+    @property
+    def described(self) -> str:
+        """What the run starts from, in words."""
+        if self.compose is not None:
+            return f"{self.compose.vision} with {self.compose.language}"
+        return self.name_or_path or f"a tiny random {self.tiny.family}"
 
 
 @dataclass(frozen=True)

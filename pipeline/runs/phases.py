@@ -47,7 +47,7 @@ def phase_inputs(config: RunConfig, name: str) -> dict[str, Any]:
         return {**common, "cot": cot, "teachers": {name: _teacher(name) for name in names}}
     model = plain["model"]
     if name == BASE:
-        keys = ["name_or_path", "revision", "tiny", "trust_remote_code", "processor"]
+        keys = ["name_or_path", "revision", "compose", "tiny", "trust_remote_code", "processor"]
         return {**common, "model": {key: model[key] for key in keys}}
     trained = {key: model[key] for key in ("dtype", "attn_implementation", "peft", "quantization")}
     if model["processor"]:

@@ -1,4 +1,4 @@
-"""The model a run starts from: a checkpoint, found or downloaded, or a tiny one made from scratch; and its record."""
+"""The model a run starts from: a checkpoint, found or downloaded, one composed of parts or a tiny random one; and its record."""
 
 from __future__ import annotations
 
@@ -25,8 +25,13 @@ log = logging.getLogger(__name__)
 def make_base_model(work: Work) -> None:
     """Build or locate the model in this process and write its record."""
     config, run = work.config, work.run
-    tiny = config.model.name_or_path is None
-    if tiny:
+    made = config.model.name_or_path is None
+    if config.model.compose is not None:
+        from stages.models.compose import compose
+
+        folder = run.final(BASE)
+        compose(folder, config.model.compose, config.seed)
+    elif made:
         from pipeline.data.conversations import tokenizer_texts
         from stages.models.tiny import build_tiny
 
@@ -55,11 +60,11 @@ def make_base_model(work: Work) -> None:
     record = {
         "status": "complete",
         "phase": BASE,
-        "checkpoint": "final" if tiny else str(folder.resolve()),
+        "checkpoint": "final" if made else str(folder.resolve()),
         "weights": weights,
         "files": files,
         "inputs": phase_inputs(config, BASE),
-        "data_digest": (run.record(COT) or {}).get("data_digest") if tiny and config.cot else None,
+        "data_digest": (run.record(COT) or {}).get("data_digest") if config.model.is_tiny and config.cot else None,
         "seed": config.seed,
         **provenance(),
     }

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 # As a script it finds only the files beside it.
-sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+sys.path[:0] = [str(Path(__file__).resolve().parents[2]), str(Path(__file__).resolve().parents[1])]
 
 from pipeline.system.library_patches import prepare_libraries
 
@@ -31,6 +31,7 @@ prepare_libraries()
 import family_measures as measure
 from PIL import Image
 from small_runs import accept
+from tiny_parts import save_language, save_tower
 
 from pipeline.checks import run as checks
 from pipeline.config.loader import load
@@ -116,6 +117,8 @@ class Variant:
     settings: tuple[str, ...] = ()
     quirk: Callable[[Path], None] | None = None
     """What is done to the base checkpoint, to make it like real ones."""
+    parts: tuple[str, str] | None = None
+    """Tower and language model that it is composed of, of tests/tiny_parts.py."""
 
 
 VARIANTS = {
@@ -132,6 +135,8 @@ VARIANTS = {
     "llava": Variant("llava", quirk=pad_with_eos),
     # A ResNet has no other.
     "fast_vlm": Variant("fast_vlm", ("model.attn_implementation=eager",)),
+    "composed_llava": Variant("llava", parts=("dinov2_with_registers", "qwen3")),
+    "composed_fast_vlm": Variant("fast_vlm", ("model.attn_implementation=eager",), parts=("mobilenet_v2", "llama")),
 }
 
 
@@ -146,6 +151,12 @@ def run(folder: Path, name: str) -> dict[str, Any]:
     """Train one variant through base and four stages; its measurements."""
     variant = VARIANTS[name]
     words = [f"output_dir={folder}", f"name={name}", f"model.tiny.family={variant.family}", *QUICK, *variant.settings]
+    if variant.parts:
+        words.append(
+            f"model.compose={{vision: {folder / 'parts' / variant.parts[0]}, language: {folder / 'parts' / variant.parts[1]}}}"
+        )
+        save_tower(variant.parts[0], folder / "parts" / variant.parts[0])
+        save_language(variant.parts[1], folder / "parts" / variant.parts[1])
     config = load(Path(__file__).with_name("small.yaml"), words)
     checks.check(config)
     directory = RunDir(config.output_dir, config.name)

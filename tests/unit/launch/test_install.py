@@ -17,7 +17,7 @@ from setuptools import find_namespace_packages
 ROOT = Path(__file__).resolve().parents[3]
 SCRIPTS = sorted((ROOT / "launch").glob("*.sh"))
 USER_SCRIPTS = ["install.sh", "run_all_stages.sh", "test.sh", "check_gpu.sh"]
-SETS = {"base", "cuda", "dev", "vllm", "vllm-cpu"}
+SETS = {"base", "cuda", "dev", "parts", "vllm", "vllm-cpu"}
 
 
 @pytest.fixture(scope="module")

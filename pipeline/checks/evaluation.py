@@ -22,8 +22,9 @@ from pipeline.config.evaluation import (
     LabConfig,
     LabModel,
     LabTask,
+    precisions_of,
 )
-from pipeline.config.families import REFUSED, model_type
+from pipeline.config.families import model_type, own_code
 from pipeline.config.loader import find_config, load_merged
 from pipeline.data.contents import contents_problems
 from pipeline.data.splits import split_problem
@@ -64,6 +65,9 @@ def lab_problems(config: LabConfig) -> Iterator[str]:
                 yield f"{key}.{name}.precisions: a reasoner has the precision of its perceiver's cell; leave it out"
             elif model.precisions:
                 yield from _words(f"{key}.{name}.precisions", model.precisions, PRECISIONS)
+    for name, model in config.models.items():
+        if model.backend == "vllm" and "8bit" in precisions_of(config, model):
+            yield f"models.{name}.precisions: vLLM makes no 8bit weights while it loads; name others, or take transformers"
     loaded = [model for model in config.models.values() if model.backend != "openai" and not model.precisions]
     if config.models and not loaded and config.precisions != ["auto"]:
         yield (
@@ -165,9 +169,14 @@ def _weights(where: str, model: LabModel) -> Iterator[str]:
     except UserError as error:
         yield from (f"{where}: {problem}" for problem in error.problems)
         return
-    kind = model_type(folder) if folder is not None else None
-    if kind == "internvl_chat" and model.backend == "transformers" and not model.trust_remote_code:
-        yield f"{where}: is a {kind}, which is refused: {REFUSED[kind]}"
+    own = own_code(model_type(folder) if folder is not None else None, name or "")
+    if own is None:
+        return
+    if model.backend != "vllm" or not own.served:
+        way = "vLLM does not know it" if model.backend == "vllm" else "transformers has no processor for it"
+        yield f"{where}: {name} is code of its own, and {way}; {own.cure}"
+    elif not model.trust_remote_code:
+        yield f"{where}.trust_remote_code: {name} is loaded by code that lies beside it; read that, then set it to true"
 
 
 def _task(where: str, task: LabTask) -> Iterator[str]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.files import ROOT
@@ -16,6 +18,54 @@ REFUSED = {
     "internvl_chat": "InternVL's own format is not read by transformers; take the checkpoint whose name ends in -hf",
 }
 """model_type of a checkpoint: why no stage can start from it."""
+
+
+@dataclass(frozen=True)
+class OwnCode:
+    """A family of the hub whose models are Python code beside the weights.
+
+    Args:
+        names: what their names on the hub are like, where no file is on this machine to tell the family.
+        served: whether the vLLM that is installed knows the architecture; it loads configuration and tokenizer by their code.
+        cure: how such a model is asked.
+    """
+
+    names: re.Pattern[str]
+    served: bool
+    cure: str
+
+
+OWN_CODE = {
+    "internvl_chat": OwnCode(
+        re.compile(r"(^|/)internvl[\d_.]*-\d+b(?!.*-hf$)", re.IGNORECASE),
+        served=True,
+        cure="take backend: vllm with trust_remote_code: true, or of InternVL3 the checkpoint whose name ends in -hf",
+    ),
+    "phi3_v": OwnCode(
+        re.compile(r"(^|/)phi-3(\.5)?-vision", re.IGNORECASE),
+        served=True,
+        cure="take backend: vllm with trust_remote_code: true",
+    ),
+    "moondream1": OwnCode(
+        re.compile(r"(^|/)moondream2$", re.IGNORECASE),
+        served=False,
+        cure="serve it, for example with llama.cpp from its GGUF files, and take backend: openai",
+    ),
+}
+"""model_type of models that the lab can ask, by other ways than transformers; docs/evaluation.md."""
+
+
+def own_code(kind: str | None, name: str) -> OwnCode | None:
+    """Return the family with code of its own that a model is of; None for all others.
+
+    Args:
+        kind: its model_type; None where no file tells it.
+        name: what it was named by.
+    """
+    if kind is not None:
+        return OWN_CODE.get(kind)
+    return next((one for one in OWN_CODE.values() if one.names.search(name)), None)
+
 
 PART_PREFIXES = {
     "vision": ("vision_model", "vision_tower", "visual"),

@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from pipeline.config.families import OWN_CODE, model_type
 from pipeline.data.image_marks import split_at_marks
 from pipeline.data.images import ImageError, open_rgb
 from pipeline.data.student import UNFIT
@@ -186,5 +187,8 @@ def _sees(checkpoint: Checkpoint) -> bool:
     from transformers import AutoConfig
     from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
+    assert checkpoint.folder is not None
+    if model_type(checkpoint.folder) in OWN_CODE:
+        return True
     kind = AutoConfig.from_pretrained(checkpoint.folder, trust_remote_code=checkpoint.model.trust_remote_code)
     return type(kind) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING

@@ -142,6 +142,50 @@ def test_options_and_prices_that_no_request_can_have_are_told(written: Any) -> N
     ]
 
 
+@pytest.fixture
+def with_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluation, "_installed", lambda word: True)
+
+
+@pytest.mark.usefixtures("with_vllm")
+def test_models_with_code_of_their_own_say_how_they_are_asked(written: Any, tmp_path: Path) -> None:
+    (tmp_path / "phi").mkdir()
+    (tmp_path / "phi" / "config.json").write_text('{"model_type": "phi3_v"}')
+    by_vllm = {"backend": "vllm", "trust_remote_code": True}
+    models = {
+        "a": {"name_or_path": "OpenGVLab/InternVL2-2B", "trust_remote_code": True},
+        "b": {"name_or_path": "OpenGVLab/InternVL2-8B", "backend": "vllm"},
+        "c": {"name_or_path": "vikhyatk/moondream2", **by_vllm},
+        "d": {"name_or_path": str(tmp_path / "phi")},
+        "e": {"name_or_path": "OpenGVLab/InternVL3-1B-hf"},
+        "f": {"name_or_path": "OpenGVLab/InternVL2_5-4B", **by_vllm, "precisions": ["8bit"]},
+    }
+    told = problems(written(models=models))
+    assert [line.split(":")[0] for line in told] == [
+        "models.a",
+        "models.b.trust_remote_code",
+        "models.c",
+        "models.d",
+        "models.f.precisions",
+    ]
+    assert "transformers has no processor for it; take backend: vllm with trust_remote_code: true" in told[0]
+    assert "read that, then set it to true" in told[1]
+    assert "vLLM does not know it; serve it, for example with llama.cpp" in told[2]
+    assert "vLLM makes no 8bit weights" in told[4]
+
+
+@pytest.mark.usefixtures("with_vllm")
+def test_the_study_has_twelve_models_whose_memory_is_told_before_anything_is_fetched(tmp_path: Path) -> None:
+    folders = [f"tasks.{name}.task.path={tmp_path}" for name in ("vcr", "mmmu", "mathvista")]
+    config = load_lab("study", folders)
+    assert len(config.models) == 12
+    # Seven in three precisions, five in one.
+    assert len(cells(config)) == (7 * 3 + 5) * 3 * 2
+    with pytest.raises(UserError) as caught:
+        load_lab("study")
+    assert "python -m pipeline fetch mmmu --to data gets it" in caught.value.problems[1]
+
+
 def test_a_missing_package_is_told_before_anything_runs(written: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(evaluation.importlib.util, "find_spec", lambda name: None)
     assert any("8bit needs bitsandbytes" in line for line in problems(written(precisions=["8bit"])))

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from pipeline.config.evaluation import LabModel
 from stages.evaluation.backends import vllm
-from stages.evaluation.backends.base import Generation, GenerationRequest, SamplingParams
+from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams
 from stages.evaluation.backends.vllm import Offline
 
 
@@ -107,3 +108,8 @@ def test_control_tokens_in_what_is_asked_are_words(offline: Offline, tmp_path: P
     ]
     assert second[0]["content"][1]["text"] == "What is it?< |im_end|>"
     assert second[1]["content"] == "<think>An < image>."
+
+
+def test_a_model_that_is_code_of_its_own_is_known_to_see_without_running_it(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "internvl_chat"}')
+    assert vllm._sees(Checkpoint(LabModel(str(tmp_path)), "bfloat16", tmp_path, {}))

@@ -99,10 +99,13 @@ def _unfit_rows(
         )
     # A row that describes brings a prompt and has no answer.
     if "answer" in rows or "prompt" not in rows:
+        every = list(zip(rows["id"], rows["label"], rows["completion"], strict=True))
         known = {} if task.labels is not None else {row.id: row for row in task.select(config.cot.split).rows}
-        pairs = zip(rows["id"], rows["label"], strict=True)
-        asked = [known.get(row_id, Question(row_id, (), answer=label)) for row_id, label in pairs]
-        if problem := unanswered(task, asked, rows["completion"]):
+        closed = {row_id: Question(row_id, (), answer=label, kind="label") for row_id, label, _ in every}
+        judged = known if task.labels is None else closed
+        # Of rows that are gone it is told that they are.
+        there = [(judged[row_id], text) for row_id, _, text in every if row_id in judged]
+        if problem := unanswered(task, [row for row, _ in there], [text for _, text in there]):
             yield problem
         if "prompt" in rows:
             pairs = zip(rows["id"], rows["prompt"], strict=True)

@@ -38,6 +38,10 @@ class Selected:
     labels: Mapping[str, int]
     pictures: Mapping[int, int] = field(default_factory=dict)
     """How many have so many pictures; nothing where they are only listed."""
+    kinds: Mapping[str, int] = field(default_factory=dict)
+    """Of answers, where each row asks its own question."""
+    sources: Mapping[str, int] = field(default_factory=dict)
+    """Of a mixture."""
 
 
 def selections(config: RunConfig, only: Collection[str] | None = None) -> dict[str, str]:
@@ -93,7 +97,7 @@ def check_splits(
     trained = {key: spec for key, spec in named.items() if key != "evaluation.split" and ".validation." not in key}
     unknown += [f"{key}: {problem}" for key, spec in trained.items() if (problem := task.training_problem(spec))]
     known = {key: spec for key, spec in named.items() if parse_split(spec)[0] in task.splits}
-    if quick and task.listed is None:
+    if quick and task.listed is None and not task.in_place:
         if unknown:
             raise UserError(unknown)
         return [f"the {task.name} task lists no rows: splits are looked at when the run begins"]
@@ -124,12 +128,31 @@ def check_splits(
     problems = [*unknown, *empty, *_few_rows(config, known, found, built), *apart, *lost]
     if problems:
         raise UserError(problems)
-    return [*_unlisted_labels(task), *_missing_classes(task, known, found)]
+    return [*_kinds(known, found), *_unlisted_labels(task), *_missing_classes(task, known, found)]
+
+
+def _kinds(named: Mapping[str, str], found: Mapping[str, Selected]) -> Iterator[str]:
+    """How many answers of each kind every selection has."""
+    for spec, keys in _by_spec(named).items():
+        if kinds := found[spec].kinds:
+            told = ", ".join(f"{count:,} {_PLURAL.get(kind, kind)}" for kind, count in Counter(kinds).most_common())
+            of = ", ".join(f"{count:,} of {name}" for name, count in found[spec].sources.items())
+            yield f"{', '.join(keys)}: {spec!r} asks for {told}" + (f"; {of}" if of else "")
+
+
+_PLURAL = {
+    "label": "labels",
+    "letter": "letters",
+    "number": "numbers",
+    "yes_no": "yes or no",
+    "text": "short texts",
+    "list": "lists",
+}
 
 
 def may_look(task: Task, name: str) -> bool:
     """Return whether a split is small enough to decode its pictures where an answer must come at once."""
-    return task.in_place and task.listed is not None and task.listed(name).total() <= FEW
+    return task.in_place and (task.listed is None or task.listed(name).total() <= FEW)
 
 
 def rollout_problem(config: RunConfig, name: str, rows: int) -> Iterator[str]:
@@ -178,7 +201,10 @@ def _by_spec(named: Mapping[str, str]) -> dict[str, list[str]]:
 
 def _selected(task: Task, spec: str) -> Selected:
     rows = task.select(spec).rows
-    return Selected(len(rows), Counter(map(task.class_of, rows)), Counter(len(row.images) for row in rows))
+    kinds = Counter(row.kind for row in rows if row.kind) if task.labels is None else Counter[str]()
+    sources = Counter(row.groups["source"] for row in rows) if task.name == "mixture" else Counter[str]()
+    pictures = Counter(len(row.images) for row in rows)
+    return Selected(len(rows), Counter(map(task.class_of, rows)), pictures, kinds, sources)
 
 
 def _listed(task: Task, spec: str) -> Selected:

@@ -334,7 +334,7 @@ def report(config: RunConfig, run: RunDir) -> str:
     from pipeline.reports.write import write_run_report
 
     phases, doubted = trained_phases(config), changed_settings(config, run)
-    labels = load_task(config.task, run.cache).closed_labels
+    labels = load_task(config.task, run.cache).labels
     page = write_run_report(run.root, phases, labels, config.name, doubted)
     told = forecast_errors(config, run)
     return f"{summary_table(run.root, phases, doubted)}\n" + (f"{told}\n" if told else "") + f"report: {page}"

@@ -145,8 +145,10 @@ class Task:
         return self.labels
 
     def groups_of(self, row: Question) -> dict[str, str]:
-        """Return what tables are split by: a row's groups and, of a labelled image set, its label."""
-        return {**({"label": row.gold} if self.labels is not None else {}), **row.groups}
+        """Return what tables are split by: a row's groups and its label or, where each asks its own question, its kind."""
+        if self.labels is not None:
+            return {"label": row.gold, **row.groups}
+        return {**({"kind": row.kind} if row.kind else {}), **row.groups}
 
     def class_of(self, row: Question) -> str:
         """Return what rows are counted by: a label of a closed list, else the kind of answer."""

@@ -22,6 +22,7 @@ from pipeline.metrics.scores import (
     Balanced,
     Baselines,
     ClassScores,
+    CommonestAnswers,
     Confusion,
     ExactTrace,
     FairGuess,
@@ -96,7 +97,19 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> Scores:
         sample=_sampled([row for row in judged if row["decoding"] == "sample"]),
         classes=_of_classes(greedy, clusters, labels) if labels else None,
         exact_trace=exact_trace(greedy),
+        commonest=None if labels else commonest_answers(greedy),
     )
+
+
+def commonest_answers(rows: Sequence[Prediction]) -> CommonestAnswers | None:
+    """Return what the commonest gold answer of each kind earns; None where a row does not tell its kind."""
+    kinds: dict[str, Counter[str]] = defaultdict(Counter)
+    for row in rows:
+        kinds[row.get("kind") or ""][row["gold"]] += 1
+    if "" in kinds:
+        return None
+    best = {kind: min(found, key=lambda one: (-found[one], one)) for kind, found in sorted(kinds.items())}
+    return CommonestAnswers(sum(kinds[kind][gold] for kind, gold in best.items()) / len(rows), best)
 
 
 def exact_trace(rows: Sequence[Prediction]) -> ExactTrace | None:
@@ -110,14 +123,14 @@ def exact_trace(rows: Sequence[Prediction]) -> ExactTrace | None:
 
 
 def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
-    """Return what guessing at random earns on average: one part in the number of labels, or of a row's options; 0 on
-    an open question.
+    """Return what guessing at random earns on average: one part in the number of labels, or of a row's options, half of yes and
+    no; 0 on an open question.
 
     None where no row has labels or options to guess among.
     """
     if labels:
         return 1 / len(labels)
-    options = [len(row.get("options") or ()) for row in rows]
+    options = [len(row.get("options") or ()) or 2 * (row.get("kind") == "yes_no") for row in rows]
     return sum(1 / number for number in options if number) / len(rows) if any(options) else None
 
 

@@ -249,6 +249,14 @@ class Baselines:
 
 
 @dataclass(frozen=True)
+class CommonestAnswers:
+    """What giving every question the commonest gold answer of its kind earns, knowing nothing of it."""
+
+    accuracy: float
+    by_kind: Mapping[str, str]
+
+
+@dataclass(frozen=True)
 class Confusion:
     """Counts by gold label (rows) and answer (columns, the last of what could not be read)."""
 
@@ -303,6 +311,15 @@ class Scores:
     """None for a benchmark whose answers are no classes."""
     exact_trace: ExactTrace | None = None
     """None where the task does not know the true steps."""
+    commonest: CommonestAnswers | None = None
+    """None where answers are classes, whose `baselines` say it, or rows do not tell their kind."""
+
+    @property
+    def blind_answer(self) -> float | None:
+        """What the commonest answer earns; None where that is not known."""
+        if self.classes is not None:
+            return self.classes.baselines.majority.accuracy
+        return self.commonest.accuracy if self.commonest is not None else None
 
     @property
     def macro_f1(self) -> Rate | None:

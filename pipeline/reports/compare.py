@@ -124,7 +124,7 @@ def _entries(root: Path, doubted: Mapping[str, Sequence[str]]) -> dict[str, Entr
     phases = list(dict.fromkeys(row.phase for row in summary.entries))
     scores = {row.name: row.scores for row in summary.entries}
     found = {}
-    for entry in read_run(root, phases, None, doubted):
+    for entry in read_run(root, phases, None, doubted, stored=True):
         if entry.predictions:
             found[entry.name] = dataclasses.replace(entry, scores=entry.scores or scores.get(entry.name))
         elif any(row.phase == entry.phase for row, _ in summary.evaluated):

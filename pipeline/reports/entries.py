@@ -63,27 +63,44 @@ class Entry:
         return self.name.rpartition(self.phase)[0]
 
 
-def read_phase(folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = ()) -> list[Entry]:
+def read_phase(
+    folder: Path, labels: LabelSet | None, doubts: tuple[str, ...] = (), *, stored: bool = False
+) -> list[Entry]:
     """Return a phase's entries: one, or one per prompt style with `direct` named "<phase> (direct)" beside `think`.
 
     Args:
         folder: the phase's folder; it need not exist.
-        labels: None takes the scores of report/metrics.json instead of computing them.
+        labels: the task's closed list of answers; None where rows have answers of their own.
         doubts: why it no longer holds.
+        stored: take the scores of report/metrics.json instead of computing them.
     """
     record = read_json(folder / "stage.json")
     if record.get("status") == "running" and (folder / ".lock").exists() and not is_held(folder / ".lock"):
         # Its process is gone; the same command goes on.
         record["status"] = "stopped"
     log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
-    stored = _stored_scores(folder / "report" / "metrics.json") if labels is None else {}
+    there = _stored_scores(folder / "report" / "metrics.json") if stored else {}
     unusable = unusable_rows(folder)
+    official = read_json(folder / "evaluation.json").get("official") or {}
     entries = []
     for name, rows, repeated in _by_style(folder):
-        scores = stored.get(name)
-        if labels is not None and any(row["decoding"] == "greedy" for row in rows):
+        scores = there.get(name)
+        if not stored and any(row["decoding"] == "greedy" for row in rows):
             scores = classification.score(rows, labels)
-        entries.append(Entry(name, folder.name, rows, scores, record, log, repeated, unusable=unusable, doubts=doubts))
+        entries.append(
+            Entry(
+                name,
+                folder.name,
+                rows,
+                scores,
+                record,
+                log,
+                repeated,
+                official=dict(official.get(rows[0]["style"]) or {}),
+                unusable=unusable,
+                doubts=doubts,
+            )
+        )
     return entries or [Entry(folder.name, folder.name, record=record, log=log, doubts=doubts)]
 
 
@@ -229,7 +246,13 @@ def read_run(
     phases: Sequence[str],
     labels: LabelSet | None,
     doubted: Mapping[str, Sequence[str]] | None = None,
+    *,
+    stored: bool = False,
 ) -> list[Entry]:
     """Return the entries of a run's phases, in their order; each knows why it no longer holds, see `standing.doubts`."""
     reasons = doubts(run_root, phases, doubted)
-    return [entry for phase in phases for entry in read_phase(run_root / phase, labels, reasons.get(phase, ()))]
+    return [
+        entry
+        for phase in phases
+        for entry in read_phase(run_root / phase, labels, reasons.get(phase, ()), stored=stored)
+    ]

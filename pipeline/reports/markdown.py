@@ -41,7 +41,7 @@ def summary_table(run_root: Path, phases: Sequence[str], doubted: Mapping[str, S
     Above it stands which stage helped; below it of which classes recall changed, which phases no longer hold, and how many rows
     could not be used.
     """
-    entries = read_run(run_root, phases, None, doubted)
+    entries = read_run(run_root, phases, None, doubted, stored=True)
     summary = summarise("", entries, (), None)
     lines = [line for one in summary.findings for line in _wrapped(f"{one.entry}: {one.text}")]
     lines += [""] * bool(lines)

@@ -88,12 +88,9 @@ def colours(entries: Sequence[Entry]) -> dict[str, int]:
 def _marks(scores: Sequence[Scores]) -> list[tuple[float, str]]:
     """Lines of what knowing nothing earns, where that is the same for all entries."""
     chances = {one.chance for one in scores}
-    majorities = {one.classes.baselines.majority.accuracy if one.classes else None for one in scores}
-    marks = [
-        (values.pop(), name)
-        for values, name in ((chances, "chance"), (majorities, "majority class"))
-        if len(values) == 1
-    ]
+    majorities = {one.blind_answer for one in scores}
+    majority = "majority class" if any(one.classes for one in scores) else "commonest answer"
+    marks = [(values.pop(), name) for values, name in ((chances, "chance"), (majorities, majority)) if len(values) == 1]
     return [(value, name) for value, name in marks if value is not None]
 
 

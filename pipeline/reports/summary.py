@@ -390,10 +390,10 @@ def _of_training(entry: Entry) -> list[str]:
 def _doubts(scores: Scores, judged: bool) -> list[str]:
     """Reasons not to take an entry's accuracy at face value; `judged` adds what is no news about an untrained model."""
     texts = []
-    share = scores.unparsable.n / scores.n
+    share, kind = scores.unparsable.n / scores.n, "label" if scores.classes else "answer"
     if share > UNPARSABLE_LIMIT:
         reasons = ", ".join(f"{name} {count}" for name, count in scores.unparsable.reasons.items())
-        texts.append(f"{100 * share:.1f} % of the greedy answers give no label ({reasons}).")
+        texts.append(f"{100 * share:.1f} % of the greedy answers give no {kind} ({reasons}).")
     if (scores.truncated.value or 0) > TRUNCATED_LIMIT:
         texts.append(f"{100 * scores.truncated.share:.1f} % of the completions were cut at max_new_tokens.")
     if scores.unjudged:
@@ -404,7 +404,7 @@ def _doubts(scores: Scores, judged: bool) -> list[str]:
         )
     answer, thought = scores.most_answered.of, scores.most_thought
     majority = scores.classes.baselines.majority if scores.classes else None
-    most = max(SAME_ANSWER_LIMIT, majority.accuracy if majority else 0)
+    most = max(SAME_ANSWER_LIMIT, scores.blind_answer or 0)
     if answer.n >= _ENOUGH and answer.share is not None and answer.share > most:
         texts.append(f"collapse: {100 * answer.share:.0f} % of the parsed answers are {scores.most_answered.value!r}.")
     if thought.n >= _ENOUGH and thought.share is not None and thought.share > SAME_THOUGHT_LIMIT:
@@ -415,6 +415,8 @@ def _doubts(scores: Scores, judged: bool) -> list[str]:
         texts.append(f"in {100 * share:.0f} % of the parsed rows the thinking ends on another label than the answer.")
     if judged and majority:
         texts += _beside(scores.accuracy, majority.accuracy, f"always answering {majority.label!r}")
+    elif judged and scores.commonest is not None and scores.commonest.accuracy > (scores.chance or 0):
+        texts += _beside(scores.accuracy, scores.commonest.accuracy, "always giving the commonest answer of each kind")
     elif judged and scores.chance is not None:
         texts += _beside(scores.accuracy, scores.chance, "chance")
     return texts

@@ -35,12 +35,12 @@ PNG = ("accuracy", "per_class", "confusion", "curves", "clip", "cot")
 """Charts of a run that are files too, for slides."""
 
 
-def write_stage_report(phase_dir: Path, labels: LabelSet) -> Path:
+def write_stage_report(phase_dir: Path, labels: LabelSet | None) -> Path:
     """Write `phase_dir`/report/ from its predictions.jsonl: index.html, metrics.json, report.md, tables/, two png, model card.
 
     Args:
         phase_dir: a phase's folder, with predictions.jsonl and usually stage.json and metrics.jsonl.
-        labels: the task's closed list of answers.
+        labels: the task's closed list of answers; None where rows have answers of their own.
 
     Returns:
         The path of index.html.
@@ -54,7 +54,7 @@ def write_stage_report(phase_dir: Path, labels: LabelSet) -> Path:
         raise UserError(
             f"{phase_dir / 'predictions.jsonl'} holds no greedy prediction; run python -m stages.evaluate for it"
         )
-    summary = summarise(printable(phase_dir.name), entries, labels.names, None)
+    summary = summarise(printable(phase_dir.name), entries, labels.names if labels is not None else (), None)
     scores = {entry.name: entry.scores for entry in entries}
     found = {"phase": phase_dir.name, "entries": scores, "warnings": summary.warnings}
     write_json(phase_dir / "report" / "metrics.json", to_json(found))
@@ -64,7 +64,7 @@ def write_stage_report(phase_dir: Path, labels: LabelSet) -> Path:
 def write_run_report(
     run_root: Path,
     phases: Sequence[str],
-    labels: LabelSet,
+    labels: LabelSet | None,
     title: str | None = None,
     doubted: Mapping[str, Sequence[str]] | None = None,
 ) -> Path:
@@ -73,7 +73,7 @@ def write_run_report(
     Args:
         run_root: the run's folder.
         phases: phase names in the order of the tables; those without predictions are shown as not run.
-        labels: the task's closed list of answers.
+        labels: the task's closed list of answers; None where rows have answers of their own.
         title: the heading; the run folder's name when None.
         doubted: why phases no longer hold, beside what their records say (`standing.doubts`).
 
@@ -84,7 +84,13 @@ def write_run_report(
         write_completions_page(run_root / phase)
     entries = read_run(run_root, phases, labels, doubted)
     cot = read_cot(run_root)
-    summary = summarise(printable(title or run_root.name), entries, labels.names, cot, read_shared(run_root))
+    summary = summarise(
+        printable(title or run_root.name),
+        entries,
+        labels.names if labels is not None else (),
+        cot,
+        read_shared(run_root),
+    )
     write_json(run_root / "report" / "summary.json", to_json(summary))
     return _write(run_root / "report", "summary.md", summary, entries, PNG, run_root)
 

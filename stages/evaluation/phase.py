@@ -8,7 +8,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +84,10 @@ def _answer(work: Work, verified: bool) -> None:
     if not answered:
         task = load_run_task(config, work.run)
         merge(config, work.run, work.name, task)
-        problems = task.select(config.evaluation.split).problem_counts
-        write_json(record_path, {**record, "status": "complete", "problems": problems, "seconds": seconds})
+        told = {"problems": task.select(config.evaluation.split).problem_counts, "seconds": seconds}
+        if task.labels is None and (official := official_scores(task, read_jsonl(folder / "predictions.jsonl"))):
+            told["official"] = official
+        write_json(record_path, {**record, "status": "complete", **told})
         for part in folder.glob("predictions.part*.jsonl"):
             # Only now: until the record says complete, they are what a killed evaluation goes on from.
             part.unlink()
@@ -102,7 +104,7 @@ def _report(work: Work, gate: dict[str, Any] | None) -> None:
     if not page.exists():
         from pipeline.reports.write import write_stage_report
 
-        write_stage_report(work.folder, load_run_task(work.config, work.run).closed_labels)
+        write_stage_report(work.folder, load_run_task(work.config, work.run).labels)
 
 
 def _run_workers(work: Work) -> None:
@@ -178,15 +180,35 @@ def answer_all(work: Work) -> None:
                 show_step(log, f"{work.name} evaluation", number, len(mine), "batches", unit="")
 
 
+def official_scores(task: Task, rows: Iterable[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Return a task's scores by its own formula, in percent, of the greedy answers of each prompt style."""
+    by_style: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["decoding"] == "greedy":
+            by_style.setdefault(row["style"], []).append(row)
+    return {style: dict(scores) for style, found in by_style.items() if (scores := task.official(found))}
+
+
 def told_beside(task: Task, row: Question, judged: Judgement, style: str) -> dict[str, Any]:
-    """Return what a row of predictions says beside its answer: its groups and, where each row asks its own question, the kind."""
+    """Return what a row of predictions says beside its answer: its groups and, where each row asks its own, the question."""
     exact = is_exact(judged.think, row.trace) if style == "think" else None
     own = task.labels is None
     return {
         # With its label a row is known for one of a labelled image set.
         **({"groups": task.groups_of(row)} if row.groups or own else {}),
-        **({"kind": row.kind, "guessed": judged.guessed} if own else {}),
+        **(_own_question(row, judged) if own else {}),
         **({"exact_trace": exact} if exact is not None else {}),
+    }
+
+
+def _own_question(row: Question, judged: Judgement) -> dict[str, Any]:
+    return {
+        "images": [str(image) for image in row.images],
+        "question": row.text,
+        "options": list(row.options),
+        "kind": row.kind,
+        "cluster": row.cluster,
+        "guessed": judged.guessed,
     }
 
 

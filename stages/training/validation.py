@@ -1,4 +1,5 @@
-"""The model answers a fixed slice while it trains; the weights of the best macro-F1 are kept as best-<step>/.
+"""The model answers a fixed slice while it trains; the weights of the best macro-F1 are kept as best-<step>/, or of the best
+accuracy where answers are no classes.
 
 Nothing of it moves training: the answers are greedy, and every random state is put back. A best-<step>/ holds its own figures in
 validation.json. It is deleted only once a checkpoint at or after a better one is whole, so that a resumed stage, whose later
@@ -68,7 +69,7 @@ class Validation(TrainerCallback):
         began = time.monotonic()
         with restored_afterwards(self.trainer.model):
             figures = self.figures()
-            if self.best is None or figures["eval_macro_f1"] > self.best["eval_macro_f1"]:
+            if self.best is None or deciding(figures) > deciding(self.best):
                 self.best = {"step": state.global_step, **figures}
                 self._keep(self.best)
         self.journal.figures = {**figures, "eval_runtime": round(time.monotonic() - began, 3)}
@@ -82,7 +83,9 @@ class Validation(TrainerCallback):
 
     @torch.no_grad()
     def figures(self) -> dict[str, float]:
-        """Return accuracy, macro-F1 and format rate of greedy answers to the slice, each rank answering its share."""
+        """Return accuracy, macro-F1 and format rate of greedy answers to the slice, each rank answering its share; no macro-F1
+        where answers are no classes.
+        """
         config, style = self.work.config, self.work.stage.prompt
         accelerator, size = self.trainer.accelerator, config.evaluation.batch_size
         batches = [self.examples[start : start + size] for start in range(0, len(self.examples), size)]
@@ -97,13 +100,12 @@ class Validation(TrainerCallback):
                 answers = generate(model, self.processor, prompts, examples, config.evaluation.max_new_tokens)
                 for example, (text, _) in zip(examples, answers, strict=True):
                     verdict = self.task.judge(example, text, style)
-                    row = {"id": example.id, "style": style, "decoding": "greedy", "gold": example.gold}
-                    rows.append({**row, "label": verdict.answer, "reason": verdict.reason})
-        scores = classification.score(gather_object(rows), self.task.closed_labels)
-        assert scores.classes is not None
+                    row = {"id": example.id, "style": style, "decoding": "greedy", "gold": example.answer}
+                    rows.append({**row, "label": verdict.answer, "reason": verdict.reason, "correct": verdict.correct})
+        scores = classification.score(gather_object(rows), self.task.labels)
         return {
             "eval_accuracy": scores.accuracy.share,
-            "eval_macro_f1": scores.classes.macro.f1,
+            **({"eval_macro_f1": scores.classes.macro.f1} if scores.classes is not None else {}),
             "eval_format": scores.format.share,
         }
 
@@ -124,10 +126,15 @@ def add(trainer: Any, work: Work, parent: Path, task: Task, journal: MetricsCall
         trainer.add_callback(Validation(trainer, work, parent, task, journal))
 
 
+def deciding(figures: dict[str, Any]) -> float:
+    """Return what the best weights are chosen by: macro-F1, or accuracy where answers are no classes."""
+    return float(figures.get("eval_macro_f1", figures["eval_accuracy"]))
+
+
 def best_of(folder: Path) -> dict[str, Any] | None:
     """Return the figures of the best validation whose weights are in a stage's folder, the first of equals; None without one."""
     found = [json.loads(path.read_text()) for path in folder.glob(f"best-*/{FIGURES}")]
-    return max(found, key=lambda one: (one["eval_macro_f1"], -one["step"]), default=None)
+    return max(found, key=lambda one: (deciding(one), -one["step"]), default=None)
 
 
 @contextlib.contextmanager

@@ -174,7 +174,8 @@ class Cells:
         )
         right = [sum(row["correct"] for row in rows) / len(rows) for rows in (direct, blind)]
         found = {("", ""): (right[0], right[1], replace(whole.gain, p_holm=whole.p))}
-        for key, change in self.once("seeing", group_changes, replace(cell, mode="direct"), cell).items():
+        changes = self.once("seeing", group_changes, replace(cell, mode="direct"), cell)
+        for key, change in sorted(changes.items()):
             found[key] = (change.after, change.before, change.gain)
         return [
             SeeingRow(

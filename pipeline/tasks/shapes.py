@@ -16,6 +16,8 @@ the objects in reading order until the answer is known, a running count behind e
 
     2 red ball 1 7 blue cube 1 11 green ball 2
 
+Of two objects it then writes their columns, or their rows, and what follows: "2 red ball 7 blue cube 2 3 left".
+
 The number of objects that are listed is the group `listed`, which tables are split by. Every row has one right answer, which the
 picture shows. Everything follows from `seed`.
 """
@@ -276,8 +278,8 @@ def reason(things: Sequence[Thing], asks: Asks, looks_at: int | None = None) -> 
         elif asks.task == "Exists" and one.words == asks.target:
             return words, "yes", len(seen)
         elif asks.other and {asks.target, asks.other} <= {each.words for each in seen}:
-            told = _compared(seen, asks)
-            return [*words, *told.split()], letters(len(asks.options))[asks.options.index(told)], len(seen)
+            where, told = _compared(seen, asks)
+            return [*words, *where, *told.split()], letters(len(asks.options))[asks.options.index(told)], len(seen)
     if asks.task == "Count":
         answer = words[-1]
     elif asks.task == "Exists":
@@ -288,14 +290,18 @@ def reason(things: Sequence[Thing], asks: Asks, looks_at: int | None = None) -> 
     return words, answer, len(seen)
 
 
-def _compared(seen: Sequence[Thing], asks: Asks) -> str:
-    """The option that is true of the two objects."""
+def _compared(seen: Sequence[Thing], asks: Asks) -> tuple[list[str], str]:
+    """The two objects' columns or rows, whichever decide, and the option that is true."""
     first, second = (next(one for one in seen if one.words == name) for name in (asks.target, asks.other))
+    sideways = "left" in asks.options
+    places = (first.column, second.column) if sideways else (first.row, second.row)
     if asks.task == "Closer":
-        return first.words if first.row > second.row else second.words
-    if "left" in asks.options:
-        return "left" if first.column < second.column else "right"
-    return "above" if first.row < second.row else "below"
+        told = first.words if first.row > second.row else second.words
+    elif sideways:
+        told = "left" if first.column < second.column else "right"
+    else:
+        told = "above" if first.row < second.row else "below"
+    return list(map(str, places)), told
 
 
 # ---- drawing lots

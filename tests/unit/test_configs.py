@@ -282,6 +282,8 @@ def test_every_cv_bench_preset_holds_its_test_rows_out_and_differs_only_in_its_s
     for name in ("lora", "dora", "ia3", "distill"):
         config = load(f"cv_bench_{name}")
         assert [(held.task.name, held.split) for held in config.held_out.values()] == [("cv_bench", "test")]
+        # All four kinds of question.
+        assert (config.task.name, config.task.options) == ("spatial", {})
     assert changed(to_plain(lora), to_plain(load("cv_bench_dora"))) == {"name", "use_dora"}
     ia3 = changed(to_plain(lora), to_plain(load("cv_bench_ia3")))
     assert {"name", "peft_type", "learning_rate"} < ia3 < {

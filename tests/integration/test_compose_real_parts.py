@@ -6,6 +6,7 @@ Skipped, with the reason, where the parts or what reads them cannot be had (test
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -27,9 +28,11 @@ def _part(name: str) -> Path:
 def test_real_parts_compose_from_the_command_line(tmp_path: Path, repo_root: Path, language: str, end: str) -> None:
     out = tmp_path / "out"
     words = ["--vision", str(_part("efficientnet_lite0")), "--language", str(_part(language)), "--image-size", "128"]
+    # Wherever what reads them was found: another PYTHONPATH is set for stages.
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     done = subprocess.run(
         [sys.executable, "-m", "stages.compose", str(out), *words],
-        cwd=repo_root, capture_output=True, text=True, timeout=600, check=False,
+        cwd=repo_root, env=env, capture_output=True, text=True, timeout=600, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]
     config = json.loads((out / "config.json").read_text())

@@ -284,7 +284,7 @@ def _lost_classes(
     config: RunConfig, task: Task, found: Mapping[str, Selected], looked_at: Collection[str]
 ) -> Iterator[str]:
     """Classes that the data have and of which no picture can be used: each would be an answer that is never right."""
-    if task.listed is None:
+    if task.listed is None or task.labels is None:
         return
     selected = {parse_split(spec)[0] for spec in found}
     anywhere, listed, usable = Counter[str](), Counter[str](), Counter[str]()

@@ -213,9 +213,11 @@ def table(regimes: Sequence[Regime], seeds: Sequence[int], runs: Runs) -> str:
 def _cells(stage: str, figures: Iterable[str], runs: Runs) -> list[str]:
     """The figures of a stage over the runs; empty where one does not tell."""
     cells = []
-    for of, form in map(FIGURES.__getitem__, figures):
+    for name in figures:
+        of, form = FIGURES[name]
         values = [value for run in runs if (value := of(run[stage])) is not None]
-        cells.append(interval(values, form) if len(values) == len(runs) else "")
+        most = 100.0 if name.endswith("%") else math.inf
+        cells.append(interval(values, form, 0.0, most) if len(values) == len(runs) else "")
     return cells
 
 

@@ -112,10 +112,15 @@ def spread(shares: Sequence[float]) -> str:
     return f"{mean} ± {statistics.stdev(values):.1f}" if len(values) > 1 else mean
 
 
-def interval(values: Sequence[float], form: str = "+.1f") -> str:
-    """Return a mean over seeds with Student's 95 % interval, each formatted by `form`; the mean alone of a single run."""
+def interval(values: Sequence[float], form: str = "+.1f", least: float = -math.inf, most: float = math.inf) -> str:
+    """Return a mean over seeds with Student's 95 % interval, each formatted by `form`; the mean alone of a single run.
+
+    The interval is cut at `least` and `most`, which the figure cannot pass.
+    """
     mean, half = statistics.mean(values), _half_width(values)
-    return f"{mean:{form}}" if half is None else f"{mean:{form}} [{mean - half:{form}}, {mean + half:{form}}]"
+    if half is None:
+        return f"{mean:{form}}"
+    return f"{mean:{form}} [{max(least, mean - half):{form}}, {min(most, mean + half):{form}}]"
 
 
 def _half_width(values: Sequence[float]) -> float | None:

@@ -222,7 +222,7 @@ def _cells(stage: str, figures: Iterable[str], runs: Runs) -> list[str]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the grid over the seeds, then write the table, the sentence and the figure."""
+    """Run the grid over the seeds, then write the table, the sentence and, of one regime, the figure."""
     parser = make_parser("clip_ranges", __doc__ or "", [10, 11, 12, 13, 14])
     parser.add_argument("--grid", default="ablations/clip_ranges", help="the run's configuration")
     arguments = parser.parse_args(argv)
@@ -232,12 +232,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     runs = run_over_seeds(arguments.grid, arguments)
     written = table(regimes, arguments.seeds, runs)
     print(written)
-    drawn = {parent: f"where they start: {parent}" for parent in dict.fromkeys(one.parent for one in regimes)}
-    # A grid of one regime need not name it.
-    for regime in regimes:
-        for arm in (regime.symmetric, *regime.others):
-            drawn[arm.stage] = ", ".join(filter(None, (arm.name, regime.name)))
-    written += "\n" + draw_over_seeds(arguments.into, config.name, runs, drawn)
+    if len(regimes) == 1:
+        # More have names too long for an axis.
+        drawn = {regimes[0].parent: f"{regimes[0].parent} (start)"}
+        drawn |= {arm.stage: arm.name.split(", ")[0] for arm in (regimes[0].symmetric, *regimes[0].others)}
+        written += "\n" + draw_over_seeds(arguments.into, config.name, runs, drawn)
     write_between_marks(arguments.into, config.name, written)
     return 0
 

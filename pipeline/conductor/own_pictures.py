@@ -36,8 +36,11 @@ def shared_lines(config: RunConfig, run: RunDir) -> Iterator[str]:
     every = [*training, *(row for _, rows in judged.values() for row in rows)]
     # The builder read those of its rows already.
     known = digests_of_rows(run.cot)
-    read = image_digests((row.images[0] for row in every if row.id not in known), run.cache / "image_digests.json")
-    digests = {row.images[0]: known.get(row.id) or read[str(row.images[0])] for row in every}
+    pairs = [(row, image) for row in every for image in row.images]
+    # A built row names the picture of a row that has one.
+    told = {image: known[row.id] for row, image in pairs if row.id in known and len(row.images) == 1}
+    read = image_digests((image for _, image in pairs if image not in told), run.cache / "image_digests.json")
+    digests = {image: told.get(image) or read[str(image)] for _, image in pairs}
     for found in equal_pictures(training, judged, digests):
         yield f"warning: {found}"
 
@@ -52,7 +55,8 @@ def compare_own_pictures(config: RunConfig, run: RunDir) -> list[SharedPictures]
         # Each is drawn for its own number, so none is another's copy.
         return []
     training, judged = _rows(config, task)
-    images = [row.images[0] for rows in [training, *(rows for _, rows in judged.values())] for row in rows]
+    every = [training, *(rows for _, rows in judged.values())]
+    images = [image for rows in every for row in rows for image in row.images]
     pixels = {path: pixels for path, (pixels, _) in fingerprints(images, run.cache).items()}
     found = {one.key: one for one in equal_pictures(training, judged, pixels)}
     for key, (split, rows) in judged.items():
@@ -66,7 +70,7 @@ def compare_own_pictures(config: RunConfig, run: RunDir) -> list[SharedPictures]
 
 
 def _compared(rows: Sequence[Question]) -> list[ComparedRow]:
-    return [ComparedRow(row.id, (row.images[0],), "") for row in rows]
+    return [ComparedRow(row.id, row.images, "") for row in rows]
 
 
 def _rows(config: RunConfig, task: Task) -> tuple[list[Question], Judged]:
@@ -74,7 +78,7 @@ def _rows(config: RunConfig, task: Task) -> tuple[list[Question], Judged]:
     task = dataclasses.replace(task, read=functools.cache(task.read))
     named = selections(config)
     judged_keys = [key for key in named if key == "evaluation.split" or key.endswith(".validation.split")]
-    training = {row.images[0]: row for row in training_examples(config, task)}
+    training = {(row.images, row.text): row for row in training_examples(config, task)}
     judged: Judged = {}
     for key in judged_keys:
         if named[key] not in (spec for spec, _ in judged.values()):

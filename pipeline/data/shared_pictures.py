@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from pipeline.files import write_json
 from pipeline.types import Question
@@ -53,19 +54,25 @@ def equal_pictures(
         judged: key: (its split, its rows).
         pixels: a digest of each picture; None for one that could not be read.
     """
-    known = {digest: row for row in reversed(training) if (digest := pixels.get(row.images[0]))}
+    known = {digest: row for row in reversed(training) for image in row.images if (digest := pixels.get(image))}
     found = []
     for key, (split, rows) in judged.items():
-        same = [(row, known[digest]) for row in rows if (digest := pixels.get(row.images[0])) in known and digest]
+        first_known = (
+            (row, next((pixels[one] for one in row.images if pixels.get(one) in known), None)) for row in rows
+        )
+        same = [(row, known[digest]) for row, digest in first_known if digest]
         if same:
             first = f"{same[0][0].id} is {same[0][1].id}"
             found.append(SharedPictures(key, split, len(rows), len(same), None, first))
-    everything = {row.images[0]: row for rows in [training, *(rows for _, rows in judged.values())] for row in rows}
-    labels: dict[str, Question] = {}
+    every = [training, *(rows for _, rows in judged.values())]
+    everything = {(row.images, row.text): row for rows in every for row in rows if row.images}
+    # Another question about the same picture has another answer.
+    labels: dict[tuple[Any, ...], Question] = {}
     twice: list[tuple[Question, Question]] = []
     for row in everything.values():
-        if digest := pixels.get(row.images[0]):
-            other = labels.setdefault(digest, row)
+        digests = [pixels.get(image) for image in row.images]
+        if all(digests):
+            other = labels.setdefault((*digests, row.text, row.options), row)
             if other.gold != row.gold:
                 twice.append((row, other))
     if twice:

@@ -19,6 +19,20 @@ from tests.pictures import photograph
 ROOT = Path(__file__).resolve().parents[4]
 
 
+def test_another_question_about_one_picture_is_no_second_label() -> None:
+    picture, other = Path("a.png"), Path("b.png")
+    training = [
+        Question("1", (picture,), "How many?", answer="2", kind="number"),
+        Question("2", (picture,), "Which colour?", answer="red", kind="text"),
+        Question("3", (), "What is 1 + 1?", answer="2", kind="number"),
+    ]
+    pixels = {picture: "p", other: "q"}
+    assert equal_pictures(training, {}, pixels) == []
+    judged = {"evaluation.split": ("test", [Question("9", (other, picture), "Which is red?", answer="1")])}
+    (found,) = equal_pictures(training, judged, pixels)
+    assert (found.equal, found.first) == (1, "9 is 1")
+
+
 def rows(*named: str) -> list[Question]:
     """Rows given as digest:label."""
     return [labelled_image(f"{n}/{one}", Path(f"{n}/{one}"), one.split(":")[1]) for n, one in enumerate(named)]

@@ -82,7 +82,7 @@ def literal_list(text: str) -> list[Any] | None:
     text = text.strip()
     if not (text.startswith("[") and text.endswith("]")) or len(text) > 10_000:
         return None
-    for read in (json.loads, ast.literal_eval):
+    for read in (_read_json, ast.literal_eval):
         try:
             value = read(text)
         except (ValueError, SyntaxError, MemoryError, RecursionError):
@@ -94,3 +94,9 @@ def literal_list(text: str) -> list[Any] | None:
         ):
             return value
     return None
+
+
+def _read_json(text: str) -> Any:
+    """A JSON list whose entries are what was written: null and Infinity are words like any other."""
+    value = json.loads(text, parse_constant=str, parse_float=str)
+    return ["null" if entry is None else entry for entry in value] if isinstance(value, list) else value

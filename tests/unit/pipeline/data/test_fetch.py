@@ -294,5 +294,5 @@ def test_every_entry_is_whole_and_every_benchmark_has_one() -> None:
         assert bool(one.repo) == bool(one.files) != bool(one.steps)
         assert one.revision is None or re.fullmatch("[0-9a-f]{40}", one.revision)
         assert all(re.fullmatch("[0-9a-f]{64}", digest) for digest in one.sha256.values())
-    own = {"imagefolder", "parquet", "scenes", "trails", "questions", "spatial"}
+    own = {"imagefolder", "parquet", "scenes", "shapes", "trails", "questions", "spatial", "mixture"}
     assert set(task_names()) - own <= set(catalogue())

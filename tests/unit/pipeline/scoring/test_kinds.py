@@ -6,7 +6,7 @@ import string
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
 from pipeline.scoring.kinds import KINDS, chance, gold_answer, infer_kind, judge_kind
@@ -83,6 +83,10 @@ def test_the_gold_text_is_right_and_another_is_not(gold: str, other: str) -> Non
 
 
 @given(st.lists(st.one_of(st.integers(-99, 99).map(str), WORDS.map(str.strip)), min_size=2, max_size=5), st.booleans())
+@example(["0", "null"], False)
+@example(["0", "Infinity"], False)
+@example(["0", "None"], True)
+@example(["1", "true", "NaN"], True)
 def test_the_gold_list_is_right_in_the_order_that_counts(entries: list[str], ordered: bool) -> None:
     assume(not any(" and " in f" {entry.casefold()} " for entry in entries))
     question = asked("list", gold_answer("list", entries)[0], ordered=ordered)

@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import importlib
 import inspect
+import itertools
 import re
 import sys
 from collections.abc import Iterable, Sequence
@@ -55,14 +56,18 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def fields_of(cls: type) -> list[tuple[str, str, str]]:
-    """Return (key, default, meaning) of each field of a dataclass; the meaning is the text below it in the source."""
-    body = ast.parse(inspect.getsource(cls)).body[0]
-    assert isinstance(body, ast.ClassDef)
+    """Return (key, default, meaning) of each field of a dataclass; the meaning is the text below it in the source, or in that
+    of a base.
+    """
     told: dict[str, str] = {}
-    for line, below in zip(body.body, [*body.body[1:], None], strict=True):
-        if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
-            text = below.value.value if isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant) else ""
-            told[line.target.id] = " ".join(str(text).split())
+    for each in filter(dataclasses.is_dataclass, cls.__mro__):
+        body = ast.parse(inspect.getsource(each)).body[0]
+        assert isinstance(body, ast.ClassDef)
+        for line, below in itertools.pairwise([*body.body, None]):
+            if isinstance(line, ast.AnnAssign) and isinstance(line.target, ast.Name):
+                is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
+                text = " ".join(str(below.value.value).split()) if is_text else ""
+                told[line.target.id] = told.get(line.target.id) or text
     return [(field.name, default_of(field), told[field.name]) for field in dataclasses.fields(cls)]
 
 

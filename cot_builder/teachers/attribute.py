@@ -8,21 +8,16 @@ attributes), because with a perfect teacher SFT leaves reinforcement nothing to 
 
 from __future__ import annotations
 
-import dataclasses
 import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cot_builder.teachers.base import OfflineTeacher, Reply, TeacherQuestion, TeacherRequest, draw_seed
+from cot_builder.teachers.base import OfflineTeacher, TeacherQuestion
 from cot_builder.teachers.config import DESCRIPTION, AttributeConfig
 from pipeline.files import digest
 from pipeline.scoring.response import render
 from pipeline.types import Question
 
-VERSION = "2bcdce56b3282d9af95f8d8e80bcb67eae1cbde5ce1721e398c4cf4ea4c168aa"
-"""Part of every request's key: another one asks all offline rows anew. Change it when other text is written.
-
-It is the digest this file once had, so that builds of before still find their replies."""
 _DARK, _BRIGHT = 0.3, 0.7
 _MUTED, _VIVID = 0.2, 0.6
 _MOST_OBJECTS = 3
@@ -51,7 +46,7 @@ _ANSWERS = ("So the answer is {label}.", "This gives {label}.", "The answer is {
 _CONCLUSIONS_ALONE = ("The picture suggests {label}.", "It suggests {label}.", "The feeling is {label}.")
 
 
-class AttributeTeacher(OfflineTeacher):
+class AttributeTeacher(OfflineTeacher[AttributeConfig]):
     """See the module.
 
     Args:
@@ -64,6 +59,9 @@ class AttributeTeacher(OfflineTeacher):
             where the task knows them.
     """
 
+    version = "2bcdce56b3282d9af95f8d8e80bcb67eae1cbde5ce1721e398c4cf4ea4c168aa"
+    """The digest this file once had, so that builds of before still find their replies."""
+
     def __init__(
         self,
         name: str,
@@ -73,36 +71,22 @@ class AttributeTeacher(OfflineTeacher):
         descriptions: Mapping[str, str] | None = None,
         own_answers: bool = False,
     ) -> None:
-        self.name = name
         self._descriptions, self._own_answers = dict(descriptions or {}), own_answers
-        self._config = config
-        self._run_seed = run_seed
         self._seen = _values_seen(examples, config.attributes) if config.misread_rate else {}
-        self._fixed = {
-            "teacher": "attribute",
-            "config": dataclasses.asdict(config),
-            "source": VERSION,
-            "values_seen": digest(self._seen),
-        }
+        super().__init__(name, config, run_seed, values_seen=digest(self._seen))
 
-    def request(self, question: TeacherQuestion) -> TeacherRequest:
-        """Return everything the reply depends on; the picture and the prompt are not among it."""
+    def _told(self, question: TeacherQuestion) -> dict[str, Any]:
         row = question.row
-        seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
         known = {**row.attributes, DESCRIPTION: self._descriptions.get(row.gold)}
         named = {name: known[name] for name in self._config.attributes if known.get(name) is not None}
         steps = {"trace": row.trace} if self._own_answers and row.trace else {}
-        told = {"id": row.id, "label": row.gold, "attributes": named, "seed": seed}
-        if question.mode in EXTRACTION:
-            told |= {"mode": question.mode, "question": row.text}
-        return TeacherRequest.of({**self._fixed, **told, **steps})
+        asked = {"mode": question.mode, "question": row.text} if question.mode in EXTRACTION else {}
+        return {"label": row.gold, "attributes": named, **asked, **steps}
 
-    async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
-        """Return the reply to a request; never fails."""
-        told = request.record
-        if question.mode in EXTRACTION:
-            return Reply(self._extract(question.mode, told))
-        return Reply(self.write(told["attributes"], question.row.gold, told["seed"], told.get("trace", "")))
+    def _reply(self, told: Mapping[str, Any]) -> str:
+        if "mode" in told:
+            return self._extract(told["mode"], told)
+        return self.write(told["attributes"], told["label"], told["seed"], told.get("trace", ""))
 
     def _extract(self, mode: str, told: Mapping[str, Any]) -> str:
         """Return what the extraction recipe asks for: what to observe, the answer as a statement, or a description."""

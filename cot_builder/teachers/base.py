@@ -4,11 +4,14 @@ and a request into a `Reply`. cot_builder/teachers/config.py says how one is con
 
 from __future__ import annotations
 
+import dataclasses
 import random
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Generic, Protocol, TypeVar
 
 from cot_builder.prompts import Prompt
+from cot_builder.teachers.config import OfflineConfig
 from cot_builder.teachers.images import TeacherImage
 from pipeline.files import digest
 from pipeline.types import Question
@@ -131,11 +134,50 @@ class Teacher(Protocol):
         """Give connections back."""
 
 
-class OfflineTeacher:
-    """What a teacher without servers has in common with the others: it takes one row at a time and has nothing to end."""
+Config = TypeVar("Config", bound=OfflineConfig)
+
+
+class OfflineTeacher(Generic[Config]):
+    """What teachers without servers have in common: they take one row at a time, never fail and have nothing to end.
+
+    A reply follows from the configuration, the run's seed, the attempt and what `_told` takes from a row; `_reply` writes it.
+
+    Args:
+        name: recorded with every row.
+        config: what it does wrong, with its seed.
+        run_seed: part of every seed.
+        fixed: what else every reply depends on.
+    """
 
     concurrency = 1
     sample: tuple[TeacherQuestion, TeacherRequest] | None = None
+    version: ClassVar[int | str]
+    """Part of every request's key: another one asks all its rows anew. Change it when other text is written."""
+
+    def __init__(self, name: str, config: Config, run_seed: int, **fixed: str) -> None:
+        self.name = name
+        self._config = config
+        self._run_seed = run_seed
+        own = dataclasses.asdict(config)
+        self._fixed = {"teacher": config.kind, "config": own, "source": self.version, **fixed}
+
+    def request(self, question: TeacherQuestion) -> TeacherRequest:
+        """Return everything the reply depends on; the picture and the prompt are not among it."""
+        row = question.row
+        seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
+        return TeacherRequest.of({**self._fixed, "id": row.id, "seed": seed, **self._told(question)})
+
+    async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
+        """Return the reply to a request; never fails."""
+        return Reply(self._reply(request.record))
+
+    def _told(self, question: TeacherQuestion) -> dict[str, Any]:
+        """What it goes by, beside the seed of what goes wrong."""
+        raise NotImplementedError
+
+    def _reply(self, told: Mapping[str, Any]) -> str:
+        """What it says to a request of that record."""
+        raise NotImplementedError
 
     def endpoints(self) -> list[EndpointState]:
         """Return none."""

@@ -30,11 +30,33 @@ DESCRIPTION = "description"
 
 
 @dataclass(frozen=True)
-class AttributeConfig:
-    """The offline teacher. Its rates declare an imperfection like a real teacher's; all are 0 by default."""
+class OfflineConfig:
+    """What offline teachers have in common. Their rates declare an imperfection like a real teacher's; all are 0 by default."""
+
+    kind: str = ""
+    """Required: says that the file is of this kind."""
+    seed: int = 0
+    """What its mistakes follow from, with the run's seed."""
+
+    def problems(self) -> list[str]:
+        """Return what is wrong with the settings."""
+        rates = {name: value for name, value in vars(self).items() if name.endswith("_rate")}
+        return [f"{name}: {rate} is not between 0 and 1" for name, rate in rates.items() if not 0 <= rate <= 1]
+
+    def named_labels(self) -> tuple[str, list[str]]:
+        """Return the setting that names labels of the task, and the labels; ("", []) where none does."""
+        return "", []
+
+    def imperfections(self) -> list[str]:
+        """Return what it does wrong on purpose."""
+        return []
+
+
+@dataclass(frozen=True)
+class AttributeConfig(OfflineConfig):
+    """The offline teacher that writes from annotations."""
 
     kind: str = "attribute"
-    """Required: says that the file is of this kind."""
     seed: int = 0
     """What its choices of words and its mistakes follow from, with the run's seed."""
     attributes: list[str] = field(default_factory=lambda: list(ATTRIBUTES))
@@ -50,7 +72,7 @@ class AttributeConfig:
 
     def problems(self) -> list[str]:
         """Return what is wrong with the settings."""
-        problems = _rate_problems(self, "confusion_rate", "omit_think_rate", "misread_rate")
+        problems = super().problems()
         for attribute in self.attributes:
             if attribute not in (*ATTRIBUTES, DESCRIPTION):
                 problems.append(f"attributes: {attribute!r} is not one of {', '.join((*ATTRIBUTES, DESCRIPTION))}")
@@ -76,13 +98,10 @@ class AttributeConfig:
 
 
 @dataclass(frozen=True)
-class WalkerConfig:
-    """The offline teacher of `trails`. Its rates declare an imperfection like a real teacher's; all are 0 by default."""
+class WalkerConfig(OfflineConfig):
+    """The offline teacher of `trails`."""
 
     kind: str = "walker"
-    """Required: says that the file is of this kind."""
-    seed: int = 0
-    """What its mistakes follow from, with the run's seed."""
     misread_rate: float = 0.0
     """Share of arrows it reads as another direction; it walks on from where that leads."""
     gives_up_after: int = 0
@@ -94,7 +113,7 @@ class WalkerConfig:
 
     def problems(self) -> list[str]:
         """Return what is wrong with the settings."""
-        problems = _rate_problems(self, "misread_rate", "give_up_rate")
+        problems = super().problems()
         if self.give_up_rate and self.gives_up_after < 1:
             problems.append(f"gives_up_after: {self.gives_up_after} is less than 1, and give_up_rate is set")
         if self.give_up_rate and not self.give_up_answer:
@@ -119,13 +138,10 @@ class WalkerConfig:
 
 
 @dataclass(frozen=True)
-class ListerConfig:
-    """The offline teacher of `shapes`. Its rates declare an imperfection like a real teacher's; all are 0 by default."""
+class ListerConfig(OfflineConfig):
+    """The offline teacher of `shapes`."""
 
     kind: str = "lister"
-    """Required: says that the file is of this kind."""
-    seed: int = 0
-    """What its mistakes follow from, with the run's seed."""
     misread_rate: float = 0.0
     """Share of objects of which it reads the colour or the shape wrongly."""
     looks_at: int = 0
@@ -135,14 +151,10 @@ class ListerConfig:
 
     def problems(self) -> list[str]:
         """Return what is wrong with the settings."""
-        problems = _rate_problems(self, "misread_rate", "stop_rate")
+        problems = super().problems()
         if self.stop_rate and self.looks_at < 1:
             problems.append(f"looks_at: {self.looks_at} is less than 1, and stop_rate is set")
         return problems
-
-    def named_labels(self) -> tuple[str, list[str]]:
-        """Return the setting that names labels of the task, and the labels: none."""
-        return "", []
 
     def imperfections(self) -> list[str]:
         """Return what it does wrong on purpose."""
@@ -282,17 +294,12 @@ def check_teacher(config: TeacherConfig, name: str, task: Task) -> list[str]:
 
 def declared_imperfection(config: TeacherConfig) -> str:
     """Return what a teacher's file says it does wrong on purpose, as a sentence; "" where it says nothing."""
-    return "" if isinstance(config, OpenAIConfig) else ", ".join(config.imperfections())
+    return ", ".join(config.imperfections()) if isinstance(config, OfflineConfig) else ""
 
 
 def api_key(config: OpenAIConfig) -> str | None:
     """Return the key of a teacher's servers, from the environment; None when there is none."""
     return os.environ.get(config.api_key_env, "").strip() or None if config.api_key_env else None
-
-
-def _rate_problems(config: AttributeConfig | WalkerConfig | ListerConfig, *names: str) -> list[str]:
-    rates = {name: getattr(config, name) for name in names}
-    return [f"{name}: {rate} is not between 0 and 1" for name, rate in rates.items() if not 0 <= rate <= 1]
 
 
 def _address_problems(urls: Sequence[str]) -> list[str]:

@@ -16,33 +16,22 @@ import random
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from cot_builder.teachers.base import OfflineTeacher, Reply, TeacherQuestion, TeacherRequest, draw_seed
+from cot_builder.teachers.base import OfflineTeacher, TeacherQuestion
 from cot_builder.teachers.config import ListerConfig
 from pipeline.scoring.response import render
 from pipeline.tasks.shapes import COLOURS, SHAPES, Asks, Thing, reason, things_of
 
-VERSION = 1
-"""Part of every request's key: another one asks all its rows anew. Change it when other text is written."""
 
-
-class ListerTeacher(OfflineTeacher):
+class ListerTeacher(OfflineTeacher[ListerConfig]):
     """See the module."""
 
-    def __init__(self, name: str, config: ListerConfig, run_seed: int) -> None:
-        self.name = name
-        self._config = config
-        self._run_seed = run_seed
-        self._fixed = {"teacher": "lister", "config": dataclasses.asdict(config), "source": VERSION}
+    version = 1
 
-    def request(self, question: TeacherQuestion) -> TeacherRequest:
-        """Return everything the reply depends on: the objects, what is asked, and the seed of what goes wrong."""
-        row = question.row
-        seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
-        return TeacherRequest.of({**self._fixed, "id": row.id, "shown": dict(row.attributes), "seed": seed})
+    def _told(self, question: TeacherQuestion) -> dict[str, Any]:
+        return {"shown": dict(question.row.attributes)}
 
-    async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
-        """Return the reply to a request; never fails."""
-        return Reply(self.write(request.record["shown"], request.record["seed"]))
+    def _reply(self, told: Mapping[str, Any]) -> str:
+        return self.write(told["shown"], told["seed"])
 
     def write(self, shown: Mapping[str, Any], seed: int) -> str:
         """Return the reply about one picture.

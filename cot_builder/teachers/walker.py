@@ -11,39 +11,29 @@ attempt).
 
 from __future__ import annotations
 
-import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from cot_builder.teachers.base import OfflineTeacher, Reply, TeacherQuestion, TeacherRequest, draw_seed
+from cot_builder.teachers.base import OfflineTeacher, TeacherQuestion
 from cot_builder.teachers.config import WalkerConfig
 from pipeline.scoring.response import render
 from pipeline.tasks.trails import ARROWS, SIDE, START, board_of, directions, number_of, step
 
-VERSION = 1
-"""Part of every request's key: another one asks all its rows anew. Change it when other text is written."""
 MOST_ARROWS = SIDE * SIDE
 """A misread arrow may lead it in a circle; then it stops here."""
 
 
-class WalkerTeacher(OfflineTeacher):
+class WalkerTeacher(OfflineTeacher[WalkerConfig]):
     """See the module."""
 
-    def __init__(self, name: str, config: WalkerConfig, run_seed: int) -> None:
-        self.name = name
-        self._config = config
-        self._run_seed = run_seed
-        self._fixed = {"teacher": "walker", "config": dataclasses.asdict(config), "source": VERSION}
+    version = 1
 
-    def request(self, question: TeacherQuestion) -> TeacherRequest:
-        """Return everything the reply depends on: the board, and the seed of what goes wrong."""
-        row = question.row
-        seed = draw_seed(self._run_seed, self._config.seed, row.id, question.attempt)
-        return TeacherRequest.of({**self._fixed, "id": row.id, "board": row.attributes["board"], "seed": seed})
+    def _told(self, question: TeacherQuestion) -> dict[str, Any]:
+        return {"board": question.row.attributes["board"]}
 
-    async def ask(self, question: TeacherQuestion, request: TeacherRequest) -> Reply:
-        """Return the reply to a request; never fails."""
-        return Reply(self.write(request.record["board"], request.record["seed"]))
+    def _reply(self, told: Mapping[str, Any]) -> str:
+        return self.write(told["board"], told["seed"])
 
     def write(self, rows: Sequence[Sequence[str]], seed: int) -> str:
         """Return the reply about one board.

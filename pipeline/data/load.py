@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,36 +17,6 @@ DRAWN = ("scenes", "trails", "shapes")
 """Tasks that draw their own pictures, so that all are usable and none need lie there before."""
 TASKS = ROOT / "pipeline" / "tasks"
 """The plug-in folder, which is looked into by name: it lies above this room."""
-
-
-@dataclass(frozen=True)
-class TaskOption:
-    """An option of a task's file: its default, what it means, and, where it is one of a few words, which; docs/tasks.md has
-    a table of them all.
-    """
-
-    default: Any
-    meaning: str
-    choices: Collection[str] = ()
-
-
-def check_options(config: TaskConfig, allowed: Mapping[str, TaskOption]) -> dict[str, Any]:
-    """Return the value of every option of a task: what ``options:`` sets, once it is known to be one, else its default.
-
-    Raises:
-        UserError: naming every other key and every value that is none of the choices, with the nearest right one.
-    """
-    problems = []
-    for key, value in config.options.items():
-        if key not in allowed:
-            problems.append(
-                f"task.options.{key}: the {config.name} task has no such option; {did_you_mean(key, allowed)}"
-            )
-        elif (choices := allowed[key].choices) and value not in choices:
-            problems.append(f"task.options.{key}: {value!r} is no {key}; {did_you_mean(value, choices)}")
-    if problems:
-        raise UserError(problems)
-    return {name: config.options.get(name, option.default) for name, option in allowed.items()}
 
 
 def task_names() -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.benchmark_rows import RawRow
-from pipeline.data.load import TaskOption
+from pipeline.data.options import TaskOption
 from pipeline.data.question_text import is_conversation
 from pipeline.errors import UserError, did_you_mean
 

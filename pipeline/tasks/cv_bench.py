@@ -30,7 +30,7 @@ from pipeline.data.benchmark_rows import (
     picture,
     read_questions,
 )
-from pipeline.data.load import check_options
+from pipeline.data.options import check_options
 from pipeline.data.prompting import lettered
 from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracies, accuracy

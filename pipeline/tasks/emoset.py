@@ -29,7 +29,7 @@ from pipeline.config.schema import TaskConfig
 from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root, label_set, usable
 from pipeline.data.images import paths_inside
-from pipeline.data.load import check_options
+from pipeline.data.options import check_options
 from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.files import digest

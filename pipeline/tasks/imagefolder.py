@@ -29,7 +29,7 @@ from pipeline.data.image_sets import (
     writable,
 )
 from pipeline.data.images import inside
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options
 from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.files import hash_to_number

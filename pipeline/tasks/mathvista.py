@@ -19,7 +19,7 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.benchmark_rows import QuestionColumns, RawRow, Unusable, find_splits, listed, picture, read_questions
-from pipeline.data.load import check_options
+from pipeline.data.options import check_options
 from pipeline.data.prompting import A_LETTER, instructed, lettered
 from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracies, accuracy, judged

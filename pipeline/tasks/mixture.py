@@ -26,7 +26,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.load import TaskOption, check_options, load_task
+from pipeline.data.load import load_task
+from pipeline.data.options import TaskOption, check_options
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
 from pipeline.types import Judgement, Problem, Question, Split

@@ -31,7 +31,7 @@ from pipeline.data.benchmark_rows import (
     picture,
     read_questions,
 )
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options
 from pipeline.data.prompting import A_LETTER, DIRECT_LETTER, instructed, lettered
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean

@@ -26,7 +26,7 @@ from pipeline.data.benchmark_rows import (
 )
 from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options
 from pipeline.data.prompting import instructed, lettered
 from pipeline.data.task import Task
 from pipeline.errors import UserError

@@ -29,7 +29,7 @@ from pipeline.data.benchmark_rows import (
     picture,
     read_questions,
 )
-from pipeline.data.load import check_options
+from pipeline.data.options import check_options
 from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracies, accuracy
 from pipeline.types import Question, Split

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import data_root, kept_spellings, label_set, merge_spellings, usable
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
 from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError

@@ -31,7 +31,7 @@ from pipeline.data.benchmark_rows import (
     read_questions,
     unlocated_rows,
 )
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options, share_below
 from pipeline.data.prompting import asked_by_kind
 from pipeline.data.question_columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
 from pipeline.data.question_rows import RowReader
@@ -51,7 +51,9 @@ OPTIONS = {
     "turns": TaskOption(
         "first", "of several turns in a row, ask the first or each (without the turns before it)", ("first", "each")
     ),
-    "relative_tolerance": TaskOption(None, "share of the gold number that an answer may be off, such as 0.05"),
+    "relative_tolerance": TaskOption(
+        None, "share of the gold number that an answer may be off, such as 0.05", check=share_below(1)
+    ),
 }
 _WHAT = "rows of pictures, questions and answers: .parquet, .jsonl, .json, .csv or .arrow files, or a folder of them"
 _NO_ROWS = frozenset(("dataset_info", "dataset_infos", "dataset_dict", "state", "config", "package"))
@@ -65,9 +67,6 @@ def load(config: TaskConfig, cache: Path) -> Task:
         UserError: when there are no rows, or a needed column is none of the names known.
     """
     options = check_options(config, OPTIONS)
-    share = options["relative_tolerance"]
-    if share is not None and not (isinstance(share, int | float) and 0 <= share < 1):
-        raise UserError(f"task.options.relative_tolerance: {share!r} is no share of a number from 0 to 1, such as 0.05")
     folder, files = find_splits(config, _WHAT, ("all",), lambda root, _: _all_files(root))
     splits = split_files(folder, files["all"])
     unread = [file for file in files["all"] if not any(file in found for found in splits.values())]

@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options, share, whole_from
 from pipeline.data.task import Task
-from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -51,11 +50,11 @@ FACES = {"smiling": (250, 215, 90), "frowning": (225, 120, 90), "neutral": (235,
 SPLITS = ("train", "val", "test")
 OPTIONS = {
     "seed": TaskOption(0, "what everything follows from"),
-    "size": TaskOption(64, "pixels a side"),
-    "train": TaskOption(6000, "rows"),
-    "val": TaskOption(200, "rows"),
-    "test": TaskOption(800, "rows"),
-    "ambiguous": TaskOption(0.17, "share of pictures whose emotion nothing tells"),
+    "size": TaskOption(64, "pixels a side", check=whole_from(1)),
+    "train": TaskOption(6000, "rows", check=whole_from(0)),
+    "val": TaskOption(200, "rows", check=whole_from(0)),
+    "test": TaskOption(800, "rows", check=whole_from(0)),
+    "ambiguous": TaskOption(0.17, "share of pictures whose emotion nothing tells", check=share),
 }
 
 
@@ -68,8 +67,6 @@ def load(config: TaskConfig, cache: Path) -> Task:
     from pipeline.tasks import emoset
 
     options = check_options(config, OPTIONS)
-    if problems := list(_option_problems(options)):
-        raise UserError(problems)
 
     def annotated(split: str) -> Iterator[tuple[dict[str, Any], random.Random]]:
         """The annotations of a split, and what goes on to draw each."""
@@ -98,16 +95,6 @@ def load(config: TaskConfig, cache: Path) -> Task:
         jpeg={"quality": 92},
         listed=listed,
     )
-
-
-def _option_problems(options: dict[str, Any]) -> Iterator[str]:
-    for key in ("size", *SPLITS):
-        least = 1 if key == "size" else 0
-        if not isinstance(options[key], int) or isinstance(options[key], bool) or options[key] < least:
-            yield f"task.options.{key}: {options[key]!r} is not a whole number from {least}"
-    share = options["ambiguous"]
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share <= 1:
-        yield f"task.options.ambiguous: {share!r} is not a number from 0 to 1"
 
 
 def sample(rng: random.Random, ambiguous: float) -> dict[str, Any]:

@@ -34,10 +34,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options, ends, true_or_false, whole_from
 from pipeline.data.prompting import asked_by_kind, lettered
 from pipeline.data.task import Task
-from pipeline.errors import UserError
 from pipeline.files import digest
 from pipeline.scoring.kinds import chance, judge_kind
 from pipeline.scoring.multiple_choice import letters
@@ -63,13 +62,19 @@ FEWEST, MOST = 2, 10
 SPLITS = ("train", "val", "test")
 OPTIONS = {
     "seed": TaskOption(0, "what everything follows from"),
-    "train": TaskOption(6000, "rows"),
-    "val": TaskOption(200, "rows"),
-    "test": TaskOption(800, "rows"),
+    "train": TaskOption(6000, "rows", check=whole_from(0)),
+    "val": TaskOption(200, "rows", check=whole_from(0)),
+    "test": TaskOption(800, "rows", check=whole_from(0)),
     "mirror": TaskOption(
-        False, "whether each picture of train is also shown in a mirror, with the answer that it then has"
+        False,
+        "whether each picture of train is also shown in a mirror, with the answer that it then has",
+        check=true_or_false,
     ),
-    "objects": TaskOption([2, 8], f"the fewest and the most objects of a picture, from {FEWEST} to {MOST}"),
+    "objects": TaskOption(
+        [2, 8],
+        f"the fewest and the most objects of a picture, from {FEWEST} to {MOST}",
+        check=ends("the fewest and the most objects", FEWEST, MOST),
+    ),
 }
 
 
@@ -136,8 +141,6 @@ def load(config: TaskConfig, cache: Path) -> Task:
         UserError: on an unknown option, or a value that cannot be drawn.
     """
     options = check_options(config, OPTIONS)
-    if problems := list(_option_problems(options)):
-        raise UserError(problems)
     root = cache / f"drawn-{digest([VERSION, options])[:12]}"
 
     def read(split: str) -> Split:
@@ -151,19 +154,6 @@ def load(config: TaskConfig, cache: Path) -> Task:
         return Counter(list(TASKS)[number % len(TASKS)] for number, _ in _shown(split, options))
 
     return Task("shapes", SPLITS, read, prompt=asked_by_kind, judge=judge_kind, chance=chance, listed=listed)
-
-
-def _option_problems(options: Mapping[str, Any]) -> Iterator[str]:
-    for key in SPLITS:
-        if type(options[key]) is not int or options[key] < 0:
-            yield f"task.options.{key}: {options[key]!r} is not a whole number from 0"
-    if not isinstance(options["mirror"], bool):
-        yield f"task.options.mirror: {options['mirror']!r} is neither true nor false"
-    objects = options["objects"]
-    if not (isinstance(objects, Sequence) and len(objects) == 2 and all(type(number) is int for number in objects)):
-        yield f"task.options.objects: {objects!r} is not the fewest and the most objects, such as [2, 8]"
-    elif not FEWEST <= objects[0] <= objects[1] <= MOST:
-        yield f"task.options.objects: {objects!r} is not in order and from {FEWEST} to {MOST}"
 
 
 def _write(root: Path, options: Mapping[str, Any]) -> None:

@@ -23,7 +23,7 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import data_root
 from pipeline.data.images import check_images
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options, share_below, some_of, true_or_false, whole_from
 from pipeline.data.spatial.ask import TASKS, BoxQuestion, Refusals, ask, choose, marks_of
 from pipeline.data.spatial.copies import PictureCopy, make_copies
 from pipeline.data.spatial.files import SPLITS, WHAT, Found, find_files, read_file, with_ids_of_their_own
@@ -36,7 +36,7 @@ from pipeline.data.spatial.pictures import (
     mirrored,
 )
 from pipeline.data.task import Task
-from pipeline.errors import UserError, did_you_mean
+from pipeline.errors import UserError
 from pipeline.files import hash_to_number
 from pipeline.scoring.kinds import judge_kind
 from pipeline.system.locks import exclusive
@@ -44,17 +44,42 @@ from pipeline.types import Problem, Question, Split
 
 LOWER_EDGE = "lower edge"
 AUGMENTED = ("mirror", "crop")
+
+
+def _three_numbers(value: Any) -> str:
+    right = isinstance(value, Sequence) and len(value) == 3 and not any(map(whole_from(0), value))
+    return "" if right else "is not three numbers of pictures, such as [3000, 200, 600]"
+
+
+def _a_folder(value: Any) -> str:
+    return "" if Path(str(value)).expanduser().is_dir() else "is no folder"
+
+
 OPTIONS = {
-    "kinds": TaskOption(list(TASKS), "what is asked, of count, relation, depth, distance"),
-    "questions": TaskOption(1, "most questions of one kind on one picture"),
-    "balanced": TaskOption(True, "leave out counts whose answer is commoner than the other options"),
-    "lower_edge": TaskOption(False, "guess depth and distance from the boxes' lower edges where the data have neither"),
-    "augment": TaskOption(
-        [], "mirror, crop: further copies of the pictures of train, asked the same with their own answers"
+    "kinds": TaskOption(
+        list(TASKS), "what is asked, of count, relation, depth, distance", check=some_of(tuple(TASKS), fewest=1)
     ),
-    "images": TaskOption(None, "the pictures' folder, where it is not beside the annotations"),
-    "held_share": TaskOption(0.1, "share of the pictures in val, and in test, where no file has that word in its name"),
-    "drawn": TaskOption([3000, 200, 600], "pictures of train, val and test, where they are drawn"),
+    "questions": TaskOption(1, "most questions of one kind on one picture", check=whole_from(1)),
+    "balanced": TaskOption(
+        True, "leave out counts whose answer is commoner than the other options", check=true_or_false
+    ),
+    "lower_edge": TaskOption(
+        False, "guess depth and distance from the boxes' lower edges where the data have neither", check=true_or_false
+    ),
+    "augment": TaskOption(
+        [],
+        "mirror, crop: further copies of the pictures of train, asked the same with their own answers",
+        check=some_of(AUGMENTED),
+    ),
+    "images": TaskOption(None, "the pictures' folder, where it is not beside the annotations", check=_a_folder),
+    "held_share": TaskOption(
+        0.1,
+        "share of the pictures in val, and in test, where no file has that word in its name",
+        check=share_below(0.5),
+    ),
+    "drawn": TaskOption(
+        [3000, 200, 600], "pictures of train, val and test, where they are drawn", check=_three_numbers
+    ),
     "seed": TaskOption(0, "what drawn pictures follow from"),
 }
 
@@ -66,8 +91,6 @@ def load(config: TaskConfig, cache: Path) -> Task:
         UserError: on an unknown option or value, or when the path holds no boxes.
     """
     options = check_options(config, OPTIONS)
-    if problems := list(_option_problems(options)):
-        raise UserError(problems)
     splits: tuple[str, ...] = SPLITS
     source = None
     if config.path is not None:
@@ -84,35 +107,6 @@ def load(config: TaskConfig, cache: Path) -> Task:
         return _asked(found, split, options, cache)
 
     return Task("spatial", splits, read, judge=judge_kind)
-
-
-def _option_problems(options: Mapping[str, Any]) -> Iterator[str]:
-    for key, words in (("kinds", tuple(TASKS)), ("augment", AUGMENTED)):
-        if not isinstance(options[key], Sequence) or isinstance(options[key], str):
-            yield f"task.options.{key}: {options[key]!r} is not a list of {', '.join(words)}"
-            continue
-        for value in options[key]:
-            if value not in words:
-                yield f"task.options.{key}: {value!r} is none of them; {did_you_mean(str(value), words)}"
-    if not options["kinds"]:
-        yield f"task.options.kinds: is empty; name some of {', '.join(TASKS)}"
-    if type(options["questions"]) is not int or options["questions"] < 1:
-        yield f"task.options.questions: {options['questions']!r} is not a whole number from 1"
-    for key in ("balanced", "lower_edge"):
-        if not isinstance(options[key], bool):
-            yield f"task.options.{key}: {options[key]!r} is neither true nor false"
-    share = options["held_share"]
-    if isinstance(share, bool) or not isinstance(share, int | float) or not 0 <= share < 0.5:
-        yield f"task.options.held_share: {share!r} is not a number from 0 to 0.5"
-    drawn = options["drawn"]
-    if (
-        not isinstance(drawn, Sequence)
-        or len(drawn) != 3
-        or not all(type(number) is int and number >= 0 for number in drawn)
-    ):
-        yield f"task.options.drawn: {drawn!r} is not three numbers of pictures, such as [3000, 200, 600]"
-    if options["images"] is not None and not Path(str(options["images"])).expanduser().is_dir():
-        yield f"task.options.images: {options['images']!r} is no folder"
 
 
 # ---- pictures

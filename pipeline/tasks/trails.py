@@ -24,9 +24,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options, ends, whole_from
 from pipeline.data.task import Task
-from pipeline.errors import UserError
 from pipeline.types import Question, Split
 
 if TYPE_CHECKING:
@@ -59,10 +58,14 @@ SPLITS = ("train", "val", "test")
 QUESTION = "Which face do the arrows lead to from the ring?"
 OPTIONS = {
     "seed": TaskOption(0, "what everything follows from"),
-    "train": TaskOption(6000, "rows"),
-    "val": TaskOption(200, "rows"),
-    "test": TaskOption(800, "rows"),
-    "walk": TaskOption([1, 8], f"the shortest and the longest walk, at most {LONGEST}"),
+    "train": TaskOption(6000, "rows", check=whole_from(0)),
+    "val": TaskOption(200, "rows", check=whole_from(0)),
+    "test": TaskOption(800, "rows", check=whole_from(0)),
+    "walk": TaskOption(
+        [1, 8],
+        f"the shortest and the longest walk, at most {LONGEST}",
+        check=ends("the shortest and the longest walk", 1, LONGEST),
+    ),
 }
 
 Place = tuple[int, int]
@@ -79,8 +82,6 @@ def load(config: TaskConfig, cache: Path) -> Task:
     from pipeline.tasks import emoset
 
     options = check_options(config, OPTIONS)
-    if problems := list(_option_problems(options)):
-        raise UserError(problems)
 
     def drawn(split: str) -> Iterator[tuple[dict[str, Any], Image]]:
         shortest, longest = options["walk"]
@@ -115,17 +116,6 @@ def load(config: TaskConfig, cache: Path) -> Task:
         return dataclasses.replace(found, rows=tuple(map(_with_trace, found.rows)))
 
     return dataclasses.replace(task, read=read)
-
-
-def _option_problems(options: dict[str, Any]) -> Iterator[str]:
-    for key in SPLITS:
-        if type(options[key]) is not int or options[key] < 0:
-            yield f"task.options.{key}: {options[key]!r} is not a whole number from 0"
-    walk = options["walk"]
-    if not (isinstance(walk, Sequence) and len(walk) == 2 and all(type(length) is int for length in walk)):
-        yield f"task.options.walk: {walk!r} is not the shortest and the longest walk, such as [1, 8]"
-    elif not 1 <= walk[0] <= walk[1] <= LONGEST:
-        yield f"task.options.walk: {walk!r} is not in order and from 1 to {LONGEST}, the longest this board holds"
 
 
 def _with_trace(example: Question) -> Question:

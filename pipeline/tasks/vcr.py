@@ -32,7 +32,7 @@ from pipeline.data.benchmark_rows import (
     read_questions,
 )
 from pipeline.data.images import inside
-from pipeline.data.load import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options
 from pipeline.data.prompting import lettered
 from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracy

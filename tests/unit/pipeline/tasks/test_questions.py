@@ -315,7 +315,7 @@ def test_a_column_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> 
     [
         ({"speed": 1}, r"task\.options\.speed: the questions task has no such option"),
         ({"kind": "essay"}, r"task\.options\.kind: 'essay' is no kind"),
-        ({"relative_tolerance": "5%"}, r"task\.options\.relative_tolerance: '5%' is no share"),
+        ({"relative_tolerance": "5%"}, r"task\.options\.relative_tolerance: '5%' is not a number from 0 to 1"),
         ({"turns": "all"}, r"task\.options\.turns: 'all' is no turns"),
         ({"group_columns": ["taks"]}, r"task\.options\.group_columns: train\.jsonl has no column 'taks'"),
     ],

@@ -493,7 +493,7 @@ def test_every_wrong_option_is_told_at_once(tmp_path: Path) -> None:
     with pytest.raises(UserError) as caught:
         load_task(TaskConfig("spatial", options={**wrong, "drawn": [1], "images": str(tmp_path / "none")}), tmp_path)
     assert len(caught.value.problems) == 7
-    assert "task.options.kinds: 'counting' is none of them" in str(caught.value)
+    assert "task.options.kinds: ['counting'] names 'counting', which is none of them" in str(caught.value)
 
 
 @pytest.mark.parametrize(("text", "said"), [("[1]", "has no lists images and annotations"), ("{", "not JSON")])

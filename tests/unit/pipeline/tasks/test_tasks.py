@@ -19,7 +19,8 @@ from PIL import Image
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data import parquet_images
-from pipeline.data.load import TaskOption, check_options, load_task, task_names
+from pipeline.data.load import load_task, task_names
+from pipeline.data.options import TaskOption, check_options
 from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet

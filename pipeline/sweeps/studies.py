@@ -1,8 +1,11 @@
-"""What a sweep says of size, precision and steps: how accuracy, and the gap of one and several steps, move from cell to cell."""
+"""What a sweep says of size, precision and steps: how accuracy, and the gap of one and several steps, move from cell to cell.
+
+`complete` are the cells that are told about and compared with: those with results, none of them blind.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Protocol
@@ -44,14 +47,8 @@ def _side(read: dict[str, object]) -> Side:
     return Side(str(read["group"]), tuple(map(str, values)), bool(read.get("pairs", False)))
 
 
-def scaling(known: Known, complete: Sequence[Cell]) -> list[ScalingRow]:
-    """Return, per cell of a model of known size, how far its accuracy is below that of the largest model asked so.
-
-    Args:
-        known: the sweep.
-        complete: cells, none of them blind.
-    """
-    found = []
+def scaling(known: Known, complete: Sequence[Cell]) -> Iterator[ScalingRow]:
+    """Yield, per cell of a model of known size, how far its accuracy is below that of the largest model asked so."""
     for cell in complete:
         largest, size = _largest(known, complete, cell), known.size(cell)
         if largest is None or size is None:
@@ -60,18 +57,11 @@ def scaling(known: Known, complete: Sequence[Cell]) -> list[ScalingRow]:
         if test.difference is None or test.low is None or test.high is None:
             continue
         drop = Rate(round(test.difference, 6), round(test.low, 6), round(test.high, 6))
-        found.append(ScalingRow(**names(cell), parameters_m=size, reference=largest.id, n=test.n, drop=drop))
-    return found
+        yield ScalingRow(**names(cell), parameters_m=size, reference=largest.id, n=test.n, drop=drop)
 
 
-def steps(known: Known, complete: Sequence[Cell]) -> list[StepsRow]:
-    """Return, per cell whose task has rows of one step and of several, the gap and how it moves with size and precision.
-
-    Args:
-        known: the sweep.
-        complete: cells, none of them blind.
-    """
-    found = []
+def steps(known: Known, complete: Sequence[Cell]) -> Iterator[StepsRow]:
+    """Yield, per cell whose task has rows of one step and of several, the gap and how it moves with size and precision."""
     for cell in complete:
         name = known.config.tasks[cell.task].task.name
         if name not in groupings():
@@ -87,22 +77,19 @@ def steps(known: Known, complete: Sequence[Cell]) -> list[StepsRow]:
             else None
             for other in (largest, first)
         )
-        found.append(
-            StepsRow(
-                **names(cell),
-                says=says,
-                parameters_m=known.size(cell),
-                single=gap.single,
-                multi=gap.multi,
-                gap=gap.gap,
-                outside=gap.outside,
-                by_size=by_size,
-                size_reference=largest.id if largest and by_size else None,
-                by_precision=by_precision,
-                precision_reference=first.id if first and by_precision else None,
-            )
+        yield StepsRow(
+            **names(cell),
+            says=says,
+            parameters_m=known.size(cell),
+            single=gap.single,
+            multi=gap.multi,
+            gap=gap.gap,
+            outside=gap.outside,
+            by_size=by_size,
+            size_reference=largest.id if largest and by_size else None,
+            by_precision=by_precision,
+            precision_reference=first.id if first and by_precision else None,
         )
-    return found
 
 
 def _alike(cell: Cell, other: Cell) -> bool:

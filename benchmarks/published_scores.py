@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.benchmark_rows import LocatedImage
+from pipeline.data.questions.pictures import LocatedImage
 from pipeline.errors import UserError
 from pipeline.files import json_lines
 from pipeline.scoring.mathvista import extracted, published_prediction

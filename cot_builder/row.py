@@ -11,7 +11,7 @@ from cot_builder.filters.accept import REASONS
 from cot_builder.prompts import Prompt
 from cot_builder.teachers.base import Reply, TeacherQuestion
 from cot_builder.teachers.images import TeacherImage
-from pipeline.data.image_marks import without_marks
+from pipeline.data.questions.image_marks import without_marks
 from pipeline.types import Question
 
 if TYPE_CHECKING:

@@ -34,8 +34,8 @@ from pipeline.config.loader import to_plain
 from pipeline.config.schema import CotConfig, RunConfig
 from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.contents import Contents, read_contents
-from pipeline.data.image_marks import without_marks
 from pipeline.data.load import load_task
+from pipeline.data.questions.image_marks import without_marks
 from pipeline.data.student import student_folder, task_text_problems
 from pipeline.data.task import OPEN, Task
 from pipeline.data.templates import Template, own_digests, own_templates

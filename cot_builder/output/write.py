@@ -33,7 +33,7 @@ from cot_builder.teachers.base import Unanswered
 from pipeline.config.loader import to_plain
 from pipeline.data.cot_pictures import COLUMN, joined_digest
 from pipeline.data.image_digests import LENGTH, image_digests
-from pipeline.data.image_marks import without_marks
+from pipeline.data.questions.image_marks import without_marks
 from pipeline.data.usable_rows import usable_counts
 from pipeline.errors import UserError
 from pipeline.files import digest, file_digest, json_lines, write_atomic, write_json

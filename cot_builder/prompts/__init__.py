@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.prompting import wanted
+from pipeline.data.questions.prompting import wanted
 from pipeline.data.task import Task
 from pipeline.data.templates import Template, described, read_template, template_names
 from pipeline.errors import UserError, did_you_mean

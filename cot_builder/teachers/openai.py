@@ -32,8 +32,8 @@ from cot_builder.teachers.base import (
 from cot_builder.teachers.config import OpenAIConfig, api_key
 from cot_builder.teachers.endpoints import Endpoint, Failure, Lease, Pool
 from cot_builder.teachers.images import ENCODING
-from pipeline.data.image_marks import split_at_marks, without_marks
 from pipeline.data.images import ImageError
+from pipeline.data.questions.image_marks import split_at_marks, without_marks
 from pipeline.files import digest, weights_digest
 from pipeline.runs.phases import SERVED_AS
 from pipeline.system.chat_api import (

@@ -31,7 +31,7 @@ from pipeline.config.schema import (
 )
 from pipeline.config.special_tokens import special_token_in, special_tokens_of
 from pipeline.config.trainer_options import CONFIG_CLASSES
-from pipeline.data.prompting import PROMPT_STYLES
+from pipeline.data.questions.prompting import PROMPT_STYLES
 from pipeline.data.splits import parse_split, split_problem
 from pipeline.errors import UserError, did_you_mean
 from pipeline.run_dir import BASE, COT

@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline.data.image_marks import split_at_marks, without_marks
+from pipeline.data.questions.image_marks import split_at_marks, without_marks
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.types import Question

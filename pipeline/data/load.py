@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import pkgutil
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.own_prompt import asked_as
+from pipeline.data.questions.own_prompt import fill_prompt, prompt_problems
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
 from pipeline.files import ROOT, digest
@@ -42,6 +43,20 @@ def load_task(config: TaskConfig, cache: Path) -> Task:
     own = cache / f"{config.name}-{digest([config.path, config.options])[:12]}"
     task: Task = _module(config.name).load(config, own)
     return asked_as(task, config.prompt)
+
+
+def asked_as(task: Task, template: str | None) -> Task:
+    """Return the task, its questions put as a template has them; the task itself without one.
+
+    Raises:
+        UserError: naming everything that is wrong with the template.
+    """
+    if template is None:
+        return task
+    if problems := list(prompt_problems(template)):
+        raise UserError(problems)
+    own, labels = task.prompt, task.labels.names if task.labels else ()
+    return dataclasses.replace(task, prompt=lambda question, style: fill_prompt(template, question, style, own, labels))
 
 
 def _module(name: str) -> Any:

@@ -10,9 +10,9 @@ from typing import Any
 from pipeline.config.families import FIRST, PLACES, model_type, unfit_size
 from pipeline.config.schema import ModelConfig, RunConfig
 from pipeline.config.special_tokens import special_token_in, special_tokens_of
-from pipeline.data.image_marks import pictures_first
 from pipeline.data.images import ImageError, picture_size, remembered
 from pipeline.data.load import load_task
+from pipeline.data.questions.image_marks import pictures_first
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.run_dir import BASE, RunDir

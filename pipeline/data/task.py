@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.prompting import asked_for_label, asked_for_letter
+from pipeline.data.questions.prompting import asked_for_label, asked_for_letter
 from pipeline.data.splits import named_split, parse_split, sliced
 from pipeline.errors import UserError
 from pipeline.scoring.benchmark_judges import even_chance, judge_choice, judge_label
@@ -36,8 +36,8 @@ class Task:
         name: the task file's name.
         splits: the names `read` accepts.
         read: reads one whole split; called at most once per use, no caching promised.
-        prompt: (question, style) -> the text the model reads, in one of `pipeline.data.prompting.PROMPT_STYLES`; keeps image
-            marks.
+        prompt: (question, style) -> the text the model reads, in one of `pipeline.data.questions.prompting.PROMPT_STYLES`; keeps
+            image marks.
         judge: (question, completion, style) -> Judgement; the single judge behind filters, rewards, gates, validation and
             evaluation. A row without a gold answer is never right.
         chance: what guessing at random earns on a question, 0 to 1.

@@ -18,8 +18,8 @@ def judged(completion: str, style: str, read: Callable[[str], Judgement]) -> Jud
 
     Args:
         completion: untrusted text.
-        style: one of `pipeline.data.prompting.PROMPT_STYLES`. A think completion that breaks the grammar is unparsable, with the
-            broken rule as reason; no benchmark's guess replaces it, since the grammar is ours.
+        style: one of `pipeline.data.questions.prompting.PROMPT_STYLES`. A think completion that breaks the grammar is unparsable,
+            with the broken rule as reason; no benchmark's guess replaces it, since the grammar is ours.
         read: the benchmark's rule.
     """
     if style == "direct":

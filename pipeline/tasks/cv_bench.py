@@ -19,19 +19,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark_rows import (
-    QuestionColumns,
-    RawRow,
-    Unusable,
-    data_files,
-    find_splits,
-    gold_letter,
-    listed,
-    picture,
-    read_questions,
-)
 from pipeline.data.options import check_options
-from pipeline.data.prompting import lettered
+from pipeline.data.questions.cells import RawRow, Unusable, gold_letter, listed
+from pipeline.data.questions.files import data_files, find_splits
+from pipeline.data.questions.pictures import picture
+from pipeline.data.questions.prompting import lettered
+from pipeline.data.questions.read import QuestionColumns, read_questions
 from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracies, accuracy
 from pipeline.types import Problem, Question, Split

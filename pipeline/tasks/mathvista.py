@@ -18,9 +18,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark_rows import QuestionColumns, RawRow, Unusable, find_splits, listed, picture, read_questions
 from pipeline.data.options import check_options
-from pipeline.data.prompting import A_LETTER, instructed, lettered
+from pipeline.data.questions.cells import RawRow, Unusable, listed
+from pipeline.data.questions.files import find_splits
+from pipeline.data.questions.pictures import picture
+from pipeline.data.questions.prompting import A_LETTER, instructed, lettered
+from pipeline.data.questions.read import QuestionColumns, read_questions
 from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracies, accuracy, judged
 from pipeline.scoring.mathvista import ANSWER_TYPES, extracted, is_right, replacement
@@ -111,7 +114,7 @@ def _letter(choice: str, options: Sequence[str]) -> str:
 
 
 def build(row: RawRow) -> Iterable[Question]:
-    """Yield one row's question, for `pipeline.data.benchmark_rows.read_questions`."""
+    """Yield one row's question, for `pipeline.data.questions.read.read_questions`."""
     choices = [str(choice) for choice in listed(row.get("choices"))]
     kind = str(row["answer_type"])
     if kind not in ANSWER_TYPES or (row["question_type"] == "multi_choice") != bool(choices):

@@ -15,19 +15,14 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark_rows import (
-    QuestionColumns,
-    RawRow,
-    data_files,
-    gold_letter,
-    listed,
-    picture,
-    read_questions,
-)
 from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root
 from pipeline.data.options import TaskOption, check_options
-from pipeline.data.prompting import instructed, lettered
+from pipeline.data.questions.cells import RawRow, gold_letter, listed
+from pipeline.data.questions.files import data_files
+from pipeline.data.questions.pictures import picture
+from pipeline.data.questions.prompting import instructed, lettered
+from pipeline.data.questions.read import QuestionColumns, read_questions
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.tasks.mmmu import DOMAIN_OF, IMAGES, RULE, judge, official, subject_of, with_pictures

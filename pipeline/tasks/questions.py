@@ -20,21 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark_rows import (
-    TABLES,
-    QuestionColumns,
-    RawRow,
-    Unusable,
-    find_splits,
-    first_rows,
-    pictures,
-    read_questions,
-    unlocated_rows,
-)
 from pipeline.data.options import TaskOption, check_options, share_below
-from pipeline.data.prompting import asked_by_kind
-from pipeline.data.question_columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
-from pipeline.data.question_rows import RowReader
+from pipeline.data.questions.cells import RawRow, Unusable
+from pipeline.data.questions.columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
+from pipeline.data.questions.files import TABLES, find_splits, first_rows, unlocated_rows
+from pipeline.data.questions.pictures import pictures
+from pipeline.data.questions.prompting import asked_by_kind
+from pipeline.data.questions.read import QuestionColumns, read_questions
+from pipeline.data.questions.rows import RowReader
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.formatting import join_counts

@@ -35,7 +35,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.options import TaskOption, check_options, ends, true_or_false, whole_from
-from pipeline.data.prompting import asked_by_kind, lettered
+from pipeline.data.questions.prompting import asked_by_kind, lettered
 from pipeline.data.task import Task
 from pipeline.files import digest
 from pipeline.scoring.kinds import chance, judge_kind

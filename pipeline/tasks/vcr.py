@@ -22,18 +22,13 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark_rows import (
-    QuestionColumns,
-    RawRow,
-    Unusable,
-    data_files,
-    find_splits,
-    picture,
-    read_questions,
-)
 from pipeline.data.images import inside
 from pipeline.data.options import TaskOption, check_options
-from pipeline.data.prompting import lettered
+from pipeline.data.questions.cells import RawRow, Unusable
+from pipeline.data.questions.files import data_files, find_splits
+from pipeline.data.questions.pictures import picture
+from pipeline.data.questions.prompting import lettered
+from pipeline.data.questions.read import QuestionColumns, read_questions
 from pipeline.data.task import Task
 from pipeline.scoring.benchmark_judges import accuracy
 from pipeline.types import Problem, Question, Split

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipeline.config.evaluation import ONE_STEP, LabTask, style_of
 from pipeline.data.contents import Contents
-from pipeline.data.image_marks import without_marks
+from pipeline.data.questions.image_marks import without_marks
 from pipeline.data.task import Task
 from pipeline.files import digest, hash_to_number
 from pipeline.metrics.descriptions import Vocabulary, named

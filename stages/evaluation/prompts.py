@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from pipeline.data.image_marks import without_marks
+from pipeline.data.questions.image_marks import without_marks
 from pipeline.data.task import Task
 from pipeline.data.templates import IN_TWO_STEPS, Template, described
 from pipeline.scoring.response import Response, parse

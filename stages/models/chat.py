@@ -16,7 +16,7 @@ from PIL import Image
 from pipeline.config.special_tokens import TAGS
 from pipeline.data.chat import ANSWER, answer_behind, lost_response, without_question
 from pipeline.data.conversations import assistant_turn, user_turn
-from pipeline.data.prompting import PROMPT_STYLES
+from pipeline.data.questions.prompting import PROMPT_STYLES
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.scoring.response import completed, render

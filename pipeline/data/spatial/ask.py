@@ -24,7 +24,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.prompting import lettered
+from pipeline.data.questions.prompting import lettered
 from pipeline.data.spatial.pictures import Box, BoxedObject, BoxedPicture, nearer, overlap
 from pipeline.files import hash_to_number
 from pipeline.scoring.multiple_choice import letters

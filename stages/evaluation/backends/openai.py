@@ -21,8 +21,8 @@ from typing import Any
 import aiohttp
 
 from pipeline.config.evaluation import RENAME, LabModel
-from pipeline.data.image_marks import split_at_marks
 from pipeline.data.images import ImageError, encode_picture, open_rgb, plain_jpeg
+from pipeline.data.questions.image_marks import split_at_marks
 from pipeline.errors import UserError
 from pipeline.system.chat_api import DENIED, ErrorReply, adapted, address_hint, data_url, fields_not_taken, read_choice
 from pipeline.system.chat_client import LONGEST_PAUSE, MISCONFIGURED, REFUSED, ChatClient

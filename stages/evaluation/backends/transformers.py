@@ -21,8 +21,8 @@ from transformers.utils import logging
 
 from pipeline.config.families import FIRST, PLACES
 from pipeline.config.schema import ModelConfig, RunConfig
-from pipeline.data.image_marks import pictures_first, split_at_marks
 from pipeline.data.images import ImageError, open_rgb, picture_size
+from pipeline.data.questions.image_marks import pictures_first, split_at_marks
 from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
 from pipeline.scoring.response import opens_thought

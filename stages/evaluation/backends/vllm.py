@@ -9,8 +9,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from pipeline.config.families import OWN_CODE, model_type
-from pipeline.data.image_marks import split_at_marks
 from pipeline.data.images import ImageError, open_rgb
+from pipeline.data.questions.image_marks import split_at_marks
 from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus

@@ -20,7 +20,7 @@ from cot_builder.output import taken
 from cot_builder.teachers.openai import OpenAITeacher, _body
 from pipeline.config.loader import load
 from pipeline.data.conversations import cot_columns
-from pipeline.data.prompting import asked_by_kind
+from pipeline.data.questions.prompting import asked_by_kind
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.scoring.kinds import chance, judge_kind
@@ -207,7 +207,7 @@ def test_rows_that_are_asked_otherwise_today_are_no_source(run, monkeypatch):
     run.say = lambda question: reply(question.row.gold, f"{SEEN} {question.row.id * 9}.")
     assert main(["build", "--config", run.write()]) == 0
     monkeypatch.setattr(
-        "pipeline.data.prompting._WANTED", {"number": "a count", "yes_no": "yes or no", "text": "a word"}
+        "pipeline.data.questions.prompting._WANTED", {"number": "a count", "yes_no": "yes or no", "text": "a word"}
     )
     config = load(run.write("other", **{"from": str(run.folder / "runs" / "mine")}))
 

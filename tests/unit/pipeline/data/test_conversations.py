@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipeline.data.conversations import cot_columns, grpo_columns, in_order, label_columns, user_turn
-from pipeline.data.image_marks import pictures_first
+from pipeline.data.questions.image_marks import pictures_first
 from pipeline.data.task import labelled_task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet

@@ -14,7 +14,7 @@ from lab_fakes import Lab, Scripted, record, rows
 
 from pipeline.config.evaluation import LabTask, cells
 from pipeline.config.schema import TaskConfig
-from pipeline.data.prompting import asked_for_letter, lettered
+from pipeline.data.questions.prompting import asked_for_letter, lettered
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.metrics.intervals import rate

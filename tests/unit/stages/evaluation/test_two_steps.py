@@ -9,8 +9,8 @@ import pytest
 from lab_fakes import ROWS, Lab, Scripted, record, rows
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.image_marks import split_at_marks
 from pipeline.data.load import load_task
+from pipeline.data.questions.image_marks import split_at_marks
 from pipeline.errors import UserError
 from pipeline.types import Question
 from stages.evaluation import prompts

@@ -18,7 +18,7 @@ from pipeline.checks.model_folder import folder_problems
 from pipeline.config.schema import ModelConfig, RunConfig, TaskConfig, TinyConfig
 from pipeline.data.conversations import user_turn
 from pipeline.data.load import load_task
-from pipeline.data.prompting import PROMPT_STYLES
+from pipeline.data.questions.prompting import PROMPT_STYLES
 from pipeline.data.task import Task
 from pipeline.scoring.response import TAGS, render
 from pipeline.types import Question, labelled_image

@@ -15,8 +15,8 @@ from pipeline.checks.model_folder import folder_problems
 from pipeline.config.families import FIRST, PLACES, REFUSED, model_type, tiny_families
 from pipeline.config.schema import ModelConfig, RunConfig, TinyConfig
 from pipeline.data.conversations import assistant_turn, in_order, user_turn
-from pipeline.data.image_marks import pictures_first
-from pipeline.data.prompting import PROMPT_STYLES
+from pipeline.data.questions.image_marks import pictures_first
+from pipeline.data.questions.prompting import PROMPT_STYLES
 from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
 from pipeline.scoring.response import render

@@ -16,8 +16,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, TemplateError, meta
 from jinja2 import Template as Compiled
 
-from pipeline.data.prompting import lettered
-from pipeline.data.task import Task
+from pipeline.data.questions.prompting import lettered
 from pipeline.errors import UserError, did_you_mean
 from pipeline.scoring.multiple_choice import letters
 from pipeline.types import Question
@@ -62,20 +61,6 @@ def prompt_problems(template: str) -> Iterator[str]:
         yield f"task.prompt: {template[:80]!r} never uses {{{{ question }}}}, so that it asks nothing of a row"
 
 
-def asked_as(task: Task, template: str | None) -> Task:
-    """Return the task, its questions put as a template has them; the task itself without one.
-
-    Raises:
-        UserError: naming everything that is wrong with the template.
-    """
-    if template is None:
-        return task
-    if problems := list(prompt_problems(template)):
-        raise UserError(problems)
-    own, labels = task.prompt, task.labels.names if task.labels else ()
-    return dataclasses.replace(task, prompt=lambda question, style: fill_prompt(template, question, style, own, labels))
-
-
 def fill_prompt(
     template: str, question: Question, style: str, own: Callable[[Question, str], str], labels: Sequence[str] = ()
 ) -> str:
@@ -84,7 +69,7 @@ def fill_prompt(
     Args:
         template: without problems.
         question: the row.
-        style: one of `pipeline.data.prompting.PROMPT_STYLES`.
+        style: one of `pipeline.data.questions.prompting.PROMPT_STYLES`.
         own: the task's prompt, whose end behind the question is the instruction.
         labels: what a question without options of its own is answered with.
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.benchmark_rows import Unusable
-from pipeline.data.question_text import (
+from pipeline.data.questions.cells import Unusable
+from pipeline.data.questions.text import (
     marked,
     option_letter,
     options_in,

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.benchmark_rows import RawRow
 from pipeline.data.options import TaskOption
-from pipeline.data.question_text import is_conversation
+from pipeline.data.questions.cells import RawRow
+from pipeline.data.questions.text import is_conversation
 from pipeline.errors import UserError, did_you_mean
 
 NAMES: Mapping[str, tuple[str, ...]] = {

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.data.prompting import asked_by_kind
+from pipeline.data.questions.prompting import asked_by_kind
 from pipeline.data.task import labelled_task
 from pipeline.scoring.kinds import KINDS
 from pipeline.scoring.labels import LabelSet

@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.benchmark_rows import RawRow, Unusable, place_path
 from pipeline.data.image_sets import label_set
-from pipeline.data.prompting import lettered
-from pipeline.data.question_columns import RowColumns
-from pipeline.data.question_text import (
+from pipeline.data.questions.cells import RawRow, Unusable
+from pipeline.data.questions.columns import RowColumns
+from pipeline.data.questions.pictures import place_path
+from pipeline.data.questions.prompting import lettered
+from pipeline.data.questions.text import (
     MARK,
     is_conversation,
     marked,
@@ -110,7 +111,7 @@ class RowReader:
             folder: where pictures lie that stand in turns; None to take them as they are named.
 
         Raises:
-            Unusable: see `pipeline.data.question_text`.
+            Unusable: see `pipeline.data.questions.text`.
         """
         asked: Any = self.columns.question or self.columns.of("question", row)
         gold = unwrapped(self._gold(row))

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.load import load_task
-from pipeline.data.own_prompt import asked_as, fill_prompt, prompt_problems
-from pipeline.data.prompting import asked_for_letter, lettered
+from pipeline.data.load import asked_as, load_task
+from pipeline.data.questions.own_prompt import fill_prompt, prompt_problems
+from pipeline.data.questions.prompting import asked_for_letter, lettered
 from pipeline.data.task import Task, labelled_task
 from pipeline.errors import UserError
 from pipeline.scoring.labels import LabelSet

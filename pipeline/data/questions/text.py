@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from pipeline.data.benchmark_rows import Unusable, listed
+from pipeline.data.questions.cells import Unusable, listed
 from pipeline.scoring.markup import answer_part, boxed
 from pipeline.scoring.multiple_choice import letters, stated_choice
 

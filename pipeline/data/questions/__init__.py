@@ -1,0 +1,1 @@
+"""From rows as people publish them to questions, and how questions are put."""

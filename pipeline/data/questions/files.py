@@ -1,0 +1,123 @@
+"""Files of rows: parquet or arrow with the pictures inside, or .jsonl, .json and .csv beside a folder of pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+
+from pipeline.config.schema import TaskConfig
+from pipeline.data.catalogue import fetch_hint
+from pipeline.data.image_sets import data_root
+from pipeline.data.parquet_images import open_table
+from pipeline.data.questions.cells import RawRow
+from pipeline.errors import UserError
+
+KINDS = ("parquet", "jsonl", "json")
+TABLES = (".parquet", ".arrow")
+"""Endings of files that hold pictures themselves."""
+# Without pictures a row is small.
+_TEXT_ROWS = 4096
+
+
+def data_files(root: Path, names: Iterable[str]) -> list[Path]:
+    """Return the files of one split: of the first of `KINDS` there is, in `root` or its ``data/``.
+
+    Args:
+        root: the data's folder.
+        names: how a file may be called, whole or before a "-": ``test`` finds ``test-00000-of-00001.parquet``.
+    """
+    wanted = tuple(names)
+    for kind in KINDS:
+        files = sorted([*root.glob(f"*.{kind}"), *root.glob(f"data/*.{kind}")])
+        found = [
+            file for file in files if any(file.stem == name or file.stem.startswith(f"{name}-") for name in wanted)
+        ]
+        if found:
+            return found
+    return []
+
+
+def find_splits(
+    config: TaskConfig,
+    what: str,
+    splits: Iterable[str],
+    find: Callable[[Path, str], list[Path]] = lambda root, split: data_files(root, (split,)),
+) -> tuple[Path, dict[str, list[Path]]]:
+    """Return the folder of a benchmark's data, and the files of each split that has some.
+
+    Args:
+        config: the run's ``task:`` block.
+        what: what belongs at ``task.path`` and where to get it, for the message.
+        splits: the benchmark's splits, and ``train`` where rows of the same columns may be brought.
+        find: (``task.path``, split) -> the split's files.
+
+    Raises:
+        UserError: when the path is not set, does not exist or holds no split.
+    """
+    root = data_root(config, what)
+    files = {split: found for split in splits if (found := find(root, split))}
+    if not files:
+        hint = fetch_hint(config.name, config.path)
+        raise UserError(
+            f"task.path: {config.path!r} holds none of the files; the {config.name} task needs {what}{hint}"
+        )
+    return root if root.is_dir() else root.parent, files
+
+
+def first_rows(file: Path, count: int = 8) -> list[RawRow]:
+    """Return the first rows of a file as they stand there, to see what its columns hold.
+
+    Raises:
+        UserError: when it cannot be read or has none.
+    """
+    if file.suffix not in TABLES:
+        return [dict(row) for row in json_rows(file)[:count]]
+    with open_table(file) as table:
+        batch = next(iter(table.batches(count, None)), None)
+    if batch is None or not batch.num_rows:
+        raise UserError(f"{file}: holds no rows")
+    rows: list[RawRow] = batch.slice(0, count).to_pylist()
+    return rows
+
+
+def unlocated_rows(files: Iterable[Path], names: Sequence[str]) -> Iterator[RawRow]:
+    """Yield every row of files with the columns `names`, none of which holds pictures; nothing is written.
+
+    Raises:
+        UserError: when a file cannot be read.
+    """
+    for file in files:
+        if file.suffix not in TABLES:
+            yield from json_rows(file)
+            continue
+        with open_table(file) as table:
+            for batch in table.batches(_TEXT_ROWS, [name for name in names if name in table.schema.names]):
+                yield from batch.to_pylist()
+
+
+def json_rows(file: Path) -> list[RawRow]:
+    """Return the rows of a .jsonl or .csv file, of a JSON list, of a JSON object {id: row}, whose rows get their id as ``_key``,
+    or of one that holds a list of rows beside other things.
+
+    Raises:
+        UserError: when it cannot be read or has none.
+    """
+    try:
+        text = file.read_text(encoding="utf-8-sig")
+        if file.suffix == ".jsonl":
+            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
+        elif file.suffix == ".csv":
+            rows = list(csv.DictReader(text.splitlines()))
+        else:
+            whole = json.loads(text)
+            lists = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []
+            if len(lists) == 1:
+                whole = lists[0]
+            rows = [{"_key": key, **row} for key, row in whole.items()] if isinstance(whole, dict) else list(whole)
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{file}: not readable as {file.suffix[1:]} rows: {error}") from error
+    if not rows or not all(isinstance(row, dict) for row in rows):
+        raise UserError(f"{file}: holds {'no rows' if not rows else 'rows that are no JSON objects'}")
+    return rows

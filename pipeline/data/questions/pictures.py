@@ -1,0 +1,110 @@
+"""The pictures of a row: bytes that its file holds, or paths below the data's folder and nowhere else."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from pipeline.data.images import inside
+from pipeline.data.parquet_images import place
+from pipeline.data.questions.cells import RawRow, Unusable
+
+_NOT_A_PATH = {"reason": "missing_image", "detail": "the picture is not given as a path"}
+
+
+@dataclass(frozen=True)
+class LocatedImage:
+    """Where a row's picture is, or why there is none."""
+
+    path: Path | None
+    reason: str = ""
+    detail: str = ""
+
+
+def placed(value: Any, find: Callable[[Any], dict[str, Any]]) -> Any:
+    """Return where a cell's picture is, or each picture of a list; None of an empty cell."""
+    if isinstance(value, list):
+        return [find(each) for each in value]
+    return None if value is None else find(value)
+
+
+def place_path(folder: Path, value: Any, places: Sequence[str] = ("", "images/")) -> dict[str, Any]:
+    """Return where a picture is that data give as a path, alone or as {"path": …}: below `folder`, or why there is none."""
+    if isinstance(value, dict):
+        value = next((value[key] for key in ("path", "image", "url", "file_name") if value.get(key)), None)
+    if not isinstance(value, str):
+        return _NOT_A_PATH
+    if value.startswith(("http:", "https:", "data:")):
+        return {**_NOT_A_PATH, "detail": f"{value[:60]} is no path of a file; pictures are read of files"}
+    return place(folder, _located(folder, value.removeprefix("file://"), places), folder)
+
+
+def _located(folder: Path, path: str, places: Sequence[str]) -> str:
+    """The longest end of `path` that exists below `folder`, in one of `places`; `path` itself when none does.
+
+    Data files name pictures relative to the machine they were made on: ``./dataset/CV-Bench/img/2D/count/x.png``.
+    """
+    parts = [part for part in PurePosixPath(path).parts if part not in (".", "/", "")]
+    if ".." in parts:
+        return path
+    for start in range(len(parts)):
+        for below in places:
+            end = below + "/".join(parts[start:])
+            if inside(folder, end) is not None and (folder / end).is_file():
+                return end
+    return path
+
+
+def located(value: Any, folder: Path, cache: Path) -> LocatedImage | list[LocatedImage]:
+    """Return the pictures of a cell that was `placed`, or why there are none."""
+    if isinstance(value, list) and len(value) != 1:
+        return [_located_one(each, folder, cache) for each in value]
+    return _located_one(value[0] if isinstance(value, list) else value, folder, cache)
+
+
+def _located_one(value: Any, folder: Path, cache: Path) -> LocatedImage:
+    if not isinstance(value, dict):
+        return LocatedImage(None, "missing_image", "neither bytes nor a path")
+    if "file" in value:
+        return LocatedImage(cache / "images" / value["file"])
+    if "path" in value:
+        return LocatedImage(folder / value["path"])
+    return LocatedImage(None, value["reason"], value["detail"])
+
+
+def pictures(row: RawRow, *names: str) -> tuple[Path, ...]:
+    """Return the paths of all pictures a row has in the columns `names`, in order.
+
+    Raises:
+        Unusable: when one of them is not there, with its reason.
+    """
+    found: list[LocatedImage] = []
+    for name in names:
+        value = row.get(name)
+        found += [each for each in (value if isinstance(value, list) else [value]) if isinstance(each, LocatedImage)]
+    for each in found:
+        if each.path is None:
+            raise Unusable(each.reason, each.detail)
+    return tuple(each.path for each in found if each.path is not None)
+
+
+def picture(row: RawRow, *names: str) -> Path:
+    """Return the path of the first picture a row has among `names`.
+
+    Raises:
+        Unusable: when it has none, with the reason of the last.
+    """
+    problem = Unusable("missing_image", f"no picture in {', '.join(names)}")
+    for name in names:
+        try:
+            found = pictures(row, name)
+        except Unusable as error:
+            problem = error
+            continue
+        if len(found) > 1:
+            problem = Unusable("missing_image", f"{name} holds {len(found)} pictures, where one is expected")
+        elif found:
+            return found[0]
+    raise problem

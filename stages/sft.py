@@ -20,7 +20,7 @@ def train(work: Work) -> None:
     from pipeline.data.training_rows import read_or_build_rows
     from stages.checkpoints import handover
     from stages.models import loading
-    from stages.training import learning_rates, metrics_log, setup, validation
+    from stages.training import learning_rates, looking, metrics_log, setup, validation
     from stages.training.sft_trainer import SupervisedTrainer
 
     parent, processor, task = setup.start(work)
@@ -36,7 +36,9 @@ def train(work: Work) -> None:
     )
     loading.prepare(trainer, work)
     learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
-    validation.add(trainer, work, parent, task, metrics_log.add_journal(trainer, work))
+    journal = metrics_log.add_journal(trainer, work)
+    validation.add(trainer, work, parent, task, journal)
+    looking.add(trainer, work, task, journal)
     setup.train(trainer, work)
     handover.hand_over(trainer, work, parent, task, rows=rows, problems=problems)
     setup.exit_worker()

@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from pipeline.config.schema import ComposeConfig, RunConfig
 from pipeline.files import read_json
 from pipeline.run_dir import BASE
 
+CARD, COMPOSED_OF = "README.md", "composed_of"
+"""The file of a composed folder that says what it is made of, and the key."""
 SAFETENSORS, GGUF, ONNX = "safetensors", "gguf", "onnx"
 """How the weights of a language model lie on disk; the last two are also the package that reads them."""
 KEYS = {key: f"model.compose.{key}" for key in ("vision", "language", "image_size", "layer")}
@@ -37,10 +42,21 @@ def composition_problems(parts: ComposeConfig, names: Mapping[str, str] = KEYS) 
 
 def unaligned(config: RunConfig) -> list[str]:
     """Return the stages and baselines that start from a random projector and train more than it alone."""
-    if config.model.compose is None:
+    folder = config.model.name_or_path
+    if config.model.compose is None and not (folder and composed_of(Path(folder).expanduser())):
         return []
     fresh = {name: stage for name, stage in config.all_stages.items() if stage.init_from == BASE}
     return [name for name, stage in fresh.items() if not {"vision", "language"} <= set(stage.freeze)]
+
+
+def composed_of(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder's card says it is composed of; None where it says nothing, as of a model that a stage has trained."""
+    try:
+        front = (folder / CARD).read_text(encoding="utf-8").split("---\n")[1]
+        found = yaml.safe_load(front)[COMPOSED_OF]
+    except (OSError, UnicodeDecodeError, IndexError, KeyError, TypeError, yaml.YAMLError):
+        return None
+    return dict(found)
 
 
 def missing_package(name: str) -> str | None:

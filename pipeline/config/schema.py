@@ -216,6 +216,11 @@ class ValidationConfig:
     """Optimizer steps between two validations; None: at every save. The last step is always one."""
 
 
+LEAST_SEEN = 1e-5
+"""Change of a float32 model's logits, as a share of the largest, below which it does not look at its pictures: a hundred times
+what rounding a number once makes, and a three-hundredth of what two nearly equal reds do to a random model."""
+
+
 @dataclass(frozen=True)
 class AlarmConfig:
     """From where on a figure of training is called out (docs/alarms.md). null turns an alarm off."""
@@ -230,6 +235,8 @@ class AlarmConfig:
     """Share of rows whose image did not reach the model."""
     image_tokens: float | None = 0.0
     """Share of rows with another number of image tokens than their image has features."""
+    images_unseen: float | None = LEAST_SEEN
+    """Largest change of a logit when rows are shown other pictures, as a share of the largest; lower is worse."""
     unsupervised: float | None = 0.0
     """SFT: share of rows without a supervised token."""
     truncated: float | None = 0.5

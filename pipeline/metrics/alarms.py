@@ -5,18 +5,25 @@
 
 from __future__ import annotations
 
-import math
-from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from pipeline.config.schema import AlarmConfig
+from pipeline.metrics.alarm_measures import (
+    LogRow,
+    Measure,
+    last,
+    mean,
+    not_finite,
+    parted,
+    share_of_start,
+    unclipped,
+    unseen,
+)
 
-LogRow = Mapping[str, Any]
-"""One row of metrics.jsonl."""
-Measure = Callable[[LogRow], float | None]
-"""Called with every row in order; None where a row says nothing new."""
+UNSEEN = "images_unseen"
+"""The alarm of a student that answers without looking, which a report tells with the phase it is so since."""
 
 
 @dataclass(frozen=True)
@@ -117,164 +124,82 @@ def describe_alarm(name: str, one: Mapping[str, Any]) -> str:
     return f"in training ({steps}, {one['steps']} in all), {text(name, one['worst'], one['threshold'])}."
 
 
-def _figure(row: LogRow, key: str) -> float | None:
-    """A finite number of a row; the others are the business of `nan` alone."""
-    value = row.get(key)
-    return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
-
-
-def _not_finite(window: int) -> Measure:
-    return lambda row: float(sum(isinstance(value, float) and not math.isfinite(value) for value in row.values()))
-
-
-def _last(key: str) -> Callable[[int], Measure]:
-    return lambda window: lambda row: _figure(row, key)
-
-
-def _mean(key: str) -> Callable[[int], Measure]:
-    """The mean of the last values, once half a window is there."""
-
-    def begin(window: int) -> Measure:
-        values: deque[float] = deque(maxlen=window)
-
-        def measure(row: LogRow) -> float | None:
-            value = _figure(row, key)
-            if value is None:
-                return None
-            values.append(value)
-            return sum(values) / len(values) if 2 * len(values) >= window else None
-
-        return measure
-
-    return begin
-
-
-def _share_of_start(key: str) -> Callable[[int], Measure]:
-    """The mean of the last window by the mean of the stage's first half window, once both are there."""
-
-    def begin(window: int) -> Measure:
-        start: list[float] = []
-        recent = _mean(key)(window)
-
-        def measure(row: LogRow) -> float | None:
-            value = _figure(row, key)
-            if value is not None and 2 * len(start) < window:
-                start.append(value)
-                return None
-            now = recent(row)
-            reference = sum(start) / len(start) if start else 0.0
-            return now / reference if now is not None and reference > 0 else None
-
-        return measure
-
-    return begin
-
-
-def _unclipped(window: int) -> Measure:
-    """Steps that could clip so far, 0 from the first clipped token on.
-
-    The first update of a rollout is none of them: there the ratio is 1. Its row is the one with rewards.
-    """
-    steps, before, clipped = 0, 0, False
-
-    def measure(row: LogRow) -> float | None:
-        nonlocal steps, before, clipped
-        low, high = (_figure(row, f"clip_ratio/{side}_mean") for side in ("low", "high"))
-        steps += row["step"] - before - ("reward" in row)
-        before = row["step"]
-        clipped = clipped or bool(low) or bool(high)
-        return 0.0 if clipped else float(steps)
-
-    return measure
-
-
-def _parted(window: int) -> Measure:
-    """How far validation accuracy is below its best, 0 while the mean reward is below what it was at that best."""
-    rewards: deque[float] = deque(maxlen=window)
-    best, reward_then = -math.inf, -math.inf
-
-    def measure(row: LogRow) -> float | None:
-        nonlocal best, reward_then
-        reward, accuracy = _figure(row, "reward"), _figure(row, "eval_accuracy")
-        if reward is not None:
-            rewards.append(reward)
-        if accuracy is None or not rewards:
-            return None
-        now = sum(rewards) / len(rewards)
-        if accuracy > best:
-            best, reward_then = accuracy, now
-        return best - accuracy if now >= reward_then else 0.0
-
-    return measure
-
-
 RULES = (
     Rule(
         "nan",
-        _not_finite,
+        not_finite,
         "the number of logged figures that are not finite",
         "loss, gradient or reward is NaN or infinite, and the weights may be",
         "lower learning_rate or max_grad_norm, or mend the reward that returns it",
     ),
     Rule(
         "images_dropped",
-        _last("images/dropped_ratio"),
+        last("images/dropped_ratio"),
         "the share of rows whose image did not reach the model",
         "the model trains on text alone",
         "look for truncated prompts, and for image tokens that the processor does not write",
     ),
     Rule(
         "image_tokens",
-        _last("images/token_mismatch_ratio"),
+        last("images/token_mismatch_ratio"),
         "the share of rows with another number of image tokens than image features",
         "pictures and their places in the prompt do not fit",
         "use the processor of the same checkpoint, and keep image tokens out of completions (suppress_tokens)",
     ),
     Rule(
+        UNSEEN,
+        unseen,
+        "the share of a logit by which other pictures move it",
+        "the student answers without looking",
+        "train what reads pictures: align the connector first, lift freeze, and look whether the rewards or the CoT rows can be "
+        "had without the picture",
+        below=True,
+    ),
+    Rule(
         "unsupervised",
-        _last("labels/empty_ratio"),
+        last("labels/empty_ratio"),
         "the share of rows without a supervised token",
         "they teach nothing",
         "look for empty completions, or a chat template that hides them",
     ),
     Rule(
         "truncated",
-        _mean("completions/clipped_ratio"),
+        mean("completions/clipped_ratio"),
         "the share of completions cut at max_completion_length",
         "what is cut has no answer and earns no reward",
         "raise trainer.max_completion_length, or train stage 1 longer so that answers end",
     ),
     Rule(
         "zero_std",
-        _mean("frac_reward_zero_std"),
+        mean("frac_reward_zero_std"),
         "the share of completions whose group has equal rewards",
         "GRPO learns nothing from them",
         "raise num_generations or temperature, choose harder rows, or end the stage: it has learned this reward",
     ),
     Rule(
         "duplicates",
-        _mean("completions/duplicate_ratio"),
+        mean("completions/duplicate_ratio"),
         "the share of completions that repeat an earlier one of their group",
         "the policy hardly explores",
         "raise temperature, lower learning_rate, or set beta above 0",
     ),
     Rule(
         "unscored",
-        _mean("rewards/unscored_ratio"),
+        mean("rewards/unscored_ratio"),
         "the share of completions to which no reward applied",
         "every reward returned None or NaN for them",
         "mend the rewards, or choose rows they apply to",
     ),
     Rule(
         "kl",
-        _mean("kl"),
+        mean("kl"),
         "the KL divergence from the reference model (nats per token)",
         "the policy has left the model it started from",
         "lower learning_rate or raise beta",
     ),
     Rule(
         "drift",
-        _mean("sampling/sampling_logp_difference/mean"),
+        mean("sampling/sampling_logp_difference/mean"),
         "the difference of log-probabilities between trainer and vLLM (nats per token)",
         "the server samples from another model than the one that trains",
         "check that weights are synchronised, and that both use one dtype and one chat template; with rollouts_ahead it is also "
@@ -282,7 +207,7 @@ RULES = (
     ),
     Rule(
         "entropy",
-        _share_of_start("entropy"),
+        share_of_start("entropy"),
         "the policy's entropy as a share of its start",
         "sampling has become nearly deterministic",
         "lower learning_rate, set beta above 0, or raise epsilon_high",
@@ -292,7 +217,7 @@ RULES = (
     ),
     Rule(
         "length",
-        _share_of_start("completions/mean_length"),
+        share_of_start("completions/mean_length"),
         "the mean length of completions as a share of its start",
         "the reasoning is being dropped",
         "read completions; a reward may pay for short answers",
@@ -300,14 +225,14 @@ RULES = (
     ),
     Rule(
         "reward_hacking",
-        _parted,
+        parted,
         "the fall of validation accuracy from its best while the reward did not fall",
         "the policy earns reward without answering better",
         "stop here, start the next stage from this one's best (init_from: stage3:best), and mend the reward",
     ),
     Rule(
         "clip_void",
-        _unclipped,
+        unclipped,
         "the number of steps that could clip and did not",
         "so far the clip range has no effect",
         "raise num_iterations or learning_rate, or tighten epsilon and epsilon_high",

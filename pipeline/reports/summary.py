@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.schema import AlarmConfig
 from pipeline.data.shared_pictures import SharedPictures
 from pipeline.files import read_json
 from pipeline.formatting import p_value, size
@@ -16,6 +15,7 @@ from pipeline.metrics import alarms
 from pipeline.metrics.scores import Rate, Scores
 from pipeline.reports.entries import Entry
 from pipeline.reports.findings import Finding, finding
+from pipeline.reports.looking import ENOUGH, alarms_of, looks_at_nothing
 from pipeline.reports.paired_entries import PairedTest, RecallTest, corrected, every_pair, versus, versus_per_class
 from pipeline.run_dir import COT
 
@@ -25,8 +25,6 @@ TRUNCATED_LIMIT = 0.05
 DISAGREE_LIMIT = 0.2
 SAME_ANSWER_LIMIT = 0.9
 SAME_THOUGHT_LIMIT = 0.5
-# Fewer rows than this say nothing about a collapse.
-_ENOUGH = 20
 
 
 @dataclass(frozen=True)
@@ -314,6 +312,7 @@ def _taken(manifest: Mapping[str, Any]) -> TakenRows | None:
 def warnings(entries: Sequence[Entry], rows: Sequence[EntrySummary]) -> list[Remark]:
     """Return what a reader must know before the numbers, in reading order."""
     found: list[Remark] = []
+    unseeing = looks_at_nothing(entries, {entry.name: entry_parent(entry, entries) for entry in entries})
     for entry, row in zip(entries, rows, strict=True):
         level = "note" if entry.is_base else "warning"
         if row.clip and row.clip.void:
@@ -327,7 +326,13 @@ def warnings(entries: Sequence[Entry], rows: Sequence[EntrySummary]) -> list[Rem
         for miss in gate["missed"]:
             level_of_miss = "note" if gate["action"] == "continue" else "warning"
             found.append(Remark(entry.name, level_of_miss, f"missed its gate ({gate['action']}): {miss}."))
-        found += [Remark(entry.name, "warning", text) for text in _of_training(entry)]
+        if entry.name in unseeing:
+            found.append(Remark(entry.name, level, unseeing[entry.name]))
+        found += [
+            Remark(entry.name, "warning", alarms.describe_alarm(name, one))
+            for name, one in alarms_of(entry).items()
+            if not (name == alarms.UNSEEN and entry.name in unseeing)
+        ]
         if entry.scores:
             found += [Remark(entry.name, level, text) for text in _doubts(entry.scores, judged=not entry.is_base)]
         if entry.duplicates:
@@ -377,16 +382,6 @@ def _tell(
     told.setdefault(text, ([], lost / (usable + lost)))[0].append(name)
 
 
-def _of_training(entry: Entry) -> list[str]:
-    """The alarms of a stage, as its record counts them; from the log and the default thresholds when it does not."""
-    found = entry.record.get("alarms")
-    if found is None:
-        trainer = ((entry.record.get("inputs") or {}).get("stage") or {}).get("trainer") or {}
-        clips = bool({"epsilon", "epsilon_high"} & set(trainer))
-        found = alarms.summary(entry.log, AlarmConfig(), str(entry.record.get("algorithm")), clips)
-    return [alarms.describe_alarm(name, one) for name, one in found.items()]
-
-
 def _doubts(scores: Scores, judged: bool) -> list[str]:
     """Reasons not to take an entry's accuracy at face value; `judged` adds what is no news about an untrained model."""
     texts = []
@@ -405,12 +400,12 @@ def _doubts(scores: Scores, judged: bool) -> list[str]:
     answer, thought = scores.most_answered.of, scores.most_thought
     majority = scores.classes.baselines.majority if scores.classes else None
     most = max(SAME_ANSWER_LIMIT, scores.blind_answer or 0)
-    if answer.n >= _ENOUGH and answer.share is not None and answer.share > most:
+    if answer.n >= ENOUGH and answer.share is not None and answer.share > most:
         texts.append(f"collapse: {100 * answer.share:.0f} % of the parsed answers are {scores.most_answered.value!r}.")
-    if thought.n >= _ENOUGH and thought.share is not None and thought.share > SAME_THOUGHT_LIMIT:
+    if thought.n >= ENOUGH and thought.share is not None and thought.share > SAME_THOUGHT_LIMIT:
         texts.append(f"collapse: {100 * thought.share:.0f} % of the rows have word for word the same thinking.")
     said = scores.agreement
-    if said and said.n and said.n >= _ENOUGH and said.disagree / said.n > DISAGREE_LIMIT:
+    if said and said.n and said.n >= ENOUGH and said.disagree / said.n > DISAGREE_LIMIT:
         share = said.disagree / said.n
         texts.append(f"in {100 * share:.0f} % of the parsed rows the thinking ends on another label than the answer.")
     if judged and majority:

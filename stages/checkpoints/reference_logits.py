@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import inspect
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,18 +13,14 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from pipeline.data.conversations import in_order, user_turn
+from pipeline.data.conversations import in_order
 from pipeline.data.images import open_rgb
 from pipeline.data.task import Task
-from pipeline.scoring.response import render
 from pipeline.types import Question
-from stages.models.chat import answer_text, prompt_text
-from stages.models.loading import plain
+from stages.models.row_logits import finished_row, last_logits
 
 ROWS = 8
 """Rows of the evaluation split that are asked: its first ones."""
-POSITIONS = 8
-"""Last positions of each row whose logits are kept. A vocabulary of 150,000 makes them 38 MB for all rows."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ def measure(model: Any, processor: Any, task: Task, split: str, style: str) -> R
     rows, logits = [], []
     for row, inputs in inputs_of(processor, task, split, style):
         rows.append(row)
-        logits.append(_logits(model, inputs))
+        logits.append(last_logits(model, inputs))
     return Reference(rows, logits, str(model.dtype).removeprefix("torch."), {"split": split, "style": style})
 
 
@@ -82,47 +76,9 @@ def inputs_of(processor: Any, task: Task, split: str, style: str) -> Iterator[tu
     They come one by one, so that nothing is padded.
     """
     for row in examples(task, split):
-        # Every row of a labelled image set is given the first label, so that all read one text.
-        answer = task.labels.names[0] if task.labels is not None else row.gold
-        completion = render("The picture shows it.", answer) if style == "think" else answer
-        prompt = task.prompt(row, style)
-        turns = user_turn(prompt, len(row.images))
-        text = prompt_text(processor, turns) + answer_text(processor, turns, completion)
-        images = [[open_rgb(image) for image in in_order(prompt, row.images)]]
-        inputs = processor(
-            text=[text], images=images if images[0] else None, return_tensors="pt", add_special_tokens=False
-        )
+        images = [open_rgb(image) for image in in_order(task.prompt(row, style), row.images)]
+        inputs = finished_row(processor, task, row, style, images)
         yield {"id": row.id, "tensors": {key: _digest(value) for key, value in inputs.items()}}, inputs
-
-
-@torch.no_grad()
-def _logits(model: Any, inputs: Any) -> torch.Tensor:
-    # Only the pixels are floats.
-    inputs = inputs.to(model.device, dtype=model.dtype)
-    # peft's forward names no argument.
-    base = plain(model)
-    few = {"logits_to_keep": POSITIONS} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
-    # It has no float32 kernel.
-    flash = "flash" in str(getattr(base.config, "_attn_implementation", ""))
-    # In a trainer accelerate has wrapped forward in its autocast; the process that verifies has no such wrapper.
-    forward = vars(model).get("_original_forward", model)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=flash), _without_tf32():
-        logits = forward(**inputs, **few, use_cache=False).logits
-    return logits[0, -POSITIONS:].float().cpu().clone()
-
-
-@contextlib.contextmanager
-def _without_tf32() -> Iterator[None]:
-    """Float32 arithmetic that is float32, whatever the trainer was told: trainer and verifier must not differ in that."""
-    switches = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
-    before = [switch.fp32_precision for switch in switches]
-    for switch in switches:
-        switch.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        for switch, was in zip(switches, before, strict=True):
-            switch.fp32_precision = was
 
 
 def _digest(tensor: torch.Tensor) -> str:

@@ -39,7 +39,7 @@ class MetricsCallback(TrainerCallback):
         self.path = work.folder / "metrics.jsonl"
         self.watch = self._watch()
         self.figures: dict[str, float] = {}
-        """Of a validation at this step; they join its row."""
+        """Of a validation, or of other pictures, at this step; they join its row."""
         self.stopping = 0
         """Whether an alarm ends the stage: 0 none, `STOP`, or `POISONED` when the weights may not be finite."""
         self.cause: dict[str, Any] = {}

@@ -72,7 +72,7 @@ class Validation(TrainerCallback):
             if self.best is None or deciding(figures) > deciding(self.best):
                 self.best = {"step": state.global_step, **figures}
                 self._keep(self.best)
-        self.journal.figures = {**figures, "eval_runtime": round(time.monotonic() - began, 3)}
+        self.journal.figures |= {**figures, "eval_runtime": round(time.monotonic() - began, 3)}
         control.should_log = True
 
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

@@ -196,10 +196,18 @@ def test_completions_that_are_all_alike_and_cut_are_told_and_counted(train: Trai
     words = ("reward_funcs=[rewards_for_tests.constant_reward]", "trainer.temperature=0.001")
     # So cold, the entropy is next to nothing from the start.
     off = ("alarms.window=2", "alarms.entropy=null")
-    work = train("3", "alike", *(f"stages.3.{word}" for word in words), *off)
-    assert begun(work) == {"truncated": 1, "zero_std": 1, "duplicates": 1}
+    # More than pictures can move the logits.
+    work = train("3", "alike", *(f"stages.3.{word}" for word in words), *off, "alarms.images_unseen=9")
+    assert begun(work) == {"truncated": 1, "zero_std": 1, "duplicates": 1, "images_unseen": 1}
     assert rows(work)[-1]["completions/duplicate_ratio"] == 1.0
+    unseen = record(work)["alarms"]["images_unseen"]
+    moved = [row["images/swap_change"] for row in rows(work) if "images/swap_change" in row]
+    # Before the first step and after the last.
+    assert len(moved) == 2
+    assert min(moved) == unseen["worst"] > 1e-3
+    assert (unseen["first"], unseen["last"]) == (1, 4)
     found = {name: (one["first"], one["last"], one["worst"]) for name, one in record(work)["alarms"].items()}
+    del found["images_unseen"]
     assert found == dict.fromkeys(("truncated", "zero_std", "duplicates"), (1, 4, 1.0))
 
 

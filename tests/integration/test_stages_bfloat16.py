@@ -55,6 +55,8 @@ def test_a_run_in_bfloat16_hands_over_what_it_trained(launch: str, runs: Small, 
         # Through accelerate's autocast the logits would be 5e-3 away from those of the weights. ZeRO trains bf16 copies.
         logits = record["verification"]["logits"]
         assert logits["difference"] < (1e-5 if logits["dtype"] == "float32" else 2e-2 * logits["largest"])
+        assert record["metrics"]["images/swap_change"] > record["metrics"]["images/swap_rounding"]
+        assert "images_unseen" not in record["alarms"]
         if record["best"]:
             assert record["best"]["step"] in (1, 2)
             assert uneven

@@ -13,11 +13,12 @@ import os
 import shutil
 from pathlib import Path
 
+from pipeline.checks.parts import composed_of
 from pipeline.config.schema import ComposeConfig
 from pipeline.errors import UserError
 from pipeline.system.locks import acquire
 from stages.models.compose.assemble import assemble
-from stages.models.compose.card import composition, recorded, write_card
+from stages.models.compose.card import composition, write_card
 from stages.models.compose.language import WHAT as LANGUAGE
 from stages.models.compose.language import load_language
 from stages.models.compose.proof import prove
@@ -54,7 +55,7 @@ def compose(folder: Path, parts: ComposeConfig, seed: int) -> bool:
             vision, text = find_part(parts.vision, VISION), find_part(parts.language, LANGUAGE)
             made_of = composition(parts, weights_digest_of(vision), weights_digest_of(text), seed)
             if folder.exists() and any(folder.iterdir()):
-                if recorded(folder) != made_of:
+                if composed_of(folder) != made_of:
                     raise UserError(f"{folder} holds something else; name a folder that is not there, or remove it")
                 return False
             _be_quiet()

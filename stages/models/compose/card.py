@@ -7,15 +7,13 @@ from typing import Any
 
 import yaml
 
-from pipeline.checks.parts import GGUF, ONNX
+from pipeline.checks.parts import CARD, COMPOSED_OF, GGUF, ONNX
 from pipeline.config.schema import ComposeConfig
 from pipeline.files import write_atomic
 from stages.models.compose.language import Language
 from stages.models.compose.proof import Proof
 from stages.models.compose.vision import FAST_VLM, Reading, Tower
 
-CARD = "README.md"
-KEY = "composed_of"
 _LOST = {
     GGUF: "The weights were read from a GGUF file, whose numbers are rounded.",
     ONNX: "The weights were read from an ONNX file; where that was quantised, their numbers are rounded.",
@@ -40,16 +38,6 @@ def composition(parts: ComposeConfig, vision: str, language: str, seed: int) -> 
     }
 
 
-def recorded(folder: Path) -> dict[str, Any] | None:
-    """Return what a folder's card says it is composed of; None where it says nothing."""
-    try:
-        front = (folder / CARD).read_text(encoding="utf-8").split("---\n")[1]
-        found = yaml.safe_load(front)[KEY]
-    except (OSError, IndexError, KeyError, TypeError, yaml.YAMLError):
-        return None
-    return dict(found)
-
-
 def write_card(
     folder: Path, made_of: dict[str, Any], tower: Tower, reading: Reading, language: Language, proof: Proof
 ) -> None:
@@ -59,7 +47,7 @@ def write_card(
         "base_model": [one for one in (tower.source, language.source) if not Path(one).expanduser().exists()],
         "library_name": "transformers",
         "pipeline_tag": "image-text-to-text",
-        KEY: made_of,
+        COMPOSED_OF: made_of,
     }
     named = getattr(tower.model.config, "architecture", tower.family)
     text_type = language.model.config.model_type

@@ -11,14 +11,14 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pipeline.config.schema import LEAST_SEEN
 from pipeline.errors import UserError
 from stages.models.compose.language import Language
 from stages.models.compose.vision import Reading, Tower, features
+from stages.models.row_logits import last_logits, share_moved
 
 TOLERANCE = 1e-4
 """Largest difference from a part, as a share of its largest figure; both are float32."""
-SEEN = 1e-5
-"""Least change of the logits when another picture is shown, as a share of the largest."""
 TEXTS = ("What is the capital of France?", "Name three colours.", "1, 2, 3, 4, and then?")
 NEW_TOKENS = 16
 
@@ -96,7 +96,7 @@ def _text_problems(model: Any, processor: Any, language: Language, found: dict[s
         inputs = processor(text=[prompt], return_tensors="pt", add_special_tokens=False)
         asked = {key: inputs[key] for key in ("input_ids", "attention_mask")}
         logits, expected = model(**asked).logits[..., :known], language.model(**asked).logits
-        difference = _difference(logits, expected)
+        difference = share_moved(logits, expected)
         found["text_difference"] = max(found["text_difference"], difference)
         if not difference <= TOLERANCE:
             yield (
@@ -127,15 +127,15 @@ def _picture_problems(
     pixels = inputs[0]["pixel_values"]
     expected = features(tower.model, reading, pixels)
     got = features(model.model.vision_tower, reading, pixels)
-    found["feature_difference"] = _difference(got, expected)
+    found["feature_difference"] = share_moved(got, expected)
     if got.shape[1] != reading.tokens or not found["feature_difference"] <= TOLERANCE:
         yield f"its tower's features differ from the source's by {found['feature_difference']:.1e} of the largest"
     wanted = (np.asarray(shown[0], dtype=np.float64) * tower.rescale_factor - tower.image_mean) / tower.image_std
     if np.abs(pixels[0].permute(1, 2, 0).numpy() - wanted).max() > 1e-3:
         yield "its processor normalises a picture otherwise than the tower's does"
-    first, second = (model(**one).logits[0, -1] for one in inputs)
-    found["picture_difference"] = _difference(second, first)
-    if not found["picture_difference"] > SEEN:
+    first, second = (last_logits(model, one) for one in inputs)
+    found["picture_difference"] = share_moved(second, first)
+    if not found["picture_difference"] > LEAST_SEEN:
         yield (
             f"its logits move by {found['picture_difference']:.1e} of the largest when another picture is shown: the tower shows "
             "the language model nothing (random weights, or features of another scale)"
@@ -147,10 +147,3 @@ def pictures(side: int) -> list[Image.Image]:
     rng = np.random.default_rng(0)
     coarse = (Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)) for _ in range(2))
     return [one.resize((side, side), Image.Resampling.NEAREST) for one in coarse]
-
-
-def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Largest difference as a share of the largest figure; infinite where shapes differ."""
-    if one.shape != other.shape:
-        return float("inf")
-    return float((one - other).abs().max() / other.abs().max().clamp_min(1e-30))

@@ -68,3 +68,7 @@ def test_the_plan_names_stages_that_would_train_from_a_random_projector(tmp_path
     assert "some/tower with some/model" in told
     assert "its projector is random, and baseline_sft_labels, stage1_sft would train more than that from it" in told
     assert unaligned(load("encoders/dinov2_small")) == unaligned(load("demo_scenes")) == []
+    # As `python -m stages.compose` writes it, and as a stage hands it over.
+    for card, early in (("composed_of: {seed: 0}", ["baseline_sft_labels", "stage1_sft"]), ("tags: [clgrpo]", [])):
+        (tmp_path / "README.md").write_text(f"---\n{card}\n---\n\n# a model\n")
+        assert unaligned(load("demo_scenes", [f"model.name_or_path={tmp_path}"])) == early

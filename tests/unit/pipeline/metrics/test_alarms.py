@@ -42,7 +42,8 @@ def events(log: list[dict[str, Any]], clips: bool = False, **settings: Any) -> l
 
 def test_every_alarm_has_a_threshold_and_every_threshold_an_alarm():
     fields = {field.name for field in dataclasses.fields(AlarmConfig)} - {"stop", "window"}
-    assert {rule.name for rule in RULES} == fields == {*MEAN, *AT_ONCE, *OF_START, "reward_hacking", "clip_void"}
+    others = {"images_unseen", "reward_hacking", "clip_void"}
+    assert {rule.name for rule in RULES} == fields == {*MEAN, *AT_ONCE, *OF_START, *others}
 
 
 @pytest.mark.parametrize("name", MEAN)
@@ -85,6 +86,18 @@ def test_any_figure_may_be_the_one_that_is_not_finite():
     assert events(rows({"grad_norm": math.inf})) == [("nan", "begin", 1)]
     assert events(rows({"reward": -math.inf, "kl": math.nan})) == [("nan", "begin", 1)]
     assert events(rows({"rewards/a/mean": None, "learning_rate": 1e-6})) == []
+
+
+def test_a_student_that_other_pictures_do_not_move_is_named_until_they_do() -> None:
+    def moved(change: float, rounding: float = 6e-8) -> dict[str, float]:
+        return {"images/swap_change": change, "images/swap_rounding": rounding}
+
+    blind = [("images_unseen", "begin", 1), ("images_unseen", "end", 3)]
+    assert events(rows(moved(0.0), {"loss": 0.1}, moved(0.2))) == blind
+    # As much as rounding makes in bfloat16, which float32 would not.
+    assert events(rows(moved(2e-3, 4e-3), moved(2e-3, 4e-3), moved(2e-3))) == blind
+    assert events(rows(moved(2e-3)), images_unseen=0.01) == blind[:1]
+    assert events(rows(moved(0.0)), images_unseen=None) == []
 
 
 def test_rows_without_the_key_change_nothing():

@@ -573,13 +573,17 @@ def test_a_stage_s_alarms_come_from_its_record_under_its_own_thresholds(tmp_path
     # An alarm that was turned off.
     log = [{"step": step, "frac_reward_zero_std": 1.0} for step in range(1, 10)]
     folder = tmp_path / "stage2_grpo"
-    write_phase(folder, answers(15, 15, 0), log, algorithm="grpo", alarms={"truncated": one})
+    unseen = {"first": 9, "last": 9, "steps": 1, "worst": 0.0, "threshold": 1e-5}
+    told = {"truncated": one, "images_unseen": unseen}
+    write_phase(folder, answers(15, 15, 0), log, algorithm="grpo", init_from="stage1", alarms=told)
     texts = " ".join(warning["text"] for warning in summary_of(tmp_path, ["stage2_grpo"])["warnings"])
     assert (
         "in training (steps 12 to 40, 29 in all), the share of completions cut at max_completion_length is 0.61"
         in texts
     )
     assert "learns nothing" not in texts
+    assert texts.count("without looking") == 1
+    assert "it answers without looking at its pictures, since stage2_grpo: other pictures move its logits no" in texts
 
 
 def traced(run: Path) -> None:

@@ -22,9 +22,9 @@ from benchmarks.seeds import (
     make_parser,
     run_over_seeds,
     spread,
+    told_per_seed,
     write_between_marks,
 )
-from pipeline.formatting import p_number
 from pipeline.metrics.paired_tests import paired
 from pipeline.reports.entries import Entry
 from pipeline.reports.summary import clip_of
@@ -76,8 +76,8 @@ def table(seeds: Sequence[int], runs: Sequence[dict[str, Entry]]) -> str:
             cells += ["", ""]
         else:
             against = [paired(e.predictions, r[REFERENCE].predictions) for e, r in zip(entries, runs, strict=True)]
-            cells.append(interval([100 * one.gain.share for one in against]))
-            cells.append(", ".join(f"{100 * one.gain.share:+.1f} ({p_number(one.p or 0.0)})" for one in against))
+            gains = [100 * one.gain.share for one in against]
+            cells += [interval(gains), told_per_seed(gains, [one.p or 0.0 for one in against])]
         clips = [clip for entry in entries if (clip := clip_of(entry.record))]
         cells.append(", ".join(f"{100 * clip.low:.2f} / {100 * clip.high:.2f}" for clip in clips))
         lines.append(f"| {' | '.join(cells)} |")

@@ -28,10 +28,11 @@ from benchmarks.seeds import (
     mean_p,
     run_over_seeds,
     scored,
+    told_per_seed,
     write_between_marks,
 )
 from pipeline.config.loader import load
-from pipeline.formatting import p_number, p_value
+from pipeline.formatting import p_value
 from pipeline.metrics.paired_tests import Paired, Prediction, holm, paired, right
 from pipeline.reports.entries import Entry
 from pipeline.reports.summary import clip_of
@@ -195,8 +196,8 @@ def table(regimes: Sequence[Regime], seeds: Sequence[int], runs: Runs) -> str:
         for arm in regime.others:
             gains = [100 * _paired(regime, arm, run).gain.share for run in runs]
             ps = [corrected[arms.index((regime, arm))] for corrected in by_seed]
-            told = ", ".join(f"{gain:+.1f} ({p_number(p)})" for gain, p in zip(gains, ps, strict=True))
-            lines.append([regime.name, arm.name, *_cells(arm.stage, figures, runs), interval(gains), told])
+            cells = [*_cells(arm.stage, figures, runs), interval(gains), told_per_seed(gains, ps)]
+            lines.append([regime.name, arm.name, *cells])
     # A grid of one regime need not name it.
     shown = [line[len(regimes) == 1 :] for line in lines]
     rows = {entry.scores.n for run in runs for entry in run.values() if entry.scores}

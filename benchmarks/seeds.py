@@ -12,14 +12,17 @@ from pathlib import Path
 
 from scipy import stats
 
+from pipeline.conductor.run import changed_settings
 from pipeline.config.loader import load
 from pipeline.data.load import load_task
 from pipeline.errors import UserError
 from pipeline.files import ROOT, write_atomic
+from pipeline.formatting import p_number
 from pipeline.metrics.scores import Rate
 from pipeline.reports import charts
 from pipeline.reports.entries import Entry, read_run
 from pipeline.reports.report_charts import colours
+from pipeline.run_dir import RunDir
 from pipeline.runs.phases import trained_phases
 
 
@@ -41,22 +44,23 @@ def make_parser(module: str, doc: str, seeds: Sequence[int]) -> argparse.Argumen
     return parser
 
 
-def run_over_seeds(grid: str, arguments: argparse.Namespace) -> list[dict[str, Entry]]:
+def run_over_seeds(grid: str, arguments: argparse.Namespace, overrides: Sequence[str] = ()) -> list[dict[str, Entry]]:
     """Run a grid once per seed, unless only its table is asked for; a run goes on where it stopped.
 
     Args:
         grid: a configuration; its runs are called ``<its name>-seed<seed>``.
         arguments: what `make_parser`'s options were set to.
+        overrides: ``a.b=c`` words that change it, its name among them.
 
     Returns:
         The evaluated phases of every run, by name.
 
     Raises:
-        UserError: naming the phases that have not been evaluated.
+        UserError: as `read_one` does.
     """
-    name, runs = load(grid).name, []
+    name, runs = load(grid, overrides).name, []
     for seed in arguments.seeds:
-        settings = [f"name={name}-seed{seed}", f"seed={seed}", f"output_dir={arguments.output_dir}"]
+        settings = [*overrides, f"name={name}-seed{seed}", f"seed={seed}", f"output_dir={arguments.output_dir}"]
         if not arguments.table_only:
             command = [sys.executable, "-m", "pipeline", "run", "--config", grid, *settings]
             subprocess.run(command, cwd=ROOT, check=True)
@@ -68,14 +72,17 @@ def read_one(grid: str, settings: Sequence[str]) -> dict[str, Entry]:
     """Read the evaluated phases of one run of a grid, by name.
 
     Raises:
-        UserError: naming the phases that have not been evaluated.
+        UserError: naming the phases that have not been evaluated, or were made under other settings.
     """
     config = load(grid, settings)
-    labels = load_task(config.task, Path(config.output_dir) / ".cache").labels
-    folder = Path(config.output_dir) / config.name
-    entries = {entry.name: entry for entry in read_run(folder, trained_phases(config), labels)}
+    run = RunDir(config.output_dir, config.name)
+    labels = load_task(config.task, run.cache).labels
+    found = read_run(run.root, trained_phases(config), labels, changed_settings(config, run))
+    entries = {entry.name: entry for entry in found}
     if missing := [name for name in trained_phases(config) if name not in entries or entries[name].scores is None]:
-        raise UserError(f"{folder}: {', '.join(missing)} not evaluated; run it without --table-only")
+        raise UserError(f"{run.root}: {', '.join(missing)} not evaluated; run it without --table-only")
+    if doubted := [f"{run.root}: {one.name} no longer holds: {why}" for one in found for why in one.doubts]:
+        raise UserError(doubted)
     return entries
 
 
@@ -123,6 +130,18 @@ def interval(values: Sequence[float], form: str = "+.1f", least: float = -math.i
     return f"{mean:{form}} [{max(least, mean - half):{form}}, {min(most, mean + half):{form}}]"
 
 
+def joined(rates: Sequence[Rate]) -> Rate:
+    """Return the rate of a single run, with the interval of its rows; of several their mean with Student's 95 % interval."""
+    mean = rates[0] if len(rates) == 1 else _mean_rate([100 * rate.share for rate in rates])
+    assert mean is not None
+    return mean
+
+
+def told_per_seed(gains: Sequence[float], ps: Sequence[float]) -> str:
+    """Return a difference of each seed in points with its p."""
+    return ", ".join(f"{gain:+.1f} ({p_number(p)})" for gain, p in zip(gains, ps, strict=True))
+
+
 def _half_width(values: Sequence[float]) -> float | None:
     """Half of Student's 95 % interval of a mean; None of a single value."""
     if len(values) < 2:
@@ -148,7 +167,11 @@ def draw_over_seeds(page: Path, name: str, runs: Sequence[Mapping[str, Entry]], 
         rows.append((called, colour[runs[0][phase].name], [rate for rate in rates if rate]))
     said = f"accuracy, %: mean over {len(runs)} seeds" + (" (95 % interval, Student's t)" if len(runs) > 1 else "")
     kinds = ("greedy", "temperature 1") if any(len(rates) > 1 for _, _, rates in rows) else ()
-    chart = charts.intervals(rows, said, kinds=kinds)
+    return save_beside(page, name, charts.intervals(rows, said, kinds=kinds))
+
+
+def save_beside(page: Path, name: str, chart: charts.Chart | None) -> str:
+    """Write a chart as ``figures/<name>.png`` beside a page, and return the line that shows it; "" where there is none."""
     if chart is None:
         return ""
     (page.parent / "figures").mkdir(exist_ok=True)

@@ -23,11 +23,11 @@ from benchmarks.seeds import (
     run_over_seeds,
     scored,
     spread,
+    told_per_seed,
     write_between_marks,
 )
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
-from pipeline.formatting import p_number
 from pipeline.metrics.paired_tests import paired, right
 from pipeline.reports.entries import Entry
 from pipeline.run_dir import BASE
@@ -108,12 +108,8 @@ def table(config: RunConfig, seeds: Sequence[int], runs: Sequence[Mapping[str, E
         # A tiny base model has random weights: everything is better than it.
         if parent and parent != BASE:
             against = [paired(run[phase].predictions, run[parent].predictions) for run in runs]
-            cells.append(interval([100 * one.gain.share for one in against]))
-            cells.append(
-                ", ".join(
-                    f"{100 * one.gain.share:+.1f} ({p_number(1.0 if one.p is None else one.p)})" for one in against
-                )
-            )
+            gains = [100 * one.gain.share for one in against]
+            cells += [interval(gains), told_per_seed(gains, [1.0 if one.p is None else one.p for one in against])]
         else:
             cells += ["", ""]
         for of in figures.values():

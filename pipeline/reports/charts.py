@@ -388,7 +388,7 @@ def against(dots: Sequence[Dot], chance: float | None, log: bool) -> Chart | Non
 
 @dataclass(frozen=True)
 class Sized:
-    """A line of `scaling`: (millions of parameters, value, low, high, what it says) of models asked in one way."""
+    """A line of `scaling`: (size, value, low, high, what it says) of models that belong together."""
 
     name: str
     colour: int
@@ -396,13 +396,16 @@ class Sized:
     points: Sequence[tuple[float, float, float, float, str]]
 
 
-def scaling(panels: Sequence[tuple[str, str, Sequence[Sized]]], columns: int) -> Chart | None:
-    """Return differences in points against the size of the model, with their intervals, on a logarithmic axis.
+def scaling(
+    panels: Sequence[tuple[str, str, Sequence[Sized]]], columns: int, along: str = "parameters"
+) -> Chart | None:
+    """Return shares, or differences of them, against the size of the model or of the data, with their intervals, on a
+    logarithmic axis.
 
     Args:
-        panels: (title, what the axis is of, lines): differences of shares, from -1 to 1; of a panel without lines the place stays
-            empty.
+        panels: (title, what the axis is of, lines): values from -1 to 1; of a panel without lines the place stays empty.
         columns: panels beside each other.
+        along: what the size is of: ``parameters`` in millions, or a number of something else.
     """
     if not any(lines for _, _, lines in panels):
         return None
@@ -429,15 +432,23 @@ def scaling(panels: Sequence[tuple[str, str, Sequence[Sized]]], columns: int) ->
             wide = bool(sizes) and sizes[-1] / sizes[0] > 30
             axes.xaxis.set_major_locator(LogLocator(subs=(1.0, 3.0) if wide else (1.0, 2.0, 5.0)))
             axes.xaxis.set_minor_locator(NullLocator())
-            axes.xaxis.set_major_formatter(
-                FuncFormatter(lambda value, _: f"{value / 1000:g} B" if value >= 1000 else f"{value:g} M")
-            )
+            axes.xaxis.set_major_formatter(FuncFormatter(_parameters if along == "parameters" else _number))
             if sizes:
                 axes.set_xlim(sizes[0] / 1.5, sizes[-1] * 1.5)
-            axes.set(xlabel="parameters", ylabel=what, title=_plain(title, 60))
+            axes.set(xlabel=along, ylabel=what, title=_plain(title, 60))
             if len(lines) > 1:
                 axes.legend(loc="best", fontsize=7)
-    return _laid_out(figure, "; ".join(f"{title}: {what}" for title, what, lines in panels if lines))
+    return _laid_out(
+        figure, "; ".join(": ".join(filter(None, (title, what))) for title, what, lines in panels if lines)
+    )
+
+
+def _parameters(millions: float, _: object) -> str:
+    return f"{millions / 1000:g} B" if millions >= 1000 else f"{millions:g} M"
+
+
+def _number(count: float, _: object) -> str:
+    return f"{count:,.0f}"
 
 
 def _style() -> AbstractContextManager[None]:

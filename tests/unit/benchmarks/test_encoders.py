@@ -1,0 +1,126 @@
+"""Encoders are compared at equal all else, which is checked, and the tables say what made-up runs did."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+from made_up import cells_of, entry
+
+from benchmarks import encoders
+from benchmarks.equal_arms import Made, config_problems, made_problems
+from pipeline.config.loader import CONFIGS, load
+from pipeline.errors import UserError
+
+GRIDS = {grid: encoders.find_arms([grid]) for grid in ("encoders", "encoders/parts")}
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+def test_the_shipped_grids_differ_in_the_encoder_alone(grid: str) -> None:
+    configs = {name: load(file) for name, file in GRIDS[grid].items()}
+    assert len(configs) == len(list((CONFIGS / grid).glob("[!_]*.yaml")))
+    assert not list(config_problems(configs))
+    # Runs of two arms never share a folder.
+    assert len({config.name for config in configs.values()}) == len(configs)
+
+
+@pytest.mark.parametrize(
+    ("setting", "told"),
+    [
+        ("stages.stage0.trainer.max_steps=65", r"stages\.stage0_align\.trainer\.max_steps: 64 -> 65"),
+        ("task.options.train=100", r"task\.options\.train: 2000 -> 100"),
+        ("model.compose.language=parts/smollm2", r"model\.compose\.language: 'parts/minimind2' -> 'parts/smollm2'"),
+        ("model.compose.image_size=64", r"model\.compose\.image_size: 128 -> 64"),
+        ("seed=1", r"seed: 0 -> 1"),
+        ("stages.stage0.freeze=[language]", r"other: stage0_align trains the encoder.*add vision to its freeze"),
+        ("model.compose=null", r"other: model\.compose is not set, so there is no encoder"),
+    ],
+)
+def test_arms_that_differ_in_more_than_the_encoder_are_refused_with_the_difference(setting: str, told: str) -> None:
+    arms = {
+        "first": load("encoders/parts/lite0"),
+        "other": load("encoders/parts/lite0", [setting]),
+    }
+    with pytest.raises(UserError, match=told):
+        raise UserError(list(config_problems(arms)))
+
+
+def test_one_encoder_is_no_comparison_and_its_layer_is_its_own(tmp_path: Path) -> None:
+    one = load("encoders/dinov2_small")
+    assert any("is one encoder" in problem for problem in config_problems({"dinov2_small": one}))
+    assert not list(
+        config_problems({"last but one": one, "last": load("encoders/dinov2_small", ["model.compose.layer=-1"])})
+    )
+    with pytest.raises(UserError, match="without configurations"):
+        encoders.find_arms([str(tmp_path)])
+    with pytest.raises(UserError, match="have one name"):
+        encoders.find_arms(["encoders/dinov2_small", str(CONFIGS / "encoders" / "dinov2_small.yaml")])
+
+
+MADE = Made("a" * 64, 16, {"stage0_align": '"1"\taa\tbb\n"2"\tcc\tdd\n'}, {"stage0_align": 64}, frozenset({("t", "A")}))
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"language": "b" * 64}, "language model: weights aaaaaaaaaaaa -> bbbbbbbbbbbb"),
+        ({"rows": {"stage0_align": '"1"\taa\tbb\n'}}, "data of stage0_align: 1 of 1 rows are gone (first: 2)"),
+        (
+            {"rows": {"stage0_align": '"1"\taa\tbb\n"2"\tcc\tee\n'}},
+            "data of stage0_align: 1 of 2 images changed (first: 2)",
+        ),
+        ({"steps": {"stage0_align": 60}}, "steps of stage0_align: 64 -> 60"),
+        ({"judged": frozenset({("t", "B")})}, "rows judged on: 2 are in one and not in the other"),
+    ],
+)
+def test_runs_that_were_made_otherwise_are_refused_with_the_difference(change: dict[str, object], told: str) -> None:
+    # Another number of picture tokens is what an encoder brings.
+    assert not list(made_problems(MADE, dataclasses.replace(MADE, image_tokens=49)))
+    other = dataclasses.replace(MADE, **change)
+    assert list(made_problems(MADE, other)) == [told]
+    with pytest.raises(UserError, match="seed 3: b was made otherwise than a: "):
+        encoders.refuse_unlike({"a": [MADE], "b": [other]}, [3])
+
+
+def test_every_kind_of_question_is_compared_on_its_own_rows() -> None:
+    rows = cells_of(encoders.table({"a": [entry([50, 50])], "b": [entry([50, 60])]}, [0]))
+    assert [row["questions"] for row in rows] == ["all", "", "Closer", "", "Count", ""]
+    assert [row["rows"] for row in rows[::2]] == ["200", "100", "100"]
+    assert {row["commonest answer, %"] for row in rows[2::2]} == {"50.0"}
+    assert rows[2]["accuracy, %"] == "50.0 [40.4, 59.6]"
+    assert (rows[0]["against a, points"], rows[2]["per seed (p, Holm)"]) == ("", "")
+    told = {row["accuracy, %"]: row["per seed (p, Holm)"] for row in rows[1::2]}
+    # Ten rows that only b has right: p = 2 / 2**10, times the two tests that are left of three.
+    assert rows[3]["against a, points"] == "+10.0"
+    assert told["60.0 [50.2, 69.1]"] == "+10.0 (.006)"
+    assert told["50.0 [40.4, 59.6]"] == "+0.0 (1.000)"
+
+
+def test_over_seeds_intervals_cover_the_luck_of_training() -> None:
+    runs = {"a": [entry([50, 50]), entry([50, 50])], "b": [entry([50, 60]), entry([50, 70])]}
+    closer = cells_of(encoders.table(runs, [0, 1]))[3]
+    assert closer["accuracy, %"] == "65.0 [1.5, 100.0]"
+    # 12.706 * 7.0711 / sqrt(2) = 63.5.
+    assert closer["against a, points"] == "+15.0 [-48.5, +78.5]"
+
+
+def test_a_picture_costs_what_the_records_say() -> None:
+    (row,) = cells_of(encoders.costs({"a": [entry([1, 1])]}, {"a": MADE}))
+    # The median step takes 2 seconds, whatever one of them waited for.
+    assert list(row.values()) == ["a", "16", "4.0", "2.0 GB"]
+
+
+def test_labels_are_the_kinds_of_an_image_set_and_have_no_commonest_answer() -> None:
+    rows = tuple({**row, "groups": {"label": row["gold"]}} for row in entry([50, 50]).predictions)
+    labelled = dataclasses.replace(entry([50, 50]), predictions=rows)
+    assert list(encoders.by_kind(labelled)) == ["all", "A", "B"]
+    assert [
+        row["commonest answer, %"] for row in cells_of(encoders.table({"a": [labelled], "b": [labelled]}, [0]))[2::2]
+    ] == [*("–", "–")]
+
+
+def test_the_figure_shows_every_kind_of_every_encoder() -> None:
+    chart = encoders.figure({"a": [entry([50, 50])], "b": [entry([50, 60])]}, [0])
+    assert chart is not None
+    assert chart.said.endswith("all: a, all: b, Closer: a, Closer: b, Count: a, Count: b")

@@ -1,7 +1,8 @@
-"""Pictures inside parquet files, and paths of pictures in data files: taken out once, never outside the data's folder."""
+"""Pictures inside data files, as bytes or text, and paths of pictures there: taken out once, never outside the data's folder."""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import os
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote_to_bytes
 
 from pipeline.data.images import HEIC, inside
 from pipeline.errors import UserError
@@ -30,6 +32,15 @@ _MAGIC = (
     (b"II*\0", "tiff"),
     (b"MM\0*", "tiff"),
 )
+MOST_EMBEDDED = 64 * 1024 * 1024
+"""Bytes of a picture that a row holds as text."""
+ADDRESS_CURE = (
+    "nothing is fetched while a run trains: download the pictures first and give their paths "
+    "(python -m pipeline fetch lists the sets that it gets by itself)"
+)
+# The smallest picture that Pillow reads takes more characters, and names of files hardly begin as pictures do.
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}")
+_URL_SAFE = str.maketrans("-_", "+/")
 _SHARD = re.compile(r"-\d+-of-(\d+)$")
 
 
@@ -93,13 +104,55 @@ def _open_stream(file: Path) -> pa.RecordBatchStreamReader:
         raise UserError(f"{file}: not readable as arrow: {error}") from error
 
 
+def is_address(value: Any) -> bool:
+    """Check whether a value is the http(s) address of a picture."""
+    return isinstance(value, str) and value[:8].lower().startswith(("http://", "https://"))
+
+
+def is_embedded(value: Any) -> bool:
+    """Check whether a value is a text that is a picture itself, a ``data:`` URI or base64, and no path."""
+    if not isinstance(value, str):
+        return False
+    if value[:5].lower() == "data:":
+        return True
+    head = "".join(value[:80].split())
+    found = _BASE64.match(head)
+    return found is not None and _extension(base64.b64decode(found[0].translate(_URL_SAFE))) is not None
+
+
+def _unembedded(text: str) -> bytes:
+    """The bytes of a text that `is_embedded`; a ValueError says why there are none."""
+    head, _, body = text.partition(",") if text[:5].lower() == "data:" else ("", "", text)
+    if len(body) > MOST_EMBEDDED // 3 * 4:
+        raise ValueError(f"{len(body):,} characters, more than a picture of {MOST_EMBEDDED >> 20} MiB takes")
+    if head and not head.lower().endswith(";base64"):
+        return unquote_to_bytes(body)
+    plain = "".join(body.split()).translate(_URL_SAFE)
+    # Many leave the padding out.
+    return base64.b64decode(plain + "=" * (-len(plain) % 4), validate=True)
+
+
 def place(folder: Path, value: Any, images: Path) -> dict[str, Any]:
-    """Return where a row's image is: a file written under `images`, a path below `folder`, or why there is none."""
+    """Return where a row's image is: a file written under `images`, a path below `folder`, or why there is none.
+
+    Args:
+        folder: the data's.
+        value: bytes, a text, or {bytes, path} of them. A text is a path unless it `is_embedded`; an address is refused.
+        images: where pictures that the data hold are written, each under the hash of its bytes.
+    """
     data, path = value, None
-    if isinstance(value, str):
-        data, path = None, value
-    elif isinstance(value, dict):
+    if isinstance(value, dict):
         data, path = value.get("bytes"), value.get("path")
+    text: Any = data if isinstance(data, str) else path if data is None else None
+    if text is not None:
+        data, path = None, text
+    if is_address(text):
+        return {"reason": "remote_image", "detail": f"{text[:60]} is an address, and {ADDRESS_CURE}"}
+    if is_embedded(text):
+        try:
+            data = _unembedded(text)
+        except ValueError as error:
+            return {"reason": "unreadable_image", "detail": f"{text[:30]}… is no picture as text: {error}"}
     if data is not None:
         extension = _extension(data)
         if extension is None:
@@ -109,7 +162,7 @@ def place(folder: Path, value: Any, images: Path) -> dict[str, Any]:
     if not path:
         return {"reason": "missing_image", "detail": "neither bytes nor a path"}
     if inside(folder, path) is None:
-        return {"reason": "outside_root", "detail": f"{path} is not inside {folder}"}
+        return {"reason": "outside_root", "detail": f"{path[:200]} is not inside {folder}"}
     return {"path": path}
 
 
@@ -124,6 +177,7 @@ def _extension(data: bytes) -> str | None:
 
 def write_once(images: Path, data: bytes, extension: str) -> str:
     """Write an image under the hash of its content, unless it is there; gives the file's name."""
+    images.mkdir(parents=True, exist_ok=True)
     target = images / f"{hashlib.sha256(data).hexdigest()[:32]}.{extension}"
     if not target.exists() or target.stat().st_size != len(data):
         partial = target.with_suffix(f".{os.getpid()}.partial")

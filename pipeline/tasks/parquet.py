@@ -31,7 +31,7 @@ from pipeline.files import digest, write_atomic
 from pipeline.system.locks import exclusive
 from pipeline.types import Problem, Question, Split, labelled_image
 
-VERSION = 2
+VERSION = 3
 """Part of the index's key: raise it when what is extracted changes."""
 QUESTION = "What does this image show?"
 OPTIONS = {

@@ -1,9 +1,9 @@
 """questions: rows of pictures, a question and its answer, as trainers and benchmarks publish them.
 
-Columns are found by their names, and `plan` tells what was taken for what. `path` is a parquet, .jsonl, .json, .csv or .arrow
-file, or a folder of them: there, in its ``data/``, or one folder per split, as `datasets` saves to disk or as metadata beside
-pictures. A file or folder named after a split is that split; where none is, all rows are one split, ``train``. Pictures are bytes
-in the file, or paths that are looked for below `path` and nowhere else.
+Columns are found by their names, and `plan` tells what was taken for what. `path` is a parquet, .jsonl, .json, .csv, .tsv or
+.arrow file, or a folder of them: there, in its ``data/``, or one folder per split, as `datasets` saves to disk or as metadata
+beside pictures. A file or folder named after a split is that split; where none is, all rows are one split, ``train``. Pictures
+are bytes in the file, base64 or ``data:`` URIs, or paths that are looked for below `path` and nowhere else; none is fetched.
 
 Each row asks for a kind of answer of its own (pipeline/scoring/kinds.py). Options come from their column or from the question's
 text. A ``task.labels`` list closes the answers of rows without options. Sentences at the end of a question that say how to
@@ -21,13 +21,15 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.options import TaskOption, check_options, share_below
+from pipeline.data.parquet_images import is_embedded
 from pipeline.data.questions.cells import RawRow, Unusable
 from pipeline.data.questions.columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
 from pipeline.data.questions.files import TABLES, find_splits, first_rows, unlocated_rows
-from pipeline.data.questions.pictures import pictures
+from pipeline.data.questions.pictures import located, named, picture, pictures, place_text, text_of
 from pipeline.data.questions.prompting import asked_by_kind
 from pipeline.data.questions.read import QuestionColumns, read_questions
 from pipeline.data.questions.rows import RowReader
+from pipeline.data.questions.text import turn_pictures
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.formatting import join_counts
@@ -36,7 +38,7 @@ from pipeline.scoring.kinds import KINDS, OPEN_KINDS, chance, judge_kind
 from pipeline.types import Question, Split
 
 SPLITS = ("train", "validation", "val", "dev", "test")
-FORMATS = ("parquet", "arrow", "jsonl", "json", "csv")
+FORMATS = ("parquet", "arrow", "jsonl", "json", "csv", "tsv")
 OPTIONS = {
     **COLUMN_OPTIONS,
     "group_columns": TaskOption([], "columns that tables are split by"),
@@ -48,7 +50,9 @@ OPTIONS = {
         None, "share of the gold number that an answer may be off, such as 0.05", check=share_below(1)
     ),
 }
-_WHAT = "rows of pictures, questions and answers: .parquet, .jsonl, .json, .csv or .arrow files, or a folder of them"
+_WHAT = (
+    "rows of pictures, questions and answers: .parquet, .jsonl, .json, .csv, .tsv or .arrow files, or a folder of them"
+)
 _NO_ROWS = frozenset(("dataset_info", "dataset_infos", "dataset_dict", "state", "config", "package"))
 _SHOWN_ROWS = 2
 
@@ -65,16 +69,19 @@ def load(config: TaskConfig, cache: Path) -> Task:
     unread = [file for file in files["all"] if not any(file in found for found in splits.values())]
     columns = {}
     problems: list[str] = []
+    starts = {split: first_rows(found[0]) for split, found in splits.items()}
     for split, found in splits.items():
         try:
-            columns[split] = find_columns(
-                found[0], first_rows(found[0]), options, config.question, options["group_columns"]
-            )
+            columns[split] = find_columns(found[0], starts[split], options, config.question, options["group_columns"])
         except UserError as error:
             problems += error.problems
     if problems:
         raise UserError(problems)
     rows = {split: RowReader(split, folder, columns[split], config, options) for split in splits}
+
+    def in_turn(value: Any) -> Path:
+        found = located(place_text(folder, value, cache / "images"), folder, cache)
+        return picture({"turn": found}, "turn")
 
     def read(split: str) -> Split:
         reader = rows[split]
@@ -83,7 +90,7 @@ def load(config: TaskConfig, cache: Path) -> Task:
 
         def build(row: RawRow) -> Iterator[Question]:
             name = reader.name(row, next(numbers), seen)
-            yield from reader.questions(row, name, pictures(row, *reader.columns.pictures), folder)
+            yield from reader.questions(row, name, pictures(row, *reader.columns.pictures), in_turn)
 
         wanted = QuestionColumns(reader.columns.pictures, (), reader.columns.read, reader.ids)
         found = read_questions(split, splits[split], wanted, folder, cache, build)
@@ -103,7 +110,11 @@ def load(config: TaskConfig, cache: Path) -> Task:
         official,
         told=lambda: told(splits, rows, counts, unread),
         listed=lambda split: counts(split)[0],
-        in_place=all(file.suffix not in TABLES for found in splits.values() for file in found),
+        in_place=not any(
+            file.suffix in TABLES or _holds_pictures(starts[split], columns[split])
+            for split, found in splits.items()
+            for file in found
+        ),
     )
 
 
@@ -150,6 +161,14 @@ def _holds_rows(folder: str) -> bool:
     return folder == "data" or folder in SPLITS
 
 
+def _holds_pictures(rows: Sequence[RawRow], columns: RowColumns) -> bool:
+    """Whether rows hold pictures as text."""
+    cells = [row.get(name) for row in rows for name in columns.pictures]
+    each = [one for cell in cells for one in (cell if isinstance(cell, list) else [cell])]
+    each += turn_pictures(columns.of("question", row) for row in rows)
+    return any(is_embedded(text_of(one)) for one in each)
+
+
 def told(
     splits: Mapping[str, Sequence[Path]],
     rows: Mapping[str, RowReader],
@@ -187,7 +206,7 @@ def count_kinds(reader: RowReader, files: Sequence[Path]) -> tuple[Counter[str],
     for number, row in enumerate(unlocated_rows(files, reader.columns.read)):
         try:
             # How many pictures a row has is not known here.
-            for question in reader.questions(row, reader.name(row, number, seen), (Path(),) * 99, None):
+            for question in reader.questions(row, reader.name(row, number, seen), (Path(),) * 99, _by_name):
                 kinds[question.kind] += 1
         except Unusable as error:
             lost[error.reason] += 1
@@ -211,7 +230,7 @@ def _first_rows(reader: RowReader, files: Sequence[Path]) -> Iterator[str]:
     for number, row in enumerate(first_rows(files[0])):
         try:
             built = list(
-                reader.questions(row, reader.name(row, number, set()), _named_pictures(row, reader.columns), None)
+                reader.questions(row, reader.name(row, number, set()), _named_pictures(row, reader.columns), _by_name)
             )
         except (Unusable, KeyError, TypeError, ValueError, AttributeError, IndexError):
             continue
@@ -228,14 +247,8 @@ def _first_rows(reader: RowReader, files: Sequence[Path]) -> Iterator[str]:
 def _named_pictures(row: RawRow, columns: RowColumns) -> tuple[Path, ...]:
     """The pictures of a raw row by their names, without opening one."""
     cells: Iterable[Any] = (row[name] for name in columns.pictures if row.get(name) is not None)
-    each = [one for cell in cells for one in (cell if isinstance(cell, list) else [cell])]
-    return tuple(
-        Path(
-            str(one.get("path") or "a picture in the file")
-            if isinstance(one, Mapping)
-            else one
-            if isinstance(one, str)
-            else "a picture in the file"
-        )
-        for one in each
-    )
+    return tuple(_by_name(one) for cell in cells for one in (cell if isinstance(cell, list) else [cell]))
+
+
+def _by_name(value: Any) -> Path:
+    return Path(named(value))

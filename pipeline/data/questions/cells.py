@@ -19,6 +19,11 @@ class Unusable(ValueError):
         super().__init__(detail)
 
 
+def is_empty(value: Any) -> bool:
+    """Check whether a cell holds nothing: None, no text, or what pandas writes for it."""
+    return value is None or str(value).strip().lower() in ("", "nan")
+
+
 def listed(value: Any) -> list[Any]:
     """Return a list given as a list, as its Python text ("['a', 'b']") or as nothing.
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+import string
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipeline.data.options import TaskOption
+from pipeline.data.parquet_images import ADDRESS_CURE, is_address
 from pipeline.data.questions.cells import RawRow
-from pipeline.data.questions.text import is_conversation
+from pipeline.data.questions.pictures import text_of
+from pipeline.data.questions.text import is_conversation, turn_pictures
 from pipeline.errors import UserError, did_you_mean
 
 NAMES: Mapping[str, tuple[str, ...]] = {
@@ -34,6 +38,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
         *("multiple_choice_answer", "answers", "reward_model", "output", "response", "completion"),
     ),
     "options": ("options", "choices", "candidates"),
+    "hint": ("hint",),
     "id": ("id", "question_id", "qid", "uid", "pid", "idx", "index"),
     "kind": ("kind", "answer_type", "question_type", "problem_type"),
     "unit": ("unit",),
@@ -44,10 +49,11 @@ NAMES: Mapping[str, tuple[str, ...]] = {
 }
 """The names a column may have, the likeliest first. ``image_1``, ``image_2``, … are several pictures of a row."""
 _MEANINGS = {
-    "image": "a column or a list of them: structs {bytes, path}, plain bytes or paths inside the data, one or several in a row",
+    "image": "a column or a list of them: structs {bytes, path}, bytes, base64, data: URIs, or paths inside the data",
     "question": "what is asked: a text with or without <image> marks, or turns of a conversation",
     "answer": "the gold answer; without it that of the conversation",
-    "options": "the options of a row; without it those that its text lists",
+    "options": "the options of a row, or a list of columns of one each; without it columns A, B, …, else those its text lists",
+    "hint": "what stands before the question; found where the options are columns A, B, …",
     "id": "what tells rows apart; without it `<split>-<row>`",
     "kind": "the kind of answer, row by row; without it it is inferred",
     "unit": "the unit of a number",
@@ -72,6 +78,8 @@ class RowColumns:
     groups: tuple[str, ...] = ()
     question: str | None = None
     """The one text that all rows ask, in place of a column."""
+    lettered: tuple[str, ...] = ()
+    """Columns that hold one option each, in their order."""
 
     def of(self, role: str, row: RawRow) -> Any:
         """Return what a row has for a role; None without a column or a value."""
@@ -81,7 +89,7 @@ class RowColumns:
     def read(self) -> tuple[str, ...]:
         """Return every column that holds no picture; `input` is what an instruction is about."""
         more = ("input",) if self.roles.get("question") == "instruction" else ()
-        return tuple(dict.fromkeys([*self.roles.values(), *self.groups, *more]))
+        return tuple(dict.fromkeys([*self.roles.values(), *self.lettered, *self.groups, *more]))
 
 
 def find_columns(
@@ -107,6 +115,7 @@ def find_columns(
     problems: list[str] = []
     roles: dict[str, str] = {}
     pictures: list[str] = []
+    lettered: list[str] = []
     for role, known in NAMES.items():
         given = options.get(f"{role}_column")
         asked = given if isinstance(given, list) else [given] if given is not None else []
@@ -117,10 +126,16 @@ def find_columns(
                 )
         if role == "image":
             pictures = list(asked) or _picture_columns(names, rows)
+        elif role == "options" and isinstance(given, list):
+            lettered = list(asked)
         elif asked:
             roles[role] = str(asked[0])
         elif found := next((name for name in known if name in names and _fits(role, name, rows)), None):
             roles[role] = found
+    if "options" not in roles and options.get("options_column") is None:
+        lettered = _lettered_columns(names)
+    if not lettered and options.get("hint_column") is None:
+        roles.pop("hint", None)
     problems += [
         f"task.options.group_columns: {file.name} has no column {name!r}; {did_you_mean(str(name), names)}"
         for name in groups
@@ -134,12 +149,16 @@ def find_columns(
     lacking = [
         role
         for role, is_there in (
-            ("image", bool(pictures) or (turns and _has_image_parts(rows, roles["question"]))),
+            ("image", bool(pictures) or bool(turn_pictures(row.get(roles.get("question", "")) for row in rows))),
             ("question", "question" in roles or question is not None),
             ("answer", "answer" in roles or turns),
         )
         if not is_there
     ]
+    addresses = [name for name in pictures or NAMES["image"] if _holds_addresses(name, rows)]
+    if addresses and (pictures or "image" in lacking):
+        lacking = [role for role in lacking if role != "image"]
+        problems.append(f"{file}: column {addresses[0]} holds addresses of pictures, and {ADDRESS_CURE}")
     for role in lacking:
         problems.append(
             f"{file}: no column is the {role} by its name ({', '.join(NAMES[role])}); it has {', '.join(names)}: "
@@ -148,7 +167,7 @@ def find_columns(
         )
     if problems:
         raise UserError(problems)
-    return RowColumns(roles, tuple(pictures), tuple(groups), question)
+    return RowColumns(roles, tuple(pictures), tuple(groups), question, tuple(lettered))
 
 
 def told_columns(columns: RowColumns) -> str:
@@ -159,7 +178,9 @@ def told_columns(columns: RowColumns) -> str:
         words.append("question <- task.question")
     if "answer" not in columns.roles:
         words.append("answer <- the turns")
-    if "options" not in columns.roles:
+    if columns.lettered:
+        words.append(f"options <- {', '.join(columns.lettered)}")
+    elif "options" not in columns.roles:
         words.append("options <- the question's text, where it lists some")
     return ", ".join(words)
 
@@ -171,6 +192,19 @@ def _picture_columns(names: Sequence[str], rows: Sequence[RawRow]) -> list[str]:
     return next(([name] for name in (*NAMES["image"], *numbered) if name in names and _fits("image", name, rows)), [])
 
 
+def _lettered_columns(names: Sequence[str]) -> list[str]:
+    """The columns A, B, … of one option each, as far as they go; none where there is no B."""
+    found = list(itertools.takewhile(lambda letter: letter in names, string.ascii_uppercase))
+    return found if len(found) > 1 else []
+
+
+def _holds_addresses(name: str, rows: Sequence[RawRow]) -> bool:
+    """Whether all pictures of a column are addresses, as far as the first rows tell."""
+    values = [value for row in rows if (value := row.get(name)) is not None]
+    cells = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    return bool(cells) and all(is_address(text_of(cell)) for cell in cells)
+
+
 def _fits(role: str, name: str, rows: Sequence[RawRow]) -> bool:
     """Whether a column of that name holds what the role needs, as far as the first rows tell."""
     values = [value for row in rows if (value := row.get(name)) is not None]
@@ -178,7 +212,9 @@ def _fits(role: str, name: str, rows: Sequence[RawRow]) -> bool:
         return role == "image"
     if role == "image":
         cells = [each for value in values for each in (value if isinstance(value, list) else [value])]
-        return all(isinstance(cell, bytes | str) or (isinstance(cell, Mapping) and _is_picture(cell)) for cell in cells)
+        return not _holds_addresses(name, rows) and all(
+            isinstance(cell, bytes | str) or (isinstance(cell, Mapping) and _is_picture(cell)) for cell in cells
+        )
     if role == "question":
         return all(isinstance(value, str) or is_conversation(value) for value in values)
     if role == "answer":
@@ -189,10 +225,3 @@ def _fits(role: str, name: str, rows: Sequence[RawRow]) -> bool:
 
 def _is_picture(cell: Mapping[str, Any]) -> bool:
     return bool({"bytes", "path", "url", "image", "file_name"} & set(cell))
-
-
-def _has_image_parts(rows: Sequence[RawRow], name: str) -> bool:
-    turns = [turn for row in rows if is_conversation(row.get(name)) for turn in row[name]]
-    return any(
-        isinstance(part, Mapping) and part.get("image") for turn in turns for part in (turn.get("content") or ())
-    )

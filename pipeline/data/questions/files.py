@@ -1,22 +1,25 @@
-"""Files of rows: parquet or arrow with the pictures inside, or .jsonl, .json and .csv beside a folder of pictures."""
+"""Files of rows: parquet or arrow with the pictures inside, or .jsonl, .json, .csv and .tsv beside a folder of pictures."""
 
 from __future__ import annotations
 
 import csv
+import itertools
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root
-from pipeline.data.parquet_images import open_table
+from pipeline.data.parquet_images import MOST_EMBEDDED, open_table
 from pipeline.data.questions.cells import RawRow
 from pipeline.errors import UserError
 
 KINDS = ("parquet", "jsonl", "json")
 TABLES = (".parquet", ".arrow")
 """Endings of files that hold pictures themselves."""
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
 # Without pictures a row is small.
 _TEXT_ROWS = 4096
 
@@ -73,7 +76,7 @@ def first_rows(file: Path, count: int = 8) -> list[RawRow]:
         UserError: when it cannot be read or has none.
     """
     if file.suffix not in TABLES:
-        return [dict(row) for row in json_rows(file)[:count]]
+        return list(itertools.islice(text_rows(file), count))
     with open_table(file) as table:
         batch = next(iter(table.batches(count, None)), None)
     if batch is None or not batch.num_rows:
@@ -90,34 +93,45 @@ def unlocated_rows(files: Iterable[Path], names: Sequence[str]) -> Iterator[RawR
     """
     for file in files:
         if file.suffix not in TABLES:
-            yield from json_rows(file)
+            yield from text_rows(file)
             continue
         with open_table(file) as table:
             for batch in table.batches(_TEXT_ROWS, [name for name in names if name in table.schema.names]):
                 yield from batch.to_pylist()
 
 
-def json_rows(file: Path) -> list[RawRow]:
-    """Return the rows of a .jsonl or .csv file, of a JSON list, of a JSON object {id: row}, whose rows get their id as ``_key``,
-    or of one that holds a list of rows beside other things.
+def text_rows(file: Path) -> Iterator[RawRow]:
+    """Yield the rows of a .jsonl, .csv or .tsv file one by one, of a JSON list, of a JSON object {id: row}, whose rows get their
+    id as ``_key``, or of one that holds a list of rows beside other things.
 
     Raises:
         UserError: when it cannot be read or has none.
     """
+    some = False
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        for row in _parsed(file):
+            some = True
+            if not isinstance(row, dict):
+                raise UserError(f"{file}: holds rows that are no JSON objects")
+            yield row
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise UserError(f"{file}: not readable as {file.suffix[1:]} rows: {error}") from error
+    if not some:
+        raise UserError(f"{file}: holds no rows")
+
+
+def _parsed(file: Path) -> Iterator[Any]:
+    # Line ends within a cell of a .csv file are the cell's.
+    with file.open(encoding="utf-8-sig", newline="" if file.suffix in _DELIMITERS else None) as lines:
         if file.suffix == ".jsonl":
-            rows = [json.loads(line) for line in text.splitlines() if line.strip()]
-        elif file.suffix == ".csv":
-            rows = list(csv.DictReader(text.splitlines()))
+            yield from (json.loads(line) for line in lines if line.strip())
+        elif file.suffix in _DELIMITERS:
+            # A cell may be a picture.
+            csv.field_size_limit(MOST_EMBEDDED // 3 * 4)
+            yield from csv.DictReader(lines, delimiter=_DELIMITERS[file.suffix])
         else:
-            whole = json.loads(text)
+            whole = json.load(lines)
             lists = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []
             if len(lists) == 1:
                 whole = lists[0]
-            rows = [{"_key": key, **row} for key, row in whole.items()] if isinstance(whole, dict) else list(whole)
-    except (OSError, ValueError, TypeError, csv.Error) as error:
-        raise UserError(f"{file}: not readable as {file.suffix[1:]} rows: {error}") from error
-    if not rows or not all(isinstance(row, dict) for row in rows):
-        raise UserError(f"{file}: holds {'no rows' if not rows else 'rows that are no JSON objects'}")
-    return rows
+            yield from ({"_key": key, **row} for key, row in whole.items()) if isinstance(whole, dict) else whole

@@ -1,4 +1,4 @@
-"""The pictures of a row: bytes that its file holds, or paths below the data's folder and nowhere else."""
+"""The pictures of a row: those that its file holds, as bytes or text, or paths below the data's folder and nowhere else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipeline.data.images import inside
-from pipeline.data.parquet_images import place
+from pipeline.data.parquet_images import is_address, is_embedded, place
 from pipeline.data.questions.cells import RawRow, Unusable
 
 _NOT_A_PATH = {"reason": "missing_image", "detail": "the picture is not given as a path"}
@@ -30,15 +30,34 @@ def placed(value: Any, find: Callable[[Any], dict[str, Any]]) -> Any:
     return None if value is None else find(value)
 
 
-def place_path(folder: Path, value: Any, places: Sequence[str] = ("", "images/")) -> dict[str, Any]:
-    """Return where a picture is that data give as a path, alone or as {"path": …}: below `folder`, or why there is none."""
-    if isinstance(value, dict):
-        value = next((value[key] for key in ("path", "image", "url", "file_name") if value.get(key)), None)
-    if not isinstance(value, str):
+def text_of(value: Any) -> Any:
+    """Return what a cell gives a picture as, where it is a mapping of {"path": …} or its like; else the cell."""
+    if not isinstance(value, dict):
+        return value
+    return next((value[key] for key in ("bytes", "path", "image", "url", "file_name") if value.get(key)), None)
+
+
+def place_text(folder: Path, value: Any, images: Path, places: Sequence[str] = ("", "images/")) -> dict[str, Any]:
+    """Return where a picture is that data give as text, alone or as {"path": …}: below `folder`, or why there is none.
+
+    Args:
+        folder: the data's.
+        value: a path, a ``data:`` URI or base64.
+        images: where the latter two are written.
+        places: folders below `folder` in which a path is looked for.
+    """
+    text = text_of(value)
+    if not isinstance(text, str):
         return _NOT_A_PATH
-    if value.startswith(("http:", "https:", "data:")):
-        return {**_NOT_A_PATH, "detail": f"{value[:60]} is no path of a file; pictures are read of files"}
-    return place(folder, _located(folder, value.removeprefix("file://"), places), folder)
+    if not is_address(text) and not is_embedded(text):
+        text = _located(folder, text.removeprefix("file://"), places)
+    return place(folder, text, images)
+
+
+def named(value: Any) -> str:
+    """Return how a plan names the picture of a cell, which it does not open."""
+    text = (isinstance(value, dict) and value.get("path")) or text_of(value)
+    return text[:200] if isinstance(text, str) and not is_embedded(text) else "a picture in the file"
 
 
 def _located(folder: Path, path: str, places: Sequence[str]) -> str:

@@ -15,14 +15,14 @@ from typing import Any
 from pipeline.data.images import check_images
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_table, place
 from pipeline.data.questions.cells import RawRow, Unusable
-from pipeline.data.questions.files import TABLES, json_rows
-from pipeline.data.questions.pictures import located, place_path, placed
+from pipeline.data.questions.files import TABLES, text_rows
+from pipeline.data.questions.pictures import located, place_text, placed
 from pipeline.errors import UserError
 from pipeline.files import digest, write_atomic
 from pipeline.system.locks import exclusive
 from pipeline.types import Problem, Question, Split
 
-VERSION = 3
+VERSION = 4
 """Part of the index's key: raise it when what is taken out of parquet files changes."""
 
 
@@ -46,7 +46,9 @@ class QuestionColumns:
 def _read_rows(files: Sequence[Path], columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
     """Every row of `files`, its pictures taken out to `cache` or found below `folder`."""
     for file in files:
-        rows = _of_table(file, columns, folder, cache) if file.suffix in TABLES else _of_json(file, columns, folder)
+        rows = (
+            _of_table(file, columns, folder, cache) if file.suffix in TABLES else _of_text(file, columns, folder, cache)
+        )
         for row in rows:
             yield {
                 name: located(value, folder, cache) if name in columns.pictures and value is not None else value
@@ -66,7 +68,6 @@ def _of_table(file: Path, columns: QuestionColumns, folder: Path, cache: Path) -
         with exclusive(index):
             rows = _indexed(index, columns, cache)
             if rows is None:
-                (cache / "images").mkdir(parents=True, exist_ok=True)
                 rows = []
                 for batch in table.batches(BATCH_ROWS, wanted):
                     for row in batch.to_pylist():
@@ -95,16 +96,17 @@ def _indexed(index: Path, columns: QuestionColumns, cache: Path) -> list[RawRow]
     return rows if whole else None
 
 
-def _of_json(file: Path, columns: QuestionColumns, folder: Path) -> Iterator[RawRow]:
-    rows = json_rows(file)
-    # A row may leave out what it has nothing for.
-    _require(file, list(dict.fromkeys(name for row in rows for name in row)), columns)
+def _of_text(file: Path, columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
+    names: dict[str, None] = {}
     beside = file.parent.relative_to(folder).as_posix() if file.parent.is_relative_to(folder) else "."
     places = dict.fromkeys((f"{beside}/" if beside != "." else "", "", "images/"))
-    for row in rows:
+    for row in text_rows(file):
+        names |= dict.fromkeys(row)
         for name in set(columns.pictures) & set(row):
-            row[name] = placed(row[name], lambda value: place_path(folder, value, tuple(places)))
+            row[name] = placed(row[name], lambda value: place_text(folder, value, cache / "images", tuple(places)))
         yield row
+    # A row may leave out what it has nothing for.
+    _require(file, list(names), columns)
 
 
 def _require(file: Path, names: Sequence[str], columns: QuestionColumns) -> None:

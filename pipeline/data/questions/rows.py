@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import itertools
+import string
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +13,8 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import label_set
-from pipeline.data.questions.cells import RawRow, Unusable
+from pipeline.data.questions.cells import RawRow, Unusable, is_empty
 from pipeline.data.questions.columns import RowColumns
-from pipeline.data.questions.pictures import place_path
 from pipeline.data.questions.prompting import lettered
 from pipeline.data.questions.text import (
     MARK,
@@ -101,14 +102,16 @@ class RowReader:
         seen.add(given)
         return name
 
-    def questions(self, row: RawRow, name: str, images: tuple[Path, ...], folder: Path | None) -> Iterator[Question]:
+    def questions(
+        self, row: RawRow, name: str, images: tuple[Path, ...], find: Callable[[Any], Path]
+    ) -> Iterator[Question]:
         """Yield what a row asks: one question, or one per turn.
 
         Args:
             row: as read; its pictures are `images`.
             name: its id.
             images: of the picture columns.
-            folder: where pictures lie that stand in turns; None to take them as they are named.
+            find: where a picture is that stands in a turn; raises `Unusable` where there is none.
 
         Raises:
             Unusable: see `pipeline.data.questions.text`.
@@ -119,10 +122,12 @@ class RowReader:
             text = str(asked or "").strip()
             if "input" in self.columns.read and row.get("input"):
                 text = f"{text}\n{row['input']}"
+            if not is_empty(hint := self.columns.of("hint", row)):
+                text = f"{str(hint).strip()}\n{text}"
             yield self._question(row, name, text, gold, images)
             return
         turns = read_conversation(asked)
-        images += tuple(_path_in_turn(value, folder) for value in turns.pictures)
+        images += tuple(map(find, turns.pictures))
         if gold is not None:
             if len(turns.asked) > 1:
                 raise Unusable("several_turns", f"one answer to {len(turns.asked)} turns; a row asks one question")
@@ -154,7 +159,8 @@ class RowReader:
             raise Unusable("missing_answer", "it has no gold answer")
         if removed:
             self.removed[removed] += 1
-        options = options_of(self.columns.of("options", row)) if self.columns.of("options", row) else []
+        given = self._in_columns(row) if self.columns.lettered else self.columns.of("options", row)
+        options = options_of(given) if given else []
         if options and not options_in(text):
             text = f"{text}\n{lettered(options)}"
         options = options or options_in(text)
@@ -176,6 +182,18 @@ class RowReader:
             pair=pictures,
             facts=facts,
         )
+
+    def _in_columns(self, row: RawRow) -> list[str]:
+        """The options that stand in columns of their own; rows of fewer leave the last ones empty."""
+        columns = list(self.columns.lettered)
+        if self.options["options_column"] is None:
+            # Rows of JSON may leave out columns that others have.
+            columns += itertools.takewhile(lambda letter: letter in row, string.ascii_uppercase[len(columns) :])
+        while columns and is_empty(row.get(columns[-1])):
+            columns.pop()
+        if holes := [column for column in columns if is_empty(row.get(column))]:
+            raise Unusable("unusable_options", f"option {holes[0]} is empty, and {columns[-1]} is not")
+        return [str(row[column]).strip() for column in columns]
 
     def _answer(self, row: RawRow, gold: Any, options: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
         """(kind, the gold answer as its judge wants it, the facts it tells itself)."""
@@ -226,12 +244,3 @@ def _people(value: Any) -> list[str]:
     counts = Counter(texts).most_common()
     agreed = [text for text, count in counts if count >= _AGREED] if len(texts) >= _MANY_PEOPLE else []
     return agreed or [text for text, _ in (counts[:1] if len(texts) >= _MANY_PEOPLE else counts)]
-
-
-def _path_in_turn(value: Any, folder: Path | None) -> Path:
-    if folder is None:
-        return Path(str(value.get("url") or value.get("path") if isinstance(value, Mapping) else value))
-    found = place_path(folder, value)
-    if "path" not in found:
-        raise Unusable(found["reason"], found["detail"])
-    return folder / str(found["path"])

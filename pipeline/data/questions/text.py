@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -90,12 +90,23 @@ def _turn_text(content: Any, pictures: list[Any]) -> str:
             texts.append(str(part))
         elif part.get("type") in _IMAGE_PARTS:
             texts.append("<image>")
-            given = next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key)), None)
-            if given is not None:
+            if (given := _picture_in(part)) is not None:
                 pictures.append(given)
         else:
             texts.append(str(part.get("text") or ""))
     return "\n".join(texts)
+
+
+def _picture_in(part: Mapping[str, Any]) -> Any:
+    return next((part[key] for key in ("image", "path", "url", "image_url") if part.get(key)), None)
+
+
+def turn_pictures(cells: Iterable[Any]) -> list[Any]:
+    """Return the pictures that stand in turns, of the cells that hold turns."""
+    turns = [turn for cell in cells if is_conversation(cell) for turn in cell]
+    parts = [part for turn in turns if isinstance(turn.get("content"), list) for part in turn["content"]]
+    found = [_picture_in(part) for part in parts if isinstance(part, Mapping) and part.get("type") in _IMAGE_PARTS]
+    return [picture for picture in found if picture is not None]
 
 
 def marked(text: str, pictures: int) -> str:

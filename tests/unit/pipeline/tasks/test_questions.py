@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,9 +14,10 @@ from typing import Any
 import datasets
 import pytest
 from PIL import Image
-from question_files import SCHEMAS, cell, put, write_json, write_lines, write_parquet
+from question_files import SCHEMAS, cell, png, put, write_json, write_lines, write_parquet
 
 from pipeline.config.schema import TaskConfig
+from pipeline.data import parquet_images
 from pipeline.data.conversations import grpo_columns
 from pipeline.data.load import load_task
 from pipeline.data.task import Task
@@ -255,6 +259,83 @@ def test_a_second_read_gives_the_same_rows(tmp_path: Path) -> None:
     assert benchmark.read("validation") == benchmark.read("validation") == load(tmp_path / "data").read("validation")
 
 
+# ---- pictures as text, and options in columns of their own
+
+
+def as_text(form: str) -> Any:
+    code = base64.b64encode(png(7)).decode()
+    forms: dict[str, Any] = {
+        "base64": code,
+        "in lines": "\n".join(code[i : i + 60] for i in range(0, len(code), 60)),
+        "for addresses, unpadded": base64.urlsafe_b64encode(png(7)).decode().rstrip("="),
+        "uri": f"data:image/png;base64,{code}",
+        "bytes": {"bytes": code, "path": "/etc/passwd"},
+        "url": {"url": f"data:image/png;base64,{code}"},
+        "list": [code],
+    }
+    return forms[form]
+
+
+@pytest.mark.parametrize("form", ["base64", "in lines", "for addresses, unpadded", "uri", "bytes", "url", "list"])
+def test_a_picture_as_text_is_written_under_the_hash_of_its_bytes(tmp_path: Path, form: str) -> None:
+    question = asked(tmp_path / "data", {"image": as_text(form)})
+    (image,) = question.images
+    assert image.read_bytes() == png(7)
+    assert image.name == f"{hashlib.sha256(png(7)).hexdigest()[:32]}.png"
+    assert (tmp_path / "cache") in image.parents
+    assert question.cluster == image.name
+    shutil.rmtree(tmp_path / "cache")
+    benchmark = load(tmp_path / "data")
+    said = "\n".join(benchmark.told())
+    assert "a picture in the file" in said or form == "bytes"
+    assert as_text("base64")[:40] not in said
+    assert not benchmark.in_place
+    assert not (tmp_path / "cache").exists(), "a plan takes no picture out"
+
+
+def test_a_picture_as_text_in_parquet_and_in_a_turn_is_read(tmp_path: Path) -> None:
+    rows = [{"image": as_text(form), "question": "What?", "answer": "a dog"} for form in ("base64", "uri")]
+    write_parquet(tmp_path / "table" / "train.parquet", rows)
+    parts = [{"type": "image_url", "image_url": as_text("url")}, {"type": "text", "text": "What?"}]
+    turns = [{"role": "user", "content": parts}, {"role": "assistant", "content": "a dog"}]
+    write_lines(tmp_path / "turns" / "train.jsonl", [{"messages": turns}])
+    found = [row for name in ("table", "turns") for row in load(tmp_path / name).read("train").rows]
+    assert [[image.read_bytes() for image in row.images] for row in found] == [[png(7)]] * 3
+
+
+def test_a_picture_as_text_that_is_damaged_or_too_large_is_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    code = as_text("base64")
+    assert refused(tmp_path / "data", {"image": code[:-40]})[0] == "truncated_image"
+    monkeypatch.setattr(parquet_images, "MOST_EMBEDDED", 60)
+    assert "characters, more than a picture of" in refused(tmp_path / "data", {"image": code})[1]
+
+
+def test_options_are_read_from_columns_of_single_letters(tmp_path: Path) -> None:
+    table = "index\timage\thint\tquestion\tA\tB\tC\tD\tE\tanswer\n"
+    table += f"3\t{as_text('base64')}\tIt is night.\tWhat?\ta dog\ta cat\tA. nan\t\t\tB\n"
+    table += f'4\t{as_text("base64")}\tnan\t"What\nnow?"\tA. 2\tB. 1\tnan\tnan\t\t1\n'
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "mmbench_dev.tsv").write_text(table)
+    benchmark = load(tmp_path / "data")
+    first, second = benchmark.read("dev").rows
+    assert first.text == "It is night.\nWhat?\n(A) a dog\n(B) a cat\n(C) A. nan"
+    assert (first.id, first.kind, first.answer, first.options) == ("3", "letter", "B", ("a dog", "a cat", "A. nan"))
+    assert (second.text, second.options, second.answer) == ("What\nnow?\n(A) 2\n(B) 1", ("2", "1"), "B")
+    assert "options <- A, B, C, D, E" in "\n".join(benchmark.told())
+    (row,) = load(tmp_path / "data", {"options_column": [], "hint_column": "index"}).select("dev[:1]").rows
+    assert row.options == ()
+    assert load(tmp_path / "data", {"options_column": ["A", "B"]}).read("dev").rows[0].options == ("a dog", "a cat")
+
+
+def test_an_option_that_only_a_later_row_has_is_read(tmp_path: Path) -> None:
+    put(tmp_path / "data" / "a.png")
+    row = {"image": "a.png", "question": "What?", "answer": "A", "A": "x", "B": "y"}
+    write_lines(tmp_path / "data" / "train.jsonl", [*[row] * 9, {**row, "C": "z"}])
+    assert {row.options for row in load(tmp_path / "data").read("train").rows} == {("x", "y"), ("x", "y", "z")}
+
+
 # ---- what is refused, and what is counted
 
 
@@ -262,7 +343,15 @@ def test_a_second_read_gives_the_same_rows(tmp_path: Path) -> None:
     ("row", "reason", "detail"),
     [
         ({"image": None}, "missing_image", "it has no picture"),
-        ({"image": "https://x.org/a.png"}, "missing_image", "is no path of a file"),
+        (
+            {"image": ["a.png", "https://x.org/a.png"]},
+            "remote_image",
+            "download the pictures first and give their paths",
+        ),
+        ({"image": "data:image/png;base64,iVBORw0KGgo?"}, "unreadable_image", "is no picture as text"),
+        ({"image": "data:text/plain,hello"}, "unreadable_image", "no known image format"),
+        ({"A": "x", "B": "", "C": "z"}, "unusable_options", "option B is empty, and C is not"),
+        ({"A": "x", "B": "nan", "C": None}, "unusable_options", "1 options"),
         ({"image": "/etc/passwd"}, "outside_root", "/etc/passwd is not inside"),
         ({"image": ["a.png", "b.png"]}, "missing_image", "b.png"),
         ({"question": "<image> or <image>?"}, "missing_image", "the text marks picture 2, the row has 1"),
@@ -303,6 +392,13 @@ def test_columns_that_nobody_knows_are_all_told_at_once(tmp_path: Path) -> None:
     put(tmp_path / "data" / "a.png")
     columns = {"image_column": "bild", "question_column": "frage", "answer_column": "antwort"}
     assert only(load(tmp_path / "data", columns)).text == "Was?"
+
+
+def test_addresses_alone_are_refused_with_the_cure_before_a_row_is_read(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"column image holds addresses of pictures.*download.* first.*pipeline fetch"):
+        asked(tmp_path / "data", {"image": "https://x.org/a.png"})
+    # Another column has the files.
+    assert asked(tmp_path / "data", {"image": "https://x.org/a.png", "image_path": "a.png"}).images
 
 
 def test_a_column_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> None:

@@ -46,12 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the entry point of the conductor."""
     arguments = command_line.parse(_parser(), argv)
     if arguments.command == "compare":
-        from pipeline.reports.compare import compare
-        from pipeline.reports.write import write_comparison
-
-        runs = [Path(folder) for folder in arguments.runs]
-        doubted = {root: changed_settings_of(root) for root in runs if (root / "config.yaml").is_file()}
-        print(write_comparison(runs, Path(arguments.out), doubted) if arguments.out else compare(runs, doubted))
+        print(_compare([Path(folder) for folder in arguments.runs], Path(arguments.out) if arguments.out else None))
         return 0
     if arguments.command == "fetch":
         return _fetch(arguments)
@@ -152,7 +147,8 @@ def _parser() -> argparse.ArgumentParser:
     compare.add_argument(
         "runs",
         nargs="+",
-        help="folders of runs, or with predictions.jsonl; the tests compare every other with the first",
+        help="folders of runs, or with predictions.jsonl, every other of which is tested against the first; or folders of "
+        "sweeps, whose cells are put together as of one",
     )
     compare.add_argument(
         "--out", metavar="FOLDER", help="write a page with its tables there (or a FILE.html, a FILE.md)"
@@ -167,6 +163,18 @@ def _parser() -> argparse.ArgumentParser:
         "--dry-run", action="store_true", help="tell licence, revision and files; ask nobody, write nothing"
     )
     return parser
+
+
+def _compare(folders: list[Path], out: Path | None) -> str | Path:
+    """Put runs side by side, or sweeps together; what there is to read."""
+    from pipeline.reports.compare import compare
+    from pipeline.reports.write import write_comparison
+    from pipeline.sweeps.joined import compare_sweeps, sweep_folders
+
+    if sweeps := sweep_folders(folders):
+        return compare_sweeps(sweeps, out)
+    doubted = {root: changed_settings_of(root) for root in folders if (root / "config.yaml").is_file()}
+    return write_comparison(folders, out, doubted) if out else compare(folders, doubted)
 
 
 def _fetch(arguments: argparse.Namespace) -> int:

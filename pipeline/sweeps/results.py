@@ -68,17 +68,25 @@ class Cells:
     _read: dict[Path, tuple[tuple[int, int], Answers]] = field(default_factory=dict)
     _made: dict[tuple[str, ...], tuple[tuple[Answers, ...], Any]] = field(default_factory=dict)
 
+    def cells(self) -> list[Cell]:
+        """Return every cell."""
+        return cells(self.config)
+
+    def folder(self, cell: Cell) -> Path:
+        """Return where a cell keeps its predictions and figures."""
+        return cell_folder(self.config, cell)
+
     def record(self, cell: Cell) -> dict[str, Any] | None:
         """Return a cell's evaluation.json, complete or not; None before it is begun."""
-        return _json(cell_folder(self.config, cell) / EVALUATION)
+        return _json(self.folder(cell) / EVALUATION)
 
     def failure(self, cell: Cell) -> dict[str, Any] | None:
         """Return how a cell's last attempt failed; None when it did not."""
-        return _json(cell_folder(self.config, cell) / FAILURE)
+        return _json(self.folder(cell) / FAILURE)
 
     def answers(self, cell: Cell) -> Answers:
         """Return the greedy rows of a cell."""
-        path = cell_folder(self.config, cell) / PREDICTIONS
+        path = self.folder(cell) / PREDICTIONS
         if not path.exists():
             return []
         status = os.stat(path)
@@ -193,7 +201,7 @@ class Cells:
 
 def results(known: Cells) -> SweepResults:
     """Return all of it."""
-    every = cells(known.config)
+    every = known.cells()
     rows = tuple(known.row(cell) for cell in every)
     complete = [cell for cell, row in zip(every, rows, strict=True) if row.status == "complete"]
     tasks = known.config.tasks

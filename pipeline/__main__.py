@@ -68,9 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     dry = arguments.command == "plan" or getattr(arguments, "dry_run", False)
     follows = arguments.command == "run" and multinode.rank() > 0
     trains = arguments.command in ("plan", "run", "preflight") and not follows
-    notes = open_task(config, run, trains=trains, quick=dry)
+    opened = open_task(config, run, trains=trains, quick=dry)
     if dry:
-        print(plan(config, run, notes))
+        print(plan(config, run, opened))
     elif arguments.command == "preflight":
         fitting = [f"--{key}={value}" for key in ("write", "memory") if (value := getattr(arguments, key)) is not None]
         return run_child(_command(["stages.preflight", *(["--fit"] if arguments.fit else []), *fitting], arguments))
@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     elif multinode.rank() > 0:
         return multinode.follow(run.root)
     else:
-        conduct(config, run, arguments, notes)
+        conduct(config, run, arguments, opened)
     return 0
 
 

@@ -23,9 +23,8 @@ from pipeline.types import Question
 Judged = dict[str, tuple[str, Sequence[Question]]]
 
 
-def shared_lines(config: RunConfig, run: RunDir) -> Iterator[str]:
+def shared_lines(config: RunConfig, run: RunDir, task: Task) -> Iterator[str]:
     """Yield what a plan can tell at once: equal files of splits that are small. Near ones are looked for when the run begins."""
-    task = load_run_task(config, run)
     if not task.in_place or task.listed is None:
         return
     if not all(may_look(task, parse_split(spec)[0]) for spec in selections(config).values()):

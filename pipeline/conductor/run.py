@@ -8,6 +8,7 @@ import logging
 import sys
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import command_line
@@ -34,6 +35,7 @@ from pipeline.config.schema import RunConfig
 from pipeline.config.special_tokens import special_tokens_of
 from pipeline.data.load import load_task
 from pipeline.data.student import load_run_task, student_family, student_folder, task_text_problems
+from pipeline.data.task import Task
 from pipeline.data.training_rows import asked_rows
 from pipeline.errors import UserError
 from pipeline.run_dir import BASE, COT, RunDir
@@ -57,8 +59,17 @@ IMPORTED_ONCE = (
 """What the workers of a run begin with on CPUs (see `fork_server`): all that they have in common and that is slow to import."""
 
 
-def open_task(config: RunConfig, run: RunDir, *, trains: bool = False, quick: bool = False) -> list[str]:
-    """Open the data, so that a wrong option, layout or split is told before anything runs; returns notes on the splits.
+@dataclass(frozen=True)
+class OpenedTask:
+    """A run's task, and what was found when its data were opened: lines on the data, and notes on the splits."""
+
+    task: Task
+    told: Sequence[str] = ()
+    notes: Sequence[str] = ()
+
+
+def open_task(config: RunConfig, run: RunDir, *, trains: bool = False, quick: bool = False) -> OpenedTask:
+    """Open the data, so that a wrong option, layout or split is told before anything runs.
 
     Args:
         config: the run.
@@ -75,11 +86,11 @@ def open_task(config: RunConfig, run: RunDir, *, trains: bool = False, quick: bo
     if problems := list(task_text_problems(task, texts, special_tokens_of(student_folder(config.model, run)))):
         raise UserError(problems)
     if not trains:
-        return []
-    notes = [*task.told(), *check_source(config, run, task, quick=quick)]
+        return OpenedTask(task)
+    told, source = list(task.told()), check_source(config, run, task, quick=quick)
     built = (run.record(COT) or {}).get("status") == "complete"
     family = student_family(config.model, run)
-    return [*notes, *check_splits(config, task, quick=quick, built=built, family=family)]
+    return OpenedTask(task, told, [*source, *check_splits(config, task, quick=quick, built=built, family=family)])
 
 
 def command_of(config: RunConfig, name: str) -> list[str]:
@@ -91,14 +102,14 @@ def command_of(config: RunConfig, name: str) -> list[str]:
     return [f"stages.{config.stage(name).algorithm}", "--stage", name]
 
 
-def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes: Sequence[str] = ()) -> None:
+def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, opened: OpenedTask) -> None:
     """Run the phases in order, those that do not wait for each other side by side where the machine has room.
 
     Args:
         config: the run.
         run: its folder.
         arguments: of the command line.
-        notes: of `open_task`.
+        opened: of `open_task`.
 
     Raises:
         UserError: when a phase no longer fits the configuration, or fails; says how to go on.
@@ -122,7 +133,8 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, notes
     if arguments.clean:
         _clean(config, run, arguments.clean)
     _refuse_stale(config, run)
-    for note in (*picture_lines(config, run), *notes, *check_cot_rows(config, run)):
+    pictures = picture_lines(config, run, opened.task)
+    for note in (*opened.told, *pictures, *opened.notes, *check_cot_rows(config, run)):
         log.info(note)
     if config.held_out:
         log.info(contamination(config, run))
@@ -248,8 +260,15 @@ def _delete(folder: Path) -> None:
         folder.rmdir()
 
 
-def plan(config: RunConfig, run: RunDir, notes: Sequence[str] = ()) -> str:
-    """Return what `run` would do, phase by phase; `notes` are those of `open_task`."""
+def plan(config: RunConfig, run: RunDir, opened: OpenedTask | None = None) -> str:
+    """Return what `run` would do, phase by phase.
+
+    Args:
+        config: the run.
+        run: its folder.
+        opened: of `open_task`; None to look at no split.
+    """
+    opened = opened or OpenedTask(load_run_task(config, run))
     processes = world_size(config)
     launch = f"{processes} process{'es' if processes > 1 else ''}, deepspeed {config.launch.deepspeed or 'no'}"
     lines = [f"run {config.name} in {run.root}: {launch}"]
@@ -274,10 +293,9 @@ def plan(config: RunConfig, run: RunDir, notes: Sequence[str] = ()) -> str:
         if name == COT and (pictures := cot_pictures(config, run)):
             told = (*pictures.problems(), *pictures.notes(), *slice_lines(config, run))
             lines += [f"  {'':<24} {line}" for line in told]
-    lines += [
-        f"  {'pictures':<24} {line}"
-        for line in (*picture_lines(config, run, quick=True), *notes, *shared_lines(config, run))
-    ]
+    looked = [*picture_lines(config, run, opened.task, quick=True), *shared_lines(config, run, opened.task)]
+    for heading, under in ((config.task.name, opened.told), ("pictures", looked), ("splits", opened.notes)):
+        lines += [f"  {'' if place else heading:<24} {line}" for place, line in enumerate(under)]
     lines += _side_by_side(config)
     evaluation = f"{config.evaluation.split} after every phase, greedy and {config.evaluation.samples} sampled"
     lines.append(f"  {'evaluation':<24} {'':<10} {evaluation}")

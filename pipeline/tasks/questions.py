@@ -205,8 +205,7 @@ def count_kinds(reader: RowReader, files: Sequence[Path]) -> tuple[Counter[str],
     seen: set[str] = set()
     for number, row in enumerate(unlocated_rows(files, reader.columns.read)):
         try:
-            # How many pictures a row has is not known here.
-            for question in reader.questions(row, reader.name(row, number, seen), (Path(),) * 99, _by_name):
+            for question in reader.questions(row, reader.name(row, number, seen), None, _by_name):
                 kinds[question.kind] += 1
         except Unusable as error:
             lost[error.reason] += 1

@@ -30,6 +30,7 @@ from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNO
 from pipeline.data.load import load_task, task_names
 from pipeline.files import differences
 from pipeline.run_dir import RunDir
+from pipeline.tasks import questions
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
 PRESETS = [name for name in RUNS if name.startswith("emoset/")]
@@ -125,8 +126,15 @@ def test_the_preset_for_own_pictures_fits_any_number_of_them(
     assert [type(load_teacher(name)) for name in config.cot.teachers] == [OpenAIConfig]
 
 
+count = questions.count_kinds
+
+
 @pytest.mark.parametrize("name", ["vlm_r1", "easy_r1", "llava", "mmmu_like"])
-def test_the_preset_for_own_questions_plans_every_published_form(name: str, tmp_path: Path) -> None:
+def test_the_preset_for_own_questions_plans_every_published_form(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counted: list[Path] = []
+    monkeypatch.setattr(questions, "count_kinds", lambda reader, files: counted.extend(files) or count(reader, files))
     schema = SCHEMAS[name]
     schema.write(tmp_path / "data", 40)
     config = load("own_questions", [f"task.path={tmp_path}/data", f"output_dir={tmp_path}/runs"])
@@ -140,9 +148,11 @@ def test_the_preset_for_own_questions_plans_every_published_form(name: str, tmp_
     run.check(config)
     folder = RunDir(config.output_dir, config.name)
     said = plan(config, folder, open_task(config, folder, trains=True, quick=True))
+    assert len(counted) == len(set(counted)) > 0, "reading 100,000 rows takes a second or more each time"
     assert schema.told in said
     assert said.count(f"gold {schema.answer}; ") == 2
-    assert ("all 40 pictures usable" in said) == (name in ("vlm_r1", "llava"))
+    assert (f"  {'pictures':<24} train: all pictures usable\n" in said) == (name in ("vlm_r1", "llava"))
+    assert said.count(schema.told) == said.count("\n  questions  ") == 1
 
 
 @pytest.mark.parametrize("name", PRESETS)

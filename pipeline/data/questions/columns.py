@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 import string
 from collections.abc import Collection, Mapping, Sequence
@@ -85,7 +86,7 @@ class RowColumns:
         """Return what a row has for a role; None without a column or a value."""
         return row.get(self.roles[role]) if role in self.roles else None
 
-    @property
+    @functools.cached_property
     def read(self) -> tuple[str, ...]:
         """Return every column that holds no picture; `input` is what an instruction is about."""
         more = ("input",) if self.roles.get("question") == "instruction" else ()

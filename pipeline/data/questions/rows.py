@@ -47,6 +47,8 @@ _SAID_KINDS = {
 }
 """What other data call the kinds; any other word leaves the kind to be inferred."""
 _MANY_PEOPLE, _AGREED = 10, 3
+# More pictures than a mark can number.
+_ANY_NUMBER = 100
 
 
 def _is_true(value: Any) -> bool:
@@ -103,14 +105,14 @@ class RowReader:
         return name
 
     def questions(
-        self, row: RawRow, name: str, images: tuple[Path, ...], find: Callable[[Any], Path]
+        self, row: RawRow, name: str, images: tuple[Path, ...] | None, find: Callable[[Any], Path]
     ) -> Iterator[Question]:
         """Yield what a row asks: one question, or one per turn.
 
         Args:
             row: as read; its pictures are `images`.
             name: its id.
-            images: of the picture columns.
+            images: of the picture columns; None where only kinds are counted, and neither these nor those in turns matter.
             find: where a picture is that stands in a turn; raises `Unusable` where there is none.
 
         Raises:
@@ -127,7 +129,8 @@ class RowReader:
             yield self._question(row, name, text, gold, images)
             return
         turns = read_conversation(asked)
-        images += tuple(map(find, turns.pictures))
+        if images is not None:
+            images += tuple(map(find, turns.pictures))
         if gold is not None:
             if len(turns.asked) > 1:
                 raise Unusable("several_turns", f"one answer to {len(turns.asked)} turns; a row asks one question")
@@ -151,7 +154,7 @@ class RowReader:
             return _people(value)[0] if value else None
         return value
 
-    def _question(self, row: RawRow, name: str, text: str, gold: Any, images: tuple[Path, ...]) -> Question:
+    def _question(self, row: RawRow, name: str, text: str, gold: Any, images: tuple[Path, ...] | None) -> Question:
         text, removed = without_instructions(text)
         if not MARK.sub("", text).strip():
             raise Unusable("missing_question", "it has no text")
@@ -161,17 +164,17 @@ class RowReader:
             self.removed[removed] += 1
         given = self._in_columns(row) if self.columns.lettered else self.columns.of("options", row)
         options = options_of(given) if given else []
-        if options and not options_in(text):
+        if images is not None and options and not options_in(text):
             text = f"{text}\n{lettered(options)}"
         options = options or options_in(text)
-        text = marked(text, len(images))
-        if not images:
+        text = marked(text, _ANY_NUMBER if images is None else len(images))
+        if images is not None and not images:
             raise Unusable("missing_image", "it has no picture")
         kind, answer, facts = self._answer(row, gold, options)
-        pictures = "+".join(_machine_independent(image, self.root) for image in images)
+        pictures = "+".join(_machine_independent(image, self.root) for image in images or ())
         return Question(
             id=name,
-            images=images,
+            images=images or (),
             text=text,
             options=tuple(self.config.labels or ()) if kind == "label" else tuple(options),
             answer=answer,

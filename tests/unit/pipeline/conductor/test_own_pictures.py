@@ -11,6 +11,7 @@ import pytest
 from pipeline.conductor.own_pictures import compare_own_pictures, shared_lines
 from pipeline.config.schema import EvaluationConfig, RunConfig, StageConfig, TaskConfig, ValidationConfig
 from pipeline.data.shared_pictures import SharedPictures, equal_pictures, read_shared
+from pipeline.data.student import load_run_task
 from pipeline.reports.summary import summarise
 from pipeline.run_dir import RunDir
 from pipeline.types import Question, labelled_image
@@ -80,11 +81,16 @@ def config(tmp_path: Path) -> RunConfig:
     )
 
 
+def told(config: RunConfig) -> list[str]:
+    run = RunDir(config.output_dir, config.name)
+    return list(shared_lines(config, run, load_run_task(config, run)))
+
+
 def test_a_plan_tells_equal_files(config: RunConfig) -> None:
-    test, labels = shared_lines(config, RunDir(config.output_dir, config.name))
+    test, labels = told(config)
     assert test.startswith("warning: 2 of 4 pictures of test (evaluation.split) are also in training (first: test/")
-    told = "(first: test/cat/103.png is cat, train/dog/2.png is dog)"
-    assert labels == f"warning: 1 of 12 pictures are there under two labels {told}"
+    first = "(first: test/cat/103.png is cat, train/dog/2.png is dog)"
+    assert labels == f"warning: 1 of 12 pictures are there under two labels {first}"
 
 
 def test_a_run_keeps_near_ones_too_and_its_report_warns(config: RunConfig) -> None:
@@ -103,13 +109,13 @@ def test_a_run_keeps_near_ones_too_and_its_report_warns(config: RunConfig) -> No
 
 def test_a_run_that_trains_on_what_it_is_judged_on_says_so(config: RunConfig) -> None:
     same = dataclasses.replace(config, evaluation=EvaluationConfig("train[:3]"))
-    lines = list(shared_lines(same, RunDir(config.output_dir, config.name)))
+    lines = told(same)
     assert lines[0].startswith("warning: 3 of 3 pictures of train[:3] (evaluation.split) are also in training")
 
 
 def test_what_a_plan_cannot_tell_at_once_is_said(config: RunConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.checks.splits.FEW", 3)
-    (line,) = shared_lines(config, RunDir(config.output_dir, config.name))
+    (line,) = told(config)
     assert line.startswith("equal pictures of the splits are looked for when the run begins")
 
 

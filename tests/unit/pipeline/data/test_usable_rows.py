@@ -7,7 +7,7 @@ from pathlib import Path
 from PIL import Image
 
 from pipeline.data.images import check_images, quick_look
-from pipeline.data.usable_rows import usable_counts, usable_line
+from pipeline.data.usable_rows import pictures_line, usable_counts, usable_line
 from pipeline.types import Problem, Split, labelled_image
 
 ROWS = tuple(labelled_image(str(number), Path("x.png"), "a") for number in range(21))
@@ -53,3 +53,11 @@ def test_a_quick_look_decodes_few_pictures_and_says_how_many_it_left(tmp_path: P
     with quick_look(0) as look:
         assert check_images(paths, tmp_path / "cache.json") == {paths[0]: "unreadable_image"}
     assert look.skipped == 1
+
+
+def test_of_rows_that_are_counted_elsewhere_the_pictures_alone_are_told() -> None:
+    lost = [Problem("a", "missing_answer"), Problem("b", "missing_image"), Problem("c", "missing_image")]
+    assert pictures_line("train", usable_counts(Split(ROWS, tuple(lost[:1])))) == "train: all pictures usable"
+    assert pictures_line("train", usable_counts(Split(ROWS, tuple(lost)))) == (
+        "warning: train: left out when they are read: missing_image 2 (first: b)"
+    )

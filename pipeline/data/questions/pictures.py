@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from pipeline.data.images import inside
+from pipeline.data.images import paths_inside
 from pipeline.data.parquet_images import is_address, is_embedded, place
 from pipeline.data.questions.cells import RawRow, Unusable
 
@@ -37,7 +37,13 @@ def text_of(value: Any) -> Any:
     return next((value[key] for key in ("bytes", "path", "image", "url", "file_name") if value.get(key)), None)
 
 
-def place_text(folder: Path, value: Any, images: Path, places: Sequence[str] = ("", "images/")) -> dict[str, Any]:
+def place_text(
+    folder: Path,
+    value: Any,
+    images: Path,
+    places: Sequence[str] = ("", "images/"),
+    find: Callable[[str], Path | None] | None = None,
+) -> dict[str, Any]:
     """Return where a picture is that data give as text, alone or as {"path": …}: below `folder`, or why there is none.
 
     Args:
@@ -45,12 +51,15 @@ def place_text(folder: Path, value: Any, images: Path, places: Sequence[str] = (
         value: a path, a ``data:`` URI or base64.
         images: where the latter two are written.
         places: folders below `folder` in which a path is looked for.
+        find: `paths_inside` of `folder`, for many pictures.
     """
     text = text_of(value)
     if not isinstance(text, str):
         return _NOT_A_PATH
     if not is_address(text) and not is_embedded(text):
-        text = _located(folder, text.removeprefix("file://"), places)
+        text = text.removeprefix("file://")
+        if (found := _located(text, places, find or paths_inside(folder))) is not None:
+            return {"path": found}
     return place(folder, text, images)
 
 
@@ -60,20 +69,20 @@ def named(value: Any) -> str:
     return text[:200] if isinstance(text, str) and not is_embedded(text) else "a picture in the file"
 
 
-def _located(folder: Path, path: str, places: Sequence[str]) -> str:
-    """The longest end of `path` that exists below `folder`, in one of `places`; `path` itself when none does.
+def _located(path: str, places: Sequence[str], find: Callable[[str], Path | None]) -> str | None:
+    """The longest end of `path` that exists below the data's folder, in one of `places`; None where none does.
 
     Data files name pictures relative to the machine they were made on: ``./dataset/CV-Bench/img/2D/count/x.png``.
     """
     parts = [part for part in PurePosixPath(path).parts if part not in (".", "/", "")]
     if ".." in parts:
-        return path
+        return None
     for start in range(len(parts)):
         for below in places:
             end = below + "/".join(parts[start:])
-            if inside(folder, end) is not None and (folder / end).is_file():
+            if (found := find(end)) is not None and found.is_file():
                 return end
-    return path
+    return None
 
 
 def located(value: Any, folder: Path, cache: Path) -> LocatedImage | list[LocatedImage]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.images import check_images
+from pipeline.data.images import check_images, paths_inside
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_table, place
 from pipeline.data.questions.cells import RawRow, Unusable
 from pipeline.data.questions.files import TABLES, text_rows
@@ -99,11 +99,13 @@ def _indexed(index: Path, columns: QuestionColumns, cache: Path) -> list[RawRow]
 def _of_text(file: Path, columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
     names: dict[str, None] = {}
     beside = file.parent.relative_to(folder).as_posix() if file.parent.is_relative_to(folder) else "."
-    places = dict.fromkeys((f"{beside}/" if beside != "." else "", "", "images/"))
+    places = tuple(dict.fromkeys((f"{beside}/" if beside != "." else "", "", "images/")))
+    images = cache / "images"
+    find = paths_inside(folder)
     for row in text_rows(file):
         names |= dict.fromkeys(row)
         for name in set(columns.pictures) & set(row):
-            row[name] = placed(row[name], lambda value: place_text(folder, value, cache / "images", tuple(places)))
+            row[name] = placed(row[name], lambda value: place_text(folder, value, images, places, find))
         yield row
     # A row may leave out what it has nothing for.
     _require(file, list(names), columns)

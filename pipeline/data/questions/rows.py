@@ -235,7 +235,10 @@ class RowReader:
 
 def _machine_independent(image: Path, root: Path) -> str:
     """A picture below the data by its path there, one that was taken out of a file by its name, which is its content's hash."""
-    return image.relative_to(root).as_posix() if image.is_relative_to(root) else image.name
+    try:
+        return image.relative_to(root).as_posix()
+    except ValueError:
+        return image.name
 
 
 def _people(value: Any) -> list[str]:

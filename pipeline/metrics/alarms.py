@@ -149,7 +149,7 @@ RULES = (
     Rule(
         UNSEEN,
         unseen,
-        "the share of a logit by which other pictures move it",
+        "the change of the logits with other pictures, as a share of the largest,",
         "the student answers without looking",
         "train what reads pictures: align the connector first, lift freeze, and look whether the rewards or the CoT rows can be "
         "had without the picture",

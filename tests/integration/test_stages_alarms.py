@@ -98,10 +98,13 @@ def validated(train: Train) -> Work:
     return work
 
 
-def test_validation_changes_no_bit_of_training(train: Train, validated: Work) -> None:
-    plain = train("3", "plain")
+def test_validation_and_other_pictures_change_no_bit_of_training(train: Train, validated: Work) -> None:
+    plain = train("3", "plain", "alarms.images_unseen=null")
     times = ("seconds", "step_time", "eval_runtime")
     figures = [[{k: v for k, v in row.items() if k not in times} for row in rows(work)] for work in (plain, validated)]
+    swapped = [{key: row.pop(key) for key in list(row) if key.startswith("images/swap_")} for row in figures[1]]
+    # Before the first step, and after the last.
+    assert [row["step"] for row, found in zip(figures[1], swapped, strict=True) if found] == [1, 4]
     found = [{key: row.pop(key) for key in list(row) if key.startswith("eval_")} for row in figures[1]]
     assert figures[0] == figures[1]
     assert record(plain)["weights"] == record(validated)["weights"]

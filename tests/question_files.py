@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 from collections.abc import Callable, Mapping
@@ -184,6 +185,15 @@ def cv_bench_like(root: Path, rows: int) -> None:
     )
 
 
+def mmbench(root: Path, rows: int) -> None:
+    lines = ["index\thint\tquestion\tA\tB\tC\tD\tanswer\tcategory\timage"]
+    for i in range(rows):
+        picture = base64.b64encode(png(i)).decode()
+        lines.append(f"{i}\tIt is night.\tWhere is the cup?\tleft\tright\t\t\tB\tspatial\t{picture}")
+    root.mkdir(parents=True, exist_ok=True)
+    (root / "mmbench_dev.tsv").write_text("\n".join(lines) + "\n")
+
+
 SCHEMAS: dict[str, Schema] = {
     "trl": Schema(trl, "How many dogs?", "2", "number", "two", "3", "question <- prompt, answer <- solution"),
     "vlm_r1": Schema(
@@ -235,5 +245,15 @@ SCHEMAS: dict[str, Schema] = {
         "3",
         "options <- choices, id <- idx",
         ("3", "2", "1"),
+    ),
+    "mmbench": Schema(
+        mmbench,
+        "It is night.\nWhere is the cup?\n(A) left\n(B) right",
+        "B",
+        "letter",
+        "(B) right",
+        "left",
+        "options <- A, B, C, D",
+        ("left", "right"),
     ),
 }

@@ -329,6 +329,16 @@ def test_options_are_read_from_columns_of_single_letters(tmp_path: Path) -> None
     assert load(tmp_path / "data", {"options_column": ["A", "B"]}).read("dev").rows[0].options == ("a dog", "a cat")
 
 
+def test_what_splits_lines_elsewhere_is_text_here(tmp_path: Path) -> None:
+    put(tmp_path / "lines" / "a.png")
+    row = {"image": "a.png", "question": "What\u2028is\x85it?", "answer": "a dog"}
+    (tmp_path / "lines" / "train.jsonl").write_text(json.dumps(row, ensure_ascii=False), encoding="utf-8")
+    put(tmp_path / "cells" / "a.png")
+    (tmp_path / "cells" / "train.csv").write_text('image,question,answer\na.png,"What\nis it?",a dog\n')
+    texts = [only(load(tmp_path / name)).text for name in ("lines", "cells")]
+    assert texts == ["What\u2028is\x85it?", "What\nis it?"]
+
+
 def test_an_option_that_only_a_later_row_has_is_read(tmp_path: Path) -> None:
     put(tmp_path / "data" / "a.png")
     row = {"image": "a.png", "question": "What?", "answer": "A", "A": "x", "B": "y"}

@@ -46,7 +46,7 @@ def test_random_towers_are_compared_by_one_command(tmp_path: Path, repo_root: Pa
             env=os.environ | {"PYTHONPATH": str(repo_root)},
             capture_output=True,
             text=True,
-            timeout=900,
+            timeout=1700,
             check=False,
         )
 

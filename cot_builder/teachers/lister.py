@@ -1,6 +1,6 @@
 """The offline teacher of `shapes`: lists the objects of a picture in reading order until it knows the answer.
 
-    2 red ball 1 7 blue cube 1 11 green ball 2
+    1 2 red ball 1 2 3 blue cube 1 3 3 green ball 2
 
 It knows the objects and not the answer, so it is right where it looks right. Its configuration declares an imperfection, because
 with a perfect teacher SFT leaves reinforcement nothing to do: it may misread a colour or a shape, and of a picture of many
@@ -25,10 +25,10 @@ from pipeline.tasks.shapes import COLOURS, SHAPES, Asks, Thing, reason, things_o
 class ListerTeacher(OfflineTeacher[ListerConfig]):
     """See the module."""
 
-    version = 1
+    version = 2
 
     def _told(self, question: TeacherQuestion) -> dict[str, Any]:
-        return {"shown": dict(question.row.attributes)}
+        return {"shown": {name: question.row.attributes[name] for name in ("objects", "boxes", "asks")}}
 
     def _reply(self, told: Mapping[str, Any]) -> str:
         return self.write(told["shown"], told["seed"])

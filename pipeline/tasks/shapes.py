@@ -12,11 +12,12 @@ are larger. Each picture is asked one question, and the kinds take turns:
 | Closer | which of two objects is nearer to the viewer | letter |
 
 Answers take turns too, so that within a task none is more often right than another. The true reasoning of a row, its trace, lists
-the objects in reading order until the answer is known, a running count behind each where they are counted::
+the objects in reading order until the answer is known, each as its row, its column, what it is, and what that means for the
+question: how many have been counted, whether it is what is looked for, or which of two objects it is::
 
-    2 red ball 1 7 blue cube 1 11 green ball 2
+    1 2 red ball 1 2 3 blue cube 1 3 3 green ball 2
 
-Of two objects it then writes their columns, or their rows, and what follows: "2 red ball 7 blue cube 2 3 left".
+Of two objects it then writes their columns, or their rows, and what follows: "1 2 red ball first 2 3 blue cube second 2 3 left".
 
 The number of objects that are listed is the group `listed`, which tables are split by. Every row has one right answer, which the
 picture shows. Everything follows from `seed`.
@@ -232,6 +233,8 @@ def ask(id: str, things: Sequence[Thing], boxes: Sequence[Sequence[float]], asks
         pair=id,
         attributes={
             "objects": [[one.field, one.colour, one.shape] for one in things],
+            # As annotated sets name what a picture shows: who describes pictures by that key describes these.
+            "object": list(dict.fromkeys(one.words for one in things)),
             "boxes": [list(box) for box in boxes],
             "asks": dataclasses.asdict(asks),
         },
@@ -260,14 +263,10 @@ def reason(things: Sequence[Thing], asks: Asks, looks_at: int | None = None) -> 
     seen: list[Thing] = []
     for one in things[:looks_at]:
         seen.append(one)
-        words += [str(one.field), one.colour, one.shape]
-        if asks.task == "Count":
-            words.append(str(sum(asks.target in (each.colour, each.shape) for each in seen)))
-        elif asks.task == "Colour" and one.shape == asks.target:
-            return words, one.colour, len(seen)
-        elif asks.task == "Exists" and one.words == asks.target:
-            return words, "yes", len(seen)
-        elif asks.other and {asks.target, asks.other} <= {each.words for each in seen}:
+        words += [str(one.row), str(one.column), one.colour, one.shape, _mark(one, seen, asks)]
+        if words[-1] == "yes":
+            return words, "yes" if asks.task == "Exists" else one.colour, len(seen)
+        if asks.other and {asks.target, asks.other} <= {each.words for each in seen}:
             where, told = _compared(seen, asks)
             return [*words, *where, *told.split()], letters(len(asks.options))[asks.options.index(told)], len(seen)
     if asks.task == "Count":
@@ -278,6 +277,15 @@ def reason(things: Sequence[Thing], asks: Asks, looks_at: int | None = None) -> 
         # What was looked for has not been seen, so this is a guess.
         answer = letters(len(asks.options))[0] if asks.options else seen[-1].colour
     return words, answer, len(seen)
+
+
+def _mark(one: Thing, seen: Sequence[Thing], asks: Asks) -> str:
+    """What the last object seen means for the question."""
+    if asks.task == "Count":
+        return str(sum(asks.target in (each.colour, each.shape) for each in seen))
+    if asks.other:
+        return {asks.target: "first", asks.other: "second"}.get(one.words, "no")
+    return "yes" if asks.target in (one.shape, one.words) else "no"
 
 
 def _compared(seen: Sequence[Thing], asks: Asks) -> tuple[list[str], str]:

@@ -72,12 +72,12 @@ def test_objects_are_misread_at_the_declared_rate():
     wrong = total = 0
     for one, (think, _) in zip(whole, told, strict=True):
         true, seen = one.trace.split(), think.split()
-        for at in range(0, len(true), 4):
-            wrong += true[at : at + 3] != seen[at : at + 3]
+        for at in range(0, len(true), 5):
+            wrong += true[at : at + 4] != seen[at : at + 4]
             total += 1
             # One of the two is misread, and never the field.
-            assert sum(a != b for a, b in zip(true[at : at + 3], seen[at : at + 3], strict=True)) <= 1
-            assert true[at] == seen[at]
+            assert sum(a != b for a, b in zip(true[at : at + 4], seen[at : at + 4], strict=True)) <= 1
+            assert true[at : at + 2] == seen[at : at + 2]
     assert wrong / total == pytest.approx(0.2, abs=0.03)
 
 
@@ -85,7 +85,7 @@ def test_the_demos_teacher_keeps_short_lists_and_lucky_ones():
     config = load_teacher("lister_stops_early")
     assert isinstance(config, ListerConfig)
     assert declared_imperfection(config) == (
-        "misreads 2% of the objects, looks at 3 objects alone in 90% of the pictures of more and answers from those"
+        "misreads 2% of the objects, looks at 3 objects alone in 60% of the pictures of more and answers from those"
     )
     teacher = make_teachers({"t": config}, TASK, ROWS, seed=0, concurrency=1)["t"]
     assert isinstance(teacher, ListerTeacher)
@@ -99,8 +99,8 @@ def test_the_demos_teacher_keeps_short_lists_and_lucky_ones():
     by_length = counts["groups"]["listed"]
     assert all(by_length[str(n)]["kept"] / by_length[str(n)]["rows"] > 0.85 for n in (1, 2, 3))
     long = [by_length[str(n)] for n in range(4, 9)]
-    assert 0.3 < sum(one["kept"] for one in long) / sum(one["rows"] for one in long) < 0.6
-    assert 0.6 < sum(one["wrong"] for one in long) / sum(one["kept"] for one in long) < 0.9
+    assert 0.5 < sum(one["kept"] for one in long) / sum(one["rows"] for one in long) < 0.75
+    assert 0.3 < sum(one["wrong"] for one in long) / sum(one["kept"] for one in long) < 0.6
 
 
 @pytest.mark.parametrize(

@@ -138,22 +138,27 @@ THINGS = [Thing(2, "red", "ball"), Thing(7, "blue", "cube"), Thing(11, "green", 
 @pytest.mark.parametrize(
     ("asks", "words", "answer", "listed"),
     [
-        (Asks("Count", "ball"), "2 red ball 1 7 blue cube 1 11 green ball 2 16 red cone 2", "2", 4),
-        (Asks("Count", "red"), "2 red ball 1 7 blue cube 1 11 green ball 1 16 red cone 2", "2", 4),
-        (Asks("Count", "yellow"), "2 red ball 0 7 blue cube 0 11 green ball 0 16 red cone 0", "0", 4),
-        (Asks("Colour", "cube"), "2 red ball 7 blue cube", "blue", 2),
-        (Asks("Exists", "green ball"), "2 red ball 7 blue cube 11 green ball", "yes", 3),
-        (Asks("Exists", "blue ball"), "2 red ball 7 blue cube 11 green ball 16 red cone", "no", 4),
-        (Asks("Relation", "blue cube", "red ball", ("left", "right")), "2 red ball 7 blue cube 3 2 right", "B", 2),
+        (Asks("Count", "ball"), "1 2 red ball 1 2 3 blue cube 1 3 3 green ball 2 4 4 red cone 2", "2", 4),
+        (Asks("Count", "red"), "1 2 red ball 1 2 3 blue cube 1 3 3 green ball 1 4 4 red cone 2", "2", 4),
+        (Asks("Count", "yellow"), "1 2 red ball 0 2 3 blue cube 0 3 3 green ball 0 4 4 red cone 0", "0", 4),
+        (Asks("Colour", "cube"), "1 2 red ball no 2 3 blue cube yes", "blue", 2),
+        (Asks("Exists", "green ball"), "1 2 red ball no 2 3 blue cube no 3 3 green ball yes", "yes", 3),
+        (Asks("Exists", "blue ball"), "1 2 red ball no 2 3 blue cube no 3 3 green ball no 4 4 red cone no", "no", 4),
+        (
+            Asks("Relation", "blue cube", "red ball", ("left", "right")),
+            "1 2 red ball second 2 3 blue cube first 3 2 right",
+            "B",
+            2,
+        ),
         (
             Asks("Relation", "red ball", "green ball", ("above", "below")),
-            "2 red ball 7 blue cube 11 green ball 1 3 above",
+            "1 2 red ball first 2 3 blue cube no 3 3 green ball second 1 3 above",
             "A",
             3,
         ),
         (
             Asks("Closer", "red ball", "blue cube", ("red ball", "blue cube")),
-            "2 red ball 7 blue cube 1 2 blue cube",
+            "1 2 red ball first 2 3 blue cube second 1 2 blue cube",
             "B",
             2,
         ),
@@ -166,12 +171,16 @@ def test_a_reasoning_by_hand(asks: Asks, words: str, answer: str, listed: int) -
 
 
 def test_who_stops_looking_answers_from_what_was_seen() -> None:
-    two_seen = ["2", "red", "ball", "7", "blue", "cube"]
-    assert reason(THINGS, Asks("Count", "ball"), 2) == (["2", "red", "ball", "1", "7", "blue", "cube", "1"], "1", 2)
+    two_seen = ["1", "2", "red", "ball", "no", "2", "3", "blue", "cube", "no"]
+    assert reason(THINGS, Asks("Count", "ball"), 2) == (
+        ["1", "2", "red", "ball", "1", "2", "3", "blue", "cube", "1"],
+        "1",
+        2,
+    )
     assert reason(THINGS, Asks("Exists", "green ball"), 2) == (two_seen, "no", 2)
     assert reason(THINGS, Asks("Colour", "cone"), 2) == (two_seen, "blue", 2)
     two = Asks("Relation", "green ball", "red ball", ("left", "right"))
-    assert reason(THINGS, two, 2) == (two_seen, "A", 2)
+    assert reason(THINGS, two, 2) == (["1", "2", "red", "ball", "second", "2", "3", "blue", "cube", "no"], "A", 2)
 
 
 def test_a_mirror_swaps_left_and_right_in_answer_and_reasoning_and_nothing_else(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ attributes), because with a perfect teacher SFT leaves reinforcement nothing to 
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from cot_builder.teachers.base import OfflineTeacher, TeacherQuestion
@@ -73,6 +74,7 @@ class AttributeTeacher(OfflineTeacher[AttributeConfig]):
     ) -> None:
         self._descriptions, self._own_answers = dict(descriptions or {}), own_answers
         self._seen = _values_seen(examples, config.attributes) if config.misread_rate else {}
+        self._things = _things_seen(examples) if own_answers else set()
         super().__init__(name, config, run_seed, values_seen=digest(self._seen))
 
     def _told(self, question: TeacherQuestion) -> dict[str, Any]:
@@ -80,7 +82,11 @@ class AttributeTeacher(OfflineTeacher[AttributeConfig]):
         known = {**row.attributes, DESCRIPTION: self._descriptions.get(row.gold)}
         named = {name: known[name] for name in self._config.attributes if known.get(name) is not None}
         steps = {"trace": row.trace} if self._own_answers and row.trace else {}
-        asked = {"mode": question.mode, "question": row.text} if question.mode in EXTRACTION else {}
+        asked: dict[str, Any] = {}
+        if question.mode in EXTRACTION:
+            asked = {"mode": question.mode, "question": row.text}
+        if question.mode == "observe" and (things := self._things_in(row.text)):
+            asked["things"] = things
         return {"label": row.gold, "attributes": named, **asked, **steps}
 
     def _reply(self, told: Mapping[str, Any]) -> str:
@@ -96,6 +102,8 @@ class AttributeTeacher(OfflineTeacher[AttributeConfig]):
                 for name in self._config.attributes
                 if name in _LOOK and _LOOK[name].split()[-1] in told["question"]
             }
+            if things := told.get("things"):
+                return ", ".join([*(f"the {thing}" for thing in things), *(_LOOK[name] for name in sorted(asked))])
             return ", ".join(_LOOK[name] for name in self._config.attributes if name in (asked or _LOOK))
         if mode == "statements":
             return f"It is true of the picture: {told['label']}."
@@ -104,6 +112,12 @@ class AttributeTeacher(OfflineTeacher[AttributeConfig]):
         if draws["misread"].random() < self._config.misread_rate:
             values = self._misread(values, draws["misread"])
         return " ".join(_sentences(values, draws["words"]))
+
+    def _things_in(self, question: str) -> list[str]:
+        """The objects that a question names in the words some picture is annotated with, in its order."""
+        # The longest first: of a red ball in the question, not the ball as well.
+        names = "|".join(re.escape(thing) for thing in sorted(self._things, key=lambda thing: (-len(thing), thing)))
+        return list(dict.fromkeys(re.findall(rf"\b(?:{names})\b", question.lower()))) if names else []
 
     def _phrases(self, attributes: Mapping[str, Any]) -> dict[str, str]:
         return {name: phrase for name in self._config.attributes if (phrase := describe(name, attributes.get(name)))}
@@ -168,6 +182,13 @@ def describe(name: str, value: Any) -> str | None:
         plain = list(dict.fromkeys(text for thing in things if (text := _plain(thing))))[:_MOST_OBJECTS]
         return " and ".join(_a(thing) for thing in plain) or None
     return _plain(value)
+
+
+def _things_seen(examples: Iterable[Question]) -> set[str]:
+    """Every object that a picture is annotated with."""
+    values = (row.attributes.get("object") for row in examples)
+    lists = ([value] if isinstance(value, str) else value for value in values if isinstance(value, str | list | tuple))
+    return {text for things in lists for thing in things if (text := _plain(thing))}
 
 
 def _plain(value: Any) -> str | None:

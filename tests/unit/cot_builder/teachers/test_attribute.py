@@ -148,3 +148,19 @@ def test_without_annotations_it_says_the_description_of_the_class():
     assert text.endswith("<answer>coat</answer>")
     other = AttributeTeacher("t", config, [row], 0, {"coat": "buttons"})
     assert other.request(question(row)).key != request.key
+
+
+def test_what_to_observe_of_a_question_are_the_objects_it_names_and_without_any_all_there_is_to_see():
+    rows = [
+        Question(
+            "a", (), "Is the red ball left of the cube?", answer="yes", attributes={"object": ["red ball", "cube"]}
+        )
+    ]
+    rows.append(Question("b", (), "How many are there?", answer="2", attributes={"object": "ball"}))
+    teacher = AttributeTeacher("t", AttributeConfig(attributes=("object", "scene")), rows, 0, own_answers=True)
+    asked = [teacher.request(TeacherQuestion(row, "observe", 0, PROMPT, "")) for row in rows]
+    assert [teacher._reply(request.record) for request in asked] == [
+        # "ball" is annotated too.
+        "the red ball, the cube",
+        "the objects, the place",
+    ]

@@ -50,7 +50,13 @@ def suffix_problem(name: str) -> str:
 
 def writable(text: str) -> str:
     """Return text that any file can hold: bytes of a name that are not UTF-8, and lone surrogates, are written as escapes."""
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace") if not _is_utf8(text) else text
+    if _is_utf8(text):
+        return text
+    try:
+        return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    except UnicodeEncodeError:
+        # Half a character, as JSON may hold, is no byte of a name.
+        return text.encode("utf-8", "backslashreplace").decode()
 
 
 def _is_utf8(text: str) -> bool:

@@ -150,8 +150,9 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     """A picture whose header has been read; what goes wrong with it in here is an ImageError."""
     try:
         status = os.stat(path)
-    except OSError as error:
-        raise ImageError("missing_image", path, str(error.strerror)) from error
+    except (OSError, ValueError) as error:
+        # A ValueError: no file can have that name.
+        raise ImageError("missing_image", path, str(getattr(error, "strerror", error))) from error
     # Opening a pipe or a device could hang.
     if not stat.S_ISREG(status.st_mode):
         raise ImageError("missing_image", path, "not a file")
@@ -312,7 +313,7 @@ def _stamp(path: Path) -> list[int]:
     """[size, mtime_ns] of a file; [-1, -1] when there is none."""
     try:
         status = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return [-1, -1]
     return [status.st_size, status.st_mtime_ns]
 

@@ -38,10 +38,13 @@ def check_options(config: TaskConfig, allowed: Mapping[str, TaskOption]) -> dict
             problems.append(
                 f"task.options.{key}: the {config.name} task has no such option; {did_you_mean(key, allowed)}"
             )
-        elif (choices := allowed[key].choices) and value not in choices:
+        elif value is None and allowed[key].default is None:
+            # It says that nothing is set.
+            continue
+        # A list, for a value that cannot be hashed is in no set.
+        elif (choices := list(allowed[key].choices)) and value not in choices:
             problems.append(f"task.options.{key}: {value!r} is no {key}; {did_you_mean(value, choices)}")
-        # None says that nothing is set, where that is the default.
-        elif (value is not None or allowed[key].default is not None) and (wrong := allowed[key].check(value)):
+        elif wrong := allowed[key].check(value):
             problems.append(f"task.options.{key}: {value!r} {wrong}")
     if problems:
         raise UserError(problems)
@@ -70,16 +73,32 @@ def share_below(most: float) -> Check:
     )
 
 
+def a_name(value: Any) -> str:
+    """Return what is wrong with the name of a column."""
+    return "" if isinstance(value, str) else "is not a name"
+
+
+def names(value: Any) -> str:
+    """Return what is wrong with a list of names of columns."""
+    whole = isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+    return "" if whole else "is not a list of names"
+
+
+def a_name_or_names(value: Any) -> str:
+    """Return what is wrong with the name of a column, or a list of some."""
+    return a_name(value) and names(value) and "is neither a name nor a list of names"
+
+
 def some_of(words: Collection[str], fewest: int = 0) -> Check:
     """Return the check of a list of words out of `words`, `fewest` of them at least."""
 
     def check(value: Any) -> str:
         if not isinstance(value, Sequence) or isinstance(value, str) or len(value) < fewest:
             return f"is not a list of some of {', '.join(words)}"
-        unknown = next((each for each in value if each not in words), None)
-        return (
-            "" if unknown is None else f"names {unknown!r}, which is none of them; {did_you_mean(str(unknown), words)}"
-        )
+        unknown = [each for each in value if each not in list(words)]
+        if not unknown:
+            return ""
+        return f"names {unknown[0]!r}, which is none of them; {did_you_mean(unknown[0], words)}"
 
     return check
 

@@ -40,6 +40,8 @@ ADDRESS_CURE = (
 )
 # The smallest picture that Pillow reads takes more characters, and names of files hardly begin as pictures do.
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{64}")
+# Longer is no path that an operating system takes.
+_LONGEST_PATH = 4096
 _URL_SAFE = str.maketrans("-_", "+/")
 _SHARD = re.compile(r"-\d+-of-(\d+)$")
 
@@ -106,26 +108,30 @@ def _open_stream(file: Path) -> pa.RecordBatchStreamReader:
 
 def is_address(value: Any) -> bool:
     """Check whether a value is the http(s) address of a picture."""
-    return isinstance(value, str) and value[:8].lower().startswith(("http://", "https://"))
+    return isinstance(value, str) and value[:80].lstrip().lower().startswith(("http://", "https://"))
 
 
 def is_embedded(value: Any) -> bool:
     """Check whether a value is a text that is a picture itself, a ``data:`` URI or base64, and no path."""
     if not isinstance(value, str):
         return False
-    if value[:5].lower() == "data:":
+    if _is_uri(value):
         return True
     head = "".join(value[:80].split())
     found = _BASE64.match(head)
     return found is not None and _extension(base64.b64decode(found[0].translate(_URL_SAFE))) is not None
 
 
+def _is_uri(text: str) -> bool:
+    return text[:80].lstrip()[:5].lower() == "data:"
+
+
 def _unembedded(text: str) -> bytes:
     """The bytes of a text that `is_embedded`; a ValueError says why there are none."""
-    head, _, body = text.partition(",") if text[:5].lower() == "data:" else ("", "", text)
+    head, _, body = text.partition(",") if _is_uri(text) else ("", "", text)
     if len(body) > MOST_EMBEDDED // 3 * 4:
         raise ValueError(f"{len(body):,} characters, more than a picture of {MOST_EMBEDDED >> 20} MiB takes")
-    if head and not head.lower().endswith(";base64"):
+    if head and not head.rstrip().lower().endswith(";base64"):
         return unquote_to_bytes(body)
     plain = "".join(body.split()).translate(_URL_SAFE)
     # Many leave the padding out.
@@ -153,6 +159,9 @@ def place(folder: Path, value: Any, images: Path) -> dict[str, Any]:
             data = _unembedded(text)
         except ValueError as error:
             return {"reason": "unreadable_image", "detail": f"{text[:30]}… is no picture as text: {error}"}
+    if not isinstance(data, bytes | None) or not isinstance(path, str | None):
+        kind = type(path if data is None else data).__name__
+        return {"reason": "missing_image", "detail": f"the picture is given as {kind}; bytes and text are read"}
     if data is not None:
         extension = _extension(data)
         if extension is None:
@@ -161,6 +170,9 @@ def place(folder: Path, value: Any, images: Path) -> dict[str, Any]:
         return {"file": write_once(images, data, extension), "size": len(data)}
     if not path:
         return {"reason": "missing_image", "detail": "neither bytes nor a path"}
+    if len(path) > _LONGEST_PATH:
+        told = f"{path[:30]}… of {len(path):,} characters is neither a path nor a picture as text"
+        return {"reason": "unreadable_image", "detail": told}
     if inside(folder, path) is None:
         return {"reason": "outside_root", "detail": f"{path[:200]} is not inside {folder}"}
     return {"path": path}

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.options import TaskOption, check_options, share_below
+from pipeline.data.options import TaskOption, check_options, names, share_below
 from pipeline.data.parquet_images import is_embedded
-from pipeline.data.questions.cells import RawRow, Unusable
+from pipeline.data.questions.cells import MALFORMED, RawRow, Unusable
 from pipeline.data.questions.columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
 from pipeline.data.questions.files import TABLES, find_splits, first_rows, unlocated_rows
 from pipeline.data.questions.pictures import located, named, picture, pictures, place_text, text_of
@@ -41,7 +41,7 @@ SPLITS = ("train", "validation", "val", "dev", "test")
 FORMATS = ("parquet", "arrow", "jsonl", "json", "csv", "tsv")
 OPTIONS = {
     **COLUMN_OPTIONS,
-    "group_columns": TaskOption([], "columns that tables are split by"),
+    "group_columns": TaskOption([], "columns that tables are split by", check=names),
     "kind": TaskOption(None, "one kind for all rows without options: number, yes_no, text or list", OPEN_KINDS),
     "turns": TaskOption(
         "first", "of several turns in a row, ask the first or each (without the turns before it)", ("first", "each")
@@ -209,7 +209,7 @@ def count_kinds(reader: RowReader, files: Sequence[Path]) -> tuple[Counter[str],
                 kinds[question.kind] += 1
         except Unusable as error:
             lost[error.reason] += 1
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        except MALFORMED:
             lost["malformed_row"] += 1
     return kinds, lost
 
@@ -231,7 +231,7 @@ def _first_rows(reader: RowReader, files: Sequence[Path]) -> Iterator[str]:
             built = list(
                 reader.questions(row, reader.name(row, number, set()), _named_pictures(row, reader.columns), _by_name)
             )
-        except (Unusable, KeyError, TypeError, ValueError, AttributeError, IndexError):
+        except MALFORMED:
             continue
         for question in built[: _SHOWN_ROWS - shown]:
             shown += 1

@@ -9,6 +9,10 @@ from typing import Any
 from pipeline.scoring.multiple_choice import letters
 
 RawRow = dict[str, Any]
+MALFORMED = (KeyError, TypeError, ValueError, AttributeError, IndexError, RecursionError)
+"""What a row of another form than expected makes plain code raise."""
+MORE_CELLS = "_more_cells"
+"""The key of what a line of a .csv or .tsv file holds beyond its columns."""
 
 
 class Unusable(ValueError):

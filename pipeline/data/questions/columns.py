@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from pipeline.data.options import TaskOption
+from pipeline.data.options import TaskOption, a_name, a_name_or_names
 from pipeline.data.parquet_images import ADDRESS_CURE, is_address
-from pipeline.data.questions.cells import RawRow
+from pipeline.data.questions.cells import MORE_CELLS, RawRow
 from pipeline.data.questions.pictures import text_of
 from pipeline.data.questions.text import is_conversation, turn_pictures
 from pipeline.errors import UserError, did_you_mean
@@ -64,7 +64,10 @@ _MEANINGS = {
     "aliases": "further answers that are right: a list; of ten or more those that three people gave",
 }
 COLUMN_OPTIONS: Mapping[str, TaskOption] = {
-    f"{role}_column": TaskOption(None, f"{_MEANINGS[role]} (found by name)") for role in NAMES
+    f"{role}_column": TaskOption(
+        None, f"{_MEANINGS[role]} (found by name)", check=a_name_or_names if role in ("image", "options") else a_name
+    )
+    for role in NAMES
 }
 _NUMBERED = tuple(f"image_{number}" for number in range(1, 11))
 _NEEDED = ("image", "question", "answer")
@@ -112,7 +115,7 @@ def find_columns(
     Raises:
         UserError: naming every column that is not there, and every role that is needed and that no name fits.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row))
+    names = list(dict.fromkeys(name for row in rows for name in row if name != MORE_CELLS))
     problems: list[str] = []
     roles: dict[str, str] = {}
     pictures: list[str] = []

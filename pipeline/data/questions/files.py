@@ -13,7 +13,7 @@ from pipeline.config.schema import TaskConfig
 from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root
 from pipeline.data.parquet_images import MOST_EMBEDDED, open_table
-from pipeline.data.questions.cells import RawRow
+from pipeline.data.questions.cells import MORE_CELLS, RawRow
 from pipeline.errors import UserError
 
 KINDS = ("parquet", "jsonl", "json")
@@ -114,7 +114,7 @@ def text_rows(file: Path) -> Iterator[RawRow]:
             if not isinstance(row, dict):
                 raise UserError(f"{file}: holds rows that are no JSON objects")
             yield row
-    except (OSError, ValueError, TypeError, csv.Error) as error:
+    except (OSError, ValueError, TypeError, RecursionError, csv.Error) as error:
         raise UserError(f"{file}: not readable as {file.suffix[1:]} rows: {error}") from error
     if not some:
         raise UserError(f"{file}: holds no rows")
@@ -128,7 +128,7 @@ def _parsed(file: Path) -> Iterator[Any]:
         elif file.suffix in _DELIMITERS:
             # A cell may be a picture.
             csv.field_size_limit(MOST_EMBEDDED // 3 * 4)
-            yield from csv.DictReader(lines, delimiter=_DELIMITERS[file.suffix])
+            yield from csv.DictReader(lines, restkey=MORE_CELLS, delimiter=_DELIMITERS[file.suffix])
         else:
             whole = json.load(lines)
             lists = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []

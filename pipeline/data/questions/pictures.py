@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -35,6 +36,14 @@ def text_of(value: Any) -> Any:
     if not isinstance(value, dict):
         return value
     return next((value[key] for key in ("bytes", "path", "image", "url", "file_name") if value.get(key)), None)
+
+
+def taken_out(folder: Path, value: Any, images: Path) -> dict[str, Any]:
+    """Return a picture that a table holds as `place` does, and a path, which is looked for at every read, as {"text": …}."""
+    bare = value if isinstance(value, dict) and value.get("bytes") is not None else text_of(value)
+    if isinstance(bare, str) and not is_address(bare) and not is_embedded(bare):
+        return {"text": bare}
+    return place(folder, bare, images)
 
 
 def place_text(
@@ -80,7 +89,8 @@ def _located(path: str, places: Sequence[str], find: Callable[[str], Path | None
     for start in range(len(parts)):
         for below in places:
             end = below + "/".join(parts[start:])
-            if (found := find(end)) is not None and found.is_file():
+            # It says no, too, where no file can have such a name.
+            if (found := find(end)) is not None and os.path.isfile(found):
                 return end
     return None
 

@@ -12,17 +12,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.image_sets import writable
 from pipeline.data.images import check_images, paths_inside
-from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_table, place
-from pipeline.data.questions.cells import RawRow, Unusable
+from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_table
+from pipeline.data.questions.cells import MALFORMED, RawRow, Unusable
 from pipeline.data.questions.files import TABLES, text_rows
-from pipeline.data.questions.pictures import located, place_text, placed
+from pipeline.data.questions.pictures import located, place_text, placed, taken_out
 from pipeline.errors import UserError
 from pipeline.files import digest, write_atomic
 from pipeline.system.locks import exclusive
 from pipeline.types import Problem, Question, Split
 
-VERSION = 4
+VERSION = 5
 """Part of the index's key: raise it when what is taken out of parquet files changes."""
 
 
@@ -72,12 +73,26 @@ def _of_table(file: Path, columns: QuestionColumns, folder: Path, cache: Path) -
                 for batch in table.batches(BATCH_ROWS, wanted):
                     for row in batch.to_pylist():
                         for name in set(columns.pictures) & set(row):
-                            row[name] = placed(row[name], lambda value: place(folder, value, cache / "images"))
+                            row[name] = placed(row[name], lambda value: taken_out(folder, value, cache / "images"))
                         rows.append(row)
                 write_atomic(index, json.dumps(rows, default=str))
                 # As a second load gives them.
                 rows = json.loads(json.dumps(rows, default=str))
-    return rows or []
+    places, find = _places(file, folder), paths_inside(folder)
+
+    def where(value: dict[str, Any]) -> dict[str, Any]:
+        return place_text(folder, value["text"], cache / "images", places, find) if "text" in value else value
+
+    for row in rows:
+        for name in set(columns.pictures) & set(row):
+            row[name] = placed(row[name], where)
+    return rows
+
+
+def _places(file: Path, folder: Path) -> tuple[str, ...]:
+    """The folders below the data's in which the paths of a file's rows are looked for."""
+    beside = file.parent.relative_to(folder).as_posix() if file.parent.is_relative_to(folder) else "."
+    return tuple(dict.fromkeys((f"{beside}/" if beside != "." else "", "", "images/")))
 
 
 def _pictures_of(row: RawRow, columns: QuestionColumns) -> Iterator[dict[str, Any]]:
@@ -98,10 +113,7 @@ def _indexed(index: Path, columns: QuestionColumns, cache: Path) -> list[RawRow]
 
 def _of_text(file: Path, columns: QuestionColumns, folder: Path, cache: Path) -> Iterator[RawRow]:
     names: dict[str, None] = {}
-    beside = file.parent.relative_to(folder).as_posix() if file.parent.is_relative_to(folder) else "."
-    places = tuple(dict.fromkeys((f"{beside}/" if beside != "." else "", "", "images/")))
-    images = cache / "images"
-    find = paths_inside(folder)
+    places, images, find = _places(file, folder), cache / "images", paths_inside(folder)
     for row in text_rows(file):
         names |= dict.fromkeys(row)
         for name in set(columns.pictures) & set(row):
@@ -154,11 +166,16 @@ def read_questions(
         except Unusable as error:
             problems.append(Problem(name, error.reason, str(error)))
             continue
-        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+        except MALFORMED as error:
             problems.append(Problem(name, "malformed_row", f"{type(error).__name__}: {error}"))
             continue
         for question in built:
-            if question.id in seen:
+            said = " ".join((question.id, question.text, question.gold, *question.options, *map(str, question.images)))
+            if writable(said) != said:
+                problems.append(
+                    Problem(question.id, "malformed_row", "its text is no Unicode: it holds half a character")
+                )
+            elif question.id in seen:
                 problems.append(Problem(question.id, "duplicate_id", "an earlier row has this id; that one is used"))
             else:
                 found.append(question)
@@ -171,4 +188,5 @@ def read_questions(
             usable.append(question)
         else:
             problems.append(Problem(question.id, broken[bad], str(bad)))
-    return Split(tuple(usable), tuple(problems))
+    told = (Problem(writable(one.id), one.reason, writable(one.detail)) for one in problems)
+    return Split(tuple(usable), tuple(told))

@@ -13,7 +13,7 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import label_set
-from pipeline.data.questions.cells import RawRow, Unusable, is_empty
+from pipeline.data.questions.cells import MORE_CELLS, RawRow, Unusable, is_empty
 from pipeline.data.questions.columns import RowColumns
 from pipeline.data.questions.prompting import lettered
 from pipeline.data.questions.text import (
@@ -118,6 +118,8 @@ class RowReader:
         Raises:
             Unusable: see `pipeline.data.questions.text`.
         """
+        if more := row.get(MORE_CELLS):
+            raise Unusable("malformed_row", f"{len(more)} more cells than columns; one with the delimiter needs quotes")
         asked: Any = self.columns.question or self.columns.of("question", row)
         gold = unwrapped(self._gold(row))
         if not is_conversation(asked):
@@ -158,7 +160,8 @@ class RowReader:
         text, removed = without_instructions(text)
         if not MARK.sub("", text).strip():
             raise Unusable("missing_question", "it has no text")
-        if gold is None or gold == "":
+        # NaN alone is not itself: it stands where a column of numbers has nothing.
+        if gold is None or gold == "" or gold != gold:
             raise Unusable("missing_answer", "it has no gold answer")
         if removed:
             self.removed[removed] += 1
@@ -192,6 +195,9 @@ class RowReader:
         if self.options["options_column"] is None:
             # Rows of JSON may leave out columns that others have.
             columns += itertools.takewhile(lambda letter: letter in row, string.ascii_uppercase[len(columns) :])
+            # One that is farther from the others may be anything.
+            beyond = string.ascii_uppercase[len(columns) :][:2]
+            columns += beyond if len(beyond) > 1 and not is_empty(row.get(beyond[1])) else ()
         while columns and is_empty(row.get(columns[-1])):
             columns.pop()
         if holes := [column for column in columns if is_empty(row.get(column))]:

@@ -203,11 +203,11 @@ def option_letter(value: Any, options: Sequence[str]) -> str:
     known, text = letters(len(options)), " ".join(str(value).split())
     if (letter := text.strip("().: ").upper()) in known and len(letter) == 1:
         return letter
-    same = [
-        name
-        for name, option in zip(known, options, strict=True)
-        if " ".join(option.split()).casefold() == text.casefold()
-    ]
+    texts = [(name, " ".join(option.split())) for name, option in zip(known, options, strict=True)]
+    same = [name for name, option in texts if option == text]
+    same = same or [name for name, option in texts if option.casefold() == text.casefold()]
+    if len(same) > 1:
+        raise Unusable("unusable_options", f"the answer {text[:40]!r} is the text of options {', '.join(same)}")
     if same:
         return same[0]
     if re.fullmatch(r"\d{1,2}", text) and int(text) < len(options):

@@ -315,7 +315,7 @@ def test_a_missing_shard_is_a_problem(tmp_path: Path) -> None:
 def test_pictures_are_taken_out_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     benchmark = cv_bench(tmp_path / "data")
     first = benchmark.read("test")
-    monkeypatch.setattr("pipeline.data.questions.read.place", lambda *_: pytest.fail("taken out again"))
+    monkeypatch.setattr("pipeline.data.questions.read.taken_out", lambda *_: pytest.fail("taken out again"))
     assert benchmark.read("test") == first
     monkeypatch.undo()
     first.rows[0].images[0].unlink()

@@ -303,6 +303,48 @@ def test_a_picture_as_text_in_parquet_and_in_a_turn_is_read(tmp_path: Path) -> N
     assert [[image.read_bytes() for image in row.images] for row in found] == [[png(7)]] * 3
 
 
+def test_a_row_is_the_same_question_in_parquet_and_in_lines(tmp_path: Path) -> None:
+    cells = [{"path": "/home/ann/data/a.png"}, {"path": "file://a.png"}, {"path": "a.png"}, {"path": "../a.png"}]
+    rows = [{"image": cell, "question": "What?", "answer": "a dog", "id": str(n)} for n, cell in enumerate(cells)]
+    write_parquet(tmp_path / "data" / "train.parquet", rows)
+    write_lines(tmp_path / "data" / "lines" / "train.jsonl", rows)
+    (tmp_path / "data" / "images").mkdir()
+    tables = load(tmp_path / "data")
+    assert not tables.read("train").rows
+    for folder in (tmp_path / "data" / "images", tmp_path / "data" / "lines"):
+        put(folder / "a.png")
+    # A path is looked for at every read.
+    found, lines = tables.read("train"), load(tmp_path / "data" / "lines").read("train")
+    assert [one.id for one in found.rows] == [one.id for one in lines.rows] == ["0", "1", "2"]
+    assert {image.name for one in found.rows for image in one.images} == {"a.png"}
+    assert [one.reason for one in found.problems] == [one.reason for one in lines.problems] == ["outside_root"]
+
+
+@pytest.mark.parametrize(("cell", "kind"), [({"bytes": [137, 80]}, "list"), (5, "int"), ({"path": 5}, "int")])
+def test_what_is_no_picture_in_parquet_is_counted(tmp_path: Path, cell: Any, kind: str) -> None:
+    write_parquet(tmp_path / "train.parquet", [{"image": cell, "question": "What?", "answer": "a dog"}])
+    (problem,) = load(tmp_path, {"image_column": "image"}).read("train").problems
+    assert (problem.reason, problem.detail) == (
+        "missing_image",
+        f"the picture is given as {kind}; bytes and text are read",
+    )
+
+
+def test_a_line_with_more_cells_than_columns_is_counted(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    (tmp_path / "train.csv").write_text("image,question,answer\na.png,Well, what?,a dog\na.png,What?,a cat\n")
+    found = load(tmp_path)
+    assert [row.answer for row in found.read("train").rows] == ["a cat"]
+    assert "1 more cells than columns" in found.read("train").problems[0].detail
+    assert "not asked: malformed_row 1" in "\n".join(found.told())
+
+
+def test_lines_nested_too_deep_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "train.jsonl").write_text("[" * 5000)
+    with pytest.raises(UserError, match="not readable as jsonl rows"):
+        load(tmp_path)
+
+
 def test_a_picture_as_text_that_is_damaged_or_too_large_is_counted(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -362,12 +404,21 @@ def test_an_option_that_only_a_later_row_has_is_read(tmp_path: Path) -> None:
         ({"image": "data:text/plain,hello"}, "unreadable_image", "no known image format"),
         ({"A": "x", "B": "", "C": "z"}, "unusable_options", "option B is empty, and C is not"),
         ({"A": "x", "B": "nan", "C": None}, "unusable_options", "1 options"),
+        ({"A": "x", "B": "y", "D": "z"}, "unusable_options", "option C is empty, and D is not"),
         ({"image": "/etc/passwd"}, "outside_root", "/etc/passwd is not inside"),
+        ({"image": "x" * 300}, "missing_image", "xxx"),
+        ({"image": "PHN2Zz4K" * 1000}, "unreadable_image", "of 8,000 characters is neither a path nor a picture"),
+        ({"image": "\ud800.png"}, "malformed_row", "half a character"),
+        ({"question": "What\udfff?"}, "malformed_row", "half a character"),
+        ({"image": ["a.png", " https://x.org/a.png"]}, "remote_image", "is an address"),
         ({"image": ["a.png", "b.png"]}, "missing_image", "b.png"),
         ({"question": "<image> or <image>?"}, "missing_image", "the text marks picture 2, the row has 1"),
         ({"question": "<video> What?"}, "other_media", "<video>"),
         ({"question": "<image>"}, "missing_question", "no text"),
         ({"answer": ""}, "missing_answer", "no gold answer"),
+        ({"answer": float("nan")}, "missing_answer", "no gold answer"),
+        ({"answer": "y", "options": ["y", "y", "x"]}, "unusable_options", "'y' is the text of options A, B"),
+        ({"answer": "a", "options": '{"a":' * 5000}, "malformed_row", "RecursionError"),
         ({"answer": "E", "options": ["a", "b"]}, "answer_not_an_option", "'E'"),
         ({"answer": "A", "options": ["a"]}, "unusable_options", "1 options"),
         ({"answer": ["A", "B"], "options": ["a", "b"]}, "several_answers", "2 options are right"),
@@ -423,6 +474,11 @@ def test_a_column_that_is_not_there_is_told_with_the_nearest(tmp_path: Path) -> 
         ({"kind": "essay"}, r"task\.options\.kind: 'essay' is no kind"),
         ({"relative_tolerance": "5%"}, r"task\.options\.relative_tolerance: '5%' is not a number from 0 to 1"),
         ({"turns": "all"}, r"task\.options\.turns: 'all' is no turns"),
+        ({"id_column": ["id", "uid"]}, r"task\.options\.id_column: .* is not a name"),
+        (
+            {"image_column": {"a": 1}, "group_columns": "task"},
+            r"a list of names\n.*group_columns: .task. is not a list",
+        ),
         ({"group_columns": ["taks"]}, r"task\.options\.group_columns: train\.jsonl has no column 'taks'"),
     ],
 )

@@ -32,6 +32,10 @@ def config_problems(configs: Mapping[str, RunConfig]) -> Iterator[str]:
         for stage, settings in config.all_stages.items():
             if "vision" not in settings.freeze:
                 yield f"{name}: {stage} trains the encoder, so its features are not its own; add vision to its freeze"
+    called: dict[str, str] = {}
+    for name, config in configs.items():
+        if (other := called.setdefault(config.name, name)) != name:
+            yield f"{name} and {other} are both called {config.name}, so they would share a run; give one another name:"
     (first, reference), *others = ((name, _without_encoder(config)) for name, config in configs.items())
     for name, plain in others:
         for difference in differences(reference, plain):

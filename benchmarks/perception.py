@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.seeds import check_marks, interval, make_parser, spread, write_between_marks
+from pipeline import command_line
 from pipeline.config.loader import load
+from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
 from pipeline.files import ROOT, read_json
 from pipeline.run_dir import BASE
@@ -41,19 +43,30 @@ def describe(run: Path, phase: str, task: str, split: str, tokens: int) -> None:
     subprocess.run(command, cwd=ROOT, check=True)
 
 
-def read_perception(folder: Path) -> Perception:
-    """Return precision and recall per attribute of an evaluation of one cell.
+def config_problems(config: RunConfig) -> Iterator[str]:
+    """Yield why a configuration trains nobody to describe."""
+    if config.cot.recipe != "extraction":
+        yield f"cot.recipe: {config.cot.recipe!r} teaches no descriptions; the extraction recipe does"
+    if not config.stages:
+        yield f"stages: {config.name} has none, so nobody is trained"
+
+
+def read_perception(folder: Path, task: str, split: str) -> Perception:
+    """Return precision and recall per attribute of an evaluation of one model.
 
     Raises:
-        UserError: when it was not made, or its pictures have no annotated attributes.
+        UserError: when it was not made on this task and split, or its pictures have no annotated attributes.
     """
-    files = list(folder.glob("cells/*/evaluation.json"))
-    found = read_json(files[0]).get("perception") if files else None
-    if not found:
+    made = [read_json(file) for file in sorted(folder.glob("cells/*/evaluation.json"))]
+    # Evaluations of other tasks are other cells of the folder.
+    found = [one for one in made if (one["inputs"]["task"]["name"], one["inputs"]["split"]) == (task, split)]
+    if not found or not found[0].get("perception"):
+        of = ", ".join(f"{one['inputs']['task']['name']} {one['inputs']['split']}" for one in made) or "nothing"
         raise UserError(
-            f"{folder}: holds no perception; run without --table-only, on a task whose pictures are annotated"
+            f"{folder}: holds no perception of {task} {split}, but evaluations of {of}; run without --table-only, on a task "
+            "whose pictures are annotated"
         )
-    return dict(found)
+    return dict(found[0]["perception"])
 
 
 def table(stage: str, seeds: Sequence[int], base: Sequence[Perception], tuned: Sequence[Perception]) -> str:
@@ -85,6 +98,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--split", default="test[:200]")
     arguments = parser.parse_args(argv)
     config = load(arguments.config)
+    if problems := list(config_problems(config)):
+        raise UserError(problems)
     check_marks(arguments.into, config.name)
     stage, results = list(config.stages)[-1], []
     for seed in arguments.seeds:
@@ -96,7 +111,9 @@ def main(argv: Sequence[str] | None = None) -> int:
             )
             for phase in (BASE, stage):
                 describe(run, phase, arguments.task, arguments.split, config.evaluation.max_new_tokens)
-        results.append([read_perception(run / "perception" / phase) for phase in (BASE, stage)])
+        results.append(
+            [read_perception(run / "perception" / phase, arguments.task, arguments.split) for phase in (BASE, stage)]
+        )
     asked = read_json(run / "cot" / "manifest.json")["distinct_prompts"]
     note = (
         f"Descriptions of {arguments.task}, {arguments.split}; the last run was trained on {asked} different prompts."
@@ -108,4 +125,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.status(main))

@@ -74,7 +74,7 @@ class AttributeTeacher(OfflineTeacher[AttributeConfig]):
     ) -> None:
         self._descriptions, self._own_answers = dict(descriptions or {}), own_answers
         self._seen = _values_seen(examples, config.attributes) if config.misread_rate else {}
-        self._things = _things_seen(examples) if own_answers else set()
+        self._things = _any_of(_things_seen(examples)) if own_answers else None
         super().__init__(name, config, run_seed, values_seen=digest(self._seen))
 
     def _told(self, question: TeacherQuestion) -> dict[str, Any]:
@@ -115,9 +115,7 @@ class AttributeTeacher(OfflineTeacher[AttributeConfig]):
 
     def _things_in(self, question: str) -> list[str]:
         """The objects that a question names in the words some picture is annotated with, in its order."""
-        # The longest first: of a red ball in the question, not the ball as well.
-        names = "|".join(re.escape(thing) for thing in sorted(self._things, key=lambda thing: (-len(thing), thing)))
-        return list(dict.fromkeys(re.findall(rf"\b(?:{names})\b", question.lower()))) if names else []
+        return list(dict.fromkeys(self._things.findall(question.lower()))) if self._things else []
 
     def _phrases(self, attributes: Mapping[str, Any]) -> dict[str, str]:
         return {name: phrase for name in self._config.attributes if (phrase := describe(name, attributes.get(name)))}
@@ -189,6 +187,13 @@ def _things_seen(examples: Iterable[Question]) -> set[str]:
     values = (row.attributes.get("object") for row in examples)
     lists = ([value] if isinstance(value, str) else value for value in values if isinstance(value, str | list | tuple))
     return {text for things in lists for thing in things if (text := _plain(thing))}
+
+
+def _any_of(things: Iterable[str]) -> re.Pattern[str] | None:
+    """What finds any of these as whole words, made once, for a set may name thousands; None where there are none."""
+    # The longest first: of a red ball in the question, not the ball as well.
+    names = "|".join(re.escape(thing) for thing in sorted(things, key=lambda thing: (-len(thing), thing)))
+    return re.compile(rf"(?<!\w)(?:{names})(?!\w)") if names else None
 
 
 def _plain(value: Any) -> str | None:

@@ -50,8 +50,11 @@ def test_one_encoder_is_no_comparison_and_its_layer_is_its_own(tmp_path: Path) -
     one = load("encoders/dinov2_small")
     assert any("is one encoder" in problem for problem in config_problems({"dinov2_small": one}))
     assert not list(
-        config_problems({"last but one": one, "last": load("encoders/dinov2_small", ["model.compose.layer=-1"])})
+        config_problems(
+            {"last but one": one, "last": load("encoders/dinov2_small", ["model.compose.layer=-1", "name=last"])}
+        )
     )
+    assert any("both called" in problem for problem in config_problems({"last but one": one, "last": one}))
     with pytest.raises(UserError, match="without configurations"):
         encoders.find_arms([str(tmp_path)])
     with pytest.raises(UserError, match="have one name"):

@@ -45,8 +45,9 @@ def describe(run: Path, phase: str, task: str, split: str, tokens: int) -> None:
 
 def config_problems(config: RunConfig) -> Iterator[str]:
     """Yield why a configuration trains nobody to describe."""
-    if config.cot.recipe != "extraction":
-        yield f"cot.recipe: {config.cot.recipe!r} teaches no descriptions; the extraction recipe does"
+    recipe = config.cot and config.cot.recipe
+    if recipe != "extraction":
+        yield f"cot.recipe: {recipe!r} teaches no descriptions; the extraction recipe does"
     if not config.stages:
         yield f"stages: {config.name} has none, so nobody is trained"
 
@@ -59,9 +60,10 @@ def read_perception(folder: Path, task: str, split: str) -> Perception:
     """
     made = [read_json(file) for file in sorted(folder.glob("cells/*/evaluation.json"))]
     # Evaluations of other tasks are other cells of the folder.
-    found = [one for one in made if (one["inputs"]["task"]["name"], one["inputs"]["split"]) == (task, split)]
+    asked = [(one["inputs"]["task"]["name"], one["inputs"]["split"]) for one in made]
+    found = [one for one, what in zip(made, asked, strict=True) if what == (task, split)]
     if not found or not found[0].get("perception"):
-        of = ", ".join(f"{one['inputs']['task']['name']} {one['inputs']['split']}" for one in made) or "nothing"
+        of = ", ".join(map(" ".join, asked)) or "nothing"
         raise UserError(
             f"{folder}: holds no perception of {task} {split}, but evaluations of {of}; run without --table-only, on a task "
             "whose pictures are annotated"

@@ -7,19 +7,19 @@ Nothing is asked again. Drops in accuracy, gaps and tests are made anew over the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.evaluation import Cell, LabConfig, LabModel, LabTask, cells, precisions_of
+from pipeline.config.evaluation import TWO_STEPS, Cell, LabConfig, LabModel, LabTask, cells, precisions_of
 from pipeline.config.loader import load_merged, to_plain
 from pipeline.errors import UserError
 from pipeline.files import differences, read_json, write_atomic
 from pipeline.metrics.stored import from_json
 from pipeline.sweeps.files import PAGE, as_markdown, write_results
 from pipeline.sweeps.page import DOWNSCALING, page
-from pipeline.sweeps.results import Cells, Planned, results
+from pipeline.sweeps.results import EVALUATION, Cells, Planned, results
 from pipeline.sweeps.rows import CellRow, SweepResults
 
 LAB, RESULTS = "lab.yaml", "results.json"
@@ -54,6 +54,18 @@ class _Sweep:
         """With the precisions they are asked in."""
         found = self.config.models
         return {name: replace(one, precisions=precisions_of(self.config, one)) for name, one in found.items()}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What else its cells are asked by; words of its own for two steps by their digests, wherever they lie."""
+        asked = {"rotate_options": self.config.rotate_options}
+        two_steps = self.inputs("own_prompts", lambda cell: cell.mode in TWO_STEPS)
+        return asked | ({"prompts": two_steps[0] or {}} if two_steps else {})
+
+    def inputs(self, key: str, of: Callable[[Cell], bool]) -> list[Any]:
+        """Return one of the inputs of each cell that was begun, as it recorded it; None where it has none."""
+        files = (self.folder / "cells" / cell.id / EVALUATION for cell in cells(self.config) if of(cell))
+        return [(read_json(file).get("inputs") or {}).get(key) for file in files if file.is_file()]
 
     @property
     def tasks(self) -> dict[str, LabTask]:
@@ -119,7 +131,7 @@ def join(folders: Sequence[Path]) -> tuple[Joined, list[str]]:
         *_unlike("models", [(one, one.models) for one in sweeps]),
         *_unlike("reasoners", [(one, one.config.reasoners) for one in sweeps]),
         *_unlike("tasks", [(one, one.tasks) for one in sweeps]),
-        *_unlike("settings", [(one, {"rotate_options": one.config.rotate_options}) for one in sweeps]),
+        *_unlike("settings", [(one, one.settings) for one in sweeps]),
     ]
     if problems:
         raise UserError(problems)
@@ -133,6 +145,7 @@ def join(folders: Sequence[Path]) -> tuple[Joined, list[str]]:
             told.append(
                 f"{len(again)} cells of {sweep.folder} are in a sweep before it, too; {len(better)} are taken from it"
             )
+    told += _other_rows(sweeps)
     planned = {cell.id: _planned(sweep.rows.get(cell.id)) for cell, sweep in taken.items()}
     config = replace(
         sweeps[0].config,
@@ -170,6 +183,21 @@ def _unlike(what: str, named: Sequence[tuple[_Sweep, Mapping[str, Any]]]) -> Ite
                     f"{what}: {name} is not the same in {other.folder} and {sweep.folder} ({how}); only what is asked alike "
                     "can be put together: give it another name in one of the sweeps"
                 )
+
+
+def _other_rows(sweeps: Sequence[_Sweep]) -> Iterator[str]:
+    """Tasks whose rows are others in one sweep than in a sweep before it, though their settings are the same."""
+    first: dict[str, tuple[_Sweep, Any]] = {}
+    for sweep in sweeps:
+        for name in sweep.config.tasks:
+            for rows in filter(None, sweep.inputs("rows", lambda cell, name=name: cell.task == name)):  # type: ignore[misc]
+                other, known = first.setdefault(name, (sweep, rows))
+                if known != rows:
+                    yield (
+                        f"{name}: {other.folder} and {sweep.folder} were not asked the same rows and pictures, whatever their "
+                        "ids; look whether their data are of one version"
+                    )
+                    break
 
 
 def _plain(value: Any) -> Any:

@@ -12,7 +12,7 @@ from pipeline.__main__ import main
 from pipeline.config.evaluation import LabConfig, cells
 from pipeline.config.loader import to_plain
 from pipeline.errors import UserError
-from pipeline.files import write_json
+from pipeline.files import read_json, write_json
 from pipeline.metrics.stored import to_json
 from pipeline.sweeps.joined import compare_sweeps, join
 from pipeline.sweeps.page import downscaling
@@ -87,6 +87,24 @@ def test_a_name_that_means_two_things_is_refused(lab: LabConfig, change: dict[st
         at[last] = value
     path.write_text(yaml.safe_dump(plain))
     with pytest.raises(UserError, match=said):
+        join([one, other])
+
+
+def test_other_rows_are_told_and_other_words_for_two_steps_are_refused(lab: LabConfig) -> None:
+    one, other = swept(lab, "one", ("small",)), swept(lab, "other", ("large",))
+    for folder, digest in ((one, "aa"), (other, "bb")):
+        for file in folder.glob("cells/*/evaluation.json"):
+            write_json(file, read_json(file) | {"inputs": {"rows": digest}})
+    assert join([one])[1] == []
+    (told,) = join([one, other])[1]
+    assert told.startswith(f"v: {one} and {other} were not asked the same rows")
+    for folder, words in ((one, {}), (other, {"own_prompts": {"reason": "cc"}})):
+        path = folder / "lab.yaml"
+        path.write_text(path.read_text().replace("- blind", "- caption-think"))
+        (cell,) = folder.glob("cells/*--bfloat16--direct")
+        cell = cell.rename(cell.with_name(cell.name.replace("direct", "caption-think")))
+        write_json(cell / "evaluation.json", {"inputs": {"rows": "aa", **words}})
+    with pytest.raises(UserError, match="settings: prompts is not the same in"):
         join([one, other])
 
 

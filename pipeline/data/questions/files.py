@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import itertools
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -128,10 +129,38 @@ def _parsed(file: Path) -> Iterator[Any]:
         elif file.suffix in _DELIMITERS:
             # A cell may be a picture.
             csv.field_size_limit(MOST_EMBEDDED // 3 * 4)
-            yield from csv.DictReader(lines, restkey=MORE_CELLS, delimiter=_DELIMITERS[file.suffix])
+            yield from _cells(lines, _DELIMITERS[file.suffix])
         else:
             whole = json.load(lines)
             lists = [value for value in whole.values() if isinstance(value, list)] if isinstance(whole, dict) else []
             if len(lists) == 1:
                 whole = lists[0]
             yield from ({"_key": key, **row} for key, row in whole.items()) if isinstance(whole, dict) else whole
+
+
+def _cells(lines: Iterable[str], delimiter: str) -> Iterator[dict[str, Any]]:
+    """The rows of a table as text; a ValueError where two columns have one name, or a quote swallows the rest of the file."""
+    taken: list[str] = []
+    last: list[str] = []
+
+    def noted() -> Iterator[str]:
+        for line in lines:
+            taken.append(line)
+            yield line
+
+    reader = csv.DictReader(noted(), restkey=MORE_CELLS, delimiter=delimiter)
+    names = Counter(reader.fieldnames or ())
+    if twice := [name for name, count in names.items() if name and count > 1]:
+        raise ValueError(
+            f"several columns are called {', '.join(twice)}, of which one alone would be read; rename them"
+        )
+    for row in reader:
+        last = taken[:]
+        taken.clear()
+        yield row
+    try:
+        list(csv.reader(last, delimiter=delimiter, strict=True))
+    except csv.Error as error:
+        # Other things that a strict reader minds are read as they are meant.
+        if "unexpected end" in str(error):
+            raise ValueError(f"a quote that is never closed opens in the row {last[0].strip()[:80]!r}") from error

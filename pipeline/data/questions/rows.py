@@ -97,7 +97,7 @@ class RowReader:
         if number == 0:
             self.removed.clear()
             self.later_turns.clear()
-        given = next((str(row[column]) for column in self.ids if row.get(column) is not None), None)
+        given = next((str(row[column]) for column in self.ids if not is_empty(row.get(column))), None)
         if given is None:
             return f"{self.split}-{number}"
         name = f"{given}-{number}" if given in seen and self.options["id_column"] is None else given

@@ -20,10 +20,15 @@ MARK = re.compile(r"<(?:image|img|IMAGE|IMG)(?:[ _]?(\d{1,2}))?>")
 OTHER_MEDIA = re.compile(r"<(?:video|audio)>")
 _ASKING, _ANSWERING = ("human", "user"), ("gpt", "assistant", "model", "bot")
 _IMAGE_PARTS = ("image", "image_url", "input_image")
-_LINE = re.compile(r"^[ \t]*(?:\(([A-Z])\)|([A-Z])[.):])[ \t]+(\S.*?)[ \t]*$", re.MULTILINE)
-_MARKED = re.compile(r"\(([A-Z])\)[ \t]*([^\n]+?)(?=[ \t]*[,;]?[ \t]*\([A-Z]\)|[ \t]*$)", re.MULTILINE)
+# What these three end on is tried behind text alone, not at each of thousands of blanks.
+_LINE = re.compile(r"^[ \t]*(?:\(([A-Z])\)|([A-Z])[.):])[ \t]+(\S.*?)(?<![ \t])[ \t]*$", re.MULTILINE)
+_MARKED = re.compile(
+    r"\(([A-Z])\)[ \t]*(?=\S)([^\n]+?)(?<![ \t])(?=[ \t]*(?:[,;][ \t]*)?\([A-Z]\)|[ \t]*$)", re.MULTILINE
+)
 _HEAD = re.compile(r"\b(?:options|choices)[ \t]*:[ \t]*(?=A[.):])", re.IGNORECASE)
-_RUNNING = re.compile(r"(?<![^\s,;:])([A-Z])[.):][ \t]+([^\n]+?)(?=[ \t,;]+[A-Z][.):][ \t]|[ \t]*$)", re.MULTILINE)
+_RUNNING = re.compile(
+    r"(?<![^\s,;:])([A-Z])[.):][ \t]+(?=\S)([^\n]+?)(?<![ \t])(?=[ \t,;]+[A-Z][.):][ \t]|[ \t]*$)", re.MULTILINE
+)
 _LETTERED = re.compile(r"^\s*(?:\(([A-Z])\)|([A-Z])[.):])\s*(\S.*)$", re.DOTALL)
 _INSTRUCTION = re.compile(
     r"</?(?:think|answer)>|\\boxed\b"
@@ -142,13 +147,14 @@ def without_instructions(text: str) -> tuple[str, str]:
     A prompt style says how to answer, and it is what the judge reads; two instructions would contradict each other.
     """
     removed: list[str] = []
-    while True:
-        cut = list(_SENTENCE.finditer(text.rstrip()))
-        start = cut[-1].end() if cut else 0
-        if not start or not _INSTRUCTION.search(text[start:]):
-            return text.rstrip(), " ".join(reversed(removed))
-        removed.append(text[start:].strip())
-        text = text[: cut[-1].start()]
+    text = text.rstrip()
+    cuts = list(_SENTENCE.finditer(text))
+    while cuts and _INSTRUCTION.search(text[cuts[-1].end() :]):
+        removed.append(text[cuts[-1].end() :].strip())
+        text = text[: cuts[-1].start()].rstrip()
+        while cuts and cuts[-1].start() >= len(text):
+            cuts.pop()
+    return text, " ".join(reversed(removed))
 
 
 def options_in(text: str) -> list[str]:

@@ -339,6 +339,22 @@ def test_a_line_with_more_cells_than_columns_is_counted(tmp_path: Path) -> None:
     assert "not asked: malformed_row 1" in "\n".join(found.told())
 
 
+@pytest.mark.parametrize(
+    ("rows", "told"),
+    [
+        ("image,question,question,answer\na.png,What?,Why?,a dog\n", "several columns are called question"),
+        (
+            'image,question,answer\na.png,What?,a dog\na.png,"What?,a cat\na.png,Who?,a cat\n',
+            "never closed opens in the row",
+        ),
+    ],
+)
+def test_a_table_of_which_something_would_be_lost_is_refused(tmp_path: Path, rows: str, told: str) -> None:
+    (tmp_path / "train.csv").write_text(rows)
+    with pytest.raises(UserError, match=f"not readable as csv rows: .*{told}"):
+        load(tmp_path)
+
+
 def test_lines_nested_too_deep_are_refused(tmp_path: Path) -> None:
     (tmp_path / "train.jsonl").write_text("[" * 5000)
     with pytest.raises(UserError, match="not readable as jsonl rows"):

@@ -131,3 +131,23 @@ def test_instructions_at_the_end_are_left_out(text: str, want: str) -> None:
 )
 def test_a_gold_answer_is_unwrapped(value: Any, want: Any) -> None:
     assert unwrapped(value) == want
+
+
+@pytest.mark.parametrize(
+    ("text", "options"),
+    [
+        ("(A) a" + " " * 50_000 + "b", []),
+        ("(A) a" + " " * 50_000 + "(B) b" + " " * 50_000, ["a", "b"]),
+        ("(A)" + " " * 50_000, []),
+        ("Options: A. a" + " " * 50_000 + "B. b" + " " * 50_000 + "c", ["a", "b" + " " * 50_000 + "c"]),
+        ("A. a" + " " * 50_000 + "\nB. b", ["a", "b"]),
+    ],
+)
+def test_options_behind_many_blanks_are_found_at_once(text: str, options: list[str]) -> None:
+    # Tried at each blank it would take minutes.
+    assert options_in(text) == options
+
+
+def test_many_instructions_are_left_out_at_once() -> None:
+    kept, removed = without_instructions("What?  \n \n " + "Answer with one word. " * 3000)
+    assert (kept, removed.count("Answer")) == ("What?", 3000)

@@ -247,7 +247,8 @@ def _alarms(alarms: AlarmConfig) -> Iterator[str]:
         elif plain[name] is None:
             yield f"alarms.stop: {name!r} is turned off (alarms.{name} is null); give it a threshold"
     for name, threshold in plain.items():
-        if threshold is not None and threshold < 0:
+        # NaN is neither below nor above anything, so that its alarm would never be on.
+        if threshold is not None and not threshold >= 0:
             yield f"alarms.{name}: {threshold} must be 0 or more, or null to turn it off"
 
 

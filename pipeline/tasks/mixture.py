@@ -27,14 +27,14 @@ from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.load import load_task
-from pipeline.data.options import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options, names
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
 from pipeline.types import Judgement, Problem, Question, Split
 
 OPTIONS = {
     "of": TaskOption({}, "source: its task block, with a weight where it is to be drawn by one"),
-    "weighted": TaskOption(["train"], "splits whose sources are drawn by weight; others are whole"),
+    "weighted": TaskOption(["train"], "splits whose sources are drawn by weight; others are whole", check=names),
 }
 SOURCE = "source"
 _KEYS = tuple(field.name for field in dataclasses.fields(TaskConfig))
@@ -59,6 +59,13 @@ def load(config: TaskConfig, cache: Path) -> Task:
     if problems:
         raise UserError(problems)
     splits = tuple(dict.fromkeys(split for task in sources.values() for split in task.splits))
+    if unknown := [split for split in config.options.get("weighted", ()) if split not in splits]:
+        raise UserError(
+            [
+                f"task.options.weighted: no source has a split {split}; {did_you_mean(split, splits)}"
+                for split in unknown
+            ]
+        )
     weighted = frozenset(options["weighted"]) if weights else frozenset()
 
     def read(split: str) -> Split:

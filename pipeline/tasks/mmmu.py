@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.options import TaskOption, check_options
+from pipeline.data.options import TaskOption, check_options, names
 from pipeline.data.questions.cells import RawRow, Unusable, gold_letter, listed
 from pipeline.data.questions.files import data_files, find_splits
 from pipeline.data.questions.pictures import picture
@@ -62,7 +62,7 @@ IMAGES = tuple(f"image_{number}" for number in range(1, 8))
 RULE = TaskOption(
     RULES[0], f"{' or '.join(RULES)}: which reading of an answer comes first (pipeline/scoring/mmmu.py)", RULES
 )
-OPTIONS = {"subjects": TaskOption(None, "a list such as [Math, Art]; all without it"), "rule": RULE}
+OPTIONS = {"subjects": TaskOption(None, "a list such as [Math, Art]; all without it", check=names), "rule": RULE}
 _WHAT = (
     "a copy of https://huggingface.co/datasets/MMMU/MMMU: "
     "<Subject>/validation-00000-of-00001.parquet, or validation.json and its pictures"

@@ -6,6 +6,7 @@ told from it in the precision of its weights.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,7 +76,12 @@ def look(model: Any, processor: Any, task: Task, split: str, style: str) -> Swap
             continue
         own, other = (last_logits(model, inputs) for inputs in found)
         changes.append(share_moved(other, own))
-    return Swapped(len(changes), left_out, max(changes, default=None), rounding(computed_in(model)))
+    return Swapped(len(changes), left_out, largest(changes), rounding(computed_in(model)))
+
+
+def largest(changes: Sequence[float]) -> float | None:
+    """Return the largest of some changes, NaN where one is, wherever it stands; None of none."""
+    return max(changes, key=lambda change: (math.isnan(change), change), default=None)
 
 
 def rounding(dtype: torch.dtype) -> float:

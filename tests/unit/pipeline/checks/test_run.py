@@ -133,6 +133,7 @@ RULES = [
     (["alarms.stop=[nam]"], ["alarms.stop: 'nam' is not an alarm", "did you mean nan"]),
     (["alarms.stop=[kl]", "alarms.kl=null"], ["alarms.stop: 'kl' is turned off"]),
     (["alarms.truncated=-1"], ["alarms.truncated: -1.0 must be 0 or more, or null"]),
+    (["alarms.images_unseen=.nan"], ["alarms.images_unseen: nan must be 0 or more, or null"]),
     (
         ["baselines.sft_labels.init_from=sft_labels"],
         ["baselines.sft_labels.init_from: baseline_sft_labels does not come"],

@@ -118,3 +118,13 @@ def test_scores_are_each_source_s_own(tmp_path):
 def test_what_is_wrong_with_a_source_is_named(tmp_path, of, words):
     with pytest.raises(UserError, match=words):
         load_task(TaskConfig(name="mixture", options={"of": of}), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("weighted", "words"),
+    [("train", "'train' is not a list of names"), (["trian"], "no source has a split trian; did you mean train")],
+)
+def test_splits_to_draw_that_there_are_not_are_refused(tmp_path, weighted, words):
+    of = {name: {"name": "scenes", "weight": 1} for name in ("a", "b")}
+    with pytest.raises(UserError, match=words):
+        load_task(TaskConfig(name="mixture", options={"of": of, "weighted": weighted}), tmp_path)

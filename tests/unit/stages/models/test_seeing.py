@@ -14,7 +14,7 @@ from transformers import AutoModelForImageTextToText
 from pipeline.config.schema import LEAST_SEEN, ModelConfig, RunConfig, TinyConfig
 from pipeline.types import Question, Split
 from stages.models import loading
-from stages.models.seeing import look
+from stages.models.seeing import largest, look
 from stages.models.tiny import build_tiny
 
 CONFIG = RunConfig(name="run", model=ModelConfig())
@@ -59,6 +59,11 @@ def test_a_model_whose_features_are_zero_does_not_look(folder: Path, dtype: torc
     found = look(model, processor, rows, "test", "think")
     assert (found.rows, found.change, found.rounding) == (2, 0.0, torch.finfo(dtype).eps / 2)
     assert set(found.figures) == {f"images/swap_{key}" for key in ("change", "rounding", "rows", "left_out")}
+
+
+def test_what_is_not_finite_is_told_wherever_it_stands() -> None:
+    assert (largest([]), largest([0.0, 0.5])) == (None, 0.5)
+    assert [str(largest(changes)) for changes in ([float("nan"), 0.0], [0.0, float("nan")])] == ["nan", "nan"]
 
 
 def test_where_nothing_can_be_swapped_nothing_is_said(folder: Path) -> None:

@@ -87,7 +87,13 @@ def table(stage: str, seeds: Sequence[int], base: Sequence[Perception], tuned: S
         gains = [100 * (new - old) for new, old in zip(after, before, strict=True)]
         # A model that names nothing has no precision.
         precisions = [value for one in tuned if (value := one[name]["precision"]["value"]) is not None]
-        cells = [name, spread(before), *(f"{100 * share:.1f}" for share in after), spread(after), interval(gains)]
+        cells = [
+            name,
+            spread(before),
+            *(f"{100 * share:.1f}" for share in after),
+            spread(after),
+            interval(gains, least=-100.0, most=100.0),
+        ]
         lines.append([*cells, spread(precisions) if precisions else "–"])
     return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
 

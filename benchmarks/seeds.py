@@ -165,7 +165,7 @@ def draw_over_seeds(page: Path, name: str, runs: Sequence[Mapping[str, Entry]], 
     for phase, called in shown.items():
         rates = [_mean_rate([scored(run[phase], rate) for run in runs]) for rate in ("greedy", "sampled")]
         rows.append((called, colour[runs[0][phase].name], [rate for rate in rates if rate]))
-    said = f"accuracy, %: mean over {len(runs)} seeds" + (" (95 % interval, Student's t)" if len(runs) > 1 else "")
+    said = f"accuracy, %: mean over {len(runs)} seeds (95 % interval, Student's t)" if len(runs) > 1 else "accuracy, %"
     kinds = ("greedy", "temperature 1") if any(len(rates) > 1 for _, _, rates in rows) else ()
     return save_beside(page, name, charts.intervals(rows, said, kinds=kinds))
 

@@ -24,6 +24,7 @@ from benchmarks.seeds import (
     check_marks,
     draw_over_seeds,
     interval,
+    known_p,
     make_parser,
     mean_p,
     run_over_seeds,
@@ -144,8 +145,7 @@ def _paired(regime: Regime, arm: Arm, run: Mapping[str, Entry]) -> Paired:
 
 
 def _against(regime: Regime, arm: Arm, run: Mapping[str, Entry]) -> float:
-    p = _paired(regime, arm, run).p
-    return 1.0 if p is None else p
+    return known_p(_paired(regime, arm, run))
 
 
 def verdict(found: Sequence[Effect]) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 
 from benchmarks.seeds import (
     check_marks,
+    holm_per_seed,
     interval,
     joined,
     make_parser,
@@ -34,10 +35,11 @@ from pipeline.config.schema import RunConfig
 from pipeline.data.training_rows import DATA
 from pipeline.errors import UserError
 from pipeline.files import ROOT
-from pipeline.metrics.paired_tests import holm, paired
+from pipeline.metrics.paired_tests import paired
 from pipeline.metrics.scores import Rate
 from pipeline.reports import charts
 from pipeline.reports.entries import Entry
+from pipeline.reports.table import table as markdown_table
 from pipeline.run_dir import RunDir
 from pipeline.runs.phases import parent_of
 
@@ -108,10 +110,9 @@ def table(curves: Mapping[str, Sequence[OfRows]], seeds: Sequence[int], runs: Ru
         point.stage: [paired(run[point.stage].predictions, run[last[name].stage].predictions) for run in runs]
         for name, point in fewer
     }
-    ps = [holm([one.p or 0.0 for one in of_seed]) for of_seed in zip(*tests.values(), strict=True)]
-    corrected = dict(zip(tests, zip(*ps, strict=True), strict=True))
+    corrected = holm_per_seed(tests)
     head = ["data", "split", "rows trained on", "accuracy, %", "against the most rows, points", "per seed (p, Holm)"]
-    lines = [head, ["---", "---", *["---:"] * 4]]
+    lines = []
     for name, points in curves.items():
         for point in points:
             cells = [name, f"`{point.split}`", f"{point.rows:,.0f}", str(joined(_rates(point, runs)))]
@@ -127,7 +128,7 @@ def table(curves: Mapping[str, Sequence[OfRows]], seeds: Sequence[int], runs: Ru
         f"{'Seeds' if len(seeds) > 1 else 'Seed'} {', '.join(map(str, seeds))}; {' or '.join(map(str, sorted(judged)))} test "
         f"rows. {over}. Per seed: McNemar's exact test on the same rows, corrected by Holm over all lines of the table."
     )
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", note, ""])
+    return f"{markdown_table(head, lines, range(2, len(head)))}\n{note}\n"
 
 
 def figure(curves: Mapping[str, Sequence[OfRows]], runs: Runs) -> charts.Chart | None:

@@ -24,6 +24,7 @@ from pathlib import Path
 from benchmarks.equal_arms import Made, config_problems, made_problems, read_made
 from benchmarks.seeds import (
     check_marks,
+    holm_per_seed,
     interval,
     joined,
     make_parser,
@@ -38,10 +39,11 @@ from pipeline.errors import UserError
 from pipeline.files import ROOT
 from pipeline.formatting import size
 from pipeline.metrics.intervals import clustered_rate
-from pipeline.metrics.paired_tests import Paired, Prediction, cluster, holm, paired, right
+from pipeline.metrics.paired_tests import Paired, Prediction, cluster, paired, right
 from pipeline.metrics.scores import Rate
 from pipeline.reports import charts
 from pipeline.reports.entries import Entry
+from pipeline.reports.table import table as markdown_table
 from pipeline.run_dir import RunDir
 
 ALL = "all"
@@ -90,10 +92,10 @@ def table(runs: Mapping[str, Sequence[Entry]], seeds: Sequence[int]) -> str:
         for kind in kinds[first][0]
         for arm in others
     }
-    ps = [holm([one.p or 0.0 for one in of_seed]) for of_seed in zip(*tests.values(), strict=True)]
-    corrected = dict(zip(tests, zip(*ps, strict=True), strict=True))
-    head = ["questions", "rows", "commonest answer, %", "encoder", "accuracy, %"]
-    lines = [[*head, f"against {first}, points", "per seed (p, Holm)"], ["---", "---:", "---:", "---", *["---:"] * 3]]
+    corrected = holm_per_seed(tests)
+    head = ["questions", "rows", "commonest answer, %", "encoder", "accuracy, %", f"against {first}, points"]
+    head.append("per seed (p, Holm)")
+    lines = []
     for kind, rows in kinds[first][0].items():
         blind = _blind(kind, runs[first][0], rows)
         for arm in runs:
@@ -111,7 +113,7 @@ def table(runs: Mapping[str, Sequence[Entry]], seeds: Sequence[int]) -> str:
         "same rows, corrected by Holm over all lines of the table. Commonest answer: what giving it to every question of the "
         "kind earns."
     )
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", note, ""])
+    return f"{markdown_table(head, lines, {1, 2, 4, 5, 6})}\n{note}\n"
 
 
 def _blind(kind: str, entry: Entry, rows: Sequence[Prediction]) -> str:
@@ -133,13 +135,13 @@ def costs(runs: Mapping[str, Sequence[Entry]], made: Mapping[str, Made]) -> str:
         runs: arm: the compared stage of each seed.
         made: arm: what one of its runs was made of.
     """
-    lines = [["encoder", "tokens of a picture", "rows trained a second", "peak memory"], ["---", *["---:"] * 3]]
+    lines = []
     for name, entries in runs.items():
         speeds = [speed for entry in entries if (speed := rows_per_second(entry))]
         peaks = [max(peak) for entry in entries if (peak := (entry.record.get("usage") or {}).get("peak_memory_bytes"))]
         told = f"{statistics.mean(speeds):.1f}" if speeds else "–"
         lines.append([name, str(made[name].image_tokens), told, size(max(peaks)) if peaks else "–"])
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
+    return markdown_table(["encoder", "tokens of a picture", "rows trained a second", "peak memory"], lines)
 
 
 def rows_per_second(entry: Entry) -> float | None:

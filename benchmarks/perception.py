@@ -16,12 +16,13 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.seeds import check_marks, interval, make_parser, spread, write_between_marks
+from benchmarks.seeds import check_marks, interval, make_parser, spread, train, write_between_marks
 from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
 from pipeline.files import ROOT, read_json
+from pipeline.reports.table import table as markdown_table
 from pipeline.run_dir import BASE
 
 Perception = Mapping[str, Mapping[str, Mapping[str, float | None]]]
@@ -81,7 +82,7 @@ def table(stage: str, seeds: Sequence[int], base: Sequence[Perception], tuned: S
     """
     head = ["attribute", "recall of base, %", *(f"recall of {stage}, seed {seed}" for seed in seeds)]
     head += ["mean ± sd", "against base, points [95 % over seeds]", "precision, mean ± sd"]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    lines = []
     for name in tuned[0]:
         before, after = ([one[name]["recall"]["value"] or 0.0 for one in runs] for runs in (base, tuned))
         gains = [100 * (new - old) for new, old in zip(after, before, strict=True)]
@@ -95,7 +96,7 @@ def table(stage: str, seeds: Sequence[int], base: Sequence[Perception], tuned: S
             interval(gains, least=-100.0, most=100.0),
         ]
         lines.append([*cells, spread(precisions) if precisions else "–"])
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), ""])
+    return markdown_table(head, lines)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -114,9 +115,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         run = Path(arguments.output_dir).resolve() / f"{config.name}-seed{seed}"
         if not arguments.table_only:
             settings = [f"name={run.name}", f"seed={seed}", f"output_dir={run.parent}"]
-            subprocess.run(
-                [sys.executable, "-m", "pipeline", "run", "--config", arguments.config, *settings], cwd=ROOT, check=True
-            )
+            train(arguments.config, settings)
             for phase in (BASE, stage):
                 describe(run, phase, arguments.task, arguments.split, config.evaluation.max_new_tokens)
         results.append(

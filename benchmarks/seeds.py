@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from scipy import stats
 
@@ -18,12 +19,15 @@ from pipeline.data.load import load_task
 from pipeline.errors import UserError
 from pipeline.files import ROOT, write_atomic
 from pipeline.formatting import p_number
+from pipeline.metrics.paired_tests import Paired, holm
 from pipeline.metrics.scores import Rate
 from pipeline.reports import charts
 from pipeline.reports.entries import Entry, read_run
 from pipeline.reports.report_charts import colours
 from pipeline.run_dir import RunDir
 from pipeline.runs.phases import trained_phases
+
+Key = TypeVar("Key")
 
 
 def make_parser(module: str, doc: str, seeds: Sequence[int]) -> argparse.ArgumentParser:
@@ -62,10 +66,14 @@ def run_over_seeds(grid: str, arguments: argparse.Namespace, overrides: Sequence
     for seed in arguments.seeds:
         settings = [*overrides, f"name={name}-seed{seed}", f"seed={seed}", f"output_dir={arguments.output_dir}"]
         if not arguments.table_only:
-            command = [sys.executable, "-m", "pipeline", "run", "--config", grid, *settings]
-            subprocess.run(command, cwd=ROOT, check=True)
+            train(grid, settings)
         runs.append(read_one(grid, settings))
     return runs
+
+
+def train(grid: str, settings: Sequence[str]) -> None:
+    """Run a configuration under `settings`; what is complete is skipped."""
+    subprocess.run([sys.executable, "-m", "pipeline", "run", "--config", grid, *settings], cwd=ROOT, check=True)
 
 
 def read_one(grid: str, settings: Sequence[str]) -> dict[str, Entry]:
@@ -140,6 +148,21 @@ def joined(rates: Sequence[Rate]) -> Rate:
 def told_per_seed(gains: Sequence[float], ps: Sequence[float]) -> str:
     """Return a difference of each seed in points with its p."""
     return ", ".join(f"{gain:+.1f} ({p_number(p)})" for gain, p in zip(gains, ps, strict=True))
+
+
+def known_p(test: Paired) -> float:
+    """Return the p of a test; 1 where it had nothing to compare."""
+    return 1.0 if test.p is None else test.p
+
+
+def holm_per_seed(tests: Mapping[Key, Sequence[Paired]]) -> dict[Key, tuple[float, ...]]:
+    """Return the p of each seed, corrected by Holm over all tests of that seed.
+
+    Args:
+        tests: a test per seed, by what is compared.
+    """
+    by_seed = [holm([known_p(one) for one in of_seed]) for of_seed in zip(*tests.values(), strict=True)]
+    return dict(zip(tests, zip(*by_seed, strict=True), strict=True))
 
 
 def _half_width(values: Sequence[float]) -> float | None:

@@ -19,6 +19,7 @@ from benchmarks.seeds import (
     check_marks,
     draw_over_seeds,
     interval,
+    known_p,
     make_parser,
     run_over_seeds,
     scored,
@@ -30,6 +31,7 @@ from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
 from pipeline.metrics.paired_tests import paired, right
 from pipeline.reports.entries import Entry
+from pipeline.reports.table import table as markdown_table
 from pipeline.run_dir import BASE
 from pipeline.runs.phases import parent_of, trained_phases
 
@@ -99,7 +101,7 @@ def table(config: RunConfig, seeds: Sequence[int], runs: Sequence[Mapping[str, E
     }
     head = ["greedy accuracy, %", *(f"seed {seed}" for seed in seeds), "mean ± sd"]
     head += ["against its parent, points [95 % over seeds]", "per seed (p)", *figures]
-    lines = [head, ["---", *["---:"] * (len(head) - 1)]]
+    lines = []
     for phase in trained_phases(config):
         entries = [run[phase] for run in runs]
         accuracies = [entry.scores.accuracy for entry in entries if entry.scores]
@@ -109,7 +111,7 @@ def table(config: RunConfig, seeds: Sequence[int], runs: Sequence[Mapping[str, E
         if parent and parent != BASE:
             against = [paired(run[phase].predictions, run[parent].predictions) for run in runs]
             gains = [100 * one.gain.share for one in against]
-            cells += [interval(gains), told_per_seed(gains, [1.0 if one.p is None else one.p for one in against])]
+            cells += [interval(gains), told_per_seed(gains, [known_p(one) for one in against])]
         else:
             cells += ["", ""]
         for of in figures.values():
@@ -121,7 +123,7 @@ def table(config: RunConfig, seeds: Sequence[int], runs: Sequence[Mapping[str, E
         f"{' or '.join(map(str, sorted(rows)))} test rows; [95 % interval of one run, Wilson]; mean ± sample standard deviation; "
         "p of McNemar's exact test on the same rows, not corrected; columns behind it are means over the seeds, in percent."
     )
-    return "\n".join([*(f"| {' | '.join(line)} |" for line in lines), "", note, ""])
+    return f"{markdown_table(head, lines)}\n{note}\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:

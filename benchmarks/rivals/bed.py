@@ -20,8 +20,8 @@ import yaml
 
 from benchmarks.rivals.clock import VARIABLE
 from pipeline.files import ROOT
-from pipeline.system.processes import child_environment, start_apart
-from pipeline.system.vllm_server import free_port, stop, wait_until_ready
+from pipeline.system.processes import child_environment
+from pipeline.system.vllm_server import free_port, start_server, stop, wait_until_ready
 
 TEMPERATURE, TOP_P = 0.7, 0.95
 SIDE = 64
@@ -119,7 +119,7 @@ def served(bed: Bed) -> Iterator[Bed]:
     teacher = bed.folder / "teacher.yaml"
     teacher.write_text(yaml.safe_dump(teacher_config(bed)))
     log = bed.folder / "server.log"
-    process = start_apart(
+    process = start_server(
         [sys.executable, "-m", "cot_builder.serve", str(teacher), "--middleware", "benchmarks.rivals.clock.Clock"],
         log,
         child_environment(**{VARIABLE: str(bed.clock), "HF_HUB_OFFLINE": "1"}),

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.system.processes import child_environment, start_apart
-from pipeline.system.vllm_server import READY_SECONDS, answers, end_of, stop
+from pipeline.system.processes import child_environment
+from pipeline.system.vllm_server import READY_SECONDS, answers, end_of, start_server, stop
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +105,7 @@ def wait_until_healthy(urls: Mapping[str, str], news: Callable[[str], str]) -> N
 def _start(server: Server) -> subprocess.Popen[bytes]:
     on_gpus = {"CUDA_VISIBLE_DEVICES": ",".join(server.gpus)} if server.gpus else {}
     # Apart, for Ctrl-C is for the build, which needs its servers until it has stopped.
-    return start_apart(
+    return start_server(
         [sys.executable, "-m", "cot_builder.serve", server.file, "--port", str(server.port)],
         server.log,
         child_environment(**on_gpus),

@@ -22,6 +22,8 @@ STARTED_BY = "CLGRPO_STARTED_BY"
 """Environment variable: the process that started a launcher, for the launcher's own children to look for."""
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a process to save and end: Ctrl-C, a batch system or `kill`, and a terminal that closes."""
+STOP_SECONDS = 20
+"""What a server that is asked to end gets for it before it is killed."""
 _PR_SET_PDEATHSIG = 1
 
 

@@ -19,11 +19,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.system.processes import child_environment, kill_session, on_signals
+from pipeline.system.processes import STOP_SECONDS, child_environment, kill_session, on_signals, start_apart
 
 READY_SECONDS = 1800
 """Time to load a model, from a slow disk too."""
-STOP_SECONDS = 20
 LAST_LINES = 25
 CPU_ENVIRONMENT = {
     # Two threads on busy cores are many times slower.
@@ -80,6 +79,11 @@ def serve_environment(*, cpu: bool, **more: str) -> dict[str, str]:
     return {**CPU_ENVIRONMENT, **environment, "PYTHONPATH": path}
 
 
+def start_server(command: Sequence[str], log: Path, environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    """Start a server, with its output in a log; nothing of it outlives this process, however either ends. See `stop`."""
+    return start_apart([sys.executable, "-m", "pipeline.system.keeper", *command], log, environment)
+
+
 def open_url(url: str | urllib.request.Request, timeout: float) -> urllib.request._UrlopenRet:
     """Ask an address directly: a proxy of the environment knows nothing of this machine or its neighbours."""
     return urllib.request.build_opener(urllib.request.ProxyHandler({})).open(url, timeout=timeout)
@@ -129,7 +133,8 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     with on_signals(signal.SIG_IGN):
         for process in processes:
             process.terminate()
-        deadline = time.monotonic() + STOP_SECONDS
+        # Its keeper kills it then.
+        deadline = time.monotonic() + STOP_SECONDS + 1
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))

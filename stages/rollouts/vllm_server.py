@@ -10,8 +10,14 @@ from typing import Any
 from pipeline.config.derived import world_size
 from pipeline.config.schema import RunConfig
 from pipeline.system.hardware import gpu_names
-from pipeline.system.processes import start_apart
-from pipeline.system.vllm_server import free_port, serve_command, serve_environment, stop, wait_until_ready
+from pipeline.system.vllm_server import (
+    free_port,
+    serve_command,
+    serve_environment,
+    start_server,
+    stop,
+    wait_until_ready,
+)
 from stages.processes.work import Work
 
 MODEL = "policy"
@@ -37,7 +43,7 @@ def running(work: Work, model: Path, images: int = 1) -> Iterator[str]:
     address = f"http://127.0.0.1:{port}"
     log = work.folder / "logs" / "rollout-server.log"
     more = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
-    process = start_apart(
+    process = start_server(
         serve_command(str(model), flags(work.config, gpus, port, images), (), cpu=not gpus),
         log,
         serve_environment(cpu=not gpus, VLLM_SERVER_DEV_MODE="1", **more),

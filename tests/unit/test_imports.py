@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LIGHT_ROOMS = ["pipeline", "rewards", "cot_builder"]
 HEAVY = ["torch", "transformers", "trl", "deepspeed", "vllm"]
 ENTRY_POINTS = {"pipeline", "cot_builder", "stages.sft", "stages.grpo", "stages.evaluate"}
-NOT_FOR_PERSONS = {"pipeline.system.fork_server", "pipeline.system.multinode"}
+NOT_FOR_PERSONS = {"pipeline.system.keeper", "pipeline.system.fork_server", "pipeline.system.multinode"}
 """Started by srun with the words of another program."""
 
 

@@ -1,0 +1,75 @@
+"""A server that does not hear that it is to end is gone all the same, with what it started, however its starter ended."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+import pytest
+
+from pipeline.system.processes import child_environment
+from tests.waiting import wait_for
+
+# A server with an engine, as vLLM's; deaf where it is told to.
+SERVER = """
+import signal, subprocess, sys, time
+if sys.argv[1] == "deaf":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+engine = subprocess.Popen(["sleep", "600"])
+print(engine.pid, flush=True)
+time.sleep(600)
+"""
+# The stage that starts it; its keeper does not wait 20 s here.
+STARTER = """
+import sys, time
+from pathlib import Path
+from pipeline.system import vllm_server
+from pipeline.system.processes import child_environment, start_apart
+quick = "import sys; from pipeline.system import keeper; keeper.STOP_SECONDS = 1; sys.exit(keeper.main(sys.argv[1:]))"
+keeper = start_apart([sys.executable, "-c", quick, sys.executable, *sys.argv[2:]], Path(sys.argv[1]), child_environment())
+print(keeper.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def session_of(leader: int) -> list[psutil.Process]:
+    """The live processes of a session."""
+    found = []
+    for process in psutil.process_iter(["status"]):
+        try:
+            if os.getsid(process.pid) == leader and process.info["status"] != psutil.STATUS_ZOMBIE:
+                found.append(process)
+        except ProcessLookupError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("server", ["deaf", "hears"])
+@pytest.mark.parametrize("ended", ["the starter", "the server"])
+def test_nothing_of_a_server_outlives_its_starter(server: str, ended: str, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    command = [sys.executable, "-c", STARTER, str(log), "-c", SERVER, server]
+    starter = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=child_environment())
+    assert starter.stdout is not None
+    try:
+        leader = int(starter.stdout.readline())
+        wait_for(lambda: log.exists() and log.read_text().strip())
+        assert len(session_of(leader)) == 3
+        if ended == "the starter":
+            starter.kill()
+        else:
+            os.kill(leader, signal.SIGTERM)
+        wait_for(lambda: not session_of(leader))
+    finally:
+        starter.kill()
+        starter.wait()
+
+
+@pytest.mark.parametrize(("code", "status"), [("raise SystemExit(3)", 3), ("import os; os.kill(os.getpid(), 9)", 137)])
+def test_its_exit_status_is_the_servers(code: str, status: int) -> None:
+    command = [sys.executable, "-m", "pipeline.system.keeper", sys.executable, "-c", code]
+    assert subprocess.run(command, env=child_environment(), start_new_session=True, check=False).returncode == status

@@ -1,6 +1,6 @@
 """What each stage of a run adds, over several seeds: accuracy with its interval, and the difference to the stage before.
 
-    python -m benchmarks.stages_over_seeds [--config demo] [--seeds 0 1 2 3 4] [--into docs/results.md] [--table-only]
+    python -m benchmarks.stages_over_seeds [a.b=c …] [--config demo] [--seeds 0 1 2 3 4] [--into docs/results.md] [--table-only]
 
 Every seed is one run of the configuration, which goes on where it stopped; the table and its figure take the place of what
 stands between the configuration's two marks of --into. A stage is compared with its parent: per seed on the same rows
@@ -129,11 +129,12 @@ def table(config: RunConfig, seeds: Sequence[int], runs: Sequence[Mapping[str, E
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the configuration over the seeds, then write the table."""
     parser = make_parser("stages_over_seeds", __doc__ or "", [0, 1, 2, 3, 4])
+    parser.add_argument("overrides", nargs="*", help="a.b=c: settings of every run, such as cot.from=runs/other")
     parser.add_argument("--config", default="demo", help="the run's configuration")
     arguments = parser.parse_args(argv)
-    config = load(arguments.config)
+    config = load(arguments.config, arguments.overrides)
     check_marks(arguments.into, config.name)
-    runs = run_over_seeds(arguments.config, arguments)
+    runs = run_over_seeds(arguments.config, arguments, arguments.overrides)
     written = table(config, arguments.seeds, runs)
     print(written)
     drawn = {phase: phase for phase in trained_phases(config) if phase != BASE}

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks import seeds, stages_over_seeds
 from pipeline.config.loader import load
 from pipeline.metrics.classification import score
@@ -83,3 +85,20 @@ def test_the_figure_lies_beside_the_page_and_is_the_same_twice(tmp_path: Path) -
     assert drawn.startswith(b"\x89PNG")
     seeds.draw_over_seeds(tmp_path / "page.md", "demo", runs, {"stage3_grpo_accuracy": "stage 3"})
     assert figure.read_bytes() == drawn
+
+
+def test_words_change_every_run_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table of demo -->\n<!-- end of demo -->\n")
+    asked: list[list[str]] = []
+
+    def train(grid: str, settings: list[str]) -> None:
+        asked.append(settings)
+
+    monkeypatch.setattr(seeds, "train", train)
+    monkeypatch.setattr(seeds, "read_one", lambda grid, settings: run_of(60))
+    words = ["cot.from=runs/rows", "--into", str(page), "--output-dir", str(tmp_path), "--seeds", "3", "4"]
+    assert stages_over_seeds.main(words) == 0
+    own = [["name=demo-seed3", "seed=3"], ["name=demo-seed4", "seed=4"]]
+    assert asked == [["cot.from=runs/rows", *one, f"output_dir={tmp_path}"] for one in own]
+    assert "| stage3_grpo_accuracy | 60.0 [50.2, 69.1] | 60.0 [50.2, 69.1] |" in page.read_text()

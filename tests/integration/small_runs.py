@@ -113,7 +113,8 @@ class Small:
                 process.send_signal(signal)
             # Ends when the last process that holds the pipe does.
             output, _ = process.communicate(timeout=60)
-            assert self.processes(name, process.pid, wait=20) == []
+            # A keeper gives its server 20 s.
+            assert self.processes(name, process.pid, wait=30) == []
             return process.returncode, output
         finally:
             process.kill()

@@ -59,9 +59,9 @@ def test_a_stage_samples_from_a_server_that_has_its_weights(small: Small, whole_
     )
     halfway = run.phase(STAGE) / "checkpoint-2" / "complete"
     small.end_when(halfway.exists, signal.SIGKILL, "stages.grpo", "--stage", "2", *words, name="served")
-    assert small.processes("served", wait=20) == []
+    assert small.processes("served", wait=30) == []
     small.run("stages.grpo", "--stage", "2", *words, name="served")
-    assert small.processes("served", wait=20) == []
+    assert small.processes("served", wait=30) == []
     rows = logged(run)
     assert steps(run, STAGE) == [1, 2, 3, 4]
     assert max(row["sampling/sampling_logp_difference/max"] for row in rows) <= LIMIT
@@ -95,11 +95,11 @@ def test_a_stage_has_its_next_rollout_sampled_while_it_trains(small: Small, whol
     )
     halfway = run.phase(STAGE) / "checkpoint-2" / "complete"
     small.end_when(halfway.exists, signal.SIGTERM, "stages.grpo", "--stage", "2", *words, name="ahead")
-    assert small.processes("ahead", wait=20) == []
+    assert small.processes("ahead", wait=30) == []
     before = len(logged(run))
     assert 2 <= before < 12
     small.run("stages.grpo", "--stage", "2", *words, name="ahead")
-    assert small.processes("ahead", wait=20) == []
+    assert small.processes("ahead", wait=30) == []
     rows = logged(run)
     assert steps(run, STAGE) == list(range(1, 13))
     # The first rollout of a process is of the present weights; those after it are an update behind.

@@ -53,7 +53,8 @@ def part(name: str, folder: Path | None = None) -> Path:
 
     if importlib.util.find_spec(NEEDS[name]) is None:
         raise NotToBeHad(f"{name} needs the package {NEEDS[name]}, which is not installed")
-    final = (folder or cache()) / name
+    # pip runs in a folder of its own.
+    final = (folder or cache()).resolve() / name
     if not final.is_dir():
         final.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=final.parent) as work:

@@ -1,0 +1,180 @@
+"""Every picture of a small set is judged once, by a run that was trained without it, beside a probe that was too."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from benchmarks import folds, seeds
+from pipeline.config.loader import load
+from pipeline.errors import UserError
+from pipeline.metrics.classification import score
+from pipeline.reports.entries import Entry
+from pipeline.runs.phases import trained_phases
+from pipeline.scoring.labels import LabelSet
+
+LABELS = LabelSet(("awe", "fear"))
+
+
+@pytest.fixture
+def oasis(tmp_path: Path) -> Path:
+    """Twelve pictures of awe and six of fear, in two splits, in EmoSet's layout."""
+    root = tmp_path / "oasis"
+    rows = []
+    for number in range(18):
+        label = "awe" if number < 12 else "fear"
+        name = f"{label}_{number}"
+        for kind in ("image", "annotation"):
+            (root / kind / label).mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16), (10 * number, 0, 0)).save(root / "image" / label / f"{name}.jpg")
+        (root / "annotation" / label / f"{name}.json").write_text("{}")
+        rows.append([label, name, f"image/{label}/{name}.jpg", f"annotation/{label}/{name}.json"])
+    (root / "info.json").write_text(json.dumps({"emotion": {"label2idx": {"awe": 0, "fear": 1}}}))
+    (root / "train.json").write_text(json.dumps(rows[::2]))
+    (root / "val.json").write_text(json.dumps(rows[1::2]))
+    return root
+
+
+def rows_of(fold: Path, split: str) -> list[list[str]]:
+    rows: list[list[str]] = json.loads((fold / f"{split}.json").read_text())
+    return rows
+
+
+def test_every_row_lies_in_one_fold_with_as_many_of_each_label(oasis: Path, tmp_path: Path) -> None:
+    made = folds.write_folds(oasis, tmp_path / "folds", 3)
+    judged = [[row[1] for row in rows_of(fold, "val")] for fold in made]
+    assert sorted(name for fold in judged for name in fold) == sorted(
+        row[1] for split in ("train", "val") for row in rows_of(oasis, split)
+    )
+    for fold, names in zip(made, judged, strict=True):
+        assert Counter(name.partition("_")[0] for name in names) == {"awe": 4, "fear": 2}
+        trained = {row[1] for row in rows_of(fold, "train")}
+        assert len(trained) == 12
+        assert not trained & set(names)
+        assert all((fold / row[2]).is_file() and (fold / row[3]).is_file() for row in rows_of(fold, "val"))
+    # The same again, so that a run that was stopped goes on with its own rows.
+    before = [(fold / "val.json").read_bytes() for fold in made]
+    assert [(fold / "val.json").read_bytes() for fold in folds.write_folds(oasis, tmp_path / "folds", 3)] == before
+
+
+def test_more_folds_than_a_label_has_rows_are_refused(oasis: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"7 folds need as many rows of every label; fewer have fear \(6\)"):
+        folds.write_folds(oasis, tmp_path / "folds", 7)
+
+
+def answers(names: list[str], wrong: int, fold: int = 0) -> list[dict[str, Any]]:
+    """Greedy answers, the first `wrong` of them wrong."""
+    return [
+        {
+            "id": name,
+            "decoding": "greedy",
+            "sample": 0,
+            "style": "think",
+            "gold": name.partition("_")[0],
+            "label": "awe" if (name.startswith("awe")) != (place < wrong) else "fear",
+            "correct": place >= wrong,
+            "completion": "",
+        }
+        for place, name in enumerate(names)
+    ]
+
+
+def test_folds_are_put_together_and_a_row_that_two_judged_is_refused() -> None:
+    def run(names: list[str], wrong: int) -> dict[str, Entry]:
+        rows = tuple(answers(names, wrong))
+        return {"stage1_sft": Entry("stage1_sft", "stage1_sft", rows, score(rows, LABELS))}
+
+    pooled = folds.pool([run(["awe_0", "fear_1"], 1), run(["awe_2", "fear_3"], 0)], LABELS)["stage1_sft"]
+    assert pooled.scores is not None
+    assert pooled.scores.n == 4
+    assert pooled.scores.accuracy.value == 0.75
+    with pytest.raises(UserError, match=r"stage1_sft: 1 rows were judged in two folds \(first: fear_1\)"):
+        folds.pool([run(["awe_0", "fear_1"], 1), run(["awe_2", "fear_1"], 0)], LABELS)
+
+
+def test_a_probe_answers_each_fold_from_the_others_alone() -> None:
+    """One feature tells the label, but in the last fold it is turned round: who had seen that fold would know."""
+    drawn = random.Random(0)
+    names = [[f"{label}_{fold}_{number}" for label in ("awe", "fear") for number in range(20)] for fold in range(3)]
+    features = {}
+    for fold, members in enumerate(names):
+        for name in members:
+            sign = (1 if name.startswith("awe") else -1) * (-1 if fold == 2 else 1)
+            features[name] = [sign + drawn.gauss(0, 0.1), drawn.gauss(0, 1)]
+    found = folds.probe([answers(members, 0) for members in names], features)
+    shares = [sum(row["correct"] for row in found[40 * fold : 40 * fold + 40]) / 40 for fold in range(3)]
+    assert shares[2] == 0.0
+    assert [row["id"] for row in found] == [name for members in names for name in members]
+
+
+def test_features_are_those_the_projector_reads_averaged_over_a_picture(tmp_path: Path) -> None:
+    import torch
+    from tiny_parts import save_tower
+    from transformers import AutoModel
+
+    tower = save_tower("resnet", tmp_path / "tower")
+    config = load("oasis_parts", [f"model.compose.vision={tower}", "model.compose.image_size=32"])
+    from transformers import AutoImageProcessor
+
+    prepare = AutoImageProcessor.from_pretrained(tower)
+
+    class Processor:
+        image_processor = prepare
+
+    picture = tmp_path / "one.png"
+    Image.effect_noise((32, 32), 80).convert("RGB").save(picture)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("transformers.AutoProcessor.from_pretrained", lambda folder: Processor)
+        found = folds.encoder_features(config, tmp_path, [{"id": "one", "image": str(picture)}])
+    with torch.inference_mode():
+        pixels = prepare(Image.open(picture), return_tensors="pt")["pixel_values"]
+        maps = AutoModel.from_pretrained(tower).eval()(pixels).last_hidden_state
+    assert found["one"] == pytest.approx(maps.mean((2, 3))[0].tolist(), abs=1e-5)
+
+
+def test_the_whole_command_on_made_up_runs(oasis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table of oasis_parts-folds -->\n<!-- end of oasis_parts-folds -->\n")
+    asked: list[list[str]] = []
+    monkeypatch.setattr(seeds, "train", lambda grid, settings: asked.append(settings))
+
+    def read_one(grid: str, settings: list[str]) -> dict[str, Entry]:
+        config = load(grid, settings)
+        names = [row[1] for row in rows_of(Path(str(config.task.path)), "val")]
+        wrong = {"stage3_grpo_accuracy": 1}
+        entries = {}
+        for phase in trained_phases(config):
+            rows = tuple(answers(names, wrong.get(phase, 2)))
+            entries[phase] = Entry(phase, phase, rows, score(rows, LABELS))
+        return entries
+
+    monkeypatch.setattr(seeds, "read_one", read_one)
+    monkeypatch.setattr(
+        folds,
+        "encoder_features",
+        lambda config, base, rows: {row["id"]: [float(row["gold"] == "awe"), 0.0] for row in rows},
+    )
+    words = ["oasis_parts", f"task.path={oasis}", "--folds", "3", "--seeds", "0", "1"]
+    assert folds.main([*words, "--output-dir", str(tmp_path / "runs"), "--into", str(page)]) == 0
+    assert len(asked) == 6
+    told = page.read_text()
+    # Of three folds of six, two wrong in each, and one in each: 12 and 15 of 18.
+    assert "| stage2_grpo_format | 66.7 [" in told
+    assert "| stage3_grpo_accuracy | 83.3 [" in told
+    assert "| commonest label | 66.7 |" in told
+    assert "| linear probe | 100.0 [" in told
+    assert "18 pictures" in told
+    with pytest.raises(UserError) as refused:
+        folds.main(["demo", "--folds", "1", "--into", str(page)])
+    assert [problem.partition(":")[0].partition(" ")[0] for problem in refused.value.problems] == [
+        "--folds",
+        "task.name",
+        "model.compose",
+        "evaluation.split",
+    ]

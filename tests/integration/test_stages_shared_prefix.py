@@ -111,7 +111,7 @@ def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     return folder
 
 
-@pytest.mark.parametrize("name", tiers(TOGETHER, ("shared_grpo-plain", "shared_grpo-zero3")))
+@pytest.mark.parametrize("name", tiers(TOGETHER, ("shared_grpo-zero3",)))
 def test_two_processes_and_zero_end_at_the_weights_of_trl(name: str, together: Path):
     """By whole stages; each rank holds a group in every micro-batch."""
     from safetensors.torch import load_file

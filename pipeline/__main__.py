@@ -55,6 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pipeline.reports.write import write_folder_report
 
         columns = parse_columns(arguments.columns or "")
+        if arguments.explain and (code := _explain(folders, arguments.explain)):
+            return code
         print(f"report: {write_folder_report(folders, Path(arguments.out) if arguments.out else None, columns)}")
         return 0
     config = load(arguments.config, arguments.overrides)
@@ -75,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         fitting = [f"--{key}={value}" for key in ("write", "memory") if (value := getattr(arguments, key)) is not None]
         return run_child(_command(["stages.preflight", *(["--fit"] if arguments.fit else []), *fitting], arguments))
     elif arguments.command == "report":
+        if arguments.explain and (code := run_child(_command(_explaining(arguments.explain), arguments))):
+            return code
         print(report(config, run))
     elif arguments.command == "contamination":
         print(contamination(config, run, arguments.against))
@@ -100,6 +104,12 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="FOLDER|a.b=c",
                 help="folders with predictions.jsonl (a phase, a cell of the lab, or what holds some), reported without a "
                 "configuration; or values that override the file's",
+            )
+            command.add_argument(
+                "--explain",
+                type=command_line.from_one,
+                metavar="N",
+                help="first map which parts of their pictures the answers to N rows of each phase hang on, by covering each part",
             )
             command.add_argument("--out", metavar="FOLDER", help="where to, for folders (default: report/ in them)")
             command.add_argument(
@@ -201,6 +211,38 @@ def _seconds(word: str) -> float:
         if float(word) > 0:
             return float(word)
     raise argparse.ArgumentTypeError(f"{word!r} is no number of seconds above 0; settings a.b=c go before --watch")
+
+
+def _explain(folders: Sequence[Path], rows: int) -> int:
+    """Map what the answers of runs, or of phases in them, hang on; the exit status.
+
+    Raises:
+        UserError: naming every folder that is neither.
+    """
+    phases: dict[Path, list[str]] = {}
+    whole, strange = set(), []
+    for folder in (one.resolve() for one in folders):
+        if (folder / "config.yaml").is_file():
+            phases.setdefault(folder, [])
+            whole.add(folder)
+        elif (folder / "stage.json").is_file() and (folder.parent / "config.yaml").is_file():
+            phases.setdefault(folder.parent, []).append(folder.name)
+        else:
+            strange.append(
+                f"--explain: {folder} is neither a run's folder nor a phase's in one, so its model is not known"
+            )
+    if strange:
+        raise UserError(strange)
+    for root, names in phases.items():
+        words = _explaining(rows) + [word for name in names if root not in whole for word in ("--phase", name)]
+        words += ["--config", str(root / "config.yaml"), f"output_dir={root.parent}", f"name={root.name}"]
+        if code := run_child([sys.executable, "-m", *words]):
+            return code
+    return 0
+
+
+def _explaining(rows: int) -> list[str]:
+    return ["stages.explain", "--rows", str(rows)]
 
 
 def _folders(arguments: argparse.Namespace) -> list[Path]:

@@ -79,6 +79,17 @@ def _with_commands(parser: argparse.ArgumentParser) -> list[argparse.ArgumentPar
     return [parser, *(command for action in actions for command in action.choices.values())]
 
 
+def from_one(word: str) -> int:
+    """Return an argument as a whole number from 1.
+
+    Raises:
+        ArgumentTypeError: when it is none.
+    """
+    if not word.isascii() or not word.isdigit() or int(word) < 1:
+        raise argparse.ArgumentTypeError(f"{word!r} is no whole number from 1")
+    return int(word)
+
+
 def status(work: Callable[[], int]) -> int:
     """Do the work of an entry point.
 

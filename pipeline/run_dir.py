@@ -7,7 +7,7 @@
   base/                 the untrained model (made here when it is the tiny one) and its report
   cot/                  train.parquet rejected.jsonl journal/ manifest.json README.md
   <stage>/              stage.json metrics.jsonl alarms.jsonl checkpoint-*/ final/ best/ logs/ evaluation.json predictions.jsonl
-                        report/
+                        report/ occlusion/
   report/               index.html summary.md summary.json model_card.md *.png tables/
 ```
 

@@ -14,6 +14,7 @@ from pipeline.metrics import classification
 from pipeline.metrics.scores import Scores
 from pipeline.metrics.stored import from_json
 from pipeline.reports.columns import read_predictions
+from pipeline.reports.occlusion import OcclusionMaps, read_maps
 from pipeline.reports.standing import doubts
 from pipeline.run_dir import BASE
 from pipeline.scoring.labels import LabelSet
@@ -44,6 +45,8 @@ class Entry:
     """Reason: rows of the split it was evaluated on that could not be used, and are in no figure."""
     doubts: tuple[str, ...] = ()
     """Why it no longer holds, see `pipeline.reports.standing`."""
+    occlusion: OcclusionMaps | None = None
+    """What its answers hang on, where that was asked for."""
 
     @property
     def greedy(self) -> list[dict[str, Any]]:
@@ -82,6 +85,7 @@ def read_phase(
     there = _stored_scores(folder / "report" / "metrics.json") if stored else {}
     unusable = unusable_rows(folder)
     official = read_json(folder / "evaluation.json").get("official") or {}
+    maps = read_maps(folder)
     entries = []
     for name, rows, repeated in _by_style(folder):
         scores = there.get(name)
@@ -99,6 +103,7 @@ def read_phase(
                 official=dict(official.get(rows[0]["style"]) or {}),
                 unusable=unusable,
                 doubts=doubts,
+                occlusion=maps.get(rows[0]["style"]),
             )
         )
     return entries or [Entry(folder.name, folder.name, record=record, log=log, doubts=doubts)]
@@ -154,6 +159,7 @@ def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = No
         for task in set(tasks.values())
     }
     names = names_apart(list(found))
+    maps = {one: read_maps(one) for one in found}
     return [
         Entry(
             name=names[one] + style.removeprefix(one.name),
@@ -166,6 +172,7 @@ def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = No
             task=tasks[one],
             official=dict(read_json(one / "evaluation.json").get("official") or {}),
             unusable=unusable_rows(one),
+            occlusion=maps[one].get(rows[0]["style"]),
         )
         for one, styles in found.items()
         for style, rows, repeated in styles

@@ -1,4 +1,4 @@
-"""Which entries answer without looking at their pictures, how that is known, and since which phase."""
+"""Which entries answer without looking at their pictures, how that is known, and since which phase; and where others look."""
 
 from __future__ import annotations
 
@@ -30,6 +30,26 @@ def looks_at_nothing(entries: Sequence[Entry], parents: Mapping[str, Entry | Non
         name: f"it answers without looking at its pictures{_since(entry, found, parents)}: {'; '.join(known[name])}."
         for name, entry in found.items()
     }
+
+
+def where_they_look(entries: Sequence[Entry]) -> str | None:
+    """Return what the occlusion maps of a report are, how many there are and what they do not show; None where there is none."""
+    mapped = [entry for entry in entries if entry.occlusion]
+    if not mapped:
+        return None
+    counts = ", ".join(f"{entry.name} {len(entry.occlusion.rows)}" for entry in mapped if entry.occlusion)
+    # Counted per phase, of which a prompt style is a part.
+    left_out = {
+        entry.phase: entry.occlusion.left_out for entry in mapped if entry.occlusion and entry.occlusion.left_out
+    }
+    without = [f"{phase} {reason} {count}" for phase, reasons in left_out.items() for reason, count in reasons.items()]
+    without += [f"all of {entry.name}" for entry in entries if entry.greedy and not entry.occlusion]
+    told = f" Rows without a map: {', '.join(without)}." if without else ""
+    return (
+        f"Occlusion maps of {counts} rows: how far a grey patch on each part of a picture lowers the log-probability of the "
+        "stored answer. They show what that probability hangs on, not why, and covered pictures are of a kind that nobody was "
+        f"trained on.{told}"
+    )
 
 
 def alarms_of(entry: Entry) -> dict[str, dict[str, Any]]:

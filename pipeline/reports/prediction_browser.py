@@ -37,7 +37,8 @@ def browser(entries: Sequence[Entry], root: Path, folder: Path, first: Iterable[
 
     Returns:
         ``entries`` (name, mode, q prompt), ``texts`` (every text once), ``rows`` and ``pictures``, in the short keys
-        templates/_browser.js.jinja reads, and ``inlined``, ``linked``, ``missing``: how many pictures are what.
+        templates/_page.js.jinja reads, ``inlined``, ``linked``, ``missing``: how many pictures are what, and ``mapped``: how many
+        answers have an occlusion map.
     """
     shown = [entry for entry in entries if entry.greedy]
     if not shown:
@@ -50,11 +51,19 @@ def browser(entries: Sequence[Entry], root: Path, folder: Path, first: Iterable[
             key = (entry.task, row["id"], row["gold"], row.get("question"))
             rows.setdefault(key, _row(row, texts, bool(prompts[number])))["a"][number] = _answer(row, texts)
     paths = {key: tuple(row.pop("images")) for key, row in rows.items()}
-    wanted = set(first)
+    maps = [entry.occlusion.rows if entry.occlusion else {} for entry in shown]
+    wanted = {*first, *(row_id for of_entry in maps for row_id in of_entry)}
     ordered = sorted(rows, key=lambda key: key[1] not in wanted)
     pictures = _Pictures(root, folder)
     for key in ordered:
         rows[key]["p"] = [pictures.add(path) for path in paths[key]]
+        mapped = {number: of_entry[key[1]] for number, of_entry in enumerate(maps) if key[1] in of_entry}
+        # Two tasks may have rows of one id.
+        if mapped := {number: overlays for number, overlays in mapped.items() if number in rows[key]["a"]}:
+            rows[key]["m"] = {
+                number: [[pictures.add(str(one.path)), round(one.largest, 2)] for one in overlays]
+                for number, overlays in mapped.items()
+            }
     return {
         "entries": [
             {"name": printable(entry.name), "mode": _mode(entry), "q": texts.add(prompts[number])}
@@ -63,6 +72,7 @@ def browser(entries: Sequence[Entry], root: Path, folder: Path, first: Iterable[
         "rows": [row | {"a": [row["a"].get(number, 0) for number in range(len(shown))]} for row in rows.values()],
         "texts": texts.all,
         "pictures": pictures.all,
+        "mapped": sum(len(row.get("m", ())) for row in rows.values()),
         **pictures.counts,
     }
 

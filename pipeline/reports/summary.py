@@ -15,7 +15,7 @@ from pipeline.metrics import alarms
 from pipeline.metrics.scores import Rate, Scores
 from pipeline.reports.entries import Entry
 from pipeline.reports.findings import Finding, finding
-from pipeline.reports.looking import ENOUGH, alarms_of, looks_at_nothing
+from pipeline.reports.looking import ENOUGH, alarms_of, looks_at_nothing, where_they_look
 from pipeline.reports.paired_entries import PairedTest, RecallTest, corrected, every_pair, versus, versus_per_class
 from pipeline.run_dir import COT
 
@@ -193,6 +193,8 @@ def summarise(
     ]
     remarks = [Remark("", "warning", f"{one}.") for one in shared]
     remarks += warnings(entries, rows)
+    if text := where_they_look(entries):
+        remarks.append(Remark("", "note", text))
     if cot and (taken := cot.taken_over):
         text = (
             f"The CoT rows are the {taken.rows:,} that {taken.built_by} built (sha256 {taken.data_digest[:12]}), taken over with "

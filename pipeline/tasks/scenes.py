@@ -19,13 +19,14 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.options import TaskOption, check_options, share, whole_from
 from pipeline.data.task import Task
+from pipeline.errors import UserError
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -44,10 +45,14 @@ RULE = {
 }
 SCENES = ("park", "mountain", "room", "street")
 OBJECTS = ("ball", "kite", "lamp", "box")
+AROUND = {"ball": (0, 0, 8, 8), "kite": (-1, -2, 9, 11), "lamp": (1, -8, 7, 10), "box": (0, 0, 9, 8)}
+"""The box around each object, from the point it is drawn at."""
 ACTIONS = ("standing", "waving")
 FACES = {"smiling": (250, 215, 90), "frowning": (225, 120, 90), "neutral": (235, 200, 165)}
 """Face colours: a cue that a student from scratch can read within a few hundred steps."""
 SPLITS = ("train", "val", "test")
+PARTS = ("place", "face", "body", "object")
+"""Of a picture: the emotion follows from the first two, the others say nothing."""
 OPTIONS = {
     "seed": TaskOption(0, "what everything follows from"),
     "size": TaskOption(64, "pixels a side", check=whole_from(1)),
@@ -112,11 +117,35 @@ def sample(rng: random.Random, ambiguous: float) -> dict[str, Any]:
 
 def draw(annotation: dict[str, Any], rng: random.Random, size: int) -> Image:
     """Return the picture of an annotation: an RGB PIL image of `size` pixels a side."""
+    return _drawn(annotation, rng, size)[0]
+
+
+def parts_of(row_id: str, options: Mapping[str, Any]) -> Image:
+    """Return of which part each pixel of a row's picture is: an image of mode L whose values are places in `PARTS`.
+
+    Args:
+        row_id: of the row.
+        options: of the task, as `task.options` has them.
+
+    Raises:
+        UserError: on options that the task does not know, or under which it draws no such row.
+    """
+    known = check_options(TaskConfig(name="scenes", options=dict(options)), OPTIONS)
+    emotion, _, number = row_id.rpartition("_")
+    rng = random.Random(f"{known['seed']}-{number.lstrip('0') or 0}")
+    annotation = sample(rng, known["ambiguous"])
+    if not number.isdecimal() or annotation["emotion"] != emotion:
+        raise UserError(f"scenes: draws no row {row_id!r} under the options {dict(options)}")
+    return _drawn(annotation, rng, known["size"])[1]
+
+
+def _drawn(annotation: dict[str, Any], rng: random.Random, size: int) -> tuple[Image, Image]:
+    """The picture of an annotation, and its parts as `parts_of` returns them."""
     from PIL import Image, ImageDraw, ImageEnhance
 
     scale = size / 64
-    image = Image.new("RGB", (size, size))
-    pen = ImageDraw.Draw(image)
+    image, parts = Image.new("RGB", (size, size)), Image.new("L", (size, size), PARTS.index("place"))
+    pen, part = ImageDraw.Draw(image), ImageDraw.Draw(parts)
 
     def jitter(colour: tuple[int, int, int]) -> tuple[int, int, int]:
         red, green, blue = (max(0, min(255, channel + rng.randint(-25, 25))) for channel in colour)
@@ -161,11 +190,15 @@ def draw(annotation: dict[str, Any], rng: random.Random, size: int) -> Image:
     x, y = rng.randint(26, 38), rng.randint(24, 28)
     shirt = jitter((110, 90, 160))
     pen.rectangle(box(x - 6, y + 13, x + 6, y + 34), fill=shirt)
+    part.rectangle(box(x - 6, y + 13, x + 6, y + 34), fill=PARTS.index("body"))
     arm = -8 if annotation["human_action"] == "waving" else 10
     for side in (-1, 1):
-        pen.line(points((x + side * 6, y + 20), (x + side * 15, y + 20 + arm)), fill=shirt, width=round(3 * scale))
+        reach = points((x + side * 6, y + 20), (x + side * 15, y + 20 + arm))
+        pen.line(reach, fill=shirt, width=round(3 * scale))
+        part.line(reach, fill=PARTS.index("body"), width=round(3 * scale))
     expression = annotation["facial_expression"]
     pen.ellipse(box(x - 16, y - 16, x + 16, y + 16), fill=jitter(FACES[expression]), outline=(80, 60, 50))
+    part.ellipse(box(x - 16, y - 16, x + 16, y + 16), fill=PARTS.index("face"))
     for side in (-6, 6):
         pen.ellipse(box(x + side - 2, y - 6, x + side + 2, y - 1), fill=(30, 30, 40))
     mouth, width = (150, 30, 40), max(1, round(2 * scale))
@@ -190,7 +223,9 @@ def draw(annotation: dict[str, Any], rng: random.Random, size: int) -> Image:
         pen.ellipse(box(x + 1, y - 8, x + 7, y - 2), fill=(255, 240, 150))
     else:
         pen.rectangle(box(x, y, x + 9, y + 8), fill=colour, outline=(60, 30, 20))
-    return ImageEnhance.Brightness(image).enhance(rng.uniform(0.55, 1.15))
+    left, top, right, low = AROUND[thing]
+    part.rectangle(box(x + left, y + top, x + right, y + low), fill=PARTS.index("object"))
+    return ImageEnhance.Brightness(image).enhance(rng.uniform(0.55, 1.15)), parts
 
 
 def light(picture: Image) -> dict[str, float]:

@@ -48,17 +48,37 @@ def last_logits(model: Any, inputs: Any) -> torch.Tensor:
     They are of the weights as they stand, in their precision and on their device. Under ZeRO-3 every rank must call it: each
     layer is gathered while it is passed.
     """
+    return _end_logits(model, inputs, POSITIONS)[0].float().cpu().clone()
+
+
+@torch.no_grad()
+def end_logprobs(model: Any, inputs: Any, length: int) -> list[float]:
+    """Return how probable the last tokens of each row are, given all that stands before each: sums of natural logarithms.
+
+    Args:
+        model: in evaluation mode.
+        inputs: of rows of one length, (rows, tokens), nothing padded.
+        length: tokens at the end of a row that are asked about.
+    """
+    logits = _end_logits(model, inputs, length + 1)[:, :-1].float()
+    written = inputs["input_ids"][:, -length:, None].to(logits.device)
+    found: list[float] = (logits.gather(-1, written)[..., 0] - logits.logsumexp(-1)).sum(-1).tolist()
+    return found
+
+
+def _end_logits(model: Any, inputs: Any, positions: int) -> torch.Tensor:
+    """The logits of the last positions of all rows, (rows, positions, vocabulary), where and as the model computes them."""
     # Only the pixels are floats.
     inputs = inputs.to(model.device, dtype=model.dtype)
     # peft's forward names no argument.
     base = plain(model)
-    few = {"logits_to_keep": POSITIONS} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
+    few = {"logits_to_keep": positions} if "logits_to_keep" in inspect.signature(type(base).forward).parameters else {}
     flash = _is_flash(base)
     # In a trainer accelerate has wrapped forward in its autocast; the process that verifies has no such wrapper.
     forward = vars(model).get("_original_forward", model)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=flash), _without_tf32():
-        logits = forward(**inputs, **few, use_cache=False).logits
-    return logits[0, -POSITIONS:].float().cpu().clone()
+        logits: torch.Tensor = forward(**inputs, **few, use_cache=False).logits
+    return logits[:, -positions:]
 
 
 def computed_in(model: Any) -> torch.dtype:

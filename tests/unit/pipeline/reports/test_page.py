@@ -15,6 +15,7 @@ from PIL import Image
 from pipeline.reports import write
 from pipeline.reports.completions_page import write_completions_page
 from tests.unit.pipeline.reports.test_completions_page import write as record
+from tests.unit.pipeline.reports.test_occlusion import write_maps
 from tests.unit.pipeline.reports.test_write import LABELS, answers, write_phase
 
 pytestmark = pytest.mark.skipif(PROGRAM is None, reason="no Chromium is installed to open the page with")
@@ -372,3 +373,16 @@ def test_completions_can_be_read_on_a_phone(chromium: Chromium, tmp_path: Path) 
     )
     assert page.problems() == []
     page.close()
+
+
+def test_a_map_stands_beside_its_answer_and_the_filter_finds_it(tmp_path: Path, chromium: Chromium) -> None:
+    write_phase(tmp_path / "stage1_sft", answers(3, 1, 0))
+    write_maps(tmp_path / "stage1_sft", "row1")
+    found = chromium.open(write.write_folder_report([tmp_path / "stage1_sft"]))
+    found.wait(READY)
+    assert found.evaluate("document.querySelectorAll('.answer .maps img').length") == 1
+    choose(found, "outcome", "mapped")
+    assert shown(found) == ["row1"]
+    assert found.evaluate("document.querySelector('.answer .maps figcaption').textContent") == "largest fall 1.50"
+    assert found.problems() == []
+    found.close()

@@ -1,0 +1,58 @@
+"""Peaks of maps are counted by the part of the picture they lie in, beside what a random cell would earn."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from benchmarks import occlusion_peaks
+from benchmarks.occlusion_peaks import cell_parts, lines_of, main
+from pipeline.errors import UserError
+from pipeline.tasks.scenes import sample
+
+OPTIONS = {"seed": 0, "size": 64}
+NUMBER = 6001
+ROW = f"{sample(random.Random(f'0-{NUMBER}'), 0.17)['emotion']}_{NUMBER:05d}"
+
+
+def row(peak: tuple[int, int] | None, correct: bool = True) -> dict[str, Any]:
+    return {"id": ROW, "style": "direct", "correct": correct, "pictures": [{"peak": peak}]}
+
+
+def test_cells_are_of_the_part_that_most_of_their_pixels_show() -> None:
+    parts = cell_parts(ROW, OPTIONS)
+    # The face is 32 pixels wide around a point that is never nearer to an edge than 24: these cells are always in it.
+    assert {parts[line][column] for line in (2, 3, 4) for column in (3, 4)} == {"face"}
+    assert parts[0][0] == parts[0][7] == "place"
+    assert parts[6][4] == "body"
+    assert any("object" in (line[0], line[1], line[6], line[7]) for line in parts[5:])
+
+
+def test_peaks_are_counted_by_part_with_chance_and_those_of_wrong_answers_apart() -> None:
+    every = [part for line in cell_parts(ROW, OPTIONS) for part in line]
+    rows = [row((3, 3)), row((3, 4)), row((0, 0)), row(None), row((6, 4), correct=False)]
+    right, wrong = lines_of("stage", rows, OPTIONS)
+    face, place = (f"{100 * every.count(part) / 64:.1f}" for part in ("face", "place"))
+    assert right[:6] == ["stage", "direct", "right", "4", f"50.0 [15.0, 85.0], {face}", f"25.0 [4.6, 69.9], {place}"]
+    assert (right[6][:3], right[7]) == ("0.0", "1")
+    assert wrong[2:4] == ["wrong", "1"]
+    assert wrong[6].startswith("100.0 [20.7, 100.0], ")
+
+
+def test_a_run_of_another_task_and_a_page_without_its_marks_are_refused_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(occlusion_peaks.subprocess, "run", lambda *_, **__: pytest.fail("started"))
+    (tmp_path / "run").mkdir()
+    (page := tmp_path / "page.md").write_text("no marks")
+    for name, why in (
+        ("trails", "which part decides is known of scenes alone"),
+        ("scenes", "has no place for the table"),
+    ):
+        (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"name": "run", "task": {"name": name}}))
+        with pytest.raises(UserError, match=why):
+            main([str(tmp_path / "run"), "--into", str(page)])

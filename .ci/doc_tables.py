@@ -21,7 +21,7 @@ sys.path.insert(0, str(ROOT))
 
 from cot_builder.teachers.config import KINDS  # noqa: E402
 from pipeline.command_line import EXIT_CODES  # noqa: E402
-from pipeline.config.schema import TaskConfig  # noqa: E402
+from pipeline.config.schema import DistillConfig, TaskConfig  # noqa: E402
 from pipeline.data.catalogue import catalogue  # noqa: E402
 from pipeline.data.image_sets import HEIC_SUFFIXES, IMAGE_SUFFIXES  # noqa: E402
 from pipeline.data.load import task_names  # noqa: E402
@@ -136,6 +136,7 @@ def data_sets() -> str:
 
 TABLES = {
     "data_sets": data_sets,
+    "distill_keys": lambda: keys(DistillConfig),
     "tasks": tasks,
     "task_keys": lambda: keys(TaskConfig),
     "task_options": task_options,

@@ -3,7 +3,8 @@
     python -m stages.sft --stage 1 --config configs/demo.yaml
     python -m stages.sft --stage sft_labels --config configs/demo.yaml
 
-trl.SFTTrainer with the stage's `trainer:` block; the loss is on the completion only.
+trl.SFTTrainer with the stage's `trainer:` block; the loss is on the completion only. With `distill:` a larger model's logits are
+part of it (`stages.training.distillation`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,14 @@ def train(work: Work) -> None:
     from pipeline.data.training_rows import read_or_build_rows
     from stages.checkpoints import handover
     from stages.models import loading
-    from stages.training import learning_rates, looking, metrics_log, setup, validation
+    from stages.training import distillation, learning_rates, looking, metrics_log, setup, validation
     from stages.training.sft_trainer import SupervisedTrainer
 
     parent, processor, task = setup.start(work)
     columns, problems = read_or_build_rows(work.config, work.run, work.name, task)
     rows = len(columns.pop("id"))
     trainer = SupervisedTrainer(
+        teacher=distillation.load_teacher(work, parent, processor, task),
         model=str(parent),
         args=SFTConfig(**setup.trainer_arguments(work)),
         train_dataset=setup.image_dataset(columns),

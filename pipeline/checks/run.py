@@ -10,6 +10,7 @@ from pipeline.checks.adapters import adapter_problems, part_problems
 from pipeline.checks.chat_files import chat_problems
 from pipeline.checks.cot import cot_problems
 from pipeline.checks.deepspeed import deepspeed_problems
+from pipeline.checks.distill import distill_problems, teacher_problems
 from pipeline.checks.model_folder import folder_problems
 from pipeline.checks.parts import composition_problems
 from pipeline.checks.shared import name_problems, task_problems
@@ -44,12 +45,14 @@ def check(config: RunConfig, trains: bool = True) -> None:
 
     Args:
         config: of the run.
-        trains: whether stages are to be trained, for which the trackers they report to must be installed.
+        trains: whether stages are to be trained, for which the trackers they report to and their teachers must be here.
 
     Raises:
         UserError: holding one message per broken rule: the key, its value, the rule and the cure.
     """
-    problems = [*_problems(config), *(missing_trackers(config) if trains else ())]
+    # What has been trained can be looked at without them.
+    needed = (*missing_trackers(config), *teacher_problems(config)) if trains else ()
+    problems = [*_problems(config), *needed]
     if problems:
         raise UserError(problems)
 
@@ -163,6 +166,7 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.prompt: {stage.prompt!r} does not fit data: labels, which hold no reasoning; use direct"
     yield from _gate(config, name, stage, where)
     yield from part_problems(where, stage)
+    yield from distill_problems(where, stage)
     yield from trainer_problems(config, where, stage)
 
 

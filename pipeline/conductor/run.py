@@ -26,10 +26,10 @@ from pipeline.conductor.cot_rows import (
 )
 from pipeline.conductor.own_pictures import compare_own_pictures, shared_lines
 from pipeline.conductor.pictures import picture_lines
-from pipeline.conductor.schedule import beside, parallel_phases, requirements
+from pipeline.conductor.schedule import beside, parallel_phases, requirements, teacher_bytes
 from pipeline.conductor.side_by_side import dies_by, failure, run_side_by_side
 from pipeline.conductor.status import in_use
-from pipeline.config.derived import clip_range, processes_per_node, rows_of, world_size
+from pipeline.config.derived import clip_range, distilled, processes_per_node, rows_of, world_size
 from pipeline.config.loader import load, write_config
 from pipeline.config.schema import RunConfig
 from pipeline.config.special_tokens import special_tokens_of
@@ -38,6 +38,7 @@ from pipeline.data.student import load_run_task, student_family, student_folder,
 from pipeline.data.task import Task
 from pipeline.data.training_rows import asked_rows
 from pipeline.errors import UserError
+from pipeline.formatting import size
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.system import multinode
@@ -336,6 +337,11 @@ def _what(config: RunConfig, name: str) -> str:
     stage = config.stage(name)
     clip = clip_range(stage)
     words = [f"{stage.algorithm} from {parent_of(config, name)} on {rows_of(stage)}"]
+    if stage.distill:
+        held = teacher_bytes(config, stage)
+        words.append(
+            f"{distilled(stage.distill)} ({f'{size(held)} ' if held else ''}in every process beside the student)"
+        )
     if stage.reward_funcs:
         words.append("rewards " + "+".join(stage.reward_funcs))
     if clip:

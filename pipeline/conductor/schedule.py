@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 
 from pipeline.config.derived import processes_per_node
-from pipeline.config.schema import RunConfig
+from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.data.student import student_folder
 from pipeline.files import differences, digest, read_json
 from pipeline.formatting import size
@@ -14,6 +16,7 @@ from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs import gates
 from pipeline.runs.handover import COMPLETE
 from pipeline.runs.phases import evaluated_from, parent_of, phase_inputs
+from pipeline.sweeps.memory import tensor_shapes
 from pipeline.system import multinode
 from pipeline.system.hardware import free_memory, usable_cores, visible_gpus
 
@@ -96,8 +99,8 @@ def hands_on(config: RunConfig, run: RunDir, name: str) -> bool:
 def memory_needed(config: RunConfig, run: RunDir, name: str) -> int | None:
     """Return the bytes a phase takes at most of the machine's memory, or of each GPU's; None where nothing is known of its model.
 
-    What a preflight measured of a stage under these settings, where there is a forecast, else `LIBRARIES` and `COPIES` times the
-    files of the weights for each process.
+    What a preflight measured of a stage under these settings, where there is a forecast, else `LIBRARIES`, `COPIES` times the
+    files of the weights, and a teacher's weights, for each process.
     """
     gpus = visible_gpus()
     if name == COT:
@@ -109,11 +112,24 @@ def memory_needed(config: RunConfig, run: RunDir, name: str) -> int | None:
     forecast = read_json(run.root / "forecast.json").get("stages", {}).get(name, {})
     if (peak := forecast.get("peak_memory_bytes")) and forecast.get("inputs") == digest(phase_inputs(config, name)):
         return int(peak) * processes
-    folder = student_folder(config.model, run)
-    if folder is None:
-        return LIBRARIES * processes if config.model.is_tiny else None
-    weights = sum(path.stat().st_size for ending in ("safetensors", "bin") for path in folder.glob(f"*.{ending}"))
-    return (LIBRARIES + COPIES * weights) * processes
+    folder, stage = student_folder(config.model, run), config.all_stages.get(name)
+    taught = teacher_bytes(config, stage) if stage is not None and stage.distill else 0
+    if taught is None or (folder is None and not config.model.is_tiny):
+        return None
+    files = [path for ending in ("safetensors", "bin") for path in (folder.glob(f"*.{ending}") if folder else ())]
+    weights = sum(path.stat().st_size for path in files)
+    return (LIBRARIES + COPIES * weights + taught) * processes
+
+
+def teacher_bytes(config: RunConfig, stage: StageConfig) -> int | None:
+    """Return the bytes of a stage's teacher of logits in every process, in the precision it computes in; None where its weights
+    are not here.
+    """
+    assert stage.distill is not None
+    files = sorted(Path(stage.distill.teacher).expanduser().glob("*.safetensors"))
+    numbers = sum(math.prod(shape) for file in files for _, shape in tensor_shapes(file).values())
+    half = config.model.dtype == "bfloat16" or (config.model.dtype == "auto" and visible_gpus() > 0)
+    return numbers * (2 if half else 4) if files else None
 
 
 def lacks_room(config: RunConfig, run: RunDir, name: str, running: Sequence[str], at_start: int) -> str | None:

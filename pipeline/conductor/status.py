@@ -90,6 +90,8 @@ def _live(rows: list[dict[str, Any]], max_steps: int | None, age: float) -> dict
 
 WATCHED = {
     "loss": "loss",
+    "distill/cross_entropy": "cross entropy",
+    "distill/kl": "KL from the teacher",
     "reward": "reward",
     "reward_std": "reward sd",
     "frac_reward_zero_std": "groups of equal reward",
@@ -102,7 +104,7 @@ WATCHED = {
     "completions/clipped_ratio": "cut at the maximum",
     "mean_token_accuracy": "token accuracy",
 }
-"""Keys of TRL that are shown while a stage runs, each with its name. Beside them every reward's mean and every validation."""
+"""Keys of a log that are shown while a stage runs, each with its name. Beside them every reward's mean and every validation."""
 
 
 def status_text(found: Mapping[str, Any]) -> str:

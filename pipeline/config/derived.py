@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.loader import CONFIGS
-from pipeline.config.schema import RunConfig, StageConfig, split_parent
+from pipeline.config.schema import DistillConfig, RunConfig, StageConfig, split_parent
 from pipeline.config.trainer_options import trainer_fields
 from pipeline.run_dir import BASE, COT
 from pipeline.system import multinode
@@ -58,6 +58,11 @@ def rows_of(stage: StageConfig) -> str:
         return stage.split
     spec = cot_slice(stage)
     return f"cot within {spec}" if spec else COT
+
+
+def distilled(distill: DistillConfig) -> str:
+    """Return what a stage distils, for people: ``distilled from runs/demo/stage4_clgrpo/final, weight 0.5, temperature 1``."""
+    return f"distilled from {distill.teacher}, weight {distill.weight:g}, temperature {distill.temperature:g}"
 
 
 def clip_range(stage: StageConfig) -> tuple[float, float] | None:

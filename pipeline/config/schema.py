@@ -262,6 +262,18 @@ class AlarmConfig:
 
 
 @dataclass(frozen=True)
+class DistillConfig:
+    """A larger model whose logits a stage learns from beside the tokens of its rows (docs/method.md)."""
+
+    teacher: str = MISSING
+    """Hub id, id@revision or folder, such as runs/demo/stage4_clgrpo/final: of the student's family, with its tokens."""
+    weight: float = 0.5
+    """Share of the divergence from the teacher in the loss; the rest is the cross entropy of the rows' own tokens."""
+    temperature: float = 1.0
+    """What the logits of both are divided by in the divergence, which is multiplied by its square."""
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One training stage."""
 
@@ -289,6 +301,8 @@ class StageConfig:
     """Rounds of further prompts that replace groups whose rewards are all equal (grpo; DAPO); 0 trains on every group."""
     shared_prefix: bool = True
     """Whether a prompt and its image are computed once for all its completions (grpo), in the models where that is exact."""
+    distill: DistillConfig | None = None
+    """The teacher of logits (sft); None: the rows alone teach."""
     trainer: dict[str, Any] = field(default_factory=dict)
     """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
     gate: GateConfig = field(default_factory=GateConfig)

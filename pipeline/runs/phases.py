@@ -12,7 +12,8 @@ import yaml
 from pipeline.config.derived import deepspeed_file, world_size
 from pipeline.config.loader import CONFIGS, to_plain
 from pipeline.config.schema import BEST, CotConfig, RunConfig, split_parent
-from pipeline.files import differences, file_digest
+from pipeline.data.images import remembered
+from pipeline.files import differences, digest, file_digest
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.cot_source import MADE_OF, other_origin, other_rows
 
@@ -131,6 +132,18 @@ def parent_weights(config: RunConfig, run: RunDir, name: str) -> str | None:
     return (record.get(BEST) or {} if split_parent(config.stage(name).init_from)[1] == BEST else record).get("weights")
 
 
+def teacher_weights(folder: Path, cache: Path) -> str | None:
+    """Return the digest of the weights in a teacher's folder, as `pipeline.files.weights_digest` gives it; None where there are
+    none.
+
+    Args:
+        folder: of the teacher.
+        cache: remembers it for as long as no file changes, since a plan asks and a large teacher takes a minute to read.
+    """
+    files = remembered(sorted(folder.glob("*.safetensors")), cache / "teacher_digests.json", file_digest)
+    return digest({file.name: found for file, found in files.items()}) if files else None
+
+
 def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
     """Return the record of a stage that is about to train: what it depends on, so that a change is noticed when it goes on."""
     stage = config.stage(name)
@@ -187,6 +200,11 @@ def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None
     parent = parent_of(config, name)
     if parent and parent_weights(config, run, name) != record.get("parent_weights"):
         reasons.append(f"its parent {parent} now has other weights")
+    teacher = record.get("teacher")
+    # One that is gone is needed no more once the stage is trained, and missed by name before.
+    held = teacher_weights(Path(teacher["folder"]), run.cache) if teacher else None
+    if teacher and held not in (None, teacher["weights"]):
+        reasons.append(f"its teacher {teacher['folder']} now has other weights")
     if name != COT and record.get("data_digest"):
         made = (run.record(COT) or {}).get("data_digest")
         if made != record["data_digest"]:

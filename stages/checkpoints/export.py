@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from stages.models.loading import load_processor, peft_config
+from stages.models.loading import load_processor, peft_config, whole_weights
 from stages.processes.work import Work
 
 ADAPTER = "default"
@@ -36,7 +36,8 @@ def export(trainer: Any, work: Work, parent: Path, folder: Path) -> Any:
     trained = trained_tensors(model, main=trainer.accelerator.is_main_process)
     if not trainer.accelerator.is_main_process:
         return None
-    plain = load_plain(kind, parent, work)
+    with whole_weights():
+        plain = kind.from_pretrained(parent, dtype=torch.float32, trust_remote_code=work.config.model.trust_remote_code)
     if adapted:
         from peft import get_peft_model
 
@@ -83,19 +84,6 @@ def full_tensor(parameter: torch.nn.Parameter) -> torch.Tensor:
         with zero.GatheredParameters([parameter], enabled=partitioned):
             return parameter.detach().float().cpu().clone()
     return parameter.detach().float().cpu().clone()
-
-
-def load_plain(kind: Any, parent: Path, work: Work) -> Any:
-    """Return the parent in float32 on the CPU of this rank alone, also where ZeRO-3 has transformers share out what it loads."""
-    from transformers.integrations import deepspeed
-
-    shared_out = deepspeed._hf_deepspeed_config_weak_ref
-    deepspeed.unset_hf_deepspeed_config()
-    try:
-        return kind.from_pretrained(parent, dtype=torch.float32, trust_remote_code=work.config.model.trust_remote_code)
-    finally:
-        # Training may go on after it.
-        deepspeed._hf_deepspeed_config_weak_ref = shared_out
 
 
 @torch.no_grad()

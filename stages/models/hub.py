@@ -2,14 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
-from pipeline.config.schema import ModelConfig
+from pipeline.config.schema import DistillConfig, ModelConfig
 from pipeline.errors import UserError
 
 
-def find_model(model: ModelConfig) -> Path:
+def find_teacher(distill: DistillConfig, student: ModelConfig, key: str) -> Path:
+    """Return the local folder of a teacher, downloaded when it is a hub id or id@revision.
+
+    Args:
+        distill: names it.
+        student: says whether code of the hub is trusted.
+        key: what names it in the configuration.
+
+    Raises:
+        UserError: as `find_model`.
+    """
+    folder = Path(distill.teacher).expanduser()
+    if folder.is_dir():
+        return folder
+    name, _, revision = distill.teacher.partition("@")
+    return find_model(dataclasses.replace(student, name_or_path=name, revision=revision or None), key)
+
+
+def find_model(model: ModelConfig, key: str = "model.name_or_path") -> Path:
     """Return the local folder of a model, downloading safetensors and processor files when it is a hub id.
+
+    Args:
+        model: names it.
+        key: what the configuration calls its name, for the message.
 
     Raises:
         UserError: when it is neither a folder nor a hub model that can be had.
@@ -27,6 +50,6 @@ def find_model(model: ModelConfig) -> Path:
         return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         raise UserError(
-            f"model.name_or_path: {model.name_or_path!r} is no local folder and cannot be had from the hub "
+            f"{key}: {model.name_or_path!r} is no local folder and cannot be had from the hub "
             f"({str(error).splitlines()[0]}); check the name and the connection, or download it and give the folder"
         ) from error

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +95,20 @@ def load_model(
         f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}" for kind, keys in amiss.items()
     ]
     return (model if quantization else model.to(device)).eval(), problems
+
+
+@contextlib.contextmanager
+def whole_weights() -> Iterator[None]:
+    """Have transformers load whole weights in this process, also where ZeRO-3 has it share out what it loads."""
+    from transformers.integrations import deepspeed
+
+    shared_out = deepspeed._hf_deepspeed_config_weak_ref
+    deepspeed.unset_hf_deepspeed_config()
+    try:
+        yield
+    finally:
+        # The student's training may go on, or only begin.
+        deepspeed._hf_deepspeed_config_weak_ref = shared_out
 
 
 def load_processor(folder: Path, config: Any) -> Any:

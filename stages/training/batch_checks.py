@@ -55,6 +55,18 @@ def count_supervised(trainer: Any, batch: Batch, pictures: torch.Tensor) -> None
     _metrics(trainer)["labels/empty_ratio"].append(empty / images[0])
 
 
+def count_distilled(trainer: Any, sums: torch.Tensor) -> None:
+    """Log the two parts of a distilled loss as means over the tokens of all ranks, in nats per token.
+
+    Args:
+        trainer: a trl.SFTTrainer.
+        sums: of this rank: cross entropy, KL(teacher, student), tokens.
+    """
+    cross_entropy, kl, tokens = trainer.accelerator.reduce(sums, reduction="sum").tolist()
+    _metrics(trainer)["distill/cross_entropy"].append(cross_entropy / max(1, tokens))
+    _metrics(trainer)["distill/kl"].append(kl / max(1, tokens))
+
+
 def duplicate_ratio(texts: Sequence[str], group: int) -> float:
     """Return how alike the texts of a group are: 0 when all differ, 1 when all are the same; a group is `group`
     texts in a row.

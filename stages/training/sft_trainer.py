@@ -10,7 +10,9 @@ import torch
 from trl import SFTTrainer
 
 from stages.models.chat import answer_text, prompt_text
+from stages.models.loading import plain
 from stages.training import batch_checks
+from stages.training.distillation import LogitsTeacher, add_distilled_loss
 
 
 @dataclass(frozen=True)
@@ -42,17 +44,29 @@ class TextCollator:
 
 
 class SupervisedTrainer(SFTTrainer):
-    """trl.SFTTrainer whose log rows also hold the figures of `batch_checks.count_supervised`."""
+    """trl.SFTTrainer whose log rows also hold the figures of `batch_checks.count_supervised`.
+
+    Args:
+        teacher: whose logits the student learns from beside the rows' tokens; `distill/kl` and `distill/cross_entropy` are
+            logged then.
+        kwargs: of trl.SFTTrainer.
+    """
 
     data_collator: Any
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, teacher: LogitsTeacher | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        self.teacher = teacher
+        if teacher is not None:
+            add_distilled_loss(plain(self.model), teacher)
         self.data_collator = TextCollator(self.processing_class, self.data_collator)
 
     def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> Any:
         """Return TRL's loss; count the batch where TRL has just waited for the device to count its own."""
         pictures = inputs.pop("pictures")
-        loss = super().compute_loss(model, inputs, *args, **kwargs)
+        taught = {} if self.teacher is None else {"teacher_logits": self.teacher.logits(inputs)}
+        loss = super().compute_loss(model, {**inputs, **taught}, *args, **kwargs)
         batch_checks.count_supervised(self, inputs, pictures)
+        if self.teacher is not None:
+            batch_checks.count_distilled(self, self.teacher.sums)
         return loss

@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from pipeline import command_line
+from pipeline.checks.distill import mismatches
 from pipeline.checks.splits import check_splits, rollout_problem
-from pipeline.config.derived import clip_range, rows_of, world_size
-from pipeline.config.schema import RunConfig
+from pipeline.config.derived import clip_range, distilled, rows_of, world_size
+from pipeline.config.schema import RunConfig, stage_key
 from pipeline.data.student import load_run_task, student_family
 from pipeline.data.task import Task
 from pipeline.data.training_rows import DATA, changes, data_lines, training_columns, write_rows
@@ -17,11 +19,12 @@ from pipeline.errors import UserError
 from pipeline.files import differences, write_atomic, write_json
 from pipeline.run_dir import RunDir
 from pipeline.runs.handover import COMPLETE, has_checkpoint, parent_checkpoint
-from pipeline.runs.phases import parent_of, start_record
+from pipeline.runs.phases import parent_of, start_record, teacher_weights
 from pipeline.runs.provenance import provenance
 from pipeline.system.library_patches import score_labels_alone
 from rewards import load_rewards
 from stages.evaluation import phase
+from stages.models.hub import find_teacher
 from stages.processes import command
 from stages.processes.work import Work, clean, folder_lock
 from stages.processes.workers import as_worker, run_workers
@@ -75,9 +78,10 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
             log.info(f"{name}: is complete; --clean starts it anew")
         if not done:
             record = run.record(name)
+            taught_by = teacher_record(work)
             if record is None:
                 write_atomic(work.folder / DATA, rows)
-                write_json(run.record_path(name), start_record(config, run, name) | provenance())
+                write_json(run.record_path(name), start_record(config, run, name) | taught_by | provenance())
             elif moved := differences(record.get("versions", {}), provenance()["versions"]):
                 log.warning(f"warning: {name} was begun with other packages: {', '.join(moved)}")
                 write_json(run.record_path(name), {**record, "resumed_with": provenance()["versions"]})
@@ -100,6 +104,31 @@ def check_it_can_start(work: Work) -> None:
     _check_splits(work, task)
     training_columns(work.config, work.run, work.name, task)
     load_rewards(work.stage.reward_funcs, task)
+
+
+def teacher_record(work: Work) -> dict[str, Any]:
+    """Return what the record of a stage says of its teacher of logits: its folder and the digest of its weights; empty without
+    one.
+
+    Raises:
+        UserError: when the teacher cannot be had or cannot teach this student, or the stage was begun with other weights of it.
+    """
+    distill = work.stage.distill
+    if distill is None:
+        return {}
+    key = f"{stage_key(work.name)}.distill.teacher"
+    folder = find_teacher(distill, work.config.model, key).resolve()
+    told = list(mismatches(folder, parent_checkpoint(work.config, work.run, work.name, verify=False)[1]))
+    found = teacher_weights(folder, work.run.cache)
+    begun = (work.run.record(work.name) or {}).get("teacher", {}).get("weights", found)
+    if begun != found:
+        told.append(
+            f"has other weights than when {work.name} was begun; restore them (id@revision holds a hub's), or start the stage "
+            f"anew with --clean ({work.folder})"
+        )
+    if told:
+        raise UserError([f"{key}: {distill.teacher!r} {problem}" for problem in told])
+    return {"teacher": {"folder": str(folder), "weights": found}}
 
 
 def train_in_workers(algorithm: str, work: Work, argv: Sequence[str]) -> None:
@@ -169,6 +198,8 @@ def describe(config: RunConfig, run: RunDir, name: str) -> str:
     ]
     if stage.learning_rates:
         lines.append(f"  learning rates: {', '.join(f'{part} {rate}' for part, rate in stage.learning_rates.items())}")
+    if stage.distill:
+        lines.append(f"  {distilled(stage.distill)}")
     if stage.reward_funcs:
         lines.append(f"  rewards: {', '.join(stage.reward_funcs)}")
         ahead = ", one ahead" if stage.rollouts_ahead else ""

@@ -85,7 +85,7 @@ def shape(stage: StageConfig) -> str:
     """Return what stages have in common that take as much memory and time for a step, whatever they learn."""
     trainer = {key: value for key, value in stage.trainer.items() if key not in _FREE}
     parts = (stage.algorithm, stage.data, stage.prompt, stage.freeze, stage.shared_prefix, stage.dynamic_sampling)
-    return repr((parts, bool(stage.learning_rates), sorted(trainer.items(), key=str)))
+    return repr((parts, stage.distill, bool(stage.learning_rates), sorted(trainer.items(), key=str)))
 
 
 def measure_sizes(

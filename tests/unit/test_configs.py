@@ -97,6 +97,10 @@ def test_every_shipped_config_loads_and_breaks_no_rule(
         config = load(
             name, [f"task.path={emoset}", *(f"held_out.{held}.task.path={emoset}" for held in config.held_out)]
         )
+    # Of a run that is to be made first.
+    teachers = [f"stages.{stage}.distill.teacher=hub/model" for stage in config.stages if config.stages[stage].distill]
+    if teachers:
+        config = load(name, teachers)
     if missing := {held.task.name for held in config.held_out.values()} - set(task_names()):
         pytest.skip(f"pipeline/tasks has no {', '.join(missing)}")
     run.check(config)
@@ -364,6 +368,16 @@ def test_an_ablation_differs_from_the_demo_only_in_the_clip_range_of_stage_4(
 
 def test_the_demo_s_stage_4_is_the_tight_high_reading() -> None:
     assert load("demo_scenes").stages == load("ablations/clip_high_tight").stages
+
+
+def test_the_distilled_student_and_its_baseline_differ_in_the_teacher_alone() -> None:
+    config = load("demo_distill")
+    alone, taught = config.stage("rows_alone"), config.stage("1")
+    assert changed(to_plain(alone), to_plain(taught)) <= {"distill", "gate", "format_rate", "action"}
+    # The teacher's tokenizer is made of the same rows.
+    assert (config.task, config.cot, config.seed) == (load("demo").task, load("demo").cot, load("demo").seed)
+    assert taught.distill is not None
+    assert taught.distill.teacher == f"{load('demo').output_dir}/demo/stage4_clgrpo/final"
 
 
 @pytest.mark.parametrize("model", MODELS)

@@ -17,6 +17,7 @@ from pipeline.config.loader import CONFIGS, load
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
 
+S1 = "stages.stage1_sft"
 S2, S3, S4 = "stages.stage2_grpo_format", "stages.stage3_grpo_accuracy", "stages.stage4_clgrpo"
 QUANTISED = "model.peft={r: 4, target_modules: [q_proj]}"
 
@@ -271,6 +272,23 @@ RULES = [
         ["stages.3.dynamic_sampling=1", "stages.3.trainer.multi_objective_aggregation=normalize_then_sum"],
         [f"{S3}.dynamic_sampling", "remove multi_objective_aggregation: normalize_then_sum"],
     ),
+    (["stages.3.distill.teacher=a/b"], [f"{S3}.distill: a grpo stage learns from rewards", "in an sft stage before"]),
+    (["stages.1.distill={teacher: a/b, weight: 0}"], [f"{S1}.distill.weight: 0.0", "at most 1", "leave distill out"]),
+    (["stages.1.distill={teacher: a/b, weight: 1.5}"], [f"{S1}.distill.weight: 1.5", "above 0 and at most 1"]),
+    (["stages.1.distill={teacher: a/b, temperature: 0}"], [f"{S1}.distill.temperature: 0.0", "above 0"]),
+    (
+        ["stages.1.distill.teacher=a/b", "stages.1.trainer.loss_type=dft"],
+        [f"{S1}.trainer.loss_type: dft", "remove one of the two"],
+    ),
+    (
+        ["stages.1.distill.teacher=a/b", "stages.1.trainer.label_smoothing_factor=0.1"],
+        [f"{S1}.trainer.label_smoothing_factor: 0.1", "remove one of the two"],
+    ),
+    (
+        ["stages.1.distill.teacher=runs/no_such/stage1_sft/final"],
+        [f"{S1}.distill.teacher: 'runs/no_such/stage1_sft/final' does not exist", "run that first"],
+    ),
+    (["stages.1.distill.teacher=./no_such"], [f"{S1}.distill.teacher: './no_such' does not exist", "a hub id"]),
     (["launch.rollout_gpus=1"], ["launch.rollout_gpus: 1", "0 visible GPUs"]),
     *(
         ([f"stages.3.trainer.{key}=1"], [f"{S3}.trainer.{key}: 1 is not set here; {cure}"])

@@ -109,6 +109,12 @@ def test_the_plan_says_what_keeps_prompts_from_being_shared(
     assert all("grpo from" in line and f"prompts not shared: {words}" in line for line in lines)
 
 
+def test_the_plan_names_a_teacher_of_logits(here: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert __main__.main(["plan", "--config", "demo_scenes", here, "stages.1.distill.teacher=hub/large@main"]) == 0
+    told = "distilled from hub/large@main, weight 0.5, temperature 1 (in every process beside the student)"
+    assert f"sft from base on cot, {told}\n" in capsys.readouterr().out
+
+
 def test_the_plan_of_a_half_finished_run_tells_done_running_and_stale_apart(
     run: RunDir, here: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -6,7 +6,9 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 from pipeline.conductor import schedule
 from pipeline.config import derived
@@ -145,6 +147,25 @@ def test_a_phase_may_take_what_a_preflight_measured_or_else_what_its_weights_say
     assert schedule.memory_needed(config, run, S1) == 5
     # Of other settings, the forecast says nothing.
     assert schedule.memory_needed(load("demo_scenes", ["stages.1.trainer.max_steps=9"]), run, S1) == NEEDED
+
+
+@pytest.mark.parametrize(
+    ("gpus", "dtype", "each"), [(0, "auto", 4), (0, "bfloat16", 2), (8, "auto", 2), (8, "float32", 4)]
+)
+def test_a_teacher_of_logits_is_counted_in_every_process_in_the_precision_it_computes_in(
+    run: RunDir, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpus: int, dtype: str, each: int
+) -> None:
+    give(monkeypatch, gpus)
+    (tmp_path / "teacher").mkdir()
+    save_file({"a": np.zeros((10, 100), np.float32)}, tmp_path / "teacher" / "model.safetensors")
+    config = load(
+        "demo_scenes",
+        [f"stages.1.distill.teacher={tmp_path}/teacher", f"model.dtype={dtype}", "launch.num_processes=2"],
+    )
+    assert schedule.teacher_bytes(config, config.stage("1")) == each * 1000
+    assert schedule.memory_needed(config, run, S1) == (1 if gpus else 2) * (NEEDED + each * 1000)
+    unknown = load("demo_scenes", ["stages.1.distill.teacher=hub/model"])
+    assert schedule.memory_needed(unknown, run, S1) is None
 
 
 def test_of_a_model_that_is_not_here_yet_nothing_is_known(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import yaml
 from pipeline.config import loader
 from pipeline.config.loader import CONFIGS, load, to_plain
 from pipeline.config.schema import RunConfig
-from pipeline.files import differences, file_digest, write_json
+from pipeline.files import differences, file_digest, weights_digest, write_json
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.phases import (
     evaluation_inputs,
@@ -20,6 +20,7 @@ from pipeline.runs.phases import (
     phase_names,
     stale_reasons,
     start_record,
+    teacher_weights,
     trained_phases,
 )
 
@@ -225,6 +226,27 @@ def test_differences_name_the_key_and_both_values() -> None:
     old, new = {"a": {"b": 1, "c": [1]}, "gone": 2}, {"a": {"b": 1, "c": [2]}, "new": None, "late": 3}
     assert differences(old, new) == ["a.c: [1] -> [2]", "gone: 2 -> None", "late: None -> 3"]
     assert differences(new, new) == []
+
+
+def test_a_teacher_of_logits_with_other_weights_makes_the_stage_stale_and_one_that_is_gone_does_not(
+    run: RunDir, tmp_path: Path
+) -> None:
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    (folder / "model.safetensors").write_text("weights")
+    settings = f"stages.1.distill.teacher={folder}"
+    config = load("demo_scenes", [settings])
+    taught = {"folder": str(folder), "weights": teacher_weights(folder, run.cache)}
+    assert taught["weights"] == weights_digest(folder)
+    record = {**start_record(config, run, "stage1_sft"), "status": "complete", "weights": "weights of stage1_sft"}
+    write_json(run.record_path("stage1_sft"), record | {"teacher": taught})
+    assert stale(run, settings) == {}
+    (folder / "model.safetensors").write_text("other weights")
+    assert stale(run, settings) == {"stage1_sft": [f"its teacher {folder} now has other weights"]}
+    (why,) = stale(run, settings, "stages.1.distill.weight=0.9")["stage1_sft"][:1]
+    assert why == "stage.distill.weight: 0.5 -> 0.9"
+    (folder / "model.safetensors").unlink()
+    assert stale(run, settings) == {}
 
 
 def test_alarms_make_nothing_stale(run: RunDir) -> None:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.schema import LaunchConfig, RunConfig, StageConfig, TaskConfig
+from pipeline.config.schema import DistillConfig, LaunchConfig, RunConfig, StageConfig, TaskConfig
 from pipeline.errors import UserError
+from pipeline.files import weights_digest, write_json
 from pipeline.run_dir import RunDir
 from stages.processes.work import Work
 from stages.training import stage
@@ -48,6 +49,29 @@ def test_rows_are_built_by_who_starts_a_stage_and_only_read_by_its_workers(confi
     stage.rows_as_begun(Work(config, STAGE, run), keep=True)
     monkeypatch.delattr(training_rows, "training_columns")
     assert training_rows.read_or_build_rows(config, run, STAGE, task) == built
+
+
+def test_a_teacher_of_logits_is_recorded_and_another_one_is_named_when_the_stage_goes_on(config, tmp_path):
+    base, teacher = tmp_path / "run" / "base", tmp_path / "teacher"
+    for folder in (base / "final", teacher):
+        write_json(folder / "config.json", {"model_type": "idefics3"})
+        (folder / "model.safetensors").write_text(folder.name)
+    write_json(base / "stage.json", {"status": "complete", "checkpoint": "final", "weights": "w", "files": {}})
+    distill = DistillConfig(teacher=str(teacher))
+    sft = StageConfig(algorithm="sft", init_from="base", data="labels", prompt="direct", distill=distill)
+    work = Work(dataclasses.replace(config, stages={"stage1_sft": sft}), "stage1_sft", RunDir(tmp_path, "run"))
+    record = stage.teacher_record(work)
+    assert record == {"teacher": {"folder": str(teacher), "weights": weights_digest(teacher)}}
+    write_json(work.run.record_path("stage1_sft"), record)
+    assert stage.teacher_record(work) == record
+    (teacher / "model.safetensors").write_text("trained on")
+    write_json(teacher / "config.json", {"model_type": "smolvlm"})
+    with pytest.raises(UserError) as caught:
+        stage.teacher_record(work)
+    family, weights = caught.value.problems
+    assert family.startswith(f"stages.stage1_sft.distill.teacher: '{teacher}' is a smolvlm, and the student")
+    assert "has other weights than when stage1_sft was begun; restore them" in weights
+    assert stage.teacher_record(dataclasses.replace(work, config=config, name=STAGE)) == {}
 
 
 def test_cleaning_a_stage_that_cannot_start_deletes_nothing(config, monkeypatch):

@@ -1,0 +1,112 @@
+"""The rules of a stage's `distill:` block, and what two models must have in common for logits to be compared, read from files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.checks.model_folder import folder_problems
+from pipeline.config.schema import RunConfig, StageConfig, stage_key
+from pipeline.files import read_json
+from pipeline.run_dir import RunDir
+from pipeline.runs.handover import COMPLETE
+
+
+def distill_problems(where: str, stage: StageConfig) -> Iterator[str]:
+    """Yield every broken rule of a stage's distill block; `where` is the stage's key."""
+    block, key = stage.distill, f"{where}.distill"
+    if block is None:
+        return
+    if stage.algorithm != "sft":
+        yield f"{key}: a {stage.algorithm} stage learns from rewards; remove it, or distil in an sft stage before this one"
+        return
+    if not 0 < block.weight <= 1:
+        yield f"{key}.weight: {block.weight} must be above 0 and at most 1; leave distill out to train on the rows alone"
+    if not block.temperature > 0:
+        yield f"{key}.temperature: {block.temperature} must be a number above 0; 1 takes the teacher's probabilities as they are"
+    if smoothing := stage.trainer.get("label_smoothing_factor"):
+        yield (
+            f"{where}.trainer.label_smoothing_factor: {smoothing} makes targets soft in the place of the teacher (distill); "
+            "remove one of the two"
+        )
+    if (loss := stage.trainer.get("loss_type", "nll")) not in ("nll", "chunked_nll"):
+        yield f"{where}.trainer.loss_type: {loss} is not the cross entropy that distill adds to; remove one of the two"
+
+
+def teacher_problems(config: RunConfig) -> Iterator[str]:
+    """Yield why stages cannot learn from their teachers, as far as files that are here tell it."""
+    student = Path(config.model.name_or_path or "").expanduser()
+    for name, stage in config.all_stages.items():
+        if stage.distill is None or stage.algorithm != "sft":
+            continue
+        source = stage.distill.teacher
+        folder, told = Path(source).expanduser(), f"{stage_key(name)}.distill.teacher: {source!r}"
+        if folder.is_dir():
+            problems = [*_unfinished(folder), *folder_problems(folder)]
+            if not problems and config.model.name_or_path and student.is_dir():
+                problems = list(mismatches(folder, student))
+            yield from (f"{told} {problem}" for problem in problems)
+        elif source[:1] in ("/", ".", "~") or source.count("/") > 1:
+            yield f"{told} does not exist; name a folder or a hub id, and where it is a phase of another run, run that first"
+
+
+def _unfinished(folder: Path) -> Iterator[str]:
+    phase = folder.resolve().parent
+    record = RunDir(phase.parent.parent, phase.parent.name).record(phase.name)
+    if record and record.get("status") != COMPLETE:
+        yield f"is of {phase.name}, which is {record.get('status')}; finish its run first, with the command that began it"
+
+
+def mismatches(teacher: Path, student: Path) -> Iterator[str]:
+    """Yield why a model cannot teach another by its logits: its family, its tokens, the width of its logits.
+
+    Args:
+        teacher: its folder.
+        student: the folder of the model that learns; it is named in what is told.
+    """
+    theirs, own = read_json(teacher / "config.json"), read_json(student / "config.json")
+    if theirs.get("model_type") != own.get("model_type"):
+        yield (
+            f"is a {theirs.get('model_type')}, and the student ({student}) a {own.get('model_type')}: another family is shown a "
+            "picture as other tensors and tokens; take a larger model of the student's family"
+        )
+        return
+    if other := token_mismatch(_tokens(teacher), _tokens(student)):
+        yield f"{other} ({student}); {TOKENS_CURE}"
+    widths = _width(theirs), _width(own)
+    if None not in widths and widths[0] != widths[1]:
+        yield width_mismatch(*widths)
+
+
+TOKENS_CURE = "logits are compared token by token: take a teacher with the student's tokenizer"
+
+
+def token_mismatch(teacher: Mapping[str, int], student: Mapping[str, int]) -> str | None:
+    """Return how two vocabularies differ, each a token: its number; None where they are the same or one is not known."""
+    other = sorted({token for token, _ in teacher.items() ^ student.items()})
+    if not other or not teacher or not student:
+        return None
+    numbers = [tokens.get(other[0], "no token") for tokens in (teacher, student)]
+    return (
+        f"has other tokens than the student: {len(other):,} differ (first: {other[0]!r} is {numbers[0]} there and {numbers[1]} "
+        f"of the student), {len(teacher):,} there and {len(student):,} here"
+    )
+
+
+def width_mismatch(teacher: int | None, student: int | None) -> str:
+    """Return what is wrong with logits of two widths."""
+    return f"gives {teacher:,} logits for a token and the student {student:,}; {TOKENS_CURE}, and as many logits"
+
+
+def _tokens(folder: Path) -> dict[str, int]:
+    """Token: its number, of a folder's tokenizer.json; empty where that does not say."""
+    tokenizer = read_json(folder / "tokenizer.json")
+    vocabulary: Any = (tokenizer.get("model") or {}).get("vocab") or {}
+    # A unigram model lists pairs of a token and its score.
+    tokens = {one[0]: number for number, one in enumerate(vocabulary)} if isinstance(vocabulary, list) else vocabulary
+    return {**tokens, **{one["content"]: one["id"] for one in tokenizer.get("added_tokens") or ()}}
+
+
+def _width(config: Mapping[str, Any]) -> int | None:
+    return (config.get("text_config") or {}).get("vocab_size") or config.get("vocab_size")

@@ -32,7 +32,7 @@ from pipeline.reports.occlusion import FOLDER, GRID, MAPS, RECORD, overlay, peak
 from pipeline.run_dir import RunDir
 from pipeline.runs.handover import COMPLETE, checkpoint
 from stages.models.generate import Answerer
-from stages.models.occlusion import occlude
+from stages.models.occlusion import BATCH, occlude
 from stages.processes.work import folder_lock
 
 log = logging.getLogger(__name__)
@@ -69,9 +69,11 @@ def explain(config: RunConfig, run: RunDir, name: str, count: int) -> str:
         chosen = list(choose(greedy, count))
         left_out = Counter({"no_picture": sum(not _pictures(row) for row in greedy)})
         loaded = functools.cache(lambda: Answerer(checkpoint(run, name), config, 0))
+        # What the evaluation had room for, beside the cache of what it generated.
+        batch = min(BATCH, config.evaluation.batch_size)
         todo = [row for row in chosen if _key(row) not in done]
         for number, row in enumerate(todo, 1):
-            if why := _map(row, folder, run.root, loaded):
+            if why := _map(row, folder, run.root, loaded, batch):
                 left_out[why] += 1
             else:
                 done.add(_key(row))
@@ -111,7 +113,7 @@ def _mapped_weights(run: RunDir, name: str) -> str:
     return str(weights)
 
 
-def _map(row: Row, folder: Path, root: Path, loaded: Callable[[], Answerer]) -> str | None:
+def _map(row: Row, folder: Path, root: Path, loaded: Callable[[], Answerer], batch: int) -> str | None:
     """Write the maps of a row; why it has none."""
     paths = _pictures(row)
     try:
@@ -119,7 +121,7 @@ def _map(row: Row, folder: Path, root: Path, loaded: Callable[[], Answerer]) -> 
         pictures = [open_rgb(path if path.is_file() else root / path) for path in paths]
     except ImageError as error:
         return error.reason
-    found = occlude(loaded().model, loaded().processor, row["prompt"], pictures, row["completion"])
+    found = occlude(loaded().model, loaded().processor, row["prompt"], pictures, row["completion"], batch)
     if found is None:
         return "empty_answer"
     if not all(

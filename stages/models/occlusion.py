@@ -20,7 +20,7 @@ from stages.models.row_logits import end_logprobs
 
 GREY = (128, 128, 128)
 BATCH = 16
-"""Rows that are computed at once, each with another patch."""
+"""Most rows that are computed at once, each with another patch."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Occluded:
 
 
 def occlude(
-    model: Any, processor: Any, prompt: str, pictures: Sequence[Image.Image], completion: str
+    model: Any, processor: Any, prompt: str, pictures: Sequence[Image.Image], completion: str, batch: int = BATCH
 ) -> Occluded | None:
     """Cover a row's pictures cell by cell and measure how far the log-probability of its answer falls.
 
@@ -49,6 +49,7 @@ def occlude(
         prompt: what was asked; ``<image 1>`` marks where picture 1 belongs.
         pictures: of the row, RGB, in the row's order.
         completion: what the model wrote, thoughts and all.
+        batch: rows that are computed at once.
 
     Returns:
         What was found; None where the answer has no token.
@@ -68,8 +69,8 @@ def occlude(
     patches: list[tuple[int, Box] | None] = [None]
     patches += [(place, box) for place, grid in enumerate(grids) for line in grid for box in line]
     found: list[float] = []
-    for start in range(0, len(patches), BATCH):
-        images = [in_order(prompt, _covered(pictures, patch)) for patch in patches[start : start + BATCH]]
+    for start in range(0, len(patches), batch):
+        images = [in_order(prompt, _covered(pictures, patch)) for patch in patches[start : start + batch]]
         # The same text and the same sizes of pictures: as many tokens in every row.
         inputs = processor(text=[text] * len(images), images=images, return_tensors="pt", add_special_tokens=False)
         found += end_logprobs(model, inputs, length)

@@ -13,7 +13,7 @@ import pytest
 from occlusion_fakes import WATCHED, Speller, Watcher, picture
 from PIL import Image
 
-from pipeline.config.schema import ModelConfig, RunConfig, StageConfig
+from pipeline.config.schema import EvaluationConfig, ModelConfig, RunConfig, StageConfig
 from pipeline.errors import UserError
 from pipeline.files import json_lines, read_json, read_jsonl, write_json
 from pipeline.reports.occlusion import mapped_rows, read_maps
@@ -105,6 +105,12 @@ def test_what_is_mapped_is_not_asked_again_and_more_rows_are_added(run: RunDir, 
     assert "occlusion maps of 3 rows, 2 of them from before" in explain(CONFIG, run, PHASE, 3)
     assert sum(asked[1].rows) == 65
     assert [row["id"] for row in mapped_rows(folder)] == ["row/0", "row/1", "row/2"]
+
+
+def test_batches_are_no_larger_than_those_of_the_evaluation(run: RunDir, asked: list[Watcher]) -> None:
+    write_phase(run, PHASE, [prediction(0)])
+    explain(dataclasses.replace(CONFIG, evaluation=EvaluationConfig(batch_size=5)), run, PHASE, 1)
+    assert (sum(asked[0].rows), max(asked[0].rows)) == (65, 5)
 
 
 def test_a_killed_command_goes_on_with_the_rows_that_are_missing(

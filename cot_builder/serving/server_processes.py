@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pipeline.errors import UserError
 from pipeline.system.processes import child_environment
-from pipeline.system.vllm_server import READY_SECONDS, answers, end_of, start_server, stop
+from pipeline.system.vllm_server import READY_SECONDS, answers, end_of, how_server_ended, start_server, stop
 
 log = logging.getLogger(__name__)
 
@@ -113,4 +113,4 @@ def _start(server: Server) -> subprocess.Popen[bytes]:
 
 
 def _how_it_ended(server: Server, process: subprocess.Popen[bytes]) -> str:
-    return f"the server of {server} ended with exit code {process.returncode}"
+    return f"the server of {server} {how_server_ended(process.returncode)}"

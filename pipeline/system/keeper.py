@@ -1,12 +1,14 @@
 """Keep a server no longer than its starter: ``python -m pipeline.system.keeper COMMAND …``, the leader of a session.
 
 A server may not hear that it is to end: vLLM 0.31 loses a SIGTERM that comes while its engine starts, lives on when the stage
-that started it was killed, and holds its GPU. And one that is killed alone leaves its engine. So this process stands between
-the two, is sent SIGTERM when the starter dies, passes it on, and kills the whole session when that has not helped.
+that started it was killed, and holds its GPU. And one that is killed alone leaves its engine, which may be in a process group of
+its own (its replicas are). So this process stands between the two, is sent SIGTERM when the starter dies, passes it on, kills
+what does not end, and what a server leaves behind however it ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,11 +16,13 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 
-from pipeline.system.processes import STOP_SECONDS, die_with_parent
+import psutil
+
+from pipeline.system.processes import STOP_SECONDS, adopt_orphans, die_with_parent, on_signals
 
 
 def main(command: Sequence[str]) -> int:
-    """Run a command to its end; once SIGTERM comes it has `STOP_SECONDS`.
+    """Run a command to its end; once Ctrl-C, SIGTERM or SIGHUP comes it has `STOP_SECONDS`. Nothing that it started is left.
 
     Returns:
         Its exit status, 128 + the signal's number if one ended it, as shells have it.
@@ -27,22 +31,37 @@ def main(command: Sequence[str]) -> int:
     asked: list[int] = []
 
     def ask(number: int, frame: object) -> None:
+        # Who asks again does not put the end off.
+        if not asked:
+            signal.alarm(STOP_SECONDS)
         asked.append(number)
-        signal.alarm(STOP_SECONDS)
         for child in started:
             child.terminate()
 
-    signal.signal(signal.SIGALRM, lambda *_: os.killpg(0, signal.SIGKILL))
-    signal.signal(signal.SIGTERM, ask)
-    started.append(subprocess.Popen(command, preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid())))
-    # What came while it was started.
-    if asked:
-        started[0].terminate()
-    code = started[0].wait()
-    if asked:
-        # What the server leaves behind, and this process.
-        os.killpg(0, signal.SIGKILL)
+    adopt_orphans()
+    signal.signal(signal.SIGALRM, lambda *_: _kill_descendants())
+    with on_signals(ask):
+        started.append(subprocess.Popen(command, preexec_fn=partial(die_with_parent, signal.SIGKILL, os.getpid())))
+        # What came while it was started.
+        if asked:
+            started[0].terminate()
+        code = started[0].wait()
+        signal.alarm(0)
+        # A process that the driver of a GPU holds up dies when that lets go of it, whoever waits.
+        for _ in range(STOP_SECONDS):
+            if not (left := _kill_descendants()):
+                break
+            psutil.wait_procs(left, timeout=1)
     return code if code >= 0 else 128 - code
+
+
+def _kill_descendants() -> list[psutil.Process]:
+    """Kill what descends from this process, and return it; nobody is waited for, since that would take a child's status."""
+    found = psutil.Process().children(recursive=True)
+    for one in found:
+        with contextlib.suppress(psutil.Error):
+            one.kill()
+    return found
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STOP_SECONDS = 20
 """What a server that is asked to end gets for it before it is killed."""
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 
 
 def die_with_parent(by: signal.Signals = signal.SIGTERM, parent: int | None = None) -> None:
@@ -40,6 +41,12 @@ def die_with_parent(by: signal.Signals = signal.SIGTERM, parent: int | None = No
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, by)
         if parent is not None and os.getppid() != parent:
             os.kill(os.getpid(), by)
+
+
+def adopt_orphans() -> None:
+    """Become the parent of what this process's descendants leave behind, so that it can be found and ended. Only on Linux."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def how_ended(code: int) -> str:

@@ -19,7 +19,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pipeline.errors import UserError
-from pipeline.system.processes import STOP_SECONDS, child_environment, kill_session, on_signals, start_apart
+from pipeline.system.processes import (
+    STOP_SECONDS,
+    child_environment,
+    how_ended,
+    kill_session,
+    on_signals,
+    start_apart,
+)
 
 READY_SECONDS = 1800
 """Time to load a model, from a slow disk too."""
@@ -109,10 +116,21 @@ def wait_until_ready(
     begun = time.monotonic()
     while not answers(f"{address}/health"):
         if process.poll() is not None:
-            raise UserError(f"{name} ended with exit code {process.returncode}; {end_of(log)}")
+            raise UserError(f"{name} {how_server_ended(process.returncode)}; {end_of(log)}")
         if time.monotonic() - begun > seconds:
             raise UserError(f"{name} does not answer after {seconds:g} s; {end_of(log)}")
         time.sleep(0.5)
+
+
+def how_server_ended(code: int) -> str:
+    """Return how a server of `start_server` ended, in words behind its name.
+
+    Args:
+        code: of the process; its keeper gives 128 + the number of the signal that ended the server.
+    """
+    if code - 128 in set(signal.Signals):
+        code = 128 - code
+    return f"ended with exit code {code}" if code >= 0 else f"was {how_ended(code)}"
 
 
 def free_port() -> int:
@@ -133,8 +151,8 @@ def stop(processes: Sequence[subprocess.Popen[bytes]]) -> None:
     with on_signals(signal.SIG_IGN):
         for process in processes:
             process.terminate()
-        # Its keeper kills it then.
-        deadline = time.monotonic() + STOP_SECONDS + 1
+        # Its keeper kills it after STOP_SECONDS, and a GPU may be slow to let go of it.
+        deadline = time.monotonic() + STOP_SECONDS + 10
         for process in processes:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.wait(max(0.0, deadline - time.monotonic()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -73,3 +74,30 @@ def test_nothing_of_a_server_outlives_its_starter(server: str, ended: str, tmp_p
 def test_its_exit_status_is_the_servers(code: str, status: int) -> None:
     command = [sys.executable, "-m", "pipeline.system.keeper", sys.executable, "-c", code]
     assert subprocess.run(command, env=child_environment(), start_new_session=True, check=False).returncode == status
+
+
+# Its engine is in a session of its own, and does not hear that it is to end.
+APART = """
+import subprocess, sys, time
+engine = subprocess.Popen(["sh", "-c", "trap '' TERM HUP INT; echo $$; sleep 600 & wait"], start_new_session=True)
+time.sleep(float(sys.argv[1]))
+sys.exit(3)
+"""
+
+
+@pytest.mark.parametrize("sent", [None, signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_an_engine_in_a_session_of_its_own_ends_with_its_server(sent: signal.Signals | None) -> None:
+    words = [sys.executable, "-m", "pipeline.system.keeper", sys.executable, "-c", APART, "600" if sent else "0.5"]
+    keeper = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=child_environment(), start_new_session=True)
+    assert keeper.stdout is not None
+    engine = int(keeper.stdout.readline())
+    try:
+        if sent:
+            keeper.send_signal(sent)
+        # Of the server, not of how the keeper ended what was left.
+        assert keeper.wait(60) == (128 + signal.SIGTERM if sent else 3)
+        assert not psutil.pid_exists(engine)
+    finally:
+        keeper.kill()
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(engine, signal.SIGKILL)

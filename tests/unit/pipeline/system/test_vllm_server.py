@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.system.processes import child_environment, start_apart
-from pipeline.system.vllm_server import free_port, stop, wait_until_ready
+from pipeline.system.vllm_server import free_port, how_server_ended, stop, wait_until_ready
 
 
 @pytest.mark.parametrize(
@@ -29,3 +29,17 @@ def test_a_server_that_ends_or_takes_too_long_is_told_with_its_log(
             wait_until_ready(process, f"http://127.0.0.1:{free_port()}", log, "the server", seconds)
     finally:
         stop([process])
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (0, "ended with exit code 0"),
+        (137, "was ended by SIGKILL (the kernel does that when memory is full; see dmesg)"),
+        (-9, "was ended by SIGKILL (the kernel does that when memory is full; see dmesg)"),
+        (139, "was ended by SIGSEGV"),
+        (255, "ended with exit code 255"),
+    ],
+)
+def test_a_signal_that_ended_a_server_is_told_by_its_name(code: int, told: str) -> None:
+    assert how_server_ended(code) == told

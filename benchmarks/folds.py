@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import os
+import posixpath
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,8 @@ from benchmarks.stages_over_seeds import table as stages_table
 from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
+from pipeline.data.image_sets import data_root
+from pipeline.data.images import open_rgb, paths_inside
 from pipeline.data.load import load_task
 from pipeline.errors import UserError
 from pipeline.files import write_atomic
@@ -47,7 +50,7 @@ from pipeline.reports.table import table as markdown_table
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import trained_phases
 from pipeline.scoring.labels import LabelSet
-from pipeline.tasks.emoset import SPLITS
+from pipeline.tasks.emoset import SPLITS, id_of, is_row, read_list
 
 JUDGED, TRAINED = "val", "train"
 
@@ -57,44 +60,111 @@ def write_folds(root: Path, folder: Path, count: int) -> list[Path]:
 
     Args:
         root: the set.
-        folder: where the folds go, as `fold0`, `fold1`, …; pictures and annotations are linked where the disk can, else copied.
+        folder: where the folds go, as `fold0`, `fold1`, …. Pictures and annotations are copied into the first as they are now,
+            whatever lies there from before, and linked from it into the others where the disk can.
         count: how many; at least 2.
 
     Raises:
-        UserError: when a label has fewer rows than there are folds.
+        UserError: when the set's lists cannot be dealt: entries that are no rows, rows that share an id or a picture, labels with
+            fewer rows than there are folds.
     """
     from sklearn.model_selection import StratifiedKFold
 
-    lists = [root / f"{split}.json" for split in SPLITS if (root / f"{split}.json").is_file()]
-    rows = [row for file in lists for row in json.loads(file.read_text())]
-    if not rows:
-        raise UserError(
-            f"task.path: {root} has no rows in train.json, val.json or test.json; folds need EmoSet's layout"
-        )
-    few = sorted(f"{label} ({n})" for label, n in Counter(row[0] for row in rows).items() if n < count)
-    if few:
-        raise UserError(f"--folds: {count} folds need as many rows of every label; fewer have {', '.join(few)}")
+    rows = _dealable(root, count)
+    inside = paths_inside(root)
+    found = {path: inside(path) for path in dict.fromkeys(path for row in rows for path in row[-2:])}
     made: list[Path] = []
     dealt = StratifiedKFold(count, shuffle=True, random_state=0).split(rows, [row[0] for row in rows])
     for number, (trained, judged) in enumerate(dealt):
         fold = folder / f"fold{number}"
-        for name in ("image", "annotation"):
-            # Of the first fold, which lies on the same disk.
-            source = made[0] if made else root
-            if (source / name).is_dir() and not (fold / name).is_dir():
-                shutil.copytree(source / name, fold / name, copy_function=_link if made else shutil.copy2)
-        write_atomic(fold / "info.json", (root / "info.json").read_text())
+        for path, source in found.items():
+            # One that is not there, or not in the set, is counted by the task.
+            if source is not None and source.is_file():
+                # The first fold lies on the same disk.
+                _place(made[0] / path if made else source, fold / path, _link if made else shutil.copy2)
+        if (root / "info.json").is_file():
+            write_atomic(fold / "info.json", (root / "info.json").read_text())
         for split, places in ((TRAINED, trained), (JUDGED, judged)):
             write_atomic(fold / f"{split}.json", json.dumps([rows[place] for place in places]))
         made.append(fold)
     return made
 
 
-def _link(source: str, target: str) -> None:
+def _dealable(root: Path, count: int) -> list[list[str]]:
+    """The rows of all lists of a set."""
+    listed = [
+        (f"{split}.json[{number}]", row)
+        for split in SPLITS
+        if (root / f"{split}.json").is_file()
+        for number, row in enumerate(read_list(root, split))
+    ]
+    if not listed:
+        raise UserError(
+            f"task.path: {root} has no rows in train.json, val.json or test.json; folds need EmoSet's layout"
+        )
+    problems = []
+    if strange := [place for place, row in listed if not is_row(row)]:
+        problems.append(
+            f"task.path: {root}: {len(strange)} entries are not [emotion, (image_id), image path, annotation path] (first: "
+            f"{strange[0]}), so they are in no fold; mend them or take them out"
+        )
+    listed = [(place, row) for place, row in listed if is_row(row)]
+    seen: dict[tuple[str, str], str] = {}
+    twice = []
+    for place, row in listed:
+        keys = [("the id", id_of(row)), ("the picture", posixpath.normpath(row[-2]))]
+        twice += [f"{place} has {' '.join(key)} of {seen[key]}" for key in keys if key in seen][:1]
+        seen |= dict.fromkeys(keys, place)
+    if twice:
+        problems.append(
+            f"task.path: {root}: {len(twice)} rows are in its lists already (first: {twice[0]}), and one that is trained on "
+            "may not be judged; leave one of each, and name different pictures apart"
+        )
+    few = sorted(f"{label} ({n})" for label, n in Counter(row[0] for _, row in listed).items() if n < count)
+    if few:
+        problems.append(f"--folds: {count} folds need as many rows of every label; fewer have {', '.join(few)}")
+    if problems:
+        raise UserError(problems)
+    return [row for _, row in listed]
+
+
+def _place(source: Path, target: Path, copy: Callable[[Path, Path], object]) -> None:
+    """Have a file in another place too, as it is now; a copy that was interrupted is none."""
+    if target.is_file() and _stamp(target) == _stamp(source):
+        return
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = target.with_name(f".{target.name}.partial")
+    partial.unlink(missing_ok=True)
+    copy(source, partial)
+    partial.replace(target)
+
+
+def _stamp(file: Path) -> tuple[int, int]:
+    """Size and second of change, which a copy has too on any disk."""
+    found = file.stat()
+    return found.st_size, int(found.st_mtime)
+
+
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source, target)
     except OSError:
         shutil.copy2(source, target)
+
+
+def check_judged(fold: Path, run: Mapping[str, Entry]) -> None:
+    """Check that a run judged rows of a fold's list and no others.
+
+    Raises:
+        UserError: when it did not, as with another --folds or another set than it was made with.
+    """
+    listed = {id_of(row) for row in read_list(fold, JUDGED)}
+    for phase, entry in run.items():
+        if strange := sorted({row["id"] for row in entry.predictions} - listed):
+            raise UserError(
+                f"{fold.name}: {phase} judged {len(strange)} rows that are not in {fold / JUDGED}.json (first: "
+                f"{strange[0]}); give the --folds and the set that the runs were made with, or clear the runs"
+            )
 
 
 def pool(runs: Sequence[Mapping[str, Entry]], labels: LabelSet | None) -> dict[str, Entry]:
@@ -151,7 +221,6 @@ def encoder_features(config: RunConfig, base: Path, rows: Iterable[Prediction]) 
 
     prepare_libraries()
     import torch
-    from PIL import Image
     from transformers import AutoProcessor
 
     from stages.models.compose.source import find_part
@@ -164,16 +233,23 @@ def encoder_features(config: RunConfig, base: Path, rows: Iterable[Prediction]) 
     prepare = AutoProcessor.from_pretrained(base).image_processor
     found = {}
     for row in rows:
-        with Image.open(row["image"]) as picture, torch.inference_mode():
-            pixels = prepare(picture.convert("RGB"), return_tensors="pt")["pixel_values"]
+        with torch.inference_mode():
+            pixels = prepare(open_rgb(Path(row["image"])), return_tensors="pt")["pixel_values"]
             found[row["id"]] = features(tower.model, reading, pixels)[0].mean(0).tolist()
     return found
 
 
 def probe_table(
-    config: RunConfig, seeds: Sequence[int], runs: Sequence[Mapping[str, Entry]], probed: Sequence[Prediction]
+    config: RunConfig, runs: Sequence[Mapping[str, Entry]], probed: Sequence[Prediction], listed: int
 ) -> str:
-    """Return the phases beside the probe, and beside giving every picture the commonest label, as markdown."""
+    """Return the phases beside the probe, and beside giving every picture the commonest label, as markdown.
+
+    Args:
+        config: of the runs.
+        runs: the phases of each seed, by name.
+        probed: answers of the probe.
+        listed: rows of the set; those that could not be judged are told.
+    """
     golds = Counter(str(row["gold"]) for row in probed)
     n = len(probed)
     lines = [
@@ -187,7 +263,8 @@ def probe_table(
             told = told_per_seed(gains, [known_p(one) for one in tests])
             lines.append([phase, str(joined([_rate(run[phase].greedy) for run in runs])), interval(gains), told])
     head = ["judge", "accuracy, %", "against the probe, points", "per seed (p)"]
-    note = f"{n} pictures, each judged by what was trained without its fold; p of McNemar's exact test, not corrected."
+    without = f" of {listed}, the others could not be used" if n < listed else ""
+    note = f"{n} pictures{without}, each judged by what was trained without its fold; p of McNemar's exact test, not corrected."
     return f"{markdown_table(head, lines)}\n{note}\n"
 
 
@@ -218,21 +295,29 @@ def main(argv: Sequence[str] | None = None) -> int:
         raise UserError(problems)
     mark = f"{config.name}-folds"
     check_marks(arguments.into, mark)
-    folds = write_folds(Path(config.task.path or ""), arguments.output_dir / mark, arguments.folds)
+    root = data_root(config.task, "a folder in EmoSet's layout, which folds are dealt from")
+    folds = write_folds(root, arguments.output_dir / mark, arguments.folds)
     # A run per fold and seed; those of a seed are put together.
-    by_fold = [
-        run_over_seeds(
-            arguments.config, arguments, [*arguments.overrides, f"task.path={fold}", f"name={config.name}-{fold.name}"]
-        )
-        for fold in folds
-    ]
+    by_fold: list[list[dict[str, Entry]]] = []
+    for fold in folds:
+        own = [*arguments.overrides, f"task.path={fold}", f"name={config.name}-{fold.name}"]
+        try:
+            by_fold.append(run_over_seeds(arguments.config, arguments, own))
+            for run in by_fold[-1]:
+                check_judged(fold, run)
+        except UserError as error:
+            # The other folds need not wait until it is mended.
+            problems += error.problems
+    if problems:
+        raise UserError(problems)
     first = RunDir(arguments.output_dir, f"{config.name}-{folds[0].name}-seed{arguments.seeds[0]}")
     labels = load_task(load(arguments.config, [*arguments.overrides, f"task.path={folds[0]}"]).task, first.cache).labels
     runs = [pool([fold[place] for fold in by_fold], labels) for place in range(len(arguments.seeds))]
     judged = [_judged(fold[0]) for fold in by_fold]
     features = encoder_features(config, first.final(BASE), [row for rows in judged for row in rows])
     probed = probe(judged, features)
-    written = f"{stages_table(config, arguments.seeds, runs)}\n{probe_table(config, arguments.seeds, runs, probed)}"
+    listed = sum(len(read_list(fold, JUDGED)) for fold in folds)
+    written = f"{stages_table(config, arguments.seeds, runs)}\n{probe_table(config, runs, probed, listed)}"
     print(written)
     write_between_marks(arguments.into, mark, written)
     return 0

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from scipy import stats
 
+from pipeline.command_line import STOPPED
 from pipeline.conductor.run import changed_settings
 from pipeline.config.loader import load
 from pipeline.data.load import load_task
@@ -26,6 +27,7 @@ from pipeline.reports.entries import Entry, read_run
 from pipeline.reports.report_charts import colours
 from pipeline.run_dir import RunDir
 from pipeline.runs.phases import trained_phases
+from pipeline.system.processes import how_ended
 
 Key = TypeVar("Key")
 
@@ -60,20 +62,39 @@ def run_over_seeds(grid: str, arguments: argparse.Namespace, overrides: Sequence
         The evaluated phases of every run, by name.
 
     Raises:
-        UserError: as `read_one` does.
+        UserError: as `train` and `read_one` do, of all seeds, once each has been run.
     """
     name, runs = load(grid, overrides).name, []
+    failed: list[str] = []
     for seed in arguments.seeds:
         settings = [*overrides, f"name={name}-seed{seed}", f"seed={seed}", f"output_dir={arguments.output_dir}"]
-        if not arguments.table_only:
-            train(grid, settings)
-        runs.append(read_one(grid, settings))
+        try:
+            if not arguments.table_only:
+                train(grid, settings)
+            runs.append(read_one(grid, settings))
+        except UserError as error:
+            # The other seeds need not wait until it is mended.
+            failed += error.problems
+    if failed:
+        raise UserError(failed)
     return runs
 
 
 def train(grid: str, settings: Sequence[str]) -> None:
-    """Run a configuration under `settings`; what is complete is skipped."""
-    subprocess.run([sys.executable, "-m", "pipeline", "run", "--config", grid, *settings], cwd=ROOT, check=True)
+    """Run a configuration under `settings`; what is complete is skipped.
+
+    Raises:
+        UserError: when the run fails.
+        KeyboardInterrupt: when it was stopped.
+    """
+    words = [sys.executable, "-m", "pipeline", "run", "--config", grid, *settings]
+    if (code := subprocess.run(words, cwd=ROOT, check=False).returncode) == STOPPED:
+        raise KeyboardInterrupt
+    if code:
+        name = next(word for word in reversed(settings) if word.startswith("name="))
+        raise UserError(
+            f"{name}: its run failed ({how_ended(code)}), as told above; the same command goes on where it stopped"
+        )
 
 
 def read_one(grid: str, settings: Sequence[str]) -> dict[str, Entry]:

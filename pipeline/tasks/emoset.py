@@ -101,7 +101,7 @@ def load(config: TaskConfig, cache: Path, attributes: Sequence[str] = ATTRIBUTES
         return usable(rows, labels, problems, cache)
 
     def listed(split: str) -> Counter[str]:
-        return Counter(row[0] for row in _index(root, split) if _is_row(row))
+        return Counter(row[0] for row in read_list(root, split) if is_row(row))
 
     return labelled_task("emoset", labels, config.question or QUESTION, splits, read, listed=listed, in_place=True)
 
@@ -196,8 +196,12 @@ def _labels_of(info: Path) -> list[str]:
         raise UserError(f"{info}: emotion.label2idx is not a mapping of names to numbers: {error!r}") from error
 
 
-def _index(root: Path, split: str) -> list[Any]:
-    """A split's list, as it is."""
+def read_list(root: Path, split: str) -> list[Any]:
+    """Return a split's list, as it is.
+
+    Raises:
+        UserError: when the file is no list.
+    """
     index = root / f"{split}.json"
     try:
         listed = json.loads(index.read_bytes())
@@ -208,8 +212,14 @@ def _index(root: Path, split: str) -> list[Any]:
     return listed
 
 
-def _is_row(row: Any) -> bool:
+def is_row(row: Any) -> bool:
+    """Check whether an entry of a list is [emotion, (image_id), image path, annotation path]."""
     return isinstance(row, list) and len(row) in (3, 4) and all(isinstance(part, str) for part in row)
+
+
+def id_of(row: Sequence[str]) -> str:
+    """Return the image_id of a row, or what stands for it."""
+    return row[1] if len(row) == 4 else PurePosixPath(row[-2]).stem
 
 
 def _rows(root: Path, split: str, wanted: Sequence[str]) -> tuple[list[Question], list[Problem]]:
@@ -217,13 +227,13 @@ def _rows(root: Path, split: str, wanted: Sequence[str]) -> tuple[list[Question]
     rows: list[Question] = []
     problems: list[Problem] = []
     inside = paths_inside(root)
-    for number, row in enumerate(_index(root, split)):
-        if not _is_row(row):
+    for number, row in enumerate(read_list(root, split)):
+        if not is_row(row):
             detail = f"expected [emotion, (image_id), image path, annotation path], got {str(row)[:80]}"
             problems.append(Problem(f"{split}.json[{number}]", "malformed_row", detail))
             continue
         emotion, image_path, annotation_path = row[0], row[-2], row[-1]
-        image_id = row[1] if len(row) == 4 else PurePosixPath(image_path).stem
+        image_id = id_of(row)
         image = inside(image_path)
         if image is None:
             problems.append(Problem(image_id, "outside_root", f"{image_path} is not inside {root}"))

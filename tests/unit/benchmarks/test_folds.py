@@ -6,6 +6,7 @@ import json
 import random
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -68,6 +69,52 @@ def test_more_folds_than_a_label_has_rows_are_refused(oasis: Path, tmp_path: Pat
         folds.write_folds(oasis, tmp_path / "folds", 7)
 
 
+def test_a_copy_that_was_interrupted_or_is_of_other_pictures_is_made_whole(oasis: Path, tmp_path: Path) -> None:
+    made = folds.write_folds(oasis, tmp_path / "folds", 3)
+    gone, half, changed = (f"image/awe/awe_{number}.jpg" for number in range(3))
+    (made[0] / gone).unlink()
+    (made[0] / half).unlink()
+    (made[0] / half).write_bytes((oasis / half).read_bytes()[:99])
+    Image.new("RGB", (24, 24), "blue").save(oasis / changed)
+    folds.write_folds(oasis, tmp_path / "folds", 3)
+    for fold in made:
+        for path in (gone, half, changed):
+            assert (fold / path).read_bytes() == (oasis / path).read_bytes()
+        assert not list(fold.glob("image/*/.*"))
+
+
+def test_a_picture_that_would_be_trained_on_and_judged_is_refused_with_entries_that_are_no_rows(
+    oasis: Path, tmp_path: Path
+) -> None:
+    _, val = (json.loads((oasis / f"{split}.json").read_text()) for split in ("train", "val"))
+    again = ["awe", "another_name", "image/awe/../awe/awe_0.jpg", val[0][3]]
+    # As published copies are, whose id is the name of the file.
+    no_id = ["awe", "image/other/awe_2.jpg", val[0][3]]
+    (oasis / "val.json").write_text(json.dumps([*val, again, no_id, ["awe", None, "a.jpg", "a.json"]]))
+    with pytest.raises(UserError) as refused:
+        folds.write_folds(oasis, tmp_path / "folds", 3)
+    entries, twice = refused.value.problems
+    assert "1 entries are not [emotion, (image_id), image path, annotation path] (first: val.json[11])" in entries
+    assert (
+        "2 rows are in its lists already (first: val.json[9] has the picture image/awe/awe_0.jpg of train.json[0])"
+        in twice
+    )
+    assert not (tmp_path / "folds").exists()
+    (oasis / "val.json").write_text("[")
+    with pytest.raises(UserError, match=r"val\.json: not JSON"):
+        folds.write_folds(oasis, tmp_path / "folds", 3)
+
+
+def test_lists_without_image_ids_and_a_set_without_info_are_dealt(oasis: Path, tmp_path: Path) -> None:
+    for split in ("train", "val"):
+        file = oasis / f"{split}.json"
+        file.write_text(json.dumps([[row[0], *row[2:]] for row in json.loads(file.read_text())]))
+    (oasis / "info.json").unlink()
+    made = folds.write_folds(oasis, tmp_path / "folds", 3)
+    assert sum(len(rows_of(fold, "val")) for fold in made) == 18
+    assert not (made[0] / "info.json").exists()
+
+
 def answers(names: list[str], wrong: int, fold: int = 0) -> list[dict[str, Any]]:
     """Greedy answers, the first `wrong` of them wrong."""
     return [
@@ -96,6 +143,36 @@ def test_folds_are_put_together_and_a_row_that_two_judged_is_refused() -> None:
     assert pooled.scores.accuracy.value == 0.75
     with pytest.raises(UserError, match=r"stage1_sft: 1 rows were judged in two folds \(first: fear_1\)"):
         folds.pool([run(["awe_0", "fear_1"], 1), run(["awe_2", "fear_1"], 0)], LABELS)
+
+
+def test_a_run_of_other_folds_than_those_that_are_asked_for_is_refused(oasis: Path, tmp_path: Path) -> None:
+    (fold, *_) = folds.write_folds(oasis, tmp_path / "folds", 3)
+    names = [row[1] for row in rows_of(fold, "val")]
+    rows = tuple(answers(names, 0))
+    folds.check_judged(fold, {"stage1_sft": Entry("stage1_sft", "stage1_sft", rows, score(rows, LABELS))})
+    folds.write_folds(oasis, tmp_path / "folds", 6)
+    with pytest.raises(UserError, match=r"fold0: stage1_sft judged \d rows that are not in .*val\.json \(first: "):
+        folds.check_judged(fold, {"stage1_sft": Entry("stage1_sft", "stage1_sft", rows, score(rows, LABELS))})
+
+
+def test_a_run_that_fails_keeps_no_other_seed_from_being_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: list[str] = []
+
+    def run(words: list[str], **how: Any) -> SimpleNamespace:
+        asked.append(words[-3])
+        return SimpleNamespace(returncode=0 if "name=oasis_parts-seed1" in words else 2)
+
+    monkeypatch.setattr(seeds.subprocess, "run", run)
+    monkeypatch.setattr(seeds, "read_one", lambda grid, settings: {})
+    arguments = seeds.make_parser("folds", "", [0, 1, 2]).parse_args(["--output-dir", str(tmp_path)])
+    with pytest.raises(UserError) as refused:
+        seeds.run_over_seeds("oasis_parts", arguments)
+    assert asked == [f"name=oasis_parts-seed{seed}" for seed in range(3)]
+    told = "its run failed (exit status 2), as told above; the same command goes on where it stopped"
+    assert refused.value.problems == [f"name=oasis_parts-seed{seed}: {told}" for seed in (0, 2)]
+    monkeypatch.setattr(seeds.subprocess, "run", lambda *words, **how: SimpleNamespace(returncode=130))
+    with pytest.raises(KeyboardInterrupt):
+        seeds.run_over_seeds("oasis_parts", arguments)
 
 
 def test_a_probe_answers_each_fold_from_the_others_alone() -> None:
@@ -127,15 +204,21 @@ def test_features_are_those_the_projector_reads_averaged_over_a_picture(tmp_path
     class Processor:
         image_processor = prepare
 
-    picture = tmp_path / "one.png"
+    picture, turned = tmp_path / "one.png", tmp_path / "turned.png"
     Image.effect_noise((32, 32), 80).convert("RGB").save(picture)
+    # Of a camera that was held upright: the student is shown it turned.
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("transformers.AutoProcessor.from_pretrained", lambda folder: Processor)
-        found = folds.encoder_features(config, tmp_path, [{"id": "one", "image": str(picture)}])
+        rows = [{"id": "one", "image": str(picture)}, {"id": "turned", "image": str(turned)}]
+        found = folds.encoder_features(config, tmp_path, rows)
     with torch.inference_mode():
         pixels = prepare(Image.open(picture), return_tensors="pt")["pixel_values"]
         maps = AutoModel.from_pretrained(tower).eval()(pixels).last_hidden_state
     assert found["one"] == pytest.approx(maps.mean((2, 3))[0].tolist(), abs=1e-5)
+    assert found["turned"] == found["one"]
 
 
 def test_the_whole_command_on_made_up_runs(oasis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ from pipeline.checks.model_folder import folder_problems
 from pipeline.config.schema import RunConfig, StageConfig, stage_key
 from pipeline.files import read_json
 from pipeline.run_dir import RunDir
-from pipeline.runs.handover import COMPLETE
+from pipeline.runs.handover import COMPLETE, TRAINED
 
 
 def distill_problems(where: str, stage: StageConfig) -> Iterator[str]:
@@ -23,8 +24,8 @@ def distill_problems(where: str, stage: StageConfig) -> Iterator[str]:
         return
     if not 0 < block.weight <= 1:
         yield f"{key}.weight: {block.weight} must be above 0 and at most 1; leave distill out to train on the rows alone"
-    if not block.temperature > 0:
-        yield f"{key}.temperature: {block.temperature} must be a number above 0; 1 takes the teacher's probabilities as they are"
+    if not 0 < block.temperature < math.inf:
+        yield f"{key}.temperature: {block.temperature} must be finite and above 0; 1 takes the teacher's probabilities as is"
     if smoothing := stage.trainer.get("label_smoothing_factor"):
         yield (
             f"{where}.trainer.label_smoothing_factor: {smoothing} makes targets soft in the place of the teacher (distill); "
@@ -34,11 +35,19 @@ def distill_problems(where: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.trainer.loss_type: {loss} is not the cross entropy that distill adds to; remove one of the two"
 
 
-def teacher_problems(config: RunConfig) -> Iterator[str]:
-    """Yield why stages cannot learn from their teachers, as far as files that are here tell it."""
+def teacher_problems(config: RunConfig, anew: Collection[str] = ()) -> Iterator[str]:
+    """Yield why stages cannot learn from their teachers, as far as files that are here tell it.
+
+    Args:
+        config: of the run.
+        anew: stages that are trained again; others that are trained need their teacher no more.
+    """
     student = Path(config.model.name_or_path or "").expanduser()
+    run = RunDir(config.output_dir, config.name)
     for name, stage in config.all_stages.items():
         if stage.distill is None or stage.algorithm != "sft":
+            continue
+        if name not in anew and (run.record(name) or {}).get("status") in (TRAINED, COMPLETE):
             continue
         source = stage.distill.teacher
         folder, told = Path(source).expanduser(), f"{stage_key(name)}.distill.teacher: {source!r}"
@@ -47,6 +56,8 @@ def teacher_problems(config: RunConfig) -> Iterator[str]:
             if not problems and config.model.name_or_path and student.is_dir():
                 problems = list(mismatches(folder, student))
             yield from (f"{told} {problem}" for problem in problems)
+        elif folder.resolve().is_relative_to(run.root.resolve()):
+            yield f"{told} is of this run, which does not wait for its own phases; train the teacher in a run of its own"
         elif source[:1] in ("/", ".", "~") or source.count("/") > 1:
             yield f"{told} does not exist; name a folder or a hub id, and where it is a phase of another run, run that first"
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline import command_line
 from pipeline.checks.adapters import unshared
 from pipeline.checks.chat_files import opens_think
+from pipeline.checks.distill import teacher_problems
 from pipeline.checks.parts import unaligned
 from pipeline.checks.splits import check_splits
 from pipeline.conductor.cot_rows import (
@@ -234,8 +235,10 @@ def _clean(config: RunConfig, run: RunDir, phase: str) -> None:
         if parent_of(config, name) in doomed:
             doomed.add(name)
     used = [run.phase(name) for name in names if name in doomed and in_use(run.phase(name))]
-    if used:
-        raise UserError([f"{folder} is in use by another process; wait for it or stop it" for folder in used])
+    problems = [f"{folder} is in use by another process; wait for it or stop it" for folder in used]
+    # What cannot be trained again is not deleted.
+    if problems := [*problems, *teacher_problems(config, doomed)]:
+        raise UserError(problems)
     for name in names:
         if name in doomed:
             _delete(run.phase(name))

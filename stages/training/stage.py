@@ -97,18 +97,23 @@ def check_it_can_start(work: Work) -> None:
     """Check what a stage starts from, before what it wrote the last time is deleted.
 
     Raises:
-        UserError: when its parent is not complete, or a reward or its rows cannot be had.
+        UserError: when its parent is not complete, or its teacher, a reward or its rows cannot be had.
     """
     parent_checkpoint(work.config, work.run, work.name)
+    teacher_record(work, anew=True)
     task = load_run_task(work.config, work.run)
     _check_splits(work, task)
     training_columns(work.config, work.run, work.name, task)
     load_rewards(work.stage.reward_funcs, task)
 
 
-def teacher_record(work: Work) -> dict[str, Any]:
+def teacher_record(work: Work, *, anew: bool = False) -> dict[str, Any]:
     """Return what the record of a stage says of its teacher of logits: its folder and the digest of its weights; empty without
     one.
+
+    Args:
+        work: the stage.
+        anew: whether it is begun again, with whatever weights the teacher has now.
 
     Raises:
         UserError: when the teacher cannot be had or cannot teach this student, or the stage was begun with other weights of it.
@@ -121,7 +126,7 @@ def teacher_record(work: Work) -> dict[str, Any]:
     told = list(mismatches(folder, parent_checkpoint(work.config, work.run, work.name, verify=False)[1]))
     found = teacher_weights(folder, work.run.cache)
     begun = (work.run.record(work.name) or {}).get("teacher", {}).get("weights", found)
-    if begun != found:
+    if begun != found and not anew:
         told.append(
             f"has other weights than when {work.name} was begun; restore them (id@revision holds a hub's), or start the stage "
             f"anew with --clean ({work.folder})"

@@ -75,6 +75,17 @@ def test_a_teacher_whose_run_has_not_finished_it_is_refused_with_what_else_is_wr
     assert not any("finish its run" in problem for problem in teacher_problems(config))
 
 
+@pytest.mark.parametrize(("status", "needed"), [("running", True), ("trained", False), ("complete", False)])
+def test_a_teacher_is_not_needed_once_its_stage_is_trained_unless_it_is_trained_again(
+    tmp_path: Path, status: str, needed: bool
+) -> None:
+    config = load("demo_scenes", [f"output_dir={tmp_path}", "stages.1.distill.teacher=/gone/to/make/room"])
+    write_json(tmp_path / config.name / "stage1_sft" / "stage.json", {"status": status})
+    assert bool(list(teacher_problems(config))) is needed
+    (problem,) = teacher_problems(config, ["stage1_sft"])
+    assert "'/gone/to/make/room' does not exist" in problem
+
+
 def test_a_student_that_is_a_folder_is_compared_before_anything_runs(tmp_path: Path) -> None:
     folders = [model(tmp_path / name, vocab=vocab) for name, vocab in (("student", TOKENS), ("teacher", {"a": 0}))]
     for folder in folders:

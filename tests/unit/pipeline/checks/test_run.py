@@ -276,6 +276,8 @@ RULES = [
     (["stages.1.distill={teacher: a/b, weight: 0}"], [f"{S1}.distill.weight: 0.0", "at most 1", "leave distill out"]),
     (["stages.1.distill={teacher: a/b, weight: 1.5}"], [f"{S1}.distill.weight: 1.5", "above 0 and at most 1"]),
     (["stages.1.distill={teacher: a/b, temperature: 0}"], [f"{S1}.distill.temperature: 0.0", "above 0"]),
+    (["stages.1.distill={teacher: a/b, temperature: .inf}"], [f"{S1}.distill.temperature: inf", "finite"]),
+    (["stages.1.distill={teacher: a/b, weight: .nan}"], [f"{S1}.distill.weight: nan", "above 0"]),
     (
         ["stages.1.distill.teacher=a/b", "stages.1.trainer.loss_type=dft"],
         [f"{S1}.trainer.loss_type: dft", "remove one of the two"],
@@ -287,6 +289,10 @@ RULES = [
     (
         ["stages.1.distill.teacher=runs/no_such/stage1_sft/final"],
         [f"{S1}.distill.teacher: 'runs/no_such/stage1_sft/final' does not exist", "run that first"],
+    ),
+    (
+        ["stages.1.distill.teacher=runs/demo_scenes/stage4_clgrpo/final"],
+        [f"{S1}.distill.teacher: 'runs/demo_scenes/stage4_clgrpo/final' is of this run", "in a run of its own"],
     ),
     (["stages.1.distill.teacher=./no_such"], [f"{S1}.distill.teacher: './no_such' does not exist", "a hub id"]),
     (["launch.rollout_gpus=1"], ["launch.rollout_gpus: 1", "0 visible GPUs"]),

@@ -332,6 +332,15 @@ def test_cleaning_a_phase_that_is_worked_on_is_refused(run: RunDir, here: str, s
     assert started == []
 
 
+def test_a_stage_whose_teacher_is_gone_is_not_deleted(run: RunDir, here: str, started: list[str]) -> None:
+    finish(run, *PHASES)
+    words = ["run", "--config", "demo_scenes", here, "stages.1.distill.teacher=/gone/to/make/room"]
+    with pytest.raises(UserError, match="'/gone/to/make/room' does not exist"):
+        __main__.main([*words, "--clean", "stage1"])
+    assert run.record("stage1_sft") is not None
+    assert started == []
+
+
 def test_complete_cot_rows_are_not_built_again(run: RunDir, here: str, started: list[str]) -> None:
     finish(run, COT)
     (run.cot / "train.parquet").write_bytes(b"rows")

@@ -11,6 +11,7 @@ from pipeline.config.schema import DistillConfig, LaunchConfig, RunConfig, Stage
 from pipeline.errors import UserError
 from pipeline.files import weights_digest, write_json
 from pipeline.run_dir import RunDir
+from pipeline.runs.handover import file_digests
 from stages.processes.work import Work
 from stages.training import stage
 
@@ -56,7 +57,8 @@ def test_a_teacher_of_logits_is_recorded_and_another_one_is_named_when_the_stage
     for folder in (base / "final", teacher):
         write_json(folder / "config.json", {"model_type": "idefics3"})
         (folder / "model.safetensors").write_text(folder.name)
-    write_json(base / "stage.json", {"status": "complete", "checkpoint": "final", "weights": "w", "files": {}})
+    digests = file_digests(base / "final")
+    write_json(base / "stage.json", {"status": "complete", "checkpoint": "final", "weights": "w", "files": digests})
     distill = DistillConfig(teacher=str(teacher))
     sft = StageConfig(algorithm="sft", init_from="base", data="labels", prompt="direct", distill=distill)
     work = Work(dataclasses.replace(config, stages={"stage1_sft": sft}), "stage1_sft", RunDir(tmp_path, "run"))
@@ -71,6 +73,10 @@ def test_a_teacher_of_logits_is_recorded_and_another_one_is_named_when_the_stage
     family, weights = caught.value.problems
     assert family.startswith(f"stages.stage1_sft.distill.teacher: '{teacher}' is a smolvlm, and the student")
     assert "has other weights than when stage1_sft was begun; restore them" in weights
+    with pytest.raises(UserError) as caught:
+        stage.check_it_can_start(work)
+    # Begun again, it may learn from other weights.
+    assert caught.value.problems == [family]
     assert stage.teacher_record(dataclasses.replace(work, config=config, name=STAGE)) == {}
 
 

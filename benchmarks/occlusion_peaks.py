@@ -148,7 +148,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not arguments.table_only:
         command = [sys.executable, "-m", "stages.explain", "--config", str(root / "config.yaml")]
         command += ["--rows", str(arguments.rows), *(word for name in names for word in ("--phase", name))]
-        subprocess.run([*command, f"output_dir={root.parent}", f"name={root.name}"], check=True)
+        # What it refuses it has told.
+        if code := subprocess.run([*command, f"output_dir={root.parent}", f"name={root.name}"], check=False).returncode:
+            return code
     lines, undecided = [], 0
     for name in names:
         folder = RunDir(root.parent, root.name).phase(name)

@@ -6,6 +6,7 @@ import functools
 import logging
 import math
 import shutil
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain, islice, zip_longest
@@ -32,6 +33,7 @@ from pipeline.reports.occlusion import FOLDER, GRID, MAPS, RECORD, overlay, peak
 from pipeline.run_dir import RunDir
 from pipeline.runs.handover import COMPLETE, checkpoint
 from stages.models.generate import Answerer
+from stages.models.loading import compute_dtype
 from stages.models.occlusion import BATCH, occlude
 from stages.processes.work import folder_lock
 
@@ -39,6 +41,8 @@ log = logging.getLogger(__name__)
 
 VERSION = 1
 """Raise it when a map would be another one."""
+DTYPE = "float32"
+"""Of the weights. The logits of bfloat16 are an eighth apart from 16 on: it rounds more than a patch may change."""
 Row = dict[str, Any]
 """Of predictions.jsonl."""
 
@@ -58,7 +62,8 @@ def explain(config: RunConfig, run: RunDir, name: str, count: int) -> str:
     weights = _mapped_weights(run, name)
     with folder_lock(run.phase(name), wait=0):
         folder, predictions = run.phase(name) / FOLDER, run.phase(name) / "predictions.jsonl"
-        inputs = {"version": VERSION, "grid": GRID, "weights": weights, "predictions": file_digest(predictions)}
+        inputs = {"version": VERSION, "grid": GRID, "dtype": DTYPE, "weights": weights}
+        inputs |= {"predictions": file_digest(predictions)}
         if read_json(folder / RECORD).get("inputs") != inputs:
             shutil.rmtree(folder, ignore_errors=True)
             write_json(folder / RECORD, {"status": "running", "inputs": inputs})
@@ -68,9 +73,10 @@ def explain(config: RunConfig, run: RunDir, name: str, count: int) -> str:
         greedy = [row for row in read_jsonl(predictions) if row["decoding"] == "greedy"]
         chosen = list(choose(greedy, count))
         left_out = Counter({"no_picture": sum(not _pictures(row) for row in greedy)})
-        loaded = functools.cache(lambda: Answerer(checkpoint(run, name), config, 0))
-        # What the evaluation had room for, beside the cache of what it generated.
-        batch = min(BATCH, config.evaluation.batch_size)
+        loaded = functools.cache(lambda: Answerer(checkpoint(run, name), config, 0, DTYPE))
+        # What the evaluation had room for, beside the cache of what it generated; a number may take twice as much here.
+        room = config.evaluation.batch_size // (1 if compute_dtype(config) == DTYPE else 2)
+        batch = max(1, min(BATCH, room))
         todo = [row for row in chosen if _key(row) not in done]
         for number, row in enumerate(todo, 1):
             if why := _map(row, folder, run.root, loaded, batch):
@@ -96,7 +102,7 @@ def choose(rows: Iterable[Row], count: int) -> Iterator[Row]:
             styles.setdefault(row["style"], {}).setdefault(str(row["gold"]), ([], []))[right(row)].append(row)
     for golds in styles.values():
         turns = zip_longest(*chain.from_iterable(golds.values()))
-        yield from islice((row for turn in turns for row in turn if row is not None), count)
+        yield from islice((row for turn in turns for row in turn if row is not None), min(count, sys.maxsize))
 
 
 def _mapped_weights(run: RunDir, name: str) -> str:

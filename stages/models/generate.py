@@ -30,11 +30,12 @@ class Answerer:
         folder: the checkpoint.
         config: the run's configuration.
         local_rank: the GPU to use, where there is one.
+        dtype: of the weights in memory; None is what the run computes in.
     """
 
-    def __init__(self, folder: Path, config: Any, local_rank: int) -> None:
+    def __init__(self, folder: Path, config: Any, local_rank: int, dtype: str | None = None) -> None:
         self.processor = loading.load_processor(folder, config)
-        self.model, _ = loading.load_model(folder, config, loading.compute_dtype(config), local_rank)
+        self.model, _ = loading.load_model(folder, config, dtype or loading.compute_dtype(config), local_rank)
 
     def __call__(
         self, prompts: Sequence[str], rows: Sequence[Question], max_new_tokens: int, sample: bool, seed: int

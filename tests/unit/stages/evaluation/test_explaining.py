@@ -63,7 +63,9 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Watcher]:
     """Phases have the hand-made model; each that is loaded."""
     loaded: list[Watcher] = []
 
-    def load(folder: Path, config: RunConfig, rank: int) -> Any:
+    def load(folder: Path, config: RunConfig, rank: int, dtype: str) -> Any:
+        # The rounding of bfloat16 would be mapped, too.
+        assert dtype == "float32"
         loaded.append(Watcher())
         return SimpleNamespace(model=loaded[-1], processor=Speller())
 
@@ -77,6 +79,7 @@ def test_rows_are_chosen_in_turns_the_first_wrong_and_the_first_right_of_each_go
     rows += [prediction(7, "fear", image=None), prediction(8, "awe", style="direct")]
     chosen = [(row["style"], row["id"]) for row in choose(rows, 5)]
     assert chosen == [("think", f"row/{number}") for number in (6, 0, 4, 5, 1)] + [("direct", "row/8")]
+    assert len(list(choose(rows, 10**30))) == 8
     assert [(row["style"], row["id"]) for row in choose(rows, 2)] == [chosen[0], chosen[1], chosen[-1]]
 
 
@@ -111,6 +114,16 @@ def test_batches_are_no_larger_than_those_of_the_evaluation(run: RunDir, asked: 
     write_phase(run, PHASE, [prediction(0)])
     explain(dataclasses.replace(CONFIG, evaluation=EvaluationConfig(batch_size=5)), run, PHASE, 1)
     assert (sum(asked[0].rows), max(asked[0].rows)) == (65, 5)
+
+
+@pytest.mark.parametrize(("size", "most"), [(1, 1), (7, 3), (64, 16)])
+def test_a_run_in_bfloat16_computes_half_as_many_rows_in_float32(
+    run: RunDir, asked: list[Watcher], size: int, most: int
+) -> None:
+    write_phase(run, PHASE, [prediction(0)])
+    sizes = {"evaluation": EvaluationConfig(batch_size=size), "model": ModelConfig(dtype="bfloat16")}
+    explain(dataclasses.replace(CONFIG, **sizes), run, PHASE, 1)
+    assert max(asked[0].rows) == most
 
 
 def test_a_killed_command_goes_on_with_the_rows_that_are_missing(

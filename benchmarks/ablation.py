@@ -25,6 +25,7 @@ from benchmarks.seeds import (
     told_per_seed,
     write_between_marks,
 )
+from pipeline import command_line
 from pipeline.metrics.paired_tests import paired
 from pipeline.reports.entries import Entry
 from pipeline.reports.summary import clip_of
@@ -90,4 +91,4 @@ def table(seeds: Sequence[int], runs: Sequence[dict[str, Entry]]) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.status(main))

@@ -32,6 +32,7 @@ from benchmarks.seeds import (
     told_per_seed,
     write_between_marks,
 )
+from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.formatting import p_value
 from pipeline.metrics.paired_tests import Paired, Prediction, holm, paired, right
@@ -243,4 +244,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.status(main))

@@ -191,10 +191,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     entries, made = {}, {}
     for name, file in arms.items():
         title = f"{configs[name].name}-{called}"
-        of_seeds = run_over_seeds(file, arguments, [*settings, f"name={title}"])
+        try:
+            of_seeds = run_over_seeds(file, arguments, [*settings, f"name={title}"])
+        except UserError as error:
+            # The other arms need not wait until it is mended.
+            problems += error.problems
+            continue
         folders = [RunDir(arguments.output_dir, f"{title}-seed{seed}") for seed in arguments.seeds]
         entries[name] = [run[stage] for run in of_seeds]
         made[name] = [read_made(folder, run) for folder, run in zip(folders, of_seeds, strict=True)]
+    if problems:
+        raise UserError(problems)
     refuse_unlike(made, arguments.seeds)
     written = f"{costs(entries, {name: one[0] for name, one in made.items()})}\n{table(entries, arguments.seeds)}"
     print(written)

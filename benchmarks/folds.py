@@ -34,11 +34,13 @@ from benchmarks.seeds import (
 )
 from benchmarks.stages_over_seeds import table as stages_table
 from pipeline import command_line
+from pipeline.checks.splits import selections
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
 from pipeline.data.image_sets import data_root
 from pipeline.data.images import open_rgb, paths_inside
 from pipeline.data.load import load_task
+from pipeline.data.splits import parse_split
 from pipeline.errors import UserError
 from pipeline.files import write_atomic
 from pipeline.metrics import classification
@@ -291,6 +293,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
     if config.evaluation.split != JUDGED:
         problems.append(f"evaluation.split: {config.evaluation.split!r} must be {JUDGED!r}, which is the fold")
+    problems += [
+        f"{key}: {spec!r} is of the fold, which is judged by what has not seen it; name a slice of {TRAINED!r}"
+        for key, spec in selections(config).items()
+        if key != "evaluation.split" and parse_split(spec)[0] == JUDGED
+    ]
     if problems:
         raise UserError(problems)
     mark = f"{config.name}-folds"

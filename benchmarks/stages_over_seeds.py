@@ -10,6 +10,7 @@ intervals of one run do not.
 
 from __future__ import annotations
 
+import shlex
 import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +28,7 @@ from benchmarks.seeds import (
     told_per_seed,
     write_between_marks,
 )
+from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
 from pipeline.metrics.paired_tests import paired, right
@@ -136,6 +138,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_marks(arguments.into, config.name)
     runs = run_over_seeds(arguments.config, arguments, arguments.overrides)
     written = table(config, arguments.seeds, runs)
+    if arguments.overrides:
+        written += f"\nEvery run was made with `{shlex.join(arguments.overrides)}`.\n"
     print(written)
     drawn = {phase: phase for phase in trained_phases(config) if phase != BASE}
     written += "\n" + draw_over_seeds(arguments.into, config.name, runs, drawn)
@@ -144,4 +148,4 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command_line.status(main))

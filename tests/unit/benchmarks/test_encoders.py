@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from made_up import cells_of, entry
@@ -127,3 +128,17 @@ def test_the_figure_shows_every_kind_of_every_encoder() -> None:
     chart = encoders.figure({"a": [entry([50, 50])], "b": [entry([50, 60])]}, [0])
     assert chart is not None
     assert chart.said.endswith("all: a, all: b, Closer: a, Closer: b, Count: a, Count: b")
+
+
+def test_an_arm_that_fails_keeps_no_other_from_being_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("<!-- table of encoders_x -->\n<!-- end of encoders_x -->\n")
+
+    def failed(file: str, arguments: object, overrides: list[str]) -> NoReturn:
+        raise UserError(f"{overrides[-1]} failed")
+
+    monkeypatch.setattr(encoders, "run_over_seeds", failed)
+    with pytest.raises(UserError) as told:
+        encoders.main(["encoders/parts", "--name", "x", "--into", str(page)])
+    assert len(told.value.problems) == len(encoders.find_arms(["encoders/parts"])) > 1
+    assert all(problem.endswith("-x failed") for problem in told.value.problems)

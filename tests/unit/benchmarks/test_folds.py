@@ -261,3 +261,14 @@ def test_the_whole_command_on_made_up_runs(oasis: Path, tmp_path: Path, monkeypa
         "model.compose",
         "evaluation.split",
     ]
+
+
+def test_rows_of_the_fold_neither_train_nor_choose_weights(tmp_path: Path) -> None:
+    words = ["oasis_parts", "cot.split=val", "stages.1.validation.split=val[:9]", "stages.0.split=train[:99]"]
+    with pytest.raises(UserError) as refused:
+        folds.main([*words, "--into", str(tmp_path / "page.md")])
+    told = "is of the fold, which is judged by what has not seen it; name a slice of 'train'"
+    assert refused.value.problems == [
+        f"cot.split: 'val' {told}",
+        f"stages.stage1_sft.validation.split: 'val[:9]' {told}",
+    ]

@@ -102,3 +102,4 @@ def test_words_change_every_run_of_the_table(tmp_path: Path, monkeypatch: pytest
     own = [["name=demo-seed3", "seed=3"], ["name=demo-seed4", "seed=4"]]
     assert asked == [["cot.from=runs/rows", *one, f"output_dir={tmp_path}"] for one in own]
     assert "| stage3_grpo_accuracy | 60.0 [50.2, 69.1] | 60.0 [50.2, 69.1] |" in page.read_text()
+    assert "\nEvery run was made with `cot.from=runs/rows`.\n" in page.read_text()

@@ -83,11 +83,11 @@ def mismatches(teacher: Path, student: Path) -> Iterator[str]:
             "picture as other tensors and tokens; take a larger model of the student's family"
         )
         return
-    if other := token_mismatch(_tokens(teacher), _tokens(student)):
+    tokens = _tokens(student)
+    if other := token_mismatch(_tokens(teacher), tokens):
         yield f"{other} ({student}); {TOKENS_CURE}"
-    widths = _width(theirs), _width(own)
-    if None not in widths and widths[0] != widths[1]:
-        yield width_mismatch(*widths)
+    elif narrow := width_mismatch(_width(theirs), _width(own), tokens):
+        yield narrow
 
 
 TOKENS_CURE = "logits are compared token by token: take a teacher with the student's tokenizer"
@@ -105,9 +105,24 @@ def token_mismatch(teacher: Mapping[str, int], student: Mapping[str, int]) -> st
     )
 
 
-def width_mismatch(teacher: int | None, student: int | None) -> str:
-    """Return what is wrong with logits of two widths."""
-    return f"gives {teacher:,} logits for a token and the student {student:,}; {TOKENS_CURE}, and as many logits"
+def width_mismatch(teacher: int | None, student: int | None, tokens: Mapping[str, int]) -> str | None:
+    """Return which of two models' logits do not reach to the last token; None where both do, or too little is known.
+
+    Widths may differ beyond it: there Qwen2.5-VL's sizes are filled up to different numbers.
+
+    Args:
+        teacher: how many logits it gives for a token.
+        student: likewise.
+        tokens: a token: its number.
+    """
+    needed = max(tokens.values(), default=-1) + 1
+    widths = [width for width in (teacher, student) if width is not None]
+    if len(widths) < 2 or min(widths) >= needed:
+        return None
+    return (
+        f"gives {teacher:,} logits for a token and the student {student:,}, and the tokens are numbered up to {needed - 1:,}; "
+        f"{TOKENS_CURE}, and a logit of each"
+    )
 
 
 def _tokens(folder: Path) -> dict[str, int]:

@@ -36,7 +36,7 @@ class LogitsTeacher:
     """A frozen model on the student's device, whole in every process, and how much of the loss it is.
 
     Args:
-        model: of the student's family, tokens and width of logits.
+        model: of the student's family, with its tokens.
         weight: of the divergence in the loss.
         temperature: of both models in it.
     """
@@ -75,9 +75,13 @@ class LogitsTeacher:
 def token_losses(
     logits: torch.Tensor, taught: torch.Tensor, tokens: torch.Tensor, temperature: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return of each token cross entropy at temperature 1 and KL(teacher, student) at `temperature`: (tokens,) each, in nats."""
+    """Return of each token cross entropy at temperature 1 and KL(teacher, student) at `temperature`: (tokens,) each, in nats.
+
+    The divergence is over the logits that both have: beyond them are no tokens (`pipeline.checks.distill.width_mismatch`).
+    """
     cross_entropy = torch.nn.functional.cross_entropy(logits.float(), tokens, reduction="none")
-    student, teacher = ((one.float() / temperature).log_softmax(dim=-1) for one in (logits, taught))
+    width = min(logits.shape[-1], taught.shape[-1])
+    student, teacher = ((one[:, :width].float() / temperature).log_softmax(dim=-1) for one in (logits, taught))
     kl = torch.nn.functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=-1)
     return cross_entropy, kl
 
@@ -181,9 +185,9 @@ def _other_inputs(work: Work, folder: Path, parent: Path, processor: Any, task: 
         return
     remote = work.config.model.trust_remote_code
     configs = [AutoConfig.from_pretrained(one, trust_remote_code=remote) for one in (folder, parent)]
-    widths = [one.get_text_config().vocab_size for one in configs]
-    if widths[0] != widths[1]:
-        yield width_mismatch(*widths)
+    taught, student = (one.get_text_config().vocab_size for one in configs)
+    if narrow := width_mismatch(taught, student, processor.tokenizer.get_vocab()):
+        yield narrow
     asked = task, work.config.evaluation.split, work.stage.prompt
     for (own, _), (made, _) in zip(inputs_of(processor, *asked), inputs_of(theirs, *asked), strict=True):
         if changed := differences(own["tensors"], made["tensors"]):

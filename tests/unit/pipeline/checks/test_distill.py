@@ -36,6 +36,8 @@ def test_a_model_of_the_same_family_tokens_and_width_may_teach(tmp_path: Path) -
     # As a unigram model lists its tokens, with their scores; and where a configuration leaves the width out.
     assert told(tmp_path, vocab=[["a", -1.0], ["b", -2.0]]) == []
     assert told(tmp_path, hidden_size=64) == []
+    # Beyond the last token logits are of none.
+    assert told(tmp_path, text_config={"vocab_size": 1024}) == []
 
 
 @pytest.mark.parametrize(
@@ -48,7 +50,10 @@ def test_a_model_of_the_same_family_tokens_and_width_may_teach(tmp_path: Path) -
         ),
         ({"vocab": {"a": 1, "b": 0}}, "2 differ (first: 'a' is 1 there and 0 of the student), 3 there and 3 here"),
         ({"vocab": {"a": 0}}, "1 differ (first: 'b' is no token there and 1 of the student), 2 there and 3 here"),
-        ({"text_config": {"vocab_size": 1024}}, "gives 1,024 logits for a token and the student 3"),
+        (
+            {"text_config": {"vocab_size": 2}},
+            "gives 2 logits for a token and the student 3, and the tokens are numbered up to 2",
+        ),
     ],
 )
 def test_each_difference_is_told_with_both_sides_and_the_cure(tmp_path: Path, other: Any, words: str) -> None:

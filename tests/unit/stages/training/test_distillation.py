@@ -130,6 +130,16 @@ def test_a_token_s_two_losses_are_those_computed_by_hand():
     assert token_losses(student, teacher, torch.tensor([0, 1]), 2.0)[1][0].item() == pytest.approx(halved)
 
 
+@pytest.mark.parametrize("wider", ["student", "teacher"])
+def test_logits_beyond_those_that_both_have_are_in_no_divergence(wider: str):
+    shared = {"student": [0.0, math.log(3.0)], "teacher": [0.0, 0.0]}
+    logits = {name: torch.tensor([[*row, 5.0] if name == wider else row]) for name, row in shared.items()}
+    cross_entropy, kl = token_losses(logits["student"], logits["teacher"], torch.tensor([0]), 1.0)
+    assert kl.item() == pytest.approx(0.5 * math.log(0.5 / 0.25) + 0.5 * math.log(0.5 / 0.75))
+    # Of a token of the student's own everything counts, so that nothing is left beyond the tokens.
+    assert cross_entropy.item() == pytest.approx(math.log(4 + math.exp(5) * (wider == "student")))
+
+
 @pytest.mark.parametrize("temperature", [1.0, 2.0])
 def test_the_loss_is_the_formula_over_the_supervised_tokens_alone(folders: Path, tmp_path: Path, temperature: float):
     teacher = taught_by(folders, "teacher", 0.25, temperature)

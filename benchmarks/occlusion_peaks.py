@@ -71,7 +71,7 @@ def draw_walk(row: Row, options: Mapping[str, Any]) -> Image:
 KNOWN = {
     "scenes": DecidingParts(
         scenes.PARTS,
-        {"face": ("face",), "place": ("place",), "says nothing": ("body", "object")},
+        {"face": ("face",), "place": ("place",), "neither": ("body", "object")},
         lambda row, options: scenes.parts_of(row["id"], options),
         lambda row: row["attributes"]["facial_expression"] != "neutral",
     ),

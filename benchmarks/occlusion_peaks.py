@@ -11,6 +11,7 @@ out and counted. The table takes the place of what stands between its two marks 
 
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from collections import Counter, defaultdict
@@ -23,10 +24,10 @@ from benchmarks.seeds import check_marks, write_between_marks
 from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.errors import UserError, did_you_mean
-from pipeline.files import ROOT, read_jsonl
+from pipeline.files import ROOT, read_jsonl, write_atomic
 from pipeline.formatting import percent
 from pipeline.metrics.intervals import rate
-from pipeline.reports.occlusion import cells, mapped_rows
+from pipeline.reports.occlusion import FOLDER, cells, mapped_rows
 from pipeline.reports.table import table as markdown_table
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import trained_phases
@@ -68,6 +69,8 @@ def draw_walk(row: Row, options: Mapping[str, Any]) -> Image:
     return fields.resize((trails.SIDE * trails.FIELD, trails.SIDE * trails.FIELD), Image.Resampling.NEAREST)
 
 
+SHOWN = 6
+"""Maps of right answers in a line of the figure."""
 KNOWN = {
     "scenes": DecidingParts(
         scenes.PARTS,
@@ -124,6 +127,28 @@ def lines_of(
     return lines
 
 
+def draw_sheet(phases: Mapping[str, Sequence[Path]]) -> bytes:
+    """Return a PNG of overlays, a line of at most `SHOWN` for each phase.
+
+    Args:
+        phases: name: files of its overlays.
+    """
+    from PIL import Image, ImageOps
+
+    side, gap = 200, 6
+    lines = list(phases.values())
+    width = gap + (side + gap) * max(map(len, lines))
+    sheet = Image.new("RGB", (width, gap + (side + gap) * len(lines)), "white")
+    for line, files in enumerate(lines):
+        for place, file in enumerate(files):
+            with Image.open(file) as overlay:
+                shown = ImageOps.contain(overlay.convert("RGB"), (side, side))
+            sheet.paste(shown, (gap + place * (side + gap), gap + line * (side + gap)))
+    kept = io.BytesIO()
+    sheet.save(kept, "PNG", optimize=True)
+    return kept.getvalue()
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Make the maps that are missing, then write the table."""
     parser = command_line.doc_parser("benchmarks.occlusion_peaks", __doc__)
@@ -152,6 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if code := subprocess.run([*command, f"output_dir={root.parent}", f"name={root.name}"], check=False).returncode:
             return code
     lines, undecided = [], 0
+    shown: dict[str, list[Path]] = {}
     for name in names:
         folder = RunDir(root.parent, root.name).phase(name)
         rows = {
@@ -163,6 +189,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         decided = [pair for pair in found if known.decided(pair[1])]
         undecided += len(found) - len(decided)
         lines += lines_of(name, known, decided, config.task.options)
+        right = [folder / FOLDER / mapped["pictures"][0]["overlay"] for mapped, _ in decided if mapped["correct"]]
+        if right:
+            shown[name] = right[:SHOWN]
     if not lines:
         raise UserError(f"{root}: there is no occlusion map; run it without --table-only")
     head = ["phase", "prompt", "answers", "rows", *(f"peak in {part}, %, chance" for part in known.columns), "no peak"]
@@ -170,6 +199,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     note += f" {undecided} rows whose picture decides nothing are left out." if undecided else ""
     written = f"{markdown_table(head, lines)}\n{note}\n"
     print(written)
+    if shown:
+        written += f"\n![maps of right answers, a line each of {', '.join(shown)}](figures/occlusion_{task}.png)\n"
+        (arguments.into.parent / "figures").mkdir(exist_ok=True)
+        write_atomic(arguments.into.parent / "figures" / f"occlusion_{task}.png", draw_sheet(shown))
     write_between_marks(arguments.into, f"occlusion_{task}", written)
     return 0
 

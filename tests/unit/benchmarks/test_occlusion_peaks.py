@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import random
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from PIL import Image
 
 from benchmarks import occlusion_peaks
 from benchmarks.occlusion_peaks import KNOWN, cell_parts, draw_walk, lines_of, main
@@ -75,3 +77,20 @@ def test_a_run_of_another_task_and_a_page_without_its_marks_are_refused_first(
         (tmp_path / "run" / "config.yaml").write_text(yaml.safe_dump({"name": "run", "task": {"name": name}}))
         with pytest.raises(UserError, match=why):
             main([str(tmp_path / "run"), "--into", str(page)])
+
+
+def test_the_figure_has_a_line_of_maps_for_each_phase(tmp_path: Path) -> None:
+    files = []
+    for number, colour in enumerate(("red", "lime", "blue")):
+        files.append(tmp_path / f"{number}.png")
+        Image.new("RGB", (320, 160), colour).save(files[-1])
+    sheet = Image.open(io.BytesIO(occlusion_peaks.draw_sheet({"stage1": files[:2], "stage3": files[2:]})))
+    assert sheet.size == (6 + 2 * 206, 6 + 2 * 206)
+    # A wide picture keeps its shape, at the top of its place.
+    assert [sheet.getpixel(at) for at in ((100, 50), (300, 50), (100, 260), (300, 260), (100, 150))] == [
+        (255, 0, 0),
+        (0, 255, 0),
+        (0, 0, 255),
+        (255, 255, 255),
+        (255, 255, 255),
+    ]

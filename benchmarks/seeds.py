@@ -7,6 +7,7 @@ import math
 import statistics
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -62,8 +63,11 @@ def run_over_seeds(grid: str, arguments: argparse.Namespace, overrides: Sequence
         The evaluated phases of every run, by name.
 
     Raises:
-        UserError: as `train` and `read_one` do, of all seeds, once each has been run.
+        UserError: as `train` and `read_one` do, of all seeds, once each has been run; at once for a seed that is named twice.
     """
+    # Its run would count as two.
+    if twice := [seed for seed, times in Counter(arguments.seeds).items() if times > 1]:
+        raise UserError(f"--seeds: {', '.join(map(str, twice))} is named twice; name each seed once")
     name, runs = load(grid, overrides).name, []
     failed: list[str] = []
     for seed in arguments.seeds:

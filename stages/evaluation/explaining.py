@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import logging
 import math
 import shutil
@@ -13,10 +14,13 @@ from itertools import chain, islice, zip_longest
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.config.schema import RunConfig
 from pipeline.data.images import ImageError, encode_picture, open_rgb
 from pipeline.errors import UserError
 from pipeline.files import (
+    differences,
     digest,
     end_half_line,
     file_digest,
@@ -57,9 +61,9 @@ def explain(config: RunConfig, run: RunDir, name: str, count: int) -> str:
         count: rows of each prompt style.
 
     Raises:
-        UserError: when the phase has no checkpoint, no answers of it, or is worked on by another process.
+        UserError: when the phase has no checkpoint, no answers of it, is worked on by another process, or fits no GPU.
     """
-    weights = _mapped_weights(run, name)
+    weights = _mapped_weights(config, run, name)
     with folder_lock(run.phase(name), wait=0):
         folder, predictions = run.phase(name) / FOLDER, run.phase(name) / "predictions.jsonl"
         inputs = {"version": VERSION, "grid": GRID, "dtype": DTYPE, "weights": weights}
@@ -79,7 +83,14 @@ def explain(config: RunConfig, run: RunDir, name: str, count: int) -> str:
         batch = max(1, min(BATCH, room))
         todo = [row for row in chosen if _key(row) not in done]
         for number, row in enumerate(todo, 1):
-            if why := _map(row, folder, run.root, loaded, batch):
+            try:
+                why = _map(row, folder, run.root, loaded, batch)
+            except torch.OutOfMemoryError as error:
+                raise UserError(
+                    f"{name} does not fit the GPU in {DTYPE} with {batch} rows at once; lower evaluation.batch_size (now "
+                    f"{config.evaluation.batch_size}) or take a larger GPU; the maps that are there are kept"
+                ) from error
+            if why:
                 left_out[why] += 1
             else:
                 done.add(_key(row))
@@ -105,7 +116,7 @@ def choose(rows: Iterable[Row], count: int) -> Iterator[Row]:
         yield from islice((row for turn in turns for row in turn if row is not None), min(count, sys.maxsize))
 
 
-def _mapped_weights(run: RunDir, name: str) -> str:
+def _mapped_weights(config: RunConfig, run: RunDir, name: str) -> str:
     """The digest of the weights that a phase's answers are of, once it is known that they are its checkpoint's."""
     checkpoint(run, name, verify=False)
     weights = (run.record(name) or {})["weights"]
@@ -115,6 +126,12 @@ def _mapped_weights(run: RunDir, name: str) -> str:
     if answered["inputs"]["weights"] != weights:
         raise UserError(
             f"{name}: its answers are of other weights; python -m stages.evaluate --stage {name} answers anew"
+        )
+    shown = (answered["inputs"].get("model") or {}).get("processor") or {}
+    if changed := differences(shown, json.loads(json.dumps(config.model.processor)), "model.processor"):
+        raise UserError(
+            f"{name}: its answers are of pictures made otherwise ({', '.join(changed)}); restore that, or answer anew: python -m "
+            f"stages.evaluate --stage {name}"
         )
     return str(weights)
 

@@ -10,6 +10,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from occlusion_fakes import WATCHED, Speller, Watcher, picture
 from PIL import Image
 
@@ -208,6 +209,32 @@ def test_a_phase_without_a_checkpoint_of_its_answers_is_refused(
     with pytest.raises(UserError, match=why):
         explain(CONFIG, run, PHASE, 1)
     assert not asked
+
+
+def test_pictures_are_made_as_they_were_for_the_answers(run: RunDir, asked: list[Watcher]) -> None:
+    folder = write_phase(run, PHASE, [prediction(0)])
+    write_json(
+        folder / "evaluation.json",
+        {"status": "complete", "inputs": {"weights": "w", "model": {"processor": {"size": {"longest_edge": 64}}}}},
+    )
+    with pytest.raises(UserError, match=r"\(model\.processor\.size: \{'longest_edge': 64\} -> None\)"):
+        explain(CONFIG, run, PHASE, 1)
+    made = dataclasses.replace(CONFIG, model=ModelConfig(processor={"size": {"longest_edge": 64}}))
+    assert "occlusion maps of 1 rows" in explain(made, run, PHASE, 1)
+
+
+def test_a_model_that_fits_no_gpu_in_float32_is_told_with_what_helps(
+    run: RunDir, asked: list[Watcher], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*arguments: Any) -> None:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(explaining, "occlude", full)
+    write_phase(run, PHASE, [prediction(0)])
+    with pytest.raises(
+        UserError, match=r"does not fit the GPU in float32 with 16 rows at once; lower evaluation\.batch_size"
+    ):
+        explain(CONFIG, run, PHASE, 1)
 
 
 def test_a_phase_that_is_worked_on_is_left_alone(run: RunDir, asked: list[Watcher]) -> None:

@@ -71,7 +71,22 @@ def trl_without_vllm(import_utils: ModuleType) -> Iterator[None]:
     import_utils.is_vllm_available = lambda min_version=None: False  # type: ignore[attr-defined]
 
 
-CURES = {"torchvision": torchvision_without_operators, "trl.import_utils": trl_without_vllm}
+@contextlib.contextmanager
+def bitsandbytes_without_packing(functional: ModuleType) -> Iterator[None]:
+    """Keep bitsandbytes from packing 4-bit weights anew when a model is evaluated on a CPU with AVX512-BF16.
+
+    What is packed has no gradient: after one evaluation adapters would train on wrong gradients, or not at all (0.50). Nor is a
+    compiled kernel fetched from a hub then.
+    """
+    yield
+    functional.has_avx512bf16 = lambda: False  # type: ignore[attr-defined]
+
+
+CURES = {
+    "torchvision": torchvision_without_operators,
+    "trl.import_utils": trl_without_vllm,
+    "bitsandbytes.functional": bitsandbytes_without_packing,
+}
 """What is done around the run of a module, by its name."""
 
 

@@ -92,6 +92,8 @@ def start_apart(
 
 
 def _before_it_runs(dies_by: signal.Signals, parent: int, ignored: Sequence[signal.Signals]) -> None:
+    # A worker of a stage blocks what asks it to stop; a server that inherited that would not hear it, and outlive the worker.
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
     for number in ignored:
         signal.signal(number, signal.SIG_IGN)
     die_with_parent(dies_by, parent)

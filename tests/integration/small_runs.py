@@ -129,11 +129,13 @@ class Small:
         deadline = time.monotonic() + wait
         while True:
             found = []
-            for process in psutil.process_iter(["cmdline", "status"]):
+            for process in psutil.process_iter(["cmdline", "status", "environ"]):
                 words = process.info["cmdline"] or []
                 named = any(word == f"name={name}" for word in words) and any(str(self.root) in word for word in words)
                 served = "--serve" in words and str(conductor) in words
-                ours = named or served or any(word == folder or f"{folder}/" in word for word in words)
+                # A server of rollouts has its weights elsewhere, and its logs of the stage that started it.
+                logs = (process.info["environ"] or {}).get("CLGRPO_LOGS", "")
+                ours = named or served or any(word == folder or f"{folder}/" in word for word in (*words, logs))
                 if ours and process.info["status"] != psutil.STATUS_ZOMBIE:
                     found.append(" ".join(words))
             if not found or time.monotonic() > deadline:

@@ -147,3 +147,15 @@ def test_handlers_are_given_back():
         signal.raise_signal(signal.SIGTERM)
     assert heard == [signal.SIGTERM]
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_child_of_a_process_that_blocks_signals_hears_them(tmp_path: Path) -> None:
+    """A stage's worker blocks them, and starts the server of its rollouts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
+    try:
+        child = start_apart(["sleep", "600"], tmp_path / "log", child_environment())
+        child.terminate()
+        assert child.wait(timeout=20) == -signal.SIGTERM
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        kill_session(child)

@@ -44,9 +44,8 @@ from pipeline.data.splits import parse_split
 from pipeline.errors import UserError
 from pipeline.files import write_atomic
 from pipeline.metrics import classification
-from pipeline.metrics.intervals import clustered_rate
+from pipeline.metrics.intervals import rate
 from pipeline.metrics.paired_tests import Prediction, paired, right
-from pipeline.metrics.scores import Rate
 from pipeline.reports.entries import Entry
 from pipeline.reports.table import table as markdown_table
 from pipeline.run_dir import BASE, RunDir
@@ -256,22 +255,19 @@ def probe_table(
     n = len(probed)
     lines = [
         ["commonest label", f"{100 * max(golds.values()) / n:.1f}", "", ""],
-        ["linear probe", str(_rate(probed)), "", ""],
+        ["linear probe", str(rate(sum(map(right, probed)), n)), "", ""],
     ]
     for phase in trained_phases(config):
         if phase != BASE:
             tests = [paired(run[phase].predictions, probed) for run in runs]
             gains = [100 * one.gain.share for one in tests]
             told = told_per_seed(gains, [known_p(one) for one in tests])
-            lines.append([phase, str(joined([_rate(run[phase].greedy) for run in runs])), interval(gains), told])
+            accuracies = [scores.accuracy for run in runs if (scores := run[phase].scores)]
+            lines.append([phase, str(joined(accuracies)), interval(gains), told])
     head = ["judge", "accuracy, %", "against the probe, points", "per seed (p)"]
     without = f" of {listed}, the others could not be used" if n < listed else ""
     note = f"{n} pictures{without}, each judged by what was trained without its fold; p of McNemar's exact test, not corrected."
     return f"{markdown_table(head, lines)}\n{note}\n"
-
-
-def _rate(rows: Sequence[Prediction]) -> Rate:
-    return clustered_rate([right(row) for row in rows], [str(row["id"]) for row in rows])
 
 
 def main(argv: Sequence[str] | None = None) -> int:

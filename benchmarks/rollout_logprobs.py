@@ -151,7 +151,7 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
         work,
         model=str(folder),
         reward_funcs=parity,
-        args=GRPOConfig(**trainer_arguments(work)),
+        args=GRPOConfig(**trainer_arguments(work, folder)),
         train_dataset=image_dataset(_rows(scratch, arguments.rows, arguments.image_size, arguments.pictures)),
         processing_class=load_processor(folder, config),
     )

@@ -33,7 +33,7 @@ def train(work: Work) -> None:
         work,
         model=str(parent),
         reward_funcs=load_rewards(work.stage.reward_funcs, task),
-        args=GRPOConfig(**setup.trainer_arguments(work)),
+        args=GRPOConfig(**setup.trainer_arguments(work, parent)),
         train_dataset=setup.image_dataset(columns),
         processing_class=processor,
         peft_config=loading.peft_config(work),

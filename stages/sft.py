@@ -30,7 +30,7 @@ def train(work: Work) -> None:
     trainer = SupervisedTrainer(
         teacher=distillation.load_teacher(work, parent, processor, task),
         model=str(parent),
-        args=SFTConfig(**setup.trainer_arguments(work)),
+        args=SFTConfig(**setup.trainer_arguments(work, parent)),
         train_dataset=setup.image_dataset(columns),
         processing_class=processor,
         peft_config=loading.peft_config(work),

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForImageTextToText, AutoProcessor
+from transformers import MODEL_MAPPING, AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from pipeline.config.families import PART_PREFIXES, part_of
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE
@@ -85,7 +85,7 @@ def load_model(
     model, info = auto_class.from_pretrained(
         folder,
         dtype=getattr(torch, dtype),
-        attn_implementation=config.model.attn_implementation,
+        attn_implementation=attention(folder, config),
         trust_remote_code=config.model.trust_remote_code,
         output_loading_info=True,
         **more,
@@ -95,6 +95,26 @@ def load_model(
         f"{kind}: {', '.join(keys[:3])}{f' and {len(keys) - 3} more' * (len(keys) > 3)}" for kind, keys in amiss.items()
     ]
     return (model if quantization else model.to(device)).eval(), problems
+
+
+def attention(folder: Path, config: Any) -> str | dict[str, str]:
+    """Return what from_pretrained takes as `attn_implementation`: `model.attn_implementation`.
+
+    A tower that does not attend, as a ResNet, knows eager alone, and transformers would refuse the whole model. That part is
+    given eager, and all others what was asked for.
+
+    Args:
+        folder: the checkpoint.
+        config: the run's configuration.
+    """
+    asked = config.model.attn_implementation
+    parts = AutoConfig.from_pretrained(folder, trust_remote_code=config.model.trust_remote_code)
+    tower = MODEL_MAPPING.get(type(getattr(parts, "vision_config", None)), None)
+    if asked == "eager" or tower is None:
+        return asked
+    if tower._supports_sdpa if asked == "sdpa" else tower._supports_flash_attn:
+        return asked
+    return {"": asked, **dict.fromkeys(parts.sub_configs, asked), "vision_config": "eager"}
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ from pipeline.data.student import load_run_task
 from pipeline.data.task import Task
 from pipeline.runs.checkpoint_folders import last_checkpoint, remove_torn
 from pipeline.runs.handover import parent_checkpoint
-from stages.models.loading import compute_dtype, emulates_bfloat16, load_processor, use_cpu
+from stages.models.loading import attention, compute_dtype, emulates_bfloat16, load_processor, use_cpu
 from stages.processes.deepspeed_locks import clear_stale_locks
 from stages.processes.work import Work
 from stages.training.metrics_log import NothingLeft
@@ -78,8 +78,13 @@ def image_dataset(columns: dict[str, list[Any]]) -> Dataset:
     return Dataset.from_dict(columns).with_transform(opened)
 
 
-def trainer_arguments(work: Work) -> dict[str, Any]:
-    """Return the stage's `trainer:` block with what CLGRPO decides: folders, seed, device, precision, DeepSpeed, logging."""
+def trainer_arguments(work: Work, parent: Path | None = None) -> dict[str, Any]:
+    """Return the stage's `trainer:` block with what CLGRPO decides: folders, seed, device, precision, DeepSpeed, logging.
+
+    Args:
+        work: the stage.
+        parent: the checkpoint that the trainer loads by them; None where none is loaded.
+    """
     config = work.config
     deepspeed = deepspeed_file(config)
     cycle = checkpoint_cycle(work.stage)
@@ -107,7 +112,7 @@ def trainer_arguments(work: Work) -> dict[str, Any]:
         "deepspeed": str(deepspeed) if deepspeed else None,
         "model_init_kwargs": {
             "dtype": "float32",
-            "attn_implementation": config.model.attn_implementation,
+            "attn_implementation": attention(parent, config) if parent else config.model.attn_implementation,
             "trust_remote_code": config.model.trust_remote_code,
         },
     }

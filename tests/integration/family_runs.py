@@ -133,10 +133,9 @@ VARIANTS = {
     "idefics3_special_tags": Variant("idefics3", quirk=make_tags_special),
     "internvl": Variant("internvl", quirk=in_bfloat16),
     "llava": Variant("llava", quirk=pad_with_eos),
-    # A ResNet has no other.
-    "fast_vlm": Variant("fast_vlm", ("model.attn_implementation=eager",)),
+    "fast_vlm": Variant("fast_vlm"),
     "composed_llava": Variant("llava", parts=("dinov2_with_registers", "qwen3")),
-    "composed_fast_vlm": Variant("fast_vlm", ("model.attn_implementation=eager",), parts=("mobilenet_v2", "llama")),
+    "composed_fast_vlm": Variant("fast_vlm", parts=("mobilenet_v2", "llama")),
 }
 
 

@@ -20,7 +20,7 @@ from pipeline.config.schema import ModelConfig, RunConfig, StageConfig, TinyConf
 from pipeline.data.conversations import user_turn
 from pipeline.run_dir import RunDir
 from rewards import completion_text
-from stages.models.loading import load_processor
+from stages.models.loading import attention, hold_batch_norms, load_processor
 from stages.models.tiny import build_tiny
 from stages.processes.work import Work
 from stages.shared_prefix.row_groups import pad_kinds
@@ -37,6 +37,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "qwen3_vl": {},
     "internvl": {},
     "llava": {},
+    "fast_vlm": {},
 }
 """Family, and what its processor does with a picture."""
 EVERY_CHANGE = ("idefics3_tiled", "qwen3_vl", "internvl")
@@ -59,9 +60,12 @@ def build(folder: Path, variant: str) -> Path:
     weights = load_file(folder / "model.safetensors")
     torch.manual_seed(0)
     louder = {
-        name: one + torch.randn(one.shape) * (0.12 if one.dim() > 1 else 0.05) for name, one in sorted(weights.items())
+        name: one + torch.randn(one.shape) * (0.12 if one.dim() > 1 else 0.05)
+        for name, one in sorted(weights.items())
+        # Batch norms count their batches.
+        if one.is_floating_point()
     }
-    save_file(louder, folder / "model.safetensors", {"format": "pt"})
+    save_file({**weights, **louder}, folder / "model.safetensors", {"format": "pt"})
     return folder
 
 
@@ -118,7 +122,7 @@ def trainer(
         "logging_steps": 1,
         "save_strategy": "no",
         "disable_tqdm": True,
-        "model_init_kwargs": {"dtype": "float32", "attn_implementation": "sdpa"},
+        "model_init_kwargs": {"dtype": "float32", "attn_implementation": attention(base, config)},
     }
     how = {
         "model": str(base),
@@ -130,7 +134,10 @@ def trainer(
         "peft_config": peft,
         "quantization_config": quantization,
     }
-    return cls(work, **how) if cls is PolicyTrainer else cls(**how)
+    made = cls(work, **how) if cls is PolicyTrainer else cls(**how)
+    # As every stage does; else a tower's answer would be that of the pictures beside it.
+    hold_batch_norms(made.model)
+    return made
 
 
 def _opened(batch: dict[str, list[int]]) -> dict[str, list[Any]]:

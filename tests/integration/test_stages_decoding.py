@@ -13,7 +13,6 @@ import torch
 from tiers import tiers
 from transformers import (
     AutoModelForCausalLM,
-    AutoModelForImageTextToText,
     GenerationConfig,
     LogitsProcessor,
     Qwen2Config,
@@ -22,7 +21,7 @@ from transformers import (
 
 from pipeline.config.schema import ModelConfig, RunConfig
 from stages.models.finished_rows import can_decode, decode
-from stages.models.loading import load_processor
+from stages.models.loading import load_model, load_processor
 from stages.models.row_sampling import Draws
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -98,8 +97,9 @@ def equal(ask: Asked, lengths: list[int], **how: Any) -> list[int]:
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Asked:
     """Eight prompts of two lengths with pictures of two shapes."""
     base = pairs.build(tmp_path_factory.mktemp(request.param), request.param)
-    processor = load_processor(base, RunConfig(model=ModelConfig(processor=pairs.VARIANTS[request.param])))
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=torch.float32, attn_implementation="sdpa").eval()
+    config = RunConfig(model=ModelConfig(processor=pairs.VARIANTS[request.param]))
+    processor = load_processor(base, config)
+    model, _ = load_model(base, config, "float32")
     rows = pairs.rows() * 2
     texts = [processor.apply_chat_template(row["prompt"], add_generation_prompt=True) for row in rows]
     images = [row["images"] for row in rows]

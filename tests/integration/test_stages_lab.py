@@ -21,7 +21,7 @@ from stages.evaluation.backends.base import GenerationRequest, SamplingParams
 from stages.evaluation.backends.checkpoint import find, open_backend
 from tests.waiting import wait_for
 
-FAMILIES = ["idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava"]
+FAMILIES = ["idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava", "fast_vlm"]
 
 
 @pytest.fixture(scope="module")

@@ -18,38 +18,26 @@ import posixpath
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.seeds import (
-    check_marks,
-    interval,
-    joined,
-    known_p,
-    make_parser,
-    run_over_seeds,
-    told_per_seed,
-    write_between_marks,
-)
+from benchmarks.probe import Features, answer_by_probe, encoder_features, probe_table
+from benchmarks.seeds import check_marks, make_parser, run_over_seeds, write_between_marks
 from benchmarks.stages_over_seeds import table as stages_table
 from pipeline import command_line
 from pipeline.checks.splits import selections
 from pipeline.config.loader import load
-from pipeline.config.schema import RunConfig
 from pipeline.data.image_sets import data_root
-from pipeline.data.images import open_rgb, paths_inside
+from pipeline.data.images import paths_inside
 from pipeline.data.load import load_task
 from pipeline.data.splits import parse_split
 from pipeline.errors import UserError
 from pipeline.files import write_atomic
 from pipeline.metrics import classification
-from pipeline.metrics.intervals import rate
-from pipeline.metrics.paired_tests import Prediction, paired, right
+from pipeline.metrics.paired_tests import Prediction
 from pipeline.reports.entries import Entry
-from pipeline.reports.table import table as markdown_table
 from pipeline.run_dir import BASE, RunDir
-from pipeline.runs.phases import trained_phases
 from pipeline.scoring.labels import LabelSet
 from pipeline.tasks.emoset import SPLITS, id_of, is_row, read_list
 
@@ -186,88 +174,18 @@ def pool(runs: Sequence[Mapping[str, Entry]], labels: LabelSet | None) -> dict[s
     return pooled
 
 
-def probe(folds: Sequence[Sequence[Prediction]], features: Mapping[str, Sequence[float]]) -> list[dict[str, Any]]:
+def probe(folds: Sequence[Sequence[Prediction]], features: Features) -> list[dict[str, Any]]:
     """Return what a linear probe answers to every row of the folds, each fitted to the rows of the others.
 
     Args:
         folds: a student's answers to each fold, of which rows and gold answers are taken.
         features: of each row, by its id.
     """
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.model_selection import GridSearchCV
-    from sklearn.pipeline import make_pipeline
-    from sklearn.preprocessing import StandardScaler
-
     answers = []
     for number, fold in enumerate(folds):
-        others = [row for place, rows in enumerate(folds) if place != number for row in rows]
-        # The strength of its penalty is chosen on the rows it is fitted to.
-        line = make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000))
-        fitted = GridSearchCV(line, {"logisticregression__C": [10.0**power for power in range(-4, 2)]}, cv=3)
-        fitted.fit([features[row["id"]] for row in others], [row["gold"] for row in others])
-        for row, label in zip(fold, fitted.predict([features[row["id"]] for row in fold]), strict=True):
-            answers.append({**row, "label": str(label), "correct": str(label) == row["gold"]})
+        known = {row["id"]: row["gold"] for place, rows in enumerate(folds) if place != number for row in rows}
+        answers += answer_by_probe(features, known, fold)
     return answers
-
-
-def encoder_features(config: RunConfig, base: Path, rows: Iterable[Prediction]) -> dict[str, list[float]]:
-    """Return the mean over all tokens of what the projector reads of each row's picture, by the row's id.
-
-    Args:
-        config: of a run whose model is composed.
-        base: its composed folder, whose processor prepares pictures as the student's are.
-        rows: answers to rows of one picture each.
-    """
-    from pipeline.system.library_patches import prepare_libraries
-
-    prepare_libraries()
-    import torch
-    from transformers import AutoProcessor
-
-    from stages.models.compose.source import find_part
-    from stages.models.compose.vision import features, load_tower, measure
-
-    compose = config.model.compose
-    assert compose is not None
-    tower = load_tower(compose.vision, find_part(compose.vision, "model.compose.vision"))
-    reading = measure(tower, compose.image_size, compose.layer)
-    prepare = AutoProcessor.from_pretrained(base).image_processor
-    found = {}
-    for row in rows:
-        with torch.inference_mode():
-            pixels = prepare(open_rgb(Path(row["image"])), return_tensors="pt")["pixel_values"]
-            found[row["id"]] = features(tower.model, reading, pixels)[0].mean(0).tolist()
-    return found
-
-
-def probe_table(
-    config: RunConfig, runs: Sequence[Mapping[str, Entry]], probed: Sequence[Prediction], listed: int
-) -> str:
-    """Return the phases beside the probe, and beside giving every picture the commonest label, as markdown.
-
-    Args:
-        config: of the runs.
-        runs: the phases of each seed, by name.
-        probed: answers of the probe.
-        listed: rows of the set; those that could not be judged are told.
-    """
-    golds = Counter(str(row["gold"]) for row in probed)
-    n = len(probed)
-    lines = [
-        ["commonest label", f"{100 * max(golds.values()) / n:.1f}", "", ""],
-        ["linear probe", str(rate(sum(map(right, probed)), n)), "", ""],
-    ]
-    for phase in trained_phases(config):
-        if phase != BASE:
-            tests = [paired(run[phase].predictions, probed) for run in runs]
-            gains = [100 * one.gain.share for one in tests]
-            told = told_per_seed(gains, [known_p(one) for one in tests])
-            accuracies = [scores.accuracy for run in runs if (scores := run[phase].scores)]
-            lines.append([phase, str(joined(accuracies)), interval(gains), told])
-    head = ["judge", "accuracy, %", "against the probe, points", "per seed (p)"]
-    without = f" of {listed}, the others could not be used" if n < listed else ""
-    note = f"{n} pictures{without}, each judged by what was trained without its fold; p of McNemar's exact test, not corrected."
-    return f"{markdown_table(head, lines)}\n{note}\n"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -317,10 +235,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     labels = load_task(load(arguments.config, [*arguments.overrides, f"task.path={folds[0]}"]).task, first.cache).labels
     runs = [pool([fold[place] for fold in by_fold], labels) for place in range(len(arguments.seeds))]
     judged = [_judged(fold[0]) for fold in by_fold]
-    features = encoder_features(config, first.final(BASE), [row for rows in judged for row in rows])
-    probed = probe(judged, features)
+    pictures = {row["id"]: Path(row["image"]) for rows in judged for row in rows}
+    probed = probe(judged, encoder_features(config, first.final(BASE), pictures))
     listed = sum(len(read_list(fold, JUDGED)) for fold in folds)
-    written = f"{stages_table(config, arguments.seeds, runs)}\n{probe_table(config, runs, probed, listed)}"
+    without = f" of {listed}, the others could not be used" if len(probed) < listed else ""
+    told = f"{without}, each judged by what was trained without its fold"
+    written = f"{stages_table(config, arguments.seeds, runs)}\n{probe_table(config, runs, probed, told)}"
     print(written)
     write_between_marks(arguments.into, mark, written)
     return 0

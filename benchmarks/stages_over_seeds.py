@@ -5,7 +5,8 @@
 Every seed is one run of the configuration, which goes on where it stopped; the table and its figure take the place of what
 stands between the configuration's two marks of --into. A stage is compared with its parent: per seed on the same rows
 (McNemar), and over the seeds by the mean difference with Student's 95 % interval, which covers the luck of training, as the
-intervals of one run do not.
+intervals of one run do not. Students that are composed of parts stand beside a linear probe of their encoder, fitted to the rows
+that the first stage on labels trains on.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ import statistics
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
+from pathlib import Path
 
+from benchmarks.probe import answer_by_probe, encoder_features, probe_table
 from benchmarks.seeds import (
     check_marks,
     draw_over_seeds,
@@ -31,10 +34,11 @@ from benchmarks.seeds import (
 from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
+from pipeline.data.load import load_task
 from pipeline.metrics.paired_tests import paired, right
 from pipeline.reports.entries import Entry
 from pipeline.reports.table import table as markdown_table
-from pipeline.run_dir import BASE
+from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import parent_of, trained_phases
 
 FEW = 4
@@ -128,6 +132,29 @@ def table(config: RunConfig, seeds: Sequence[int], runs: Sequence[Mapping[str, E
     return f"{markdown_table(head, lines)}\n{note}\n"
 
 
+def beside_probe(config: RunConfig, run: RunDir, runs: Sequence[Mapping[str, Entry]]) -> str | None:
+    """Return the phases of composed students beside a linear probe of their encoder, as markdown.
+
+    Args:
+        config: of the runs.
+        run: one of them, for its composed base and its pictures.
+        runs: the evaluated phases of each, by name.
+
+    Returns:
+        None where there is nothing to probe: no part, no stage on labels, or rows without one label of a list.
+    """
+    on_labels = [stage.split for stage in config.all_stages.values() if stage.data == "labels"]
+    task = load_task(config.task, run.cache)
+    if config.model.compose is None or task.labels is None or not on_labels:
+        return None
+    known = task.select_for_training(on_labels[0]).rows
+    asked = list(runs[0].values())[-1].greedy
+    pictures = {row.id: row.images[0] for row in known} | {row["id"]: Path(row["image"]) for row in asked}
+    features = encoder_features(config, run.final(BASE), pictures)
+    probed = answer_by_probe(features, {row.id: str(row.answer) for row in known}, asked)
+    return probe_table(config, runs, probed, f"; the probe was fitted to {len(known)} of {on_labels[0]}")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the configuration over the seeds, then write the table."""
     parser = make_parser("stages_over_seeds", __doc__ or "", [0, 1, 2, 3, 4])
@@ -138,6 +165,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_marks(arguments.into, config.name)
     runs = run_over_seeds(arguments.config, arguments, arguments.overrides)
     written = table(config, arguments.seeds, runs)
+    if probed := beside_probe(config, RunDir(arguments.output_dir, f"{config.name}-seed{arguments.seeds[0]}"), runs):
+        written += f"\n{probed}"
     if arguments.overrides:
         written += f"\nEvery run was made with `{shlex.join(arguments.overrides)}`.\n"
     print(written)

@@ -126,6 +126,7 @@ def answers(names: list[str], wrong: int, fold: int = 0) -> list[dict[str, Any]]
             "gold": name.partition("_")[0],
             "label": "awe" if (name.startswith("awe")) != (place < wrong) else "fear",
             "correct": place >= wrong,
+            "image": f"{name}.jpg",
             "completion": "",
         }
         for place, name in enumerate(names)
@@ -194,37 +195,6 @@ def test_a_probe_answers_each_fold_from_the_others_alone() -> None:
     assert [row["id"] for row in found] == [name for members in names for name in members]
 
 
-def test_features_are_those_the_projector_reads_averaged_over_a_picture(tmp_path: Path) -> None:
-    import torch
-    from tiny_parts import save_tower
-    from transformers import AutoModel
-
-    tower = save_tower("resnet", tmp_path / "tower")
-    config = load("oasis_parts", [f"model.compose.vision={tower}", "model.compose.image_size=32"])
-    from transformers import AutoImageProcessor
-
-    prepare = AutoImageProcessor.from_pretrained(tower)
-
-    class Processor:
-        image_processor = prepare
-
-    picture, turned = tmp_path / "one.png", tmp_path / "turned.png"
-    Image.effect_noise((32, 32), 80).convert("RGB").save(picture)
-    # Of a camera that was held upright: the student is shown it turned.
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.open(picture).transpose(Image.Transpose.ROTATE_90).save(turned, exif=exif)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("transformers.AutoProcessor.from_pretrained", lambda folder: Processor)
-        rows = [{"id": "one", "image": str(picture)}, {"id": "turned", "image": str(turned)}]
-        found = folds.encoder_features(config, tmp_path, rows)
-    with torch.inference_mode():
-        pixels = prepare(Image.open(picture), return_tensors="pt")["pixel_values"]
-        maps = AutoModel.from_pretrained(tower).eval()(pixels).last_hidden_state
-    assert found["one"] == pytest.approx(maps.mean((2, 3))[0].tolist(), abs=1e-5)
-    assert found["turned"] == found["one"]
-
-
 def test_the_whole_command_on_made_up_runs(oasis: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- table of oasis_parts-folds -->\n<!-- end of oasis_parts-folds -->\n")
@@ -245,7 +215,7 @@ def test_the_whole_command_on_made_up_runs(oasis: Path, tmp_path: Path, monkeypa
     monkeypatch.setattr(
         folds,
         "encoder_features",
-        lambda config, base, rows: {row["id"]: [float(row["gold"] == "awe"), 0.0] for row in rows},
+        lambda config, base, pictures: {name: [float(name.startswith("awe")), 0.0] for name in pictures},
     )
     words = ["oasis_parts", f"task.path={oasis}", "--folds", "3", "--seeds", "0", "1"]
     assert folds.main([*words, "--output-dir", str(tmp_path / "runs"), "--into", str(page)]) == 0

@@ -8,8 +8,11 @@ import pytest
 
 from benchmarks import seeds, stages_over_seeds
 from pipeline.config.loader import load
+from pipeline.config.schema import RunConfig
+from pipeline.data.load import load_task
 from pipeline.metrics.classification import score
 from pipeline.reports.entries import Entry
+from pipeline.run_dir import RunDir
 from pipeline.runs.phases import trained_phases
 from pipeline.scoring.labels import LabelSet
 
@@ -103,3 +106,36 @@ def test_words_change_every_run_of_the_table(tmp_path: Path, monkeypatch: pytest
     assert asked == [["cot.from=runs/rows", *one, f"output_dir={tmp_path}"] for one in own]
     assert "| stage3_grpo_accuracy | 60.0 [50.2, 69.1] | 60.0 [50.2, 69.1] |" in page.read_text()
     assert "\nEvery run was made with `cot.from=runs/rows`.\n" in page.read_text()
+
+
+def test_composed_students_stand_beside_a_probe_fitted_to_what_their_first_stage_trains_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    words = ["task.name=scenes", "task.options={seed: 0, train: 48, val: 16, test: 8}", "stages.0.split=train[:40]"]
+    config, run = load("oasis_parts", words), RunDir(tmp_path, "one")
+    rows = load_task(config.task, run.cache).select("val").rows
+    labels = sorted({str(row.answer) for row in rows})
+    answers = tuple(
+        {"id": row.id, "decoding": "greedy", "sample": 0, "label": labels[0], "gold": row.answer, "style": "think"}
+        | {"correct": row.answer == labels[0], "completion": "", "groups": {}, "image": str(row.images[0])}
+        for row in rows
+    )
+    phases = {
+        name: Entry(name, name, answers, score(answers, LabelSet(tuple(labels)))) for name in trained_phases(config)
+    }
+    read: dict[str, Path] = {}
+
+    def features(config: RunConfig, base: Path, pictures: dict[str, Path]) -> dict[str, list[float]]:
+        read.update(pictures)
+        known = {
+            row.id: row for split in ("train", "val") for row in load_task(config.task, run.cache).select(split).rows
+        }
+        return {name: [float(known[name].answer == label) for label in labels] for name in pictures}
+
+    monkeypatch.setattr(stages_over_seeds, "encoder_features", features)
+    told = stages_over_seeds.beside_probe(config, run, [phases])
+    assert told is not None
+    assert lines_of(told)["linear probe"][1].startswith("100.0")
+    assert "16 pictures; the probe was fitted to 40 of train[:40]" in told
+    assert len(read) == 56
+    assert stages_over_seeds.beside_probe(load("demo_scenes"), run, [phases]) is None

@@ -52,16 +52,38 @@ def main(command: Sequence[str]) -> int:
             if not (left := _kill_descendants()):
                 break
             psutil.wait_procs(left, timeout=1)
+        for one in _descendants():
+            _kill(one)
     return code if code >= 0 else 128 - code
 
 
 def _kill_descendants() -> list[psutil.Process]:
-    """Kill what descends from this process, and return it; nobody is waited for, since that would take a child's status."""
-    found = psutil.Process().children(recursive=True)
+    """Kill what descends from this process, and return it; nobody is waited for, since that would take a child's status.
+
+    Python's resource trackers are spared. They end by themselves once those they serve are dead, and first take away the
+    shared memory that those left: were they killed, too, the hundreds of MB of an engine would stay in /dev/shm.
+    """
+    found = _descendants()
     for one in found:
-        with contextlib.suppress(psutil.Error):
-            one.kill()
+        if not _tracks_resources(one):
+            _kill(one)
     return found
+
+
+def _descendants() -> list[psutil.Process]:
+    return psutil.Process().children(recursive=True)
+
+
+def _tracks_resources(process: psutil.Process) -> bool:
+    try:
+        return any("multiprocessing.resource_tracker" in word for word in process.cmdline())
+    except psutil.Error:
+        return False
+
+
+def _kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.Error):
+        process.kill()
 
 
 if __name__ == "__main__":

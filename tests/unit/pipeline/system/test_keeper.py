@@ -101,3 +101,33 @@ def test_an_engine_in_a_session_of_its_own_ends_with_its_server(sent: signal.Sig
         keeper.kill()
         with contextlib.suppress(ProcessLookupError):
             os.killpg(engine, signal.SIGKILL)
+
+
+# Its engine holds shared memory, as one that hands pictures to its workers, and neither hears that it is to end.
+SHARES = """
+import signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+sys.exit(subprocess.run([sys.executable, "-c", sys.argv[1]]).returncode)
+"""
+SHARING_ENGINE = """
+import time
+from multiprocessing.shared_memory import SharedMemory
+# So many that they are not taken away between two kills.
+print(*[SharedMemory(create=True, size=9).name for _ in range(500)], flush=True)
+time.sleep(600)
+"""
+
+
+def test_shared_memory_of_what_was_killed_is_taken_away() -> None:
+    quick = (
+        "import sys; from pipeline.system import keeper; keeper.STOP_SECONDS = 1; sys.exit(keeper.main(sys.argv[1:]))"
+    )
+    words = [sys.executable, "-c", quick, sys.executable, "-c", SHARES, SHARING_ENGINE]
+    keeper = subprocess.Popen(words, stdout=subprocess.PIPE, text=True, env=child_environment(), start_new_session=True)
+    assert keeper.stdout is not None
+    shared = [Path("/dev/shm") / name for name in keeper.stdout.readline().split()]
+    assert all(file.is_file() for file in shared)
+    keeper.terminate()
+    keeper.wait(60)
+    assert not [file for file in shared if file.exists()]
+    assert not session_of(keeper.pid)

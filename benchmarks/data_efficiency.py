@@ -26,6 +26,7 @@ from benchmarks.seeds import (
     make_parser,
     run_over_seeds,
     save_beside,
+    told_of_accuracies,
     told_per_seed,
     write_between_marks,
 )
@@ -123,11 +124,7 @@ def table(curves: Mapping[str, Sequence[OfRows]], seeds: Sequence[int], runs: Ru
                 cells += [interval(gains), told_per_seed(gains, corrected[point.stage])]
             lines.append(cells)
     judged = {scores.n for run in runs for entry in run.values() if (scores := entry.scores)}
-    over = "Mean over seeds [95 % interval, Student's t]" if len(seeds) > 1 else "[95 % interval of one run, Wilson]"
-    note = (
-        f"{'Seeds' if len(seeds) > 1 else 'Seed'} {', '.join(map(str, seeds))}; {' or '.join(map(str, sorted(judged)))} test "
-        f"rows. {over}. Per seed: McNemar's exact test on the same rows, corrected by Holm over all lines of the table."
-    )
+    note = told_of_accuracies(seeds, f"; {' or '.join(map(str, sorted(judged)))} test rows")
     return f"{markdown_table(head, lines, range(2, len(head)))}\n{note}\n"
 
 

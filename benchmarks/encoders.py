@@ -30,6 +30,7 @@ from benchmarks.seeds import (
     make_parser,
     run_over_seeds,
     save_beside,
+    told_of_accuracies,
     told_per_seed,
     write_between_marks,
 )
@@ -107,12 +108,7 @@ def table(runs: Mapping[str, Sequence[Entry]], seeds: Sequence[int]) -> str:
                 gains = [100 * one.gain.share for one in tests[kind, arm]]
                 cells += [interval(gains), told_per_seed(gains, corrected[kind, arm])]
             lines.append(cells)
-    over = "Mean over seeds [95 % interval, Student's t]" if len(seeds) > 1 else "[95 % interval of one run, Wilson]"
-    note = (
-        f"{'Seeds' if len(seeds) > 1 else 'Seed'} {', '.join(map(str, seeds))}. {over}. Per seed: McNemar's exact test on the "
-        "same rows, corrected by Holm over all lines of the table. Commonest answer: what giving it to every question of the "
-        "kind earns."
-    )
+    note = f"{told_of_accuracies(seeds)} Commonest answer: what giving it to every question of the kind earns."
     return f"{markdown_table(head, lines, {1, 2, 4, 5, 6})}\n{note}\n"
 
 

@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from scipy import stats
 
@@ -42,13 +42,25 @@ def make_parser(module: str, doc: str, seeds: Sequence[int]) -> argparse.Argumen
         seeds: the default ones.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=doc.split("\n")[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds))
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), action=_EachOnce)
     parser.add_argument("--output-dir", type=Path, default=Path("runs"))
     parser.add_argument(
         "--into", type=Path, default=ROOT / "docs" / "results.md", help="page with the table's two marks"
     )
     parser.add_argument("--table-only", action="store_true", help="train nothing; read the runs there are")
     return parser
+
+
+class _EachOnce(argparse.Action):
+    """Refuses a seed that is named twice: its run would count as two."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, _: Any = None
+    ) -> None:
+        """Keep the seeds."""
+        if twice := [seed for seed, times in Counter(values).items() if times > 1]:
+            raise argparse.ArgumentError(self, f"{', '.join(map(str, twice))} is named twice; name each seed once")
+        setattr(namespace, self.dest, values)
 
 
 def run_over_seeds(grid: str, arguments: argparse.Namespace, overrides: Sequence[str] = ()) -> list[dict[str, Entry]]:
@@ -63,11 +75,8 @@ def run_over_seeds(grid: str, arguments: argparse.Namespace, overrides: Sequence
         The evaluated phases of every run, by name.
 
     Raises:
-        UserError: as `train` and `read_one` do, of all seeds, once each has been run; at once for a seed that is named twice.
+        UserError: as `train` and `read_one` do, of all seeds, once each has been run.
     """
-    # Its run would count as two.
-    if twice := [seed for seed, times in Counter(arguments.seeds).items() if times > 1]:
-        raise UserError(f"--seeds: {', '.join(map(str, twice))} is named twice; name each seed once")
     name, runs = load(grid, overrides).name, []
     failed: list[str] = []
     for seed in arguments.seeds:
@@ -255,3 +264,18 @@ def mean_p(values: Sequence[float]) -> float:
         # No spread: t is infinite, or 0 / 0.
         return float(values[0] == 0)
     return float(stats.ttest_1samp(values, 0.0).pvalue)
+
+
+def told_of_accuracies(seeds: Sequence[int], rows: str = "") -> str:
+    """Return the sentences below a table of accuracies of `joined` and tests of `holm_per_seed`.
+
+    Args:
+        seeds: of the runs.
+        rows: what is told of the test rows behind the seeds, as ``; 200 test rows``.
+    """
+    several = len(seeds) > 1
+    over = "Mean over seeds [95 % interval, Student's t]" if several else "[95 % interval of one run, Wilson]"
+    return (
+        f"Seed{'s' * several} {', '.join(map(str, seeds))}{rows}. {over}. Per seed: McNemar's exact test on the same rows, "
+        "corrected by Holm over all lines of the table."
+    )

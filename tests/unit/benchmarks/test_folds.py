@@ -171,13 +171,15 @@ def test_a_run_that_fails_keeps_no_other_seed_from_being_run(monkeypatch: pytest
     assert asked == [f"name=oasis_parts-seed{seed}" for seed in range(3)]
     told = "its run failed (exit status 2), as told above; the same command goes on where it stopped"
     assert refused.value.problems == [f"name=oasis_parts-seed{seed}: {told}" for seed in (0, 2)]
-    twice = seeds.make_parser("folds", "", [0, 1, 0]).parse_args(["--output-dir", str(tmp_path)])
-    with pytest.raises(UserError, match="--seeds: 0 is named twice"):
-        seeds.run_over_seeds("oasis_parts", twice)
-    assert len(asked) == 3
     monkeypatch.setattr(seeds.subprocess, "run", lambda *words, **how: SimpleNamespace(returncode=130))
     with pytest.raises(KeyboardInterrupt):
         seeds.run_over_seeds("oasis_parts", arguments)
+
+
+def test_a_seed_that_is_named_twice_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        seeds.make_parser("folds", "", [0]).parse_args(["--seeds", "0", "1", "0"])
+    assert "argument --seeds: 0 is named twice; name each seed once" in capsys.readouterr().err
 
 
 def test_a_probe_answers_each_fold_from_the_others_alone() -> None:

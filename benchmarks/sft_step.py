@@ -165,7 +165,7 @@ def made(ours: bool, folder: Path, scratch: Path, where: tuple[int, int, int], a
     how: dict[str, Any] = {
         "model": str(folder),
         "processing_class": processor,
-        "peft_config": loading.peft_config(work),
+        "peft_config": loading.peft_config(work, processor.tokenizer),
     }
     if ours:
         settings = SFTConfig(**setup.trainer_arguments(work))

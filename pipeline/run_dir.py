@@ -6,8 +6,8 @@
   config.yaml           the resolved configuration
   base/                 the untrained model (made here when it is the tiny one) and its report
   cot/                  train.parquet rejected.jsonl journal/ manifest.json README.md
-  <stage>/              stage.json metrics.jsonl alarms.jsonl checkpoint-*/ final/ best/ logs/ evaluation.json predictions.jsonl
-                        report/ occlusion/
+  <stage>/              stage.json metrics.jsonl alarms.jsonl start/ checkpoint-*/ final/ best/ logs/ evaluation.json
+                        predictions.jsonl report/ occlusion/
   report/               index.html summary.md summary.json model_card.md *.png tables/
 ```
 

@@ -36,7 +36,7 @@ def train(work: Work) -> None:
         args=GRPOConfig(**setup.trainer_arguments(work, parent)),
         train_dataset=setup.image_dataset(columns),
         processing_class=processor,
-        peft_config=loading.peft_config(work),
+        peft_config=loading.peft_config(work, processor.tokenizer),
         quantization_config=loading.quantization_config(work),
     )
     loading.prepare(trainer, work)

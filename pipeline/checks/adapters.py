@@ -5,19 +5,26 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
-from pipeline.config.derived import zero_stage
-from pipeline.config.schema import RunConfig, StageConfig
+from pipeline.checks.model_folder import chat_template
+from pipeline.config.derived import tunes_prompt, zero_stage
+from pipeline.config.schema import RunConfig, StageConfig, stage_key
+from pipeline.config.special_tokens import soft_prompt_length
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE, PEFT_TYPES, peft_fields
 from pipeline.errors import did_you_mean
 
 PARTS = ("vision", "connector", "language")
 """The parts of a VLM that a stage can freeze, or train at a learning rate of their own."""
-NOT_MERGED = "is made of inputs, not of weights, so no plain checkpoint can hold it"
 REFUSED_TYPES = {
     **dict.fromkeys(
-        ("PROMPT_TUNING", "MULTITASK_PROMPT_TUNING", "P_TUNING", "PREFIX_TUNING", "CPT", "CARTRIDGE"), NOT_MERGED
+        ("PREFIX_TUNING", "CARTRIDGE"), "is keys and values of every layer, which no plain checkpoint can hold"
+    ),
+    **dict.fromkeys(
+        ("MULTITASK_PROMPT_TUNING", "P_TUNING", "CPT"),
+        "is vectors before the embedded prompt, which peft cannot generate with for every VLM; PROMPT_TUNING trains them as "
+        "tokens that a plain checkpoint holds",
     ),
     "ADAPTION_PROMPT": "cannot be merged into plain weights, and peft has it for no VLM",
     "XLORA": "mixes adapters anew for every token, so it cannot be merged",
@@ -30,6 +37,7 @@ REFUSED_TYPES = {
 NOT_SHARED_OUT = {
     "LOHA": "peft sizes its matrices by weights of which each process holds a part",
     "LN_TUNING": "peft copies layers of which each process holds a part",
+    "PROMPT_TUNING": "peft reads the rows of an embedding of which each process holds a part",
 }
 """PEFT types that train under ZeRO-1 and 2 and fail under ZeRO-3, and why."""
 REFUSED_FIELDS = {
@@ -44,6 +52,8 @@ REFUSED_FIELDS = {
     ),
 }  # fmt: skip
 """Fields of PEFT configurations that are not offered, and why."""
+SOFT_PROMPT_FIELDS = ("peft_type", "num_virtual_tokens", "prompt_tuning_init_text")
+"""What a soft prompt takes; it begins with tokens of the text, or else with some drawn from the commonest."""
 PRICE_OF_DROPOUT = "set it to 0 for GRPO steps 2 to 5 times as fast where prompts are long (docs/performance.md)"
 INITS = ("init_lora_weights", "init_weights", "init_ia3_weights")
 TIED = ("lm_head", "embed_tokens")
@@ -51,6 +61,8 @@ TIED = ("lm_head", "embed_tokens")
 
 def adapter_problems(config: RunConfig) -> Iterator[str]:
     """Yield every broken rule of model.peft and model.quantization."""
+    if tunes_prompt(config):
+        yield from _prompt_tuning(config)
     if config.model.peft is not None:
         yield from _peft(config.model.peft)
         kind = config.model.peft.get("peft_type")
@@ -77,6 +89,9 @@ def _peft(block: dict[str, Any]) -> Iterator[str]:
         where = f"model.peft.{key}"
         if key not in fields:
             yield f"{where} is not a field of peft.{PEFT_TYPES[kind][1]}; {did_you_mean(key, fields)}"
+        elif kind == "PROMPT_TUNING":
+            if key not in SOFT_PROMPT_FIELDS:
+                yield f"{where}: {value!r} is not offered with PROMPT_TUNING, which takes {' and '.join(SOFT_PROMPT_FIELDS[1:])}"
         elif key in REFUSED_FIELDS and value:
             yield f"{where}: {value!r} is not offered: {REFUSED_FIELDS[key]}"
         elif key in INITS and value not in (True, "gaussian", "orthogonal"):
@@ -85,10 +100,39 @@ def _peft(block: dict[str, Any]) -> Iterator[str]:
             named = [name for name in value if name in TIED] if isinstance(value, list) else []
             if named:
                 yield f"{where}: {', '.join(named)} is not offered: tied weights cannot be adapted apart; leave it out"
-    if not block.get("target_modules"):
+    if not block.get("target_modules") and kind != "PROMPT_TUNING":
         yield (
             "model.peft.target_modules: is missing, and peft knows no default for VLMs; name modules, for example "
             "[q_proj, v_proj], or give a pattern"
+        )
+
+
+def _prompt_tuning(config: RunConfig) -> Iterator[str]:
+    block = config.model.peft or {}
+    count, text = block.get("num_virtual_tokens"), block.get("prompt_tuning_init_text")
+    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
+        yield f"model.peft.num_virtual_tokens: {count!r} must be a whole number of at least 1, such as 20"
+    if text is not None and not (isinstance(text, str) and text.strip()):
+        yield f"model.peft.prompt_tuning_init_text: {text!r} must be a text; leave it out to begin with common tokens"
+    folder = Path(config.model.name_or_path or "").expanduser()
+    if config.model.name_or_path and folder.is_dir():
+        yield from soft_prompt_problems(config, folder)
+    for name, stage in config.all_stages.items():
+        where = stage_key(name)
+        if "language" in stage.freeze:
+            yield f"{where}.freeze: language has the soft prompt (PROMPT_TUNING), so nothing would train; take it out"
+        if stage.distill is not None:
+            yield f"{where}.distill: the teacher does not know a soft prompt's tokens (PROMPT_TUNING); leave one of the two out"
+
+
+def soft_prompt_problems(config: RunConfig, folder: Path) -> Iterator[str]:
+    """Yield why a run cannot tune the soft prompt of the model it starts from; nothing where the model has none."""
+    there = soft_prompt_length(chat_template(folder) or "")
+    asked = (config.model.peft or {}).get("num_virtual_tokens")
+    if tunes_prompt(config) and there not in (0, asked):
+        yield (
+            f"model.peft.num_virtual_tokens: {asked!r}, but model.name_or_path has a soft prompt of {there}, which goes on being "
+            f"trained; set it to {there}, or start from a model without one"
         )
 
 

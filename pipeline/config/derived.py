@@ -65,6 +65,11 @@ def distilled(distill: DistillConfig) -> str:
     return f"distilled from {distill.teacher}, weight {distill.weight:g}, temperature {distill.temperature:g}"
 
 
+def tunes_prompt(config: RunConfig) -> bool:
+    """Check whether the stages train a soft prompt at the head of every prompt, and nothing else."""
+    return (config.model.peft or {}).get("peft_type") == "PROMPT_TUNING"
+
+
 def clip_range(stage: StageConfig) -> tuple[float, float] | None:
     """Return (epsilon_low, epsilon_high) of a clipping stage, None for a stage that does not ask for clipping.
 

@@ -86,7 +86,7 @@ class ModelConfig:
     trust_remote_code: bool = False
     peft: dict[str, Any] | None = None
     """Adapters: peft_type (LORA when not named) and the fields of its configuration class in peft (r, lora_alpha,
-    target_modules, …); None trains all weights. `final/` is always merged."""
+    target_modules, …); None trains all weights. `final/` is always a plain checkpoint."""
     quantization: str | None = None
     """4bit (NF4) or 8bit: how the language model's fixed weights are held under LoRA adapters. `final/` is the parent in full
     precision with the adapters merged."""

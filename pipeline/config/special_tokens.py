@@ -15,11 +15,22 @@ from typing import Any
 
 TAGS = ("<think>", "</think>", "<answer>", "</answer>")
 """Ours to write, also where a tokenizer counts them among its special tokens."""
+_SOFT_PROMPT = re.compile(r"<\|soft_prompt_\d+\|>")
 _KNOWN = re.compile(
     r"<\|[^|<>\s]{1,60}\|>|<｜[^｜<>]{1,60}｜>|<unused\d+>|<row_\d+_col_\d+>|<(?:start|end)_of_[a-z_]{2,20}>|"
     r"</?(?:s|unk|pad|bos|eos|mask|cls|sep|img|image|video|audio|quad|IMG_CONTEXT|global-img|image_soft_token|"
     r"fake_token_around_image|image_newline)>|\[/?(?:INST|IMG|IMG_BREAK|IMG_END|SYSTEM_PROMPT|AVAILABLE_TOOLS)\]"
 )
+
+
+def soft_prompt_token(number: int) -> str:
+    """Return the name of a token of a soft prompt, counted from 0."""
+    return f"<|soft_prompt_{number}|>"
+
+
+def soft_prompt_length(template: str) -> int:
+    """Return how many tokens of a soft prompt a chat template writes."""
+    return len(set(_SOFT_PROMPT.findall(template)))
 
 
 def special_token_in(text: str, own: Iterable[str] = ()) -> str | None:

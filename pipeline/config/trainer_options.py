@@ -28,6 +28,7 @@ PEFT_TYPES = {
     "RANDLORA": ("randlora/config.py", "RandLoraConfig"),
     "MISS": ("miss/config.py", "MissConfig"),
     "LN_TUNING": ("ln_tuning/config.py", "LNTuningConfig"),
+    "PROMPT_TUNING": ("prompt_tuning/config.py", "PromptTuningConfig"),
 }
 """The PEFT types a run may name, and where peft describes them: all that tests/integration merges and finds exact."""
 DEFAULT_PEFT_TYPE = "LORA"
@@ -93,6 +94,8 @@ def peft_fields(peft_type: str) -> dict[str, Any]:
     fields = _class_fields(peft / "config.py", "PeftConfigMixin") | _class_fields(peft / "config.py", "PeftConfig")
     if peft_type in ("LOHA", "LOKR"):
         fields |= _class_fields(peft / "tuners/lycoris_utils.py", "LycorisConfig")
+    if peft_type == "PROMPT_TUNING":
+        fields |= _class_fields(peft / "config.py", "PromptLearningConfig")
     return fields | _class_fields(peft / "tuners" / file, name)
 
 

@@ -19,6 +19,8 @@ REFERENCE = "reference.safetensors"
 """What the trainer's model said, beside final/."""
 VERIFICATION = "verification.json"
 """What a fresh process found when it loaded final/."""
+START = "start"
+"""The parent with an untrained soft prompt, which prompt tuning starts from (`stages.checkpoints.soft_prompt`)."""
 FIGURES = "validation.json"
 """The figures of best/, in it."""
 
@@ -70,11 +72,13 @@ def delete_checkpoints(work: Work) -> None:
     A deletion that is killed leaves parts of them, which nothing resumes from; the next start deletes the rest.
     """
     folders = [path for path in work.folder.glob("checkpoint-*") if path.is_dir()]
-    if not folders:
+    start = work.folder / START
+    if not (folders or start.exists()):
         return
-    freed = sum(map(folder_bytes, folders))
+    freed = sum(map(folder_bytes, (*folders, start)))
     for folder in folders:
         shutil.rmtree(folder)
+    shutil.rmtree(start, ignore_errors=True)
     record = work.run.record(work.name) or {}
     write_json(work.run.record_path(work.name), {**record, "freed_bytes": record.get("freed_bytes", 0) + freed})
     log.info(f"  {work.name}: {len(folders)} checkpoints deleted, {size(freed)} (keep_checkpoints: true keeps them)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+from pipeline.checks.adapters import soft_prompt_problems
 from pipeline.checks.model_folder import folder_problems
 from pipeline.config.families import model_type, tiny_families
 from pipeline.config.special_tokens import special_tokens_of
@@ -41,8 +42,9 @@ def make_base_model(work: Work) -> None:
         build_tiny(folder, config.model.tiny, texts, config.seed)
     else:
         folder = find_model(config.model)
-        if told := folder_problems(folder):
-            raise UserError([f"model.name_or_path: {config.model.name_or_path!r} {problem}" for problem in told])
+        told = [f"model.name_or_path: {config.model.name_or_path!r} {problem}" for problem in folder_problems(folder)]
+        if told := told or list(soft_prompt_problems(config, folder)):
+            raise UserError(told)
         family = model_type(folder)
         if family not in tiny_families():
             log.info(f"base: no test trains the family {family}; docs/families.md lists those that are trained")

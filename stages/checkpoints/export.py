@@ -38,14 +38,15 @@ def export(trainer: Any, work: Work, parent: Path, folder: Path) -> Any:
         return None
     with whole_weights():
         plain = kind.from_pretrained(parent, dtype=torch.float32, trust_remote_code=work.config.model.trust_remote_code)
+    processor = load_processor(parent, work.config)
     if adapted:
         from peft import get_peft_model
 
-        plain = get_peft_model(plain, peft_config(work))
+        plain = get_peft_model(plain, peft_config(work, processor.tokenizer))
     load_tensors(plain, trained)
     plain = plain.merge_and_unload() if adapted else plain
     plain.save_pretrained(folder)
-    load_processor(parent, work.config).save_pretrained(folder)
+    processor.save_pretrained(folder)
     return plain
 
 

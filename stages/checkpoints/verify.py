@@ -21,6 +21,7 @@ from pipeline.runs.handover import changes, checkpoint_folder, file_digests, wei
 from pipeline.runs.phases import parent_of
 from stages.checkpoints.accept import FIGURES, REFERENCE, VERIFICATION, few_parsed
 from stages.checkpoints.reference_logits import Reference, examples, inputs_of, measure
+from stages.checkpoints.soft_prompt import starting_point
 from stages.models.chat import chat_problems
 from stages.models.generate import Answerer
 from stages.models.loading import load_model, load_processor
@@ -64,7 +65,7 @@ def compare(work: Work, task: Task) -> dict[str, Any]:
     found: dict[str, Any] = {"problems": [], "files": files}
     if weights_of(files) != record["weights"]:
         found["problems"].append("the weights are other ones than the trainer saved")
-    parent = checkpoint_folder(work.run, parent_of(work.config, work.name) or "")
+    parent = starting_point(work, checkpoint_folder(work.run, parent_of(work.config, work.name) or ""))
     found["problems"] += diff_from_parent(final, parent, work.config)
     if record.get(BEST):
         found["problems"] += [f"{BEST}/: {problem}" for problem in _best_problems(work, record[BEST], parent)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,9 @@ from typing import Any
 import torch
 from transformers import MODEL_MAPPING, AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from pipeline.config.derived import tunes_prompt
 from pipeline.config.families import PART_PREFIXES, part_of
+from pipeline.config.special_tokens import soft_prompt_token
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE
 from pipeline.errors import UserError
 from pipeline.system.hardware import driver_version, visible_gpus
@@ -165,13 +168,27 @@ def plain(model: Any) -> Any:
     return model.get_base_model() if hasattr(model, "peft_config") and hasattr(model, "get_base_model") else model
 
 
-def peft_config(work: Work) -> Any:
-    """Return the configuration of the adapters that `model.peft` describes, or None when all weights train."""
+def peft_config(work: Work, tokenizer: Any) -> Any:
+    """Return the configuration of the adapters that `model.peft` describes, or None when all weights train.
+
+    Args:
+        work: the stage.
+        tokenizer: of the checkpoint that training starts from; it knows the tokens of a soft prompt.
+    """
     if work.config.model.peft is None:
         return None
-    from peft import get_peft_config
+    from peft import TrainableTokensConfig, get_peft_config
 
+    if tunes_prompt(work.config):
+        return TrainableTokensConfig(token_indices=soft_prompt_ids(tokenizer))
     return get_peft_config({"peft_type": DEFAULT_PEFT_TYPE, **work.config.model.peft})
+
+
+def soft_prompt_ids(tokenizer: Any) -> list[int]:
+    """Return the ids of the tokens of a checkpoint's soft prompt, in their order; none where it has none."""
+    known = tokenizer.get_added_vocab()
+    names = itertools.takewhile(known.__contains__, map(soft_prompt_token, itertools.count()))
+    return [known[name] for name in names]
 
 
 def quantization_config(work: Work) -> Any:

@@ -124,8 +124,6 @@ def why_not(model: Any) -> str | None:
     if getattr(text, "output_router_logits", False):
         return "its auxiliary loss counts each prompt as often as it is asked"
     adapters = getattr(model, "peft_config", {}).values()
-    if any(adapter.is_prompt_learning for adapter in adapters):
-        return "adapters of virtual tokens lie before the prompt"
     if found := next(filter(None, (dropped(vars(adapter)) for adapter in adapters)), None):
         return f"model.peft.{found} would drop the same of all completions of a prompt; {PRICE_OF_DROPOUT}"
     within = any(isinstance(module, torch.nn.Dropout) and module.p > 0 for module in model.modules())

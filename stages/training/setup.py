@@ -20,6 +20,7 @@ from pipeline.data.student import load_run_task
 from pipeline.data.task import Task
 from pipeline.runs.checkpoint_folders import last_checkpoint, remove_torn
 from pipeline.runs.handover import parent_checkpoint
+from stages.checkpoints.soft_prompt import starting_point
 from stages.models.loading import attention, compute_dtype, emulates_bfloat16, load_processor, use_cpu
 from stages.processes.deepspeed_locks import clear_stale_locks
 from stages.processes.work import Work
@@ -36,7 +37,7 @@ ROOM_FOR_BATCHES = 4 * 2**30
 
 
 def start(work: Work) -> tuple[Path, Any, Task]:
-    """Return what a training worker begins with: (parent checkpoint, processor, task)."""
+    """Return what a training worker begins with: (the checkpoint that training starts from, its processor, task)."""
     # Several processes would be given cpu:0, to which torch.load restores nothing: no resume.
     if use_cpu():
         os.environ["ACCELERATE_TORCH_DEVICE"] = "cpu"
@@ -52,6 +53,7 @@ def start(work: Work) -> tuple[Path, Any, Task]:
         # Before the trainer's config: ZeRO-3 partitions weights while loading them.
         deepspeed.init_distributed("gloo")
     _, parent = parent_checkpoint(work.config, work.run, work.name, verify=False)
+    parent = starting_point(work, parent)
     processor = load_processor(parent, work.config)
     return parent, processor, load_run_task(work.config, work.run)
 

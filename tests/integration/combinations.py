@@ -49,6 +49,9 @@ TYPES = {
     "miss": peft(peft_type="MISS", r=4),
     "ln_tuning": peft(NORMS, peft_type="LN_TUNING"),
 }
+SOFT_PROMPT = 5
+"""Tokens of a soft prompt."""
+PROMPT = f"model.peft={{peft_type: PROMPT_TUNING, num_virtual_tokens: {SOFT_PROMPT}}}"
 ZERO = ("zero1", "zero2", "zero2_offload", "zero3", "zero3_offload")
 LEVELS = (None, *ZERO)
 
@@ -86,6 +89,11 @@ def _table() -> dict[str, tuple[str, list[str]]]:
         # pipeline.checks refuses these.
         if name not in ("loha", "ln_tuning"):
             add(name, "zero3", setting)
+    # pipeline.checks refuses ZeRO-3.
+    for level in (None, "zero1", "zero2", "zero2_offload"):
+        add("prompt", level, PROMPT, f"stages.{SFT}.trainer.max_steps=3", halfway)
+        add("prompt_bf16", level, PROMPT, "model.dtype=bfloat16")
+        add("prompt_grpo", level, PROMPT, stage=GRPO)
     longer, apart = (
         f"stages.{GRPO}.trainer={{max_steps: 20, learning_rate: 1.0e-3, beta: 0.1}}",
         f"stages.{GRPO}.shared_prefix=false",
@@ -102,7 +110,7 @@ def _table() -> dict[str, tuple[str, list[str]]]:
 TABLE = _table()
 COMBINATIONS = {name: how for name, how in TABLE.items() if "shared_grpo" not in name}
 """What test_stages_combinations.py trains; the others are a matter of test_stages_shared_prefix.py."""
-RESUMED = tuple(f"lora_rates-{level or 'plain'}" for level in LEVELS)
+RESUMED = (*(f"lora_rates-{level or 'plain'}" for level in LEVELS), "prompt-plain", "prompt-zero2")
 """Combinations that are trained a second time from a checkpoint halfway."""
 
 
@@ -130,16 +138,16 @@ def main(folder: Path, names: list[str]) -> None:
     torch.distributed.barrier()
     hand_over, kept = handover.hand_over, {}
 
-    def keep_and_hand_over(trainer: Any, *rest: Any, **facts: Any) -> None:
-        kept["trainer"] = trainer
-        kept["logits"] = answer(trainer.accelerator.unwrap_model(trainer.model), shared.final(BASE))
+    def keep_and_hand_over(trainer: Any, work: Any, start: Path, *rest: Any, **facts: Any) -> None:
+        kept["trainer"], kept["start"] = trainer, start
+        kept["logits"] = answer(trainer.accelerator.unwrap_model(trainer.model), start)
         kept["served"] = weight_sync.served_weights(
             trainer.accelerator.unwrap_model(trainer.model), torch.float32, keep=first
         )
         masters = export.trained_tensors(trainer.accelerator.unwrap_model(trainer.model), first)
         between = [float((tensor != tensor.bfloat16().float()).float().mean()) for tensor in masters.values()]
         kept["between"] = sum(between) / max(1, len(between))
-        hand_over(trainer, *rest, **facts)
+        hand_over(trainer, work, start, *rest, **facts)
 
     handover.hand_over = keep_and_hand_over
     setup.exit_worker = lambda: None
@@ -166,7 +174,7 @@ def main(folder: Path, names: list[str]) -> None:
                 sft.train(work)
                 tear_down(kept["trainer"])
             plain = RunDir(folder, f"{name.partition('-')[0]}-plain").final(stage)
-            found[name] = look(shared.final(BASE), final, kept["logits"], plain, undisturbed) if first else {}
+            found[name] = look(kept["start"], final, kept["logits"], plain, undisturbed) if first else {}
             found[name]["masters_between_bf16"] = kept["between"]
             found[name]["served"] = distance(final, kept["served"]) if first and "qlora" not in name else None
             found[name]["largest"] = max(float(one.abs().max()) for one in kept["served"].values()) if first else None
@@ -230,7 +238,7 @@ def look(parent: Path, final: Path, trained: Any, plain: Path, undisturbed: Path
     """Facts of a final/ as plain transformers loads it.
 
     Args:
-        parent: what the stage started from.
+        parent: what its training started from.
         final: of this combination.
         trained: logits of the trainer's own model.
         plain: final/ of the same combination without DeepSpeed.
@@ -249,6 +257,11 @@ def look(parent: Path, final: Path, trained: Any, plain: Path, undisturbed: Path
         "same_names": set(before) == set(after),
         "dtypes": sorted({str(tensor.dtype) for tensor in after.values()}),
         "moved": {name: move for name, move in moves.items() if move > 0},
+        "moved_tokens": next(
+            torch.nonzero(delta.any(1)).flatten().tolist()
+            for name, delta in deltas.items()
+            if name.endswith("embed_tokens.weight")
+        ),
         "logits": float((answer(model, final) - trained).abs().max()),
         "weights": len(before),
         "rank": max(int(torch.linalg.matrix_rank(delta, rtol=1e-3)) for delta in deltas.values() if delta.ndim == 2),

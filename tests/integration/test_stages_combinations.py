@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from combinations import COMBINATIONS, EVERYWHERE, LANGUAGE, NORMS, RESUMED
+from combinations import COMBINATIONS, EVERYWHERE, LANGUAGE, NORMS, RESUMED, SOFT_PROMPT
 from tiers import asked, tiers
 
 from pipeline.config.loader import CONFIGS
@@ -38,6 +38,7 @@ EVERY_CHANGE = (
     "qlora_4bit_grpo-plain",
     "saved-zero3",
     "dora-plain",
+    "prompt-zero2",
 )
 """Every level once, every kind of what trains once at the level that changes most of it; the rest of the table is nightly."""
 
@@ -88,6 +89,8 @@ def trains(name: str) -> str:
         return rf"({LANGUAGE}|.*modality_projection\.proj)\.weight"
     if kind == "biased":
         return rf"({EVERYWHERE})\.weight|.*\.bias"
+    if kind.startswith("prompt"):
+        return r".*text_model\.embed_tokens\.weight"
     if kind == "ln_tuning":
         return rf"{NORMS}\.weight"
     if kind == "lora_frozen_vision":
@@ -136,6 +139,12 @@ def test_bf16_copies_are_never_handed_over_for_float32_masters(name: str, found:
 def test_a_quantised_base_is_handed_over_in_full_precision(name: str, found: dict[str, dict[str, Any]]) -> None:
     """What final/ adds to its parent is the adapter's rank 4; a merge into rounded weights would add a full rank of error."""
     assert found[name]["rank"] <= 4
+
+
+@pytest.mark.parametrize("name", of("prompt"))
+def test_prompt_tuning_moves_the_rows_of_its_own_tokens_alone(name: str, found: dict[str, dict[str, Any]]) -> None:
+    moved = found[name]["moved_tokens"]
+    assert moved == list(range(moved[0], moved[0] + SOFT_PROMPT))
 
 
 @pytest.mark.parametrize("name", of("rates"))

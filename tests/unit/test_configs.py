@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import json
 import re
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +188,8 @@ def test_peft_names_and_defaults_read_from_source_are_those_of_the_real_class(pe
     assert kind.__name__ == PEFT_TYPES[peft_type][1]
     real = {field.name: field.default for field in dataclasses.fields(kind)}
     made = {field.name for field in dataclasses.fields(kind) if field.default_factory is not dataclasses.MISSING}
+    # An enumeration is no literal.
+    made |= {name for name, default in real.items() if isinstance(default, Enum)}
     assert_same(peft_fields(peft_type), real, computed=made)
 
 
@@ -297,7 +300,7 @@ def test_every_cv_bench_preset_holds_its_test_rows_out_and_differs_only_in_its_s
     trainer = lora.stage("1").trainer
     published = {"learning_rate": 2e-4, "per_device_train_batch_size": 8, "num_train_epochs": 4}
     assert {key: trainer[key] for key in published} == published
-    for name in ("lora", "dora", "ia3", "distill"):
+    for name in ("lora", "dora", "ia3", "prompt_tuning", "distill"):
         config = load(f"cv_bench_{name}")
         assert [(held.task.name, held.split) for held in config.held_out.values()] == [("cv_bench", "test")]
         # All four kinds of question.
@@ -307,6 +310,9 @@ def test_every_cv_bench_preset_holds_its_test_rows_out_and_differs_only_in_its_s
     assert {"name", "peft_type", "learning_rate"} < ia3 < {
         *("name", "peft_type", "target_modules", "feedforward_modules", "learning_rate"),
         *("r", "lora_alpha", "lora_dropout", "anything"),
+    }  # fmt: skip
+    assert changed(to_plain(load("cv_bench_ia3")), to_plain(load("cv_bench_prompt_tuning"))) == {
+        *("name", "peft_type", "target_modules", "feedforward_modules", "num_virtual_tokens", "learning_rate"),
     }  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from pipeline.errors import UserError
 
 S1 = "stages.stage1_sft"
 S2, S3, S4 = "stages.stage2_grpo_format", "stages.stage3_grpo_accuracy", "stages.stage4_clgrpo"
+PROMPT = "model.peft={peft_type: PROMPT_TUNING, num_virtual_tokens: 8}"
 QUANTISED = "model.peft={r: 4, target_modules: [q_proj]}"
 
 
@@ -65,7 +66,17 @@ RULES = [
         ["model.peft.r is not a field of peft.IA3Config"],
     ),
     (["model.peft={r: 4}"], ["model.peft.target_modules: is missing", "[q_proj, v_proj]"]),
-    (["model.peft={peft_type: PROMPT_TUNING}"], ["peft_type: PROMPT_TUNING is made of inputs", "use one of LORA"]),
+    (
+        ["model.peft={peft_type: P_TUNING}"],
+        ["peft_type: P_TUNING is vectors before", "PROMPT_TUNING trains them as tokens"],
+    ),
+    (["model.peft={peft_type: PREFIX_TUNING}"], ["PREFIX_TUNING is keys and values", "use one of LORA"]),
+    (["model.peft={peft_type: PROMPT_TUNING}"], ["num_virtual_tokens: None must be a whole number of at least 1"]),
+    ([PROMPT, "model.peft.token_dim=8"], ["token_dim: 8 is not offered with PROMPT_TUNING", "num_virtual_tokens and"]),
+    ([PROMPT, "model.peft.virtual_tokens=8"], ["virtual_tokens is not a field of peft.PromptTuningConfig"]),
+    ([PROMPT, "model.peft.prompt_tuning_init_text=' '"], ["prompt_tuning_init_text: ' ' must be a text"]),
+    ([PROMPT, "launch.deepspeed=zero3"], ["zero3 (ZeRO stage 3) does not work with PROMPT_TUNING", "use zero2"]),
+    ([PROMPT, "stages.3.freeze=[language]"], [f"{S3}.freeze: language has the soft prompt", "take it out"]),
     (["model.peft={peft_type: ADALORA}"], ["peft_type: ADALORA needs a call after every step", "use one of LORA"]),
     (["model.peft={peft_type: RANDLOAR}"], ["peft_type: 'RANDLOAR' is not offered", "did you mean RANDLORA?"]),
     (
@@ -368,6 +379,7 @@ def test_every_broken_rule_is_told_at_once() -> None:
         ["baselines={}"],
         ["model.peft={r: 4, lora_alpha: 8, target_modules: all-linear}", "launch.deepspeed=zero3"],
         ["model.peft={peft_type: BOFT, boft_block_size: 8, target_modules: [q_proj]}"],
+        [PROMPT, "model.peft.prompt_tuning_init_text=Look closely.", "launch.deepspeed=zero2"],
         ["model.quantization=4bit", QUANTISED, "launch.deepspeed=zero3"],
         ["stages.3.learning_rates={connector: 1e-5, language: 1e-6}"],
         ["launch.deepspeed=zero3_offload", "launch.num_processes=2"],

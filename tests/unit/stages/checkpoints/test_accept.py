@@ -12,7 +12,7 @@ from pipeline.config.schema import GateConfig, RunConfig, StageConfig
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.run_dir import RunDir
-from stages.checkpoints.accept import VERIFICATION, accept, delete_checkpoints
+from stages.checkpoints.accept import START, VERIFICATION, accept, delete_checkpoints
 from stages.processes.work import Work
 
 STAGE = "stage1_sft"
@@ -77,6 +77,11 @@ def test_checkpoints_are_deleted_and_counted_also_when_a_first_try_was_killed(
         delete_checkpoints(work)
     assert list(work.folder.glob("checkpoint-*")) == []
     assert record(work)["freed_bytes"] == 800
+    (work.folder / START).mkdir()
+    (work.folder / START / "model.safetensors").write_bytes(b"x" * 100)
+    delete_checkpoints(work)
+    assert not (work.folder / START).exists()
+    assert record(work)["freed_bytes"] == 900
     assert "2 checkpoints deleted" in capsys.readouterr().err
     before = work.run.record_path(STAGE).stat().st_mtime_ns
     delete_checkpoints(work)

@@ -166,19 +166,17 @@ def test_a_model_in_which_sharing_is_not_exact_is_named(model: SimpleNamespace, 
     assert reason is None if words is None else words in str(reason)
 
 
-def test_adapters_with_dropout_or_virtual_tokens_are_not_shared():
+def test_adapters_with_dropout_are_not_shared():
     model = _model()
     model.modules = lambda: [torch.nn.Dropout(0.05)]
     assert "dropout" in str(why_not(model))
     # The second is in no module.
     for field in ("lora_dropout", "module_dropout"):
         model = _model()
-        model.peft_config = {"default": SimpleNamespace(is_prompt_learning=False, **{field: 0.05})}
+        model.peft_config = {"default": SimpleNamespace(**{field: 0.05})}
         assert f"model.peft.{field}: 0.05" in str(why_not(model))
-        model.peft_config = {"default": SimpleNamespace(is_prompt_learning=False, **{field: 0.0})}
+        model.peft_config = {"default": SimpleNamespace(**{field: 0.0})}
         assert why_not(model) is None
-    model.peft_config = {"default": SimpleNamespace(is_prompt_learning=True)}
-    assert "virtual tokens" in str(why_not(model))
 
 
 def test_a_tower_whose_pictures_are_padded_is_not_shared():

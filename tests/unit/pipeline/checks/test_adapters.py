@@ -1,0 +1,28 @@
+"""What a run is told of the soft prompt of the model it starts from."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.checks.adapters import soft_prompt_problems
+from pipeline.config.schema import ModelConfig, RunConfig
+
+
+@pytest.mark.parametrize(("there", "told"), [(0, False), (4, True), (6, False)])
+def test_a_soft_prompt_of_another_length_than_the_models_is_refused(tmp_path: Path, there: int, told: bool) -> None:
+    tokens = "".join(f"<|soft_prompt_{number}|>" for number in range(there))
+    (tmp_path / "chat_template.jinja").write_text(tokens + "{{ messages }}")
+    peft = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 6}
+    problems = list(soft_prompt_problems(RunConfig(model=ModelConfig(name_or_path="m", peft=peft)), tmp_path))
+    assert bool(problems) == told
+    assert all(
+        "num_virtual_tokens: 6" in one and "a soft prompt of 4" in one and "set it to 4" in one for one in problems
+    )
+
+
+def test_a_model_with_a_soft_prompt_may_train_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("<|soft_prompt_0|>{{ messages }}")
+    lora = ModelConfig(name_or_path="m", peft={"target_modules": ["q_proj"]})
+    assert list(soft_prompt_problems(RunConfig(model=lora), tmp_path)) == []

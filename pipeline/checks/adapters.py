@@ -17,7 +17,14 @@ from pipeline.errors import did_you_mean
 
 PARTS = ("vision", "connector", "language")
 """The parts of a VLM that a stage can freeze, or train at a learning rate of their own."""
+BOTTLENECKS = ("BOTTLENECK", "HOULSBY", "PFEIFFER", "PARALLEL_ADAPTER", "COMPACTER")
+"""Names of adapters with a non-linearity between two projections, as AdapterHub has them; peft has no such type."""
 REFUSED_TYPES = {
+    **dict.fromkeys(
+        BOTTLENECKS,
+        "cannot be merged into plain weights, for the non-linearity between its projections, and peft does not have it; without "
+        "that non-linearity, beside a layer, it is LORA",
+    ),
     **dict.fromkeys(
         ("PREFIX_TUNING", "CARTRIDGE"), "is keys and values of every layer, which no plain checkpoint can hold"
     ),
@@ -77,8 +84,8 @@ def adapter_problems(config: RunConfig) -> Iterator[str]:
 
 def _peft(block: dict[str, Any]) -> Iterator[str]:
     kind = str(block.get("peft_type", DEFAULT_PEFT_TYPE))
-    if kind in REFUSED_TYPES:
-        yield f"model.peft.peft_type: {kind} {REFUSED_TYPES[kind]}; use one of {', '.join(PEFT_TYPES)}"
+    if kind.upper() in REFUSED_TYPES:
+        yield f"model.peft.peft_type: {kind} {REFUSED_TYPES[kind.upper()]}; use one of {', '.join(PEFT_TYPES)}"
         return
     if kind not in PEFT_TYPES:
         near = did_you_mean(kind, PEFT_TYPES)

@@ -197,7 +197,8 @@ def test_what_is_refused_by_name_is_known_to_peft() -> None:
     import peft
 
     known = {kind.value for kind in peft.PeftType}
-    assert set(PEFT_TYPES) | set(adapters.REFUSED_TYPES) <= known
+    assert (set(PEFT_TYPES) | set(adapters.REFUSED_TYPES)) - set(adapters.BOTTLENECKS) <= known
+    assert not known & set(adapters.BOTTLENECKS)
     assert set(adapters.REFUSED_FIELDS) <= set(peft_fields("LORA"))
 
 

@@ -71,6 +71,10 @@ RULES = [
         ["peft_type: P_TUNING is vectors before", "PROMPT_TUNING trains them as tokens"],
     ),
     (["model.peft={peft_type: PREFIX_TUNING}"], ["PREFIX_TUNING is keys and values", "use one of LORA"]),
+    (
+        ["model.peft={peft_type: houlsby}"],
+        ["houlsby cannot be merged", "without that non-linearity, beside a layer, it is LORA"],
+    ),
     (["model.peft={peft_type: PROMPT_TUNING}"], ["num_virtual_tokens: None must be a whole number of at least 1"]),
     ([PROMPT, "model.peft.token_dim=8"], ["token_dim: 8 is not offered with PROMPT_TUNING", "num_virtual_tokens and"]),
     ([PROMPT, "model.peft.virtual_tokens=8"], ["virtual_tokens is not a field of peft.PromptTuningConfig"]),

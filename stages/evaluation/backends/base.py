@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from pipeline.config.evaluation import LabModel
+from pipeline.config.families import FIRST, PLACES
 from pipeline.config.special_tokens import TAGS
+from pipeline.data.questions.image_marks import pictures_first, split_at_marks
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,12 @@ class Checkpoint:
     def name(self) -> str:
         """What a person knows it by."""
         return self.model.name_or_path or f"{self.model.run}:{self.model.phase}"
+
+
+def in_order(ask: GenerationRequest, family: str | None) -> list[str | int]:
+    """Return the words of a turn and, as indices, its pictures, in the order in which a family of models is shown them."""
+    text = pictures_first(ask.text) if PLACES.get(family or "") == FIRST else ask.text
+    return split_at_marks(text, len(ask.images))
 
 
 def as_words(text: str, special: Iterable[str]) -> str:

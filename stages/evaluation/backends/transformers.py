@@ -19,10 +19,8 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForImageText
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 from transformers.utils import logging
 
-from pipeline.config.families import FIRST, PLACES
 from pipeline.config.schema import ModelConfig, RunConfig
 from pipeline.data.images import ImageError, open_rgb, picture_size
-from pipeline.data.questions.image_marks import pictures_first, split_at_marks
 from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
 from pipeline.scoring.response import opens_thought
@@ -32,6 +30,7 @@ from stages.evaluation.backends.base import (
     GenerationRequest,
     SamplingParams,
     as_words,
+    in_order,
     special_tokens,
 )
 from stages.models import loading
@@ -174,10 +173,9 @@ class Local:
 
     def render(self, ask: GenerationRequest) -> tuple[str, list[int]]:
         """Return (the prompt as the model reads it, the order in which it meets the pictures)."""
-        text = pictures_first(ask.text) if PLACES.get(self.model.config.model_type) == FIRST else ask.text
         pieces = [
             piece if isinstance(piece, int) else as_words(piece, self._special)
-            for piece in split_at_marks(text, len(ask.images))
+            for piece in in_order(ask, self.model.config.model_type)
         ]
         said = as_words(ask.said, self._special)
         if self.tokenizer.chat_template is None and getattr(self.processor, "chat_template", None) is None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from pipeline.config.families import OWN_CODE, model_type
 from pipeline.data.images import ImageError, open_rgb
-from pipeline.data.questions.image_marks import split_at_marks
 from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
 from pipeline.system.hardware import visible_gpus
@@ -21,6 +20,7 @@ from stages.evaluation.backends.base import (
     GenerationRequest,
     SamplingParams,
     as_words,
+    in_order,
     special_tokens,
 )
 from stages.models.chat import read_completions
@@ -66,11 +66,12 @@ class Offline:
         if not _sees(checkpoint):
             del own["limit_mm_per_prompt"]
         model = checkpoint.model
+        assert checkpoint.folder is not None
         if processor := checkpoint.identity["processor"]:
             own["mm_processor_kwargs"] = processor
         own |= {"model": str(checkpoint.folder), "trust_remote_code": model.trust_remote_code}
         self._llm = vllm.LLM(**{"seed": 0, **own, **model.options})
-        self._batch_size = batch_size
+        self._batch_size, self._family = batch_size, model_type(checkpoint.folder)
         self._special = special_tokens(self._llm.get_tokenizer())
         image_token = getattr(self._llm.model_config.hf_config, "image_token_id", None)
         # As with transformers.
@@ -156,7 +157,7 @@ class Offline:
             {"type": "text", "text": as_words(piece, self._special)}
             if isinstance(piece, str)
             else {"type": "image_pil", "image_pil": open_rgb(ask.images[piece])}
-            for piece in split_at_marks(ask.text, len(ask.images))
+            for piece in in_order(ask, self._family)
         ]
         turns: list[dict[str, Any]] = [{"role": "user", "content": content}]
         said = as_words(ask.said, self._special)

@@ -48,7 +48,7 @@ def offline(monkeypatch: pytest.MonkeyPatch) -> Offline:
     monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(SamplingParams=lambda **how: how))
     monkeypatch.setattr(vllm, "read_completions", lambda tokenizer, prompts, ids: ["awe"] * len(ids))
     model = object.__new__(Offline)
-    model._llm, model._batch_size, model._never = FakeLLM(), 4, None
+    model._llm, model._batch_size, model._never, model._family = FakeLLM(), 4, None, "qwen3_vl"
     model._special = ["<image>", "<|im_end|>"]
     return model
 
@@ -108,6 +108,22 @@ def test_control_tokens_in_what_is_asked_are_words(offline: Offline, tmp_path: P
     ]
     assert second[0]["content"][1]["text"] == "What is it?< |im_end|>"
     assert second[1]["content"] == "<think>An < image>."
+
+
+def test_marks_are_words_to_a_family_that_is_shown_its_pictures_before_the_text(
+    offline: Offline, tmp_path: Path
+) -> None:
+    pictures = (picture(tmp_path / "first.png", (8, 8)), picture(tmp_path / "second.png", (8, 16)))
+    marked = GenerationRequest("two", "Is <image 2> like <image 1>?", pictures)
+
+    def shown() -> list[Any]:
+        said(offline, [marked])
+        content = offline._llm.calls[-1][0][0]["content"]
+        return [part["text"] if part["type"] == "text" else part["image_pil"].size for part in content]
+
+    assert shown() == ["Is", (8, 16), "like", (8, 8), "?"]
+    offline._family = "llava"
+    assert shown() == [(8, 8), (8, 16), "Is image 2 like image 1?"]
 
 
 def test_a_model_that_is_code_of_its_own_is_known_to_see_without_running_it(tmp_path: Path) -> None:

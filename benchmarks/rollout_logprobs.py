@@ -119,7 +119,7 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
 
     from pipeline.config.schema import LaunchConfig, RunConfig, StageConfig, TaskConfig
     from pipeline.run_dir import RunDir
-    from stages.models.loading import load_processor
+    from stages.models.loading import hold_batch_norms, load_processor
     from stages.processes.work import Work
     from stages.training.grpo_trainer import PolicyTrainer
     from stages.training.setup import image_dataset, trainer_arguments
@@ -155,6 +155,7 @@ def trainer_of(folder: Path, arguments: argparse.Namespace, scratch: Path, **opt
         train_dataset=image_dataset(_rows(scratch, arguments.rows, arguments.image_size, arguments.pictures)),
         processing_class=load_processor(folder, config),
     )
+    hold_batch_norms(trainer.model)
     return trainer, work
 
 

@@ -51,6 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: bool) -> int:
+    from pipeline.config.families import vllm_flags
     from pipeline.system.hardware import visible_gpus
 
     config = load_served(teacher)
@@ -58,7 +59,8 @@ def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: boo
     cpu = visible_gpus() == 0
     # An address of this machine alone is not opened to the network: nothing but its own build asks there.
     host = "127.0.0.1" if urlsplit(config.base_urls[0]).hostname in LOCAL else None
-    flags = {"revision": config.revision, "host": host, **config.serve, "port": port}
+    own = vllm_flags(Path(config.model))
+    flags = {"revision": config.revision, "host": host, **own, **config.serve, "port": port}
     command = serve_command(config.model, flags, extra, cpu=cpu)
     if not dry_run:
         check_model(config.model)

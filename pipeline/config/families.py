@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from pipeline.files import ROOT
+from pipeline.files import ROOT, read_json
 
 REFUSED = {
     "paligemma": (
@@ -129,13 +131,43 @@ def part_of(name: str) -> str | None:
 
 
 FAMILIES = ("idefics3", "smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "internvl", "llava", "fast_vlm")
-"""model_type of those whose log-probabilities and gradients are tested to be the same."""
+"""model_type of those whose log-probabilities and gradients are tested to be the same, and that a vLLM server is tested to sample
+from with the trainer's log-probabilities (docs/rollouts.md)."""
 
-NOT_SERVED = {
-    "llava": (
-        "vLLM 0.31 does not start with its SigLIP tower: it looks for vision_tower.vision_model.embeddings where transformers "
-        "5.17 writes vision_tower.embeddings"
-    ),
-    "fast_vlm": "no test holds that vLLM computes it alike",
-}
-"""model_type of tested families that a vLLM server cannot sample from, and why; the others are tested (docs/rollouts.md)."""
+_BY_TRANSFORMERS = ("llava", "fast_vlm")
+"""model_type of those that vLLM is to compute with transformers' own model. vLLM 0.31 has a LLaVA of its own, but it looks for
+vision_tower.vision_model.embeddings where transformers 5.17 writes vision_tower.embeddings, and knows three towers."""
+
+
+def vllm_options(folder: Path, processor: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the keyword arguments with which vllm.LLM reads and computes a checkpoint as transformers does.
+
+    Args:
+        folder: the checkpoint.
+        processor: what its processor is told beside its files.
+    """
+    told = dict(processor)
+    options: dict[str, Any] = {}
+    if model_type(folder) in _BY_TRANSFORMERS:
+        options["model_impl"] = "transformers"
+        picture = {**_picture_settings(folder), **told}
+        size = picture.get("size")
+        # Where vLLM asks how many tokens a picture takes, LlavaProcessor reads crop_size; SigLIP's resizes to size and has none.
+        # Without do_center_crop nothing is cropped.
+        if not picture.get("crop_size") and isinstance(size, Mapping) and {"height", "width"} <= size.keys():
+            told["crop_size"] = size
+    return {**options, "mm_processor_kwargs": told} if told else options
+
+
+def vllm_flags(folder: Path) -> dict[str, Any]:
+    """Return `vllm_options` of a checkpoint as flags of a server."""
+    return {name.replace("_", "-"): value for name, value in vllm_options(folder, {}).items()}
+
+
+def _picture_settings(folder: Path) -> dict[str, Any]:
+    """What a checkpoint's files say of its image processor."""
+    told: dict[str, Any] = {}
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        read = read_json(folder / name)
+        told |= read.get("image_processor", read)
+    return told

@@ -82,10 +82,27 @@ def bitsandbytes_without_packing(functional: ModuleType) -> Iterator[None]:
     functional.has_avx512bf16 = lambda: False  # type: ignore[attr-defined]
 
 
+@contextlib.contextmanager
+def vllm_multiplies_turned_maps(layer_utils: ModuleType) -> Iterator[None]:
+    """Have vLLM on a CPU multiply what a vision tower of maps gives.
+
+    A map becomes tokens without being copied, and the kernels of vLLM 0.31 take rows alone whose numbers lie beside each other:
+    a server of such a FastVLM would end at its first picture.
+    """
+    yield
+    multiply = layer_utils.cpu_unquantized_gemm
+
+    def multiply_copied(layer: Any, x: Any, weight: Any, bias: Any = None) -> Any:
+        return multiply(layer, x.contiguous(), weight, bias)
+
+    layer_utils.cpu_unquantized_gemm = multiply_copied  # type: ignore[attr-defined]
+
+
 CURES = {
     "torchvision": torchvision_without_operators,
     "trl.import_utils": trl_without_vllm,
     "bitsandbytes.functional": bitsandbytes_without_packing,
+    "vllm.model_executor.layers.utils": vllm_multiplies_turned_maps,
 }
 """What is done around the run of a module, by its name."""
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config.derived import world_size
+from pipeline.config.families import vllm_flags
 from pipeline.config.schema import RunConfig
 from pipeline.system.hardware import gpu_names
 from pipeline.system.vllm_server import (
@@ -44,7 +45,7 @@ def running(work: Work, model: Path, images: int = 1) -> Iterator[str]:
     log = work.folder / "logs" / "rollout-server.log"
     more = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
     process = start_server(
-        serve_command(str(model), flags(work.config, gpus, port, images), (), cpu=not gpus),
+        serve_command(str(model), flags(work.config, model, gpus, port, images), (), cpu=not gpus),
         log,
         serve_environment(cpu=not gpus, VLLM_SERVER_DEV_MODE="1", **more),
     )
@@ -55,9 +56,10 @@ def running(work: Work, model: Path, images: int = 1) -> Iterator[str]:
         stop([process])
 
 
-def flags(config: RunConfig, gpus: tuple[str, ...], port: int, images: int = 1) -> dict[str, Any]:
+def flags(config: RunConfig, model: Path, gpus: tuple[str, ...], port: int, images: int = 1) -> dict[str, Any]:
     """Return vLLM's flags for prompts of at most so many images; `launch.rollout_flags` come last, so they win."""
     ours: dict[str, Any] = {
+        **vllm_flags(model),
         "served-model-name": MODEL,
         "host": "127.0.0.1",
         "port": port,

@@ -144,7 +144,7 @@ def test_a_model_of_text_reasons_and_is_not_shown_pictures(tmp_path, asks):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", tiers(["idefics3", "qwen2_5_vl"], ["qwen2_5_vl"]))
+@pytest.mark.parametrize("family", tiers(["idefics3", "qwen2_5_vl", "llava", "fast_vlm"], ["qwen2_5_vl"]))
 def test_vllm_offline_says_what_transformers_says(family, tmp_path, asks):
     """In a process of its own, as a cell is: vLLM keeps what it takes. Its cache is empty, as on a new machine."""
     pytest.importorskip("vllm")

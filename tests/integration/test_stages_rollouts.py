@@ -8,12 +8,16 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from small_runs import Small, steps, weights
+from tiny_parts import save_language, save_tower
 
+from pipeline.config.schema import ComposeConfig
 from pipeline.files import read_jsonl
 from pipeline.run_dir import RunDir
+from stages.models.compose import compose
 
 pytestmark = pytest.mark.slow
 STAGE, PARENT = "stage2_grpo_format", "stage1_sft"
@@ -131,27 +135,44 @@ def test_logprobs_and_greedy_tokens_are_the_trainers_after_every_update(
         [sys.executable, "-c", TILED, str(tmp_path / "tiled")], cwd=repo_root, timeout=200, check=False
     )
     assert made.returncode == 0
-    command = [
-        sys.executable,
-        "-m",
-        "benchmarks.rollout_logprobs",
-        str(tmp_path / "tiled"),
-        "--flags",
-        '{"block-size": 32}',
-        *words,
-    ]
-    done = subprocess.run(command, cwd=repo_root, capture_output=True, text=True, timeout=500, check=False)
-    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
-    found = json.loads(done.stdout.splitlines()[-1])
-    # By the weights that sampled them.
-    assert max(found["logprobs"]) <= 1e-5
-    assert len(found["logprobs"]) == 3
-    assert found["staleness"] == ([0, 1, 1] if "--ahead" in words else [0, 0, 0])
-    assert [drift > LIMIT for drift in found["drift"]] == [age > 0 for age in found["staleness"]]
-    assert found["greedy"]
-    assert found["moved"] > LIMIT
+    found = compared(tmp_path / "tiled", repo_root, words, [0, 1, 1] if "--ahead" in words else [0, 0, 0])
     # Of the first row's pictures, each as its tiles and the whole; four tokens each.
     assert found["image_tokens"] == tiles * 4
+
+
+@needs_vllm
+@pytest.mark.nightly
+@pytest.mark.parametrize(
+    ("tower", "language", "tokens"),
+    [
+        pytest.param("dinov2_with_registers", "qwen3", 19, id="llava"),
+        # With batch norms, whose statistics a reload must leave as they are.
+        pytest.param("mobilenet_v2", "llama", 4, id="fast_vlm"),
+    ],
+)
+def test_a_server_of_a_composed_model_has_the_trainers_weights(
+    tower: str, language: str, tokens: int, tmp_path: Path, repo_root: Path
+) -> None:
+    """Of a model that vLLM computes by transformers' own, which the server's command says by itself; the head is tied."""
+    parts = ComposeConfig(str(save_tower(tower, tmp_path / tower)), str(save_language(language, tmp_path / language)))
+    assert compose(tmp_path / "composed", parts, seed=0)
+    found = compared(tmp_path / "composed", repo_root, [], [0, 0, 0])
+    assert found["image_tokens"] == tokens
+
+
+def compared(folder: Path, repo_root: Path, words: list[str], staleness: list[int]) -> dict[str, Any]:
+    """What `benchmarks.rollout_logprobs` finds of a checkpoint, held to be what a server with the trainer's weights gives."""
+    command = [sys.executable, "-m", "benchmarks.rollout_logprobs", str(folder), "--flags", '{"block-size": 32}']
+    done = subprocess.run([*command, *words], cwd=repo_root, capture_output=True, text=True, timeout=500, check=False)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    # By the weights that sampled them.
+    assert max(found["logprobs"]) <= 1e-5
+    assert found["staleness"] == staleness
+    assert [drift > LIMIT for drift in found["drift"]] == [age > 0 for age in staleness]
+    assert found["greedy"]
+    assert found["moved"] > LIMIT
+    return found
 
 
 TILED = """

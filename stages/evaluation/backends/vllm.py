@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from pipeline.config.families import OWN_CODE, model_type
+from pipeline.config.families import OWN_CODE, model_type, vllm_options
 from pipeline.data.images import ImageError, open_rgb
 from pipeline.data.student import UNFIT
 from pipeline.errors import UserError
@@ -67,8 +67,7 @@ class Offline:
             del own["limit_mm_per_prompt"]
         model = checkpoint.model
         assert checkpoint.folder is not None
-        if processor := checkpoint.identity["processor"]:
-            own["mm_processor_kwargs"] = processor
+        own |= vllm_options(checkpoint.folder, checkpoint.identity["processor"])
         own |= {"model": str(checkpoint.folder), "trust_remote_code": model.trust_remote_code}
         self._llm = vllm.LLM(**{"seed": 0, **own, **model.options})
         self._batch_size, self._family = batch_size, model_type(checkpoint.folder)

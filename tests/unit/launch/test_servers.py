@@ -344,6 +344,22 @@ def test_data_parallel_is_vllm_s_own(
     assert shown in told
 
 
+def test_a_teacher_that_is_a_composed_student_is_computed_by_transformers(
+    bench: Bench, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "final").mkdir()
+    (tmp_path / "final" / "config.json").write_text('{"model_type": "llava"}')
+    bench.teachers["left"] |= {"model": str(tmp_path / "final")}
+    bench.config()
+    command = [str(bench.folder / "left.yaml"), "--dry-run"]
+    assert serve.main(command) == 0
+    assert "--model-impl transformers" in capsys.readouterr().out
+    bench.teachers["left"]["serve"] = {"model-impl": "vllm"}
+    bench.config()
+    assert serve.main(command) == 0
+    assert "--model-impl vllm" in capsys.readouterr().out
+
+
 def test_the_data_parallel_flags_of_the_guide_are_vllm_s(repo_root: Path) -> None:
     spec = serve.importlib.util.find_spec("vllm")
     if spec is None or not spec.submodule_search_locations:

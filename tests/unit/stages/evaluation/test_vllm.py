@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -129,3 +131,28 @@ def test_marks_are_words_to_a_family_that_is_shown_its_pictures_before_the_text(
 def test_a_model_that_is_code_of_its_own_is_known_to_see_without_running_it(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "internvl_chat"}')
     assert vllm._sees(Checkpoint(LabModel(str(tmp_path)), "bfloat16", tmp_path, {}))
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "impl"),
+    [("llava", {}, "transformers"), ("qwen3_vl", {}, None), ("llava", {"model_impl": "vllm"}, "vllm")],
+)
+def test_vllm_is_told_what_the_family_needs_and_the_users_options_win(
+    family: str, options: dict[str, str], impl: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: dict[str, Any] = {}
+
+    def llm(**arguments: Any) -> Any:
+        made.update(arguments)
+        config = SimpleNamespace(hf_config=SimpleNamespace(image_token_id=3))
+        return SimpleNamespace(
+            get_tokenizer=lambda: SimpleNamespace(all_special_tokens=["<image>"]), model_config=config
+        )
+
+    monkeypatch.setitem(sys.modules, "vllm", SimpleNamespace(LLM=llm))
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    model = LabModel(str(tmp_path), backend="vllm", options=options)
+    Offline(Checkpoint(model, "float32", tmp_path, {"processor": {"do_resize": False}}), 4, 2)
+    assert made.get("model_impl") == impl
+    assert made["mm_processor_kwargs"] == {"do_resize": False}

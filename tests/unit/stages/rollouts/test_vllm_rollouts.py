@@ -19,6 +19,7 @@ from PIL import Image
 from pipeline.config.loader import load
 from pipeline.data.conversations import user_turn
 from pipeline.errors import UserError
+from pipeline.files import write_json
 from stages.rollouts import vllm_server
 from stages.rollouts.dynamic_sampling import further_rows
 from stages.rollouts.pending import most_pictures, prompts_of
@@ -135,11 +136,19 @@ def test_the_server_has_the_last_gpus_or_shares_the_trainers(visible, kept, proc
     assert vllm_server.server_gpus(load("demo", words)) == expected
 
 
-def test_a_users_flags_win_over_ours():
+def test_a_users_flags_win_over_ours(tmp_path):
     config = load("demo", ["launch.rollout_flags={dtype: bfloat16, max-model-len: 512}"])
-    flags = vllm_server.flags(config, (), 8000, images=3)
+    flags = vllm_server.flags(config, tmp_path, (), 8000, images=3)
     assert (flags["dtype"], flags["max-model-len"], flags["port"]) == ("bfloat16", 512, 8000)
     assert flags["limit-mm-per-prompt"] == {"image": 3}
+    assert "model-impl" not in flags
+
+
+def test_a_server_of_a_composed_model_computes_it_by_transformers_unless_a_user_says_otherwise(tmp_path):
+    write_json(tmp_path / "config.json", {"model_type": "fast_vlm"})
+    assert vllm_server.flags(load("demo"), tmp_path, (), 8000)["model-impl"] == "transformers"
+    config = load("demo", ["launch.rollout_flags={model-impl: vllm}"])
+    assert vllm_server.flags(config, tmp_path, (), 8000)["model-impl"] == "vllm"
 
 
 def test_a_server_takes_as_many_pictures_as_the_row_with_most_has_and_none_is_opened():

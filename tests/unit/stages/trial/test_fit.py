@@ -203,12 +203,19 @@ def test_memory_may_be_limited_below_what_is_free(machine: Any, tmp_path: Path) 
     assert load(file).stage("1").trainer["gradient_checkpointing"] is True
 
 
+@pytest.mark.parametrize("family", ["llava", "fast_vlm"])
+def test_a_server_is_tried_for_composed_models(family: str, machine: Any, tmp_path: Path) -> None:
+    machine(80, gpus=1)
+    run = RunDir(str(tmp_path), "demo_scenes")
+    write_json(plan.scratch_of(run).final("base") / "config.json", {"model_type": family})
+    assert fitting.unserved(run, load("demo_scenes").stage("3")) is None
+
+
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
         ({"gpus": 0}, "on a CPU a server takes the trainer's cores"),
         ({"vllm": False}, "vLLM is not installed"),
-        ({"family": "llava"}, "vLLM 0.31 does not start with its SigLIP tower"),
         ({"family": "gemma3"}, "no test holds that vLLM computes gemma3 alike"),
         ({"served": 1.2}, "2.4 s a step with a vLLM server, 2 without"),
     ],

@@ -1,0 +1,56 @@
+"""What vLLM is told of a checkpoint's family, read from its files alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.config.families import vllm_flags, vllm_options
+from pipeline.files import write_json
+
+SQUARE, LARGER = {"height": 64, "width": 64}, {"height": 96, "width": 96}
+
+
+def checkpoint(folder: Path, family: str, file: str, settings: dict[str, Any]) -> Path:
+    folder.mkdir()
+    write_json(folder / "config.json", {"model_type": family})
+    write_json(folder / file, settings)
+    return folder
+
+
+@pytest.mark.parametrize("family", ["llava", "fast_vlm"])
+@pytest.mark.parametrize(
+    ("file", "settings", "told", "expected"),
+    [
+        # As a composed checkpoint has it, and CLIP's of the hub.
+        ("processor_config.json", {"image_processor": {"size": SQUARE, "crop_size": SQUARE}}, {}, {}),
+        ("preprocessor_config.json", {"size": {"shortest_edge": 64}, "crop_size": SQUARE}, {}, {}),
+        # As SigLIP's of the hub, and as transformers 5 writes it.
+        ("preprocessor_config.json", {"size": SQUARE}, {}, {"crop_size": SQUARE}),
+        ("processor_config.json", {"image_processor": {"size": SQUARE, "crop_size": None}}, {}, {"crop_size": SQUARE}),
+        ("preprocessor_config.json", {"size": SQUARE}, {"size": LARGER}, {"size": LARGER, "crop_size": LARGER}),
+        # Nothing says how large its pictures are.
+        ("preprocessor_config.json", {"size": {"longest_edge": 64}}, {}, {}),
+    ],
+)
+def test_llava_and_fast_vlm_are_computed_by_transformers_own_model_which_knows_their_pictures_size(
+    family: str, file: str, settings: dict[str, Any], told: dict[str, Any], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = checkpoint(tmp_path / "model", family, file, settings)
+    more = {"mm_processor_kwargs": expected} if expected else {}
+    assert vllm_options(folder, told) == {"model_impl": "transformers", **more}
+
+
+def test_others_are_computed_by_vllms_own_model(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", "qwen3_vl", "preprocessor_config.json", {"size": SQUARE})
+    assert vllm_options(folder, {}) == {}
+    assert vllm_options(folder, {"max_pixels": 9}) == {"mm_processor_kwargs": {"max_pixels": 9}}
+    # A teacher is often named by a hub id.
+    assert vllm_flags(Path("org/model")) == {}
+
+
+def test_a_server_has_the_same_as_flags(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", "llava", "preprocessor_config.json", {"size": SQUARE})
+    assert vllm_flags(folder) == {"model-impl": "transformers", "mm-processor-kwargs": {"crop_size": SQUARE}}

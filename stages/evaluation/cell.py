@@ -164,7 +164,9 @@ def _find(config: LabConfig, cell: Cell) -> tuple[base.Checkpoint, base.Checkpoi
     perceiver = config.models[cell.model]
     reasoner = config.reasoners[cell.reasoner] if cell.reasoner else perceiver
     observer = next(iter(config.reasoners.values()), perceiver) if cell.mode.startswith("extract") else reasoner
-    return found(perceiver), found(reasoner), found(observer)
+    all_three = found(perceiver), found(reasoner), found(observer)
+    checkpoint.check_together(all_three)
+    return all_three
 
 
 def _own_prompts(config: LabConfig) -> dict[str, Template]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.evaluation import LabModel
+from pipeline.config.families import vllm_options
 from pipeline.errors import UserError
-from pipeline.files import digest
+from pipeline.files import digest, read_json
 from pipeline.runs.handover import file_digests, model_folder, weights_of
 from stages.evaluation.backends.base import Backend, Checkpoint
 
@@ -57,6 +59,33 @@ def _from_hub(model: LabModel) -> Path:
     return find_model(
         ModelConfig(name_or_path=model.name_or_path, revision=model.revision, trust_remote_code=model.trust_remote_code)
     )
+
+
+def check_together(checkpoints: Iterable[Checkpoint]) -> None:
+    """Refuse models of one process that would break each other.
+
+    Where vLLM 0.31 computes a model with transformers' own, it changes the class of its language model for good: transformers can
+    neither make another of that class in this process nor call one that is there.
+
+    Raises:
+        UserError: naming two such models and the cure.
+    """
+    changed: dict[str, str] = {}
+    plain: dict[str, str] = {}
+    for one in checkpoints:
+        if one.folder is None:
+            continue
+        language = read_json(one.folder / "config.json")
+        language = language.get("text_config", language)
+        if one.model.backend == "transformers":
+            plain[language.get("model_type")] = one.name
+        elif {**vllm_options(one.folder, {}), **one.model.options}.get("model_impl") == "transformers":
+            changed[language.get("model_type")] = one.name
+    for kind in changed.keys() & plain.keys():
+        raise UserError(
+            f"{changed[kind]} (backend vllm) and {plain[kind]} (backend transformers) both have a language model of the class "
+            f"{kind}, which vLLM changes for the whole process; take the same backend for both"
+        )
 
 
 def open_backend(checkpoint: Checkpoint, batch_size: int, images: int) -> Backend:

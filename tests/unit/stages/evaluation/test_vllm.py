@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sys
@@ -13,8 +14,10 @@ import pytest
 from PIL import Image
 
 from pipeline.config.evaluation import LabModel
+from pipeline.errors import UserError
 from stages.evaluation.backends import vllm
 from stages.evaluation.backends.base import Checkpoint, Generation, GenerationRequest, SamplingParams
+from stages.evaluation.backends.checkpoint import check_together
 from stages.evaluation.backends.vllm import Offline
 
 
@@ -156,3 +159,31 @@ def test_vllm_is_told_what_the_family_needs_and_the_users_options_win(
     Offline(Checkpoint(model, "float32", tmp_path, {"processor": {"do_resize": False}}), 4, 2)
     assert made.get("model_impl") == impl
     assert made["mm_processor_kwargs"] == {"do_resize": False}
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "backend", "reasoner", "refused"),
+    [
+        ("llava", {}, "transformers", "qwen3", True),
+        ("llava", {}, "transformers", "llama", False),
+        ("llava", {}, "vllm", "qwen3", False),
+        ("llava", {"model_impl": "vllm"}, "transformers", "qwen3", False),
+        ("qwen3_vl", {}, "transformers", "qwen3", False),
+    ],
+)
+def test_a_reasoner_whose_class_vllm_changes_is_refused_beside_it(
+    family: str, options: dict[str, str], backend: str, reasoner: str, refused: bool, tmp_path: Path
+) -> None:
+    for name, config in (
+        ("sees", {"model_type": family, "text_config": {"model_type": "qwen3"}}),
+        ("thinks", {"model_type": reasoner}),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text(json.dumps(config))
+    both = [
+        Checkpoint(LabModel(name, backend=how, options=own), "float32", tmp_path / name, {})
+        for name, how, own in (("sees", "vllm", options), ("thinks", backend, {}))
+    ]
+    asked = Checkpoint(LabModel("server", backend="openai"), "auto", None, {})
+    with pytest.raises(UserError, match="take the same backend for both") if refused else contextlib.nullcontext():
+        check_together([*both, asked])

@@ -154,6 +154,8 @@ def _state() -> dict[str, Any]:
         "limits": [list(resource.getrlimit(limit)) for limit in _LIMITS],
         "niceness": os.getpriority(os.PRIO_PROCESS, 0),
         "cores": sorted(os.sched_getaffinity(0)),
+        # Whose packages are imported.
+        "prefix": sys.prefix,
     }
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -50,9 +51,11 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
     monkeypatch.setattr(fork_server, "visible_gpus", lambda: 0)
     (tmp_path / "a_script.py").write_text(SCRIPT)
 
-    def start(*words: str, more: dict[str, str] | None = None, **kwargs: Any) -> subprocess.Popen[str]:
+    def start(
+        *words: str, more: dict[str, str] | None = None, python: str | Path = sys.executable, **kwargs: Any
+    ) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, *forked(["-m", "a_script", *words])],
+            [python, *forked(["-m", "a_script", *words])],
             env=child_environment(**(more or {})),
             cwd=tmp_path,
             stdout=subprocess.PIPE,
@@ -157,6 +160,19 @@ def test_where_something_differs_that_was_read_at_import_it_is_started_plainly(d
     pid, imported, _ = output.split(" ", 2)
     assert (int(pid), imported) == (started.pid, "False")
     assert started.returncode == 0
+
+
+def test_in_another_environment_of_packages_it_is_started_plainly(start, tmp_path: Path):
+    """Here one of the same packages, in another place."""
+    own, other = Path(sys.prefix), tmp_path / "other"
+    (other / "bin").mkdir(parents=True)
+    (other / "bin" / "python").symlink_to(Path(sys.executable).resolve())
+    (other / "lib").symlink_to(own / "lib")
+    shutil.copy(own / "pyvenv.cfg", other)
+    started = start(python=other / "bin" / "python")
+    output, _ = started.communicate(timeout=60)
+    pid, imported, _ = output.split(" ", 2)
+    assert (int(pid), imported) == (started.pid, "False")
 
 
 def test_nothing_is_forked_from_a_server_that_failed_or_where_there_is_a_gpu(start, monkeypatch: pytest.MonkeyPatch):

@@ -121,10 +121,6 @@ if [ "$kind" = cuda ]; then
     say "warning: no C compiler; training on a GPU needs one (apt install gcc g++), and is refused without"
   "$python" -c 'import os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")' 2>/dev/null ||
     say "warning: no Python.h; training on a GPU needs it (apt install python3-dev), and is refused without"
-elif ! command -v c++ > /dev/null && ! command -v g++ > /dev/null; then
-  say "warning: no C++ compiler; DeepSpeed's first launch needs one (apt install g++), runs without launch.deepspeed do not"
-elif ! "$python" -c 'import os, sysconfig as s; assert os.path.exists(s.get_path("include") + "/Python.h")' 2>/dev/null; then
-  say "warning: no Python.h; DeepSpeed's first launch needs it (apt install python3-dev), runs without launch.deepspeed do not"
 fi
 
 if [ -e "$unfinished" ]; then

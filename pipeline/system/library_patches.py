@@ -98,11 +98,34 @@ def vllm_multiplies_turned_maps(layer_utils: ModuleType) -> Iterator[None]:
     layer_utils.cpu_unquantized_gemm = multiply_copied  # type: ignore[attr-defined]
 
 
+@contextlib.contextmanager
+def deepspeed_without_compiling(torch_backend: ModuleType) -> Iterator[None]:
+    """Keep DeepSpeed from compiling an extension at its first launch on a CPU, for a minute or two.
+
+    It sums by shared memory in tensor-parallel inference, which no stage does; training sums through torch.distributed.
+    """
+    yield
+    torch_backend.build_shm_op = lambda: None  # type: ignore[attr-defined]
+
+
+@contextlib.contextmanager
+def transformers_without_scipy(import_utils: ModuleType) -> Iterator[None]:
+    """Keep transformers from importing scikit-learn and SciPy, which takes seconds in every process.
+
+    Assisted decoding asks for them, and the losses of models that detect objects.
+    """
+    yield
+    import_utils.is_sklearn_available = lambda: False  # type: ignore[attr-defined]
+    import_utils.is_scipy_available = lambda: False  # type: ignore[attr-defined]
+
+
 CURES = {
     "torchvision": torchvision_without_operators,
     "trl.import_utils": trl_without_vllm,
     "bitsandbytes.functional": bitsandbytes_without_packing,
     "vllm.model_executor.layers.utils": vllm_multiplies_turned_maps,
+    "deepspeed.comm.torch": deepspeed_without_compiling,
+    "transformers.utils.import_utils": transformers_without_scipy,
 }
 """What is done around the run of a module, by its name."""
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.conductor.run import IMPORTED_ONCE
+
 ROOT = Path(__file__).resolve().parents[2]
 LIGHT_ROOMS = ["pipeline", "rewards", "cot_builder"]
 HEAVY = ["torch", "transformers", "trl", "deepspeed", "vllm"]
@@ -91,8 +93,21 @@ def test_help_of_every_entry_point_answers_without_the_training_libraries(module
     assert done.stdout.splitlines()[-1].strip() == "LOADED"
 
 
-def test_a_stage_may_import_its_libraries_in_any_order() -> None:
+WORKER = """
+import importlib, sys
+import stages
+assert "torch" not in sys.modules
+import torchvision
+for name in sys.argv[1:]:
+    importlib.import_module(name)
+unused = [name for name in ("vllm", "sklearn", "scipy") if name in sys.modules]
+import deepspeed.comm
+print(unused, sys.modules["deepspeed.comm.torch"].build_shm_op())
+"""
+
+
+def test_a_worker_imports_in_any_order_nothing_that_it_does_not_use_and_compiles_nothing() -> None:
     """torchvision's wheel does not load beside a CPU-only torch; importing `stages` cures it and loads nothing."""
-    first = "import sys, stages; assert 'torch' not in sys.modules"
-    done = run_python(f"{first}\nimport torchvision, stages.models.loading; from transformers import AutoProcessor")
+    done = run_python(WORKER, *IMPORTED_ONCE)
     assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[] None"

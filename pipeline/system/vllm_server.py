@@ -36,6 +36,8 @@ CPU_ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "TORCHDYNAMO_DISABLE": "1",
+    # The engine computes in its own process. A worker of its own would import everything anew to set threads, which are set here.
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_NO_USAGE_STATS": "1",
 }
 CPU_FLAGS: dict[str, object] = {

@@ -149,6 +149,15 @@ class Small:
         return self.run_dir(name)
 
 
+def moved(old: Path, new: Path) -> dict[str, float]:
+    """Per weight, the largest difference between two checkpoints, which have the same ones."""
+    from safetensors.torch import load_file
+
+    before, after = (load_file(folder / "model.safetensors") for folder in (old, new))
+    assert set(before) == set(after)
+    return {key: float((after[key] - before[key]).abs().max()) for key in before}
+
+
 def accept(work: Any) -> None:
     """Verify a trained stage in this process and make it complete, as the processes of its evaluation do."""
     from pipeline.data.load import load_task

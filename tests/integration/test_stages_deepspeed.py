@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -30,28 +31,29 @@ import torch
 from PIL import Image
 from safetensors import safe_open
 from transformers import AutoModelForImageTextToText, AutoProcessor
-logits, weights, names, clean = [], [], [], True
-for folder in sys.argv[1:]:
+def load(folder):
     model, info = AutoModelForImageTextToText.from_pretrained(folder, dtype="float32", output_loading_info=True)
-    clean &= not any(info.values())
     processor = AutoProcessor.from_pretrained(folder)
     turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": "Which emotion?"}]}]
     text = processor.apply_chat_template(turn, add_generation_prompt=True)
     inputs = processor(text=[text], images=[[Image.new("RGB", (64, 64), "orange")]], return_tensors="pt")
     with torch.inference_mode():
-        logits.append(model.eval()(**inputs).logits)
-    weights.append(model.state_dict())
-    names.append(set(safe_open(f"{folder}/model.safetensors", "pt").keys()))
-first = weights[0]
-print(json.dumps({
-    "clean": clean,
-    "same_names": all(other == names[0] for other in names),
-    "dtypes": sorted({str(tensor.dtype) for other in weights for tensor in other.values()}),
-    "weights": [max(float((other[key] - first[key]).abs().max()) for key in first) for other in weights],
-    "logits": [float((other - logits[0]).abs().max()) for other in logits],
-}))
+        logits = model.eval()(**inputs).logits
+    names = set(safe_open(f"{folder}/model.safetensors", "pt").keys())
+    return not any(info.values()), names, model.state_dict(), logits
+found = []
+for pair in zip(sys.argv[1::2], sys.argv[2::2]):
+    (clean, names, weights, logits), (clean2, names2, weights2, logits2) = map(load, pair)
+    found.append({
+        "clean": clean and clean2,
+        "same_names": names == names2,
+        "dtypes": sorted({str(tensor.dtype) for tensor in (*weights.values(), *weights2.values())}),
+        "weights": max(float((weights2[key] - weights[key]).abs().max()) for key in weights),
+        "logits": float((logits2 - logits).abs().max()),
+    })
+print(json.dumps(found))
 """
-"""Loads checkpoints with plain transformers; prints what was missing, and each one's distance from the first."""
+"""Loads pairs of checkpoints with plain transformers; prints what was missing, and how far apart the two are."""
 
 
 def second_process(entry: psutil.Process) -> psutil.Process:
@@ -92,7 +94,15 @@ def parallel(
     }
 
 
-def test_two_processes_train_like_one(parallel, whole_run):
+@pytest.fixture(scope="module")
+def loaded(parallel, whole_run) -> dict[str, dict[str, Any]]:
+    """What plain transformers finds: of the SFT stage beside that of one process, of the GRPO stage beside its parent."""
+    run, undisturbed = parallel[0], whole_run[0]
+    folders = (undisturbed.final(SFT), run.final(SFT), run.final("base"), run.final(GRPO))
+    return dict(zip((SFT, GRPO), in_fresh_process(LOADED, *folders), strict=True))
+
+
+def test_two_processes_train_like_one(parallel, whole_run, loaded):
     """Same global batch, same rows: SFT gives the losses, the weights and the logits of the plain single process."""
     run, _ = parallel
     undisturbed, _ = whole_run
@@ -100,12 +110,11 @@ def test_two_processes_train_like_one(parallel, whole_run):
     losses = [[row["loss"] for row in read_jsonl(folder.phase(SFT) / "metrics.jsonl")] for folder in (run, undisturbed)]
     assert losses[0] == pytest.approx(losses[1], abs=1e-4)
     assert steps(run, SFT) == list(range(1, 9))
-    found = in_fresh_process(LOADED, undisturbed.final(SFT), run.final(SFT))
-    assert found["clean"]
-    assert found["same_names"]
-    assert found["dtypes"] == ["torch.float32"]
-    assert found["weights"][1] < 1e-3
-    assert found["logits"][1] < 1e-3
+    assert loaded[SFT]["clean"]
+    assert loaded[SFT]["same_names"]
+    assert loaded[SFT]["dtypes"] == ["torch.float32"]
+    assert loaded[SFT]["weights"] < 1e-3
+    assert loaded[SFT]["logits"] < 1e-3
 
 
 def test_the_first_process_speaks_through_the_launcher(parallel):
@@ -115,14 +124,13 @@ def test_the_first_process_speaks_through_the_launcher(parallel):
     assert "\x1e" not in output[SFT] + output[GRPO]
 
 
-def test_grpo_trains_on_two_processes_and_loads_plainly(parallel):
+def test_grpo_trains_on_two_processes_and_loads_plainly(parallel, loaded):
     run, _ = parallel
     assert run.record(GRPO)["status"] == "complete"
     assert steps(run, GRPO) == [1, 2, 3, 4]
-    found = in_fresh_process(LOADED, run.final("base"), run.final(GRPO))
-    assert found["clean"]
-    assert found["same_names"]
-    assert found["weights"][1] > 0
+    assert loaded[GRPO]["clean"]
+    assert loaded[GRPO]["same_names"]
+    assert loaded[GRPO]["weights"] > 0
 
 
 def test_answers_of_both_processes_are_put_together(parallel):

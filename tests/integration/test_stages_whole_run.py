@@ -6,7 +6,7 @@ import signal
 from pathlib import Path
 
 import pytest
-from small_runs import STAGES, Small, in_fresh_process, snapshot, steps, weights
+from small_runs import STAGES, Small, moved, snapshot, steps, weights
 
 from pipeline.files import read_jsonl
 from pipeline.run_dir import RunDir
@@ -15,14 +15,6 @@ pytestmark = pytest.mark.slow
 BASELINE = STAGES[0]
 PHASES = ["base", *STAGES]
 PARENTS = dict(zip(STAGES, ["base", "base", *STAGES[1:4]], strict=True))
-MOVED = """
-import json, sys
-from safetensors import safe_open
-old, new = (safe_open(f"{folder}/model.safetensors", "pt") for folder in sys.argv[1:])
-assert set(old.keys()) == set(new.keys())
-print(json.dumps({key: float((new.get_tensor(key) - old.get_tensor(key)).abs().max()) for key in old.keys()}))
-"""
-"""Prints, per weight, the largest difference between two checkpoints."""
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +50,9 @@ def test_every_stage_starts_from_its_parents_weights(run):
 
 def test_every_stage_moves_its_weights_and_frozen_ones_stay(run):
     for name, parent in PARENTS.items():
-        moved = in_fresh_process(MOVED, run.final(parent), run.final(name))
-        vision = {key: by for key, by in moved.items() if ".vision_model." in key}
-        rest = {key: by for key, by in moved.items() if key not in vision}
+        by_weight = moved(run.final(parent), run.final(name))
+        vision = {key: by for key, by in by_weight.items() if ".vision_model." in key}
+        rest = {key: by for key, by in by_weight.items() if key not in vision}
         assert vision
         assert all(by > 0 for key, by in rest.items() if key.endswith("_proj.weight")), name
         # freeze: [vision]

@@ -118,11 +118,12 @@ def test_a_stage_has_its_next_rollout_sampled_while_it_trains(small: Small, whol
 
 
 @needs_vllm
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("words", "tiles"),
     [
-        pytest.param([], 4 + 1, marks=pytest.mark.nightly, id=""),
-        pytest.param(["--ahead", "--rows", "6"], 4 + 1, marks=pytest.mark.nightly, id="ahead"),
+        pytest.param([], 4 + 1, id=""),
+        pytest.param(["--ahead", "--rows", "6"], 4 + 1, id="ahead"),
         # Of two pictures, the second of which lies in the text, of none, and of one.
         pytest.param(["--pictures", "2", "0", "1", "--rows", "3"], 4 + 1 + 2 + 1, id="pictures"),
     ],

@@ -16,8 +16,8 @@ from typing import Any
 
 import psutil
 
-from pipeline.files import read_jsonl, weights_digest
-from pipeline.run_dir import RunDir
+from pipeline.files import read_jsonl, weights_digest, write_json
+from pipeline.run_dir import BASE, RunDir
 from pipeline.system.fork_server import FORK_SERVER
 
 HERE = Path(__file__).resolve().parent
@@ -147,6 +147,30 @@ class Small:
         for phase in phases:
             shutil.copytree(self.run_dir(source).phase(phase), self.run_dir(name).phase(phase))
         return self.run_dir(name)
+
+
+def train(root: Path, stage: str, name: str, *words: str) -> Any:
+    """Train one stage of small.yaml in this process, as a worker does, and return its work.
+
+    It is not verified, evaluated or reported. A base is made where the run has none.
+    """
+    from pipeline.checks.run import check
+    from pipeline.config.loader import load
+    from pipeline.runs.phases import start_record
+    from stages import grpo, sft
+    from stages.checkpoints.base_model import make_base_model
+    from stages.processes.work import Work
+
+    config = load(CONFIG, [f"output_dir={root}", f"name={name}", *words])
+    check(config)
+    run = RunDir(root, name)
+    if run.record(BASE) is None:
+        make_base_model(Work(config, BASE, run))
+    work = Work(config, config.stage_name(stage), run)
+    if run.record(work.name) is None:
+        write_json(run.record_path(work.name), start_record(config, run, work.name))
+    {"sft": sft, "grpo": grpo}[work.stage.algorithm].train(work)
+    return work
 
 
 def moved(old: Path, new: Path) -> dict[str, float]:

@@ -8,20 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import CONFIG, Small, accept, moved
+import small_runs
+from small_runs import Small, accept, moved
 
-from pipeline.checks import run as checks
-from pipeline.config.loader import load
 from pipeline.errors import UserError
 from pipeline.files import read_jsonl, weights_digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.handover import checkpoint
-from pipeline.runs.phases import start_record
-from stages import (
-    grpo,
-    sft,
-)
-from stages.checkpoints import base_model
 from stages.processes.work import Work
 from stages.training import validation
 
@@ -43,20 +36,7 @@ def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def train(root: Path) -> Train:
     """`train(stage, run, a.b=c …)` trains one stage in this process, as a worker does."""
-
-    def worker(stage: str, name: str, *words: str) -> Work:
-        config = load(CONFIG, [f"output_dir={root}", f"name={name}", *PLAIN, *SHORT, *words])
-        checks.check(config)
-        run = RunDir(root, name)
-        if run.record(BASE) is None:
-            base_model.make_base_model(Work(config, BASE, run))
-        work = Work(config, config.stage_name(stage), run)
-        if run.record(work.name) is None:
-            write_json(run.record_path(work.name), start_record(config, run, work.name))
-        {"sft": sft, "grpo": grpo}[work.stage.algorithm].train(work)
-        return work
-
-    return worker
+    return lambda stage, name, *words: small_runs.train(root, stage, name, *PLAIN, *SHORT, *words)
 
 
 def rows(work: Work) -> list[dict[str, Any]]:

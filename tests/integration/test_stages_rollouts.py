@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Small, steps, weights
+from small_runs import Small, steps, train, weights
 from tiny_parts import save_language, save_tower
 
 from pipeline.config.schema import ComposeConfig
@@ -207,14 +207,14 @@ SELECTED = (
 def filled(small: Small, whole_run: tuple[RunDir, str]) -> RunDir:
     """A stage with dynamic sampling, of whose prompts half earn the same whatever is written."""
     run = small.copy_of("small", "filled", "base", "cot", PARENT)
-    small.run("stages.grpo", "--stage", "2", *SELECTED, name="filled")
+    train(small.root, "2", "filled", *SELECTED)
     return run
 
 
 def test_dynamic_sampling_fills_batches_with_groups_that_teach(small: Small, filled: RunDir) -> None:
     """The batches are filled from the prompts that earn now this, now that."""
     run = small.copy_of("small", "plain", "base", "cot", PARENT)
-    small.run("stages.grpo", "--stage", "2", *SELECTED[:-1], name="plain")
+    train(small.root, "2", "plain", *SELECTED[:-1])
     plain, rows = logged(run), logged(filled)
     assert sum(row["frac_reward_zero_std"] for row in plain) > 0
     assert sum(row["sampling/resampled_groups"] for row in rows) > 0

@@ -99,7 +99,7 @@ def wait_until_healthy(urls: Mapping[str, str], news: Callable[[str], str]) -> N
                 log.info("waiting for %s since %.0f s; %s", name, now - begun, said)
         if waiting:
             told = now if now - told > NEWS_SECONDS else told
-            time.sleep(1)
+            time.sleep(0.2)
 
 
 def _start(server: Server) -> subprocess.Popen[bytes]:

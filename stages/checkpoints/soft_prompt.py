@@ -68,7 +68,7 @@ def _write(parent: Path, folder: Path, config: Any) -> None:
     _untie(model)
     with torch.no_grad():
         model.get_input_embeddings().weight[ids] = model.get_input_embeddings().weight[first]
-        # A logit that is the mean of all others' is at most the logarithm of a mean probability: none is ever sampled instead.
+        # A logit that is the mean of V others has a probability of 1/V at most: no soft token is ever sampled in earnest.
         head = model.get_output_embeddings()
         for values in (head.weight, *([] if head.bias is None else [head.bias])):
             values[ids] = values[: min(known, min(ids))].mean(0)

@@ -109,7 +109,12 @@ def _table() -> dict[str, tuple[str, list[str]]]:
 
 TABLE = _table()
 COMBINATIONS = {name: how for name, how in TABLE.items() if "shared_grpo" not in name}
-"""What test_stages_combinations.py trains; the others are a matter of test_stages_shared_prefix.py."""
+"""What docs/combinations.md tells of; the others are trained with shared prompts and without."""
+SHARED = {
+    **{f"shared_grpo-{level or 'plain'}": "unshared_grpo-plain" for level in LEVELS},
+    "shared_grpo_accumulated-plain": "unshared_grpo_accumulated-plain",
+}
+"""What is trained with shared prompts, and what ends where TRL ends."""
 RESUMED = (*(f"lora_rates-{level or 'plain'}" for level in LEVELS), "prompt-plain", "prompt-zero2")
 """Combinations that are trained a second time from a checkpoint halfway."""
 

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from combinations import COMBINATIONS, EVERYWHERE, LANGUAGE, NORMS, RESUMED, SOFT_PROMPT
+from combinations import COMBINATIONS, EVERYWHERE, LANGUAGE, NORMS, RESUMED, SHARED, SOFT_PROMPT, TABLE
 from tiers import asked, tiers
 
 from pipeline.config.loader import CONFIGS
@@ -52,12 +52,18 @@ def of(*kinds: str) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the combinations are trained."""
+    return tmp_path_factory.mktemp("combinations")
+
+
+@pytest.fixture(scope="module")
+def found(request: pytest.FixtureRequest, folder: Path) -> dict[str, dict[str, Any]]:
     """What one launch of two processes finds about each combination asked for, and about those it is compared with."""
-    folder = tmp_path_factory.mktemp("combinations")
     chosen = asked(request, "name")
-    compared = {"full-plain", *(f"{name.partition('-')[0]}-plain" for name in chosen if "bf16" not in name)}
-    names = [name for name in COMBINATIONS if name in compared or name in chosen]
+    compared = {"full-plain"}
+    compared |= {SHARED.get(name, f"{name.partition('-')[0]}-plain") for name in chosen if "bf16" not in name}
+    names = [name for name in TABLE if name in compared or name in chosen]
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     log = folder / "log"
@@ -164,6 +170,21 @@ def test_each_part_moves_at_its_own_logged_rate(name: str, found: dict[str, dict
 def test_a_resumed_stage_ends_as_an_undisturbed_one(name: str, found: dict[str, dict[str, Any]]) -> None:
     assert found[name]["from_undisturbed"] == 0
     assert [row["step"] for row in found[name]["rows"]] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("name", tiers(SHARED, ("shared_grpo-zero3",)))
+def test_shared_prompts_end_at_the_weights_of_trl(name: str, found: dict[str, dict[str, Any]], folder: Path) -> None:
+    """By whole stages; each rank holds a group in every micro-batch."""
+    from safetensors.torch import load_file
+
+    shared, unshared = found[name], found[SHARED[name]]
+    assert "error" not in shared, shared["error"]
+    assert {row["shared_prefix/rows_ratio"] for row in shared["rows"]} == {1.0}
+    assert not any("shared_prefix/rows_ratio" in row for row in unshared["rows"])
+    finals = [folder / one / "stage2_grpo" / "final" / "model.safetensors" for one in (name, SHARED[name])]
+    ours, theirs = map(load_file, finals)
+    assert max(float((ours[weight] - theirs[weight]).abs().max()) for weight in theirs) <= 1e-4
+    assert max(shared["moved"].values()) >= 1e-3
 
 
 def test_every_shipped_deepspeed_file_is_trained_with() -> None:

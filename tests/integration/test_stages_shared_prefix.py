@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import grpo_pairs as pairs
 import pytest
 import torch
-from combinations import ZERO
-from tiers import asked, tiers
+from tiers import tiers
 from trl import GRPOTrainer
 
 from stages.shared_prefix import logprobs
@@ -84,46 +80,6 @@ def test_twenty_steps_end_at_the_weights_of_trl(name: str, tmp_path: Path):
     assert max(float((theirs[one] - before[one]).abs().max()) for one in theirs) >= 1e-3
     assert [row["reward"] for row in told if "reward" in row] == [row["reward"] for row in own if "reward" in row]
     assert all(row["shared_prefix/rows_ratio"] > 0 for row in own if "loss" in row)
-
-
-TOGETHER = {
-    **{f"shared_grpo-{level}": "unshared_grpo-plain" for level in ("plain", *ZERO)},
-    "shared_grpo_accumulated-plain": "unshared_grpo_accumulated-plain",
-}
-"""What two processes train with shared prompts, and what ends where trl ends."""
-
-
-@pytest.fixture(scope="module")
-def together(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, repo_root: Path) -> Path:
-    """Where one launch of two processes trained what is asked for, and what it is compared with."""
-    folder, shared = tmp_path_factory.mktemp("together"), [one for one in asked(request, "name") if one in TOGETHER]
-    names = [*dict.fromkeys(TOGETHER[one] for one in shared), *shared]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run(
-        [*command, "tests/integration/combinations.py", str(folder), *names],
-        cwd=repo_root,
-        capture_output=True,
-        text=True,
-        timeout=800,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr[-4000:]
-    return folder
-
-
-@pytest.mark.parametrize("name", tiers(TOGETHER, ("shared_grpo-zero3",)))
-def test_two_processes_and_zero_end_at_the_weights_of_trl(name: str, together: Path):
-    """By whole stages; each rank holds a group in every micro-batch."""
-    from safetensors.torch import load_file
-
-    apart, found = TOGETHER[name], json.loads((together / "found.json").read_text())
-    shared, unshared = found[name], found[apart]
-    assert "error" not in shared, shared["error"]
-    assert {row["shared_prefix/rows_ratio"] for row in shared["rows"]} == {1.0}
-    assert not any("shared_prefix/rows_ratio" in row for row in unshared["rows"])
-    ours, theirs = (load_file(together / one / "stage2_grpo" / "final" / "model.safetensors") for one in (name, apart))
-    assert max(float((ours[weight] - theirs[weight]).abs().max()) for weight in theirs) <= 1e-4
-    assert max(shared["moved"].values()) >= 1e-3
 
 
 def test_a_batch_that_is_computed_otherwise_is_left_to_trl(

@@ -173,7 +173,7 @@ def _accuracy(rows: Sequence[Prediction]) -> Rate:
 
 def _of_classes(greedy: Sequence[Prediction], clusters: Sequence[str], labels: LabelSet) -> OfClasses:
     """What a closed list of answers adds: per-class table, confusion matrix, blind baselines, agreement with the thinking."""
-    import numpy as np
+    from sklearn.metrics import confusion_matrix
 
     names = list(labels.names)
     if UNPARSABLE in names:
@@ -183,13 +183,13 @@ def _of_classes(greedy: Sequence[Prediction], clusters: Sequence[str], labels: L
     strange = sorted((set(gold) - set(names)) | (set(answers) - {*names, UNPARSABLE}))
     if strange:
         raise ValueError(f"labels {strange} are not of the label set {names}")
-    pairs = Counter(zip(gold, answers, strict=True))
-    counts = np.array([[pairs[wanted, said] for said in (*names, UNPARSABLE)] for wanted in names])
+    counts = confusion_matrix(gold, answers, labels=[*names, UNPARSABLE])[:-1]
     f1_interval, recall_interval = _macro_intervals(gold, answers, names, clusters)
-    macro, weighted = _averages(counts)
+    with_rows = [name for name in names if name in set(gold)]
+    macro, weighted = (_averages(gold, answers, with_rows, kind) for kind in ("macro", "weighted"))
     return OfClasses(
-        per_class=_per_class(names, counts),
-        macro=MacroAverages(**vars(macro), f1_low=f1_interval[0], f1_high=f1_interval[1], classes=len(set(gold))),
+        per_class=_per_class(gold, answers, names, counts),
+        macro=MacroAverages(**vars(macro), f1_low=f1_interval[0], f1_high=f1_interval[1], classes=len(with_rows)),
         weighted=weighted,
         balanced=Balanced(macro.recall, *recall_interval, chance=1 / len(names)),
         baselines=_baselines(gold, len(names)),
@@ -249,24 +249,13 @@ def attributes_named(rows: Sequence[Prediction]) -> AttributesNamed:
     return AttributesNamed(**vars(rate(named.total(), total.total())), by_attribute=by_key)
 
 
-def _ratios(counts: Any) -> tuple[Any, Any, Any]:
-    """(precision, recall, f1-score) of each class as scikit-learn has them, 0 where undefined; its import would take seconds.
+def _per_class(gold: list[str], answers: list[str], names: list[str], counts: Any) -> dict[str, ClassScores]:
+    from sklearn.metrics import precision_recall_fscore_support
 
-    Args:
-        counts: (classes, classes + 1), gold labels by answers; the last column is that of answers without a label.
-    """
-    import numpy as np
-
-    hits, support, predicted = counts.diagonal(), counts.sum(axis=1), counts.sum(axis=0)[:-1]
-    precision, recall = hits / np.maximum(predicted, 1), hits / np.maximum(support, 1)
-    return precision, recall, 2 * hits / np.maximum(support + predicted, 1)
-
-
-def _per_class(names: list[str], counts: Any) -> dict[str, ClassScores]:
-    columns = _ratios(counts)
+    columns = precision_recall_fscore_support(gold, answers, labels=names, zero_division=0)
     table = {}
     for index, name in enumerate(names):
-        precision, recall, f1 = (column[index].item() for column in columns)
+        precision, recall, f1 = (column[index].item() for column in columns[:3])
         support, predicted = int(counts[index].sum()), int(counts[:, index].sum())
         low, high = wilson(int(counts[index, index]), support)
         table[name] = ClassScores(
@@ -281,19 +270,12 @@ def _per_class(names: list[str], counts: Any) -> dict[str, ClassScores]:
     return table
 
 
-def _averages(counts: Any) -> tuple[Averages, Averages]:
-    """(unweighted, weighted by rows), of the classes that have rows."""
-    import numpy as np
+def _averages(gold: list[str], answers: list[str], with_rows: list[str], kind: str) -> Averages:
+    from sklearn.metrics import precision_recall_fscore_support
 
-    support = counts.sum(axis=1)
-    present = support > 0
-    columns = [column[present] for column in _ratios(counts)]
-
-    def averages(weights: Any) -> Averages:
-        precision, recall, f1 = (float(np.average(column, weights=weights)) for column in columns)
-        return Averages(precision, recall, f1, support=int(support.sum()))
-
-    return averages(None), averages(support[present])
+    found = precision_recall_fscore_support(gold, answers, labels=with_rows, average=kind, zero_division=0)
+    precision, recall, f1 = map(float, found[:3])
+    return Averages(precision, recall, f1, support=len(gold))
 
 
 def _macro_intervals(

@@ -19,8 +19,8 @@ question: how many have been counted, whether it is what is looked for, or which
 
 Of two objects it then writes their columns, or their rows, and what follows: "1 2 red ball first 2 3 blue cube second 2 3 left".
 
-The number of objects that are listed is the group `listed`, which tables are split by. Every row has one right answer, which the
-picture shows. Everything follows from `seed`.
+`kinds` asks some of the five alone. The number of objects that are listed is the group `listed`, which tables are split by. Every
+row has one right answer, which the picture shows. Everything follows from `seed`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.config.schema import TaskConfig
-from pipeline.data.options import TaskOption, check_options, ends, true_or_false, whole_from
+from pipeline.data.options import TaskOption, check_options, ends, some_of, true_or_false, whole_from
 from pipeline.data.questions.prompting import asked_by_kind, lettered
 from pipeline.data.task import Task
 from pipeline.files import digest
@@ -63,6 +63,9 @@ FEWEST, MOST = 2, 10
 SPLITS = ("train", "val", "test")
 OPTIONS = {
     "seed": TaskOption(0, "what everything follows from"),
+    "kinds": TaskOption(
+        list(TASKS), f"what is asked, of {', '.join(TASKS)}, in turns", check=some_of(tuple(TASKS), fewest=1)
+    ),
     "train": TaskOption(6000, "rows", check=whole_from(0)),
     "val": TaskOption(200, "rows", check=whole_from(0)),
     "test": TaskOption(800, "rows", check=whole_from(0)),
@@ -152,7 +155,8 @@ def load(config: TaskConfig, cache: Path) -> Task:
         return Split(tuple(rows))
 
     def listed(split: str) -> Counter[str]:
-        return Counter(list(TASKS)[number % len(TASKS)] for number, _ in _shown(split, options))
+        kinds = options["kinds"]
+        return Counter(kinds[number % len(kinds)] for number, _ in _shown(split, options))
 
     return Task("shapes", SPLITS, read, prompt=asked_by_kind, judge=judge_kind, chance=chance, listed=listed)
 
@@ -214,7 +218,7 @@ def row(split: str, number: int, options: Mapping[str, Any], root: Path, mirror:
 
 def _sampled(split: str, number: int, options: Mapping[str, Any]) -> tuple[list[Thing], Asks, list[Any], random.Random]:
     rng = random.Random(f"{options['seed']}-{split}-{number}")
-    things, asks = sample(rng, number, *options["objects"])
+    things, asks = sample(rng, number, options["kinds"], *options["objects"])
     return things, asks, boxes(things, rng), rng
 
 
@@ -305,16 +309,16 @@ def _compared(seen: Sequence[Thing], asks: Asks) -> tuple[list[str], str]:
 # ---- drawing lots
 
 
-def sample(rng: random.Random, number: int, fewest: int, most: int) -> tuple[list[Thing], Asks]:
+def sample(rng: random.Random, number: int, kinds: Sequence[str], fewest: int, most: int) -> tuple[list[Thing], Asks]:
     """Draw the objects of a picture and what is asked of it, until all the rules hold.
 
     Args:
         rng: the row's.
         number: of the row in its split: tasks and answers take turns by it.
+        kinds: tasks that take turns.
         fewest, most: objects.
     """
-    names = list(TASKS)
-    task, turn = names[number % len(names)], number // len(names)
+    task, turn = kinds[number % len(kinds)], number // len(kinds)
     while True:
         objects = _objects(rng, rng.randint(fewest, most))
         asks = _asked(rng, task, turn, objects, most)

@@ -124,6 +124,19 @@ def test_tasks_and_answers_take_turns(task: Task) -> None:
     assert {row.kind for row in found} == {"number", "text", "yes_no", "letter"}
 
 
+def test_kinds_alone_take_turns_with_their_answers(tmp_path: Path) -> None:
+    options = {**ROWS, "kinds": ["Closer", "Count"]}
+    task = load_task(TaskConfig("shapes", options=options), tmp_path)
+    found = task.read("train").rows
+    told = {name: [row.answer for row in found if row.groups["task"] == name] for name in TASKS}
+    assert {name: len(answers) for name, answers in told.items() if answers} == {"Closer": 100, "Count": 100}
+    assert Counter(told["Closer"]) == {"A": 50, "B": 50}
+    assert task.listed is not None
+    assert task.listed("train") == {"Closer": 100, "Count": 100}
+    with pytest.raises(UserError, match=r"options\.kinds: .*names 'Nearer'"):
+        load_task(TaskConfig("shapes", options={"kinds": ["Nearer"]}), tmp_path)
+
+
 def test_where_something_is_missing_its_colour_and_its_shape_are_there(rows: list[Question]) -> None:
     for row in rows:
         if row.groups["task"] == "Exists" and row.answer == "no":

@@ -242,7 +242,14 @@ def _apart(config: RunConfig, task: Task, looked_at: Collection[str], only: Coll
         return
     for name, stage in config.all_stages.items():
         spec = cot_slice(stage)
-        if spec is None or parse_split(spec)[0] != split or (only is not None and name not in only):
+        if spec is None or (only is not None and name not in only):
+            continue
+        if (other := parse_split(spec)[0]) != split:
+            if {other, split} <= set(looked_at) and not _ids(task, spec) & _ids(task, config.cot.split):
+                yield (
+                    f"{stage_key(name)}.split: {spec!r} holds none of the rows of cot.split {config.cot.split!r}, so no built "
+                    "row; make it of the same slices, or leave it out to train on all built rows"
+                )
             continue
         rows = range(len(task.read(split).rows) if split in looked_at else _known(task, split).total())
         asked, taken = _part(config.cot.split, rows), _part(spec, rows)
@@ -252,6 +259,10 @@ def _apart(config: RunConfig, task: Task, looked_at: Collection[str], only: Coll
                 f"{stage_key(name)}.split: {spec!r} holds {holds} of {split!r} and none of cot.split {config.cot.split!r}, so no "
                 "built row; take another slice, or leave it out to train on all built rows"
             )
+
+
+def _ids(task: Task, spec: str) -> set[str]:
+    return {row.id for row in task.select(spec).rows}
 
 
 def _part(spec: str, rows: range) -> set[int]:

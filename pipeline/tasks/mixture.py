@@ -13,6 +13,12 @@ A split of the mixture has the rows of every source that has a split of this nam
 sources are drawn by their weights: as many rows as there can be with the sources in these shares, the first ones in the order
 that slices are taken of, so that the same rows are drawn on every machine. Those that are not are counted as ``not_drawn``.
 
+``options.splits`` makes further splits of slices of the sources, so that stages of one run can differ in what they train on::
+
+    splits:
+      all_counts: {counts: train}
+      some_scenes: {counts: "train[:3000]", scenes: "train[:1000]"}
+
 The id of a row begins with its source, which is also its group ``source``; a group of that name of its own becomes
 ``<source> source``. No stage trains on a split that one of the sources keeps for judging.
 """
@@ -28,6 +34,7 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.data.load import load_task
 from pipeline.data.options import TaskOption, check_options, names
+from pipeline.data.splits import named_split, split_problem
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
 from pipeline.types import Judgement, Problem, Question, Split
@@ -35,6 +42,7 @@ from pipeline.types import Judgement, Problem, Question, Split
 OPTIONS = {
     "of": TaskOption({}, "source: its task block, with a weight where it is to be drawn by one"),
     "weighted": TaskOption(["train"], "splits whose sources are drawn by weight; others are whole", check=names),
+    "splits": TaskOption({}, "further splits: {source: its slice} of each"),
 }
 SOURCE = "source"
 _KEYS = tuple(field.name for field in dataclasses.fields(TaskConfig))
@@ -58,35 +66,34 @@ def load(config: TaskConfig, cache: Path) -> Task:
             problems += [f"task.options.of.{name}: {problem}" for problem in error.problems]
     if problems:
         raise UserError(problems)
-    splits = tuple(dict.fromkeys(split for task in sources.values() for split in task.splits))
-    if unknown := [split for split in config.options.get("weighted", ()) if split not in splits]:
+    shared = tuple(dict.fromkeys(split for task in sources.values() for split in task.splits))
+    made = _checked_splits(options["splits"], sources, shared)
+    if unknown := [split for split in config.options.get("weighted", ()) if split not in shared]:
         raise UserError(
             [
-                f"task.options.weighted: no source has a split {split}; {did_you_mean(split, splits)}"
+                f"task.options.weighted: no source has a split {split}; {did_you_mean(split, shared)}"
                 for split in unknown
             ]
         )
     weighted = frozenset(options["weighted"]) if weights else frozenset()
 
     def read(split: str) -> Split:
+        if split in made:
+            return _joined({name: (sources[name], sources[name].select(spec)) for name, spec in made[split].items()})
         there = {name: task for name, task in sources.items() if split in task.splits}
         found = {name: task.select(split) for name, task in there.items()}
         counts = {name: len(one.rows) for name, one in found.items()}
         drawn = shares(counts, weights) if split in weighted else counts
-        rows: list[Question] = []
-        problems: list[Problem] = [
+        kept = {}
+        for name, one in found.items():
+            left = (Problem(row.id, "not_drawn", "by the weights of the sources") for row in one.rows[drawn[name] :])
+            kept[name] = there[name], Split(one.rows[: drawn[name]], (*one.problems, *left))
+        missing = [
             Problem(name, "missing_split", f"it has {', '.join(task.splits)}")
             for name, task in sources.items()
             if name not in there
         ]
-        for name, one in found.items():
-            rows += (_outer(name, there[name], row) for row in one.rows[: drawn[name]])
-            problems += (dataclasses.replace(each, id=f"{name}/{each.id}") for each in one.problems)
-            problems += (
-                Problem(f"{name}/{row.id}", "not_drawn", "by the weights of the sources")
-                for row in one.rows[drawn[name] :]
-            )
-        return Split(tuple(rows), tuple(problems))
+        return _joined(kept, missing)
 
     def prompt(row: Question, style: str) -> str:
         name, inner = _inner(row)
@@ -117,10 +124,12 @@ def load(config: TaskConfig, cache: Path) -> Task:
             share = f", weight {float(weights[name]):g}" if name in weights else ""
             yield f"{name}: {blocks[name].name}, {', '.join(task.splits)}{share}"
             yield from (f"{name}: {line}" for line in task.told())
+        for split, of in made.items():
+            yield f"{split}: {', '.join(f'{spec} of {name}' for name, spec in of.items())}"
 
     return Task(
         "mixture",
-        splits,
+        (*shared, *made),
         read,
         prompt,
         judge,
@@ -128,7 +137,10 @@ def load(config: TaskConfig, cache: Path) -> Task:
         official,
         told=told,
         in_place=all(task.in_place for task in sources.values()),
-        untrainable=tuple(split for split in splits if any(split in task.untrainable for task in sources.values())),
+        untrainable=(
+            *(split for split in shared if any(split in task.untrainable for task in sources.values())),
+            *(name for name, of in made.items() if any(sources[one].training_problem(of[one]) for one in of)),
+        ),
     )
 
 
@@ -166,6 +178,46 @@ def _sources(of: Any, problems: list[str]) -> tuple[dict[str, TaskConfig], dict[
             f"task.options.of.{without[0]}.weight: is not set, and {next(iter(weights))} has one; give all one"
         )
     return blocks, weights
+
+
+def _checked_splits(splits: Any, sources: Mapping[str, Task], shared: Sequence[str]) -> Mapping[str, Mapping[str, str]]:
+    """The splits that `options.splits` makes, once each is of slices that its sources have.
+
+    Raises:
+        UserError: naming everything wrong with them.
+    """
+    if not isinstance(splits, Mapping):
+        raise UserError(f"task.options.splits: {splits!r} names no split; write {{NAME: {{source: train[:4000]}}}}")
+    problems = []
+    for split, of in splits.items():
+        where = f"task.options.splits.{split}"
+        if split in shared:
+            problems.append(f"{where}: the sources have a split of this name; give it another")
+        problems += split_problem(where, f"{split}[:]")
+        if not isinstance(of, Mapping) or not of:
+            problems.append(f"{where}: {of!r} must be slices of sources, such as {{{next(iter(sources))}: train}}")
+            continue
+        for name, spec in of.items():
+            if name not in sources:
+                problems.append(f"{where}.{name}: is no source; {did_you_mean(name, sources)}")
+                continue
+            try:
+                named_split(sources[name].name, str(spec), sources[name].splits)
+            except UserError as error:
+                problems += [f"{where}.{name}: {problem}" for problem in error.problems]
+    if problems:
+        raise UserError(problems)
+    return splits
+
+
+def _joined(kept: Mapping[str, tuple[Task, Split]], problems: Sequence[Problem] = ()) -> Split:
+    """Rows and problems of the sources as the mixture's own."""
+    found = list(problems)
+    for name, (_, split) in kept.items():
+        found += (dataclasses.replace(each, id=f"{name}/{each.id}") for each in split.problems)
+    return Split(
+        tuple(_outer(name, task, row) for name, (task, split) in kept.items() for row in split.rows), tuple(found)
+    )
 
 
 def shares(counts: Mapping[str, int], weights: Mapping[str, Fraction]) -> dict[str, int]:

@@ -397,6 +397,7 @@ def test_every_broken_rule_is_told_at_once() -> None:
         ["stages.3.trainer.learning_rate=1"],
         ["evaluation.samples=0"],
         ["stages.1.gate.accuracy=true"],
+        ["task.options.splits.part.a=train", "stages.1.split=part"],
     ],
     ids=lambda overrides: overrides[0],
 )

@@ -128,6 +128,25 @@ def test_a_slice_that_shares_a_row_and_none_of_its_own_are_fine(cot: str, stage:
     assert told(f"cot.split={cot}", f"stages.1.split={stage}", quick=quick) == []
 
 
+def test_a_further_split_that_shares_no_row_with_the_built_ones_is_refused() -> None:
+    task = task_of(PHOTOGRAPHS)
+    part, apart = task.read("train"), task.read("val")
+    further = {
+        "part": dataclasses.replace(part, rows=part.rows[:30]),
+        "apart": Split(tuple(dataclasses.replace(row, id=f"val/{row.id}") for row in apart.rows)),
+    }
+    made = dataclasses.replace(
+        task,
+        splits=(*task.splits, *further),
+        read=lambda split: further[split] if split in further else task.read(split),
+        listed=None,
+    )
+    settings = [f"task.options.splits.{name}.a=train" for name in further]
+    assert told("cot.split=train", "stages.1.split=part", *settings, task=made) == []
+    (problem,) = told("cot.split=train", "stages.1.split=apart", *settings, task=made)
+    assert problem.startswith("stages.stage1_sft.split: 'apart' holds none of the rows of cot.split 'train'")
+
+
 def test_everything_is_told_at_once_and_keys_of_one_split_share_a_line() -> None:
     found = told("stages.2.split=train[4000:]", "stages.3.split=train[4000:]", "stages.4.split=train[:2]",
                  "cot.min_rows=900", "evaluation.split=tast")  # fmt: skip

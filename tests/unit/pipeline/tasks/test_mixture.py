@@ -8,6 +8,8 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -68,6 +70,54 @@ def test_weights_draw_as_many_rows_as_there_can_be_in_their_shares(tmp_path):
 
 def test_only_the_named_splits_are_drawn_by_weight(tmp_path):
     assert len(mixture(tmp_path, (3, 1), weighted=[]).read("train").rows) == 14
+
+
+def test_further_splits_are_of_slices_of_the_sources(tmp_path):
+    splits = {"pets_alone": {"pets": "train[:6]"}, "both": {"pets": "train[:4]", "counts": "train[:2]"}}
+    task = mixture(tmp_path, (3, 1), splits=splits)
+    assert task.splits == ("train", "test", "pets_alone", "both")
+    found = {name: task.read(name) for name in ("train", *splits)}
+    assert [row.id for row in found["both"].rows][:4] == [row.id for row in found["pets_alone"].rows][:4]
+    assert Counter(row.groups["source"] for row in found["both"].rows) == {"pets": 4, "counts": 2}
+    assert Counter(row.groups["source"] for row in found["pets_alone"].rows) == {"pets": 6}
+    # A row has one id, so that chains of thought built for `train` are found for these.
+    assert {row.id for row in found["both"].rows if row.groups["source"] == "counts"} <= {
+        row.id for row in found["train"].rows
+    }
+    assert not found["both"].problems
+    assert "both: train[:4] of pets, train[:2] of counts" in list(task.told())
+
+
+@pytest.mark.parametrize(
+    ("splits", "words"),
+    [
+        (["both"], r"options\.splits: \['both'\] names no split"),
+        ({"test": {"pets": "train"}}, r"options\.splits\.test: the sources have a split of this name"),
+        ({"a b": {"pets": "train"}}, r"options\.splits\.a b: split 'a b\[:\]' is not of the form"),
+        ({"both": "train"}, r"options\.splits\.both: 'train' must be slices of sources"),
+        ({"both": {"pest": "train"}}, r"options\.splits\.both\.pest: is no source; did you mean pets"),
+        ({"both": {"pets": "trian"}}, r"options\.splits\.both\.pets: .*split 'trian' does not exist"),
+        ({"both": {"pets": "train[4"}}, r"options\.splits\.both\.pets: split 'train\[4' is not of the form"),
+    ],
+)
+def test_what_is_wrong_with_a_further_split_is_named(tmp_path, splits, words):
+    with pytest.raises(UserError, match=words):
+        mixture(tmp_path, splits=splits)
+
+
+def test_no_stage_trains_on_what_a_source_keeps_for_judging(tmp_path):
+    (tmp_path / "cv").mkdir()
+    columns = {"idx": [0], "question": ["Which?"], "choices": [["a", "b"]], "answer": ["(A)"], "image": ["a.png"]}
+    write_rows(tmp_path / "counts", "train", [{"question": "How many?", "answer": 1}])
+    of = {
+        "counts": {"name": "questions", "path": str(tmp_path / "counts")},
+        "held": {"name": "cv_bench", "path": str(tmp_path / "cv")},
+    }
+    pq.write_table(pa.table(columns), tmp_path / "cv" / "test-00000-of-00001.parquet")
+    splits = {"leaked": {"counts": "train", "held": "test"}, "clean": {"counts": "train"}}
+    task = load_task(TaskConfig(name="mixture", options={"of": of, "splits": splits}), tmp_path / "cache")
+    assert "leaked" in task.untrainable
+    assert "clean" not in task.untrainable
 
 
 def test_each_row_is_asked_and_judged_as_its_own_task_has_it(tmp_path):

@@ -169,7 +169,7 @@ def _asked(found: Sequence[Found], split: str, options: Mapping[str, Any], cache
     kinds, refusals = [kind for kind in TASKS if kind in options["kinds"]], Refusals()
     if pictures and not any(one.depth_from for one in pictures):
         lost = [kind for kind in kinds if kind in ("depth", "distance")]
-        detail = "the data have no depth; task.options.lower_edge=true guesses it from the boxes' lower edges"
+        detail = "the data have no depth; give objects one, or let task.options.lower_edge=true guess it from their lower edges"
         problems += [Problem(f"{split}-{kind}", "without_depth", detail) for kind in lost]
         kinds = [kind for kind in kinds if kind not in lost]
     chosen = choose(pictures, kinds, options["questions"], options["balanced"], refusals)

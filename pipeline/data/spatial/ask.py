@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.data.questions.prompting import lettered
-from pipeline.data.spatial.pictures import Box, BoxedObject, BoxedPicture, nearer, overlap
+from pipeline.data.spatial.pictures import DEPTH_ALONE, Box, BoxedObject, BoxedPicture, nearer, overlap
 from pipeline.files import hash_to_number
 from pipeline.scoring.multiple_choice import letters
 from pipeline.types import Problem, Question
@@ -245,6 +245,8 @@ def _plain(picture: BoxedPicture, kind: str, most: int, refusals: Refusals) -> I
             fit.append(number)
     if kind != "relation":
         placed = [number for number in fit if picture.objects[number].points]
+        if kind == "distance" and picture.depth_from == DEPTH_ALONE:
+            placed = []
         if len(fit) > 1 and len(placed) < 2:
             refusals.add(picture.id, kind, "without_depth")
             return

@@ -4,10 +4,12 @@ What is read of each, and nothing else:
 
 | form | a picture | an object |
 |---|---|---|
-| COCO | id, file_name, width, height | image_id, category_id, bbox [left, top, width, height], iscrowd |
+| COCO | id, file_name, width, height | image_id, category_id, bbox [left, top, width, height], iscrowd, depth |
 | Omni3D | id, file_path, width, height | image_id, category_name, behind_camera, bbox2D_tight, _trunc or _proj [left, top, right,
 bottom]; where valid3D: bbox3D_cam, or center_cam, dimensions and R_cam |
-| parquet | image, id or filename | objects: a list of {name, box or bbox or polygon}, or {bbox: […], category: […]} |
+| parquet | image, id or filename | objects: a list of {name, box or bbox or polygon, depth}, or {bbox: […], category: […]} |
+
+`depth` is how far an object is from the camera, in any unit; neither COCO nor ADE20K has one, and an object may lack it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from typing import Any
 
 from pipeline.data.images import ImageError, paths_inside, upright_size
 from pipeline.data.parquet_images import BATCH_ROWS, missing_shards, open_parquet, place
-from pipeline.data.spatial.pictures import Box, BoxedObject, BoxedPicture, Point
+from pipeline.data.spatial.pictures import DEPTH_ALONE, Box, BoxedObject, BoxedPicture, Point
 from pipeline.errors import UserError
 from pipeline.types import Problem
 
@@ -96,7 +98,7 @@ def _of_json(file: Path, root: Path, images: Path | None) -> Iterator[Found]:
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{file}: a row of categories or annotations is malformed: {error!r}") from error
     find = _finder(file, root, images)
-    source, depth_from = ("Omni3D", "3-D boxes") if solid else ("COCO", "")
+    source = "Omni3D" if solid else "COCO"
     for number, row in enumerate(whole["images"]):
         name = f"{file.stem}-{number}"
         try:
@@ -112,6 +114,7 @@ def _of_json(file: Path, root: Path, images: Path | None) -> Iterator[Found]:
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
             yield Problem(name, "malformed_row", f"{type(error).__name__}: {error}")
             continue
+        depth_from = "3-D boxes" if solid else _depth_from(objects)
         # Omni3D is not annotated exhaustively, so that nothing in it can be counted.
         yield _whole(BoxedPicture(name, path, size, tuple(objects), source, not solid, depth_from))
 
@@ -146,7 +149,10 @@ def _annotated(row: Mapping[str, Any], names: Mapping[Any, str], solid: bool) ->
         return None
     left, top, right, bottom = map(float, box)
     name = str(row.get("category_name") or names[row["category_id"]])
-    points = _corners(row) if solid and row.get("valid3D", True) else ()
+    if solid:
+        points = _corners(row) if row.get("valid3D", True) else ()
+    else:
+        points = _at_depth(row.get("depth"))
     if any(not math.isfinite(value) for value in itertools.chain((left, top, right, bottom), *points)):
         raise ValueError(f"the box of annotation {row.get('id')} is not finite")
     return BoxedObject(name, (left, top, right, bottom), bool(row.get("iscrowd")), points)
@@ -165,6 +171,19 @@ def _corners(row: Mapping[str, Any]) -> tuple[Point, ...]:
         x, y, z = (float(centre[axis]) + sum(turn[axis][of] * offset[of] for of in range(3)) for axis in range(3))
         corners.append((x, y, z))
     return tuple(corners)
+
+
+def _at_depth(depth: Any) -> tuple[Point, ...]:
+    """A point as far away as an object; none where that is not told."""
+    if depth is None:
+        return ()
+    if not 0 < float(depth) < math.inf:
+        raise ValueError(f"the depth {depth} of an object is not above 0")
+    return ((0.0, 0.0, float(depth)),)
+
+
+def _depth_from(objects: Iterable[BoxedObject]) -> str:
+    return DEPTH_ALONE if any(one.points for one in objects) else ""
 
 
 def _corner_form(box: Sequence[float], sized: bool) -> Box:
@@ -210,7 +229,8 @@ def _of_parquet(file: Path, root: Path, cache: Path) -> Iterator[Found]:
                 image = images / where["file"] if "file" in where else folder / where["path"]
                 try:
                     objects = tuple(_of_row(row["objects"], classes))
-                    picture = BoxedPicture(name, image, upright_size(image), objects, "ADE20K")
+                    told = _depth_from(objects)
+                    picture = BoxedPicture(name, image, upright_size(image), objects, "ADE20K", depth_from=told)
                 except ImageError as error:
                     yield Problem(name, error.reason, str(image))
                 except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -234,7 +254,7 @@ def _class_names(schema: Any) -> list[str]:
 
 def _of_row(objects: Any, classes: Sequence[str]) -> Iterator[BoxedObject]:
     if isinstance(objects, Mapping):
-        keys = [key for key in (*_NAMES, *_BOXES) if objects.get(key) is not None]
+        keys = [key for key in (*_NAMES, *_BOXES, "depth") if objects.get(key) is not None]
         objects = [dict(zip(keys, values, strict=True)) for values in zip(*(objects[key] for key in keys), strict=True)]
     for row in objects or ():
         if int((row.get("parts") or {}).get("part_level") or 0) > 0:
@@ -251,7 +271,7 @@ def _of_row(objects: Any, classes: Sequence[str]) -> Iterator[BoxedObject]:
             box = (float(min(across)), float(min(down)), float(max(across)), float(max(down)))
         if not all(map(math.isfinite, box)):
             raise ValueError(f"the box of {name} is not finite")
-        yield BoxedObject(name, box, bool(row.get("iscrowd")))
+        yield BoxedObject(name, box, bool(row.get("iscrowd")), _at_depth(row.get("depth")))
 
 
 def with_ids_of_their_own(found: Iterable[Found]) -> Iterator[Found]:

@@ -15,6 +15,8 @@ from pathlib import Path
 
 Box = tuple[float, float, float, float]
 Point = tuple[float, float, float]
+DEPTH_ALONE = "depth of the box"
+"""Where points come from that tell how far away an object is, and not in which direction."""
 
 
 @dataclass(frozen=True)
@@ -25,7 +27,8 @@ class BoxedObject:
         name: what it is.
         box: where it lies, in pixels.
         crowd: whether the box stands for an unknown number of them.
-        points: corners of its 3-D box, or the one point it stands on; empty where its place in space is not known.
+        points: corners of its 3-D box, the one point it stands on, or one straight ahead that is as far away; empty where its
+            place in space is not known.
     """
 
     name: str

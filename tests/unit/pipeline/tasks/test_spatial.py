@@ -291,6 +291,53 @@ def test_boxes_of_parquet_rows_are_read(tmp_path: Path) -> None:
     assert other.cluster == "ADE20K-5"
 
 
+def put_depths(root: Path, split: str = "train", **objects: float | None) -> None:
+    """A picture of objects beside each other, each as far away as is said, in a parquet file."""
+    root.mkdir(exist_ok=True)
+    Image.new("RGB", SIZE, "white").save(root.parent / "white.png")
+    boxes = [
+        {"name": name, "box": [10 + 45 * n, 40, 40 + 45 * n, 90], "depth": depth}
+        for n, (name, depth) in enumerate(objects.items())
+    ]
+    row = {"id": 1, "image": {"bytes": (root.parent / "white.png").read_bytes(), "path": None}, "objects": boxes}
+    pq.write_table(pa.Table.from_pylist([row]), root / f"{split}-0.parquet")
+
+
+def test_depths_of_boxes_order_objects_and_tell_no_distance(tmp_path: Path) -> None:
+    # The door is one twentieth nearer than the table, which people would dispute.
+    put_depths(tmp_path / "set", chair=2.0, table=4.0, door=3.8, lamp=None)
+    found = read(tmp_path / "set", questions=9)
+    depth = {tuple(sorted(row.options)): right(row) for row in found.rows if row.groups["task"] == "Depth"}
+    assert depth == {("chair", "table"): "chair", ("chair", "door"): "chair"}
+    assert {row.groups["task"] for row in found.rows} == {"Relation", "Depth"}
+    assert {row.groups.get("depth_from", "") for row in found.rows} == {"", "depth of the box"}
+    assert (reasons(found)["equal_depth"], reasons(found)["without_depth"]) == (1, 1)
+    # As lists, the form of detection sets.
+    lists = {"bbox": [[10, 40, 30, 50], [55, 40, 30, 50]], "category": ["chair", "table"], "depth": [9.0, None]}
+    rows = pq.read_table(tmp_path / "set/train-0.parquet").to_pylist()
+    pq.write_table(pa.Table.from_pylist([{**rows[0], "objects": lists}]), tmp_path / "set/val-0.parquet")
+    assert reasons(read(tmp_path / "set", "val", kinds=["depth"])) == {"without_depth": 1}
+
+
+def test_depths_of_annotations_in_cocos_form_are_read(tmp_path: Path) -> None:
+    file = put_coco(tmp_path / "set", [TABLE])
+    whole = json.loads(file.read_text())
+    for number, row in enumerate(whole["annotations"]):
+        row["depth"] = 2.0 * (1 + number)
+    file.write_text(json.dumps(whole))
+    found = read(tmp_path / "set", kinds=["depth"], questions=9)
+    assert {right(row) for row in found.rows if set(row.options) == {"dog", "lamp"}} == {"dog"}
+    assert all(row.facts["depth_from"] == "depth of the box" for row in found.rows)
+
+
+@pytest.mark.parametrize("depth", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_depth_that_is_none_is_a_problem_of_its_picture(tmp_path: Path, depth: float) -> None:
+    put_depths(tmp_path / "set", chair=depth, table=4.0)
+    found = read(tmp_path / "set")
+    assert (found.rows, reasons(found)) == ((), {"malformed_row": 1})
+    assert "the depth" in found.problems[0].detail
+
+
 # ---- balance, splits, stability
 
 

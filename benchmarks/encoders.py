@@ -17,39 +17,20 @@ from __future__ import annotations
 import itertools
 import statistics
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks import kinds
 from benchmarks.equal_arms import Made, config_problems, made_problems, read_made
-from benchmarks.seeds import (
-    check_marks,
-    holm_per_seed,
-    interval,
-    joined,
-    make_parser,
-    run_over_seeds,
-    save_beside,
-    told_of_accuracies,
-    told_per_seed,
-    write_between_marks,
-)
+from benchmarks.seeds import check_marks, make_parser, run_over_seeds, save_beside, write_between_marks
 from pipeline import command_line
 from pipeline.config.loader import CONFIGS, load
 from pipeline.errors import UserError
 from pipeline.files import ROOT
 from pipeline.formatting import size
-from pipeline.metrics.intervals import clustered_rate
-from pipeline.metrics.paired_tests import Paired, Prediction, cluster, paired, right
-from pipeline.metrics.scores import Rate
-from pipeline.reports import charts
 from pipeline.reports.entries import Entry
 from pipeline.reports.table import table as markdown_table
 from pipeline.run_dir import RunDir
-
-ALL = "all"
-Kinds = Mapping[str, Sequence[Prediction]]
-"""Greedy answers by the kind of their question; `ALL` holds every one."""
 
 
 def find_arms(words: Sequence[str]) -> dict[str, str]:
@@ -69,59 +50,6 @@ def find_arms(words: Sequence[str]) -> dict[str, str]:
     if len(arms) < len(files):
         raise UserError(f"two of {', '.join(files)} have one name; rename a file")
     return arms
-
-
-def by_kind(entry: Entry) -> Kinds:
-    """Return the greedy answers of a model by the kind of their question: the group ``task``, else the gold label."""
-    kinds: dict[str, list[Prediction]] = {}
-    for row in entry.greedy:
-        kinds.setdefault(str((row.get("groups") or {}).get("task") or row["gold"]), []).append(row)
-    return {ALL: entry.greedy, **(dict(sorted(kinds.items())) if len(kinds) > 1 else {})}
-
-
-def table(runs: Mapping[str, Sequence[Entry]], seeds: Sequence[int]) -> str:
-    """Return accuracy of the arms per kind of question as markdown, each beside the first on the same rows.
-
-    Args:
-        runs: arm: the compared stage of each seed.
-        seeds: theirs.
-    """
-    first, *others = runs
-    kinds = {name: [by_kind(entry) for entry in entries] for name, entries in runs.items()}
-    tests: dict[tuple[str, str], list[Paired]] = {
-        (kind, arm): [paired(one[kind], base[kind]) for one, base in zip(kinds[arm], kinds[first], strict=True)]
-        for kind in kinds[first][0]
-        for arm in others
-    }
-    corrected = holm_per_seed(tests)
-    head = ["questions", "rows", "commonest answer, %", "encoder", "accuracy, %", f"against {first}, points"]
-    head.append("per seed (p, Holm)")
-    lines = []
-    for kind, rows in kinds[first][0].items():
-        blind = _blind(kind, runs[first][0], rows)
-        for arm in runs:
-            cells = [kind, str(len(rows)), blind] if arm == first else ["", "", ""]
-            cells += [arm, str(_accuracy([one[kind] for one in kinds[arm]]))]
-            if arm == first:
-                cells += ["", ""]
-            else:
-                gains = [100 * one.gain.share for one in tests[kind, arm]]
-                cells += [interval(gains), told_per_seed(gains, corrected[kind, arm])]
-            lines.append(cells)
-    note = f"{told_of_accuracies(seeds)} Commonest answer: what giving it to every question of the kind earns."
-    return f"{markdown_table(head, lines, {1, 2, 4, 5, 6})}\n{note}\n"
-
-
-def _blind(kind: str, entry: Entry, rows: Sequence[Prediction]) -> str:
-    """What the commonest gold answer of a kind earns, in percent; a dash for a class, whose rows all have one."""
-    golds = Counter(str(row["gold"]) for row in rows)
-    known = entry.scores.blind_answer if kind == ALL and entry.scores else max(golds.values()) / len(rows)
-    return f"{100 * known:.1f}" if known is not None and len(golds) > 1 else "–"
-
-
-def _accuracy(answers: Sequence[Sequence[Prediction]]) -> Rate:
-    """Accuracy over the seeds."""
-    return joined([clustered_rate([right(row) for row in rows], [cluster(row) for row in rows]) for rows in answers])
 
 
 def costs(runs: Mapping[str, Sequence[Entry]], made: Mapping[str, Made]) -> str:
@@ -150,17 +78,6 @@ def rows_per_second(entry: Entry) -> float | None:
     seconds = [row["seconds"] for row in entry.log if "seconds" in row and "loss" in row]
     steps = [later - earlier for earlier, later in itertools.pairwise(seconds) if later > earlier]
     return batch * processes / statistics.median(steps) if steps else None
-
-
-def figure(runs: Mapping[str, Sequence[Entry]], seeds: Sequence[int]) -> charts.Chart | None:
-    """Draw accuracy of the arms per kind of question with its intervals."""
-    colour = dict(zip(runs, charts.OTHERS * len(runs), strict=False))
-    rows = []
-    for kind in by_kind(next(iter(runs.values()))[0]):
-        for arm, entries in runs.items():
-            rows.append((f"{kind}: {arm}", colour[arm], [_accuracy([by_kind(entry)[kind] for entry in entries])]))
-    over = f", mean over {len(seeds)} seeds" if len(seeds) > 1 else ""
-    return charts.intervals(rows, f"accuracy, %{over} (95 % interval)")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -199,9 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if problems:
         raise UserError(problems)
     refuse_unlike(made, arguments.seeds)
-    written = f"{costs(entries, {name: one[0] for name, one in made.items()})}\n{table(entries, arguments.seeds)}"
+    cost = costs(entries, {name: one[0] for name, one in made.items()})
+    written = f"{cost}\n{kinds.table('encoder', entries, arguments.seeds)}"
     print(written)
-    written += "\n" + save_beside(arguments.into, mark, figure(entries, arguments.seeds))
+    written += "\n" + save_beside(arguments.into, mark, kinds.figure(entries, arguments.seeds))
     write_between_marks(arguments.into, mark, written)
     return 0
 

@@ -8,8 +8,8 @@ from pipeline.metrics.classification import score
 from pipeline.reports.entries import Entry
 
 
-def entry(right: Sequence[int]) -> Entry:
-    """100 rows of counting and 100 of comparing, of which the first so many are right; each other gold answer is A."""
+def entry(right: Sequence[int], compares: str = "Closer") -> Entry:
+    """100 rows of counting and 100 that compare, of which the first so many are right; each other gold answer is A."""
     rows = tuple(
         {
             "id": f"{task}{number}",
@@ -23,7 +23,7 @@ def entry(right: Sequence[int]) -> Entry:
             "kind": kind,
             "groups": {"task": task},
         }
-        for task, kind, hits in (("Count", "number", right[0]), ("Closer", "letter", right[1]))
+        for task, kind, hits in (("Count", "number", right[0]), (compares, "letter", right[1]))
         for number in range(100)
         for gold in ["AB"[number % 2]]
     )

@@ -26,6 +26,15 @@ BASE = "base"
 COT = "cot"
 
 
+RECORDS = ("stage.json", "manifest.json")
+"""Names of the files whose ``"status": "complete"`` says that a phase is done."""
+
+
+def in_order_of_deletion(folder: Path) -> list[Path]:
+    """Return what lies in a phase's folder, its record first: without one, what a killed deletion leaves counts for nothing."""
+    return sorted(folder.iterdir(), key=lambda path: path.name not in RECORDS) if folder.exists() else []
+
+
 class RunDir:
     """Path names of one run.
 
@@ -53,7 +62,7 @@ class RunDir:
 
     def record_path(self, name: str) -> Path:
         """Return the file whose ``"status": "complete"`` says that a phase is done."""
-        return self.phase(name) / ("manifest.json" if name == COT else "stage.json")
+        return self.phase(name) / RECORDS[name == COT]
 
     def record(self, name: str) -> dict[str, Any] | None:
         """Return a phase's record, or None when there is none yet.

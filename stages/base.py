@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
         return 0
     with folder_lock(work.folder):
-        if arguments.clean:
+        if arguments.clean or run.record(BASE) is None:
             clean(work.folder)
         if not has_checkpoint(work.config, work.run, work.name):
             log.info(f"base: {config.model.described}")

@@ -40,7 +40,7 @@ from pipeline.data.task import Task
 from pipeline.data.training_rows import asked_rows
 from pipeline.errors import UserError
 from pipeline.formatting import size
-from pipeline.run_dir import BASE, COT, RunDir
+from pipeline.run_dir import BASE, COT, RunDir, in_order_of_deletion
 from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.system import multinode
 from pipeline.system.fork_server import fork_server
@@ -250,7 +250,7 @@ def _delete(folder: Path) -> None:
 
     if not folder.exists():
         return
-    for path in folder.iterdir():
+    for path in in_order_of_deletion(folder):
         # Each has a journal of its own.
         if path.name == "shards":
             for shard in path.iterdir():

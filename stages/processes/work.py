@@ -11,7 +11,7 @@ from typing import Any
 
 from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.errors import UserError
-from pipeline.run_dir import RunDir
+from pipeline.run_dir import RunDir, in_order_of_deletion
 from pipeline.system.locks import acquire
 
 
@@ -50,7 +50,7 @@ def folder_lock(folder: Path, wait: float = 20.0) -> Iterator[None]:
 
 def clean(folder: Path) -> None:
     """Delete what a phase wrote, keeping the folder's lock."""
-    for path in folder.iterdir() if folder.exists() else ():
+    for path in in_order_of_deletion(folder):
         if path.name == ".lock":
             continue
         shutil.rmtree(path) if path.is_dir() else path.unlink()

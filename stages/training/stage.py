@@ -64,6 +64,8 @@ def main(algorithm: str, purpose: str | None, train: Callable[[Work], None], arg
     with folder_lock(work.folder):
         if arguments.clean:
             check_it_can_start(work)
+        if arguments.clean or run.record(name) is None:
+            # What a killed --clean left was made under other settings, and would be gone on from.
             clean(work.folder)
         done = has_checkpoint(work.config, work.run, work.name)
         if not done:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.files import weights_digest, write_json
 from pipeline.run_dir import RunDir
 from pipeline.runs.handover import file_digests
-from stages.processes.work import Work
+from stages.processes.work import Work, clean
 from stages.training import stage
 
 STAGE = "stage2_grpo"
@@ -89,3 +90,26 @@ def test_cleaning_a_stage_that_cannot_start_deletes_nothing(config, monkeypatch)
     with pytest.raises(UserError, match=r"has not been run; finish it first: python -m pipeline run --to base"):
         stage.main(config.stage(STAGE).algorithm, "", lambda work: None, ["--stage", STAGE, "--clean"])
     assert kept.read_text() == "weights"
+
+
+def test_what_a_killed_clean_left_is_not_gone_on_from(config, monkeypatch):
+    work = Work(config, STAGE, RunDir(config.output_dir, config.name))
+    for left in ("checkpoint-4/complete", "start/config.json"):
+        write_json(work.folder / left, {})
+    monkeypatch.setattr(stage.command, "load_checked", lambda arguments: (config, work.run))
+    with pytest.raises(UserError, match="has not been run"):
+        stage.main(config.stage(STAGE).algorithm, "", lambda work: None, ["--stage", STAGE])
+    assert [path.name for path in work.folder.iterdir()] == [".lock"]
+
+
+def test_a_clean_that_is_killed_has_deleted_the_record_first(tmp_path, monkeypatch):
+    def killed(folder: Path) -> None:
+        raise KeyboardInterrupt
+
+    for step in range(20):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+    write_json(tmp_path / "stage.json", {})
+    monkeypatch.setattr(shutil, "rmtree", killed)
+    with pytest.raises(KeyboardInterrupt):
+        clean(tmp_path)
+    assert not (tmp_path / "stage.json").exists()

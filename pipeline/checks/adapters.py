@@ -121,6 +121,11 @@ def _prompt_tuning(config: RunConfig) -> Iterator[str]:
         yield f"model.peft.num_virtual_tokens: {count!r} must be a whole number of at least 1, such as 20"
     if text is not None and not (isinstance(text, str) and text.strip()):
         yield f"model.peft.prompt_tuning_init_text: {text!r} must be a text; leave it out to begin with common tokens"
+    if "chat_template" in config.model.processor:
+        yield (
+            "model.processor.chat_template: would be read in the place of the template that writes the soft prompt "
+            "(PROMPT_TUNING); write it to chat_template.jinja of a copy of the model, and leave it out here"
+        )
     folder = Path(config.model.name_or_path or "").expanduser()
     if config.model.name_or_path and folder.is_dir():
         yield from soft_prompt_problems(config, folder)
@@ -136,7 +141,14 @@ def soft_prompt_problems(config: RunConfig, folder: Path) -> Iterator[str]:
     """Yield why a run cannot tune the soft prompt of the model it starts from; nothing where the model has none."""
     there = soft_prompt_length(chat_template(folder) or "")
     asked = (config.model.peft or {}).get("num_virtual_tokens")
-    if tunes_prompt(config) and there not in (0, asked):
+    tokenizer = folder / "tokenizer.json"
+    known = soft_prompt_length(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else there
+    if tunes_prompt(config) and known != there:
+        yield (
+            f"model.name_or_path: its tokenizer knows {known} tokens of a soft prompt and its chat template writes {there}, so what "
+            "is trained would not be read; take the chat_template.jinja that was saved with it"
+        )
+    elif tunes_prompt(config) and there not in (0, asked):
         yield (
             f"model.peft.num_virtual_tokens: {asked!r}, but model.name_or_path has a soft prompt of {there}, which goes on being "
             f"trained; set it to {there}, or start from a model without one"

@@ -28,9 +28,9 @@ def soft_prompt_token(number: int) -> str:
     return f"<|soft_prompt_{number}|>"
 
 
-def soft_prompt_length(template: str) -> int:
-    """Return how many tokens of a soft prompt a chat template writes."""
-    return len(set(_SOFT_PROMPT.findall(template)))
+def soft_prompt_length(text: str) -> int:
+    """Return how many tokens of a soft prompt are named in a chat template, or in the text of a tokenizer's file."""
+    return len(set(_SOFT_PROMPT.findall(text)))
 
 
 def special_token_in(text: str, own: Iterable[str] = ()) -> str | None:

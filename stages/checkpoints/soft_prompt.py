@@ -98,9 +98,16 @@ def _untie(model: Any) -> None:
 
 def _write_at_the_head(processor: Any, text: str) -> None:
     """Let the chat template write a text at the head of a prompt, behind the beginning of the sequence where it writes one."""
+
+    def headed(template: str) -> str:
+        begun = BEGINNING.match(template)
+        place = begun.end() if begun else 0
+        return template[:place] + text + template[place:]
+
     for owner in (processor, processor.tokenizer):
         template = getattr(owner, "chat_template", None)
-        if isinstance(template, str):
-            begun = BEGINNING.match(template)
-            place = begun.end() if begun else 0
-            owner.chat_template = template[:place] + text + template[place:]
+        # A checkpoint may have several, by name.
+        if isinstance(template, dict):
+            owner.chat_template = {name: headed(one) for name, one in template.items()}
+        elif template is not None:
+            owner.chat_template = headed(template)

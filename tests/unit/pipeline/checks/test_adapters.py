@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -26,3 +27,16 @@ def test_a_model_with_a_soft_prompt_may_train_otherwise(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("<|soft_prompt_0|>{{ messages }}")
     lora = ModelConfig(name_or_path="m", peft={"target_modules": ["q_proj"]})
     assert list(soft_prompt_problems(RunConfig(model=lora), tmp_path)) == []
+
+
+@pytest.mark.parametrize(("written", "told"), [(4, False), (0, True), (3, True)])
+def test_a_template_that_does_not_write_the_soft_prompt_of_its_tokenizer_is_refused(
+    tmp_path: Path, written: int, told: bool
+) -> None:
+    tokens = [f"<|soft_prompt_{number}|>" for number in range(4)]
+    (tmp_path / "tokenizer.json").write_text(json.dumps({"added_tokens": [{"content": token} for token in tokens]}))
+    (tmp_path / "chat_template.jinja").write_text("".join(tokens[:written]) + "{{ messages }}")
+    peft = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 4}
+    problems = list(soft_prompt_problems(RunConfig(model=ModelConfig(name_or_path="m", peft=peft)), tmp_path))
+    assert len(problems) == told
+    assert all(f"knows 4 tokens of a soft prompt and its chat template writes {written}" in one for one in problems)

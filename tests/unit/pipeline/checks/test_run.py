@@ -79,6 +79,10 @@ RULES = [
     ([PROMPT, "model.peft.token_dim=8"], ["token_dim: 8 is not offered with PROMPT_TUNING", "num_virtual_tokens and"]),
     ([PROMPT, "model.peft.virtual_tokens=8"], ["virtual_tokens is not a field of peft.PromptTuningConfig"]),
     ([PROMPT, "model.peft.prompt_tuning_init_text=' '"], ["prompt_tuning_init_text: ' ' must be a text"]),
+    (
+        [PROMPT, "model.processor.chat_template='{{ messages }}'"],
+        ["model.processor.chat_template: would be read in the place", "chat_template.jinja of a copy of the model"],
+    ),
     ([PROMPT, "launch.deepspeed=zero3"], ["zero3 (ZeRO stage 3) does not work with PROMPT_TUNING", "use zero2"]),
     ([PROMPT, "stages.3.freeze=[language]"], [f"{S3}.freeze: language has the soft prompt", "take it out"]),
     (["model.peft={peft_type: ADALORA}"], ["peft_type: ADALORA needs a call after every step", "use one of LORA"]),

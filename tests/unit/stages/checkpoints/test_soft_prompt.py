@@ -139,3 +139,14 @@ def test_it_stands_behind_the_beginning_of_a_sequence_where_a_template_writes_on
     processor = SimpleNamespace(chat_template=template, tokenizer=SimpleNamespace(chat_template=None))
     soft_prompt._write_at_the_head(processor, "<A>")
     assert processor.chat_template == expected
+
+
+def test_it_is_written_to_each_of_several_templates(tmp_path: Path) -> None:
+    folder = tiny(tmp_path / "parent", "qwen2_5_vl")
+    template = folder / "chat_template.jinja"
+    (folder / "additional_chat_templates").mkdir()
+    (folder / "additional_chat_templates" / "tool_use.jinja").write_text(template.read_text())
+    processor = load_processor(soft_prompt.starting_point(work_in(tmp_path), folder), RunConfig())
+    assert set(processor.chat_template) == {"default", "tool_use"}
+    assert all(one.startswith("<|soft_prompt_0|>") for one in processor.chat_template.values())
+    assert chat.rollout_tokens(processor, TURNS, PICTURES)[:COUNT] == soft_prompt_ids(processor.tokenizer)

@@ -141,7 +141,7 @@ def beside_probe(config: RunConfig, run: RunDir, runs: Sequence[Mapping[str, Ent
         runs: the evaluated phases of each, by name.
 
     Returns:
-        None where there is nothing to probe: no part, no stage on labels, or rows without one label of a list.
+        None where there is nothing to probe: no part, no stage on labels, or rows without one label of a list and one picture.
     """
     on_labels = [stage.split for stage in config.all_stages.values() if stage.data == "labels"]
     task = load_task(config.task, run.cache)
@@ -149,6 +149,8 @@ def beside_probe(config: RunConfig, run: RunDir, runs: Sequence[Mapping[str, Ent
         return None
     known = task.select_for_training(on_labels[0]).rows
     asked = list(runs[0].values())[-1].greedy
+    if any(len(row.images) != 1 for row in known) or not all(row.get("image") for row in asked):
+        return None
     pictures = {row.id: row.images[0] for row in known} | {row["id"]: Path(row["image"]) for row in asked}
     features = encoder_features(config, run.final(BASE), pictures)
     probed = answer_by_probe(features, {row.id: str(row.answer) for row in known}, asked)

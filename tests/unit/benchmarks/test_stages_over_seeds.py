@@ -139,3 +139,6 @@ def test_composed_students_stand_beside_a_probe_fitted_to_what_their_first_stage
     assert "16 pictures; the probe was fitted to 40 of train[:40]" in told
     assert len(read) == 56
     assert stages_over_seeds.beside_probe(load("demo_scenes"), run, [phases]) is None
+    blind = tuple({**one, "image": None} for one in answers)
+    unseen = {name: Entry(name, name, blind, entry.scores) for name, entry in phases.items()}
+    assert stages_over_seeds.beside_probe(config, run, [unseen]) is None

@@ -72,7 +72,7 @@ def adapter_problems(config: RunConfig) -> Iterator[str]:
         yield from _prompt_tuning(config)
     if config.model.peft is not None:
         yield from _peft(config.model.peft)
-        kind = config.model.peft.get("peft_type")
+        kind = str(config.model.peft.get("peft_type"))
         if kind in NOT_SHARED_OUT and zero_stage(config) == 3:
             yield (
                 f"model.peft with launch.deepspeed: {config.launch.deepspeed} (ZeRO stage 3) does not work with {kind}: "
@@ -133,6 +133,9 @@ def _prompt_tuning(config: RunConfig) -> Iterator[str]:
         where = stage_key(name)
         if "language" in stage.freeze:
             yield f"{where}.freeze: language has the soft prompt (PROMPT_TUNING), so nothing would train; take it out"
+        for part in stage.learning_rates:
+            if part in PARTS and part != "language":
+                yield f"{where}.learning_rates.{part}: nothing of it trains beside a soft prompt (PROMPT_TUNING); leave it out"
         if stage.distill is not None:
             yield f"{where}.distill: the teacher does not know a soft prompt's tokens (PROMPT_TUNING); leave one of the two out"
 
@@ -145,8 +148,8 @@ def soft_prompt_problems(config: RunConfig, folder: Path) -> Iterator[str]:
     known = soft_prompt_length(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else there
     if tunes_prompt(config) and known != there:
         yield (
-            f"model.name_or_path: its tokenizer knows {known} tokens of a soft prompt and its chat template writes {there}, so what "
-            "is trained would not be read; take the chat_template.jinja that was saved with it"
+            f"model.name_or_path: its tokenizer knows {known} tokens of a soft prompt and its chat template writes {there}, so "
+            "what is trained would not be read; take the chat_template.jinja that was saved with it"
         )
     elif tunes_prompt(config) and there not in (0, asked):
         yield (

@@ -39,6 +39,10 @@ from pipeline.run_dir import BASE, COT
 from pipeline.system import multinode
 from pipeline.system.hardware import compiler_problems, visible_gpus
 
+ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
+OWN_FLAGS = ("host", "port", "uds", "model", "served-model-name", "worker-extension-cls", "api-key")
+"""Flags of a rollout server by which its stage reaches it."""
+
 
 def check(config: RunConfig, trains: bool = True) -> None:
     """Test every rule.
@@ -103,6 +107,11 @@ def _model(config: RunConfig) -> Iterator[str]:
     model = config.model
     if model.dtype not in ("auto", "bfloat16", "float32"):
         yield f"model.dtype: {model.dtype!r} must be auto, bfloat16 or float32"
+    attention = model.attn_implementation
+    # A kernel of the hub is named as a repository.
+    if "/" not in attention and attention not in ATTENTIONS:
+        near = did_you_mean(attention, ATTENTIONS)
+        yield f"model.attn_implementation: {attention!r} is no attention of transformers; {near}"
     if model.compose is not None:
         if model.name_or_path is not None:
             yield f"model.compose: a composed model is made, so leave model.name_or_path ({model.name_or_path!r}) out"
@@ -262,6 +271,11 @@ def _launch(config: RunConfig) -> Iterator[str]:
     if (asked := config.launch.parallel_phases) is not None and asked < 1:
         yield f"launch.parallel_phases: {asked} must be at least 1"
     processes = config.launch.num_processes
+    for flag in map(str, config.launch.rollout_flags):
+        if flag.startswith("-"):
+            yield f"launch.rollout_flags.{flag}: is written without its dashes: {flag.lstrip('-')}"
+        elif flag.replace("_", "-") in OWN_FLAGS:
+            yield f"launch.rollout_flags.{flag}: is set by the stage, which reaches its server by it; leave it out"
     gpus, kept = visible_gpus(), config.launch.rollout_gpus
     if kept and not 0 <= kept < gpus:
         yield f"launch.rollout_gpus: {kept} must leave one of the {gpus} visible GPUs to the trainer; 0 shares them all"

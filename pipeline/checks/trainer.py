@@ -264,6 +264,14 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
             )
         if clip[0] >= 1:
             yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so it would never act"
+    if trainer.get("sync_ref_model"):
+        if not trainer.get("beta", defaults["beta"]):
+            yield f"{where}.trainer.sync_ref_model: true, but beta is 0 and asks no reference; set beta above 0, or remove it"
+        elif config.model.peft is not None:
+            yield (
+                f"{where}.trainer.sync_ref_model: true does not go with model.peft, whose reference is the model without "
+                "adapters; remove it"
+            )
     yield from _rollouts(config, where, stage, per_device * per_generation, generations)
 
 

@@ -83,6 +83,23 @@ RULES = [
         [PROMPT, "model.processor.chat_template='{{ messages }}'"],
         ["model.processor.chat_template: would be read in the place", "chat_template.jinja of a copy of the model"],
     ),
+    (
+        [PROMPT, "stages.3.learning_rates={connector: 1.0e-5, language: 1.0e-2}"],
+        [f"{S3}.learning_rates.connector: nothing of it trains", "leave it out"],
+    ),
+    (["model.peft={peft_type: [LORA], target_modules: [q_proj]}"], ["peft_type: \"['LORA']\" is not offered"]),
+    (
+        [PROMPT, "stages.3.trainer.beta=0.1", "stages.3.trainer.sync_ref_model=true"],
+        [f"{S3}.trainer.sync_ref_model: true", "model.peft"],
+    ),
+    (["stages.3.trainer.sync_ref_model=true"], [f"{S3}.trainer.sync_ref_model: true", "beta is 0", "beta above 0"]),
+    (["model.attn_implementation=spda"], ["model.attn_implementation: 'spda'", "did you mean sdpa?"]),
+    (["launch.rollout_flags={port: 8000}"], ["launch.rollout_flags.port: is set by the stage", "leave it out"]),
+    (["launch.rollout_flags={served_model_name: m}"], ["launch.rollout_flags.served_model_name: is set by the stage"]),
+    (
+        ["launch.rollout_flags={--max-model-len: 9}"],
+        ["launch.rollout_flags.--max-model-len: is written without", "max-model-len"],
+    ),
     ([PROMPT, "launch.deepspeed=zero3"], ["zero3 (ZeRO stage 3) does not work with PROMPT_TUNING", "use zero2"]),
     ([PROMPT, "stages.3.freeze=[language]"], [f"{S3}.freeze: language has the soft prompt", "take it out"]),
     (["model.peft={peft_type: ADALORA}"], ["peft_type: ADALORA needs a call after every step", "use one of LORA"]),

@@ -8,6 +8,7 @@ before the embedded prompt, it is in no plain checkpoint, and the Qwen-VLs canno
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 import shutil
@@ -20,10 +21,13 @@ from transformers import AddedToken, AutoModelForImageTextToText
 
 from pipeline.config.derived import tunes_prompt
 from pipeline.config.special_tokens import soft_prompt_token
+from pipeline.errors import UserError
 from pipeline.runs.checkpoint_folders import make_durable
 from stages.checkpoints.accept import START
 from stages.models.loading import load_processor, soft_prompt_ids, whole_weights
 from stages.processes.work import Work
+
+log = logging.getLogger(__name__)
 
 COMMON = 5_000
 """First ids of a vocabulary, from which a soft prompt begins: a byte-pair tokenizer numbers its tokens by frequency."""
@@ -80,6 +84,14 @@ def _first_rows(tokenizer: Any, text: str | None, count: int, seed: int) -> list
     """Ids whose embeddings a soft prompt begins with: those of a text, again and again, or drawn from the commonest."""
     if text:
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        if not ids:
+            raise UserError(
+                f"model.peft.prompt_tuning_init_text: {text!r} has no token in the model's tokenizer; leave it out"
+            )
+        if len(ids) > count:
+            log.info(
+                f"  model.peft.prompt_tuning_init_text has {len(ids)} tokens; num_virtual_tokens {count} takes the first"
+            )
         return [ids[number % len(ids)] for number in range(count)]
     special = set(tokenizer.added_tokens_decoder)
     common = [number for number in range(min(COMMON, len(tokenizer))) if number not in special]

@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoTokenizer
 from pipeline.config.families import tiny_families
 from pipeline.config.schema import ModelConfig, RunConfig, StageConfig, TinyConfig
 from pipeline.data.conversations import user_turn
+from pipeline.errors import UserError
 from pipeline.run_dir import RunDir
 from stages.checkpoints import soft_prompt
 from stages.checkpoints.accept import START
@@ -97,6 +98,19 @@ def test_a_soft_prompt_begins_with_common_tokens_or_those_of_a_text(tmp_path: Pa
     assert torch.equal(embeddings(written)[-COUNT:], rows[(ids * COUNT)[:COUNT]])
     drawn = embeddings(soft_prompt.starting_point(work_in(tmp_path / "drawn"), folder))[-COUNT:]
     assert all(any(torch.equal(row, one) for one in rows) for row in drawn)
+
+
+def test_a_text_that_is_cut_is_told_and_one_without_tokens_is_refused(caplog: pytest.LogCaptureFixture) -> None:
+    def tokenizer(text: str, **how: Any) -> dict[str, list[int]]:
+        return {"input_ids": [ord(letter) for letter in text.replace("\u200b", "")]}
+
+    with caplog.at_level("INFO"):
+        assert soft_prompt._first_rows(tokenizer, "abc", 3, 0) == [97, 98, 99]
+        assert not caplog.messages
+        assert soft_prompt._first_rows(tokenizer, "abc", 2, 0) == [97, 98]
+    assert "has 3 tokens; num_virtual_tokens 2 takes the first" in caplog.messages[0]
+    with pytest.raises(UserError, match="has no token in the model's tokenizer"):
+        soft_prompt._first_rows(tokenizer, "\u200b", 2, 0)
 
 
 def test_it_takes_the_rows_that_an_embedding_has_to_spare(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ class Trial:
     """Steps between checkpoints; 0 when none is written."""
     save_total_limit: int
     """Checkpoints that are kept."""
+    start: int = 0
+    """Bytes of the checkpoint with an untrained soft prompt that it writes first; 0 where it tunes none."""
     too_large: str | None = None
     """How the trial ended when there was no memory for it; then only steps and cycle are known."""
 
@@ -150,9 +152,9 @@ def _stage(trial: Trial) -> dict[str, Any]:
         "training_seconds": training,
         "peak_memory_bytes": max(trial.peak_memory),
         "checkpoint_bytes": trial.checkpoint,
-        "disk_kept_bytes": min(saves, trial.save_total_limit) * trial.checkpoint + trial.final,
+        "disk_kept_bytes": min(saves, trial.save_total_limit) * trial.checkpoint + trial.final + trial.start,
         # The oldest checkpoint is deleted only when the new one is whole.
-        "disk_peak_bytes": min(saves, trial.save_total_limit + 1) * trial.checkpoint + trial.final,
+        "disk_peak_bytes": min(saves, trial.save_total_limit + 1) * trial.checkpoint + trial.final + trial.start,
         "trial": asdict(trial),
     }
 

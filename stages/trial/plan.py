@@ -17,10 +17,11 @@ from pipeline.config.trainer_options import trainer_fields
 from pipeline.data.task import Task
 from pipeline.data.training_rows import rows_within, training_columns
 from pipeline.data.training_rows import write_rows as keep_rows
-from pipeline.files import read_json, read_jsonl, write_json
+from pipeline.files import folder_bytes, read_json, read_jsonl, write_json
 from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs.cot_source import find_source
 from pipeline.scoring.response import render
+from stages.checkpoints.accept import START
 
 EVALUATION = "evaluation"
 """The trial that is no stage: one batch of answers."""
@@ -228,7 +229,7 @@ def read_trial(stage: StageConfig, folder: Path, launched: float) -> Trial:
     cycle = checkpoint_cycle(stage)
     large = folder / TOO_LARGE
     if large.exists():
-        return Trial(0, cycle, (), 0, 0, 0, (), 0, 0, 0, 0, json.loads(large.read_text())["error"])
+        return Trial(0, cycle, (), 0, 0, 0, (), 0, 0, 0, 0, too_large=json.loads(large.read_text())["error"])
     seen, timing = (json.loads((folder / name).read_text()) for name in ("look.json", "timing.json"))
     used = json.loads((folder / "stage.json").read_text())["usage"]
     return Trial(
@@ -243,4 +244,5 @@ def read_trial(stage: StageConfig, folder: Path, launched: float) -> Trial:
         final=used["final_bytes"],
         save_steps=seen["save_steps"],
         save_total_limit=seen["save_total_limit"],
+        start=folder_bytes(folder / START),
     )

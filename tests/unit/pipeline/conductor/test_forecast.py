@@ -104,6 +104,12 @@ def test_a_stage_whose_rows_fill_no_rollout_is_a_problem() -> None:
     assert found["stages"]["stage2_grpo"]["seconds"] == found["stages"]["stage2_grpo"]["evaluation_seconds"]
 
 
+def test_disk_counts_what_a_soft_prompt_starts_from() -> None:
+    entry = of({"stage1_sft": dataclasses.replace(SFT, start=GB)})["stages"]["stage1_sft"]
+    plain = of({"stage1_sft": SFT})["stages"]["stage1_sft"]
+    assert [entry[key] - plain[key] for key in ("disk_kept_bytes", "disk_peak_bytes")] == [GB, GB]
+
+
 def test_too_little_disk_is_a_problem() -> None:
     (problem,) = of({"stage1_sft": SFT}, disk=6 * GB)["problems"]
     assert problem.startswith("the run writes up to 7.0 GB and 6.0 GB are free")

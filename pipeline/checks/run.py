@@ -162,8 +162,9 @@ def _stage(config: RunConfig, name: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.data: cot needs a cot: block, which this run does not have"
     if config.cot is not None and (spec := cot_slice(stage)) and not any(split_problem("", spec)):
         name_of_built = config.cot.split.partition("[")[0]
+        made = config.task.options.get("splits")
         # What a split that a mixture makes has in common with the built rows is seen once its rows are read.
-        if parse_split(spec)[0] not in {name_of_built, *config.task.options.get("splits", ())}:
+        if parse_split(spec)[0] not in {name_of_built, *(made if isinstance(made, dict) else ())}:
             yield (
                 f"{where}.split: {spec!r} holds no built row, for cot.split is {config.cot.split!r}; name a slice of "
                 f"{name_of_built}, or leave it out to train on all built rows"

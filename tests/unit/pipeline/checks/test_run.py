@@ -94,6 +94,7 @@ RULES = [
     ),
     (["stages.3.trainer.sync_ref_model=true"], [f"{S3}.trainer.sync_ref_model: true", "beta is 0", "beta above 0"]),
     (["model.attn_implementation=spda"], ["model.attn_implementation: 'spda'", "did you mean sdpa?"]),
+    (["task.name=mixture", "task.options.splits=5", f"{S1}.split=mix"], [f"{S1}.split: 'mix' holds no built row"]),
     (["launch.rollout_flags={port: 8000}"], ["launch.rollout_flags.port: is set by the stage", "leave it out"]),
     (["launch.rollout_flags={served_model_name: m}"], ["launch.rollout_flags.served_model_name: is set by the stage"]),
     (

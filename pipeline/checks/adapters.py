@@ -61,6 +61,8 @@ REFUSED_FIELDS = {
 """Fields of PEFT configurations that are not offered, and why."""
 SOFT_PROMPT_FIELDS = ("peft_type", "num_virtual_tokens", "prompt_tuning_init_text")
 """What a soft prompt takes; it begins with tokens of the text, or else with some drawn from the commonest."""
+LONGEST_SOFT_PROMPT = 1_000
+"""Tokens; the paper finds next to nothing beyond 20, and every prompt of every row pays for them."""
 PRICE_OF_DROPOUT = "set it to 0 for GRPO steps 2 to 5 times as fast where prompts are long (docs/performance.md)"
 INITS = ("init_lora_weights", "init_weights", "init_ia3_weights")
 TIED = ("lm_head", "embed_tokens")
@@ -117,8 +119,8 @@ def _peft(block: dict[str, Any]) -> Iterator[str]:
 def _prompt_tuning(config: RunConfig) -> Iterator[str]:
     block = config.model.peft or {}
     count, text = block.get("num_virtual_tokens"), block.get("prompt_tuning_init_text")
-    if not isinstance(count, int) or isinstance(count, bool) or count < 1:
-        yield f"model.peft.num_virtual_tokens: {count!r} must be a whole number of at least 1, such as 20"
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= LONGEST_SOFT_PROMPT:
+        yield f"model.peft.num_virtual_tokens: {count!r} must be a whole number from 1 to {LONGEST_SOFT_PROMPT:,}, such as 20"
     if text is not None and not (isinstance(text, str) and text.strip()):
         yield f"model.peft.prompt_tuning_init_text: {text!r} must be a text; leave it out to begin with common tokens"
     if "chat_template" in config.model.processor:

@@ -115,7 +115,8 @@ def attention(folder: Path, config: Any) -> str | dict[str, str]:
     tower = MODEL_MAPPING.get(type(getattr(parts, "vision_config", None)), None)
     if asked == "eager" or tower is None:
         return asked
-    if tower._supports_sdpa if asked == "sdpa" else tower._supports_flash_attn:
+    knows = {"sdpa": tower._supports_sdpa, "flex_attention": tower._supports_flex_attn}
+    if knows.get(asked, tower._supports_flash_attn):
         return asked
     return {"": asked, **dict.fromkeys(parts.sub_configs, asked), "vision_config": "eager"}
 

@@ -58,6 +58,7 @@ ATTRIBUTES = {
     "_logs": ("trl.GRPOTrainer", "prompts, completions, rewards, pictures of the last rollout; read, pictures added"),
     "_metrics": ("trl.GRPOTrainer", "figures of the next log row, by mode; added to"),
     "_supports_flash_attn": ("transformers.PreTrainedModel", "whether a vision tower knows flash attention; read"),
+    "_supports_flex_attn": ("transformers.PreTrainedModel", "whether a vision tower knows flex attention; read"),
     "_supports_sdpa": ("transformers.PreTrainedModel", "whether a vision tower knows sdpa; read"),
     "_pad_token_tensor": ("transformers.GenerationMixin", "what follows a finished row; read"),
     "_pending_extra_logs": ("trl.GRPOTrainer", "columns that reward functions log; dropped when groups are replaced"),

@@ -75,7 +75,11 @@ RULES = [
         ["model.peft={peft_type: houlsby}"],
         ["houlsby cannot be merged", "without that non-linearity, beside a layer, it is LORA"],
     ),
-    (["model.peft={peft_type: PROMPT_TUNING}"], ["num_virtual_tokens: None must be a whole number of at least 1"]),
+    (["model.peft={peft_type: PROMPT_TUNING}"], ["num_virtual_tokens: None must be a whole number from 1 to 1,000"]),
+    (
+        [PROMPT, "model.peft.num_virtual_tokens=1001"],
+        ["num_virtual_tokens: 1001 must be a whole number from 1 to 1,000"],
+    ),
     ([PROMPT, "model.peft.token_dim=8"], ["token_dim: 8 is not offered with PROMPT_TUNING", "num_virtual_tokens and"]),
     ([PROMPT, "model.peft.virtual_tokens=8"], ["virtual_tokens is not a field of peft.PromptTuningConfig"]),
     ([PROMPT, "model.peft.prompt_tuning_init_text=' '"], ["prompt_tuning_init_text: ' ' must be a text"]),

@@ -82,12 +82,13 @@ def trainer(ours: bool, base: Path, scratch: Path, family: str, *, freeze=(), lo
         "disable_tqdm": True,
         "model_init_kwargs": {"dtype": "float32", "attn_implementation": "sdpa"},
     }
+    processor = loading.load_processor(base, config)
     made = (SupervisedTrainer if ours else SFTTrainer)(
         model=str(base),
         args=SFTConfig(**{**own, **options}),
         train_dataset=rows(family),
-        processing_class=loading.load_processor(base, config),
-        peft_config=loading.peft_config(work),
+        processing_class=processor,
+        peft_config=loading.peft_config(work, processor.tokenizer),
     )
     if ours:
         loading.prepare(made, work)

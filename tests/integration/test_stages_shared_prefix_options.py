@@ -221,7 +221,7 @@ def test_every_loss_is_that_of_trl(name: str, bases: dict[str, Path], tmp_path: 
     peft = LoraConfig(r=4, target_modules=LANGUAGE) if options.pop("lora", False) else None
     theirs, ours = both(bases, tmp_path, "qwen3_vl", peft=peft, **options)
     expected, found = pairs.lost(theirs), pairs.lost(ours)
-    assert found[0] == pytest.approx(expected[0], rel=LIMIT, abs=1e-6)
+    assert found[0] == pytest.approx(expected[0], rel=LIMIT, abs=LIMIT)
     assert max(float(one.norm()) for one in expected[1].values()) > 1e-3
     assert pairs.furthest(expected[1], found[1]) <= LIMIT
     shared = found[2].pop("shared_prefix/rows_ratio"), found[2].pop("shared_prefix/difference")

@@ -127,13 +127,13 @@ def test_one_process_takes_the_first_gpu_it_was_given(visible: str | None, devic
         assert launched(module, config, "stage1_sft")[0] == given
 
 
-def test_gpus_kept_for_a_server_stay_visible_and_are_named_to_it(gpus, launched) -> None:
+def test_gpus_kept_for_a_server_stay_visible_and_are_named_to_it(gpus, launched, tmp_path) -> None:
     gpus(4)
     config = load("demo", ["launch.num_processes=1", "launch.rollout_gpus=2", "stages.3.rollouts=vllm"])
     devices, words = launched("grpo", config, "stage3_grpo_accuracy")
     assert (devices, "torch.distributed.run" in words) == ("all", True)
     assert vllm_server.server_gpus(config) == ("2", "3")
-    flags = vllm_server.flags(config, ("2", "3"), 8000)
+    flags = vllm_server.flags(config, tmp_path, ("2", "3"), 8000)
     assert (flags["data-parallel-size"], flags["gpu-memory-utilization"], flags["dtype"]) == (2, None, "auto")
 
 
@@ -192,10 +192,10 @@ def test_training_on_a_gpu_without_a_c_compiler_or_its_header_is_refused_before_
     checks.check(load("demo"))
 
 
-def test_a_rollout_server_is_given_no_more_context_than_fits() -> None:
-    assert vllm_server.flags(load("demo"), ("0",), 8000)["max-model-len"] == -1
+def test_a_rollout_server_is_given_no_more_context_than_fits(tmp_path) -> None:
+    assert vllm_server.flags(load("demo"), tmp_path, ("0",), 8000)["max-model-len"] == -1
     own = load("demo", ["launch.rollout_flags={max-model-len: 900}"])
-    assert vllm_server.flags(own, ("0",), 8000)["max-model-len"] == 900
+    assert vllm_server.flags(own, tmp_path, ("0",), 8000)["max-model-len"] == 900
 
 
 def test_a_rollout_server_on_several_nodes_is_refused_by_name(gpus, monkeypatch) -> None:

@@ -18,11 +18,12 @@ from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.scoring.kinds import judge_kind
 from pipeline.scoring.response import Malformed, parse
-from pipeline.tasks.shapes import row
+from pipeline.tasks.shapes import TASKS, row
 from pipeline.types import Split
 
 PROMPT = load_prompt("answer_hidden_v1")
-ROWS = [row("train", number, {"seed": 0, "objects": [2, 8]}, Path("none")) for number in range(1000)]
+OPTIONS = {"seed": 0, "objects": [2, 8], "kinds": list(TASKS)}
+ROWS = [row("train", number, OPTIONS, Path("none")) for number in range(1000)]
 TASK = Task("shapes", ("train",), lambda _: Split(tuple(ROWS)), judge=judge_kind)
 
 

@@ -122,10 +122,10 @@ def press(number: signal.Signals, *when: Path) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def test_a_worker_that_aborts_when_all_is_saved_fails_no_stage(work, python, monkeypatch, capsys):
+def test_a_worker_that_aborts_when_all_is_saved_fails_no_stage(work, python, monkeypatch, capsys, tmp_path):
     """As ZeRO-3 does at exit now and then ("terminate called without an active exception")."""
     record = work.run.record_path(STAGE)
-    write_json(record.with_name("done.json"), {"status": "complete", "inputs": "the same"})
+    write_json(tmp_path / "done.json", {"status": "complete", "inputs": "the same"})
     monkeypatch.setattr(_stage.command, "load_checked", lambda arguments: (work.config, work.run))
     monkeypatch.setattr(
         "pipeline.runs.handover.stale_reasons", lambda config, run, name: [] if record.exists() else None
@@ -134,7 +134,7 @@ def test_a_worker_that_aborts_when_all_is_saved_fails_no_stage(work, python, mon
     monkeypatch.setattr(_stage, "parent_checkpoint", lambda config, run, name: None)
     evaluated: list[str] = []
     monkeypatch.setattr(_stage.phase, "evaluate", lambda config, run, name: evaluated.append(name) or 0)
-    python(f"cp {record.with_name('done.json')} {record}; echo terminate called without an active exception; exit 134")
+    python(f"cp {tmp_path / 'done.json'} {record}; echo terminate called without an active exception; exit 134")
     assert _stage.main("sft", "", lambda work: None, ["--stage", "1"]) == 0
     assert evaluated == [STAGE]
     assert "is trained; a worker failed after that" in capsys.readouterr().err

@@ -78,13 +78,14 @@ def trainer(folders: Path, scratch: Path, teacher: LogitsTeacher | None, **model
         gradient_checkpointing=False,
         model_init_kwargs={"dtype": "float32", "attn_implementation": "sdpa"},
     )
+    processor = loading.load_processor(folders / "student", work.config)
     made = SupervisedTrainer(
         teacher=teacher,
         model=str(folders / "student"),
         args=args,
         train_dataset=rows(),
-        processing_class=loading.load_processor(folders / "student", work.config),
-        peft_config=loading.peft_config(work),
+        processing_class=processor,
+        peft_config=loading.peft_config(work, processor.tokenizer),
     )
     made.model.train()
     made.current_gradient_accumulation_steps = 1

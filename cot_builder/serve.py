@@ -59,8 +59,7 @@ def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: boo
     cpu = visible_gpus() == 0
     # An address of this machine alone is not opened to the network: nothing but its own build asks there.
     host = "127.0.0.1" if urlsplit(config.base_urls[0]).hostname in LOCAL else None
-    own = vllm_flags(Path(config.model))
-    flags = {"revision": config.revision, "host": host, **own, **config.serve, "port": port}
+    flags = vllm_flags(Path(config.model), {"revision": config.revision, "host": host, **config.serve, "port": port})
     command = serve_command(config.model, flags, extra, cpu=cpu)
     if not dry_run:
         check_model(config.model)

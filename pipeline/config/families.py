@@ -139,14 +139,14 @@ _BY_TRANSFORMERS = ("llava", "fast_vlm")
 vision_tower.vision_model.embeddings where transformers 5.17 writes vision_tower.embeddings, and knows three towers."""
 
 
-def vllm_options(folder: Path, processor: Mapping[str, Any]) -> dict[str, Any]:
+def vllm_options(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the keyword arguments with which vllm.LLM reads and computes a checkpoint as transformers does.
 
     Args:
         folder: the checkpoint.
-        processor: what its processor is told beside its files.
+        given: further ones, which win; what they tell its processor comes beside what that has to be told, not in its place.
     """
-    told = dict(processor)
+    told = dict(given.get("mm_processor_kwargs") or {})
     options: dict[str, Any] = {}
     if model_type(folder) in _BY_TRANSFORMERS:
         options["model_impl"] = "transformers"
@@ -156,12 +156,27 @@ def vllm_options(folder: Path, processor: Mapping[str, Any]) -> dict[str, Any]:
         # Without do_center_crop nothing is cropped.
         if not picture.get("crop_size") and isinstance(size, Mapping) and {"height", "width"} <= size.keys():
             told["crop_size"] = size
-    return {**options, "mm_processor_kwargs": told} if told else options
+    made = {**options, **given, "mm_processor_kwargs": told}
+    return made if told else {name: value for name, value in made.items() if name != "mm_processor_kwargs"}
 
 
-def vllm_flags(folder: Path) -> dict[str, Any]:
-    """Return `vllm_options` of a checkpoint as flags of a server."""
-    return {name.replace("_", "-"): value for name, value in vllm_options(folder, {}).items()}
+def vllm_flags(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `vllm_options` as flags of a server.
+
+    Args:
+        folder: the checkpoint.
+        given: further flags, as written; `mm-processor-kwargs` may be JSON.
+    """
+    told = given.get("mm-processor-kwargs")
+    if isinstance(told, str):
+        try:
+            told = json.loads(told)
+        except ValueError:
+            # The server refuses it, with the reason.
+            return dict(given)
+    own = vllm_options(folder, {"mm_processor_kwargs": told})
+    flags = {name.replace("_", "-"): value for name, value in own.items()}
+    return {**flags, **given, **{name: flags[name] for name in ("mm-processor-kwargs",) if name in flags}}
 
 
 def _picture_settings(folder: Path) -> dict[str, Any]:
@@ -169,5 +184,5 @@ def _picture_settings(folder: Path) -> dict[str, Any]:
     told: dict[str, Any] = {}
     for name in ("preprocessor_config.json", "processor_config.json"):
         read = read_json(folder / name)
-        told |= read.get("image_processor", read)
+        told |= read.get("image_processor") or read
     return told

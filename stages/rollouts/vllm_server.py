@@ -59,7 +59,6 @@ def running(work: Work, model: Path, images: int = 1) -> Iterator[str]:
 def flags(config: RunConfig, model: Path, gpus: tuple[str, ...], port: int, images: int = 1) -> dict[str, Any]:
     """Return vLLM's flags for prompts of at most so many images; `launch.rollout_flags` come last, so they win."""
     ours: dict[str, Any] = {
-        **vllm_flags(model),
         "served-model-name": MODEL,
         "host": "127.0.0.1",
         "port": port,
@@ -82,7 +81,7 @@ def flags(config: RunConfig, model: Path, gpus: tuple[str, ...], port: int, imag
     elif config.model.dtype == "auto":
         # The CPU's own, which is the trainer's.
         del ours["dtype"]
-    return {**ours, **config.launch.rollout_flags}
+    return vllm_flags(model, {**ours, **config.launch.rollout_flags})
 
 
 def server_gpus(config: RunConfig) -> tuple[str, ...]:

@@ -75,12 +75,12 @@ def check_together(checkpoints: Iterable[Checkpoint]) -> None:
     for one in checkpoints:
         if one.folder is None:
             continue
-        language = read_json(one.folder / "config.json")
-        language = language.get("text_config", language)
+        config = read_json(one.folder / "config.json")
+        kind = (config.get("text_config") or config).get("model_type", "")
         if one.model.backend == "transformers":
-            plain[language.get("model_type")] = one.name
-        elif {**vllm_options(one.folder, {}), **one.model.options}.get("model_impl") == "transformers":
-            changed[language.get("model_type")] = one.name
+            plain[kind] = one.name
+        elif vllm_options(one.folder, one.model.options).get("model_impl") == "transformers":
+            changed[kind] = one.name
     for kind in changed.keys() & plain.keys():
         raise UserError(
             f"{changed[kind]} (backend vllm) and {plain[kind]} (backend transformers) both have a language model of the class "

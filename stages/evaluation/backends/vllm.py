@@ -67,9 +67,10 @@ class Offline:
             del own["limit_mm_per_prompt"]
         model = checkpoint.model
         assert checkpoint.folder is not None
-        own |= vllm_options(checkpoint.folder, checkpoint.identity["processor"])
+        told = {**checkpoint.identity["processor"], **(model.options.get("mm_processor_kwargs") or {})}
         own |= {"model": str(checkpoint.folder), "trust_remote_code": model.trust_remote_code}
-        self._llm = vllm.LLM(**{"seed": 0, **own, **model.options})
+        options = vllm_options(checkpoint.folder, {**model.options, "mm_processor_kwargs": told})
+        self._llm = vllm.LLM(**{"seed": 0, **own, **options})
         self._batch_size, self._family = batch_size, model_type(checkpoint.folder)
         self._special = special_tokens(self._llm.get_tokenizer())
         image_token = getattr(self._llm.model_config.hf_config, "image_token_id", None)

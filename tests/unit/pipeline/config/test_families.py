@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ def checkpoint(folder: Path, family: str, file: str, settings: dict[str, Any]) -
         ("preprocessor_config.json", {"size": SQUARE}, {}, {"crop_size": SQUARE}),
         ("processor_config.json", {"image_processor": {"size": SQUARE, "crop_size": None}}, {}, {"crop_size": SQUARE}),
         ("preprocessor_config.json", {"size": SQUARE}, {"size": LARGER}, {"size": LARGER, "crop_size": LARGER}),
+        ("preprocessor_config.json", {"image_processor": None, "size": SQUARE}, {}, {"crop_size": SQUARE}),
         # Nothing says how large its pictures are.
         ("preprocessor_config.json", {"size": {"longest_edge": 64}}, {}, {}),
     ],
@@ -40,17 +42,32 @@ def test_llava_and_fast_vlm_are_computed_by_transformers_own_model_which_knows_t
 ) -> None:
     folder = checkpoint(tmp_path / "model", family, file, settings)
     more = {"mm_processor_kwargs": expected} if expected else {}
-    assert vllm_options(folder, told) == {"model_impl": "transformers", **more}
+    assert vllm_options(folder, {"mm_processor_kwargs": told}) == {"model_impl": "transformers", **more}
 
 
 def test_others_are_computed_by_vllms_own_model(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model", "qwen3_vl", "preprocessor_config.json", {"size": SQUARE})
     assert vllm_options(folder, {}) == {}
-    assert vllm_options(folder, {"max_pixels": 9}) == {"mm_processor_kwargs": {"max_pixels": 9}}
+    told = {"mm_processor_kwargs": {"max_pixels": 9}}
+    assert vllm_options(folder, told) == told
     # A teacher is often named by a hub id.
-    assert vllm_flags(Path("org/model")) == {}
+    assert vllm_flags(Path("org/model"), {"port": 8000}) == {"port": 8000}
 
 
 def test_a_server_has_the_same_as_flags(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model", "llava", "preprocessor_config.json", {"size": SQUARE})
-    assert vllm_flags(folder) == {"model-impl": "transformers", "mm-processor-kwargs": {"crop_size": SQUARE}}
+    own = {"model-impl": "transformers", "mm-processor-kwargs": {"crop_size": SQUARE}}
+    assert vllm_flags(folder, {}) == own
+    assert vllm_flags(folder, {"port": 8000, "model-impl": "vllm"}) == {**own, "port": 8000, "model-impl": "vllm"}
+
+
+@pytest.mark.parametrize("written", [dict, json.dumps])
+def test_what_the_user_tells_the_processor_comes_beside_what_it_has_to_be_told(written: Any, tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", "llava", "preprocessor_config.json", {"size": SQUARE})
+    flags = vllm_flags(folder, {"mm-processor-kwargs": written({"do_resize": False})})
+    assert flags["mm-processor-kwargs"] == {"do_resize": False, "crop_size": SQUARE}
+
+
+def test_a_flag_that_is_no_json_is_left_to_the_server(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "model", "llava", "preprocessor_config.json", {"size": SQUARE})
+    assert vllm_flags(folder, {"mm-processor-kwargs": "{do_resize"}) == {"mm-processor-kwargs": "{do_resize"}

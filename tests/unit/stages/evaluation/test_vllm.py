@@ -138,10 +138,15 @@ def test_a_model_that_is_code_of_its_own_is_known_to_see_without_running_it(tmp_
 
 @pytest.mark.parametrize(
     ("family", "options", "impl"),
-    [("llava", {}, "transformers"), ("qwen3_vl", {}, None), ("llava", {"model_impl": "vllm"}, "vllm")],
+    [
+        ("llava", {}, "transformers"),
+        ("qwen3_vl", {}, None),
+        ("llava", {"model_impl": "vllm"}, "vllm"),
+        ("llava", {"mm_processor_kwargs": {"size": None}}, "transformers"),
+    ],
 )
 def test_vllm_is_told_what_the_family_needs_and_the_users_options_win(
-    family: str, options: dict[str, str], impl: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    family: str, options: dict[str, Any], impl: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: dict[str, Any] = {}
 
@@ -158,7 +163,7 @@ def test_vllm_is_told_what_the_family_needs_and_the_users_options_win(
     model = LabModel(str(tmp_path), backend="vllm", options=options)
     Offline(Checkpoint(model, "float32", tmp_path, {"processor": {"do_resize": False}}), 4, 2)
     assert made.get("model_impl") == impl
-    assert made["mm_processor_kwargs"] == {"do_resize": False}
+    assert made["mm_processor_kwargs"] == {"do_resize": False, **options.get("mm_processor_kwargs", {})}
 
 
 @pytest.mark.parametrize(
@@ -176,7 +181,7 @@ def test_a_reasoner_whose_class_vllm_changes_is_refused_beside_it(
 ) -> None:
     for name, config in (
         ("sees", {"model_type": family, "text_config": {"model_type": "qwen3"}}),
-        ("thinks", {"model_type": reasoner}),
+        ("thinks", {"model_type": reasoner, "text_config": None}),
     ):
         (tmp_path / name).mkdir()
         (tmp_path / name / "config.json").write_text(json.dumps(config))

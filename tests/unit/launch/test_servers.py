@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -19,7 +21,6 @@ from cot_builder import serve
 from cot_builder.serving.__main__ import assign_gpus, override, plan
 from pipeline.config.loader import load
 from pipeline.errors import UserError
-from pipeline.system.vllm_server import free_port
 from tests.waiting import wait_for
 
 FAKE_VLLM = '''
@@ -62,6 +63,16 @@ ThreadingHTTPServer(("127.0.0.1", arguments.port), Handler).serve_forever()
 '''
 
 
+def free_block(count: int) -> int:
+    """The first of so many free ports in a row, below those that the machine itself gives away in the meantime."""
+    while True:
+        first = random.randrange(20_000, 32_000)
+        with contextlib.ExitStack() as bound, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                bound.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return first
+
+
 def listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
@@ -77,7 +88,8 @@ class Bench:
         for parent in (package, package.parent, package.parent.parent):
             (parent / "__init__.py").touch()
         (package / "api_server.py").write_text(FAKE_VLLM)
-        self.ports = [free_port(), free_port()]
+        first = free_block(2)
+        self.ports = [first, first + 1]
         self.teachers: dict[str, dict[str, Any]] = {
             name: {
                 "kind": "openai",
@@ -194,7 +206,7 @@ def test_no_server_outlives_a_kill_9(bench: Bench) -> None:
 
 
 def test_ports_can_be_numbered_from_anywhere_and_the_build_asks_there(bench: Bench) -> None:
-    base = free_port()
+    base = free_block(2)
     # as when another job on this node has the ports of the teachers' files
     with socket.socket() as taken:
         taken.bind(("", bench.ports[0]))
@@ -207,7 +219,7 @@ def test_ports_can_be_numbered_from_anywhere_and_the_build_asks_there(bench: Ben
 
 def test_shards_with_servers_on_ports_of_their_own_merge_into_one_build(bench: Bench) -> None:
     for shard in ("0/2", "1/2"):
-        code, told = bench.build("--base-port", str(free_port()), "--shard", shard)
+        code, told = bench.build("--base-port", str(free_block(2)), "--shard", shard)
         assert code == 0, told
     merge = [sys.executable, "-m", "cot_builder", "merge", "--config", bench.folder / "run.yaml", "--shards", "2"]
     done = subprocess.run(merge, cwd=bench.root, capture_output=True, text=True, check=False)

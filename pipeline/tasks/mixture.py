@@ -79,21 +79,20 @@ def load(config: TaskConfig, cache: Path) -> Task:
 
     def read(split: str) -> Split:
         if split in made:
-            return _joined({name: (sources[name], sources[name].select(spec)) for name, spec in made[split].items()})
-        there = {name: task for name, task in sources.items() if split in task.splits}
-        found = {name: task.select(split) for name, task in there.items()}
+            return _joined(sources, {name: sources[name].select(spec) for name, spec in made[split].items()})
+        found = {name: task.select(split) for name, task in sources.items() if split in task.splits}
         counts = {name: len(one.rows) for name, one in found.items()}
         drawn = shares(counts, weights) if split in weighted else counts
         kept = {}
         for name, one in found.items():
             left = (Problem(row.id, "not_drawn", "by the weights of the sources") for row in one.rows[drawn[name] :])
-            kept[name] = there[name], Split(one.rows[: drawn[name]], (*one.problems, *left))
+            kept[name] = Split(one.rows[: drawn[name]], (*one.problems, *left))
         missing = [
             Problem(name, "missing_split", f"it has {', '.join(task.splits)}")
             for name, task in sources.items()
-            if name not in there
+            if name not in found
         ]
-        return _joined(kept, missing)
+        return _joined(sources, kept, missing)
 
     def prompt(row: Question, style: str) -> str:
         name, inner = _inner(row)
@@ -210,13 +209,13 @@ def _checked_splits(splits: Any, sources: Mapping[str, Task], shared: Sequence[s
     return splits
 
 
-def _joined(kept: Mapping[str, tuple[Task, Split]], problems: Sequence[Problem] = ()) -> Split:
+def _joined(sources: Mapping[str, Task], kept: Mapping[str, Split], problems: Sequence[Problem] = ()) -> Split:
     """Rows and problems of the sources as the mixture's own."""
     found = list(problems)
-    for name, (_, split) in kept.items():
+    for name, split in kept.items():
         found += (dataclasses.replace(each, id=f"{name}/{each.id}") for each in split.problems)
     return Split(
-        tuple(_outer(name, task, row) for name, (task, split) in kept.items() for row in split.rows), tuple(found)
+        tuple(_outer(name, sources[name], row) for name, split in kept.items() for row in split.rows), tuple(found)
     )
 
 

@@ -91,7 +91,7 @@ with_uv() {
   local links=() link
   for link in ${PIP_FIND_LINKS:-}; do links+=(--find-links "$link"); done
   [ -z "${PIP_INDEX_URL:-}" ] || links+=(--default-index "$PIP_INDEX_URL")
-  uv pip install --python "$python" --no-deps --compile-bytecode "${links[@]}" "$@" >> "$log" 2>&1
+  uv pip install --python "$python" --no-deps "${links[@]}" "$@" >> "$log" 2>&1
 }
 with_pip() {
   "$python" -m pip --version > /dev/null 2>&1 || "$python" -m ensurepip >> "$log" 2>&1

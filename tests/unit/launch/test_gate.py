@@ -25,6 +25,7 @@ def clone(tmp_path: Path) -> Path:
         shutil.copy(ROOT / script, root / script)
     for name in ("launch/install.sh", *(f".venv/bin/{tool}" for tool in ("ruff", "lint-imports", "mypy", "python"))):
         stand_in(root / name)
+    stand_in(tmp_path / "bin" / "python3")
     return root
 
 
@@ -36,6 +37,8 @@ def stand_in(path: Path, status: int = 0) -> None:
 
 def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_CACHE_HOME": "/home/me/cache", "TRANSFORMERS_CACHE": "/home/me/models"}
+    # Of a machine that has no uv, and a pip of which nothing can be had.
+    environment["PATH"] = f"{root.parent / 'bin'}:/usr/bin:/bin"
     for name in ("PIP_CACHE_DIR", "UV_CACHE_DIR"):
         environment.pop(name, None)
     return subprocess.run(["bash", *words], cwd=root, env=environment, capture_output=True, text=True, check=False)
@@ -56,6 +59,19 @@ def test_the_gate_has_caches_of_its_own_but_for_packages(clone: Path) -> None:
     assert not own.exists()
     assert "TRANSFORMERS_CACHE" not in found
     assert (found["PIP_CACHE_DIR"], found["UV_CACHE_DIR"]) == ("/home/me/cache/pip", "/home/me/cache/uv")
+
+
+def test_the_gate_installs_with_uv_though_the_machine_has_none_and_without_it_too(clone: Path) -> None:
+    python = clone.parent / "bin" / "python3"
+    stand_in(python, status=1)
+    done = run(clone, ".ci/run")
+    assert done.returncode == 0, done.stderr
+    (folder,) = re.findall(r"called python3 -m pip install --quiet --target (\S+) uv\n", done.stdout)
+    given = (clone / "launch" / "install.sh.env").read_text()
+    assert f":{folder}/bin\n" in given
+    assert "PIP_COMPILE=0\n" in given
+    stand_in(clone.parent / "bin" / "uv")
+    assert "called python3" not in run(clone, ".ci/run").stdout
 
 
 @pytest.mark.parametrize("tool", ["ruff", "lint-imports", "mypy", "python"])

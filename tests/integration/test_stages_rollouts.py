@@ -119,6 +119,36 @@ def test_a_stage_has_its_next_rollout_sampled_while_it_trains(small: Small, whol
 
 @needs_vllm
 @pytest.mark.nightly
+@pytest.mark.parametrize("student", ["composed", "soft_prompt"])
+def test_a_whole_run_of_a_student_that_vllm_knows_by_its_files_alone_samples_from_a_server(
+    student: str, small: Small, tmp_path: Path
+) -> None:
+    """One whose architecture vLLM has from transformers, and one whose prompts begin with tokens that it was given."""
+    if student == "composed":
+        parts = save_tower("mobilenet_v2", tmp_path / "tower"), save_language("llama", tmp_path / "language")
+        own = [f"model.compose={{vision: {parts[0]}, language: {parts[1]}}}", f"stages.{STAGE}.freeze=[vision]"]
+    else:
+        own = ["model.peft={peft_type: PROMPT_TUNING, num_virtual_tokens: 4}", f"stages.{STAGE}.freeze=[]"]
+    small.run(
+        "pipeline run",
+        *("--to", STAGE, *QUICK, *own, "baselines=null"),
+        *(f"stages.{PARENT}.trainer.max_steps=4", f"stages.{PARENT}.gate={{action: warn}}"),
+        f"stages.{STAGE}.reward_funcs=[rewards_for_tests.parity_reward]",
+        *(f"stages.{STAGE}.rollouts=vllm", f"stages.{STAGE}.trainer.learning_rate=3e-3"),
+        "launch.rollout_flags={logprobs-mode: raw_logprobs}",
+        name=student,
+    )
+    run = small.run_dir(student)
+    rows = logged(run)
+    assert steps(run, STAGE) == [1, 2, 3, 4]
+    assert max(row["sampling/sampling_logp_difference/max"] for row in rows) <= LIMIT
+    assert any(row["grad_norm"] > 0 for row in rows)
+    assert weights(run, STAGE)[STAGE] not in (None, weights(run, PARENT)[PARENT])
+    assert run.record(STAGE)["status"] == "complete"
+
+
+@needs_vllm
+@pytest.mark.nightly
 @pytest.mark.parametrize(
     ("words", "tiles"),
     [

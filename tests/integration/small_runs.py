@@ -24,6 +24,8 @@ HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "small.yaml"
 AT_ONCE = "launch.parallel_phases=2"
 """The baseline beside the stages, also where there is one core."""
+QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
+"""Settings of a run whose answers no test reads."""
 STAGES = ["baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from small_runs import HERE, Small
+from small_runs import HERE, QUICK, Small
 from tiers import tiers
 
 pytestmark = pytest.mark.slow
@@ -26,7 +26,6 @@ LAUNCHES = {
     "ZeRO-3": ["launch.num_processes=2", "launch.deepspeed=zero3", *UNEVEN],
 }
 BFLOAT16 = "model.dtype=bfloat16"
-QUICK = ("evaluation.split=test[:2]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 
 
 @pytest.fixture(scope="module")

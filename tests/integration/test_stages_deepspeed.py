@@ -10,7 +10,7 @@ from typing import Any
 import psutil
 import pytest
 import yaml
-from small_runs import Small, in_fresh_process, steps, weights
+from small_runs import QUICK, Small, in_fresh_process, steps, weights
 from tiers import tiers
 
 from pipeline.files import read_jsonl
@@ -18,7 +18,6 @@ from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 SFT, GRPO = "baseline_sft_labels", "stage2_grpo_format"
-QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 HALF_BATCH = (
     "baselines.sft_labels.trainer.per_device_train_batch_size=4",
     f"stages.{GRPO}.trainer.per_device_train_batch_size=4",

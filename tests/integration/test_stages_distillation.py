@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 
 import pytest
-from small_runs import HERE, Small
+from small_runs import HERE, QUICK, Small
 
 from pipeline.files import read_jsonl, weights_digest
 from pipeline.run_dir import BASE
@@ -15,7 +15,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 STAGE = "stage1_sft"
 TWO, ONE = (["launch.num_processes=2", "launch.deepspeed=zero3"], ["launch.num_processes=1"])
 BATCHES = {"two": 4, "one": 8}
-QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 
 
 def test_two_processes_under_zero3_learn_of_their_teachers_as_one_process_does(tmp_path: Path, repo_root: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import CONFIG, STAGES, Small, snapshot, steps, weights
+from small_runs import CONFIG, QUICK, STAGES, Small, snapshot, steps, weights
 
 from pipeline.config.loader import load
 from pipeline.files import weights_digest, write_json
@@ -18,7 +18,6 @@ from pipeline.runs.handover import file_digests
 
 pytestmark = pytest.mark.slow
 STAGE1, STAGE2 = "stage1_sft", "stage2_grpo_format"
-QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
-from small_runs import AT_ONCE, Small, steps, weights
+from small_runs import AT_ONCE, QUICK, Small, steps, weights
 
 from pipeline.files import file_digest, read_jsonl
 from pipeline.run_dir import RunDir
@@ -125,13 +125,14 @@ def test_a_save_that_finds_no_room_fails_with_the_log_and_is_mended_by_the_same_
     def no_room() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (room, room))
 
-    output = small.run("stages.sft", "--stage", "baseline", name="full", code=2, preexec_fn=no_room)
+    stage = ("stages.sft", "--stage", "baseline", *QUICK)
+    output = small.run(*stage, name="full", code=2, preexec_fn=no_room)
     assert "sft-001" in output
     assert "the same command goes on" in output.lower()
     assert "once there is room" in output
     assert run.record(BASELINE)["status"] == "running"
     assert list(run.phase(BASELINE).glob("checkpoint-*/complete")) == []
-    small.run("stages.sft", "--stage", "baseline", name="full")
+    small.run(*stage, name="full")
     assert weights(run, BASELINE) == weights(undisturbed, BASELINE)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from small_runs import Small, in_fresh_process
+from small_runs import QUICK, Small, in_fresh_process
 
 from pipeline.run_dir import RunDir
 
 pytestmark = pytest.mark.slow
 LORA = "model.peft={r: 4, lora_alpha: 8, target_modules: [q_proj, v_proj]}"
 PROMPT = "model.peft={peft_type: PROMPT_TUNING, num_virtual_tokens: 4}"
-QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 MOVED = """
 import json, sys
 from pipeline.system.library_patches import prepare_libraries

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from small_runs import Small, steps, train, weights
+from small_runs import QUICK, Small, steps, train, weights
 from tiny_parts import save_language, save_tower
 
 from pipeline.config.schema import ComposeConfig
@@ -22,7 +22,6 @@ from stages.models.compose import compose
 pytestmark = pytest.mark.slow
 STAGE, PARENT = "stage2_grpo_format", "stage1_sft"
 needs_vllm = pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vllm is not installed")
-QUICK = ("evaluation.split=test[:2]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 LIMIT = 1e-3
 
 

@@ -23,7 +23,6 @@ from pipeline.config.schema import RunConfig
 from pipeline.data.load import load_task
 from pipeline.data.training_rows import DATA
 from pipeline.errors import UserError
-from pipeline.files import ROOT
 from pipeline.run_dir import RunDir
 
 
@@ -60,10 +59,7 @@ def refuse_unequal(rows: Mapping[str, int], told: str = "") -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the arms over the seeds, then write the table and the figure."""
-    parser = make_parser("auxiliary", __doc__ or "", [0, 1, 2])
-    parser.add_argument("--config", default="ablations/depth", help="the run's configuration")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that take the place of the file's")
-    parser.set_defaults(into=ROOT / "docs" / "encoders.md")
+    parser = make_parser("auxiliary", __doc__ or "", [0, 1, 2], page="encoders.md", config="ablations/depth")
     arguments = command_line.parse(parser, argv)
     config = load(arguments.config, arguments.overrides)
     arms = find_arms(config)

@@ -35,7 +35,6 @@ from pipeline.config.loader import load, to_plain
 from pipeline.config.schema import RunConfig
 from pipeline.data.training_rows import DATA
 from pipeline.errors import UserError
-from pipeline.files import ROOT
 from pipeline.metrics.paired_tests import paired
 from pipeline.metrics.scores import Rate
 from pipeline.reports import charts
@@ -144,10 +143,9 @@ def figure(curves: Mapping[str, Sequence[OfRows]], runs: Runs) -> charts.Chart |
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the grid over the seeds, then write the table and the figure."""
-    parser = make_parser("data_efficiency", __doc__ or "", [0, 1, 2])
-    parser.add_argument("--config", default="ablations/data_efficiency", help="the run's configuration")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that take the place of the file's")
-    parser.set_defaults(into=ROOT / "docs" / "encoders.md")
+    parser = make_parser(
+        "data_efficiency", __doc__ or "", [0, 1, 2], page="encoders.md", config="ablations/data_efficiency"
+    )
     arguments = command_line.parse(parser, argv)
     config = load(arguments.config, arguments.overrides)
     stages = find_curves(config)

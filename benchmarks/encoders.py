@@ -26,7 +26,6 @@ from benchmarks.seeds import check_marks, make_parser, run_over_seeds, save_besi
 from pipeline import command_line
 from pipeline.config.loader import CONFIGS, load
 from pipeline.errors import UserError
-from pipeline.files import ROOT
 from pipeline.formatting import size
 from pipeline.reports.entries import Entry
 from pipeline.reports.table import table as markdown_table
@@ -82,13 +81,12 @@ def rows_per_second(entry: Entry) -> float | None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run every arm over the seeds, refuse what is unlike, then write the tables and the figure."""
-    parser = make_parser("encoders", __doc__ or "", [0, 1, 2])
+    parser = make_parser("encoders", __doc__ or "", [0, 1, 2], page="encoders.md")
     parser.add_argument(
         "overrides", nargs="+", metavar="CONFIG|a.b=c", help="arms, or folders of them; settings of all"
     )
     parser.add_argument("--name", help="of this comparison; the name of its task where it is not given")
     parser.add_argument("--stage", help="the stage whose model is compared; the last one where it is not given")
-    parser.set_defaults(into=ROOT / "docs" / "encoders.md")
     arguments = command_line.parse(parser, argv)
     settings = [word for word in arguments.overrides if "=" in word]
     arms = find_arms([word for word in arguments.overrides if "=" not in word])

@@ -33,21 +33,26 @@ from pipeline.system.processes import how_ended
 Key = TypeVar("Key")
 
 
-def make_parser(module: str, doc: str, seeds: Sequence[int]) -> argparse.ArgumentParser:
+def make_parser(
+    module: str, doc: str, seeds: Sequence[int], *, page: str = "results.md", config: str | None = None
+) -> argparse.ArgumentParser:
     """Return the options that every grid over seeds has.
 
     Args:
         module: name of the benchmark's file.
         doc: its docstring; the first line is shown.
         seeds: the default ones.
+        page: of docs/, that its table stands on.
+        config: the default configuration of a benchmark that takes `--config` and settings; None for another.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=doc.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), action=_EachOnce)
     parser.add_argument("--output-dir", type=Path, default=Path("runs"))
-    parser.add_argument(
-        "--into", type=Path, default=ROOT / "docs" / "results.md", help="page with the table's two marks"
-    )
+    parser.add_argument("--into", type=Path, default=ROOT / "docs" / page, help="page with the table's two marks")
     parser.add_argument("--table-only", action="store_true", help="train nothing; read the runs there are")
+    if config is not None:
+        parser.add_argument("--config", default=config, help="the run's configuration")
+        parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that take the place of the file's")
     return parser
 
 

@@ -159,10 +159,8 @@ def beside_probe(config: RunConfig, run: RunDir, runs: Sequence[Mapping[str, Ent
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the configuration over the seeds, then write the table."""
-    parser = make_parser("stages_over_seeds", __doc__ or "", [0, 1, 2, 3, 4])
-    parser.add_argument("overrides", nargs="*", help="a.b=c: settings of every run, such as cot.from=runs/other")
-    parser.add_argument("--config", default="demo", help="the run's configuration")
-    arguments = parser.parse_args(argv)
+    parser = make_parser("stages_over_seeds", __doc__ or "", [0, 1, 2, 3, 4], config="demo")
+    arguments = command_line.parse(parser, argv)
     config = load(arguments.config, arguments.overrides)
     check_marks(arguments.into, config.name)
     runs = run_over_seeds(arguments.config, arguments, arguments.overrides)

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 
 import yaml
 
+from pipeline.config.families import flag_problems
 from pipeline.config.loader import CONFIGS, load_typed
 from pipeline.data.task import Task
 from pipeline.errors import UserError, did_you_mean
@@ -211,6 +212,7 @@ class OpenAIConfig:
         if not self.model:
             problems.append("model: missing; give the name the server serves")
         problems += [f"base_urls: {problem}" for problem in _address_problems(self.base_urls)]
+        problems += [f"serve.{problem}" for problem in flag_problems(self.serve)]
         if self.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             problems.append("api_key_env: must be the NAME of an environment variable, not the key itself")
         minima = {"temperature": 0, "max_tokens": 1, "image_size": 1, "timeout": 0.001, "retries": 0, "patience": 0}

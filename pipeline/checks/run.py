@@ -16,7 +16,7 @@ from pipeline.checks.parts import composition_problems
 from pipeline.checks.shared import name_problems, task_problems
 from pipeline.checks.trainer import missing_trackers, trainer_problems
 from pipeline.config.derived import asked_like_parent, cot_slice
-from pipeline.config.families import REFUSED, tiny_families
+from pipeline.config.families import REFUSED, flag_problems, tiny_families
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import (
     BASELINE,
@@ -272,11 +272,11 @@ def _launch(config: RunConfig) -> Iterator[str]:
     if (asked := config.launch.parallel_phases) is not None and asked < 1:
         yield f"launch.parallel_phases: {asked} must be at least 1"
     processes = config.launch.num_processes
-    for flag in map(str, config.launch.rollout_flags):
-        if flag.startswith("-"):
-            yield f"launch.rollout_flags.{flag}: is written without its dashes: {flag.lstrip('-')}"
-        elif flag.replace("_", "-") in OWN_FLAGS:
+    for flag in config.launch.rollout_flags:
+        if str(flag).lstrip("-").replace("_", "-") in OWN_FLAGS:
             yield f"launch.rollout_flags.{flag}: is set by the stage, which reaches its server by it; leave it out"
+        else:
+            yield from (f"launch.rollout_flags.{problem}" for problem in flag_problems([flag]))
     gpus, kept = visible_gpus(), config.launch.rollout_gpus
     if kept and not 0 <= kept < gpus:
         yield f"launch.rollout_gpus: {kept} must leave one of the {gpus} visible GPUs to the trainer; 0 shares them all"

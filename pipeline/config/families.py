@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +177,14 @@ def vllm_flags(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
     own = vllm_options(folder, {"mm_processor_kwargs": told})
     flags = {name.replace("_", "-"): value for name, value in own.items()}
     return {**flags, **given, **{name: flags[name] for name in ("mm-processor-kwargs",) if name in flags}}
+
+
+def flag_problems(flags: Iterable[Any]) -> Iterator[str]:
+    """Yield which flags of a server are written otherwise than they are known here; vLLM reads `--a_b` as `--a-b`."""
+    for flag in map(str, flags):
+        name, dot, field = flag.lstrip("-").partition(".")
+        if flag != (written := name.replace("_", "-") + dot + field):
+            yield f"{flag}: is written {written}, without leading dashes and with no _"
 
 
 def _picture_settings(folder: Path) -> dict[str, Any]:

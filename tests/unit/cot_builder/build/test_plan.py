@@ -173,6 +173,10 @@ def test_a_misspelt_teacher_names_the_nearest():
         ("kind: attribute\nattributes: [smell]", "'smell' is not one of"),
         ("kind: openai\nmodel: m\nbase_urls: ['http://me:pw@host/v1']", "must not carry a user"),
         ("kind: openai\nmodel: m\nbase_urls: ['http://host/v1']\napi_key_env: sk-12-ab", "not the key itself"),
+        (
+            "kind: openai\nmodel: m\nbase_urls: ['http://host/v1']\nserve: {mm_processor_kwargs: {}}",
+            "serve.mm_processor_kwargs: is written mm-processor-kwargs",
+        ),
         ("[1, 2]", "kind: None"),
     ],
 )

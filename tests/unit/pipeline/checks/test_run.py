@@ -103,7 +103,7 @@ RULES = [
     (["launch.rollout_flags={served_model_name: m}"], ["launch.rollout_flags.served_model_name: is set by the stage"]),
     (
         ["launch.rollout_flags={--max-model-len: 9}"],
-        ["launch.rollout_flags.--max-model-len: is written without", "max-model-len"],
+        ["launch.rollout_flags.--max-model-len: is written max-model-len,"],
     ),
     ([PROMPT, "launch.deepspeed=zero3"], ["zero3 (ZeRO stage 3) does not work with PROMPT_TUNING", "use zero2"]),
     ([PROMPT, "stages.3.freeze=[language]"], [f"{S3}.freeze: language has the soft prompt", "take it out"]),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.config.families import vllm_flags, vllm_options
+from pipeline.config.families import flag_problems, vllm_flags, vllm_options
 from pipeline.files import write_json
 
 SQUARE, LARGER = {"height": 64, "width": 64}, {"height": 96, "width": 96}
@@ -71,3 +71,14 @@ def test_what_the_user_tells_the_processor_comes_beside_what_it_has_to_be_told(w
 def test_a_flag_that_is_no_json_is_left_to_the_server(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model", "llava", "preprocessor_config.json", {"size": SQUARE})
     assert vllm_flags(folder, {"mm-processor-kwargs": "{do_resize"}) == {"mm-processor-kwargs": "{do_resize"}
+
+
+def test_a_flag_is_known_by_one_spelling() -> None:
+    """A teacher's `mm_processor_kwargs` would reach its server and not the key of its answers."""
+    assert list(flag_problems({"mm-processor-kwargs": {}, "compilation-config.cudagraph_mode": "NONE"})) == []
+    told = list(flag_problems(["mm_processor_kwargs", "--hf_overrides.rope_type", "-dp"]))
+    assert [problem.partition(",")[0] for problem in told] == [
+        "mm_processor_kwargs: is written mm-processor-kwargs",
+        "--hf_overrides.rope_type: is written hf-overrides.rope_type",
+        "-dp: is written dp",
+    ]

@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 
 from pipeline import command_line
 from pipeline.errors import UserError
+from pipeline.files import is_path
 from pipeline.system.vllm_server import open_url, serve_command, serve_environment
 
 if TYPE_CHECKING:
@@ -106,8 +107,7 @@ def check_model(model: str) -> None:
     Raises:
         UserError: when `model` can only be a folder and is none.
     """
-    only_a_folder = model.startswith((".", "/", "~")) or model.count("/") > 1
-    if only_a_folder and not Path(model).is_dir():
+    if is_path(model) and not Path(model).is_dir():
         raise UserError(
             f"model: the folder {model} does not exist (seen from {Path.cwd()}); train or download it first"
         )

@@ -15,6 +15,11 @@ ROOT = Path(__file__).resolve().parent.parent
 """The folder that holds the rooms: the repository, or where the package is installed."""
 
 
+def is_path(source: str) -> bool:
+    """Check whether a model is named by where it lies: on a hub it is called by a name, or by its owner and a name."""
+    return source.startswith(("/", ".", "~")) or source.count("/") > 1
+
+
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Return what changed between two plain configurations, as ``a.b: old -> new``."""
     if isinstance(old, dict) and isinstance(new, dict):

@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.checks.model_folder import folder_problems
 from pipeline.config.schema import RunConfig, StageConfig, stage_key
-from pipeline.files import read_json
+from pipeline.files import is_path, read_json
 from pipeline.run_dir import RunDir
 from pipeline.runs.handover import COMPLETE, TRAINED
 
@@ -58,7 +58,7 @@ def teacher_problems(config: RunConfig, anew: Collection[str] = ()) -> Iterator[
             yield from (f"{told} {problem}" for problem in problems)
         elif folder.resolve().is_relative_to(run.root.resolve()):
             yield f"{told} is of this run, which does not wait for its own phases; train the teacher in a run of its own"
-        elif source[:1] in ("/", ".", "~") or source.count("/") > 1:
+        elif is_path(source):
             yield f"{told} does not exist; name a folder or a hub id, and where it is a phase of another run, run that first"
 
 

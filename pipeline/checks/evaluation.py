@@ -30,6 +30,7 @@ from pipeline.data.contents import contents_problems
 from pipeline.data.splits import split_problem
 from pipeline.data.templates import template_problems
 from pipeline.errors import UserError, did_you_mean
+from pipeline.files import is_path
 from pipeline.runs.handover import model_folder
 
 _PACKAGES = {"8bit": "bitsandbytes", "4bit": "bitsandbytes", "vllm": "vllm"}
@@ -161,7 +162,7 @@ def _options(where: str, model: LabModel) -> Iterator[str]:
 
 def _weights(where: str, model: LabModel) -> Iterator[str]:
     name = model.name_or_path
-    if name is not None and name[:1] in ("/", ".", "~") and not Path(name).expanduser().is_dir():
+    if name is not None and is_path(name) and not Path(name).expanduser().is_dir():
         yield f"{where}.name_or_path: the folder {name!r} does not exist"
         return
     try:

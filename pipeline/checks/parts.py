@@ -10,7 +10,7 @@ from typing import Any
 import yaml
 
 from pipeline.config.schema import ComposeConfig, RunConfig
-from pipeline.files import read_json
+from pipeline.files import is_path, read_json
 from pipeline.run_dir import BASE
 
 CARD, COMPOSED_OF = "README.md", "composed_of"
@@ -33,7 +33,7 @@ def composition_problems(parts: ComposeConfig, names: Mapping[str, str] = KEYS) 
     for key in ("vision", "language"):
         source = str(getattr(parts, key))
         path = Path(source).expanduser()
-        if source[:1] in ("/", ".", "~") and not path.exists():
+        if is_path(source) and not path.exists():
             yield f"{names[key]}: {source!r} does not exist"
         elif path.exists():
             told = _vision_problems(path) if key == "vision" else _language_problems(path)

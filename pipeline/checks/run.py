@@ -35,6 +35,7 @@ from pipeline.config.trainer_options import CONFIG_CLASSES
 from pipeline.data.questions.prompting import PROMPT_STYLES
 from pipeline.data.splits import parse_split, split_problem
 from pipeline.errors import UserError, did_you_mean
+from pipeline.files import is_path
 from pipeline.run_dir import BASE, COT
 from pipeline.system import multinode
 from pipeline.system.hardware import compiler_problems, visible_gpus
@@ -134,12 +135,11 @@ def _model(config: RunConfig) -> Iterator[str]:
         for key in ("hidden_size", "vision_hidden_size"):
             if getattr(tiny, key) % 32:
                 yield f"model.tiny.{key}: {getattr(tiny, key)} must be a multiple of 32, the width of a head"
-    elif (
-        "/" in model.name_or_path
-        and model.name_or_path[0] in "./~"
-        and not Path(model.name_or_path).expanduser().is_dir()
-    ):
-        yield f"model.name_or_path: the folder {model.name_or_path!r} does not exist"
+    elif is_path(model.name_or_path) and not Path(model.name_or_path).expanduser().is_dir():
+        yield (
+            f"model.name_or_path: the folder {model.name_or_path!r} does not exist; name a folder or a hub id, and where it is a "
+            "phase of another run, run that first"
+        )
     elif (folder := Path(model.name_or_path).expanduser()).is_dir():
         for problem in folder_problems(folder) or chat_problems(folder):
             yield f"model.name_or_path: {model.name_or_path!r} {problem}"

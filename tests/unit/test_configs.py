@@ -29,7 +29,7 @@ from pipeline.config.families import FAMILIES as TESTED
 from pipeline.config.loader import CONFIGS, load, shipped_configs, to_plain
 from pipeline.config.trainer_options import DEFAULT_PEFT_TYPE, PEFT_TYPES, UNKNOWN, peft_fields, trainer_fields
 from pipeline.data.load import load_task, task_names
-from pipeline.files import differences
+from pipeline.files import differences, is_path
 from pipeline.run_dir import RunDir
 from pipeline.tasks import questions
 
@@ -93,15 +93,15 @@ def test_every_shipped_config_loads_and_breaks_no_rule(
     # Where none of the parts lie that a user may have fetched, which need packages of their own.
     monkeypatch.chdir(tmp_path)
     config = load(name)
+    settings = []
     # The data are the user's to bring; that they are missing is told, and nothing else.
     if config.task.path is not None:
-        config = load(
-            name, [f"task.path={emoset}", *(f"held_out.{held}.task.path={emoset}" for held in config.held_out)]
-        )
+        settings += [f"task.path={emoset}", *(f"held_out.{held}.task.path={emoset}" for held in config.held_out)]
     # Of a run that is to be made first.
-    teachers = [f"stages.{stage}.distill.teacher=hub/model" for stage in config.stages if config.stages[stage].distill]
-    if teachers:
-        config = load(name, teachers)
+    settings += [f"stages.{stage}.distill.teacher=hub/model" for stage in config.stages if config.stages[stage].distill]
+    if config.model.name_or_path and is_path(config.model.name_or_path):
+        settings.append("model.name_or_path=hub/model")
+    config = load(name, settings)
     if missing := {held.task.name for held in config.held_out.values()} - set(task_names()):
         pytest.skip(f"pipeline/tasks has no {', '.join(missing)}")
     run.check(config)

@@ -47,20 +47,29 @@ def process_age() -> float:
     return time.time() - psutil.Process().create_time()
 
 
+def count_parameters(model: Any) -> tuple[int, int]:
+    """Return how many parameters a model has, and how many of them train; whole ones where ZeRO-3 holds a part here."""
+    counts = [(getattr(one, "ds_numel", one.numel()), one.requires_grad) for one in model.parameters()]
+    return sum(count for count, _ in counts), sum(count for count, trained in counts if trained)
+
+
 def usage(trainer: Any, folder: Path) -> dict[str, Any]:
     """Return what a stage used, for its record. Called on all ranks, before the record is written.
 
     Returns:
         ``device`` cuda or cpu, ``peak_memory_bytes`` per rank, ``device_memory_bytes``, ``checkpoint_bytes`` of the newest
-        checkpoint (0 without one).
+        checkpoint (0 without one), ``parameters`` and ``trained_parameters``, adapters among them.
     """
     from accelerate.utils import gather_object
 
     peaks = gather_object([peak_memory()])
+    parameters, trained = count_parameters(trainer.model)
     checkpoints = sorted(folder.glob("checkpoint-*"), key=lambda path: path.stat().st_mtime)
     return {
         "device": trainer.accelerator.device.type,
         "peak_memory_bytes": peaks,
         "device_memory_bytes": device_memory(),
         "checkpoint_bytes": folder_bytes(checkpoints[-1]) if checkpoints else 0,
+        "parameters": parameters,
+        "trained_parameters": trained,
     }

@@ -22,6 +22,7 @@ from pipeline.runs.checkpoint_folders import last_checkpoint, remove_torn
 from pipeline.runs.handover import parent_checkpoint
 from stages.checkpoints.soft_prompt import starting_point
 from stages.models.loading import attention, compute_dtype, emulates_bfloat16, load_processor, use_cpu
+from stages.models.memory_usage import count_parameters
 from stages.processes.deepspeed_locks import clear_stale_locks
 from stages.processes.work import Work
 from stages.training.metrics_log import NothingLeft
@@ -162,11 +163,11 @@ def train(trainer: Any, work: Work) -> None:
 
 def warn_of_a_small_disk(trainer: Any, work: Work) -> None:
     """Say so when the checkpoints and final/ of a stage will hardly fit: weights and AdamW's two moments in float32."""
-    counts = [(getattr(one, "ds_numel", one.numel()), one.requires_grad) for one in trainer.model.parameters()]
-    weights = 4 * sum(count for count, _ in counts)
+    parameters, trained = count_parameters(trainer.model)
+    weights = 4 * parameters
     # The oldest goes when the newest is there.
     kept = (trainer.args.save_total_limit or 2) + 1
-    need = kept * (weights + 8 * sum(count for count, trained in counts if trained)) + weights
+    need = kept * (weights + 8 * trained) + weights
     free = shutil.disk_usage(work.folder).free
     if free < need:
         log.info(

@@ -81,7 +81,7 @@ def trainer_class(algorithm: str) -> Any:
 def test_the_presets_are_those_the_readme_may_name() -> None:
     students = [f"emoset/{model}{variant}.yaml" for model in MODELS for variant in ("", "_lora", "_8gpu")]
     assert sorted(PRESETS) == sorted([*students, "emoset/internvl3_8b_labels.yaml"])
-    assert len([name for name in RUNS if name.startswith("ablations/")]) == 9
+    assert len([name for name in RUNS if name.startswith("ablations/")]) == 14
     assert "demo.yaml" in RUNS
 
 

@@ -9,19 +9,20 @@ from typing import NoReturn
 import pytest
 from made_up import cells_of, entry
 
-from benchmarks import encoders
-from benchmarks.equal_arms import Made, config_problems, made_problems
+from benchmarks import equal_arms
+from benchmarks.encoders import ENCODER, main
+from benchmarks.equal_arms import Made, config_problems, find_arms, made_problems
 from pipeline.config.loader import CONFIGS, load
 from pipeline.errors import UserError
 
-GRIDS = {grid: encoders.find_arms([grid]) for grid in ("encoders", "encoders/parts")}
+GRIDS = {grid: find_arms([grid]) for grid in ("encoders", "encoders/parts")}
 
 
 @pytest.mark.parametrize("grid", GRIDS)
 def test_the_shipped_grids_differ_in_the_encoder_alone(grid: str) -> None:
     configs = {name: load(file) for name, file in GRIDS[grid].items()}
     assert len(configs) == len(list((CONFIGS / grid).glob("[!_]*.yaml")))
-    assert not list(config_problems(configs))
+    assert not list(config_problems(configs, ENCODER))
     # Runs of two arms never share a folder.
     assert len({config.name for config in configs.values()}) == len(configs)
 
@@ -44,31 +45,32 @@ def test_arms_that_differ_in_more_than_the_encoder_are_refused_with_the_differen
         "other": load("encoders/parts/lite0", [setting]),
     }
     with pytest.raises(UserError, match=told):
-        raise UserError(list(config_problems(arms)))
+        raise UserError(list(config_problems(arms, ENCODER)))
 
 
 def test_one_encoder_is_no_comparison_and_its_layer_is_its_own(tmp_path: Path) -> None:
     one = load("encoders/dinov2_small")
-    assert any("is one encoder" in problem for problem in config_problems({"dinov2_small": one}))
+    assert any("is one encoder" in problem for problem in config_problems({"dinov2_small": one}, ENCODER))
     assert not list(
         config_problems(
-            {"last but one": one, "last": load("encoders/dinov2_small", ["model.compose.layer=-1", "name=last"])}
+            {"last but one": one, "last": load("encoders/dinov2_small", ["model.compose.layer=-1", "name=last"])},
+            ENCODER,
         )
     )
-    assert any("both called" in problem for problem in config_problems({"last but one": one, "last": one}))
+    assert any("both called" in problem for problem in config_problems({"last but one": one, "last": one}, ENCODER))
     with pytest.raises(UserError, match="without configurations"):
-        encoders.find_arms([str(tmp_path)])
+        find_arms([str(tmp_path)])
     with pytest.raises(UserError, match="have one name"):
-        encoders.find_arms(["encoders/dinov2_small", str(CONFIGS / "encoders" / "dinov2_small.yaml")])
+        find_arms(["encoders/dinov2_small", str(CONFIGS / "encoders" / "dinov2_small.yaml")])
 
 
-MADE = Made("a" * 64, 16, {"stage0_align": '"1"\taa\tbb\n"2"\tcc\tdd\n'}, {"stage0_align": 64}, frozenset({("t", "A")}))
+MADE = Made("a" * 64, {"stage0_align": '"1"\taa\tbb\n"2"\tcc\tdd\n'}, {"stage0_align": 64}, frozenset({("t", "A")}))
 
 
 @pytest.mark.parametrize(
     ("change", "told"),
     [
-        ({"language": "b" * 64}, "language model: weights aaaaaaaaaaaa -> bbbbbbbbbbbb"),
+        ({"start": "b" * 64}, "language model: weights aaaaaaaaaaaa -> bbbbbbbbbbbb"),
         ({"rows": {"stage0_align": '"1"\taa\tbb\n'}}, "data of stage0_align: 1 of 1 rows are gone (first: 2)"),
         (
             {"rows": {"stage0_align": '"1"\taa\tbb\n"2"\tcc\tee\n'}},
@@ -79,16 +81,14 @@ MADE = Made("a" * 64, 16, {"stage0_align": '"1"\taa\tbb\n"2"\tcc\tdd\n'}, {"stag
     ],
 )
 def test_runs_that_were_made_otherwise_are_refused_with_the_difference(change: dict[str, object], told: str) -> None:
-    # Another number of picture tokens is what an encoder brings.
-    assert not list(made_problems(MADE, dataclasses.replace(MADE, image_tokens=49)))
     other = dataclasses.replace(MADE, **change)
-    assert list(made_problems(MADE, other)) == [told]
+    assert list(made_problems(MADE, other, "language model")) == [told]
     with pytest.raises(UserError, match="seed 3: b was made otherwise than a: "):
-        encoders.refuse_unlike({"a": [MADE], "b": [other]}, [3])
+        equal_arms.refuse_unlike({"a": [MADE], "b": [other]}, [3], "language model")
 
 
 def test_a_picture_costs_what_the_records_say() -> None:
-    (row,) = cells_of(encoders.costs({"a": [entry([1, 1])]}, {"a": MADE}))
+    (row,) = cells_of(equal_arms.costs("encoder", "tokens of a picture", {"a": "16"}, {"a": [entry([1, 1])]}))
     # The median step takes 2 seconds, whatever one of them waited for.
     assert list(row.values()) == ["a", "16", "4.0", "2.0 GB"]
 
@@ -100,8 +100,8 @@ def test_an_arm_that_fails_keeps_no_other_from_being_run(tmp_path: Path, monkeyp
     def failed(file: str, arguments: object, overrides: list[str]) -> NoReturn:
         raise UserError(f"{overrides[-1]} failed")
 
-    monkeypatch.setattr(encoders, "run_over_seeds", failed)
+    monkeypatch.setattr(equal_arms, "run_over_seeds", failed)
     with pytest.raises(UserError) as told:
-        encoders.main(["encoders/parts", "--name", "x", "--into", str(page)])
-    assert len(told.value.problems) == len(encoders.find_arms(["encoders/parts"])) > 1
+        main(["encoders/parts", "--name", "x", "--into", str(page)])
+    assert len(told.value.problems) == len(find_arms(["encoders/parts"])) > 1
     assert all(problem.endswith("-x failed") for problem in told.value.problems)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.abc import MetaPathFinder
@@ -10,6 +11,8 @@ from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 from typing import Any
 
+SAYING_NOTHING = {"HF_HUB_DISABLE_TELEMETRY": "1", "VLLM_NO_USAGE_STATS": "1"}
+"""Variables by which TRL's trainers and vLLM's servers report to nobody that they run; one that the user has set wins."""
 # torch.library registrations end with their object, so it is kept for the process's life.
 _libraries: list[Any] = []
 
@@ -18,8 +21,10 @@ def prepare_libraries() -> None:
     """Have the cures of `CURES` applied whenever this process comes to import what they cure, and not earlier.
 
     `stages` calls this as it is imported, so no module of it needs to come before a library. Nothing is imported here, and
-    calling it again does nothing.
+    calling it again does nothing. From here on libraries report to nobody that they run.
     """
+    for name, value in SAYING_NOTHING.items():
+        os.environ.setdefault(name, value)
     if not any(isinstance(finder, _CuringFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, _CuringFinder())
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.files import ROOT
+from pipeline.system.library_patches import SAYING_NOTHING
 
 told = logging.getLogger(__name__)
 STARTED_BY = "CLGRPO_STARTED_BY"
@@ -219,9 +220,10 @@ def child_environment(**more: str) -> dict[str, str]:
     """Return the environment of a child: ours, with this project importable from whatever folder the user stands in.
 
     The interpreter's own programs come first on the PATH: ninja, which DeepSpeed and vLLM compile with, is found there even
-    when the virtual environment is not activated.
+    when the virtual environment is not activated. It reports to nobody that it runs.
     """
     return {
+        **SAYING_NOTHING,
         **os.environ,
         "PYTHONPATH": _before("PYTHONPATH", ROOT),
         "PATH": _before("PATH", Path(sys.executable).parent),

@@ -38,7 +38,6 @@ CPU_ENVIRONMENT = {
     "TORCHDYNAMO_DISABLE": "1",
     # The engine computes in its own process. A worker of its own would import everything anew to set threads, which are set here.
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_NO_USAGE_STATS": "1",
 }
 CPU_FLAGS: dict[str, object] = {
     "dtype": "float32",

@@ -128,6 +128,20 @@ def test_no_child_outlives_the_block_it_was_started_in(start: Start):
     assert psutil.wait_procs(children, timeout=20)[1] == []
 
 
+@pytest.mark.parametrize("asked", [{}, {"HF_HUB_DISABLE_TELEMETRY": "0", "VLLM_NO_USAGE_STATS": "0"}])
+def test_nobody_is_told_that_a_child_or_this_process_runs_unless_the_user_says_so(
+    asked: dict[str, str], monkeypatch: pytest.MonkeyPatch
+):
+    for name in ("HF_HUB_DISABLE_TELEMETRY", "VLLM_NO_USAGE_STATS", "DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in asked.items():
+        monkeypatch.setenv(name, value)
+    assert child_environment()["VLLM_NO_USAGE_STATS"] == asked.get("VLLM_NO_USAGE_STATS", "1")
+    code = "import stages; from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [str(not asked)]
+
+
 def test_a_child_apart_writes_its_log_and_goes_with_all_it_started(tmp_path: Path):
     log = tmp_path / "logs" / "child.log"
     child = start_apart(["sh", "-c", "echo begun; sleep 60 & wait"], log, child_environment())

@@ -35,12 +35,15 @@ from pipeline.metrics.scores import (
     Repetition,
     Sampled,
     Scores,
+    UnknownAnswer,
     Unparsable,
 )
 from pipeline.scoring.labels import LabelSet
-from pipeline.scoring.response import REASONS
+from pipeline.scoring.response import REASONS, Response, parse
 
 UNPARSABLE = "(unparsable)"
+SHOWN = 40
+"""Characters that are shown of an answer that is no label."""
 """The confusion column of completions that gave no label."""
 # EmoSet's key and label: naming them says nothing about what was seen.
 _NOT_ATTRIBUTES = {"image_id", "emotion"}
@@ -83,7 +86,7 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> Scores:
         chance=chance(greedy, labels),
         format=clustered_rate([well_formed(row) for row in greedy], clusters),
         parsed=clustered_rate([row["label"] is not None for row in greedy], clusters),
-        unparsable=Unparsable(lost, _reasons(greedy)),
+        unparsable=Unparsable(lost, _reasons(greedy), _unknown_answer(greedy)),
         guessed=sum(row.get("guessed") is not None for row in greedy),
         truncated=rate(sum(cut), len(cut)),
         completion_tokens=_mean(tokens),
@@ -329,6 +332,21 @@ def well_formed(row: Prediction) -> bool:
 def _reasons(rows: Sequence[Prediction]) -> dict[str, int]:
     found = Counter(row.get("reason") or "unknown" for row in rows if row["label"] is None)
     return dict(sorted(found.items(), key=lambda item: (-item[1], item[0])))
+
+
+def _unknown_answer(rows: Sequence[Prediction]) -> UnknownAnswer | None:
+    """The commonest answer that is none of the labels, with the gold label it is given for."""
+    found: Counter[tuple[str, str]] = Counter()
+    for row in rows:
+        if row.get("reason") == "not_a_label":
+            text = row.get("completion") or ""
+            parsed = parse(text)
+            said = parsed.answer if isinstance(parsed, Response) else text.strip()
+            found[said[:SHOWN], str(row["gold"])] += 1
+    if not found:
+        return None
+    answer, gold = min(found, key=lambda one: (-found[one], one))
+    return UnknownAnswer(answer, gold, found[answer, gold])
 
 
 def _most(values: Iterable[str]) -> tuple[str | None, Repetition]:

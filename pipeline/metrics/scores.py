@@ -105,11 +105,22 @@ class ExactTrace(Rate):
 
 
 @dataclass(frozen=True)
+class UnknownAnswer:
+    """An answer that is none of the labels, the gold label of the rows that were given it, and their number."""
+
+    answer: str
+    gold: str
+    n: int
+
+
+@dataclass(frozen=True)
 class Unparsable:
     """Rows without a readable answer, which stay in every n, and why there is none."""
 
     n: int
     reasons: Mapping[str, int]
+    unknown: UnknownAnswer | None = None
+    """The commonest answer that is none of the labels."""
 
 
 @dataclass(frozen=True)

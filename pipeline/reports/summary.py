@@ -390,6 +390,8 @@ def _doubts(scores: Scores, judged: bool) -> list[str]:
     share, kind = scores.unparsable.n / scores.n, "label" if scores.classes else "answer"
     if share > UNPARSABLE_LIMIT:
         reasons = ", ".join(f"{name} {count}" for name, count in scores.unparsable.reasons.items())
+        if unknown := scores.unparsable.unknown:
+            reasons += f"; {unknown.n} times {unknown.answer!r} for {unknown.gold}"
         texts.append(f"{100 * share:.1f} % of the greedy answers give no {kind} ({reasons}).")
     if (scores.truncated.value or 0) > TRUNCATED_LIMIT:
         texts.append(f"{100 * scores.truncated.share:.1f} % of the completions were cut at max_new_tokens.")

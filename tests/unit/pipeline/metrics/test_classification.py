@@ -12,7 +12,7 @@ from scipy.stats import binomtest
 from sklearn.metrics import classification_report
 
 from pipeline.metrics import classification, intervals, paired_tests
-from pipeline.metrics.scores import Majority, MostAnswered, Rate, Repetition, Unparsable
+from pipeline.metrics.scores import Majority, MostAnswered, Rate, Repetition, UnknownAnswer, Unparsable
 from pipeline.metrics.stored import to_json
 from pipeline.scoring.labels import LabelSet
 
@@ -31,6 +31,27 @@ def rows(*pairs: tuple[str, str | None], **more: Any) -> list[dict[str, Any]]:
 
 
 MIXED = rows(("cat", "cat"), ("cat", "dog"), ("cat", None), ("dog", "dog"), ("dog", "dog"), ("owl", "cat"))
+
+
+def test_the_commonest_answer_that_is_no_label_is_named_with_what_it_stands_for() -> None:
+    lost = [
+        row(number, gold, None, reason="not_a_label", completion=text)
+        for number, (gold, text) in enumerate(
+            [
+                ("owl", "<think>It flies.</think><answer>owler</answer>"),
+                ("cat", "<think>It purrs.</think>\n<answer>owler</answer>"),
+                ("owl", "<think>It sees.</think> <answer> owler </answer>"),
+                # Asked to answer directly.
+                ("dog", "a wolf"),
+            ]
+        )
+    ]
+    unreadable = row(9, "dog", None, completion="<think>")
+    assert classification.score([*lost, unreadable], LABELS).unparsable == Unparsable(
+        5, {"not_a_label": 4, "no_answer": 1}, UnknownAnswer("owler", "owl", 2)
+    )
+    (direct,) = [one for one in lost if one["gold"] == "dog"]
+    assert classification.score([direct], LABELS).unparsable.unknown == UnknownAnswer("a wolf", "dog", 1)
 
 
 def test_an_answer_without_a_label_stays_in_every_denominator() -> None:

@@ -247,6 +247,8 @@ class AlarmConfig:
     """Share of a group's completions after its first that repeat an earlier one; mean."""
     unscored: float | None = 0.5
     """Share of completions to which no reward applied; mean."""
+    not_a_label: float | None = 0.05
+    """Share of samples that answer with none of the labels, where answers are closed; mean."""
     kl: float | None = 0.5
     """Mean KL divergence from the reference model, nats per token; mean."""
     drift: float | None = 0.1

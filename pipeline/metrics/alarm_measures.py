@@ -14,6 +14,9 @@ Measure = Callable[[LogRow], float | None]
 SWAP_CHANGE, SWAP_ROUNDING = "images/swap_change", "images/swap_rounding"
 """Keys of what other pictures do to the logits, and of what rounding may, see `stages.models.seeing`."""
 
+NOT_A_LABEL = "answers/not_a_label_ratio"
+"""Key of the share of samples that answer with none of the labels, see `rewards.accuracy`."""
+
 
 def figure(row: LogRow, key: str) -> float | None:
     """A finite number of a row; the others are the business of `nan` alone."""

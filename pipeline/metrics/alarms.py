@@ -11,6 +11,7 @@ from typing import Any
 
 from pipeline.config.schema import AlarmConfig
 from pipeline.metrics.alarm_measures import (
+    NOT_A_LABEL,
     LogRow,
     Measure,
     last,
@@ -189,6 +190,13 @@ RULES = (
         "the share of completions to which no reward applied",
         "every reward returned None or NaN for them",
         "mend the rewards, or choose rows they apply to",
+    ),
+    Rule(
+        "not_a_label",
+        mean(NOT_A_LABEL),
+        "the share of samples that answer with none of the labels",
+        "a word that is no label earns nothing, and where all of a group write it nothing brings the label back",
+        "start again from the parent with beta above 0 or a lower learning_rate; from the first step on: train stage 1 longer",
     ),
     Rule(
         "kl",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import sys
 import textwrap
@@ -103,6 +104,27 @@ def test_the_whole_answer_has_to_spell_the_label(answer, earned, task):
     assert accuracy_reward(
         [f"<think>It is awe.</think><answer>{answer}</answer>"], question=rows_of(["awe"]), style=["think"], task=task
     ) == [earned]
+
+
+def test_the_share_of_answers_that_are_no_label_is_logged_where_answers_are_closed(task):
+    told: list[tuple[str, float]] = []
+    texts = [f"<think>So.</think><answer>{answer}</answer>" for answer in ("awe", "fear", "awer")]
+
+    def asked(rows: list[Question], task: Task) -> None:
+        accuracy_reward(
+            [*texts, "no form"],
+            question=rows,
+            style=["think"] * 4,
+            task=task,
+            log_metric=lambda name, value: told.append((name, value)),
+        )
+
+    asked(rows_of(["awe"] * 4), task)
+    assert told == [("answers/not_a_label_ratio", 0.25)]
+    # Rows that ask for a number have no labels to miss.
+    open_ended = dataclasses.replace(task, labels=None)
+    asked([dataclasses.replace(row, kind="number") for row in rows_of(["awe"] * 4)], open_ended)
+    assert len(told) == 1
 
 
 def test_the_label_in_the_thinking_alone_earns_nothing(task):

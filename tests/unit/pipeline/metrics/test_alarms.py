@@ -17,6 +17,7 @@ MEAN = {
     "zero_std": ("frac_reward_zero_std", 0.97, 0.5),
     "duplicates": ("completions/duplicate_ratio", 0.9, 0.2),
     "unscored": ("rewards/unscored_ratio", 1.0, 0.1),
+    "not_a_label": ("answers/not_a_label_ratio", 0.09, 0.01),
     "kl": ("kl", 2.0, 0.05),
     "drift": ("sampling/sampling_logp_difference/mean", 0.4, 0.01),
 }

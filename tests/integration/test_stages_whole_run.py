@@ -66,6 +66,8 @@ def test_a_reward_named_by_dotted_path_is_logged_beside_ours(run):
     rows = list(read_jsonl(run.phase("stage3_grpo_accuracy") / "metrics.jsonl"))
     assert all(row["rewards/format_reward/mean"] == row["rewards/accuracy_reward/mean"] == 0 for row in rows)
     assert any(row["rewards/parity_reward/mean"] > 0 for row in rows)
+    # What a reward logs of its own, through TRL.
+    assert all(row["answers/not_a_label_ratio"] == 0 for row in rows)
 
 
 def test_every_row_is_answered_once_in_every_pass(run):

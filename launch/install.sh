@@ -88,10 +88,11 @@ explain() { # the one line that says why an install failed
 
 # No resolver runs: the lock holds every package, so nothing outside it, CUDA above all, can slip in.
 with_uv() {
-  local links=() link
+  local links=() link compile=(--compile-bytecode)
+  [ "${PIP_COMPILE:-1}" != 0 ] || compile=() # as pip understands it
   for link in ${PIP_FIND_LINKS:-}; do links+=(--find-links "$link"); done
   [ -z "${PIP_INDEX_URL:-}" ] || links+=(--default-index "$PIP_INDEX_URL")
-  uv pip install --python "$python" --no-deps "${links[@]}" "$@" >> "$log" 2>&1
+  uv pip install --python "$python" --no-deps "${compile[@]}" "${links[@]}" "$@" >> "$log" 2>&1
 }
 with_pip() {
   "$python" -m pip --version > /dev/null 2>&1 || "$python" -m ensurepip >> "$log" 2>&1

@@ -6,6 +6,8 @@ cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case ${1:-} in -h | --help) sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 
 ./launch/install.sh --dev --vllm
+# What is imported is compiled once, and not in each of the processes that the tests start.
+unset PYTHONDONTWRITEBYTECODE
 export TOKENIZERS_PARALLELISM=false OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 SECONDS=0
 # One process per core takes file after file, training with one thread; `-n 0` runs them all in one. nproc heeds OMP_NUM_THREADS.

@@ -37,6 +37,7 @@ def stand_in(path: Path, status: int = 0) -> None:
 
 def run(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_CACHE_HOME": "/home/me/cache", "TRANSFORMERS_CACHE": "/home/me/models"}
+    environment["PYTHONDONTWRITEBYTECODE"] = "1"
     # Of a machine that has no uv, and a pip of which nothing can be had.
     environment["PATH"] = f"{root.parent / 'bin'}:/usr/bin:/bin"
     for name in ("PIP_CACHE_DIR", "UV_CACHE_DIR"):
@@ -86,6 +87,7 @@ def test_one_check_that_fails_fails_the_gate_after_all_have_run(clone: Path, too
 def test_tests_are_those_of_every_change_in_processes_that_begin_with_the_long_files(clone: Path) -> None:
     done = run(clone, "launch/test.sh", "-k", "name")
     (called,) = re.findall(r"called python -m pytest (.*)", done.stdout)
+    assert "PYTHONDONTWRITEBYTECODE" not in seen(clone / ".venv" / "bin" / "python")
     assert re.fullmatch(r"-n \d+ --dist loadfile --no-loadscope-reorder -k name", called)
     assert re.search(r"^test.sh: 0 min \d+ s$", done.stdout, flags=re.MULTILINE)
 

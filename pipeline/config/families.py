@@ -175,8 +175,10 @@ def vllm_flags(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
             # The server refuses it, with the reason.
             return dict(given)
     own = vllm_options(folder, {"mm_processor_kwargs": told})
-    flags = {name.replace("_", "-"): value for name, value in own.items()}
-    return {**flags, **given, **{name: flags[name] for name in ("mm-processor-kwargs",) if name in flags}}
+    flags = {**{name.replace("_", "-"): value for name, value in own.items()}, **given}
+    if told := own.get("mm_processor_kwargs"):
+        flags["mm-processor-kwargs"] = told
+    return flags
 
 
 def flag_problems(flags: Iterable[Any]) -> Iterator[str]:

@@ -42,9 +42,9 @@ from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.response import REASONS, Response, parse
 
 UNPARSABLE = "(unparsable)"
+"""The confusion column of completions that gave no label."""
 SHOWN = 40
 """Characters that are shown of an answer that is no label."""
-"""The confusion column of completions that gave no label."""
 # EmoSet's key and label: naming them says nothing about what was seen.
 _NOT_ATTRIBUTES = {"image_id", "emotion"}
 

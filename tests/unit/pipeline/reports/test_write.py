@@ -286,10 +286,9 @@ def test_a_stage_that_failed_its_verification_says_why(run: Path) -> None:
 
 def test_warnings_name_what_to_doubt(tmp_path: Path) -> None:
     rows = [prediction(n, "joy", truncated=n < 5, think="it is fear", id=f"r{n}") for n in range(30)]
-    write_phase(tmp_path / "stage1_sft", rows + [prediction(n, None, id=f"r{n}") for n in range(30, 40)])
-    (tmp_path / "stage1_sft" / "predictions.jsonl").open("a").write(
-        json.dumps(prediction(40, None, id="r40", reason="not_a_label", completion="joyer")) + "\n"
-    )
+    rows += [prediction(n, None, id=f"r{n}") for n in range(30, 40)]
+    rows.append(prediction(40, None, id="r40", reason="not_a_label", completion="joyer"))
+    write_phase(tmp_path / "stage1_sft", rows)
     text = " ".join(warning["text"] for warning in summary_of(tmp_path, ["stage1_sft"])["warnings"])
     for sign in (
         "give no label (no_think 10, not_a_label 1; 1 times 'joyer' for joy)",

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,6 +14,7 @@ from pipeline.data.training_rows import DATA, read_rows
 from pipeline.files import weights_digest
 from pipeline.run_dir import RunDir
 from pipeline.runs.handover import checkpoint_folder
+from tests.conftest import RunModule
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 ARMS = ("stage1_without_depth", "stage2_with_depth")
@@ -39,7 +37,7 @@ def write_boxes(file: Path, count: int) -> None:
     pq.write_table(pa.Table.from_pylist(rows), file)
 
 
-def test_boxes_with_depth_are_mixed_in_by_one_command(tmp_path: Path, repo_root: Path) -> None:
+def test_boxes_with_depth_are_mixed_in_by_one_command(tmp_path: Path, repo_root: Path, run_module: RunModule) -> None:
     (tmp_path / "boxes").mkdir()
     write_boxes(tmp_path / "boxes" / "train-0.parquet", 16)
     write_boxes(tmp_path / "boxes" / "test-0.parquet", 4)
@@ -56,15 +54,7 @@ def test_boxes_with_depth_are_mixed_in_by_one_command(tmp_path: Path, repo_root:
         *(f"stages.{stage}.trainer.warmup_steps=0" for stage in ARMS),
     ]
     fixed = ["--seeds", "0", "--output-dir", str(tmp_path / "runs"), "--into", str(page)]
-    done = subprocess.run(
-        [sys.executable, "-m", "benchmarks.auxiliary", *settings, *fixed],
-        cwd=repo_root,
-        env=os.environ | {"PYTHONPATH": str(repo_root)},
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
+    done = run_module("benchmarks.auxiliary", *settings, *fixed, env={"PYTHONPATH": str(repo_root)}, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     run = RunDir(tmp_path / "runs", "depth-seed0")
     weights = {phase: weights_digest(checkpoint_folder(run, phase)) for phase in ("base", *ARMS)}

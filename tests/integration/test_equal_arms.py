@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +10,7 @@ from small_runs import STAGES, Small
 from tiny_parts import SIDE, save_language, save_tower
 
 from pipeline.run_dir import RunDir
+from tests.conftest import RunModule
 
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 TOWERS = ("clip", "dinov2_with_registers", "siglip")
@@ -30,7 +29,19 @@ evaluation: {{batch_size: 10, max_new_tokens: 4, samples: 0}}
 """
 
 
-def test_random_towers_are_compared_by_one_command(tmp_path: Path, repo_root: Path) -> None:
+@pytest.fixture
+def compare(tmp_path: Path, repo_root: Path, run_module: RunModule) -> RunModule:
+    """``compare("adapters", …)`` runs a comparison of the arms in this test's folder, whose page is there too."""
+    fixed = ["--seeds", "0", "--output-dir", tmp_path / "runs", "--into", tmp_path / "page.md"]
+
+    def run(module: str, *words: object) -> subprocess.CompletedProcess[str]:
+        own = {"PYTHONPATH": str(repo_root)}
+        return run_module(f"benchmarks.{module}", tmp_path / "arms", *words, *fixed, env=own, timeout=1700)
+
+    return run
+
+
+def test_random_towers_are_compared_by_one_command(tmp_path: Path, compare: RunModule) -> None:
     language = save_language("llama", tmp_path / "llama")
     (tmp_path / "arms").mkdir()
     (tmp_path / "arms" / "_base.yaml").write_text(BASE.format(language=language, side=SIDE))
@@ -41,10 +52,7 @@ def test_random_towers_are_compared_by_one_command(tmp_path: Path, repo_root: Pa
     page = tmp_path / "page.md"
     page.write_text("<!-- table of encoders_shapes -->\n<!-- end of encoders_shapes -->\n")
 
-    def command(*words: str) -> subprocess.CompletedProcess[str]:
-        return compare("encoders", tmp_path, repo_root, *words)
-
-    done = command()
+    done = compare("encoders")
     assert done.returncode == 0, done.stderr[-3000:]
     # 4 × 4 patches, and the registers, which stay.
     costs = [
@@ -54,13 +62,13 @@ def test_random_towers_are_compared_by_one_command(tmp_path: Path, repo_root: Pa
     assert (tmp_path / "figures" / "encoders_shapes.png").exists()
     assert all(f"| {kind} |" in page.read_text() for kind in ("all", "Closer", "Colour", "Count", "Exists", "Relation"))
 
-    refused = command("stages.stage0.trainer.max_steps=3", "--table-only")
+    refused = compare("encoders", "stages.stage0.trainer.max_steps=3", "--table-only")
     assert refused.returncode == 2
     assert "stage.trainer.max_steps: 2 -> 3" in refused.stderr
 
 
 def test_adapters_of_a_trained_student_are_compared_by_one_command(
-    small: Small, whole_run: tuple[RunDir, str], tmp_path: Path, repo_root: Path
+    small: Small, whole_run: tuple[RunDir, str], tmp_path: Path, compare: RunModule
 ) -> None:
     (tmp_path / "arms").mkdir()
     stage = "stage1_sft: {trainer: {max_steps: 2}, gate: {action: warn}}"
@@ -80,7 +88,7 @@ def test_adapters_of_a_trained_student_are_compared_by_one_command(
         )
     page = tmp_path / "page.md"
     page.write_text("<!-- table of adapters_scenes -->\n<!-- end of adapters_scenes -->\n")
-    done = compare("adapters", tmp_path, repo_root)
+    done = compare("adapters")
     assert done.returncode == 0, done.stderr[-3000:]
     shares = {
         name.strip(): float(cell.split("(")[1].split(" ")[0])
@@ -88,17 +96,3 @@ def test_adapters_of_a_trained_student_are_compared_by_one_command(
     }
     assert shares["all_weights"] == 100
     assert 0 < shares["prompt"] < shares["lora"] < 10
-
-
-def compare(module: str, folder: Path, repo_root: Path, *words: str) -> subprocess.CompletedProcess[str]:
-    """Run a comparison of the arms in a folder, whose page is there too."""
-    fixed = ["--seeds", "0", "--output-dir", str(folder / "runs"), "--into", str(folder / "page.md")]
-    return subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{module}", str(folder / "arms"), *words, *fixed],
-        cwd=repo_root,
-        env=os.environ | {"PYTHONPATH": str(repo_root)},
-        capture_output=True,
-        text=True,
-        timeout=1700,
-        check=False,
-    )

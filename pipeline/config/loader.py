@@ -173,9 +173,18 @@ def _with_full_stage_names(layer: DictConfig, below: Any) -> DictConfig:
     """`layer` with short stage names written out as those of the layers below, so that it changes stages, not adds them."""
     stages = layer.get("stages")
     if isinstance(stages, DictConfig) and isinstance(below.get("stages"), DictConfig):
-        full = {name: match_stage(str(name), below.stages) for name in stages}
+        full = {name: _match(str(name), below.stages) for name in stages}
         layer.stages = {names[0] if len(names) == 1 else name: stages[name] for name, names in full.items()}
     return layer
+
+
+def _match(short: str, stages: DictConfig) -> list[str]:
+    """The stages that a name may mean: one that a file took away with null, by its full name alone."""
+    return [short] if short in stages else match_stage(short, _kept(stages))
+
+
+def _kept(stages: DictConfig) -> list[str]:
+    return [str(name) for name, stage in stages.items() if stage is not None]
 
 
 def _leave_other_task(merged: Any, name: object) -> None:
@@ -207,9 +216,9 @@ def _full_stage_key(key: str, merged: Any) -> str:
     stages = merged.get(first)
     if first not in ("stages", "baselines") or not rest or not isinstance(stages, DictConfig):
         return key
-    names = match_stage(rest[0], stages) if first == "stages" else [rest[0]] if rest[0] in stages else []
+    names = _match(rest[0], stages) if first == "stages" else [rest[0]] if rest[0] in stages else []
     if len(names) != 1:
-        known = [str(name) for name in stages]
+        known = _kept(stages)
         near = difflib.get_close_matches(rest[0], known, 1)
         hint = f"did you mean {near[0]}? " if near else ""
         raise UserError(f"{rest[0]!r} is not one of this run's {first}; {hint}there are: {', '.join(known) or 'none'}")

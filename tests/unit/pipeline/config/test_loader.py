@@ -226,6 +226,20 @@ def test_a_file_may_name_a_stage_of_its_base_by_number(tmp_path: Path, small: Pa
     assert config.stages["stage1_sft"].freeze == ["vision"]
 
 
+def test_a_stage_that_a_file_took_away_is_meant_by_its_full_name_alone(tmp_path: Path, small: Path) -> None:
+    grpo = "{algorithm: grpo, init_from: stage1}"
+    other = write(
+        tmp_path, f"base: run.yaml\nstages: {{stage3_grpo_accuracy: null, stage3_other: {grpo}}}", "other.yaml"
+    )
+    assert load(other, ["stages.3.split=val"]).stages["stage3_other"].split == "val"
+    further = write(tmp_path, "base: other.yaml\nstages: {stage3: {split: val}}", "further.yaml")
+    assert list(load(further).stages) == ["stage1_sft", "stage3_other"]
+    assert load(further).stages["stage3_other"].split == "val"
+    again = load(other, [f"stages.stage3_grpo_accuracy={grpo}"])
+    assert list(again.stages) == ["stage1_sft", "stage3_grpo_accuracy", "stage3_other"]
+    assert "there are: stage1_sft, stage3_other" in problems(other, "stages.stage9.split=val")[0]
+
+
 def test_a_file_may_add_a_stage_to_its_base(tmp_path: Path, small: Path) -> None:
     top = write(tmp_path, "base: run.yaml\nstages: {stage4_more: {algorithm: grpo, init_from: stage3}}", "top.yaml")
     assert list(load(top).stages)[-1] == "stage4_more"

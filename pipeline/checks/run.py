@@ -272,11 +272,11 @@ def _launch(config: RunConfig) -> Iterator[str]:
     if (asked := config.launch.parallel_phases) is not None and asked < 1:
         yield f"launch.parallel_phases: {asked} must be at least 1"
     processes = config.launch.num_processes
-    for flag in config.launch.rollout_flags:
+    for flag, value in config.launch.rollout_flags.items():
         if str(flag).lstrip("-").replace("_", "-") in OWN_FLAGS:
             yield f"launch.rollout_flags.{flag}: is set by the stage, which reaches its server by it; leave it out"
         else:
-            yield from (f"launch.rollout_flags.{problem}" for problem in flag_problems([flag]))
+            yield from (f"launch.rollout_flags.{problem}" for problem in flag_problems({flag: value}))
     gpus, kept = visible_gpus(), config.launch.rollout_gpus
     if kept and not 0 <= kept < gpus:
         yield f"launch.rollout_gpus: {kept} must leave one of the {gpus} visible GPUs to the trainer; 0 shares them all"

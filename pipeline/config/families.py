@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -165,28 +165,40 @@ def vllm_flags(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
     Args:
         folder: the checkpoint.
-        given: further flags, as written; `mm-processor-kwargs` may be JSON.
+        given: further flags, as `flag_problems` lets them be.
     """
-    told = given.get("mm-processor-kwargs")
-    if isinstance(told, str):
-        try:
-            told = json.loads(told)
-        except ValueError:
-            # The server refuses it, with the reason.
-            return dict(given)
-    own = vllm_options(folder, {"mm_processor_kwargs": told})
+    own = vllm_options(folder, {"mm_processor_kwargs": given.get("mm-processor-kwargs")})
     flags = {**{name.replace("_", "-"): value for name, value in own.items()}, **given}
     if told := own.get("mm_processor_kwargs"):
         flags["mm-processor-kwargs"] = told
     return flags
 
 
-def flag_problems(flags: Iterable[Any]) -> Iterator[str]:
-    """Yield which flags of a server are written otherwise than they are known here; vLLM reads `--a_b` as `--a-b`."""
-    for flag in map(str, flags):
-        name, dot, field = flag.lstrip("-").partition(".")
-        if flag != (written := name.replace("_", "-") + dot + field):
+READ_HERE = ("mm-processor-kwargs", "hf-overrides", "limit-mm-per-prompt")
+"""Flags of a server whose fields are read or added to here."""
+
+
+def flag_problems(flags: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which flags of a server are written otherwise than they are known here.
+
+    vLLM reads `--a_b` as `--a-b` and `--a.b 1` as `--a '{"b": 1}'`, and would take `--dp` for the beginning of another flag.
+    """
+    for flag, value in flags.items():
+        name, dot, field = str(flag).lstrip("-").partition(".")
+        name = name.replace("_", "-")
+        if len(name) <= _LONGEST_SHORT and name not in _SHORT_NAMES:
+            yield f"{flag}: is an abbreviation; name the flag in full, as tensor-parallel-size"
+        elif name in READ_HERE and dot:
+            inside = field.replace(".", ": {") + f": {value}" + "}" * field.count(".")
+            yield f"{flag}: is written as a mapping, {name}: {{{inside}}}"
+        elif flag != (written := name + dot + field):
             yield f"{flag}: is written {written}, without leading dashes and with no _"
+        elif name in READ_HERE and not isinstance(value, Mapping | None):
+            yield f"{flag}: {value!r} must be a mapping, such as {{image: 1}}"
+
+
+_LONGEST_SHORT, _SHORT_NAMES = 3, ("uds",)
+"""Letters of the longest of vLLM's abbreviations, such as -dpn, and the flags that have no more in full."""
 
 
 def _picture_settings(folder: Path) -> dict[str, Any]:

@@ -69,7 +69,19 @@ _ASKING = ("concurrency", "endpoints", "min_rows", "min_rows_per_class", "stop_a
 """Keys of the cot block that say where and how fast teachers are asked or when a build fails, and change no row."""
 TRANSPORT = ("base_urls", "api_key_env", "timeout", "retries", "patience", "concurrency", "serve")
 """Keys of a teacher's file that say where, how fast and with what patience it is asked, and change no reply."""
-SERVED_AS = ("quantization", "dtype", "mm-processor-kwargs", "hf-overrides", "chat-template")
+SERVED_AS = (
+    "chat-template",
+    "default-chat-template-kwargs",
+    "dtype",
+    "generation-config",
+    "hf-overrides",
+    "kv-cache-dtype",
+    "mm-processor-kwargs",
+    "override-generation-config",
+    "quantization",
+    "reasoning-parser",
+    "tokenizer",
+)
 """Flags of a teacher's `serve` block that do change its replies."""
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -61,24 +60,47 @@ def test_a_server_has_the_same_as_flags(tmp_path: Path) -> None:
     assert vllm_flags(folder, {"port": 8000, "model-impl": "vllm"}) == {**own, "port": 8000, "model-impl": "vllm"}
 
 
-@pytest.mark.parametrize("written", [dict, json.dumps])
-def test_what_the_user_tells_the_processor_comes_beside_what_it_has_to_be_told(written: Any, tmp_path: Path) -> None:
+def test_what_the_user_tells_the_processor_comes_beside_what_it_has_to_be_told(tmp_path: Path) -> None:
     folder = checkpoint(tmp_path / "model", "llava", "preprocessor_config.json", {"size": SQUARE})
-    flags = vllm_flags(folder, {"mm-processor-kwargs": written({"do_resize": False})})
+    flags = vllm_flags(folder, {"mm-processor-kwargs": {"do_resize": False}})
     assert flags["mm-processor-kwargs"] == {"do_resize": False, "crop_size": SQUARE}
 
 
-def test_a_flag_that_is_no_json_is_left_to_the_server(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "model", "llava", "preprocessor_config.json", {"size": SQUARE})
-    assert vllm_flags(folder, {"mm-processor-kwargs": "{do_resize"}) == {"mm-processor-kwargs": "{do_resize"}
-
-
-def test_a_flag_is_known_by_one_spelling() -> None:
+@pytest.mark.parametrize(
+    ("flag", "value", "told"),
+    [
+        ("mm_processor_kwargs", {}, "is written mm-processor-kwargs, without leading dashes and with no _"),
+        ("--max-model-len", 512, "is written max-model-len, without"),
+        ("--speculative_config.rope_type", 1, "is written speculative-config.rope_type"),
+        # vLLM would take it for --dp-sync-interval.
+        ("dp", 2, "is an abbreviation; name the flag in full"),
+        ("-dp", 2, "is an abbreviation"),
+        ("-dpn", 2, "is an abbreviation"),
+        ("-O3", True, "is an abbreviation"),
+        # It would take the place of the mapping that is added here.
+        ("mm-processor-kwargs.max_pixels", 9, "is written as a mapping, mm-processor-kwargs: {max_pixels: 9}"),
+        ("mm_processor_kwargs.size.height", 9, "is written as a mapping, mm-processor-kwargs: {size: {height: 9}}"),
+        ("hf-overrides.rope_type", "x", "is written as a mapping, hf-overrides: {rope_type: x}"),
+        ("mm-processor-kwargs", "{do_resize", "'{do_resize' must be a mapping"),
+        ("mm-processor-kwargs", "5", "'5' must be a mapping"),
+        ("limit-mm-per-prompt", '{"image": 1}', "must be a mapping, such as {image: 1}"),
+    ],
+)
+def test_a_flag_is_known_by_one_spelling(flag: str, value: Any, told: str) -> None:
     """A teacher's `mm_processor_kwargs` would reach its server and not the key of its answers."""
-    assert list(flag_problems({"mm-processor-kwargs": {}, "compilation-config.cudagraph_mode": "NONE"})) == []
-    told = list(flag_problems(["mm_processor_kwargs", "--hf_overrides.rope_type", "-dp"]))
-    assert [problem.partition(",")[0] for problem in told] == [
-        "mm_processor_kwargs: is written mm-processor-kwargs",
-        "--hf_overrides.rope_type: is written hf-overrides.rope_type",
-        "-dp: is written dp",
-    ]
+    (problem,) = flag_problems({flag: value})
+    assert problem.startswith(f"{flag}: {told}") or told in problem
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("mm-processor-kwargs", {"max_pixels": 9}),
+        ("mm-processor-kwargs", None),
+        ("compilation-config.cudagraph_mode", "NONE"),
+        ("uds", "/tmp/socket"),
+        ("seed", 1),
+    ],
+)
+def test_a_flag_in_full_is_taken(flag: str, value: Any) -> None:
+    assert not list(flag_problems({flag: value}))

@@ -21,9 +21,11 @@ from transformers import AddedToken, AutoModelForImageTextToText
 
 from pipeline.config.derived import tunes_prompt
 from pipeline.config.special_tokens import soft_prompt_token
+from pipeline.data.conversations import user_turn
 from pipeline.errors import UserError
 from pipeline.runs.checkpoint_folders import make_durable
 from stages.checkpoints.accept import START
+from stages.models.chat import prompt_text, rollout_tokens, tokens_of
 from stages.models.loading import load_processor, soft_prompt_ids, whole_weights
 from stages.processes.work import Work
 
@@ -31,7 +33,7 @@ log = logging.getLogger(__name__)
 
 COMMON = 5_000
 """First ids of a vocabulary, from which a soft prompt begins: a byte-pair tokenizer numbers its tokens by frequency."""
-BEGINNING = re.compile(r"\s*\{\{-?\s*bos_token\s*-?\}\}")
+BEGINNING = re.compile(r"\{\{-?\s*bos_token\s*-?\}\}")
 
 
 def starting_point(work: Work, parent: Path) -> Path:
@@ -66,6 +68,7 @@ def _write(parent: Path, folder: Path, config: Any) -> None:
     processor.tokenizer.add_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     _write_at_the_head(processor, "".join(names))
     ids = soft_prompt_ids(processor.tokenizer)
+    _check_prompt(processor, ids)
     known = model.get_input_embeddings().weight.shape[0]
     if max(ids) >= known:
         model.resize_token_embeddings(max(ids) + 1, mean_resizing=False)
@@ -108,11 +111,26 @@ def _untie(model: Any) -> None:
         head.weight = torch.nn.Parameter(head.weight.detach().clone())
 
 
+def _check_prompt(processor: Any, soft: list[int]) -> None:
+    """Check that a prompt has the soft prompt once, and is the same to rollouts as to SFT and evaluation.
+
+    Raises:
+        UserError: when it is not, as where a template writes the beginning of the sequence in a way that is not seen here.
+    """
+    turns = user_turn("What does it show?", 0)
+    asked = list(tokens_of(processor, prompt_text(processor, turns), []))
+    if [number for number in asked if number in soft] != soft or asked != rollout_tokens(processor, turns, []):
+        raise UserError(
+            "model.peft: PROMPT_TUNING: no place for the soft prompt is found in the model's chat template, which has the "
+            "beginning of a sequence in a way of its own; let the template begin with {{ bos_token }} (chat_template.jinja)"
+        )
+
+
 def _write_at_the_head(processor: Any, text: str) -> None:
     """Let the chat template write a text at the head of a prompt, behind the beginning of the sequence where it writes one."""
 
     def headed(template: str) -> str:
-        begun = BEGINNING.match(template)
+        begun = BEGINNING.search(template)
         place = begun.end() if begun else 0
         return template[:place] + text + template[place:]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from tokenizers.processors import TemplateProcessing
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from pipeline.config.families import tiny_families
@@ -147,12 +148,29 @@ def test_what_a_killed_start_left_is_written_anew_and_to_the_same_bytes(tmp_path
         ("{% for message in messages %}", "<A>{% for message in messages %}"),
         ("{{ bos_token }}{% for", "{{ bos_token }}<A>{% for"),
         ("{{- bos_token -}}\n{% for", "{{- bos_token -}}<A>\n{% for"),
+        ("{% set x = 1 %}{{ bos_token }}{% for", "{% set x = 1 %}{{ bos_token }}<A>{% for"),
     ],
 )
 def test_it_stands_behind_the_beginning_of_a_sequence_where_a_template_writes_one(template: str, expected: str) -> None:
     processor = SimpleNamespace(chat_template=template, tokenizer=SimpleNamespace(chat_template=None))
     soft_prompt._write_at_the_head(processor, "<A>")
     assert processor.chat_template == expected
+
+
+@pytest.mark.parametrize("beginning", ["{{ '' ~ bos_token }}", "{% if no_such %}{{ bos_token }}{% endif %}"])
+def test_a_template_whose_beginning_is_not_found_is_refused(beginning: str, tmp_path: Path) -> None:
+    """The soft prompt would stand before it in SFT and behind it in rollouts, or not at all."""
+    folder = tiny(tmp_path / "parent", "qwen2_5_vl")
+    processor = load_processor(folder, RunConfig())
+    processor.tokenizer.bos_token = token = processor.tokenizer.convert_ids_to_tokens(7)
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        f"{token} $A", special_tokens=[(token, 7)]
+    )
+    processor.save_pretrained(folder)
+    template = folder / "chat_template.jinja"
+    template.write_text(beginning + template.read_text())
+    with pytest.raises(UserError, match="no place for the soft prompt is found"):
+        soft_prompt.starting_point(work_in(tmp_path), folder)
 
 
 def test_it_is_written_to_each_of_several_templates(tmp_path: Path) -> None:

@@ -108,8 +108,9 @@ def check_model(model: str) -> None:
         UserError: when `model` can only be a folder and is none.
     """
     if is_path(model) and not Path(model).is_dir():
+        home = "; ~ is not expanded, write the folder in full" if model.startswith("~") else ""
         raise UserError(
-            f"model: the folder {model} does not exist (seen from {Path.cwd()}); train or download it first"
+            f"model: the folder {model} does not exist (seen from {Path.cwd()}{home}); train or download it first"
         )
 
 

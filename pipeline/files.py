@@ -16,8 +16,10 @@ ROOT = Path(__file__).resolve().parent.parent
 
 
 def is_path(source: str) -> bool:
-    """Check whether a model is named by where it lies: on a hub it is called by a name, or by its owner and a name."""
-    return source.startswith(("/", ".", "~")) or source.count("/") > 1
+    """Check whether a model is named by where it lies: on a hub it is called by a name, or by its owner and a name, and a
+    revision behind @, which may have slashes of its own (refs/pr/1).
+    """
+    return source.startswith(("/", ".", "~")) or source.partition("@")[0].count("/") > 1
 
 
 def differences(old: Any, new: Any, key: str = "") -> list[str]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import files
-from pipeline.files import digest, file_digest, read_jsonl, weights_digest, write_atomic
+from pipeline.files import digest, file_digest, is_path, read_jsonl, weights_digest, write_atomic
 
 
 def test_an_atomic_write_makes_folders_and_replaces_the_whole_file(tmp_path: Path) -> None:
@@ -103,3 +103,23 @@ def test_a_folder_without_safetensors_has_no_digest(tmp_path: Path) -> None:
 def test_a_file_s_digest_is_its_sha256(tmp_path: Path) -> None:
     (tmp_path / "a").write_bytes(b"abc")
     assert file_digest(tmp_path / "a") == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("gpt2", False),
+        ("org/model", False),
+        ("org/model@v1", False),
+        # A revision may have slashes, as those of a hub's pull requests do.
+        ("timm/x@refs/pr/3", False),
+        ("org/model@feature/new", False),
+        ("runs/x/final", True),
+        ("runs/x/final@v1", True),
+        ("./model", True),
+        ("/models/x", True),
+        ("~/model", True),
+    ],
+)
+def test_a_model_is_named_by_its_place_or_by_its_id(source: str, expected: bool) -> None:
+    assert is_path(source) is expected

@@ -28,7 +28,7 @@ def accuracy_reward(
         question: the row each completion answers.
         style: what the prompt asked for: think, whose answer stands in its tags, or direct, which is all answer.
         task: whose judge decides; the same one the builder and the evaluation use.
-        log_metric: is told the share of answers that are none of the labels, where answers are closed.
+        log_metric: is told the share of answers that are none of the labels, or several, where answers are closed.
     """
     judged = [task.judge(row, text, how) for text, row, how in zip(completions, question, style, strict=True)]
     closed = [

@@ -194,7 +194,7 @@ RULES = (
     Rule(
         "not_a_label",
         mean(NOT_A_LABEL),
-        "the share of samples that answer with none of the labels",
+        "the share of samples whose answer is none of the labels, or several",
         "a word that is no label earns nothing, and where all of a group write it nothing brings the label back",
         "start again from the parent with beta above 0 or a lower learning_rate; from the first step on: train stage 1 longer",
     ),

@@ -34,6 +34,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def work() -> int:
         from pipeline.config.loader import load
 
+        if arguments.run is _import:
+            arguments.files = [Path(word) for word in arguments.overrides if "=" not in word or Path(word).is_file()]
+            arguments.overrides = [word for word in arguments.overrides if Path(word) not in arguments.files]
         prompts = [f"cot.prompts={json.dumps(arguments.prompts)}"] if getattr(arguments, "prompts", None) else []
         return int(arguments.run(load(arguments.config, [*arguments.overrides, *prompts]), arguments))
 
@@ -54,9 +57,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=text, description=text)
         command.add_argument("--config", required=True, help="a YAML file, or the bare name of one in configs/")
         if name == "import":
-            command.add_argument("files", nargs="+", type=Path, metavar="FILE", help="what the batch service wrote")
             command.add_argument(
-                "--set", dest="overrides", action="append", default=[], metavar="a.b=c", help="an override"
+                "overrides", nargs="+", metavar="FILE|a.b=c", help="what the batch service wrote; values, as elsewhere"
             )
         else:
             command.add_argument(
@@ -236,7 +238,10 @@ def _export(config: RunConfig, arguments: argparse.Namespace) -> int:
 def _import(config: RunConfig, arguments: argparse.Namespace) -> int:
     from cot_builder.build import batch_api
     from cot_builder.build.plan import plan
+    from pipeline.errors import UserError
 
+    if not arguments.files:
+        raise UserError("no FILE is named; name those that the batch service wrote")
     planned = plan(config)
     with _journal(planned) as journal:
         counts, failed, not_taken = batch_api.take_in(journal, arguments.files)

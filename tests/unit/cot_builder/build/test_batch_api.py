@@ -208,3 +208,15 @@ def test_a_file_that_is_not_there(tmp_path, project, serve, capsys, name):
     project.ask(serve())
     assert take_in(project, tmp_path / name) == 2
     assert "No such file" in capsys.readouterr().err
+
+
+def test_words_change_an_import_as_they_change_a_build(tmp_path, project, serve, caplog, capsys):
+    project.ask(serve())
+    replies = tmp_path / "replies.jsonl"
+    batch_service(serve(), export(project, tmp_path / "requests"), replies)
+    assert take_in(project, "cot.attempt=2", replies) == 2
+    assert "did you mean attempts?" in caplog.text
+    assert take_in(project, "cot.attempts=2") == 2
+    assert "no FILE is named" in caplog.text
+    assert take_in(project, replies, "cot.attempts=2") == 0
+    assert ", 0 not of this build" in capsys.readouterr().out

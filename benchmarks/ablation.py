@@ -1,6 +1,6 @@
 """What each part of the method is worth: the grid of configs/ablations/grid.yaml over several seeds, and its table.
 
-    python -m benchmarks.ablation [--seeds 0 1 2] [--output-dir runs] [--into docs/results.md] [--table-only]
+    python -m benchmarks.ablation [--seeds 0 1 2] [--output-dir runs] [--into PAGE] [--table-only]
 
 Every seed is one run (`python -m pipeline run --config ablations/grid`), which goes on where it stopped when this is run
 again. The table takes the place of what stands between the two marks of --into. About half an hour a seed on one
@@ -20,10 +20,10 @@ from benchmarks.seeds import (
     check_marks,
     interval,
     make_parser,
+    publish,
     run_over_seeds,
     spread,
     told_per_seed,
-    write_between_marks,
 )
 from pipeline import command_line
 from pipeline.metrics.paired_tests import paired
@@ -52,8 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = make_parser("ablation", __doc__ or "", [0, 1, 2]).parse_args(argv)
     check_marks(arguments.into, "ablation")
     written = table(arguments.seeds, run_over_seeds(CONFIG, arguments))
-    print(written)
-    write_between_marks(arguments.into, "ablation", written)
+    publish(written, arguments.into, "ablation")
     return 0
 
 

@@ -1,6 +1,6 @@
 """What adapters learn beside the training of all weights, all else equal: accuracy, weights trained, speed and memory.
 
-    python -m benchmarks.adapters ablations/adapters [--seeds 0 1 2] [--output-dir runs] [--into docs/encoders.md] [--table-only]
+    python -m benchmarks.adapters ablations/adapters [--seeds 0 1 2] [--output-dir runs] [--into PAGE] [--table-only]
 
 The arms (`benchmarks.equal_arms`) may differ in `model.peft`, which one of them leaves out, and in their learning rates, since
 adapters need others than weights do. The others are compared with the first one at the end of the last stage (or --stage), on
@@ -31,10 +31,10 @@ def _without(plain: Plain) -> Plain:
 
     def kept(stage: dict[str, Any]) -> dict[str, Any]:
         trainer = {key: value for key, value in stage["trainer"].items() if key != "learning_rate"}
-        return {**stage, "trainer": trainer}
+        return {**stage, "trainer": trainer, "learning_rates": None}
 
-    stages = {name: kept(stage) for name, stage in plain["stages"].items()}
-    return {**plain, "stages": stages, "model": {**plain["model"], "peft": None}}
+    trained = {key: {name: kept(stage) for name, stage in plain[key].items()} for key in ("baselines", "stages")}
+    return {**plain, **trained, "model": {**plain["model"], "peft": None}}
 
 
 def _base_weights(run: RunDir) -> str:

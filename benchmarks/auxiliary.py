@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 
 from benchmarks import kinds
 from benchmarks.data_efficiency import find_curves
-from benchmarks.seeds import check_marks, make_parser, run_over_seeds, save_beside, write_between_marks
+from benchmarks.seeds import check_marks, make_parser, publish, run_over_seeds
 from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
@@ -59,7 +59,7 @@ def refuse_unequal(rows: Mapping[str, int], told: str = "") -> None:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the arms over the seeds, then write the table and the figure."""
-    parser = make_parser("auxiliary", __doc__ or "", [0, 1, 2], page="encoders.md", config="ablations/depth")
+    parser = make_parser("auxiliary", __doc__ or "", [0, 1, 2], config="ablations/depth")
     arguments = command_line.parse(parser, argv)
     config = load(arguments.config, arguments.overrides)
     arms = find_arms(config)
@@ -77,9 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         refuse_unequal(made, f"{run.root}: ")
     entries = {split: [run[stage] for run in runs] for split, stage in arms.items()}
     written = kinds.table("trained on", entries, arguments.seeds, apart)
-    print(written)
-    written += "\n" + save_beside(arguments.into, config.name, kinds.figure(entries, arguments.seeds, apart))
-    write_between_marks(arguments.into, config.name, written)
+    publish(written, arguments.into, config.name, kinds.figure(entries, arguments.seeds, apart))
     return 0
 
 

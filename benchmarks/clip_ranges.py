@@ -1,6 +1,6 @@
 """Which clip range serves GRPO best, and where it matters at all: arms that differ in nothing else, over several seeds.
 
-    python -m benchmarks.clip_ranges [--seeds 10 11 12 13 14] [--output-dir runs] [--into docs/results.md] [--table-only]
+    python -m benchmarks.clip_ranges [--seeds 10 11 12 13 14] [--output-dir runs] [--into PAGE] [--table-only]
     python -m benchmarks.clip_ranges --grid ablations/clip_regimes --seeds 1        # the search for a regime
 
 A grid is a run's configuration. Its stages that name an epsilon are the arms; those that differ in the epsilons alone are one
@@ -27,10 +27,10 @@ from benchmarks.seeds import (
     known_p,
     make_parser,
     mean_p,
+    publish,
     run_over_seeds,
     scored,
     told_per_seed,
-    write_between_marks,
 )
 from pipeline import command_line
 from pipeline.config.loader import load
@@ -233,13 +233,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     check_marks(arguments.into, config.name)
     runs = run_over_seeds(arguments.grid, arguments)
     written = table(regimes, arguments.seeds, runs)
-    print(written)
+    figure = None
     if len(regimes) == 1:
         # More have names too long for an axis.
         drawn = {regimes[0].parent: f"{regimes[0].parent} (start)"}
         drawn |= {arm.stage: arm.name.split(", ")[0] for arm in (regimes[0].symmetric, *regimes[0].others)}
-        written += "\n" + draw_over_seeds(arguments.into, config.name, runs, drawn)
-    write_between_marks(arguments.into, config.name, written)
+        figure = draw_over_seeds(runs, drawn)
+    publish(written, arguments.into, config.name, figure)
     return 0
 
 

@@ -24,11 +24,10 @@ from benchmarks.seeds import (
     interval,
     joined,
     make_parser,
+    publish,
     run_over_seeds,
-    save_beside,
     told_of_accuracies,
     told_per_seed,
-    write_between_marks,
 )
 from pipeline import command_line
 from pipeline.config.loader import load, to_plain
@@ -143,9 +142,7 @@ def figure(curves: Mapping[str, Sequence[OfRows]], runs: Runs) -> charts.Chart |
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the grid over the seeds, then write the table and the figure."""
-    parser = make_parser(
-        "data_efficiency", __doc__ or "", [0, 1, 2], page="encoders.md", config="ablations/data_efficiency"
-    )
+    parser = make_parser("data_efficiency", __doc__ or "", [0, 1, 2], config="ablations/data_efficiency")
     arguments = command_line.parse(parser, argv)
     config = load(arguments.config, arguments.overrides)
     stages = find_curves(config)
@@ -154,9 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     roots = [RunDir(arguments.output_dir, f"{config.name}-seed{seed}").root for seed in arguments.seeds]
     curves = read_points(config, stages, roots)
     written = table(curves, arguments.seeds, runs)
-    print(written)
-    written += "\n" + save_beside(arguments.into, config.name, figure(curves, runs))
-    write_between_marks(arguments.into, config.name, written)
+    publish(written, arguments.into, config.name, figure(curves, runs))
     return 0
 
 

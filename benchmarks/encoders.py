@@ -1,6 +1,6 @@
 """Which vision encoder serves a small VLM, all else equal: accuracy per kind of question, and what a picture costs.
 
-    python -m benchmarks.encoders encoders/parts [--seeds 0 1 2] [--output-dir runs] [--into docs/encoders.md] [--table-only]
+    python -m benchmarks.encoders encoders/parts [--seeds 0 1 2] [--output-dir runs] [--into PAGE] [--table-only]
     python -m benchmarks.encoders encoders/dinov2_small encoders/siglip_b16 task.path=DATA --name emoset
 
 The arms (`benchmarks.equal_arms`) may differ in their encoder alone, and train everything but it. The others are compared with

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import kinds
-from benchmarks.seeds import check_marks, make_parser, run_over_seeds, save_beside, write_between_marks
+from benchmarks.seeds import check_marks, make_parser, publish, run_over_seeds
 from pipeline import command_line
 from pipeline.config.loader import CONFIGS, load, to_plain
 from pipeline.config.schema import RunConfig
@@ -190,8 +190,13 @@ def rows_per_second(entry: Entry) -> float | None:
     trainer = entry.record.get("trainer") or {}
     batch = trainer.get("per_device_train_batch_size", 1) * trainer.get("gradient_accumulation_steps", 1)
     processes = ((entry.record.get("inputs") or {}).get("launch") or {}).get("num_processes") or 1
-    seconds = [row["seconds"] for row in entry.log if "seconds" in row and "loss" in row]
-    steps = [later - earlier for earlier, later in itertools.pairwise(seconds) if later > earlier]
+    told = [(row["step"], row["seconds"]) for row in entry.log if "seconds" in row and "loss" in row]
+    # A log may tell of every tenth step alone.
+    steps = [
+        (after - before) / (later - earlier)
+        for (earlier, before), (later, after) in itertools.pairwise(told)
+        if later > earlier and after > before
+    ]
     return batch * processes / statistics.median(steps) if steps else None
 
 
@@ -204,7 +209,7 @@ def compare(module: str, doc: str, difference: Difference, argv: Sequence[str] |
         difference: in what the arms differ.
         argv: the command line's words; None for those of this process.
     """
-    parser = make_parser(module, doc, [0, 1, 2], page="encoders.md")
+    parser = make_parser(module, doc, [0, 1, 2])
     parser.add_argument(
         "overrides", nargs="+", metavar="CONFIG|a.b=c", help="arms, or folders of them; settings of all"
     )
@@ -243,7 +248,5 @@ def compare(module: str, doc: str, difference: Difference, argv: Sequence[str] |
     refuse_unlike(made, arguments.seeds, start)
     cost = costs(difference.called, column, cells, entries)
     written = f"{cost}\n{kinds.table(difference.called, entries, arguments.seeds)}"
-    print(written)
-    written += "\n" + save_beside(arguments.into, mark, kinds.figure(entries, arguments.seeds))
-    write_between_marks(arguments.into, mark, written)
+    publish(written, arguments.into, mark, kinds.figure(entries, arguments.seeds))
     return 0

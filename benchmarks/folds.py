@@ -1,6 +1,6 @@
 """A small image set judged on every picture: one run per fold, trained on the others, beside a linear probe of its encoder.
 
-    python -m benchmarks.folds oasis_parts task.path=DATA [--folds 5] [--seeds 0 1 2] [--into docs/results.md] [--table-only]
+    python -m benchmarks.folds oasis_parts task.path=DATA [--folds 5] [--seeds 0 1 2] [--into PAGE] [--table-only]
 
 DATA is in EmoSet's layout. Its rows, of all its splits, are dealt into folds with as many of each label (scikit-learn, the same
 whatever the seed); a run per fold and seed, `<its name>-fold<k>-seed<seed>`, judges the fold and goes on where it stopped. The
@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.probe import Features, answer_by_probe, encoder_features, probe_table
-from benchmarks.seeds import check_marks, make_parser, run_over_seeds, write_between_marks
+from benchmarks.seeds import check_marks, make_parser, publish, run_over_seeds
 from benchmarks.stages_over_seeds import table as stages_table
 from pipeline import command_line
 from pipeline.checks.splits import selections
@@ -241,8 +241,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     without = f" of {listed}, the others could not be used" if len(probed) < listed else ""
     told = f"{without}, each judged by what was trained without its fold"
     written = f"{stages_table(config, arguments.seeds, runs)}\n{probe_table(config, runs, probed, told)}"
-    print(written)
-    write_between_marks(arguments.into, mark, written)
+    publish(written, arguments.into, mark)
     return 0
 
 

@@ -1,6 +1,6 @@
 """Where a student looks: how often the peak of an answer's occlusion map lies in the part of the picture that decides.
 
-    python -m benchmarks.occlusion_peaks RUN [--rows 100] [--phase sft_labels …] [--into docs/reports.md] [--table-only]
+    python -m benchmarks.occlusion_peaks RUN [--rows 100] [--phase sft_labels …] [--into PAGE] [--table-only]
 
 RUN is a finished run of a task whose drawing tells which part that is: of `scenes`, whose emotion follows from the place and the
 face while the person's body and the object say nothing, or of `trails`, where it is the fields of the walk. Maps that are missing
@@ -20,11 +20,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from benchmarks.seeds import check_marks, write_between_marks
+from benchmarks.seeds import add_into, check_marks, publish
 from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.errors import UserError, did_you_mean
-from pipeline.files import ROOT, read_jsonl, write_atomic
+from pipeline.files import read_jsonl
 from pipeline.formatting import percent
 from pipeline.metrics.intervals import rate
 from pipeline.reports.occlusion import FOLDER, cells, mapped_rows
@@ -127,26 +127,37 @@ def lines_of(
     return lines
 
 
-def draw_sheet(phases: Mapping[str, Sequence[Path]]) -> bytes:
-    """Return a PNG of overlays, a line of at most `SHOWN` for each phase.
+@dataclass(frozen=True)
+class Sheet:
+    """A figure of overlays, a line of at most `SHOWN` for each phase.
 
     Args:
         phases: name: files of its overlays.
     """
-    from PIL import Image, ImageOps
 
-    side, gap = 200, 6
-    lines = list(phases.values())
-    width = gap + (side + gap) * max(map(len, lines))
-    sheet = Image.new("RGB", (width, gap + (side + gap) * len(lines)), "white")
-    for line, files in enumerate(lines):
-        for place, file in enumerate(files):
-            with Image.open(file) as overlay:
-                shown = ImageOps.contain(overlay.convert("RGB"), (side, side))
-            sheet.paste(shown, (gap + place * (side + gap), gap + line * (side + gap)))
-    kept = io.BytesIO()
-    sheet.save(kept, "PNG", optimize=True)
-    return kept.getvalue()
+    phases: Mapping[str, Sequence[Path]]
+
+    @property
+    def said(self) -> str:
+        """What it says to those who do not see it."""
+        return f"maps of right answers, a line each of {', '.join(self.phases)}"
+
+    def png(self) -> bytes:
+        """Return it as a file."""
+        from PIL import Image, ImageOps
+
+        side, gap = 200, 6
+        lines = list(self.phases.values())
+        width = gap + (side + gap) * max(map(len, lines))
+        sheet = Image.new("RGB", (width, gap + (side + gap) * len(lines)), "white")
+        for line, files in enumerate(lines):
+            for place, file in enumerate(files):
+                with Image.open(file) as overlay:
+                    shown = ImageOps.contain(overlay.convert("RGB"), (side, side))
+                sheet.paste(shown, (gap + place * (side + gap), gap + line * (side + gap)))
+        kept = io.BytesIO()
+        sheet.save(kept, "PNG", optimize=True)
+        return kept.getvalue()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -157,9 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--phase", action="append", help="stage or baseline; again for more (default: all but the base)"
     )
-    parser.add_argument(
-        "--into", type=Path, default=ROOT / "docs" / "reports.md", help="page with the table's two marks"
-    )
+    add_into(parser)
     parser.add_argument("--table-only", action="store_true", help="make no map; read those there are")
     arguments = command_line.parse(parser, argv)
     root = arguments.run.resolve()
@@ -198,12 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     note = "Share of the rows whose peak lies there with its 95 % interval (Wilson), then chance."
     note += f" {undecided} rows whose picture decides nothing are left out." if undecided else ""
     written = f"{markdown_table(head, lines)}\n{note}\n"
-    print(written)
-    if shown:
-        written += f"\n![maps of right answers, a line each of {', '.join(shown)}](figures/occlusion_{task}.png)\n"
-        (arguments.into.parent / "figures").mkdir(exist_ok=True)
-        write_atomic(arguments.into.parent / "figures" / f"occlusion_{task}.png", draw_sheet(shown))
-    write_between_marks(arguments.into, f"occlusion_{task}", written)
+    publish(written, arguments.into, f"occlusion_{task}", Sheet(shown) if shown else None)
     return 0
 
 

@@ -1,7 +1,7 @@
 """What visual extraction tuning teaches to name: annotated attributes that base and student name rightly, over several seeds.
 
     python -m benchmarks.perception [--config demo_extraction] [--task scenes] [--split 'test[:200]'] [--seeds 0 1 2]
-                                    [--into docs/results.md] [--table-only]
+                                    [--into PAGE] [--table-only]
 
 Every seed is one run of the configuration, which goes on where it stopped. The base model and the run's last stage are then asked
 for a description of each picture of --task, in the words the run was trained on; an attribute counts as named when one of its
@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from benchmarks.seeds import check_marks, interval, make_parser, spread, train, write_between_marks
+from benchmarks.seeds import check_marks, interval, make_parser, publish, spread, train
 from pipeline import command_line
 from pipeline.config.loader import load
 from pipeline.config.schema import RunConfig
@@ -126,8 +126,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         f"Descriptions of {arguments.task}, {arguments.split}; the last run was trained on {asked} different prompts."
     )
     written = table(stage, arguments.seeds, *zip(*results, strict=True)) + f"\n{note}\n"
-    print(written)
-    write_between_marks(arguments.into, config.name, written)
+    publish(written, arguments.into, config.name)
     return 0
 
 

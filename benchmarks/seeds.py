@@ -10,7 +10,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from scipy import stats
 
@@ -33,27 +33,31 @@ from pipeline.system.processes import how_ended
 Key = TypeVar("Key")
 
 
-def make_parser(
-    module: str, doc: str, seeds: Sequence[int], *, page: str = "results.md", config: str | None = None
-) -> argparse.ArgumentParser:
+def make_parser(module: str, doc: str, seeds: Sequence[int], *, config: str | None = None) -> argparse.ArgumentParser:
     """Return the options that every grid over seeds has.
 
     Args:
         module: name of the benchmark's file.
         doc: its docstring; the first line is shown.
         seeds: the default ones.
-        page: of docs/, that its table stands on.
         config: the default configuration of a benchmark that takes `--config` and settings; None for another.
     """
     parser = argparse.ArgumentParser(prog=f"python -m benchmarks.{module}", description=doc.split("\n")[0])
     parser.add_argument("--seeds", type=int, nargs="+", default=list(seeds), action=_EachOnce)
     parser.add_argument("--output-dir", type=Path, default=Path("runs"))
-    parser.add_argument("--into", type=Path, default=ROOT / "docs" / page, help="page with the table's two marks")
+    add_into(parser)
     parser.add_argument("--table-only", action="store_true", help="train nothing; read the runs there are")
     if config is not None:
         parser.add_argument("--config", default=config, help="the run's configuration")
         parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that take the place of the file's")
     return parser
+
+
+def add_into(parser: argparse.ArgumentParser) -> None:
+    """Add the option that takes a page of `publish`."""
+    parser.add_argument(
+        "--into", type=Path, metavar="PAGE", help="write what is printed into this page too, between its two marks"
+    )
 
 
 class _EachOnce(argparse.Action):
@@ -133,26 +137,60 @@ def read_one(grid: str, settings: Sequence[str]) -> dict[str, Entry]:
     return entries
 
 
-def check_marks(page: Path, name: str) -> None:
-    """Check that a page has the two marks between which the table of a grid stands.
+def check_marks(page: Path | None, name: str) -> None:
+    """Check that a page, where one is given, has the two marks between which the table of a grid stands, or is to be made.
 
     Raises:
         UserError: when it does not, with the lines to add.
     """
+    if page is None:
+        return
     opening, closing = _marks(name)
-    text = page.read_text() if page.is_file() else ""
+    text = _text_of(page, name)
     if not 0 <= text.find(opening) < text.find(closing):
         raise UserError(
-            f"{page}: has no place for the table; add the lines {opening} and {closing}, or name another --into"
+            f"{page}: has no place for the table; add the lines {opening} and {closing}, or name a new page with --into"
         )
 
 
-def write_between_marks(page: Path, name: str, text: str) -> None:
-    """Write `text` in the place of what stands between the two marks of the grid `name` on a page."""
+class Drawn(Protocol):
+    """A figure, such as `charts.Chart`."""
+
+    @property
+    def said(self) -> str:
+        """What it says to those who do not see it."""
+
+    def png(self) -> bytes:
+        """Return it as a file."""
+
+
+def publish(written: str, page: Path | None, name: str, figure: Drawn | None = None) -> None:
+    """Print the tables of a grid, and where a page is given write them into it, with their figure.
+
+    Args:
+        written: the tables, as markdown.
+        page: where they take the place of what stands between the grid's two marks.
+        name: of the grid. The figure is ``figures/<name>.png`` beside the page.
+        figure: which stands below them on the page.
+    """
+    print(written)
+    if page is None:
+        return
+    if figure is not None:
+        write_atomic(page.parent / "figures" / f"{name}.png", figure.png())
+        written += f"\n![{figure.said}](figures/{name}.png)\n"
+    _write_between_marks(page, name, written)
+
+
+def _write_between_marks(page: Path, name: str, text: str) -> None:
     check_marks(page, name)
     opening, closing = _marks(name)
-    before, _, rest = page.read_text().partition(opening)
+    before, _, rest = _text_of(page, name).partition(opening)
     write_atomic(page, f"{before}{opening}\n\n{text}\n{closing}{rest.partition(closing)[2]}")
+
+
+def _text_of(page: Path, name: str) -> str:
+    return page.read_text() if page.is_file() else "\n".join((*_marks(name), ""))
 
 
 def _marks(name: str) -> tuple[str, str]:
@@ -211,14 +249,12 @@ def _half_width(values: Sequence[float]) -> float | None:
     return float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def draw_over_seeds(page: Path, name: str, runs: Sequence[Mapping[str, Entry]], shown: Mapping[str, str]) -> str:
-    """Draw the accuracy of stages over the seeds, greedy and at temperature 1, beside a page, and return the line that shows it.
+def draw_over_seeds(runs: Sequence[Mapping[str, Entry]], shown: Mapping[str, str]) -> charts.Chart | None:
+    """Return a figure of the accuracy of stages over the seeds, greedy and at temperature 1.
 
     Each mark is a mean with Student's 95 % interval, cut at 0 and 100 %; a single run has no interval.
 
     Args:
-        page: the figure is ``figures/<name>.png`` beside it.
-        name: of the grid.
         runs: the evaluated phases of each seed, by name.
         shown: what is drawn, in order: phase -> what it is called.
     """
@@ -229,16 +265,7 @@ def draw_over_seeds(page: Path, name: str, runs: Sequence[Mapping[str, Entry]], 
         rows.append((called, colour[runs[0][phase].name], [rate for rate in rates if rate]))
     said = f"accuracy, %: mean over {len(runs)} seeds (95 % interval, Student's t)" if len(runs) > 1 else "accuracy, %"
     kinds = ("greedy", "temperature 1") if any(len(rates) > 1 for _, _, rates in rows) else ()
-    return save_beside(page, name, charts.intervals(rows, said, kinds=kinds))
-
-
-def save_beside(page: Path, name: str, chart: charts.Chart | None) -> str:
-    """Write a chart as ``figures/<name>.png`` beside a page, and return the line that shows it; "" where there is none."""
-    if chart is None:
-        return ""
-    (page.parent / "figures").mkdir(exist_ok=True)
-    write_atomic(page.parent / "figures" / f"{name}.png", chart.png())
-    return f"![{chart.said}](figures/{name}.png)\n"
+    return charts.intervals(rows, said, kinds=kinds)
 
 
 def _mean_rate(values: Sequence[float | None]) -> Rate | None:

@@ -1,6 +1,6 @@
 """What each stage of a run adds, over several seeds: accuracy with its interval, and the difference to the stage before.
 
-    python -m benchmarks.stages_over_seeds [a.b=c …] [--config demo] [--seeds 0 1 2 3 4] [--into docs/results.md] [--table-only]
+    python -m benchmarks.stages_over_seeds [a.b=c …] [--config demo] [--seeds 0 1 2 3 4] [--into PAGE] [--table-only]
 
 Every seed is one run of the configuration, which goes on where it stopped; the table and its figure take the place of what
 stands between the configuration's two marks of --into. A stage is compared with its parent: per seed on the same rows
@@ -25,11 +25,11 @@ from benchmarks.seeds import (
     interval,
     known_p,
     make_parser,
+    publish,
     run_over_seeds,
     scored,
     spread,
     told_per_seed,
-    write_between_marks,
 )
 from pipeline import command_line
 from pipeline.config.loader import load
@@ -169,10 +169,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         written += f"\n{probed}"
     if arguments.overrides:
         written += f"\nEvery run was made with `{shlex.join(arguments.overrides)}`.\n"
-    print(written)
     drawn = {phase: phase for phase in trained_phases(config) if phase != BASE}
-    written += "\n" + draw_over_seeds(arguments.into, config.name, runs, drawn)
-    write_between_marks(arguments.into, config.name, written)
+    publish(written, arguments.into, config.name, draw_over_seeds(runs, drawn))
     return 0
 
 

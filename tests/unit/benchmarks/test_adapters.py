@@ -24,6 +24,15 @@ def test_the_shipped_arms_differ_in_adapters_and_learning_rates_alone() -> None:
     assert all(config.model.peft for config in others)
 
 
+@pytest.mark.parametrize("preset", ["smolvlm_256m", "internvl3_1b"])
+def test_presets_whose_baseline_has_a_rate_of_its_own_too_are_arms(preset: str) -> None:
+    configs = {name: load(f"emoset/{name}") for name in (preset, f"{preset}_lora")}
+    rates = [config.baselines["sft_labels"].trainer["learning_rate"] for config in configs.values()]
+    assert rates[0] != rates[1]
+    parts = load(f"emoset/{preset}_lora", ["stages.stage1.learning_rates={language: 1e-4, connector: 1e-3}"])
+    assert not list(config_problems({**configs, f"{preset}_lora": parts}, ADAPTERS))
+
+
 @pytest.mark.parametrize(
     ("setting", "told"),
     [

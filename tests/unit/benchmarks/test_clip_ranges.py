@@ -204,7 +204,7 @@ def test_the_table_takes_the_place_between_its_marks_and_no_other(tmp_path: Path
     page.write_text(
         "a\n<!-- table of one -->\nold\n<!-- end of one -->\nb\n<!-- table of two -->\nkept\n<!-- end of two -->\n"
     )
-    seeds.write_between_marks(page, "one", "new")
+    seeds.publish("new", page, "one")
     assert page.read_text() == (
         "a\n<!-- table of one -->\n\nnew\n<!-- end of one -->\nb\n<!-- table of two -->\nkept\n<!-- end of two -->\n"
     )

@@ -93,6 +93,12 @@ def test_a_picture_costs_what_the_records_say() -> None:
     assert list(row.values()) == ["a", "16", "4.0", "2.0 GB"]
 
 
+@pytest.mark.parametrize("every", [1, 3])
+def test_rows_a_second_are_the_same_however_often_a_stage_logs(every: int) -> None:
+    made = entry([1, 1])
+    assert equal_arms.rows_per_second(dataclasses.replace(made, log=made.log[::every])) == pytest.approx(4.0, rel=0.5)
+
+
 def test_an_arm_that_fails_keeps_no_other_from_being_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     page = tmp_path / "page.md"
     page.write_text("<!-- table of encoders_x -->\n<!-- end of encoders_x -->\n")

@@ -84,7 +84,7 @@ def test_the_figure_has_a_line_of_maps_for_each_phase(tmp_path: Path) -> None:
     for number, colour in enumerate(("red", "lime", "blue")):
         files.append(tmp_path / f"{number}.png")
         Image.new("RGB", (320, 160), colour).save(files[-1])
-    sheet = Image.open(io.BytesIO(occlusion_peaks.draw_sheet({"stage1": files[:2], "stage3": files[2:]})))
+    sheet = Image.open(io.BytesIO(occlusion_peaks.Sheet({"stage1": files[:2], "stage3": files[2:]}).png()))
     assert sheet.size == (6 + 2 * 206, 6 + 2 * 206)
     # A wide picture keeps its shape, at the top of its place.
     assert [sheet.getpixel(at) for at in ((100, 50), (300, 50), (100, 260), (300, 260), (100, 150))] == [

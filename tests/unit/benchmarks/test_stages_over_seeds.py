@@ -81,13 +81,26 @@ def test_many_values_of_a_group_are_two_columns_and_few_are_one_each() -> None:
 
 def test_the_figure_lies_beside_the_page_and_is_the_same_twice(tmp_path: Path) -> None:
     runs = [run_of(60), run_of(70)]
-    line = seeds.draw_over_seeds(tmp_path / "page.md", "demo", runs, {"stage3_grpo_accuracy": "stage 3"})
-    figure = tmp_path / "figures" / "demo.png"
-    assert "(figures/demo.png)" in line
+    page, figure = tmp_path / "docs" / "page.md", tmp_path / "docs" / "figures" / "demo.png"
+    seeds.publish("a table\n", page, "demo", seeds.draw_over_seeds(runs, {"stage3_grpo_accuracy": "stage 3"}))
+    assert page.read_text() == (
+        "<!-- table of demo -->\n\na table\n\n![accuracy, %: mean over 2 seeds (95 % interval, Student's t): stage 3]"
+        "(figures/demo.png)\n\n<!-- end of demo -->\n"
+    )
     drawn = figure.read_bytes()
     assert drawn.startswith(b"\x89PNG")
-    seeds.draw_over_seeds(tmp_path / "page.md", "demo", runs, {"stage3_grpo_accuracy": "stage 3"})
+    seeds.publish("a table\n", page, "demo", seeds.draw_over_seeds(runs, {"stage3_grpo_accuracy": "stage 3"}))
     assert figure.read_bytes() == drawn
+
+
+def test_without_a_page_a_table_is_printed_alone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    seeds.check_marks(None, "demo")
+    seeds.publish("a table", None, "demo", seeds.draw_over_seeds([run_of(60)], {"stage3_grpo_accuracy": "stage 3"}))
+    assert capsys.readouterr().out == "a table\n"
+    assert not list(tmp_path.iterdir())
 
 
 def test_words_change_every_run_of_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

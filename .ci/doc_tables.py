@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib
 import inspect
 import itertools
@@ -21,7 +22,8 @@ sys.path.insert(0, str(ROOT))
 
 from cot_builder.teachers.config import KINDS  # noqa: E402
 from pipeline.command_line import EXIT_CODES  # noqa: E402
-from pipeline.config.schema import DistillConfig, TaskConfig  # noqa: E402
+from pipeline.config import evaluation, schema  # noqa: E402
+from pipeline.config.validation import key_of  # noqa: E402
 from pipeline.data.catalogue import catalogue  # noqa: E402
 from pipeline.data.image_sets import HEIC_SUFFIXES, IMAGE_SUFFIXES  # noqa: E402
 from pipeline.data.load import task_names  # noqa: E402
@@ -68,7 +70,7 @@ def fields_of(cls: type) -> list[tuple[str, str, str]]:
                 is_text = isinstance(below, ast.Expr) and isinstance(below.value, ast.Constant)
                 text = " ".join(str(below.value.value).split()) if is_text else ""
                 told[line.target.id] = told.get(line.target.id) or text
-    return [(field.name, default_of(field), told[field.name]) for field in dataclasses.fields(cls)]
+    return [(key_of(field.name), default_of(field), told[field.name]) for field in dataclasses.fields(cls)]
 
 
 def default_of(field: dataclasses.Field[Any]) -> str:
@@ -84,6 +86,8 @@ def shown(value: object) -> str:
         return f"[{', '.join(map(str, value))}]" if value else "none"
     if value in (None, "") or value == {}:
         return "none"
+    if dataclasses.is_dataclass(value):
+        return "those of its keys"
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
@@ -136,9 +140,9 @@ def data_sets() -> str:
 
 TABLES = {
     "data_sets": data_sets,
-    "distill_keys": lambda: keys(DistillConfig),
+    "distill_keys": lambda: keys(schema.DistillConfig),
     "tasks": tasks,
-    "task_keys": lambda: keys(TaskConfig),
+    "task_keys": lambda: keys(schema.TaskConfig),
     "task_options": task_options,
     # The same on a machine with the plug-in for HEIC.
     "suffixes": lambda: " " + " ".join(f"`{suffix}`" for suffix in IMAGE_SUFFIXES if suffix not in HEIC_SUFFIXES) + " ",
@@ -148,6 +152,28 @@ TABLES = {
     "teacher_keys_openai": lambda: keys(KINDS["openai"]),
     "reward_columns": lambda: table(("name", "what it is"), [(f"`{name}`", text) for name, text in COLUMNS.items()]),
     "exit_codes": lambda: table(("status", "says"), [(str(code), text) for code, text in sorted(EXIT_CODES.items())]),
+}
+TABLES |= {
+    f"{name}_keys": functools.partial(keys, cls)
+    for name, cls in {
+        "run": schema.RunConfig,
+        "model": schema.ModelConfig,
+        "compose": schema.ComposeConfig,
+        "tiny": schema.TinyConfig,
+        "cot": schema.CotConfig,
+        "filter": schema.FilterConfig,
+        "cross_check": schema.CrossCheckConfig,
+        "stage": schema.StageConfig,
+        "gate": schema.GateConfig,
+        "validation": schema.ValidationConfig,
+        "alarm": schema.AlarmConfig,
+        "evaluation": schema.EvaluationConfig,
+        "held_out": schema.HeldOutConfig,
+        "launch": schema.LaunchConfig,
+        "lab": evaluation.LabConfig,
+        "lab_model": evaluation.LabModel,
+        "lab_task": evaluation.LabTask,
+    }.items()
 }
 """What each name stands for."""
 

@@ -44,6 +44,7 @@ class LabModel:
     phase: str = "stage4"
     """base, baseline, sft_labels, stage3, stage3:best …; only with `run`."""
     backend: str = "transformers"
+    """transformers, vllm, or openai for a server."""
     base_url: str | None = None
     """Of an OpenAI-compatible server, up to and with /v1; only with backend openai."""
     api_key_env: str | None = None
@@ -51,7 +52,9 @@ class LabModel:
     precisions: list[str] = field(default_factory=list)
     """Of this model, in place of the lab's; a server has its own, which is auto. A reasoner has that of the perceiver."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id; None: its main branch."""
     trust_remote_code: bool = False
+    """Whether code in the model's folder may run."""
     processor: dict[str, Any] = field(default_factory=dict)
     """Keyword arguments of AutoProcessor.from_pretrained."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -66,10 +69,13 @@ class LabTask:
     """A task and the rows of it that are asked."""
 
     task: TaskConfig = field(default_factory=TaskConfig)
+    """As in a run."""
     split: str = MISSING
     """val, val[:200], val[:10%]; a slice is a random subset."""
     subset_seed: int = 0
+    """Which subset a slice is."""
     max_new_tokens: int = 512
+    """Most tokens of an answer, a thought included."""
     contents: str | None = None
     """The extract modes: JSON or JSON-lines file of what to observe, by row id or question, in place of asking a reasoner."""
 
@@ -79,16 +85,23 @@ class LabConfig:
     """One sweep; one evaluation is a sweep of one cell."""
 
     name: str = MISSING
+    """The lab's folder under `output_dir`."""
     output_dir: str = "evaluations"
+    """Where labs lie."""
     seed: int = 0
+    """Of everything that is drawn."""
     models: dict[str, LabModel] = field(default_factory=dict)
     """Judged, and in the two-step modes the perceivers."""
     reasoners: dict[str, LabModel] = field(default_factory=dict)
     """Read the description and answer; only for two-step modes. Empty: each model reasons over its own text."""
     tasks: dict[str, LabTask] = field(default_factory=dict)
+    """What they are asked, by name."""
     precisions: list[str] = field(default_factory=lambda: ["auto"])
+    """auto, float32, bfloat16, float16, 8bit, 4bit: a cell of each."""
     modes: list[str] = field(default_factory=lambda: ["direct"])
+    """How they are asked: a cell of each (docs/evaluation.md)."""
     batch_size: int = 16
+    """Rows that a local model answers side by side."""
     prompts: str | None = None
     """Folder with observe_v1, perceive_v1 or reason_v1.jinja, one's own words for the two-step modes; None: the pipeline's."""
     rotate_options: int = 1

@@ -41,18 +41,27 @@ class TinyConfig:
     """
 
     family: str = "idefics3"
-    """File of stages/models/tiny: idefics3, smolvlm, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, llava."""
+    """File of stages/models/tiny: idefics3, smolvlm, qwen2_vl, qwen2_5_vl, qwen3_vl, internvl, llava, fast_vlm."""
     image_size: int = 64
+    """Side of the square every picture is resized to, in pixels."""
     patch_size: int = 16
+    """Side of a patch, in pixels."""
     scale_factor: int = 2
     """Pixel shuffle or patch merger: (image_size / patch_size / scale_factor) squared image tokens. llava has none."""
     vision_hidden_size: int = 128
+    """Width of the vision tower."""
     vision_layers: int = 3
+    """Layers of the vision tower."""
     hidden_size: int = 128
+    """Width of the language model."""
     layers: int = 3
+    """Layers of the language model."""
     intermediate_size: int = 384
+    """Width of its MLPs, between their two projections."""
     vocab_size: int = 640
+    """Most tokens of its tokenizer, which is trained on the texts of the run."""
     max_positions: int = 512
+    """Most tokens of a prompt and its answer."""
 
 
 @dataclass(frozen=True)
@@ -76,6 +85,7 @@ class ModelConfig:
     name_or_path: str | None = None
     """Hub id or folder. None builds the model that `compose`, or else `tiny`, describes."""
     revision: str | None = None
+    """Branch, tag or commit of a hub id; None: its main branch."""
     compose: ComposeConfig | None = None
     """The parts of a model that is put together in the base phase."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
@@ -83,7 +93,9 @@ class ModelConfig:
     dtype: str = "auto"
     """auto: bfloat16 on a GPU that has it, float32 elsewhere. Or bfloat16 | float32."""
     attn_implementation: str = "sdpa"
+    """What computes attention: sdpa, flash_attention_2 or eager, as transformers calls them."""
     trust_remote_code: bool = False
+    """Whether code in the model's folder may run. Off: a model that needs it is refused."""
     peft: dict[str, Any] | None = None
     """Adapters: peft_type (LORA when not named) and the fields of its configuration class in peft (r, lora_alpha,
     target_modules, …); None trains all weights. `final/` is always a plain checkpoint."""
@@ -113,7 +125,9 @@ class FilterConfig:
     makes necessary (a further attempt, a fallback) is asked."""
 
     min_words: int = 3
+    """Least words of the reasoning."""
     max_words: int = 1000
+    """Most words of it."""
     language: str | None = "en"
     """ISO 639-1 code of the language the reasoning must be in; None takes any."""
     max_repetition: float = 0.3
@@ -177,7 +191,9 @@ class CotConfig:
     hints: list[str] = field(default_factory=list)
     """Annotated attributes shown to the teacher, where a row has them; recorded with the row."""
     cross_check: CrossCheckConfig | None = None
+    """How another teacher reads the reasoning; None: none does."""
     filters: FilterConfig = field(default_factory=FilterConfig)
+    """What a reply must be like."""
     balance: float | None = None
     """Most rows a class may keep, as a multiple of the rarest class's; None keeps all."""
     concurrency: int = 256
@@ -248,7 +264,7 @@ class AlarmConfig:
     unscored: float | None = 0.5
     """Share of completions to which no reward applied; mean."""
     not_a_label: float | None = 0.05
-    """Share of samples that answer with none of the labels, where answers are closed; mean."""
+    """Share of samples that answer with none of the labels, or several, where answers are closed; mean."""
     kl: float | None = 0.5
     """Mean KL divergence from the reference model, nats per token; mean."""
     drift: float | None = 0.1
@@ -308,6 +324,7 @@ class StageConfig:
     trainer: dict[str, Any] = field(default_factory=dict)
     """Word for word the fields of trl.SFTConfig or trl.GRPOConfig."""
     gate: GateConfig = field(default_factory=GateConfig)
+    """What it must reach before a stage starts from it."""
     validation: ValidationConfig | None = None
     """None: the model is not validated while it trains."""
 
@@ -317,8 +334,11 @@ class EvaluationConfig:
     """What every stage is judged on, after it has been saved."""
 
     split: str = "test"
+    """Rows that are judged, in slicing syntax."""
     batch_size: int = 16
+    """Rows decoded side by side, per process; it changes the time alone."""
     max_new_tokens: int = 512
+    """Most tokens of an answer; one that is cut counts as it stands."""
     samples: int = 1
     """Completions per row at temperature 1, beside the greedy one; 0 for none."""
 
@@ -330,6 +350,7 @@ class HeldOutConfig:
     task: TaskConfig = field(default_factory=TaskConfig)
     """A labelled image set, or a benchmark."""
     split: str = "test"
+    """Rows of it that count, in slicing syntax."""
 
 
 @dataclass(frozen=True)
@@ -355,22 +376,30 @@ class RunConfig:
     name: str = MISSING
     """The run's folder under `output_dir`."""
     output_dir: str = "runs"
+    """Where runs lie."""
     seed: int = 0
+    """Of everything that is drawn: weights, orders, samples."""
     task: TaskConfig = field(default_factory=TaskConfig)
+    """The data, what is asked and how it is judged."""
     model: ModelConfig = field(default_factory=ModelConfig)
+    """The student."""
     cot: CotConfig | None = None
+    """Chain-of-thought rows; None: no stage reads some."""
     stages: dict[str, StageConfig] = field(default_factory=dict)
-    """Stages in order; a name is stage<number>_<word>."""
+    """Stages in order, by names such as stage3_grpo_accuracy: a number, then words."""
     baselines: dict[str, StageConfig] = field(default_factory=dict)
     """What the stages are measured against, by name: SFT on the original labels at least. sft_labels has the folder
     baseline_sft_labels."""
     evaluation: EvaluationConfig = field(default_factory=EvaluationConfig)
+    """What every phase is judged on."""
     held_out: dict[str, HeldOutConfig] = field(default_factory=dict)
     """Sets this run is to be judged on elsewhere: it does not start while one of their pictures is among its training rows."""
     launch: LaunchConfig = field(default_factory=LaunchConfig)
+    """Processes, DeepSpeed, GPUs of the rollout server."""
     keep_checkpoints: bool = False
     """Whether a stage's checkpoint-*/ (weights and optimizer state, three times the model) outlive its verified hand-over."""
     alarms: AlarmConfig = field(default_factory=AlarmConfig)
+    """What is called out while a stage trains."""
 
     @property
     def all_stages(self) -> dict[str, StageConfig]:

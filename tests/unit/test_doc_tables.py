@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import importlib.util
 import inspect
 import re
@@ -11,7 +13,8 @@ from types import ModuleType
 import pytest
 
 from pipeline.command_line import EXIT_CODES, status
-from pipeline.config.schema import TaskConfig
+from pipeline.config import evaluation, schema
+from pipeline.config.loader import CONFIGS, load
 from pipeline.data.conversations import grpo_columns
 from pipeline.data.load import TASKS, task_names
 from pipeline.data.task import labelled_task
@@ -53,9 +56,28 @@ def test_every_test_that_the_page_on_odd_inputs_names_exists() -> None:
     assert [name for name in sorted(named) if f"def {name}(" not in tests] == []
 
 
-def test_every_key_of_a_teacher_and_of_a_task_has_a_meaning(doc_tables: ModuleType) -> None:
-    for cls in (*doc_tables.KINDS.values(), TaskConfig):
+def test_every_key_of_a_configuration_a_lab_and_a_teacher_is_on_a_page_with_a_meaning(doc_tables: ModuleType) -> None:
+    blocks = {table.args[0] for name, table in doc_tables.TABLES.items() if isinstance(table, functools.partial)}
+    for module in (schema, evaluation):
+        found = {cls for cls in vars(module).values() if dataclasses.is_dataclass(cls)}
+        # A lab's cells are made of its keys; two blocks of a run stand on pages of their own.
+        assert {cls for cls in found if cls.__module__ == module.__name__} - blocks <= {
+            evaluation.Cell,
+            schema.TaskConfig,
+            schema.DistillConfig,
+        }
+    for cls in (*doc_tables.KINDS.values(), *blocks, schema.TaskConfig, schema.DistillConfig):
         assert not [name for name, _, meaning in doc_tables.fields_of(cls) if not meaning]
+
+
+def test_the_example_of_the_page_on_configurations_is_one(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    example = page.split("```yaml\n")[1].split("```")[0].replace("base: ", f"base: {CONFIGS}/")
+    (tmp_path / "example.yaml").write_text(example)
+    config = load(tmp_path / "example.yaml")
+    assert (config.name, config.evaluation.samples, config.launch.deepspeed) == ("my_birds", 4, "zero2")
+    assert list(config.stages) == list(load("emoset/smolvlm_500m").stages)
+    assert config.stage("3").trainer["max_steps"] == 300
 
 
 def test_every_task_that_takes_options_lists_them(doc_tables: ModuleType) -> None:

@@ -158,6 +158,11 @@ def soft_prompt_problems(config: RunConfig, folder: Path) -> Iterator[str]:
             f"model.peft.num_virtual_tokens: {asked!r}, but model.name_or_path has a soft prompt of {there}, which goes on being "
             f"trained; set it to {there}, or start from a model without one"
         )
+    elif tunes_prompt(config) and there and (config.model.peft or {}).get("prompt_tuning_init_text") is not None:
+        yield (
+            "model.peft.prompt_tuning_init_text: would not be read, since model.name_or_path has a soft prompt, which goes on "
+            "being trained; leave it out"
+        )
 
 
 def _quantization(config: RunConfig) -> Iterator[str]:

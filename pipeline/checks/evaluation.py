@@ -146,6 +146,10 @@ def _options(where: str, model: LabModel) -> Iterator[str]:
     names = model.options.get(RENAME)
     if names is not None and model.backend == "vllm":
         yield f"{where}.options.{RENAME}: is of requests to a server; vllm.LLM takes its keyword arguments as they are called"
+    if model.backend == "vllm":
+        for name in model.options:
+            if not name.isidentifier():
+                yield f"{where}.options.{name}: is a keyword argument of vllm.LLM, which is written {name.replace('-', '_')}"
     if model.backend != "openai":
         return
     if "messages" in model.options:

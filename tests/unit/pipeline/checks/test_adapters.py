@@ -23,6 +23,17 @@ def test_a_soft_prompt_of_another_length_than_the_models_is_refused(tmp_path: Pa
     )
 
 
+@pytest.mark.parametrize(("there", "told"), [(0, False), (2, True)])
+def test_a_text_that_a_soft_prompt_which_is_there_would_not_begin_with_is_refused(
+    tmp_path: Path, there: int, told: bool
+) -> None:
+    tokens = "".join(f"<|soft_prompt_{number}|>" for number in range(there))
+    (tmp_path / "chat_template.jinja").write_text(tokens + "{{ messages }}")
+    peft = {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 2, "prompt_tuning_init_text": "Look closely."}
+    problems = list(soft_prompt_problems(RunConfig(model=ModelConfig(name_or_path="m", peft=peft)), tmp_path))
+    assert [one.partition(":")[0] for one in problems] == ["model.peft.prompt_tuning_init_text"] * told
+
+
 def test_a_model_with_a_soft_prompt_may_train_otherwise(tmp_path: Path) -> None:
     (tmp_path / "chat_template.jinja").write_text("<|soft_prompt_0|>{{ messages }}")
     lora = ModelConfig(name_or_path="m", peft={"target_modules": ["q_proj"]})

@@ -148,6 +148,15 @@ def with_vllm(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("with_vllm")
+def test_an_option_of_vllm_that_is_spelt_as_a_server_s_flag_is_told(written: Any) -> None:
+    options = {"max-model-len": 512, "enforce_eager": True}
+    models = {"a": {"name_or_path": "org/a", "backend": "vllm", "options": options}}
+    assert problems(written(models=models)) == [
+        "models.a.options.max-model-len: is a keyword argument of vllm.LLM, which is written max_model_len"
+    ]
+
+
+@pytest.mark.usefixtures("with_vllm")
 def test_models_with_code_of_their_own_say_how_they_are_asked(written: Any, tmp_path: Path) -> None:
     (tmp_path / "phi").mkdir()
     (tmp_path / "phi" / "config.json").write_text('{"model_type": "phi3_v"}')

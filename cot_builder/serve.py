@@ -1,8 +1,8 @@
 """Serve a teacher with vLLM: ``python -m cot_builder.serve configs/teachers/X.yaml [--port N] [--dry-run] [vLLM flags …]``.
 
 Replaces itself with the server; on a machine without an NVIDIA GPU it adds what vLLM's CPU build needs. Nothing of vLLM
-is imported here. Words that are not listed below go to vLLM as they are; `serve:` of the teacher's file holds flags too,
-such as ``data-parallel-size: 8`` for eight replicas behind one address.
+is imported here. Words that are not listed below go to vLLM as they are. `serve:` of the teacher's file holds flags too, such as
+``data-parallel-size: 8`` for eight replicas behind one address; what changes its replies, as ``dtype``, stands there alone.
 """
 
 from __future__ import annotations
@@ -56,6 +56,7 @@ def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: boo
     from pipeline.system.hardware import visible_gpus
 
     config = load_served(teacher)
+    check_words(extra)
     port = port or port_of(config)
     cpu = visible_gpus() == 0
     # An address of this machine alone is not opened to the network: nothing but its own build asks there.
@@ -99,6 +100,26 @@ def load_served(teacher: str) -> OpenAIConfig:
 def port_of(config: OpenAIConfig) -> int:
     """Return where a teacher's server listens: as its `serve:` flags say, else as its first address does."""
     return int(config.serve.get("port") or urlsplit(config.base_urls[0]).port or DEFAULT_PORT)
+
+
+def check_words(words: Sequence[str]) -> None:
+    """Refuse flags beside the teacher's file that change what it replies, since the keys of replies know the file alone.
+
+    Raises:
+        UserError: naming each, with the key of the file to write it to.
+    """
+    from pipeline.runs.phases import SERVED_AS
+
+    flags = [word[2:].partition("=")[0].partition(".")[0].replace("_", "-") for word in words if word.startswith("--")]
+    # The only one of them that vLLM has an abbreviation for.
+    flags += ["quantization" for word in words if word.startswith("-q")]
+    if told := [flag for flag in flags if flag in SERVED_AS]:
+        raise UserError(
+            [
+                f"--{flag}: changes what the teacher replies; write it to serve: of its file, which the keys of replies know"
+                for flag in told
+            ]
+        )
 
 
 def check_model(model: str) -> None:

@@ -21,6 +21,7 @@ from cot_builder import serve
 from cot_builder.serving.__main__ import assign_gpus, override, plan
 from pipeline.config.loader import load
 from pipeline.errors import UserError
+from pipeline.runs.phases import SERVED_AS
 from tests.waiting import wait_for
 
 FAKE_VLLM = '''
@@ -354,6 +355,22 @@ def test_data_parallel_is_vllm_s_own(
     assert "--data-parallel-size 8" in told
     assert "--port 7" in told
     assert shown in told
+
+
+def test_flags_that_change_replies_are_not_taken_beside_the_file(
+    bench: Bench, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The journal would take replies of the quantized model for those of the file's."""
+    bench.config()
+    words = ["-q", "fp8", "--mm_processor_kwargs.max_pixels=9", "--hf-overrides={}", "--max-model-len", "512"]
+    assert serve.main([str(bench.folder / "left.yaml"), "--dry-run", *words]) == 2
+    assert [flag for flag in SERVED_AS if f"--{flag}: changes what the teacher replies" in caplog.text] == [
+        "hf-overrides",
+        "mm-processor-kwargs",
+        "quantization",
+    ]
+    assert serve.main([str(bench.folder / "left.yaml"), "--dry-run", *words[-2:]]) == 0
+    assert "--max-model-len 512" in capsys.readouterr().out
 
 
 def test_a_teacher_that_is_a_composed_student_is_computed_by_transformers(

@@ -38,12 +38,16 @@ def rounded_weights(model: Any, dtype: torch.dtype) -> Iterator[None]:
         dtype: of weights, activations and the cache.
     """
     base = plain(model)
-    masters: list[tuple[torch.Tensor, torch.Tensor]] = []
     with contextlib.ExitStack() as until_the_end:
-        until_the_end.callback(_put_back, masters)
-        for tensor, value in _values(model):
-            masters.append((tensor, tensor.data))
-            tensor.data = value.to(dtype)
+        # In the place of the masters, not as their data: data of another type cuts a parameter from its gradient accumulator, on
+        # which DistributedDataParallel has its hook, and from then on each process would train alone.
+        rounded = {id(tensor): _like(tensor, value.to(dtype)) for tensor, value in _values(model)}
+        for module in base.modules():
+            for held in (module._parameters, module._buffers):
+                for name, tensor in held.items():
+                    if tensor is not None and id(tensor) in rounded:
+                        until_the_end.callback(held.__setitem__, name, tensor)
+                        held[name] = rounded[id(tensor)]
         for layer in _adapted(base).values():
             until_the_end.callback(setattr, layer, "_disable_adapters", layer._disable_adapters)
             layer._disable_adapters = True
@@ -54,9 +58,9 @@ def rounded_weights(model: Any, dtype: torch.dtype) -> Iterator[None]:
         yield
 
 
-def _put_back(masters: list[tuple[torch.Tensor, torch.Tensor]]) -> None:
-    for tensor, master in masters:
-        tensor.data = master
+def _like(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
+    """A parameter of a parameter's value, a buffer of a buffer's."""
+    return torch.nn.Parameter(value, requires_grad=False) if isinstance(tensor, torch.nn.Parameter) else value
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from stages.processes.deepspeed_locks import clear_stale_locks
 from stages.processes.work import Work
 from stages.training.metrics_log import NothingLeft
 from stages.training.stop import Stop
+from stages.training.together import Together
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -152,6 +153,8 @@ def train(trainer: Any, work: Work) -> None:
     warn_of_a_small_disk(trainer, work)
     stop = Stop(trainer.accelerator, work)
     trainer.add_callback(stop)
+    if trainer.accelerator.num_processes > 1:
+        trainer.add_callback(Together(trainer.accelerator))
     if work.look is not None:
         work.look(trainer)
     with contextlib.suppress(NothingLeft):

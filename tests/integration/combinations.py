@@ -83,6 +83,8 @@ def _table() -> dict[str, tuple[str, list[str]]]:
         add("qlora_4bit_bf16", level, LORA, "model.quantization=4bit", "model.dtype=bfloat16")
         add("qlora_8bit", level, LORA, "model.quantization=8bit")
         add("qlora_4bit_grpo", level, LORA, "model.quantization=4bit", stage=GRPO)
+    # Without DeepSpeed its rollouts have weights of their own.
+    add("full_bf16_grpo", None, "model.dtype=bfloat16", stage=GRPO)
     for name, setting in TYPES.items():
         add(name, None, setting)
         add(name, "zero2", setting)

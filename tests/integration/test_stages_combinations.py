@@ -30,6 +30,7 @@ EVERY_CHANGE = (
     "lora_everywhere-zero3",
     "frozen_vision-zero2",
     "full_bf16-zero2",
+    "full_bf16_grpo-plain",
     "lora_bf16-zero3",
     "full_grpo-zero3",
     "lora_grpo-zero2",

@@ -103,6 +103,22 @@ def test_a_rollout_that_fails_leaves_the_model_as_it_was(folder):
         raise RuntimeError("out of memory")
 
 
+def test_its_parameters_keep_the_nodes_on_which_data_parallel_training_has_its_hooks(folder, inputs):
+    """Data of another type would give each a new one, and its gradient would never be shared again."""
+    model = prepared(loaded(folder, torch.float32))
+    shared = []
+    # As DistributedDataParallel's reducer hangs on them.
+    nodes = {name: one.view_as(one).grad_fn.next_functions[0][0] for name, one in model.named_parameters()}
+    hooks = [node.register_hook(lambda *_, name=name: shared.append(name)) for name, node in nodes.items()]
+    for _ in range(2):
+        with rounded_weights(model, torch.bfloat16):
+            generate(model, inputs, 2)
+    model(**inputs, labels=inputs["input_ids"]).loss.backward()
+    trained = [name for name, one in model.named_parameters() if one.grad is not None]
+    assert sorted(shared) == sorted(trained)
+    assert len(hooks) == len(nodes) >= len(trained) > 0
+
+
 def test_the_model_trains_on_with_its_own_weights(folder, inputs):
     model, twin = (prepared(loaded(folder, torch.float32)) for _ in range(2))
     for one in (model, twin):

@@ -1,0 +1,62 @@
+"""Whether the processes of a stage train one model: where gradients are not shared each trains its own, unnoticed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from transformers import TrainerCallback
+
+from pipeline.errors import UserError
+
+OF_A_TENSOR = 256
+"""Numbers of a weight tensor that are compared, spread over it."""
+APART = 0.05
+"""Largest difference between two processes, as a share of what training has moved. GPUs of two kinds round apart by a thousandth
+of the first step's move; processes that train alone are as far from each other as from where they began."""
+
+
+class Together(TrainerCallback):
+    """Compares the trained weights of all processes after the first step and at every save, and ends a stage that trains apart.
+
+    Under ZeRO-3, whose processes hold different parts of one model, there is nothing to compare.
+
+    Args:
+        accelerator: the trainer's.
+    """
+
+    def __init__(self, accelerator: Any) -> None:
+        self.accelerator = accelerator
+        self.begun: torch.Tensor | None = None
+        self.compared = False
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self.begun, self.compared = some_weights(model), False
+
+    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        if not self.compared:
+            self.compared = True
+            self._compare(model, state.global_step)
+
+    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+        self._compare(model, state.global_step)
+
+    def _compare(self, model: Any, step: int) -> None:
+        if self.begun is None or not len(self.begun):
+            return
+        now = self.accelerator.gather(some_weights(model)[None])
+        moved = float((now - self.begun).abs().max())
+        apart = (now - now[0]).abs().amax(1)
+        if float(apart.max()) > APART * moved:
+            raise UserError(
+                f"processes 0 and {int(apart.argmax())} train apart: after step {step} their weights differ by "
+                f"{float(apart.max()):.2g}, and training has moved weights by {moved:.2g}. Gradients are not shared, so this "
+                "stage is of no use; train it anew with launch.deepspeed: zero2, or in one process, and report it"
+            )
+
+
+@torch.no_grad()
+def some_weights(model: Any) -> torch.Tensor:
+    """Return numbers of every trained tensor that this process holds, as float32: shape (numbers,)."""
+    held = [one.detach().flatten() for one in model.parameters() if one.requires_grad and one.numel()]
+    return torch.cat([one[:: -(-len(one) // OF_A_TENSOR)].float() for one in held]) if held else torch.empty(0)

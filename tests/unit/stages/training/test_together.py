@@ -1,0 +1,79 @@
+"""Processes whose weights part are found, and those that round apart are not taken for it."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from stages.training.together import OF_A_TENSOR, Together, some_weights
+
+STATE = SimpleNamespace(global_step=1)
+
+
+class Processes:
+    """An accelerator's `gather`, as where process 1 holds other weights than this one."""
+
+    def __init__(self, apart: float) -> None:
+        self.apart = apart
+        self.asked = 0
+
+    def gather(self, mine: torch.Tensor) -> torch.Tensor:
+        self.asked += 1
+        return torch.cat([mine, mine + self.apart])
+
+
+def model_of(*sizes: int) -> torch.nn.Module:
+    return torch.nn.ParameterList([torch.nn.Parameter(torch.ones(size)) for size in sizes])
+
+
+def moved(model: torch.nn.Module, by: float) -> None:
+    with torch.no_grad():
+        for one in model.parameters():
+            one += by
+
+
+@pytest.mark.parametrize(
+    ("move", "apart", "told"),
+    [
+        # Each on its own rows: as far from each other as from the beginning.
+        (1e-3, 1e-3, True),
+        (1e-3, -2e-4, True),
+        # GPUs of two kinds.
+        (1e-3, 1e-6, False),
+        (1e-3, 0.0, False),
+        # Nothing has moved, as with a learning rate of 0.
+        (0.0, 0.0, False),
+    ],
+)
+def test_a_stage_whose_processes_train_apart_ends_after_its_first_step(move: float, apart: float, told: bool) -> None:
+    model, together = model_of(8, 3000), Together(Processes(apart))
+    together.on_train_begin(None, STATE, None, model)
+    moved(model, move)
+    if told:
+        with pytest.raises(UserError, match="processes 0 and 1 train apart: after step 1"):
+            together.on_step_end(None, STATE, None, model)
+    else:
+        together.on_step_end(None, STATE, None, model)
+
+
+def test_it_asks_after_the_first_step_and_at_saves_alone() -> None:
+    processes = Processes(0.0)
+    model, together = model_of(8), Together(processes)
+    together.on_train_begin(None, STATE, None, model)
+    for _ in range(5):
+        moved(model, 1.0)
+        together.on_step_end(None, STATE, None, model)
+    together.on_save(None, STATE, None, model)
+    assert processes.asked == 2
+
+
+def test_numbers_are_taken_from_all_of_a_tensor_and_none_of_what_is_elsewhere() -> None:
+    model = model_of(1, 10 * OF_A_TENSOR + 1, 0)
+    taken = some_weights(model)
+    assert OF_A_TENSOR // 2 < len(taken) - 1 <= OF_A_TENSOR
+    for one in model.parameters():
+        one.requires_grad_(False)
+    assert not len(some_weights(model))

@@ -69,12 +69,14 @@ class Trials:
     start: Callable[[list[str]], None]
     """Runs workers with these words (overrides, --only and a name); raises UserError when they fail."""
 
-    def stage(self, name: str, choice: Choice, rollouts: str | None = None) -> Measured:
-        """Train a stage for a few cycles with other sizes."""
+    def stage(self, name: str, choice: Choice, rollouts: str = "transformers") -> Measured:
+        """Train a stage for a few cycles with other sizes and, whatever the configuration says, with these rollouts."""
         stage = self.config.stage(name)
         where = stage_key(name)
-        words = [f"{where}.trainer.{key}={json.dumps(value)}" for key, value in choice.trainer(stage).items()]
-        folder = self._try(name, [*words, *([f"{where}.rollouts={rollouts}"] if rollouts else [])])
+        entries = {f"trainer.{key}": value for key, value in choice.trainer(stage).items()} | _sampled_by(
+            stage, rollouts
+        )
+        folder = self._try(name, [f"{where}.{key}={json.dumps(value)}" for key, value in entries.items()])
         if folder is None:
             return Measured(math.inf, math.inf)
         plan.keep_timing(folder)
@@ -167,10 +169,7 @@ def _fit_stage(
         rollouts, choice, took, reason = _rollouts(config, trials, limit, name, measured, choice)
         found.notes.append(f"{name}: rollouts: {rollouts}, {reason}")
     trainer = {key: value for key, value in choice.trainer(stage).items() if value != option(stage, key)}
-    entries = {
-        **({"trainer": trainer} if trainer else {}),
-        **({"rollouts": rollouts} if rollouts != stage.rollouts else {}),
-    }
+    entries = {**({"trainer": trainer} if trainer else {}), **_sampled_by(stage, rollouts)}
     if entries:
         kind, key = stage_key(name).split(".")
         found.overrides.setdefault(kind, {})[key] = entries
@@ -178,6 +177,14 @@ def _fit_stage(
     now = Choice(*(option(stage, key) for key in keys))
     words = [_words(one) for one in (choice, now)]
     found.rows.append((name, words[0], size(took.memory), f"{took.seconds:.3g}", words[1]))
+
+
+def _sampled_by(stage: StageConfig, rollouts: str) -> dict[str, Any]:
+    """What a stage's block needs to sample by `rollouts`: only what differs from it."""
+    if rollouts == stage.rollouts:
+        return {}
+    # Without a server nothing samples while the stage trains.
+    return {"rollouts": rollouts, **({"rollouts_ahead": False} if stage.rollouts_ahead else {})}
 
 
 def _words(choice: Choice) -> str:

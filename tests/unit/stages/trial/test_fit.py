@@ -133,7 +133,8 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
                 write_json(folder / "asking.json", {"peak": used, "seconds": [1, 1 + rows / 100], "rows": rows})
                 return
             step = value["gradient_accumulation_steps"] + 1.0
-            step *= served if any(word.endswith("rollouts=vllm") for word in argv) else 1
+            by = [word for word in argv if word.startswith(f"{stage_key(name)}.rollouts=")]
+            step *= served if by and json.loads(by[-1].partition("=")[2]) == "vllm" else 1
             stage = work.config.stage(name)
             count = 3 * plan.checkpoint_cycle(stage)
             folder.mkdir(parents=True, exist_ok=True)
@@ -229,6 +230,27 @@ def test_it_says_why_transformers_samples(
     told = capsys.readouterr().out
     assert f"stage3_grpo_accuracy: rollouts: transformers, {reason}" in told
     assert "rollouts: vllm" not in told
+
+
+@pytest.mark.parametrize(("served", "chosen"), [(0.5, "vllm"), (1.2, "transformers")])
+def test_a_stage_that_asks_for_a_server_is_measured_without_one_too(
+    served: float, chosen: str, machine: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Presets ask for one; a server that is held against itself is never faster."""
+    tried = machine(80, gpus=1, served=served)
+    file = tmp_path / "fitted.yaml"
+    stage = "stages.stage2_grpo_format"
+    asked = [f'{stage}.rollouts="vllm"', f"{stage}.rollouts_ahead=true"]
+    words = ["--config", "demo_scenes", f"output_dir={tmp_path}", "launch.num_processes=1", *asked]
+    assert preflight.main([*words, "--fit", "--write", str(file)]) == 0
+    assert f"stage2_grpo_format: rollouts: {chosen}, " in capsys.readouterr().out
+    fitted = load(file, asked).stage("2") if chosen == "vllm" else load(file).stage("2")
+    assert (fitted.rollouts, fitted.rollouts_ahead) == (chosen, chosen == "vllm")
+    of_stage = [argv for argv in tried if argv[argv.index("--only") + 1] == "stage2_grpo_format"]
+    without = [argv for argv in of_stage if f'{stage}.rollouts="transformers"' in argv]
+    assert all(f"{stage}.rollouts_ahead=false" in argv for argv in without)
+    # One trial has the server.
+    assert len(of_stage) - len(without) == 1 < len(of_stage)
 
 
 def test_stages_whose_steps_are_of_one_size_are_measured_once(machine: Any, tmp_path: Path) -> None:

@@ -8,6 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pipeline.config.derived import clip_range
 from pipeline.config.schema import BEST
 from pipeline.data.task import Task
@@ -45,7 +47,7 @@ def hand_over(trainer: Any, work: Work, parent: Path, task: Task, **facts: Any) 
     plain = export(trainer, work, parent, final)
     if trainer.accelerator.is_main_process:
         # What a quantised base says is another thing by design; final/ is its adapter on the unquantised weights.
-        said = said or measure(plain, trainer.processing_class, task, *asked)
+        said = said or measure(_beside(plain, trainer.accelerator.device), trainer.processing_class, task, *asked)
         (work.folder / VERIFICATION).unlink(missing_ok=True)
         said.write(work.folder / REFERENCE)
         # TRL's card of its own; ours lies in final/.
@@ -76,6 +78,14 @@ def hand_over(trainer: Any, work: Work, parent: Path, task: Task, **facts: Any) 
         write_atomic(final / "README.md", model_card(record))
         write_json(work.run.record_path(work.name), record)
     trainer.accelerator.wait_for_everyone()
+
+
+def _beside(plain: Any, device: torch.device) -> Any:
+    """A model on the trainer's device, where it will be verified, or on the CPU where there is no room beside the trainer's."""
+    try:
+        return plain.to(device)
+    except torch.OutOfMemoryError:
+        return plain.to("cpu")
 
 
 def settle_best(work: Work) -> dict[str, Any]:

@@ -57,6 +57,8 @@ class Offline:
 
         in_flight = batch_size if cpu else max(batch_size, _ON_A_GPU)
         own: dict[str, Any] = {"max_num_seqs": in_flight, "limit_mm_per_prompt": {"image": images}}
+        # What fits: a model's own context may be 262,144 positions, whose cache alone fills a card.
+        own["max_model_len"] = -1
         if checkpoint.precision in ("float32", "bfloat16", "float16"):
             own["dtype"] = checkpoint.precision
         if checkpoint.precision == "4bit":

@@ -195,6 +195,19 @@ def test_a_second_phase_needs_what_both_may_take_of_what_was_free_and_its_own_of
     assert schedule.lacks_room(config, run, S1, [], 0) is None
 
 
+@pytest.mark.parametrize(("gpus", "waits"), [(1, True), (0, False)])
+def test_on_a_gpu_a_stage_with_a_rollout_server_has_no_neighbour(
+    monkeypatch: pytest.MonkeyPatch, run: RunDir, gpus: int, waits: bool
+) -> None:
+    """vLLM counts what is free while it starts, and no forecast knows of its share."""
+    for name, value in (("free_memory", lambda: [10**12]), ("visible_gpus", lambda: gpus)):
+        monkeypatch.setattr(schedule, name, value)
+    served = load("demo_scenes", ["stages.2.rollouts=vllm"])
+    for name, running in (("stage2_grpo_format", LABELS), (LABELS, "stage2_grpo_format")):
+        why = schedule.lacks_room(served, run, name, [running], 10**12)
+        assert (why or "").startswith("stage2_grpo_format has a rollout server") == waits
+
+
 def hand_over(config: RunConfig, run: RunDir, name: str, **record: object) -> None:
     """Leave a phase verified and evaluated, with one right answer of one."""
     kept = {"status": "complete", "weights": "w", "checkpoint": "final", "gate": None, **record}

@@ -141,7 +141,7 @@ def test_a_model_that_is_code_of_its_own_is_known_to_see_without_running_it(tmp_
     [
         ("llava", {}, "transformers"),
         ("qwen3_vl", {}, None),
-        ("llava", {"model_impl": "vllm"}, "vllm"),
+        ("llava", {"model_impl": "vllm", "max_model_len": 512}, "vllm"),
         ("llava", {"mm_processor_kwargs": {"size": None}}, "transformers"),
     ],
 )
@@ -163,6 +163,8 @@ def test_vllm_is_told_what_the_family_needs_and_the_users_options_win(
     model = LabModel(str(tmp_path), backend="vllm", options=options)
     Offline(Checkpoint(model, "float32", tmp_path, {"processor": {"do_resize": False}}), 4, 2)
     assert made.get("model_impl") == impl
+    # As much context as fits.
+    assert made["max_model_len"] == options.get("max_model_len", -1)
     assert made["mm_processor_kwargs"] == {"do_resize": False, **options.get("mm_processor_kwargs", {})}
 
 

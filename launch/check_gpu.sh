@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Run this first on a machine with GPUs: ten minutes on one card tell whether everything a run needs works there.
-#   ./launch/check_gpu.sh [--cpu] [--only driver,triton,run,zero2,rollouts,several,step] [--out check_gpu.json]
+# Run this first on a machine with GPUs: it tells in some ten minutes on one card whether all that a run needs works there.
+#   ./launch/check_gpu.sh [--cpu] [--only driver,triton,run,zero2,rollouts,ddp,several,step] [--out check_gpu.json]
 #     --cpu    the same on the CPU, with the smallest sizes (taken by itself where there is no GPU)
 #     --only   some of the checks
 #     --out    where the figures are written; the file can be sent to the maintainers, and holds no path and no secret

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import gpu_check
-from benchmarks.gpu_check import OK, SKIPPED, CheckResult, Machine
+from benchmarks.gpu_check import FAIL, OK, SKIPPED, CheckResult, Machine
 from pipeline.checks.run import check
 from pipeline.config.loader import load
 from pipeline.files import ROOT
@@ -78,21 +78,23 @@ child.wait()
     assert not process.exists() or not (process / "cmdline").read_bytes()
 
 
-def test_all_checks_of_a_card_end_within_ten_minutes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    given: list[float] = []
-    clock = [0.0]
-
-    def slow(machine: Machine, seconds: float) -> CheckResult:
-        """Takes all it is given."""
-        given.append(seconds)
-        clock[0] += seconds
-        return CheckResult(OK)
-
-    monkeypatch.setattr(gpu_check.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(gpu_check, "CHECKS", {name: (slow, limit) for name, (_, limit) in gpu_check.CHECKS.items()})
-    found = gpu_check.run_checks(list(gpu_check.CHECKS), Machine(("0",), tmp_path))
-    assert sum(given) <= gpu_check.LIMIT
-    assert found["step"].note == "ten minutes are over"
+@pytest.mark.parametrize(
+    ("drift", "grad", "state", "told"),
+    [
+        ([0.01, 0.02, 0.015, 0.02], 1.0, OK, "0.010 nats from the trainer at first, 0.020 once weights moved"),
+        # A server that keeps the weights it began with.
+        ([0.01, 2.5, 4.0, 5.0], 1.0, FAIL, "the server does not have the weights it is sent"),
+        ([0.01, 0.01, 0.01, 0.01], 0.0, FAIL, "its weights did not move"),
+        ([], 1.0, FAIL, "nothing is known of what is sent"),
+    ],
+)
+def test_a_server_without_the_weights_it_is_sent_fails_its_check(
+    drift: list[float], grad: float, state: str, told: str
+) -> None:
+    rows = [{"sampling/sampling_logp_difference/mean": one, "grad_norm": grad} for one in drift]
+    found = gpu_check.with_drift(CheckResult(OK, "2 stages"), rows or [{"grad_norm": grad}])
+    assert found.state == state
+    assert told in found.note
 
 
 @pytest.mark.parametrize("gpus", [(), ("0",)])
@@ -128,7 +130,7 @@ def test_tokens_a_second_are_read_from_the_table_of_a_step() -> None:
 def test_the_script_walks_the_checks_on_a_cpu(tmp_path: Path) -> None:
     """A run in bfloat16 with its hand-overs; tests of the stages hold what the other checks start."""
     done = subprocess.run(
-        [ROOT / "launch" / "check_gpu.sh", "--cpu", "--only", "driver,triton,run,several", "--out", tmp_path / "out.json"],
+        [ROOT / "launch" / "check_gpu.sh", "--cpu", "--only", "driver,triton,run,ddp,several", "--out", tmp_path / "out.json"],
         env={**os.environ, "PYTHON": sys.executable}, capture_output=True, text=True, timeout=900, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
@@ -137,6 +139,7 @@ def test_the_script_walks_the_checks_on_a_cpu(tmp_path: Path) -> None:
         "driver": OK,
         "triton": SKIPPED,
         "run": OK,
+        "ddp": SKIPPED,
         "several": SKIPPED,
     }
     assert found["run"]["note"].startswith("2 stages of 8 steps, handed over within")

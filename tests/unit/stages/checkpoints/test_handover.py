@@ -11,7 +11,8 @@ from stages.checkpoints import handover
 @pytest.mark.parametrize("room", [True, False])
 def test_a_plain_model_stays_on_the_cpu_only_where_there_is_no_room_beside_the_trainers(room: bool) -> None:
     class Model:
-        places: list[str] = []
+        def __init__(self) -> None:
+            self.places: list[str] = []
 
         def to(self, device: object) -> Model:
             self.places.append(str(device))

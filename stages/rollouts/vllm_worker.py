@@ -11,6 +11,7 @@ class PolicyWorker:
     """Mixed into vLLM's worker by ``--worker-extension-cls``; called through ``/collective_rpc``."""
 
     model_runner: Any
+    reload_weights: Any
 
     def load_policy(self, folder: str) -> None:
         """Load the weights of a checkpoint folder, and mend what a reload of vLLM 0.31 leaves behind.
@@ -27,7 +28,8 @@ class PolicyWorker:
             for norm in model.modules()
             if isinstance(norm, _BatchNorm)
         }
-        self.model_runner.reload_weights(weights_path=folder)
+        # The worker's own, within vLLM's configuration: layers may ask for it while they take weights.
+        self.reload_weights(weights_path=folder)
         for norm, kept in statistics.items():
             for name, value in kept.items():
                 norm.get_buffer(name).copy_(value)

@@ -33,7 +33,7 @@ class Runner:
 
 def test_a_reload_brings_the_weights_keeps_what_batch_norms_have_seen_and_packs_a_tied_head_again() -> None:
     worker, runner = PolicyWorker(), Runner()
-    worker.model_runner = runner
+    worker.model_runner, worker.reload_weights = runner, runner.reload_weights
     before = {name: buffer.clone() for name, buffer in runner.model.named_buffers()}
     assert set(before) == {f"tower.0.{name}" for name in ("running_mean", "running_var", "num_batches_tracked")}
     worker.load_policy("new")

@@ -269,6 +269,8 @@ class AlarmConfig:
     """Mean KL divergence from the reference model, nats per token; mean."""
     drift: float | None = 0.1
     """Mean difference of log-probabilities between trainer and vLLM, nats per token; mean."""
+    left_out: float | None = 0.1
+    """Share of completions that the loss leaves out since trainer and vLLM disagree on how likely they are; mean."""
     entropy: float | None = 0.2
     """Mean entropy of the policy, as a share of what it was at the stage's start; lower is worse."""
     length: float | None = 0.3

@@ -214,6 +214,14 @@ RULES = (
         "what a rollout taught: lower learning_rate",
     ),
     Rule(
+        "left_out",
+        mean("sampling/left_out_ratio"),
+        "the share of completions that the loss leaves out, since trainer and vLLM disagree on how likely they are",
+        "differences of rounding add up over a long completion",
+        "set trainer.vllm_importance_sampling_mode: token_truncate, which bounds each token in its place; with rollouts_ahead "
+        "lower learning_rate",
+    ),
+    Rule(
         "entropy",
         share_of_start("entropy"),
         "the policy's entropy as a share of its start",

@@ -27,8 +27,12 @@ def count_rollout(trainer: Any, rollout: Batch, pictures: Sequence[int]) -> None
     """
     ids = torch.cat([rollout["prompt_ids"], rollout["completion_ids"]], dim=1)
     counts = torch.tensor(pictures, device=ids.device)
-    _tell_images(trainer, _sums(trainer, _image_figures(trainer, ids, rollout, counts), ids))
+    figures = [*_image_figures(trainer, ids, rollout, counts), *_left_out(rollout)]
+    *images, left_out, weighed = _sums(trainer, figures, ids)
+    _tell_images(trainer, images)
     metrics = _metrics(trainer)
+    if weighed:
+        metrics["sampling/left_out_ratio"].append(left_out / weighed)
     rows = len(rollout["prompt_ids"]) * trainer.accelerator.num_processes
     # Of all ranks.
     texts = [completion_text(completion) for completion in list(trainer._logs["completion"])[-rows:]]
@@ -101,6 +105,19 @@ def image_features(batch: Batch, config: Any) -> torch.Tensor | int | None:
     if pixels.dim() == 4 and hasattr(config, "image_seq_length"):
         return int(len(pixels) * config.image_seq_length)
     return None
+
+
+def _left_out(rollout: Batch) -> tuple[torch.Tensor | float, torch.Tensor | float]:
+    """Of this rank: what the loss leaves out since server and trainer disagree on it, and of how much: completions, or tokens
+    where TRL weighs each; nothing of nothing where no server sampled.
+    """
+    ratio = rollout.get("importance_sampling_ratio")
+    if ratio is None:
+        return 0.0, 0.0
+    counted = rollout["completion_mask"] > 0
+    if ratio.shape[1] == 1:
+        counted = counted.any(dim=1, keepdim=True)
+    return ((ratio == 0) & counted).sum(), counted.sum()
 
 
 def _image_figures(trainer: Any, ids: torch.Tensor, batch: Batch, pictures: torch.Tensor) -> list[torch.Tensor | float]:

@@ -70,6 +70,7 @@ def test_a_stage_samples_from_a_server_that_has_its_weights(small: Small, whole_
     assert max(row["sampling/sampling_logp_difference/max"] for row in rows) <= LIMIT
     assert all("rewards/format_reward/mean" in row and row["reward_std"] >= 0 for row in rows)
     assert any(row["grad_norm"] > 0 for row in rows)
+    assert {row["sampling/left_out_ratio"] for row in rows} == {0}
     assert [row["sampling/prefix_cache_hit_ratio"] for row in rows] == pytest.approx([found_of_prompts(rows[0], 8)] * 4)
     # Processed pictures are kept: they do not depend on weights. The third step is the first of the server that is started again.
     assert [row["sampling/image_cache_hit_ratio"] for row in rows] == [0, 1, 0, 1]

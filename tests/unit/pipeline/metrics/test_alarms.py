@@ -20,6 +20,7 @@ MEAN = {
     "not_a_label": ("answers/not_a_label_ratio", 0.09, 0.01),
     "kl": ("kl", 2.0, 0.05),
     "drift": ("sampling/sampling_logp_difference/mean", 0.4, 0.01),
+    "left_out": ("sampling/left_out_ratio", 0.3, 0.02),
 }
 """Alarm: its key, a value that is bad, one that is well."""
 AT_ONCE = {

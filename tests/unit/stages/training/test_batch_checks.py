@@ -55,6 +55,27 @@ def test_a_rollout_is_counted_over_its_groups_and_rewards():
     }
 
 
+@pytest.mark.parametrize(
+    ("ratio", "left_out"),
+    [
+        # A ratio for each completion, the third of which is above what is taken.
+        ([[1.1], [0.9], [0.0], [1.0]], 1 / 4),
+        # One for each token; tokens behind the end of a completion do not count.
+        ([[1.0, 0.0, 0.0], [1.0, 1.0, 1.0], [0.0, 1.0, 0.0], [0.9, 1.2, 1.0]], 2 / 10),
+    ],
+)
+def test_what_the_loss_leaves_out_of_a_server_s_completions_is_counted(
+    ratio: list[list[float]], left_out: float
+) -> None:
+    one = trainer(completions=("a", "b", "c", "d"), rewards=([1.0] * 4,))
+    mask = torch.tensor([[1, 1, 0], [1, 1, 1], [1, 1, 0], [1, 1, 1]])
+    batch = {"prompt_ids": ids(0, 0, 0, 0), "completion_ids": ids(0, 0, 0, 0), "completion_mask": mask}
+    batch_checks.count_rollout(one, {**batch, "importance_sampling_ratio": torch.tensor(ratio)}, [0] * 4)
+    assert counted(one)["sampling/left_out_ratio"] == pytest.approx(left_out)
+    batch_checks.count_rollout(without := trainer(completions=("a",) * 4, rewards=([1.0] * 4,)), batch, [0] * 4)
+    assert "sampling/left_out_ratio" not in counted(without)
+
+
 def test_images_that_do_not_arrive_and_tokens_without_one_are_counted():
     rewards = ([1.0] * 2,)
     one = trainer(completions=("a", "b"), rewards=rewards)

@@ -35,6 +35,8 @@ OWNED = {
     "enable_jit_checkpoint": "Ctrl-C and SIGTERM write a checkpoint where resume is exact",
     "remove_unused_columns": "the rewards need every column",
     "eval_strategy": "every stage is evaluated after it; see evaluation",
+    "sync_ref_model": "its reference is in no checkpoint, so a resumed stage would have another; the reference is the parent",
+    "accelerator_config": "rows are shared out as GRPO's groups need it",
     "generation_batch_size": "set steps_per_generation, which says the same for any number of processes",
 }
 """Trainer options that CLGRPO sets itself, and where to say it instead."""
@@ -264,14 +266,12 @@ def _grpo(config: RunConfig, where: str, stage: StageConfig) -> Iterator[str]:
             )
         if clip[0] >= 1:
             yield f"{where}.trainer.epsilon: {clip[0]} must be below 1: a ratio never falls to 0, so it would never act"
-    if trainer.get("sync_ref_model"):
-        if not trainer.get("beta", defaults["beta"]):
-            yield f"{where}.trainer.sync_ref_model: true, but beta is 0 and asks no reference; set beta above 0, or remove it"
-        elif config.model.peft is not None:
-            yield (
-                f"{where}.trainer.sync_ref_model: true does not go with model.peft, whose reference is the model without "
-                "adapters; remove it"
-            )
+    bias = (config.model.peft or {}).get("bias", "none")
+    if trainer.get("beta", defaults["beta"]) and bias != "none":
+        yield (
+            f"{where}.trainer.beta: above 0 with model.peft.bias: {bias} holds the policy to a reference that moves: the model "
+            "without adapters keeps the biases that train; set bias: none, or beta: 0"
+        )
     yield from _rollouts(config, where, stage, per_device * per_generation, generations)
 
 

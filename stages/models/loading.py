@@ -217,6 +217,7 @@ def prepare(trainer: Any, work: Work) -> None:
     """Prepare the trainer's model for training: hold parts fixed, keep trained weights in float32."""
     model = trainer.model
     freeze(model, work.stage.freeze)
+    hold_fixed(model)
     hold_batch_norms(model)
     if not (trainer.args.gradient_checkpointing_kwargs or {}).get("use_reentrant"):
         end_backward_at_trained_weights(model)
@@ -243,6 +244,27 @@ def freeze(model: torch.nn.Module, parts: list[str]) -> None:
             parameter.requires_grad_(False)
     if not any(parameter.requires_grad for parameter in model.parameters()):
         raise UserError(f"freeze: {parts} leaves nothing to train")
+
+
+def hold_fixed(model: Any) -> None:
+    """Keep fixed adapters fixed: peft gives all of them their gradient back once the model without them, which is the reference
+    of a KL divergence, has been asked.
+    """
+    if not hasattr(model, "disable_adapter"):
+        return
+    fixed = [parameter for parameter in model.parameters() if not parameter.requires_grad]
+    without = model.disable_adapter
+
+    @contextlib.contextmanager
+    def disable_adapter() -> Iterator[None]:
+        try:
+            with without():
+                yield
+        finally:
+            for parameter in fixed:
+                parameter.requires_grad_(False)
+
+    model.disable_adapter = disable_adapter
 
 
 def hold_batch_norms(model: torch.nn.Module) -> None:

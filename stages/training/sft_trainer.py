@@ -56,6 +56,9 @@ class SupervisedTrainer(SFTTrainer):
 
     def __init__(self, teacher: LogitsTeacher | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)
+        # TRL's loss divides by the tokens of a whole step, and gives the model nothing of it. But transformers asks the model's
+        # class whether it would take them, and where it says no (Qwen2.5-VL, Qwen3-VL) every micro-batch would weigh the same.
+        self.model_accepts_loss_kwargs = True
         self.teacher = teacher
         if teacher is not None:
             add_distilled_loss(plain(self.model), teacher)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,7 +18,8 @@ of the first step's move; processes that train alone are as far from each other 
 
 
 class Together(TrainerCallback):
-    """Compares the trained weights of all processes after the first step and at every save, and ends a stage that trains apart.
+    """Compares the trained weights of all processes after the first step that moves some and at every save, and ends a stage that
+    trains apart. With a warm-up the first step moves nothing.
 
     Under ZeRO-3, whose processes hold different parts of one model, there is nothing to compare.
 
@@ -27,25 +29,28 @@ class Together(TrainerCallback):
 
     def __init__(self, accelerator: Any) -> None:
         self.accelerator = accelerator
-        self.begun: torch.Tensor | None = None
-        self.compared = False
+        self.held: list[torch.Tensor] = []
+        self.begun = torch.empty(0)
+        self.moved = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self.begun, self.compared = some_weights(model), False
+        # Once: what asks for gradients may change while a reference is asked.
+        self.held = [one for one in model.parameters() if one.requires_grad and one.numel()]
+        self.begun, self.moved = some_of(self.held), False
 
-    def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        if not self.compared:
-            self.compared = True
-            self._compare(model, state.global_step)
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        if not self.moved:
+            self._compare(state.global_step)
 
-    def on_save(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        self._compare(model, state.global_step)
+    def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._compare(state.global_step)
 
-    def _compare(self, model: Any, step: int) -> None:
-        if self.begun is None or not len(self.begun):
+    def _compare(self, step: int) -> None:
+        if not len(self.begun):
             return
-        now = self.accelerator.gather(some_weights(model)[None])
+        now = self.accelerator.gather(some_of(self.held)[None])
         moved = float((now - self.begun).abs().max())
+        self.moved = moved > 0
         apart = (now - now[0]).abs().amax(1)
         if float(apart.max()) > APART * moved:
             raise UserError(
@@ -56,7 +61,7 @@ class Together(TrainerCallback):
 
 
 @torch.no_grad()
-def some_weights(model: Any) -> torch.Tensor:
-    """Return numbers of every trained tensor that this process holds, as float32: shape (numbers,)."""
-    held = [one.detach().flatten() for one in model.parameters() if one.requires_grad and one.numel()]
-    return torch.cat([one[:: -(-len(one) // OF_A_TENSOR)].float() for one in held]) if held else torch.empty(0)
+def some_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
+    """Return numbers spread over each of some tensors, as float32: shape (numbers,)."""
+    flat = [one.detach().flatten() for one in tensors]
+    return torch.cat([one[:: -(-len(one) // OF_A_TENSOR)].float() for one in flat]) if flat else torch.empty(0)

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import gather_object
+from accelerate.utils import broadcast_object_list, gather_object
 from transformers import TrainerCallback
 from trl.models import unwrap_model_for_generation
 
@@ -60,7 +60,8 @@ class Validation(TrainerCallback):
                     # Torn, or of a step that is taken anew.
                     shutil.rmtree(folder)
         self.trainer.accelerator.wait_for_everyone()
-        self.best = best_of(self.work.folder)
+        # As rank 0 sees it: another node may see a shared folder as it was.
+        (self.best,) = broadcast_object_list([best_of(self.work.folder)])
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         due = control.should_save if self.steps is None else state.global_step % self.steps == 0

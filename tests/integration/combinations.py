@@ -85,6 +85,9 @@ def _table() -> dict[str, tuple[str, list[str]]]:
         add("qlora_4bit_grpo", level, LORA, "model.quantization=4bit", stage=GRPO)
     # Without DeepSpeed its rollouts have weights of their own.
     add("full_bf16_grpo", None, "model.dtype=bfloat16", stage=GRPO)
+    # A reference is asked, after which peft would train the vision tower's adapters too.
+    held = (f"stages.{GRPO}.freeze=[vision]", f"stages.{GRPO}.trainer.beta=0.1")
+    add("lora_frozen_vision_grpo", None, LORA_EVERYWHERE, *held, stage=GRPO)
     for name, setting in TYPES.items():
         add(name, None, setting)
         add(name, "zero2", setting)

@@ -34,6 +34,7 @@ EVERY_CHANGE = (
     "lora_bf16-zero3",
     "full_grpo-zero3",
     "lora_grpo-zero2",
+    "lora_frozen_vision_grpo-plain",
     "lora_rates-zero3",
     "qlora_4bit-zero2",
     "qlora_4bit_grpo-plain",
@@ -100,7 +101,7 @@ def trains(name: str) -> str:
         return r".*text_model\.embed_tokens\.weight"
     if kind == "ln_tuning":
         return rf"{NORMS}\.weight"
-    if kind == "lora_frozen_vision":
+    if kind.startswith("lora_frozen_vision"):
         return r".*(text_model.*(q_proj|v_proj|down_proj)|modality_projection\.proj)\.weight"
     return rf"({EVERYWHERE if kind in ('lora_everywhere', 'lora_rates') else LANGUAGE})\.weight"
 

@@ -93,10 +93,17 @@ RULES = [
     ),
     (["model.peft={peft_type: [LORA], target_modules: [q_proj]}"], ["peft_type: \"['LORA']\" is not offered"]),
     (
-        [PROMPT, "stages.3.trainer.beta=0.1", "stages.3.trainer.sync_ref_model=true"],
-        [f"{S3}.trainer.sync_ref_model: true", "model.peft"],
+        ["stages.3.trainer.beta=0.1", "stages.3.trainer.sync_ref_model=true"],
+        [f"{S3}.trainer.sync_ref_model: True is not set here", "in no checkpoint", "the reference is the parent"],
     ),
-    (["stages.3.trainer.sync_ref_model=true"], [f"{S3}.trainer.sync_ref_model: true", "beta is 0", "beta above 0"]),
+    (
+        ["stages.3.trainer.accelerator_config={split_batches: true}"],
+        ["accelerator_config", "is not set here", "shared out"],
+    ),
+    (
+        ["stages.3.trainer.beta=0.1", "model.peft={target_modules: [q_proj], bias: all}"],
+        [f"{S3}.trainer.beta: above 0 with model.peft.bias: all", "set bias: none, or beta: 0"],
+    ),
     (["model.attn_implementation=spda"], ["model.attn_implementation: 'spda'", "did you mean sdpa?"]),
     (["task.name=mixture", "task.options.splits=5", f"{S1}.split=mix"], [f"{S1}.split: 'mix' holds no built row"]),
     (["launch.rollout_flags={port: 8000}"], ["launch.rollout_flags.port: is set by the stage", "leave it out"]),

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from pipeline.errors import UserError
-from stages.training.together import OF_A_TENSOR, Together, some_weights
+from stages.training.together import OF_A_TENSOR, Together, some_of
 
 STATE = SimpleNamespace(global_step=1)
 
@@ -54,26 +54,51 @@ def test_a_stage_whose_processes_train_apart_ends_after_its_first_step(move: flo
     moved(model, move)
     if told:
         with pytest.raises(UserError, match="processes 0 and 1 train apart: after step 1"):
-            together.on_step_end(None, STATE, None, model)
+            together.on_step_end(None, STATE, None)
     else:
-        together.on_step_end(None, STATE, None, model)
+        together.on_step_end(None, STATE, None)
 
 
-def test_it_asks_after_the_first_step_and_at_saves_alone() -> None:
+def test_it_asks_after_the_first_step_that_moves_and_at_saves_alone() -> None:
     processes = Processes(0.0)
     model, together = model_of(8), Together(processes)
     together.on_train_begin(None, STATE, None, model)
-    for _ in range(5):
-        moved(model, 1.0)
-        together.on_step_end(None, STATE, None, model)
-    together.on_save(None, STATE, None, model)
-    assert processes.asked == 2
+    # Warm-up, then training.
+    for step in (0.0, 0.0, 1.0, 1.0, 1.0):
+        moved(model, step)
+        together.on_step_end(None, STATE, None)
+    assert processes.asked == 3
+    together.on_save(None, STATE, None)
+    assert processes.asked == 4
+
+
+def test_a_first_step_without_movement_hides_nothing() -> None:
+    model, together = model_of(8), Together(processes := Processes(0.0))
+    together.on_train_begin(None, STATE, None, model)
+    together.on_step_end(None, STATE, None)
+    moved(model, 1e-3)
+    processes.apart = 1e-3
+    with pytest.raises(UserError, match="train apart"):
+        together.on_step_end(None, STATE, None)
+
+
+def test_what_asks_for_gradients_later_is_not_compared() -> None:
+    """peft gives all adapters their gradient back once a reference has been asked."""
+    model, together = model_of(8, 8), Together(Processes(0.0))
+    model[1].requires_grad_(False)
+    together.on_train_begin(None, STATE, None, model)
+    model[1].requires_grad_(True)
+    moved(model, 1.0)
+    together.on_step_end(None, STATE, None)
+    assert together.moved
 
 
 def test_numbers_are_taken_from_all_of_a_tensor_and_none_of_what_is_elsewhere() -> None:
-    model = model_of(1, 10 * OF_A_TENSOR + 1, 0)
-    taken = some_weights(model)
+    taken = some_of([torch.arange(1.0), torch.arange(10.0 * OF_A_TENSOR + 1)])
     assert OF_A_TENSOR // 2 < len(taken) - 1 <= OF_A_TENSOR
-    for one in model.parameters():
-        one.requires_grad_(False)
-    assert not len(some_weights(model))
+    assert float(taken.max()) > 9 * OF_A_TENSOR
+    together = Together(Processes(1.0))
+    # A process of ZeRO-3 holds parts of its own.
+    together.on_train_begin(None, STATE, None, model_of(0))
+    together.on_step_end(None, STATE, None)
+    assert together.accelerator.asked == 0

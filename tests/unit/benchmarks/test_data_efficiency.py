@@ -21,7 +21,7 @@ def test_the_shipped_grid_has_a_curve_of_answers_and_one_of_chains_of_thought() 
     for stages in curves.values():
         assert [CONFIG.stage(name).split for name in stages] == ["train[:10%]", "train[:25%]", "train[:50%]", "train"]
     assert sum(map(len, curves.values())) == len(CONFIG.all_stages)
-    demo = load("demo_scenes")
+    demo = load("demo")
     assert (CONFIG.model, CONFIG.cot.teachers if CONFIG.cot else None) == (demo.model, demo.cot and demo.cot.teachers)
 
 

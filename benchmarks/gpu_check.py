@@ -155,7 +155,7 @@ def check_rollouts(machine: Machine, seconds: float) -> CheckResult:
     if importlib.util.find_spec("vllm") is None:
         return CheckResult(SKIPPED, "vLLM is not installed: ./launch/install.sh --vllm")
     # So fast that a server which kept the weights of the step before is nats away from the trainer.
-    words = ("stages.stage2_grpo_format.rollouts=vllm", "stages.stage2_grpo_format.trainer.learning_rate=1.0e-2")
+    words = ("stages.stage2_grpo_format.rollouts=vllm", "stages.stage2_grpo_format.trainer.learning_rate=3.0e-3")
     outcome = trained(machine, "rollouts", seconds, *words)
     if outcome.state != OK:
         return outcome

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,7 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from pipeline.config.loader import load
 
         if arguments.run is _import:
-            arguments.files = [Path(word) for word in arguments.overrides if "=" not in word or Path(word).is_file()]
+            # Not Path.is_file, which a long text of a setting makes raise.
+            arguments.files = [Path(word) for word in arguments.overrides if "=" not in word or os.path.isfile(word)]
             arguments.overrides = [word for word in arguments.overrides if Path(word) not in arguments.files]
         prompts = [f"cot.prompts={json.dumps(arguments.prompts)}"] if getattr(arguments, "prompts", None) else []
         return int(arguments.run(load(arguments.config, [*arguments.overrides, *prompts]), arguments))

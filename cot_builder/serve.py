@@ -113,13 +113,17 @@ def check_words(words: Sequence[str]) -> None:
     flags = [word[2:].partition("=")[0].partition(".")[0].replace("_", "-") for word in words if word.startswith("--")]
     # The only one of them that vLLM has an abbreviation for.
     flags += ["quantization" for word in words if word.startswith("-q")]
-    if told := [flag for flag in flags if flag in SERVED_AS]:
-        raise UserError(
-            [
-                f"--{flag}: changes what the teacher replies; write it to serve: of its file, which the keys of replies know"
-                for flag in told
-            ]
+    told = [
+        f"--{flag}: changes what the teacher replies; write it to serve: of its file, which the keys of replies know"
+        for flag in flags
+        if flag in SERVED_AS
+    ]
+    if "revision" in flags:
+        told.append(
+            "--revision: is other weights; write it to revision: of the teacher's file, which the keys of replies know"
         )
+    if told:
+        raise UserError(told)
 
 
 def check_model(model: str) -> None:

@@ -213,6 +213,10 @@ class OpenAIConfig:
             problems.append("model: missing; give the name the server serves")
         problems += [f"base_urls: {problem}" for problem in _address_problems(self.base_urls)]
         problems += [f"serve.{problem}" for problem in flag_problems(self.serve)]
+        if "revision" in self.serve:
+            problems.append(
+                "serve.revision: is not read here; set revision: beside serve:, which is given to the server too"
+            )
         if self.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             problems.append("api_key_env: must be the NAME of an environment variable, not the key itself")
         minima = {"temperature": 0, "max_tokens": 1, "image_size": 1, "timeout": 0.001, "retries": 0, "patience": 0}

@@ -147,12 +147,10 @@ def lacks_room(config: RunConfig, run: RunDir, name: str, running: Sequence[str]
     """
     if not running:
         return None
-    served = [
-        one
-        for one in (*running, name)
-        if (stage := config.all_stages.get(one)) and stage.rollouts == "vllm" and not hands_on(config, run, one)
-    ]
-    if served and visible_gpus():
+    # The builder is not on the GPUs, and what only writes a report takes nothing of them.
+    there = [one for one in (*running, name) if one != COT and not hands_on(config, run, one)]
+    served = [one for one in there if (stage := config.all_stages.get(one)) and stage.rollouts == "vllm"]
+    if served and len(there) > 1 and visible_gpus():
         return f"{served[0]} has a rollout server, which takes its share of what is free on its GPUs when it starts"
     needed = {one: memory_needed(config, run, one) for one in (*running, name)}
     if unknown := [one for one, count in needed.items() if count is None]:

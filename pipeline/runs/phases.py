@@ -71,6 +71,7 @@ TRANSPORT = ("base_urls", "api_key_env", "timeout", "retries", "patience", "conc
 """Keys of a teacher's file that say where, how fast and with what patience it is asked, and change no reply."""
 SERVED_AS = (
     "chat-template",
+    "code-revision",
     "default-chat-template-kwargs",
     "dtype",
     "generation-config",
@@ -81,6 +82,8 @@ SERVED_AS = (
     "quantization",
     "reasoning-parser",
     "tokenizer",
+    "tokenizer-mode",
+    "tokenizer-revision",
 )
 """Flags of a teacher's `serve` block that do change its replies."""
 

@@ -20,7 +20,7 @@ from pipeline.runs.handover import TRAINED, file_digests, weights_of
 from pipeline.scoring.response import GRAMMAR_VERSION
 from stages.checkpoints.accept import FIGURES, REFERENCE, VERIFICATION
 from stages.checkpoints.export import export
-from stages.checkpoints.reference_logits import measure
+from stages.checkpoints.reference_logits import Reference, measure
 from stages.models.memory_usage import usage
 from stages.processes.work import Work
 
@@ -47,7 +47,7 @@ def hand_over(trainer: Any, work: Work, parent: Path, task: Task, **facts: Any) 
     plain = export(trainer, work, parent, final)
     if trainer.accelerator.is_main_process:
         # What a quantised base says is another thing by design; final/ is its adapter on the unquantised weights.
-        said = said or measure(_beside(plain, trainer.accelerator.device), trainer.processing_class, task, *asked)
+        said = said or _measure_beside(plain, trainer, task, *asked)
         (work.folder / VERIFICATION).unlink(missing_ok=True)
         said.write(work.folder / REFERENCE)
         # TRL's card of its own; ours lies in final/.
@@ -80,12 +80,12 @@ def hand_over(trainer: Any, work: Work, parent: Path, task: Task, **facts: Any) 
     trainer.accelerator.wait_for_everyone()
 
 
-def _beside(plain: Any, device: torch.device) -> Any:
-    """A model on the trainer's device, where it will be verified, or on the CPU where there is no room beside the trainer's."""
+def _measure_beside(plain: Any, trainer: Any, task: Task, split: str, style: str) -> Reference:
+    """The reference of a model on the device it will be verified on, or on the CPU where that has no room for it."""
     try:
-        return plain.to(device)
+        return measure(plain.to(trainer.accelerator.device), trainer.processing_class, task, split, style)
     except torch.OutOfMemoryError:
-        return plain.to("cpu")
+        return measure(plain.to("cpu"), trainer.processing_class, task, split, style)
 
 
 def settle_best(work: Work) -> dict[str, Any]:

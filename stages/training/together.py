@@ -21,7 +21,7 @@ class Together(TrainerCallback):
     """Compares the trained weights of all processes after the first step that moves some and at every save, and ends a stage that
     trains apart. With a warm-up the first step moves nothing.
 
-    Under ZeRO-3, whose processes hold different parts of one model, there is nothing to compare.
+    Under ZeRO-3, whose processes hold different parts of one model, nothing is compared.
 
     Args:
         accelerator: the trainer's.
@@ -34,8 +34,8 @@ class Together(TrainerCallback):
         self.moved = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
-        # Once: what asks for gradients may change while a reference is asked.
-        self.held = [one for one in model.parameters() if one.requires_grad and one.numel()]
+        # Once: what asks for gradients may change while a reference is asked. What ZeRO-3 shares out comes and goes.
+        self.held = [one for one in model.parameters() if one.requires_grad and not hasattr(one, "ds_id")]
         self.begun, self.moved = some_of(self.held), False
 
     def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:

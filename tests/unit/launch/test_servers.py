@@ -362,13 +362,23 @@ def test_flags_that_change_replies_are_not_taken_beside_the_file(
 ) -> None:
     """The journal would take replies of the quantized model for those of the file's."""
     bench.config()
-    words = ["-q", "fp8", "--mm_processor_kwargs.max_pixels=9", "--hf-overrides={}", "--max-model-len", "512"]
+    words = [
+        "--revision",
+        "v2",
+        "-q",
+        "fp8",
+        "--mm_processor_kwargs.max_pixels=9",
+        "--hf-overrides={}",
+        "--max-model-len",
+        "512",
+    ]
     assert serve.main([str(bench.folder / "left.yaml"), "--dry-run", *words]) == 2
     assert [flag for flag in SERVED_AS if f"--{flag}: changes what the teacher replies" in caplog.text] == [
         "hf-overrides",
         "mm-processor-kwargs",
         "quantization",
     ]
+    assert "--revision: is other weights; write it to revision: of the teacher's file" in caplog.text
     assert serve.main([str(bench.folder / "left.yaml"), "--dry-run", *words[-2:]]) == 0
     assert "--max-model-len 512" in capsys.readouterr().out
 

@@ -218,5 +218,8 @@ def test_words_change_an_import_as_they_change_a_build(tmp_path, project, serve,
     assert "did you mean attempts?" in caplog.text
     assert take_in(project, "cot.attempts=2") == 2
     assert "no FILE is named" in caplog.text
+    # Longer than the name of any file.
+    assert take_in(project, replies, f"task.nosuch={'x' * 300}") == 2
+    assert "task.nosuch" in caplog.text
     assert take_in(project, replies, "cot.attempts=2") == 0
     assert ", 0 not of this build" in capsys.readouterr().out

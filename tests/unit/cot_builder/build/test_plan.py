@@ -177,6 +177,10 @@ def test_a_misspelt_teacher_names_the_nearest():
             "kind: openai\nmodel: m\nbase_urls: ['http://host/v1']\nserve: {mm_processor_kwargs: {}}",
             "serve.mm_processor_kwargs: is written mm-processor-kwargs",
         ),
+        (
+            "kind: openai\nmodel: m\nbase_urls: ['http://host/v1']\nserve: {revision: v2}",
+            "serve.revision: is not read here; set revision:",
+        ),
         ("[1, 2]", "kind: None"),
     ],
 )

@@ -206,6 +206,7 @@ def test_on_a_gpu_a_stage_with_a_rollout_server_has_no_neighbour(
     for name, running in (("stage2_grpo_format", LABELS), (LABELS, "stage2_grpo_format")):
         why = schedule.lacks_room(served, run, name, [running], 10**12)
         assert (why or "").startswith("stage2_grpo_format has a rollout server") == waits
+    assert schedule.lacks_room(served, run, COT, ["stage2_grpo_format"], 10**12) is None
 
 
 def hand_over(config: RunConfig, run: RunDir, name: str, **record: object) -> None:

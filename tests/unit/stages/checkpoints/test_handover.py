@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
 from stages.checkpoints import handover
 
 
-@pytest.mark.parametrize("room", [True, False])
-def test_a_plain_model_stays_on_the_cpu_only_where_there_is_no_room_beside_the_trainers(room: bool) -> None:
+@pytest.mark.parametrize(
+    ("fails", "measured_on"), [(None, ["cuda:1"]), ("to", ["cpu"]), ("measure", ["cuda:1", "cpu"])]
+)
+def test_a_plain_model_is_measured_on_the_cpu_only_where_there_is_no_room_beside_the_trainers(
+    fails: str | None, measured_on: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measured: list[str] = []
+
     class Model:
-        def __init__(self) -> None:
-            self.places: list[str] = []
+        place = "cpu"
 
         def to(self, device: object) -> Model:
-            self.places.append(str(device))
-            if not room and str(device) != "cpu":
+            if fails == "to" and str(device) != "cpu":
                 raise torch.OutOfMemoryError
+            self.place = str(device)
             return self
 
-    model = Model()
-    assert handover._beside(model, torch.device("cuda", 1)) is model
-    assert model.places == (["cuda:1"] if room else ["cuda:1", "cpu"])
+    def measure(model: Model, *_: object) -> str:
+        measured.append(model.place)
+        if fails == "measure" and model.place != "cpu":
+            raise torch.OutOfMemoryError
+        return model.place
+
+    monkeypatch.setattr(handover, "measure", measure)
+    trainer = SimpleNamespace(accelerator=SimpleNamespace(device=torch.device("cuda", 1)), processing_class=None)
+    assert handover._measure_beside(Model(), trainer, None, "test", "think") == measured_on[-1]
+    assert measured == measured_on

@@ -98,7 +98,9 @@ def test_numbers_are_taken_from_all_of_a_tensor_and_none_of_what_is_elsewhere() 
     assert OF_A_TENSOR // 2 < len(taken) - 1 <= OF_A_TENSOR
     assert float(taken.max()) > 9 * OF_A_TENSOR
     together = Together(Processes(1.0))
-    # A process of ZeRO-3 holds parts of its own.
-    together.on_train_begin(None, STATE, None, model_of(0))
+    # A process of ZeRO-3 holds parts of its own, and whole small tensors for a while.
+    model = model_of(8)
+    next(model.parameters()).ds_id = 0
+    together.on_train_begin(None, STATE, None, model)
     together.on_step_end(None, STATE, None)
     assert together.accelerator.asked == 0

@@ -199,7 +199,7 @@ def test_a_resumed_journal_has_no_alarm_of_a_step_twice(work):
 def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
     class Trainer:
         steps = 0
-        accelerator = SimpleNamespace(is_main_process=True, wait_for_everyone=lambda: None)
+        accelerator = SimpleNamespace(is_main_process=True, num_processes=1, wait_for_everyone=lambda: None)
         args = SimpleNamespace(save_total_limit=None)
         model = torch.nn.Linear(1, 1)
 

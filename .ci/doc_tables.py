@@ -140,9 +140,7 @@ def data_sets() -> str:
 
 TABLES = {
     "data_sets": data_sets,
-    "distill_keys": lambda: keys(schema.DistillConfig),
     "tasks": tasks,
-    "task_keys": lambda: keys(schema.TaskConfig),
     "task_options": task_options,
     # The same on a machine with the plug-in for HEIC.
     "suffixes": lambda: " " + " ".join(f"`{suffix}`" for suffix in IMAGE_SUFFIXES if suffix not in HEIC_SUFFIXES) + " ",
@@ -157,6 +155,7 @@ TABLES |= {
     f"{name}_keys": functools.partial(keys, cls)
     for name, cls in {
         "run": schema.RunConfig,
+        "task": schema.TaskConfig,
         "model": schema.ModelConfig,
         "compose": schema.ComposeConfig,
         "tiny": schema.TinyConfig,
@@ -164,6 +163,7 @@ TABLES |= {
         "filter": schema.FilterConfig,
         "cross_check": schema.CrossCheckConfig,
         "stage": schema.StageConfig,
+        "distill": schema.DistillConfig,
         "gate": schema.GateConfig,
         "validation": schema.ValidationConfig,
         "alarm": schema.AlarmConfig,

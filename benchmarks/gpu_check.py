@@ -38,6 +38,9 @@ STAGES = ("stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_cl
 TINY = {"hidden_size": 64, "layers": 1, "intermediate_size": 128, "vision_hidden_size": 64, "vision_layers": 1}
 CARD = {"hidden_size": 512, "layers": 8, "intermediate_size": 1408, "vision_hidden_size": 384, "vision_layers": 4}
 """Sizes of the random student on a CPU and on a card."""
+DRIFT = "sampling/sampling_logp_difference/mean"
+STALE = 0.1
+"""Nats a token by which a server may be farther from the trainer than twice what it is before the first update."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -169,9 +172,7 @@ def with_drift(outcome: CheckResult, rows: Sequence[dict[str, Any]]) -> CheckRes
         outcome: of the run.
         rows: the log of its GRPO stage.
     """
-    drift = [
-        row["sampling/sampling_logp_difference/mean"] for row in rows if "sampling/sampling_logp_difference/mean" in row
-    ]
+    drift = [row[DRIFT] for row in rows if DRIFT in row]
     if not any(row.get("grad_norm", 0.0) > 0 for row in rows) or len(drift) < 2:
         return dataclasses.replace(
             outcome, state=FAIL, note="its weights did not move, so nothing is known of what is sent"
@@ -180,10 +181,6 @@ def with_drift(outcome: CheckResult, rows: Sequence[dict[str, Any]]) -> CheckRes
     if max(drift[1:]) > 2 * drift[0] + STALE:
         return dataclasses.replace(outcome, state=FAIL, note=f"the server does not have the weights it is sent: {told}")
     return dataclasses.replace(outcome, note=f"{outcome.note}; {told}")
-
-
-STALE = 0.1
-"""Nats a token by which a server may be farther from the trainer than twice what it is before the first update."""
 
 
 def check_ddp(machine: Machine, seconds: float) -> CheckResult:

@@ -144,21 +144,23 @@ def _prompt_tuning(config: RunConfig) -> Iterator[str]:
 
 def soft_prompt_problems(config: RunConfig, folder: Path) -> Iterator[str]:
     """Yield why a run cannot tune the soft prompt of the model it starts from; nothing where the model has none."""
-    there = soft_prompt_length(chat_template(folder) or "")
-    asked = (config.model.peft or {}).get("num_virtual_tokens")
+    if not tunes_prompt(config):
+        return
+    block = config.model.peft or {}
+    there, asked = soft_prompt_length(chat_template(folder) or ""), block.get("num_virtual_tokens")
     tokenizer = folder / "tokenizer.json"
     known = soft_prompt_length(tokenizer.read_text(encoding="utf-8")) if tokenizer.is_file() else there
-    if tunes_prompt(config) and known != there:
+    if known != there:
         yield (
             f"model.name_or_path: its tokenizer knows {known} tokens of a soft prompt and its chat template writes {there}, so "
             "what is trained would not be read; take the chat_template.jinja that was saved with it"
         )
-    elif tunes_prompt(config) and there not in (0, asked):
+    elif there not in (0, asked):
         yield (
             f"model.peft.num_virtual_tokens: {asked!r}, but model.name_or_path has a soft prompt of {there}, which goes on being "
             f"trained; set it to {there}, or start from a model without one"
         )
-    elif tunes_prompt(config) and there and (config.model.peft or {}).get("prompt_tuning_init_text") is not None:
+    elif there and block.get("prompt_tuning_init_text") is not None:
         yield (
             "model.peft.prompt_tuning_init_text: would not be read, since model.name_or_path has a soft prompt, which goes on "
             "being trained; leave it out"

@@ -144,9 +144,9 @@ def _options(where: str, model: LabModel) -> Iterator[str]:
     if model.options and model.backend == "transformers":
         yield f"{where}.options: are for vllm and openai; with transformers use processor, or leave them out"
     names = model.options.get(RENAME)
-    if names is not None and model.backend == "vllm":
-        yield f"{where}.options.{RENAME}: is of requests to a server; vllm.LLM takes its keyword arguments as they are called"
     if model.backend == "vllm":
+        if names is not None:
+            yield f"{where}.options.{RENAME}: is of requests to a server; vllm.LLM takes its keyword arguments as they are called"
         for name in model.options:
             if not name.isidentifier():
                 yield f"{where}.options.{name}: is a keyword argument of vllm.LLM, which is written {name.replace('-', '_')}"

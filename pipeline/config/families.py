@@ -176,6 +176,8 @@ def vllm_flags(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 READ_HERE = ("mm-processor-kwargs", "hf-overrides", "limit-mm-per-prompt")
 """Flags of a server whose fields are read or added to here."""
+_ABBREVIATED, _SHORT_IN_FULL = 3, ("uds",)
+"""Letters of the longest of vLLM's abbreviations, such as -dpn, and the flags that have no more in full."""
 
 
 def flag_problems(flags: Mapping[str, Any]) -> Iterator[str]:
@@ -186,7 +188,7 @@ def flag_problems(flags: Mapping[str, Any]) -> Iterator[str]:
     for flag, value in flags.items():
         name, dot, field = str(flag).lstrip("-").partition(".")
         name = name.replace("_", "-")
-        if len(name) <= _LONGEST_SHORT and name not in _SHORT_NAMES:
+        if len(name) <= _ABBREVIATED and name not in _SHORT_IN_FULL:
             yield f"{flag}: is an abbreviation; name the flag in full, as tensor-parallel-size"
         elif name in READ_HERE and dot:
             inside = field.replace(".", ": {") + f": {value}" + "}" * field.count(".")
@@ -195,10 +197,6 @@ def flag_problems(flags: Mapping[str, Any]) -> Iterator[str]:
             yield f"{flag}: is written {written}, without leading dashes and with no _"
         elif name in READ_HERE and not isinstance(value, Mapping | None):
             yield f"{flag}: {value!r} must be a mapping, such as {{image: 1}}"
-
-
-_LONGEST_SHORT, _SHORT_NAMES = 3, ("uds",)
-"""Letters of the longest of vLLM's abbreviations, such as -dpn, and the flags that have no more in full."""
 
 
 def _picture_settings(folder: Path) -> dict[str, Any]:

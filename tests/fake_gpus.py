@@ -13,7 +13,7 @@ NVIDIA_SMI = """#!/bin/sh
 each() { i=0; while [ $i -lt {count} ]; do echo "$1"; i=$((i + 1)); done; }
 case "$*" in
   -L) i=0; while [ $i -lt {count} ]; do echo "GPU $i: {name} (UUID: GPU-$i)"; i=$((i + 1)); done ;;
-  *memory.free*) each {free} ;;
+  *memory.free*) i=0; while [ $i -lt {count} ]; do echo "$i, GPU-$i, {free}"; i=$((i + 1)); done ;;
   *driver_version*) each {driver} ;;
   *) exit 9 ;;
 esac

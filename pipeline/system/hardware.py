@@ -49,17 +49,24 @@ def compiler_problems() -> Iterator[str]:
 
 
 def free_memory() -> list[int]:
-    """Return free bytes of every visible GPU, or of this machine's memory where there is none."""
-    if gpus := visible_gpus():
-        query = ["nvidia-smi", "--query-gpu=memory.free", "--format=csv,noheader,nounits"]
+    """Return free bytes of every visible GPU, or of this machine's memory where there is none.
+
+    A GPU that nvidia-smi does not list by the name it has in CUDA_VISIBLE_DEVICES, a number or the begin of a UUID, is left out:
+    a slice of one (MIG) is.
+    """
+    if visible_gpus():
+        query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
         try:
-            listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.split()
-            free = [int(number) << 20 for number in listed]
+            listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+            free = [(number, uuid, int(mib) << 20) for number, uuid, mib in (line.split(", ") for line in listed)]
         except (OSError, ValueError, subprocess.SubprocessError):
             return []
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-        numbers = [int(word) for word in visible.split(",") if word.strip().isdigit()]
-        return [free[number] for number in numbers if number < len(free)] if numbers else free[:gpus]
+        return [
+            bytes_
+            for name in gpu_names()
+            for number, uuid, bytes_ in free
+            if name == number or (name.startswith("GPU-") and uuid.startswith(name))
+        ]
     import psutil
 
     return [min([int(psutil.virtual_memory().available), *_container_memory()])]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,6 +18,7 @@ from stages.models import loading
 from stages.models.chat import prompt_text, read_completions
 from stages.models.finished_rows import can_decode, decode
 
+log = logging.getLogger(__name__)
 Batch = tuple[Sequence[str], Sequence[Question], int, bool, int]
 """(what each row is asked, the rows, most tokens of an answer, whether to sample, the seed)."""
 Given = TypeVar("Given")
@@ -47,14 +49,20 @@ class Answerer:
     def each(self, batches: Iterable[Batch]) -> Iterator[list[tuple[str, int]]]:
         """Yield what `__call__` says to each; while one batch is answered, the pictures of the next are made into tensors."""
         read = read_ahead(lambda batch: (batch, tensors(self.processor, *batch[:2])), batches, 1)
-        for (_, _, max_new_tokens, sample, seed), inputs in read:
-            torch.manual_seed(seed % 2**63)
-            yield self._answer(inputs, max_new_tokens, sample)
+        for batch, inputs in read:
+            torch.manual_seed(batch[-1] % 2**63)
+            yield self._answer(batch, inputs)
 
     @torch.inference_mode()
-    def _answer(self, inputs: Any, max_new_tokens: int, sample: bool) -> list[tuple[str, int]]:
+    def _answer(self, batch: Batch, inputs: Any) -> list[tuple[str, int]]:
+        prompts, rows, max_new_tokens, sample, _ = batch
         how: dict[str, Any] = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0} if sample else {}
-        return complete(self.model, self.processor.tokenizer, to_model(inputs, self.model), max_new_tokens, **how)
+
+        def answer(some: Sequence[tuple[str, Question]]) -> list[tuple[str, int]]:
+            read = inputs if len(some) == len(rows) else tensors(self.processor, *zip(*some, strict=True))
+            return complete(self.model, self.processor.tokenizer, to_model(read, self.model), max_new_tokens, **how)
+
+        return whole_or_halves(answer, list(zip(prompts, rows, strict=True)))
 
 
 def generate(
@@ -111,6 +119,24 @@ def complete(
     texts = read_completions(tokenizer, inputs["input_ids"].tolist(), tokens.tolist())
     lengths = (tokens != tokenizer.pad_token_id).sum(dim=1).tolist()
     return list(zip(texts, lengths, strict=True))
+
+
+def whole_or_halves(answer: Callable[[Sequence[Given]], list[Made]], rows: Sequence[Given]) -> list[Made]:
+    """Return what `answer` says to rows, asked in halves where they do not fit in the GPU's memory at once.
+
+    Raises:
+        torch.OutOfMemoryError: when one row alone does not fit.
+    """
+    try:
+        return answer(rows)
+    except torch.OutOfMemoryError:
+        if len(rows) == 1:
+            raise
+    # Outside of the handler, whose traceback holds the tensors.
+    torch.cuda.empty_cache()
+    log.warning("a batch of %d rows does not fit in the GPU's memory; asked in halves", len(rows))
+    middle = len(rows) // 2
+    return [said for half in (rows[:middle], rows[middle:]) for said in whole_or_halves(answer, half)]
 
 
 def read_ahead(make: Callable[[Given], Made], given: Iterable[Given], count: int) -> Iterator[Made]:

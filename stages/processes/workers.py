@@ -20,6 +20,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
+from pipeline.conductor.forecast import MEMORY_CURE
 from pipeline.config.derived import processes_per_node
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
@@ -46,6 +47,8 @@ _POLL = 0.1
 _HEARD = 5.0
 # Free bytes at which the disk is to blame, and the logs may be cut short.
 _LITTLE = 2**24
+_NO_MEMORY = ("OutOfMemoryError", "CUDA out of memory")
+_ANSWERS_CURE = "lower evaluation.max_new_tokens, or the tokens of a picture with model.processor"
 _NO_ROOM = ("No space left", "disk is full", "Disk quota exceeded", "File too large", "PytorchStreamWriter failed")
 
 
@@ -95,7 +98,7 @@ def run_workers(module: str, work: Work, argv: Sequence[str]) -> None:
         raise KeyboardInterrupt
     if code:
         told = "\n  ".join(_failure(module, logs, code))
-        raise UserError([f"{work.name}: {told}", _how_to_go_on(work, logs)])
+        raise UserError([f"{work.name}: {told}", _how_to_go_on(module, work, logs)])
 
 
 def _words(module: str, work: Work, argv: Sequence[str]) -> list[str]:
@@ -182,13 +185,17 @@ def last_lines(log: Path) -> list[str]:
     return lines[starts[-1] if starts else 0 :][-20:]
 
 
-def _how_to_go_on(work: Work, logs: Path) -> str:
+def _how_to_go_on(module: str, work: Work, logs: Path) -> str:
     step = step_of(last_checkpoint(work.folder))
     there = f"goes on from the last checkpoint (step {step})" if step else "goes on: no checkpoint was written yet"
     text = "".join(path.read_text(errors="replace") for path in logs.glob("*.log"))
     free = shutil.disk_usage(work.folder).free
     if free < _LITTLE or any(words in text for words in _NO_ROOM):
         there = f"{there}, once there is room ({free / 1e6:,.0f} MB are free where {work.folder} is)"
+    elif any(words in text for words in _NO_MEMORY):
+        # What fits is another stage than the one begun, but for the evaluation.
+        cure = f"{MEMORY_CURE}, and begin anew with --clean" if module in _TRAINING else _ANSWERS_CURE
+        there = f"{there}, where other programs took the memory; where none did, {cure}"
     return f"the logs of all ranks: {logs}. The same command {there}"
 
 

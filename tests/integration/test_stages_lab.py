@@ -16,7 +16,10 @@ from PIL import Image
 from tiers import tiers
 
 from pipeline.config.evaluation import LabModel
+from pipeline.config.schema import ModelConfig, RunConfig
+from pipeline.errors import UserError
 from pipeline.files import read_jsonl
+from pipeline.types import Question
 from stages.evaluation.backends.base import GenerationRequest, SamplingParams
 from stages.evaluation.backends.checkpoint import find, open_backend
 from tests.waiting import wait_for
@@ -122,6 +125,60 @@ def test_a_damaged_picture_is_told_of_and_the_rest_of_its_batch_is_answered(tmp_
     )
     assert found["bad"].failed == "unreadable_image"
     assert found["one"].failed is None
+
+
+def room_for(rows, monkeypatch, module):
+    """Have a GPU's memory be too small for more rows than these; returns how many each batch had that was begun."""
+    import torch
+
+    begun, complete = [], module.complete
+
+    def limited(model, tokenizer, inputs, *more, **how):
+        begun.append(len(inputs["input_ids"]))
+        if begun[-1] > rows:
+            raise torch.OutOfMemoryError
+        return complete(model, tokenizer, inputs, *more, **how)
+
+    monkeypatch.setattr(module, "complete", limited)
+    return begun
+
+
+@pytest.mark.parametrize("how", [SamplingParams(12), SamplingParams(12, 0.6, 0.95)])
+def test_a_batch_that_does_not_fit_is_answered_in_halves_with_the_same_answers(how, asks, tmp_path, monkeypatch):
+    from stages.evaluation.backends import transformers
+
+    model = backend(vlm(tmp_path / "m"), batch_size=4)
+    whole = said(model, asks, how)
+    begun = room_for(1, monkeypatch, transformers)
+    halved = said(model, asks, how)
+    # Four rows with pictures, and one without.
+    assert begun == [4, 2, 1, 1, 2, 1, 1, 1]
+    assert {name: (one.text, one.tokens) for name, one in halved.items()} == {
+        name: (one.text, one.tokens) for name, one in whole.items()
+    }
+    room_for(0, monkeypatch, transformers)
+    with pytest.raises(UserError, match=r"one row \(wide\) does not fit.*max_new_tokens"):
+        said(model, [asks[1]], how)
+
+
+def test_a_stage_s_evaluation_answers_in_halves_what_does_not_fit(asks, tmp_path, monkeypatch):
+    import torch
+
+    from stages.models import generate
+
+    folder = vlm(tmp_path / "m")
+    answer = generate.Answerer(folder, RunConfig(model=ModelConfig(name_or_path=str(folder), dtype="float32")), 0)
+    shown = [ask for ask in asks if len(ask.images) == 1]
+    rows = [Question(ask.id, ask.images, ask.text, (), "awe") for ask in shown]
+    prompts = [ask.text for ask in shown]
+    whole = answer(prompts, rows, 12, sample=False, seed=0)
+    begun = room_for(1, monkeypatch, generate)
+    assert answer(prompts, rows, 12, sample=False, seed=0) == whole
+    assert begun == [3, 1, 2, 1, 1]
+    assert len(answer(prompts, rows, 12, sample=True, seed=0)) == 3
+    room_for(0, monkeypatch, generate)
+    with pytest.raises(torch.OutOfMemoryError):
+        answer(prompts, rows, 12, sample=False, seed=0)
 
 
 @pytest.mark.parametrize("precision", ["bfloat16", "float16", "8bit", "4bit"])

@@ -34,7 +34,7 @@ from stages.evaluation.backends.base import (
     special_tokens,
 )
 from stages.models import loading
-from stages.models.generate import complete, read_ahead
+from stages.models.generate import complete, read_ahead, whole_or_halves
 from stages.models.memory_usage import peak_memory
 from stages.models.row_sampling import Draws
 
@@ -102,7 +102,7 @@ class Local:
         if not self.sees and any(ask.images for ask in asks):
             raise UserError(f"{self.name} reads text alone, and this task shows pictures; it can only be a reasoner")
         for batch in self._prepared(self._batches(asks)):
-            yield [*batch.failed, *(self._generate(batch.asks, batch.inputs, how) if batch.asks else [])]
+            yield [*batch.failed, *(self._generate(batch, how) if batch.asks else [])]
 
     def peak_memory(self) -> int | None:
         """See `Backend`."""
@@ -196,20 +196,32 @@ class Local:
         return text + said, [piece for piece in pieces if isinstance(piece, int)]
 
     @torch.inference_mode()
-    def _generate(self, asks: list[GenerationRequest], inputs: Any, how: SamplingParams) -> list[Generation]:
+    def _generate(self, batch: _Batch, how: SamplingParams) -> list[Generation]:
+        def answer(asks: Sequence[GenerationRequest]) -> list[Generation]:
+            inputs = batch.inputs
+            if len(asks) < len(batch.asks):
+                with ThreadPoolExecutor(1) as decoders:
+                    inputs = self._prepare(list(asks), decoders).inputs
+            try:
+                return self._answer(asks, inputs, how)
+            except torch.OutOfMemoryError as error:
+                if len(asks) > 1:
+                    raise
+                raise UserError(
+                    f"{self.name}: one row ({asks[0].id}) does not fit in the GPU's memory; take 8bit or 4bit, fewer "
+                    "max_new_tokens, or limit the tokens of a picture with processor"
+                ) from error
+
+        return whole_or_halves(answer, batch.asks)
+
+    def _answer(self, asks: Sequence[GenerationRequest], inputs: Any, how: SamplingParams) -> list[Generation]:
         began = time.monotonic()
-        try:
-            moved = inputs.to(self.model.device)
-            for name, value in moved.items():
-                if torch.is_floating_point(value):
-                    moved[name] = value.to(self.dtype)
-            draws = Draws([ask.seed for ask in asks], how.temperature, how.top_p)
-            answers = complete(self.model, self.tokenizer, moved, how.max_new_tokens, [draws])
-        except torch.OutOfMemoryError:
-            # Outside of the handler, whose traceback holds the tensors.
-            answers = None
-        if answers is None:
-            return self._halved(asks, how)
+        moved = inputs.to(self.model.device)
+        for name, value in moved.items():
+            if torch.is_floating_point(value):
+                moved[name] = value.to(self.dtype)
+        draws = Draws([ask.seed for ask in asks], how.temperature, how.top_p)
+        answers = complete(self.model, self.tokenizer, moved, how.max_new_tokens, [draws])
         seconds = time.monotonic() - began
         read = inputs["attention_mask"].sum(dim=1).tolist()
         logprobs = draws.means([length for _, length in answers])
@@ -225,21 +237,6 @@ class Local:
             )
             for ask, (text, length), prompt, logprob in zip(asks, answers, read, logprobs, strict=True)
         ]
-
-    def _halved(self, asks: list[GenerationRequest], how: SamplingParams) -> list[Generation]:
-        if len(asks) == 1:
-            raise UserError(
-                f"{self.name}: one row ({asks[0].id}) does not fit in the GPU's memory; take 8bit or 4bit, fewer "
-                "max_new_tokens, or limit the tokens of a picture with processor"
-            )
-        torch.cuda.empty_cache()
-        halves = asks[: len(asks) // 2], asks[len(asks) // 2 :]
-        with ThreadPoolExecutor(1) as decoders:
-            return [
-                said
-                for half in halves
-                for said in self._generate(half, self._prepare(list(half), decoders).inputs, how)
-            ]
 
 
 def _open(ask: GenerationRequest) -> list[Any] | Generation:

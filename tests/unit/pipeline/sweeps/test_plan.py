@@ -100,11 +100,17 @@ def test_gpus_are_named_and_measured_as_cuda_visible_devices_says(
 ) -> None:
     fake = tmp_path / "nvidia-smi"
     fake.write_text(
-        '#!/bin/sh\nif [ "$1" = -L ]; then printf "GPU 0: x\\nGPU 1: x\\nGPU 2: x\\n"; else printf "1\\n2\\n3\\n"; fi\n'
+        '#!/bin/sh\nif [ "$1" = -L ]; then printf "GPU 0: x\\nGPU 1: x\\nGPU 2: x\\n"\n'
+        'else printf "0, GPU-a0, 1\\n1, GPU-b1, 2\\n2, GPU-c2, 3\\n"; fi\n'
     )
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    for visible, names, free in (("2,0", ["2", "0"], [3, 1]), (None, ["0", "1", "2"], [1, 2, 3])):
+    for visible, names, free in (
+        ("2,0", ["2", "0"], [3, 1]),
+        ("GPU-c2, GPU-a", ["GPU-c2", "GPU-a"], [3, 1]),
+        ("MIG-c2", ["MIG-c2"], []),
+        (None, ["0", "1", "2"], [1, 2, 3]),
+    ):
         hardware.visible_gpus.cache_clear()
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible) if visible else monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
         assert hardware.gpu_names() == names

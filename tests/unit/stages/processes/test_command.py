@@ -78,6 +78,16 @@ def test_a_failed_worker_is_told_with_its_last_lines_and_how_to_go_on(work, pyth
     assert "The same command goes on" in message
 
 
+@pytest.mark.parametrize(
+    ("module", "cure"),
+    [("sft", "gradient_checkpointing: true"), ("sft", "--clean"), ("evaluate", "evaluation.max_new_tokens")],
+)
+def test_a_worker_without_memory_is_told_with_what_fits(work, python, module, cure):
+    python('echo "torch.OutOfMemoryError: CUDA out of memory. Tried to allocate 2.00 GiB"; exit 1')
+    with pytest.raises(UserError, match=f"goes on: .*where other programs took the memory; where none did, .*{cure}"):
+        run_workers(module, work(), [])
+
+
 def test_every_start_keeps_a_log_of_its_own(work, python):
     python("echo once")
     for _ in range(2):

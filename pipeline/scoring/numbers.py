@@ -6,8 +6,9 @@ its last number. A limit is no answer where a count stands beside it ("2 bags wi
 the power of a unit (12 cm^2). A text that says it cannot answer has none.
 
 Read are ``1,234.5`` ``-3`` ``−3`` ``3/4`` ``1 3/4`` ``\\frac{3}{4}`` ``\\sqrt{2}`` ``2\\pi`` ``1.2e3`` ``1.2 \\times
-10^{3}`` ``50%`` ``$5`` and "three". A ratio (1:2), a time and a range are no number, unless its ends are one value ("0.3 or
-30%"); what stands around one ("cm", "years") is not converted. Pure, and linear in the length of the text.
+10^{3}`` ``50%`` ``$5`` ``3k`` ``2.5 million``, and words: "three", "minus three hundred and five", "two thirds". A ratio (1:2), a
+time and a range are no number, unless its ends are one value ("0.3 or 30%"); what stands around one ("cm", "years") is not
+converted. Pure, and linear in the length of the text.
 """
 
 from __future__ import annotations
@@ -36,6 +37,32 @@ _WORDS = {word: number for number, word in enumerate(" ".join(_SMALL).split())} 
 }
 _TENS = "|".join(word for word, number in _WORDS.items() if 20 <= number < 100)
 _UNITS = "|".join(word for word, number in _WORDS.items() if 1 <= number < 10)
+_SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
+# A quarter may be a coin.
+_SHARES = {
+    "half": 2,
+    "third": 3,
+    "fourth": 4,
+    "fifth": 5,
+    "sixth": 6,
+    "seventh": 7,
+    "eighth": 8,
+    "ninth": 9,
+    "tenth": 10,
+}
+_SMALLER = rf"(?:(?:{_TENS})(?:[-\s](?:{_UNITS}))?|{'|'.join(word for word in _WORDS if word != 'hundred')})"
+_HUNDREDS = rf"(?:(?:{_SMALLER}[-\s])?hundred(?:[-\s](?:and[-\s])?{_SMALLER})?|{_SMALLER})"
+_LARGE = rf"(?:{'|'.join(word for word in _SCALES if word != 'hundred')})"
+_IN_WORDS = (
+    rf"(?:(?:{_UNITS})[-\s](?P<share>{'|'.join(_SHARES)})s?(?!-)"
+    rf"|(?:(?:a[-\s](?=hundred\b))?{_HUNDREDS}|a[-\s]{_LARGE})(?:[-\s]{_LARGE}(?:[-\s](?:and[-\s])?{_HUNDREDS})?)*)"
+)
+_AND_A_HALF = r"\s{1,3}and\s{1,3}a\s{1,3}half\b"
+_OPERAND = re.compile(
+    rf"(?:[\d)\]}}%]|\b(?:[b-z]|{_UNITS}|{_TENS}|ten|eleven|twelve|\w{{3,5}}teen|hundred|{_LARGE[3:-1]}))\s*$",
+    re.IGNORECASE,
+)
+"""What stands before a minus between two numbers."""
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _GROUP = r"\{([^{}]{1,40})\}"
 # Unbounded runs of optional white space would make hostile text quadratic; so would digits started in mid-run.
@@ -45,7 +72,7 @@ _NO_POWER = (
     r"(?<!\^)(?<!\^\{)(?<!\^-)(?<!\^\{-)(?<!\^\+)(?<!\^\{\+)"
 )
 _NUMBER = re.compile(
-    rf"(?P<sign>(?<![\w.)\]}}])[-+])?(?:{_S}[$€£¥])?{_S}(?P<minus>(?<![\w.)\]}}])-)?(?:"
+    rf"(?P<sign>(?<![\w.)\]}}])[-+]|\b(?:minus|negative)\s{{1,3}})?(?:{_S}[$€£¥])?{_S}(?P<minus>(?<![\w.)\]}}])-)?(?:"
     rf"(?P<whole>(?<!\d)\d+)?{_S}\\[dt]?frac{_S}{_GROUP}{_S}{_GROUP}"
     rf"|(?<![\d.])(?:(?P<mixed>\d+)\s{{1,3}})?(?P<top>\d+(?:\.\d+)?){_S}/{_S}(?P<bottom>\d+(?:\.\d+)?)(?![\d/])"
     rf"|(?P<factor>(?<!\d)(?:{_DIGITS}))?{_S}\\sqrt{_S}(?:{_GROUP}|(\d))"
@@ -53,8 +80,9 @@ _NUMBER = re.compile(
     rf"(?:{_S}(?:\\times|\\cdot|[x×*·]){_S}10{_S}\^?{_S}\{{?{_S}(?P<power>[-+]?\d{{1,3}})\}}?"
     rf"|[eE](?P<exponent>[-+]?\d{{1,3}})(?!\w)|{_S}\^{_S}\{{?{_S}(?P<raised>[-+]?\d{{1,3}})\}}?)?"
     rf"(?P<pi>{_S}(?:\\pi\b|π))?"
-    rf")(?P<percent>{_S}\\?%|\s{{1,3}}percent\b)?"
-    rf"|(?<![\w-])(?P<word>(?:(?:{_TENS})[-\s](?:{_UNITS})|{'|'.join(_WORDS)}))(?![\w])",
+    rf")(?:\s{{1,3}}(?P<scale>{'|'.join(_SCALES)})\b|(?P<kilo>(?-i:k))(?!\w))?"
+    rf"(?P<and_half>{_AND_A_HALF})?(?P<percent>{_S}\\?%|\s{{1,3}}percent\b)?"
+    rf"|(?<![\w-])(?P<said>(?:minus|negative)\s{{1,3}})?(?P<word>{_IN_WORDS})(?P<more_half>{_AND_A_HALF})?(?!\w)",
     re.IGNORECASE,
 )
 _DECLARED = re.compile(
@@ -123,20 +151,52 @@ def numbers(text: str) -> Iterator[Number]:
     """Yield every number of a text, in order; what has no finite value (``3/0``) is left out."""
     text = text.replace("−", "-").replace("–", "-")
     for match in _NUMBER.finditer(text):
-        if (match["word"] or "").lower() == "one" and not _ONE_IS_MEANT.search(
-            text[max(0, match.start() - 20) : match.start()]
-        ):
+        start, end = match.span()
+        before, sign = text[max(0, start - 20) : start], 1.0
+        if (match["word"] or "").lower() == "one" and not match["said"] and not _ONE_IS_MEANT.search(before):
             # A pronoun: "the smallest one".
             continue
         value = _value(match)
+        if said := match["said"] or (match["sign"] if len(match["sign"] or "") > 1 else None):
+            if said[0] in "mM" and _OPERAND.search(before):
+                # "5 minus 3"
+                start += len(said)
+            else:
+                sign = -1.0
         if value is not None and math.isfinite(value):
-            start, end = match.span()
-            yield Number(value, match["percent"] is not None, start, end, match[0], text[end : end + _UNIT_CHARS])
+            yield Number(
+                sign * value, match["percent"] is not None, start, end, text[start:end], text[end : end + _UNIT_CHARS]
+            )
 
 
 def _value(match: re.Match[str]) -> float | None:
+    """The value of a number, but for a sign in words."""
     if match["word"]:
-        return float(sum(_WORDS[part] for part in re.split(r"[-\s]", match["word"].lower())))
+        return _in_words(match["word"].lower(), match["share"]) + (0.5 if match["more_half"] else 0)
+    value = _written_value(match)
+    scale = 1000 if match["kilo"] else _SCALES[match["scale"].lower()] if match["scale"] else 1
+    half = 0.5 if match["and_half"] else 0
+    return None if value is None else (value + math.copysign(half, value)) * scale
+
+
+def _in_words(text: str, share: str | None) -> float:
+    """The value of "three hundred and five thousand" or "two thirds"."""
+    parts = [part for part in re.split(r"[-\s]", text) if part != "and"]
+    if share:
+        return _WORDS[parts[0]] / _SHARES[share.lower()]
+    whole = part_of = 0
+    for part in parts:
+        if part in ("hundred", "dozen"):
+            part_of = max(part_of, 1) * _SCALES[part]
+        elif part in _SCALES:
+            whole, part_of = whole + max(part_of, 1) * _SCALES[part], 0
+        else:
+            part_of += _WORDS.get(part, 1 if part == "a" else 0)
+    return float(whole + part_of)
+
+
+def _written_value(match: re.Match[str]) -> float | None:
+    """The value of digits, a fraction or a root."""
     sign = -1.0 if "-" in (match["sign"], match["minus"]) else 1.0
     try:
         if match["digits"]:

@@ -55,6 +55,42 @@ def test_a_limit_that_is_the_answer_stays_it(text: str, stated: float) -> None:
 @pytest.mark.parametrize(
     ("text", "stated"),
     [
+        ("minus 3", -3),
+        ("Negative three", -3),
+        ("It is minus one.", -1),
+        ("minus 2 and a half", -2.5),
+        ("5 minus 3 is 2", 2),
+        ("twelve minus three is nine", 9),
+        ("n minus 3", 3),
+        ("three hundred", 300),
+        ("There are three hundred people.", 300),
+        ("one hundred (100)", 100),
+        ("one hundred and one", 101),
+        ("three hundred and twenty-five thousand", 325_000),
+        ("one million two hundred thousand and five", 1_200_005),
+        ("a thousand", 1000),
+        ("two dozen eggs", 24),
+        ("3 thousand", 3000),
+        ("$2.5 million", 2_500_000),
+        ("3k", 3000),
+        # Kelvin, and a kilometre.
+        ("300K", 300),
+        ("3km", 3),
+        ("one half", 0.5),
+        ("two thirds", 2 / 3),
+        ("two and a half", 2.5),
+        # An ordinal, coins.
+        ("the twenty third", 20),
+        ("three quarters", 3),
+    ],
+)
+def test_signs_and_sizes_in_words_are_part_of_the_number(text, stated):
+    assert stated_number(text).value == pytest.approx(stated)
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
         ("12 cm^2", 12),
         ("9.8 m/s^2", 9.8),
         ("5 m/s^{2}", 5),

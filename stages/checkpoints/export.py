@@ -31,23 +31,31 @@ def export(trainer: Any, work: Work, parent: Path, folder: Path) -> Any:
         The model as it was written, on rank 0; None elsewhere.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
-    adapted = work.config.model.peft is not None
-    kind = type(model.get_base_model() if adapted else model)
     trained = trained_tensors(model, main=trainer.accelerator.is_main_process)
     if not trainer.accelerator.is_main_process:
         return None
-    with whole_weights():
-        plain = kind.from_pretrained(parent, dtype=torch.float32, trust_remote_code=work.config.model.trust_remote_code)
-    processor = load_processor(parent, work.config)
-    if adapted:
-        from peft import get_peft_model
+    whole = load_parent(model, work, parent)
+    load_tensors(whole, trained)
+    if work.config.model.peft is not None:
+        whole = whole.merge_and_unload()
+    whole.save_pretrained(folder)
+    load_processor(parent, work.config).save_pretrained(folder)
+    return whole
 
-        plain = get_peft_model(plain, peft_config(work, processor.tokenizer))
-    load_tensors(plain, trained)
-    plain = plain.merge_and_unload() if adapted else plain
-    plain.save_pretrained(folder)
-    processor.save_pretrained(folder)
-    return plain
+
+def load_parent(model: Any, work: Work, parent: Path) -> Any:
+    """Return the checkpoint that a stage started from in float32 on the CPU, with names as in the model that trains: new adapters
+    stand where that has its own.
+    """
+    config = work.config
+    kind = type(model if config.model.peft is None else model.get_base_model())
+    with whole_weights():
+        whole = kind.from_pretrained(parent, dtype=torch.float32, trust_remote_code=config.model.trust_remote_code)
+    if config.model.peft is None:
+        return whole
+    from peft import get_peft_model
+
+    return get_peft_model(whole, peft_config(work, load_processor(parent, config).tokenizer))
 
 
 def trained_tensors(model: torch.nn.Module, main: bool) -> dict[str, torch.Tensor]:

@@ -25,6 +25,7 @@ from stages.models.loading import attention, compute_dtype, emulates_bfloat16, l
 from stages.models.memory_usage import count_parameters
 from stages.processes.deepspeed_locks import clear_stale_locks
 from stages.processes.work import Work
+from stages.training.masters import FullMasters
 from stages.training.metrics_log import NothingLeft
 from stages.training.stop import Stop
 from stages.training.together import Together
@@ -137,7 +138,7 @@ def data_workers() -> int:
     return min(4, cores // 2)
 
 
-def train(trainer: Any, work: Work) -> None:
+def train(trainer: Any, work: Work, parent: Path) -> None:
     """Train from the last whole checkpoint, or from the parent when there is none; end this process when asked to stop.
 
     A stage killed while it handed over resumes from the checkpoint of its last step, after which transformers would take one
@@ -153,6 +154,8 @@ def train(trainer: Any, work: Work) -> None:
     warn_of_a_small_disk(trainer, work)
     stop = Stop(trainer.accelerator, work)
     trainer.add_callback(stop)
+    if trainer.is_deepspeed_enabled and trainer.args.bf16:
+        trainer.add_callback(FullMasters(trainer.accelerator, work, parent))
     if trainer.accelerator.num_processes > 1:
         trainer.add_callback(Together(trainer.accelerator))
     if work.look is not None:

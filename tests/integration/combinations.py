@@ -15,6 +15,7 @@ import shutil
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -168,7 +169,7 @@ def main(folder: Path, names: list[str]) -> None:
         try:
             config = load(CONFIG, [*settings, f"output_dir={folder}", f"name={name}"])
             run.check(config)
-            work = Work(config, stage, RunDir(folder, name))
+            work = Work(config, stage, RunDir(folder, name), look=partial(keep_start, kept))
             if first:
                 shutil.copytree(shared.phase(BASE), work.run.phase(BASE), dirs_exist_ok=True)
                 write_json(work.run.record_path(stage), start_record(config, work.run, stage))
@@ -186,6 +187,7 @@ def main(folder: Path, names: list[str]) -> None:
             plain = RunDir(folder, f"{name.partition('-')[0]}-plain").final(stage)
             found[name] = look(kept["start"], final, kept["logits"], plain, undisturbed) if first else {}
             found[name]["masters_between_bf16"] = kept["between"]
+            found[name]["start"] = begun_apart(kept["start"], kept["masters"]) if first else None
             found[name]["served"] = distance(final, kept["served"]) if first and "qlora" not in name else None
             found[name]["largest"] = max(float(one.abs().max()) for one in kept["served"].values()) if first else None
             found[name]["rows"] = list(read_jsonl(work.folder / "metrics.jsonl"))
@@ -202,6 +204,39 @@ def main(folder: Path, names: list[str]) -> None:
     torch.distributed.barrier()
     sys.stdout.flush()
     os._exit(0)
+
+
+def keep_start(kept: dict[str, Any], trainer: Any) -> None:
+    """Keep the masters that a training begins with."""
+    from transformers import TrainerCallback
+
+    from stages.checkpoints import export
+
+    class Keep(TrainerCallback):
+        def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
+            # Of a stage that goes on they are the checkpoint's.
+            if state.global_step == 0:
+                kept["masters"] = export.trained_tensors(model, trainer.accelerator.is_main_process)
+
+    trainer.add_callback(Keep())
+
+
+def begun_apart(parent: Path, masters: dict[str, Any]) -> float:
+    """How far the masters that a training began with are from the parent's weights; of adapters, soft tokens alone are told."""
+    from safetensors.torch import load_file
+    from transformers import AutoTokenizer
+
+    from stages.models.loading import soft_prompt_ids
+
+    known = load_file(parent / WEIGHTS)
+    embedding = next(value for name, value in known.items() if name.endswith("embed_tokens.weight"))
+    soft = embedding[soft_prompt_ids(AutoTokenizer.from_pretrained(parent))]
+    apart = [
+        float((value - (soft if "trainable_tokens_delta" in name else known[name])).abs().max())
+        for name, value in masters.items()
+        if name in known or "trainable_tokens_delta" in name
+    ]
+    return max(apart, default=0.0)
 
 
 def tear_down(trainer: Any) -> None:

@@ -30,6 +30,7 @@ EVERY_CHANGE = (
     "lora_everywhere-zero3",
     "frozen_vision-zero2",
     "full_bf16-zero2",
+    "full_bf16-zero3",
     "full_bf16_grpo-plain",
     "lora_bf16-zero3",
     "full_grpo-zero3",
@@ -136,6 +137,11 @@ def test_it_moves_the_weights_it_should_and_hands_them_over_plain(name: str, fou
 
 def test_the_plain_full_training_moves_every_weight(found: dict[str, dict[str, Any]]) -> None:
     assert len(found["full-plain"]["moved"]) == found["full-plain"]["weights"]
+
+
+@pytest.mark.parametrize("name", of("full_bf16", "prompt_bf16", "full-"))
+def test_a_stage_begins_with_the_float32_weights_it_was_handed(name: str, found: dict[str, dict[str, Any]]) -> None:
+    assert found[name]["start"] == 0
 
 
 @pytest.mark.parametrize("name", of("bf16", "qlora"))

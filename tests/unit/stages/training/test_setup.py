@@ -196,11 +196,12 @@ def test_a_resumed_journal_has_no_alarm_of_a_step_twice(work):
     assert found == [(1, "begin"), (3, "end")]
 
 
-def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
+def test_a_stage_whose_last_step_is_saved_trains_no_more(work, tmp_path):
     class Trainer:
         steps = 0
         accelerator = SimpleNamespace(is_main_process=True, num_processes=1, wait_for_everyone=lambda: None)
         args = SimpleNamespace(save_total_limit=None)
+        is_deepspeed_enabled = False
         model = torch.nn.Linear(1, 1)
 
         def add_callback(self, callback: object) -> None: ...
@@ -213,12 +214,12 @@ def test_a_stage_whose_last_step_is_saved_trains_no_more(work):
             self.steps += 1
 
     trainer = Trainer()
-    setup.train(trainer, work)
+    setup.train(trainer, work, tmp_path)
     assert trainer.steps == 1
     (work.folder / "checkpoint-10").mkdir()
     (work.folder / "checkpoint-10" / "trainer_state.json").write_text('{"epoch": 0.5}')
     (work.folder / "checkpoint-10" / checkpoint_folders.COMPLETE).touch()
-    setup.train(trainer, work)
+    setup.train(trainer, work, tmp_path)
     assert trainer.steps == 1
 
 

@@ -89,16 +89,30 @@ def _measure_beside(plain: Any, trainer: Any, task: Task, split: str, style: str
 
 
 def settle_best(work: Work) -> dict[str, Any]:
-    """Give the last best-<step>/ its name, best/, and tell its figures and files.
+    """Give the best of the best-<step>/ that are left its name, best/, and tell its figures and files.
 
-    A stage killed after it finds best/ as it is.
+    A stage killed before it deleted the second best has both; one killed after it named the best finds best/ as it is.
     """
     best = work.folder / BEST
-    for folder in work.folder.glob("best-*"):
+    if (chosen := best_of(work.folder)) is not None:
+        left = work.folder / f"best-{chosen['step']}"
+        for folder in set(work.folder.glob("best-*")) - {left}:
+            shutil.rmtree(folder)
         shutil.rmtree(best, ignore_errors=True)
-        folder.rename(best)
+        left.rename(best)
     files = file_digests(best)
     return {**json.loads((best / FIGURES).read_text()), "weights": weights_of(files), "files": files}
+
+
+def deciding(figures: dict[str, Any]) -> float:
+    """Return what the best weights are chosen by: macro-F1, or accuracy where answers are no classes."""
+    return float(figures.get("eval_macro_f1", figures["eval_accuracy"]))
+
+
+def best_of(folder: Path) -> dict[str, Any] | None:
+    """Return the figures of the best validation whose weights are in a stage's folder, the first of equals; None without one."""
+    found = [json.loads(path.read_text()) for path in folder.glob(f"best-*/{FIGURES}")]
+    return max(found, key=lambda one: (deciding(one), -one["step"]), default=None)
 
 
 def _last_values(rows: list[dict[str, Any]]) -> dict[str, float]:

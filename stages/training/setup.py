@@ -157,7 +157,8 @@ def train(trainer: Any, work: Work, parent: Path) -> None:
     if trainer.is_deepspeed_enabled and trainer.args.bf16:
         trainer.add_callback(FullMasters(trainer.accelerator, work, parent))
     if trainer.accelerator.num_processes > 1:
-        trainer.add_callback(Together(trainer.accelerator))
+        # Before the journal, which then marks no checkpoint of processes apart as whole.
+        trainer.callback_handler.callbacks.insert(0, Together(trainer.accelerator))
     if work.look is not None:
         work.look(trainer)
     with contextlib.suppress(NothingLeft):

@@ -39,6 +39,8 @@ class Stop(TrainerCallback):
             end_where_exact(self.work, state, control)
             # The last step is saved as well.
             control.should_save |= control.should_training_stop
+            # The alarms see what is saved.
+            control.should_log |= control.should_save
 
     def _agreed(self) -> bool:
         if self.accelerator.is_main_process and self.request is not None and self.request.exists():

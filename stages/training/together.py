@@ -18,10 +18,11 @@ of the first step's move; processes that train alone are as far from each other 
 
 
 class Together(TrainerCallback):
-    """Compares the trained weights of all processes after the first step that moves some and at every save, and ends a stage that
-    trains apart. With a warm-up the first step moves nothing.
+    """Compares the trained weights of all processes after the first step that moves some, at every save and at the end; ends a
+    stage that trains apart. With a warm-up the first step moves nothing.
 
-    Under ZeRO-3, whose processes hold different parts of one model, nothing is compared.
+    Each tensor is held against its own move: a part with a lower rate may be the one whose gradients are not shared. Under
+    ZeRO-3, whose processes hold different parts of one model, nothing is compared.
 
     Args:
         accelerator: the trainer's.
@@ -30,7 +31,7 @@ class Together(TrainerCallback):
     def __init__(self, accelerator: Any) -> None:
         self.accelerator = accelerator
         self.held: list[torch.Tensor] = []
-        self.begun = torch.empty(0)
+        self.begun: list[torch.Tensor] = []
         self.moved = False
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **kwargs: Any) -> None:
@@ -45,23 +46,27 @@ class Together(TrainerCallback):
     def on_save(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         self._compare(state.global_step)
 
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self._compare(state.global_step)
+
     def _compare(self, step: int) -> None:
-        if not len(self.begun):
+        if not self.held:
             return
-        now = self.accelerator.gather(some_of(self.held)[None])
-        moved = float((now - self.begun).abs().max())
-        self.moved = moved > 0
-        apart = (now - now[0]).abs().amax(1)
-        if float(apart.max()) > APART * moved:
-            raise UserError(
-                f"processes 0 and {int(apart.argmax())} train apart: after step {step} their weights differ by "
-                f"{float(apart.max()):.2g}, and training has moved weights by {moved:.2g}. Gradients are not shared, so this "
-                "stage is of no use; train it anew with launch.deepspeed: zero2, or in one process, and report it"
-            )
+        now = self.accelerator.gather(torch.cat(some_of(self.held))[None])
+        for all_of_one, begun in zip(now.split([len(one) for one in self.begun], dim=1), self.begun, strict=True):
+            moved = float((all_of_one - begun).abs().max())
+            self.moved |= moved > 0
+            apart = (all_of_one - all_of_one[0]).abs().amax(1)
+            if float(apart.max()) > APART * moved:
+                raise UserError(
+                    f"processes 0 and {int(apart.argmax())} train apart: after step {step} their weights differ by "
+                    f"{float(apart.max()):.2g}, and training has moved these weights by {moved:.2g}. Gradients are not shared, "
+                    "so this stage is of no use; train it anew with launch.deepspeed: zero2, or in one process, and report it"
+                )
 
 
 @torch.no_grad()
-def some_of(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
-    """Return numbers spread over each of some tensors, as float32: shape (numbers,)."""
-    flat = [one.detach().flatten() for one in tensors]
-    return torch.cat([one[:: -(-len(one) // OF_A_TENSOR)].float() for one in flat]) if flat else torch.empty(0)
+def some_of(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+    """Return copies of numbers spread over each of some tensors, as float32: of each a tensor of shape (numbers,)."""
+    flat = [one.detach().flatten() for one in tensors if one.numel()]
+    return [one[:: -(-len(one) // OF_A_TENSOR)].float().clone() for one in flat]

@@ -9,7 +9,6 @@ steps are taken anew, still has the best of the steps before its checkpoint. The
 from __future__ import annotations
 
 import contextlib
-import json
 import random
 import shutil
 import time
@@ -28,6 +27,7 @@ from pipeline.files import write_json
 from pipeline.metrics import classification
 from stages.checkpoints.accept import FIGURES
 from stages.checkpoints.export import export
+from stages.checkpoints.handover import best_of, deciding
 from stages.models.generate import generate
 from stages.models.loading import load_processor
 from stages.processes.work import Work
@@ -125,17 +125,6 @@ def add(trainer: Any, work: Work, parent: Path, task: Task, journal: MetricsCall
     """Validate a stage that asks for it; after `journal`, which logs what is found."""
     if work.stage.validation is not None:
         trainer.add_callback(Validation(trainer, work, parent, task, journal))
-
-
-def deciding(figures: dict[str, Any]) -> float:
-    """Return what the best weights are chosen by: macro-F1, or accuracy where answers are no classes."""
-    return float(figures.get("eval_macro_f1", figures["eval_accuracy"]))
-
-
-def best_of(folder: Path) -> dict[str, Any] | None:
-    """Return the figures of the best validation whose weights are in a stage's folder, the first of equals; None without one."""
-    found = [json.loads(path.read_text()) for path in folder.glob(f"best-*/{FIGURES}")]
-    return max(found, key=lambda one: (deciding(one), -one["step"]), default=None)
 
 
 @contextlib.contextmanager

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import TrainerControl
 
 from pipeline.config.families import PART_PREFIXES, part_of
 from pipeline.config.schema import RunConfig, StageConfig, TinyConfig
@@ -18,10 +20,12 @@ from pipeline.runs import checkpoint_folders as _checkpoints
 from stages.checkpoints import handover
 from stages.models import loading
 from stages.processes.work import Work
+from stages.processes.workers import LOGS
 from stages.training import (
     metrics_log,
     setup,
 )
+from stages.training.stop import Stop
 
 TEXT = {
     "vocab_size": 64,
@@ -155,6 +159,7 @@ def work(tmp_path) -> Work:
     stages = {
         "stage3_plain": StageConfig(algorithm="grpo", init_from="base"),
         "stage4_clip": StageConfig(algorithm="grpo", init_from="base", trainer={"epsilon": 0.2, "epsilon_high": 0.1}),
+        "stage5_reuse": StageConfig(algorithm="grpo", init_from="base", trainer={"num_iterations": 4}),
     }
     config = RunConfig(name="run", output_dir=str(tmp_path), stages=stages)
     work = Work(config, "stage4_clip", RunDir(tmp_path, "run"))
@@ -221,6 +226,17 @@ def test_a_stage_whose_last_step_is_saved_trains_no_more(work, tmp_path):
     (work.folder / "checkpoint-10" / checkpoint_folders.COMPLETE).touch()
     setup.train(trainer, work, tmp_path)
     assert trainer.steps == 1
+
+
+@pytest.mark.parametrize("step", [7, 8])
+def test_the_alarms_see_the_step_that_a_gentle_stop_saves(work, tmp_path, monkeypatch, step):
+    monkeypatch.setenv(LOGS, str(tmp_path))
+    accelerator = SimpleNamespace(is_main_process=True, set_trigger=lambda: None, check_trigger=lambda: True)
+    stop, control = Stop(accelerator, replace(work, name="stage5_reuse")), TrainerControl()
+    stop.on_step_end(None, state(step), control)
+    # Its cycle is of four steps.
+    ends = step == 8
+    assert (control.should_log, control.should_save, control.should_training_stop) == (ends, ends, ends)
 
 
 def test_the_order_of_prompts_goes_on_in_the_epoch_a_checkpoint_was_written_in():

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, world_size
+from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, reward_file, reward_function, world_size
 from pipeline.config.schema import RunConfig, StageConfig, stage_key
 from pipeline.config.trainer_options import CONFIG_CLASSES, trainer_choices, trainer_fields
 from pipeline.errors import did_you_mean
@@ -184,18 +184,17 @@ def _rewards(where: str, stage: StageConfig) -> Iterator[str]:
         yield f"{where}.reward_funcs: is empty; name files of rewards/, for example [format, accuracy]"
     rewards = {path.stem for path in (ROOT / "rewards").glob("*.py")} - {"__init__"}
     for reward in stage.reward_funcs:
-        module, _, function = reward.rpartition(".") if "." in reward else (f"rewards.{reward}", "", f"{reward}_reward")
         if "." not in reward and reward not in rewards:
             yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {did_you_mean(reward, rewards)}"
             continue
         try:
-            spec = importlib.util.find_spec(module)
+            file = reward_file(reward)
         except ModuleNotFoundError:
-            spec = None
-        if spec is None:
+            file = None
+        if file is None:
             yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
-        elif spec.origin and spec.origin.endswith(".py"):
-            yield from _reward_file(f"{where}.reward_funcs: {reward!r}", Path(spec.origin), function)
+        elif file.suffix == ".py":
+            yield from _reward_file(f"{where}.reward_funcs: {reward!r}", file, reward_function(reward)[1])
     weights = stage.trainer.get("reward_weights")
     if weights is not None and not (isinstance(weights, list) and all(_number(weight) for weight in weights)):
         yield f"{where}.trainer.reward_weights: {weights!r} must be a list of numbers, for example [0.5, 0.5]"

@@ -9,9 +9,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.config.derived import deepspeed_file, world_size
+from pipeline.config.derived import SHIPPED_REWARDS, deepspeed_file, reward_file, world_size
 from pipeline.config.loader import CONFIGS, to_plain
-from pipeline.config.schema import BEST, CotConfig, RunConfig, split_parent
+from pipeline.config.schema import BEST, CotConfig, RunConfig, StageConfig, split_parent
 from pipeline.data.images import remembered
 from pipeline.files import differences, digest, file_digest
 from pipeline.run_dir import BASE, COT, RunDir
@@ -172,8 +172,17 @@ def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
         "parent_weights": parent_weights(config, run, name),
         "data_digest": (run.record(COT) or {}).get("data_digest") if stage.data == "cot" else None,
         "reward_funcs": stage.reward_funcs,
+        "rewards": own_rewards(stage),
         "seed": config.seed,
     }
+
+
+def own_rewards(stage: StageConfig) -> dict[str, str]:
+    """Return the digest of the file of each of a stage's rewards that is the user's own; what it imports is not looked at."""
+    with contextlib.suppress(ModuleNotFoundError):
+        files = {name: reward_file(name) for name in stage.reward_funcs if name not in SHIPPED_REWARDS}
+        return {name: file_digest(file) for name, file in files.items() if file is not None and file.is_file()}
+    return {}
 
 
 def _decisive(inputs: Any) -> Any:
@@ -212,6 +221,10 @@ def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None
     reasons = differences(_decisive(record.get("inputs")), _decisive(now))
     if name == COT:
         reasons += other_rows(config.cot, record) if config.cot and config.cot.from_ else _edited_prompts(record)
+    # Records before it was told have none.
+    begun = record.get("rewards") or {}
+    scored = own_rewards(config.stage(name)) if begun else {}
+    reasons += [f"the reward {one} was edited" for one in scored if begun.get(one, scored[one]) != scored[one]]
     parent = parent_of(config, name)
     if parent and parent_weights(config, run, name) != record.get("parent_weights"):
         reasons.append(f"its parent {parent} now has other weights")

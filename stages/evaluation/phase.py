@@ -18,7 +18,7 @@ from pipeline.config.schema import RunConfig
 from pipeline.data.student import load_run_task
 from pipeline.data.task import Task
 from pipeline.errors import UserError
-from pipeline.files import differences, end_half_line, json_lines, read_jsonl, write_atomic, write_json
+from pipeline.files import differences, digest, end_half_line, json_lines, read_jsonl, write_atomic, write_json
 from pipeline.logs import show_step
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs import gates
@@ -68,11 +68,17 @@ def _answer(work: Work, verified: bool) -> None:
     weights = (work.run.record(work.name) or {})["weights"]
     wanted = evaluated_from(config, weights)
     record = json.loads(record_path.read_text()) if record_path.exists() else None
-    if record is None or differences(record["inputs"], wanted):
+    task = load_run_task(config, work.run)
+    rows = rows_digest(task.select(config.evaluation.split).rows)
+    # Records before it was told have none.
+    others = record is not None and record.get("rows", rows) != rows
+    if others:
+        log.info(f"{work.name}: {config.evaluation.split} has other questions or answers now, so they are asked anew")
+    if record is None or others or differences(record["inputs"], wanted):
         for made in (*folder.glob("predictions*.jsonl"), folder / PAGE):
             # From other weights, rows or settings.
             made.unlink(missing_ok=True)
-        record = {"status": "running", "inputs": wanted}
+        record = {"status": "running", "inputs": wanted, "rows": rows}
         write_json(record_path, record)
     answered = record["status"] == "complete"
     if not answered or not verified:
@@ -82,7 +88,6 @@ def _answer(work: Work, verified: bool) -> None:
         # Of the last attempt.
         seconds = round(time.monotonic() - began, 3)
     if not answered:
-        task = load_run_task(config, work.run)
         merge(config, work.run, work.name, task)
         told = {"problems": task.select(config.evaluation.split).problem_counts, "seconds": seconds}
         if task.labels is None and (official := official_scores(task, read_jsonl(folder / "predictions.jsonl"))):
@@ -91,6 +96,11 @@ def _answer(work: Work, verified: bool) -> None:
         for part in folder.glob("predictions.part*.jsonl"):
             # Only now: until the record says complete, they are what a killed evaluation goes on from.
             part.unlink()
+
+
+def rows_digest(rows: Sequence[Question]) -> str:
+    """Return one sha256 over all that is asked, judged and told of rows, in order; of their pictures the number alone."""
+    return digest([{**vars(row), "images": len(row.images)} for row in rows])
 
 
 def _report(work: Work, gate: dict[str, Any] | None) -> None:

@@ -273,3 +273,23 @@ def test_a_run_of_a_preset_from_before_it_summed_gradients_in_float32_goes_on(ru
         write_json(run.record_path(name), record)
     assert set(stale(run, "launch.deepspeed=zero2")) == {BASELINE}
     assert set(stale(run, "launch.deepspeed=zero3")) == {BASELINE, *STAGES}
+
+
+def test_a_stage_is_stale_once_a_reward_of_the_user_s_own_was_edited(
+    tmp_path: Path, run: RunDir, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pipeline's own are judged by their release; a stage begun before this was recorded is taken as it is."""
+    monkeypatch.syspath_prepend(tmp_path)
+    file = tmp_path / "mine_for_phases.py"
+    file.write_text("def brevity_reward(completions, **columns): return [1.0 for _ in completions]\n")
+    words = ["stages.stage3_grpo_accuracy.reward_funcs=[format, mine_for_phases.brevity_reward]"]
+    finish(load("demo_scenes", words), run)
+    assert run.record("stage3_grpo_accuracy")["rewards"] == {"mine_for_phases.brevity_reward": file_digest(file)}
+    assert run.record("stage4_clgrpo")["rewards"] == {}
+    assert stale(run, *words) == {}
+    file.write_text(file.read_text().replace("1.0", "-1.0"))
+    reason = {"stage3_grpo_accuracy": ["the reward mine_for_phases.brevity_reward was edited"]}
+    assert stale(run, *words) == reason
+    record = run.record("stage3_grpo_accuracy")
+    write_json(run.record_path("stage3_grpo_accuracy"), {key: record[key] for key in record if key != "rewards"})
+    assert stale(run, *words) == {}

@@ -133,6 +133,35 @@ def test_missing_answers_are_refused_and_counted(work, monkeypatch):
     assert not (work.folder / "predictions.jsonl").exists()
 
 
+def test_rows_whose_gold_answers_were_mended_are_asked_anew(work, monkeypatch, caplog):
+    """Between a kill and the same command, and after the evaluation was complete."""
+    caplog.set_level("INFO")
+    golds = {"now": "awe"}
+    told = load_task(work.config.task, work.run.cache)
+
+    def read(split: str) -> Split:
+        found = told.read(split)
+        return dataclasses.replace(
+            found, rows=tuple(dataclasses.replace(row, answer=golds["now"]) for row in found.rows)
+        )
+
+    monkeypatch.setattr(phase, "load_run_task", lambda config, run: dataclasses.replace(told, read=read))
+    monkeypatch.setattr(type(work.run), "record", lambda run, name: {"weights": "w", "status": "complete"})
+    ranks = iter([(0, 2), (0, 1), (0, 1)])
+    monkeypatch.setattr(phase, "_run_workers", lambda work: answer_as(monkeypatch, work, *next(ranks)))
+    with pytest.raises(UserError, match="answers are missing"):
+        phase._answer(work, verified=True)
+    golds["now"] = "fear"
+    for _ in range(2):
+        phase._answer(work, verified=True)
+        assert {row["gold"] for row in read_jsonl(work.folder / "predictions.jsonl")} == {"fear"}
+    assert caplog.text.count("test has other questions or answers now, so they are asked anew") == 1
+    golds["now"] = "awe"
+    phase._answer(work, verified=True)
+    rows = list(read_jsonl(work.folder / "predictions.jsonl"))
+    assert {(row["gold"], row["correct"]) for row in rows} == {("awe", True)}
+
+
 @pytest.mark.parametrize(
     ("think", "style", "exact"),
     [

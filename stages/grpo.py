@@ -46,8 +46,9 @@ def train(work: Work) -> None:
     looking.add(trainer, work, task, journal)
     completions_log.add_completions(trainer, work)
     with vllm_rollouts.policy_server(trainer, work, parent):
-        setup.train(trainer, work, parent)
-    handover.hand_over(trainer, work, parent, task, rows=len(columns["id"]), problems=problems)
+        ended = setup.train(trainer, work, parent)
+    if ended:
+        handover.hand_over(trainer, work, parent, task, rows=len(columns["id"]), problems=problems)
     setup.exit_worker()
 
 

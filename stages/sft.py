@@ -41,8 +41,8 @@ def train(work: Work) -> None:
     journal = metrics_log.add_journal(trainer, work)
     validation.add(trainer, work, parent, task, journal)
     looking.add(trainer, work, task, journal)
-    setup.train(trainer, work, parent)
-    handover.hand_over(trainer, work, parent, task, rows=rows, problems=problems)
+    if setup.train(trainer, work, parent):
+        handover.hand_over(trainer, work, parent, task, rows=rows, problems=problems)
     setup.exit_worker()
 
 

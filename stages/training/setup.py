@@ -138,8 +138,8 @@ def data_workers() -> int:
     return min(4, cores // 2)
 
 
-def train(trainer: Any, work: Work, parent: Path) -> None:
-    """Train from the last whole checkpoint, or from the parent when there is none; end this process when asked to stop.
+def train(trainer: Any, work: Work, parent: Path) -> bool:
+    """Train from the last whole checkpoint, or from the parent when there is none; return whether to the end, not to a stop.
 
     A stage killed while it handed over resumes from the checkpoint of its last step, after which transformers would take one
     step more; `Journal` ends it before that.
@@ -163,9 +163,7 @@ def train(trainer: Any, work: Work, parent: Path) -> None:
         work.look(trainer)
     with contextlib.suppress(NothingLeft):
         trainer.train(resume_from_checkpoint=checkpoint)
-    if stop.asked:
-        exit_worker()
-        sys.exit()
+    return not stop.asked
 
 
 def warn_of_a_small_disk(trainer: Any, work: Work) -> None:

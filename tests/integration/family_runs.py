@@ -201,9 +201,9 @@ def train(work: Work) -> Any:
     trainers = []
     original = setup.train
 
-    def keep(trainer: Any, work: Work) -> None:
+    def keep(trainer: Any, *rest: Any) -> bool:
         trainers.append(trainer)
-        original(trainer, work)
+        return original(trainer, *rest)
 
     work.folder.mkdir(parents=True, exist_ok=True)
     work.run.record_path(work.name).write_text(json.dumps(start_record(work.config, work.run, work.name), default=str))

@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from pipeline.config.evaluation import TWO_STEPS
 from pipeline.metrics.calibration import by_length, calibration
 from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, interval, rate, wilson
 from pipeline.metrics.paired_tests import Prediction, cluster, right
@@ -326,7 +327,13 @@ def _sampled(rows: list[Prediction]) -> Sampled | None:
 
 def well_formed(row: Prediction) -> bool:
     """Check whether the grammar holds (think), or whether the text states one answer (direct, which has no other form)."""
-    return row["label"] is not None or (row["style"] == "think" and row.get("reason") not in REASONS)
+    if row["label"] is not None or row["style"] != "think":
+        return row["label"] is not None
+    if row.get("mode") in TWO_STEPS:
+        # A reasoner over text is asked for a line with its answer, not for the grammar.
+        return row.get("reason") not in REASONS
+    # Its judge may give the grammar's reasons too: "A or C" inside of the tags states several answers.
+    return row.get("think") is not None
 
 
 def _reasons(rows: Sequence[Prediction]) -> dict[str, int]:

@@ -194,5 +194,5 @@ def _answers(answer: Answerer, work: Work, task: Task) -> dict[str, int]:
     prompts = [task.prompt(row, style) for row in rows]
     said = answer(prompts, rows, answer_tokens(work.config, style), sample=False, seed=0)
     verdicts = [task.judge(row, text, style) for (text, _), row in zip(said, rows, strict=True)]
-    formed = [well_formed({"label": one.answer, "reason": one.reason, "style": style}) for one in verdicts]
+    formed = [well_formed({"label": one.answer, "think": one.think, "style": style}) for one in verdicts]
     return {"asked": len(rows), "parsed": sum(formed)}

@@ -102,7 +102,8 @@ class Validation(TrainerCallback):
                 for example, (text, _) in zip(examples, answers, strict=True):
                     verdict = self.task.judge(example, text, style)
                     row = {"id": example.id, "style": style, "decoding": "greedy", "gold": example.answer}
-                    rows.append({**row, "label": verdict.answer, "reason": verdict.reason, "correct": verdict.correct})
+                    told = {"label": verdict.answer, "reason": verdict.reason, "think": verdict.think}
+                    rows.append({**row, **told, "correct": verdict.correct})
         scores = classification.score(gather_object(rows), self.task.labels)
         return {
             "eval_accuracy": scores.accuracy.share,

@@ -14,7 +14,10 @@ from sklearn.metrics import classification_report
 from pipeline.metrics import classification, intervals, paired_tests
 from pipeline.metrics.scores import Majority, MostAnswered, Rate, Repetition, UnknownAnswer, Unparsable
 from pipeline.metrics.stored import to_json
+from pipeline.scoring.kinds import judge_kind
 from pipeline.scoring.labels import LabelSet
+from pipeline.types import Question
+from rewards.format import format_reward
 
 LABELS = LabelSet.of(["cat", "dog", "owl"], {"cat": ["kitty"]})
 
@@ -142,7 +145,11 @@ def test_the_blind_baselines() -> None:
 
 def test_format_and_label_are_two_questions() -> None:
     think = classification.score(
-        [*rows(("cat", None), ("cat", None), ("cat", "cat")), row(9, "dog", None, reason="not_a_label")], LABELS
+        [
+            *rows(("cat", None), ("cat", None), ("cat", "cat")),
+            row(9, "dog", None, reason="not_a_label", think="It barks."),
+        ],
+        LABELS,
     )
     # not_a_label is well formed
     assert think.format.count == 2
@@ -150,6 +157,22 @@ def test_format_and_label_are_two_questions() -> None:
     direct = classification.score([row(1, "dog", None, reason="not_a_label", style="direct")], LABELS)
     # a direct answer has no form but the label
     assert direct.format.count == 0
+
+
+@pytest.mark.parametrize("answer", ["B", "A or C", "I cannot tell.", "E"])
+def test_what_stands_inside_of_the_tags_does_not_decide_the_form(answer: str) -> None:
+    question = Question("r1", (), "Which?", ("a cat", "a dog", "an owl"), "B", "letter")
+    completion = f"<think>So.</think><answer>{answer}</answer>"
+    verdict = judge_kind(question, completion, "think")
+    told = row(1, "B", verdict.answer, reason=verdict.reason, think=verdict.think)
+    assert classification.well_formed(told) == (format_reward([completion]) == [1.0])
+    assert classification.well_formed({**told, "mode": "think"})
+
+
+def test_a_reasoner_over_text_is_well_formed_when_it_ends_with_an_answer() -> None:
+    thought = row(1, "B", None, think="It is B or C.", mode="caption-think")
+    assert not classification.well_formed(thought)
+    assert classification.well_formed({**thought, "reason": "not_an_option"})
 
 
 def test_samples_are_scored_apart_from_the_greedy_headline() -> None:

@@ -9,9 +9,12 @@ from typing import Any
 import pytest
 
 from pipeline.config.schema import GateConfig, RunConfig, StageConfig
+from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.files import write_json
 from pipeline.run_dir import RunDir
+from pipeline.scoring.kinds import judge_kind
+from pipeline.types import Question, Split
 from stages.checkpoints.accept import START, VERIFICATION, accept, delete_checkpoints
 from stages.processes.work import Work
 
@@ -26,6 +29,16 @@ def work(tmp_path: Path) -> Work:
     work = Work(RunConfig(name="run", output_dir=str(tmp_path), stages={STAGE: stage}), STAGE, RunDir(tmp_path, "run"))
     write_json(work.run.record_path(STAGE), {"status": "trained", "steps": 3})
     return work
+
+
+def test_a_wrong_answer_in_the_right_form_speaks_for_a_hand_over(work: Work) -> None:
+    # Loads transformers.
+    from stages.checkpoints.verify import _answers
+
+    row = Question("a", (), "Which?", ("a cat", "a dog"), "A", "letter")
+    task = Task("t", ("test",), lambda split: Split((row, row)), lambda row, style: "Which?", judge_kind)
+    said = [("<think>Two.</think><answer>A or B</answer>", 9), ("A or B", 2)]
+    assert _answers(lambda *_, **__: said, work, task) == {"asked": 2, "parsed": 1}
 
 
 def verified(work: Work, **changed: Any) -> None:

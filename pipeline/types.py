@@ -101,6 +101,11 @@ class Judgement:
     think: str | None = None
     guessed: str | None = None
 
+    @property
+    def earned(self) -> bool:
+        """Whether the right answer was stated: a guess in the place of an unparsable one earns a score, and no reward."""
+        return self.correct and self.guessed is None
+
 
 def counted(problems: Iterable[Problem]) -> dict[str, int]:
     """Return how many problems have each reason, the commonest first."""

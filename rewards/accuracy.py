@@ -22,6 +22,7 @@ def accuracy_reward(
     """Score the answer by the row's own judge; of closed labels "awe or fear" scores 0.0.
 
     In think style the whole <answer> part is read; a direct answer, which has no form, must state the right one and no other.
+    What a benchmark guesses in the place of an answer that it cannot read earns nothing.
 
     Args:
         completions: raw completion texts.
@@ -36,4 +37,4 @@ def accuracy_reward(
     ]
     if log_metric is not None and closed:
         log_metric(NOT_A_LABEL, sum(verdict.reason == "not_a_label" for verdict in closed) / len(closed))
-    return [float(verdict.correct) for verdict in judged]
+    return [float(verdict.earned) for verdict in judged]

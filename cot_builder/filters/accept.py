@@ -104,7 +104,7 @@ def accept(
         return Rejected(reply.refused_as, reply.refused)
     said = reasoned_text(reply)
     verdict = task.judge(row, said, "think")
-    answer, right = verdict.answer, verdict.correct
+    answer, right = verdict.answer, verdict.earned
     if mode != "attribute" and (words := refusal(said)):
         return Rejected("refusal", words, answer, right)
     if answer is None or verdict.think is None:

@@ -173,7 +173,7 @@ async def _cross_check(row: Row, author: str, think: str) -> tuple[dict[str, flo
         # Says nothing of the reasoning, and its cure is another.
         if refused is not None:
             return scores, refused.refused_as, f"by {reader}, who was to read it: {refused.refused}"
-        hits = sum(plan.task.judge(row.example, plain_text(reply), "direct").correct for reply in replies)
+        hits = sum(plan.task.judge(row.example, plain_text(reply), "direct").earned for reply in replies)
         scores[view] = hits / check.samples
     low = [f"{view} {score:.2f} < {check.min_score:g}" for view, score in scores.items() if score < check.min_score]
     return scores, "cross_check_failed" if low else None, f"read by {reader}: {', '.join(low)}" if low else ""

@@ -130,7 +130,7 @@ def unanswered(task: Task, rows: Sequence[Question], completions: Sequence[str])
         completions: what each is answered with.
     """
     judged = ((row.id, task.judge(row, text, "think")) for row, text in zip(rows, completions, strict=True))
-    wrong = [f"{row_id}, {verdict.reason or verdict.answer}" for row_id, verdict in judged if not verdict.correct]
+    wrong = [f"{row_id}, {verdict.reason or verdict.answer}" for row_id, verdict in judged if not verdict.earned]
     if not wrong:
         return None
     return (

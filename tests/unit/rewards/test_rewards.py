@@ -21,6 +21,7 @@ from pipeline.errors import UserError
 from pipeline.scoring.benchmark_judges import judge_choice
 from pipeline.scoring.kinds import judge_kind
 from pipeline.scoring.response import Response, parse, render
+from pipeline.tasks import mmmu
 from pipeline.types import Question, Split, labelled_image
 from rewards import completion_text, load_rewards
 from rewards.accuracy import accuracy_reward
@@ -125,6 +126,15 @@ def test_the_share_of_answers_that_are_no_label_is_logged_where_answers_are_clos
     open_ended = dataclasses.replace(task, labels=None)
     asked([dataclasses.replace(row, kind="number") for row in rows_of(["awe"] * 4)], open_ended)
     assert len(told) == 1
+
+
+def test_a_guess_that_its_benchmark_scores_in_the_place_of_an_answer_earns_nothing():
+    task = Task("mmmu", ("validation",), lambda split: Split(()), judge=mmmu.judge)
+    rows = [Question(f"validation_Math_{number}", (), "Which?", ("w", "x", "y", "z"), "B") for number in range(20)]
+    unread, stated = (render("Hm.", answer) for answer in ("???", "B"))
+    assert any(task.judge(row, unread, "think").correct for row in rows)
+    assert accuracy_reward([unread] * 20, question=rows, style=["think"] * 20, task=task) == [0.0] * 20
+    assert accuracy_reward([stated] * 20, question=rows, style=["think"] * 20, task=task) == [1.0] * 20
 
 
 def test_the_label_in_the_thinking_alone_earns_nothing(task):

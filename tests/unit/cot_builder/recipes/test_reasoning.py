@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from scripted import Scripted, think
 
 from cot_builder.teachers.base import Reply
 from pipeline.errors import UserError
+from pipeline.types import Judgement
 
 
 def wrong(label: str) -> str:
@@ -202,6 +205,17 @@ class TestCrossCheck:
         assert outcome.kept["attempt"] == 1
         assert outcome.tried[0].reason == "cross_check_failed"
         assert "text 0.00 < 0.5" in outcome.tried[0].detail
+
+    def test_a_guess_in_the_place_of_an_unreadable_conclusion_is_none(self, tmp_path):
+        build = self.build(tmp_path)
+        judge = build.plan.task.judge
+
+        def guessing(row, text, style):
+            return Judgement(None, True, "no_answer", guessed=row.gold) if text == "???" else judge(row, text, style)
+
+        build.plan = replace(build.plan, task=replace(build.plan.task, judge=guessing))
+        outcome = build.settle(lambda _, q: "???" if q.mode.startswith("check") else think(q.row.gold))
+        assert outcome.reason == "cross_check_failed"
 
     def test_a_score_can_be_recorded_without_rejecting(self, tmp_path):
         build = self.build(tmp_path, samples=4, views=["text"], min_score=0.0)

@@ -84,7 +84,6 @@ def read_phase(
     log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
     there = _stored_scores(folder / "report" / "metrics.json") if stored else {}
     unusable = unusable_rows(folder)
-    official = read_json(folder / "evaluation.json").get("official") or {}
     maps = read_maps(folder)
     entries = []
     for name, rows, repeated in _by_style(folder):
@@ -100,7 +99,7 @@ def read_phase(
                 record,
                 log,
                 repeated,
-                official=dict(official.get(rows[0]["style"]) or {}),
+                official=_official(folder, rows[0]["style"]),
                 unusable=unusable,
                 doubts=doubts,
                 occlusion=maps.get(rows[0]["style"]),
@@ -123,6 +122,13 @@ def unusable_rows(folder: Path) -> dict[str, int]:
     """Return reason: rows of its split that an evaluation could not use, as its evaluation.json counts them."""
     counts = read_json(folder / "evaluation.json").get("problems") or {}
     return {str(reason): int(count) for reason, count in counts.items() if count}
+
+
+def _official(folder: Path, style: str) -> dict[str, float]:
+    """The benchmark's own scores of one style: a phase writes them per style, a cell of the lab, which has one, as they are."""
+    scores = read_json(folder / "evaluation.json").get("official") or {}
+    per_style = any(isinstance(score, dict) for score in scores.values())
+    return dict((scores.get(style) or {}) if per_style else scores)
 
 
 def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = None) -> list[Entry]:
@@ -170,7 +176,7 @@ def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = No
             log=tuple(row for row in read_jsonl(one / "metrics.jsonl") if "step" in row),
             duplicates=repeated,
             task=tasks[one],
-            official=dict(read_json(one / "evaluation.json").get("official") or {}),
+            official=_official(one, rows[0]["style"]),
             unusable=unusable_rows(one),
             occlusion=maps[one].get(rows[0]["style"]),
         )

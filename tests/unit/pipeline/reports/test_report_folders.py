@@ -72,6 +72,16 @@ def test_a_guess_that_its_benchmark_allows_counts_as_the_judge_says_and_is_told(
     assert (entry.scores.accuracy.count, entry.scores.guessed, entry.scores.unparsable.n) == (1, 1, 2)
 
 
+def test_official_scores_are_read_of_a_phase_and_of_a_cell(tmp_path: Path) -> None:
+    phase = write(tmp_path / "stage3", [question(1, style=style) for style in ("think", "direct")])
+    (phase / "evaluation.json").write_text(json.dumps({"official": {"think": {"accuracy": 50.0}}}))
+    cell = write(tmp_path / "cell", [question(1)])
+    (cell / "evaluation.json").write_text(json.dumps({"official": {"accuracy": 25.0}}))
+    assert [entry.official for entry in read_folders([phase, cell])] == [{"accuracy": 50.0}, {}, {"accuracy": 25.0}]
+    # Its table is written.
+    assert __main__.main(["report", str(phase), "--out", str(tmp_path / "out")]) == 0
+
+
 def test_cells_are_told_apart_by_task_and_folders_of_one_name_by_their_parents(tmp_path: Path) -> None:
     for task in ("count", "depth"):
         write(tmp_path / "cells" / f"m--{task}--auto--direct", [question(1)])

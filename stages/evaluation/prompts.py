@@ -117,8 +117,11 @@ def _described(question: TextQuestion) -> list[dict[str, str | None]]:
     return described(question.options, question.meanings)
 
 
-_ANSWER = re.compile(r"\banswer\s*(?:\*\*)?\s*:[ \t]*", re.IGNORECASE)
-_LINE = re.compile(r"[^\n]*")
+_ANSWER = re.compile(r"\banswer\s*(?:\*\*\s*)?:", re.IGNORECASE)
+_ANSWER_LINE = re.compile(
+    r"^(?:[^\w\n]|_)*(?:(?:so|thus|hence|therefore|the|my|final|correct)\b[^\w\n]*)*" + _ANSWER.pattern,
+    re.IGNORECASE | re.MULTILINE,
+)
 
 
 def closing(thought: str) -> str:
@@ -128,17 +131,20 @@ def closing(thought: str) -> str:
 
 
 def final_answer(text: str) -> tuple[str, str | None]:
-    """Return (the thought, the answer): what stands on the line behind the last ``Answer:``, None where there is no such line.
+    """Return (the thought, the answer): what stands behind the last ``Answer:``, on its line or else the next that is not blank;
+    None where there is none.
 
-    A reasoner trained here may answer in the pipeline's own grammar instead, which is read too.
+    One that opens a line is meant before one within a sentence ("I gave the answer: see above"). A reasoner trained here may
+    answer in the pipeline's own grammar instead, which is read too.
     """
-    found = list(_ANSWER.finditer(text))
-    if not found or found[-1].start() < text.rfind("</think>") or _open(text):
+    before, closed, after = text.rpartition("</think>")
+    found = list(_ANSWER_LINE.finditer(after)) or list(_ANSWER.finditer(after))
+    if not found or _open(text):
         response = parse(text)
         return (response.think, response.answer) if isinstance(response, Response) else (text.strip(), None)
-    line = _LINE.match(text, found[-1].end())
-    answer = line.group().strip().strip("*_`").strip() if line else ""
-    return text[: found[-1].start()].strip().strip("*").strip(), answer or None
+    lines = (line.strip().strip("*_`").strip() for line in after[found[-1].end() :].splitlines())
+    thought = before + closed + after[: found[-1].start()]
+    return thought.strip().strip("*").strip(), next(filter(None, lines), None)
 
 
 def is_unanswered(text: str, steps: bool) -> bool:

@@ -205,6 +205,14 @@ def test_a_killed_describer_goes_on(lab):
         ("", None),
         ("<think>a dog</think><answer>B</answer>", "B"),
         ("Answer: two words here", "two words here"),
+        ("It is big.\n**Answer:**\nB", "B"),
+        ("It is big.\n### Answer:\n\n**B**\n\nAsk again.", "B"),
+        ("**Final Answer**: B", "B"),
+        ("It is big. Answer: B", "B"),
+        ("Answer: B\nI gave the answer: see above", "B"),
+        ("<think>Answer: A</think> Answer: B\nI gave the answer: see above", "B"),
+        ("Answer: A? No.\nTherefore, the correct answer: C", "C"),
+        ("Answer:\n\n", None),
     ],
 )
 def test_the_answer_is_what_stands_behind_the_last_answer_line(text, answer):

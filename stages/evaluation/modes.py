@@ -275,6 +275,7 @@ def _row(setting: Setting, question: Question, prompt: str, said: Generation, ju
         "images": [str(image) for image in question.images],
         "question": question.text,
         "options": list(question.options),
+        "kind": question.kind,
         "gold": question.answer,
         "groups": setting.benchmark.groups_of(question),
         "cluster": question.cluster,

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from lab_fakes import ROWS, Lab, Scripted, record, rows
 
+from pipeline.config.evaluation import LabTask
+from pipeline.config.schema import TaskConfig
 from pipeline.data.training_rows import write_rows
 from pipeline.errors import UserError
+from pipeline.reports.entries import read_folders
 from stages.evaluation.backends import checkpoint as backends
 from stages.evaluation.backends.base import Generation
 from stages.evaluation.cell_record import picture_digests
@@ -41,6 +44,14 @@ def test_a_cell_has_a_row_for_every_question_in_the_split_s_order_and_its_figure
     assert figures["tokens"] == {"prompt": 7 * ROWS, "completion": 5 * ROWS}
     assert figures["latency_p95_s"] == 0.5
     assert figures["peak_memory_bytes"] == 1000
+
+
+def test_the_report_of_a_cell_knows_what_yes_or_no_earns_by_chance_and_by_the_commonest_answer(lab):
+    shapes = TaskConfig(name="shapes", options={"train": 1, "val": 1, "test": ROWS, "kinds": ["Exists"]})
+    lab.config.tasks["scenes"] = LabTask(shapes, "test")
+    (entry,) = read_folders([lab.run()])
+    assert entry.scores.chance == 0.5
+    assert entry.scores.commonest.accuracy >= 0.5
 
 
 def test_a_killed_cell_asks_only_what_is_missing(lab):

@@ -56,6 +56,8 @@ _YES_NO = LabelSet.of(
 )
 _SURELY_YES_NO = frozenset(("yes", "no", "true", "false"))
 """Of the words for yes and no those that answer no other question."""
+_OPENING_YES_NO = re.compile(r"\s*(?:(yes)\s+(?!and\b|or\b)\w|(no)\s+(?:it|there|the|this|that|they|he|she|because)\b)")
+"""Of "no" only before words that begin a sentence: "no dog" answers no question of yes or no."""
 _SHORT_TEXT = 400
 _BARE_NUMBERS = re.compile(r"[\s,;/&|]*(?:\b(?:and|or|maybe|perhaps|possibly|either)\b[\s,;/&|]*)*", re.IGNORECASE)
 _EXACT_FORM = re.compile(r"/|frac|sqrt|\\pi|π")
@@ -287,9 +289,17 @@ def _rounds_to(exact: float, form: str, value: float, decimals: str) -> bool:
 
 
 def _yes_no(question: Question, text: str, style: str) -> Judgement:
-    found = stated_label(text, _YES_NO)
+    found = stated_label(text, _YES_NO) or _opening_yes_no(text)
     gold = _YES_NO.normalise(question.answer) if question.answer is not None else None
     return Judgement(found, found is not None and found == gold, None if found else "neither_yes_nor_no")
+
+
+def _opening_yes_no(text: str) -> str | None:
+    """The yes or no that opens a sentence without a comma behind it, where the text says nothing of the other."""
+    text = plain(text).casefold()
+    match = _OPENING_YES_NO.match(text)
+    other = r"\bno\b" if match and match[1] else r"\byes\b"
+    return (match[1] or match[2]) if match and not re.search(other, text) else None
 
 
 def _text(question: Question, text: str, style: str) -> Judgement:

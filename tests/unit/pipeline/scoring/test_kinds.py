@@ -109,6 +109,10 @@ def test_the_gold_list_is_right_in_the_order_that_counts(entries: list[str], ord
         ("True", True),
         ("Yes, there is a dog.", True),
         ("The answer is yes.", True),
+        ("Yes there is a dog.", True),
+        ("**Yes** it is red", True),
+        ("yes because there are more cats", True),
+        ("Yes there is a dog but no cat", False),
         ("no", False),
         ("No, there is none.", False),
         ("yes and no", False),
@@ -125,6 +129,24 @@ def test_yes_and_no(text: str, right: bool, style: str) -> None:
     assert is_right(asked("yes_no", "yes"), text, style) is right
     if not right and not text.lower().startswith("no"):
         assert judge(asked("yes_no", "no"), text, style).answer is None
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("No there is no dog.", "no"),
+        ("No it's blue", "no"),
+        ("No the left one is larger", "no"),
+        ("no because they are alike", "no"),
+        ("Yes it is red. So the answer is no.", "no"),
+        ("no dog", None),
+        ("No dogs are there.", None),
+        ("No it is not. Yes it is.", None),
+    ],
+)
+@pytest.mark.parametrize("style", STYLES)
+def test_a_no_is_read_without_a_comma_where_a_sentence_follows(text: str, answer: str | None, style: str) -> None:
+    assert judge(asked("yes_no", "no"), text, style).answer == answer
 
 
 @pytest.mark.parametrize(

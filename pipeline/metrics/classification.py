@@ -9,12 +9,12 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from pipeline.config.evaluation import TWO_STEPS
 from pipeline.metrics.calibration import by_length, calibration
-from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, interval, rate, wilson
+from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, interval, rate
 from pipeline.metrics.paired_tests import Prediction, cluster, right
 from pipeline.metrics.scores import (
     Agreement,
@@ -116,14 +116,15 @@ def commonest_answers(rows: Sequence[Prediction]) -> CommonestAnswers | None:
     return CommonestAnswers(sum(kinds[kind][gold] for kind, gold in best.items()) / len(rows), best)
 
 
-def exact_trace(rows: Sequence[Prediction]) -> ExactTrace | None:
+def exact_trace(rows: Sequence[Prediction], cluster_of: Callable[[Prediction], str] = cluster) -> ExactTrace | None:
     """Return how often the written steps are the true ones, over the rows whose task can tell; None without any."""
     told = [row for row in rows if row.get("exact_trace") is not None]
     if not told:
         return None
-    exact = clustered_rate([row["exact_trace"] for row in told], [cluster(row) for row in told])
+    exact = clustered_rate([row["exact_trace"] for row in told], [cluster_of(row) for row in told])
     hits = [row for row in told if right(row)]
-    return ExactTrace(**vars(exact), lucky=rate(sum(not row["exact_trace"] for row in hits), len(hits)))
+    lucky = clustered_rate([not row["exact_trace"] for row in hits], [cluster_of(row) for row in hits])
+    return ExactTrace(**vars(exact), lucky=lucky)
 
 
 def chance(rows: Sequence[Prediction], labels: LabelSet | None) -> float | None:
@@ -192,7 +193,7 @@ def _of_classes(greedy: Sequence[Prediction], clusters: Sequence[str], labels: L
     with_rows = [name for name in names if name in set(gold)]
     macro, weighted = (_averages(gold, answers, with_rows, kind) for kind in ("macro", "weighted"))
     return OfClasses(
-        per_class=_per_class(gold, answers, names, counts),
+        per_class=_per_class(gold, answers, names, counts, clusters),
         macro=MacroAverages(**vars(macro), f1_low=f1_interval[0], f1_high=f1_interval[1], classes=len(with_rows)),
         weighted=weighted,
         balanced=Balanced(macro.recall, *recall_interval, chance=1 / len(names)),
@@ -209,9 +210,9 @@ def agreement(rows: Sequence[Prediction], labels: LabelSet) -> Agreement:
     """
     both = [row for row in rows if row["label"] is not None and row.get("think")]
     last = [last_mentioned(row["think"], labels) for row in both]
-    agree = sum(name == row["label"] for name, row in zip(last, both, strict=True))
-    silent = last.count(None)
-    return Agreement(**vars(rate(agree, len(both))), silent=silent, disagree=len(both) - agree - silent)
+    agree = [name == row["label"] for name, row in zip(last, both, strict=True)]
+    found, silent = clustered_rate(agree, [cluster(row) for row in both]), last.count(None)
+    return Agreement(**vars(found), silent=silent, disagree=len(both) - sum(agree) - silent)
 
 
 def last_mentioned(text: str, labels: LabelSet) -> str | None:
@@ -234,11 +235,10 @@ def last_mentioned(text: str, labels: LabelSet) -> str | None:
 def attributes_named(rows: Sequence[Prediction]) -> AttributesNamed:
     """Share of the annotated attribute values (text and lists of text) that occur in the thinking as whole words.
 
-    Rows without thinking or attributes are left out; n counts attribute values. It measures recall: a text that names
-    every possible value would score 1.
+    Rows without thinking or attributes are left out; n counts attribute values, and those of one row are one cluster. It measures
+    recall: a text that names every possible value would score 1.
     """
-    named: Counter[str] = Counter()
-    total: Counter[str] = Counter()
+    named: dict[str, list[tuple[bool, str]]] = defaultdict(list)
     for row in rows:
         if not row.get("think"):
             continue
@@ -247,13 +247,24 @@ def attributes_named(rows: Sequence[Prediction]) -> AttributesNamed:
             values = value if isinstance(value, list) else [value]
             for item in {_fold(item) for item in values if isinstance(item, str) and item.strip()}:
                 if key not in _NOT_ATTRIBUTES and item:
-                    total[key] += 1
-                    named[key] += bool(re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text))
-    by_key = {key: rate(named[key], total[key]) for key in sorted(total)}
-    return AttributesNamed(**vars(rate(named.total(), total.total())), by_attribute=by_key)
+                    said = re.search(rf"(?<!\w){re.escape(item)}(?!\w)", text) is not None
+                    named[key].append((said, _row_cluster(row)))
+    by_key = {key: _of_pairs(named[key]) for key in sorted(named)}
+    return AttributesNamed(**vars(_of_pairs([pair for pairs in named.values() for pair in pairs])), by_attribute=by_key)
 
 
-def _per_class(gold: list[str], answers: list[str], names: list[str], counts: Any) -> dict[str, ClassScores]:
+def _of_pairs(pairs: Sequence[tuple[bool, str]]) -> Rate:
+    return clustered_rate([said for said, _ in pairs], [name for _, name in pairs])
+
+
+def _row_cluster(row: Prediction) -> str:
+    """What holds several values of one row together."""
+    return cluster(row) or f"row {row['id']}"
+
+
+def _per_class(
+    gold: list[str], answers: list[str], names: list[str], counts: Any, clusters: Sequence[str]
+) -> dict[str, ClassScores]:
     from sklearn.metrics import precision_recall_fscore_support
 
     columns = precision_recall_fscore_support(gold, answers, labels=names, zero_division=0)
@@ -261,12 +272,13 @@ def _per_class(gold: list[str], answers: list[str], names: list[str], counts: An
     for index, name in enumerate(names):
         precision, recall, f1 = (column[index].item() for column in columns[:3])
         support, predicted = int(counts[index].sum()), int(counts[:, index].sum())
-        low, high = wilson(int(counts[index, index]), support)
+        own = [place for place, label in enumerate(gold) if label == name]
+        found = clustered_rate([answers[place] == name for place in own], [clusters[place] for place in own])
         table[name] = ClassScores(
             precision=precision if support or predicted else None,
             recall_value=recall if support else None,
-            recall_low=low,
-            recall_high=high,
+            recall_low=found.low,
+            recall_high=found.high,
             f1=f1 if support else None,
             support=support,
             predicted=predicted,
@@ -314,14 +326,14 @@ def _sampled(rows: list[Prediction]) -> Sampled | None:
     """Format rate and accuracy at temperature 1, with rows (not samples) as the unit of the interval."""
     if not rows:
         return None
-    ids = [cluster(row) or f"row {row['id']}" for row in rows]
+    ids = [_row_cluster(row) for row in rows]
     return Sampled(
         n=len(rows),
         rows=len({row["id"] for row in rows}),
         format=clustered_rate([well_formed(row) for row in rows], ids),
         accuracy=clustered_rate([right(row) for row in rows], ids),
         reasons=_reasons(rows),
-        exact_trace=exact_trace(rows),
+        exact_trace=exact_trace(rows, _row_cluster),
     )
 
 

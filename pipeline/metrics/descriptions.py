@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from pipeline.metrics.intervals import rate
+from pipeline.metrics.intervals import clustered_rate
 from pipeline.metrics.scores import Rate
 
 LEVELS = {"brightness": (0.3, 0.7, "dark", "bright"), "colorfulness": (0.2, 0.6, "muted", "vivid")}
@@ -63,22 +63,28 @@ def named(text: str, attributes: Mapping[str, Any], known: Vocabulary) -> dict[s
     return found
 
 
-def totals(rows: Iterable[Mapping[str, Mapping[str, list[str]]]]) -> dict[str, dict[str, Rate]]:
+def totals(rows: Iterable[tuple[str, Mapping[str, Mapping[str, list[str]]]]]) -> dict[str, dict[str, Rate]]:
     """Return precision and recall per attribute over many descriptions, as rates with intervals.
 
     Precision is over the values named, recall over those annotated.
+
+    Args:
+        rows: the picture, whose values are one cluster, and what `named` found in a description of it.
     """
-    counts: dict[str, Counter[str]] = {}
-    for row in rows:
+    found: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    for picture, row in rows:
         for name, kinds in row.items():
-            counts.setdefault(name, Counter()).update({kind: len(values) for kind, values in kinds.items()})
+            found[name] += [(kind, picture) for kind, values in kinds.items() for _ in values]
     return {
-        name: {
-            "precision": rate(count["right"], count["right"] + count["wrong"]),
-            "recall": rate(count["right"], count["right"] + count["missed"]),
-        }
-        for name, count in sorted(counts.items())
+        name: {"precision": _share(values, "wrong"), "recall": _share(values, "missed")}
+        for name, values in sorted(found.items())
     }
+
+
+def _share(values: Iterable[tuple[str, str]], other: str) -> Rate:
+    """The share of ``right`` ones among them and the `other` ones."""
+    counted = [(kind == "right", picture) for kind, picture in values if kind in ("right", other)]
+    return clustered_rate([right for right, _ in counted], [picture for _, picture in counted])
 
 
 def _says(sentence: str, value: str) -> bool:

@@ -269,7 +269,7 @@ def _figures(
     n = len(answers)
     latencies = sorted(row["seconds"] for row in answers)
     spoken = [row["logprob"] for row in answers if row["logprob"] is not None]
-    perceived = [row["perception"] for row in answers if row.get("perception")]
+    perceived = [(row["cluster"] or str(row["images"]), row["perception"]) for row in answers if row.get("perception")]
     return {
         "rows": n,
         "problems": rows.problem_counts,

@@ -302,6 +302,35 @@ def test_samples_have_exact_traces_of_their_own() -> None:
     assert scores.sample.exact_trace.value == pytest.approx(0.5)
 
 
+def test_what_shares_a_row_or_a_picture_is_drawn_together() -> None:
+    clues = {"attributes": {"object": list("abcde")}}
+    told = [
+        row(
+            n,
+            "cat",
+            "cat" if n % 2 else "dog",
+            think="a b c d e: cat" if n % 2 else "a dog, no cat",
+            exact_trace=n % 4 == 1,
+            **clues,
+        )
+        for n in range(40)
+    ]
+    samples = [{**one, "decoding": "sample", "sample": k} for one in told for k in range(4)]
+    alone = classification.score([*told, *samples], LABELS)
+    assert alone.sample.exact_trace.clusters == alone.attributes.clusters == 40
+    assert alone.sample.exact_trace.lucky.clusters == 20
+    assert alone.classes.agreement.clusters is None
+
+    # As if each picture had four rows.
+    four = [{**one, "id": f"{one['id']}-{k}", "cluster": f"{one['id']}.png"} for one in told for k in range(4)]
+    shared = classification.score(four, LABELS)
+    assert shared.exact_trace.lucky.clusters == 20
+    assert shared.classes.agreement.clusters == shared.attributes.clusters == 40
+    independent = intervals.rate(80, 160)
+    recall = shared.classes.per_class["cat"].recall
+    assert recall.high - recall.low > 1.5 * (independent.high - independent.low)
+
+
 def test_groups_are_in_the_order_of_their_numbers_and_have_their_own_exact_traces() -> None:
     values = ["10", "9", "2", "b", "a", "2"]
     told = [

@@ -6,6 +6,7 @@ import pytest
 
 from cot_builder.teachers.attribute import describe
 from pipeline.metrics.descriptions import LEVELS, named, totals, vocabulary, words
+from pipeline.metrics.intervals import rate
 
 PARK = {
     "scene": "park",
@@ -56,10 +57,21 @@ def test_keys_and_labels_are_not_perceived():
 
 def test_precision_is_over_what_is_named_and_recall_over_what_is_annotated():
     rows = [named("A park.", PARK, KNOWN), named("A park.", ROOM, KNOWN), named("Nothing.", ROOM, KNOWN)]
-    scene = totals(rows)["scene"]
+    scene = totals(zip("abc", rows, strict=True))["scene"]
     assert (scene["precision"].count, scene["precision"].n) == (1, 2)
     assert (scene["recall"].count, scene["recall"].n) == (1, 3)
-    assert totals([named("", PARK, KNOWN)])["scene"]["precision"].value is None
+    assert totals([("a", named("", PARK, KNOWN))])["scene"]["precision"].value is None
+
+
+def test_the_values_of_one_picture_count_as_one_observation():
+    five = list("abcde")
+    rows = [
+        (f"{n}.png", {"object": {"right": five if n % 2 else [], "wrong": [], "missed": [] if n % 2 else five}})
+        for n in range(40)
+    ]
+    recall = totals(rows)["object"]["recall"]
+    assert (recall.count, recall.n, recall.clusters) == (100, 200, 40)
+    assert recall.low < rate(20, 40).low + 0.02
 
 
 @pytest.mark.parametrize("name", LEVELS)

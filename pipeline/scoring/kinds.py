@@ -15,7 +15,8 @@ text    equal to the gold answer or one of ``aliases``, case, punctuation, artic
         answers (visualqa.org/evaluation.html). Unlike there, one match is right (VQA wants three of ten annotators), a sign
         before a digit counts, and so does every word: a sentence that holds the answer is not the answer.
 list    as many entries as the gold list, each equal to one of it, as numbers or as texts; in its order where the data say
-        ``ordered``. Read are a JSON list, brackets, lines, and what commas, semicolons and "and" join.
+        ``ordered``. Read are a JSON list, brackets, lines, and what commas, semicolons and "and" join; where an "and" or a comma
+        may be part of an entry, the reading that is right counts.
 
 Pure, and linear in the length of the text.
 """
@@ -35,7 +36,7 @@ from pipeline.scoring.labels import LabelSet
 from pipeline.scoring.markup import answer_part, boxes, plain
 from pipeline.scoring.multiple_choice import letters, stated_choice, stated_label
 from pipeline.scoring.numbers import Number, numbers, stated_number, written
-from pipeline.scoring.short_texts import list_entries, literal_list, stated_text, text_words
+from pipeline.scoring.short_texts import SEPARATORS, list_entries, literal_list, stated_text, text_words
 from pipeline.scoring.units import same_unit, unit_after
 from pipeline.types import Judgement, Question
 
@@ -311,14 +312,14 @@ def _text(question: Question, text: str, style: str) -> Judgement:
 
 
 def _list(question: Question, text: str, style: str) -> Judgement:
-    found = list_entries(text)
-    if not found:
+    readings = [list_entries(text, separator) for separator in SEPARATORS]
+    if not readings[0]:
         return Judgement(None, False, "no_list")
     gold = list_entries(question.answer) if question.answer is not None else []
-    keys, wanted = [_entry_key(entry) for entry in found], [_entry_key(entry) for entry in gold]
-    if not question.facts.get("ordered"):
-        keys, wanted = sorted(keys), sorted(wanted)
-    return Judgement(json.dumps(found, ensure_ascii=False), bool(wanted) and keys == wanted, None)
+    order: Callable[[list[str]], list[str]] = list if question.facts.get("ordered") else sorted
+    wanted = order([_entry_key(entry) for entry in gold])
+    right = [entries for entries in readings if wanted and order([_entry_key(entry) for entry in entries]) == wanted]
+    return Judgement(json.dumps((right or readings)[0], ensure_ascii=False), bool(right), None)
 
 
 def _entry_key(entry: str) -> str:

@@ -23,7 +23,15 @@ _KEPT_BETWEEN_DIGITS = frozenset(".,:/")
 _KEPT_SIGNS = frozenset("#%&@")
 _BRACKETED = re.compile(r"[\[({]([^\[\](){}]*)[\])}]")
 _BULLET = re.compile(r"^\s*(?:[-*•]|\d{1,2}[.)])\s+")
-_SEPARATOR = re.compile(r"\s*(?:[;\n]|,(?!\d{3}(?!\d)))\s*(?:and\s+)?|\s+and\s+", re.IGNORECASE)
+_MARK, _THEN = r"\s*(?:[;\n]|,(?!\d{3}(?!\d)))\s*", r"(?:and\s+)?"
+_SEPARATOR = re.compile(rf"{_MARK}{_THEN}|\s+and\s+", re.IGNORECASE)
+SEPARATORS = (
+    _SEPARATOR,
+    re.compile(_MARK + _THEN, re.IGNORECASE),
+    re.compile(rf"\s*[;\n,]\s*{_THEN}", re.IGNORECASE),
+)
+"""What may stand between the entries of a list: as it is meant most often; where "and" is a word of an entry ("salt and pepper,
+bread"); where a comma before three digits is none of a number ("100,200,300")."""
 
 
 def stated_text(text: str) -> str:
@@ -61,8 +69,12 @@ def text_words(text: str) -> str:
     return " ".join([word for word in words if word not in _ARTICLES] or words or text.split())
 
 
-def list_entries(text: str) -> list[str]:
-    """Return the entries of the list that a text states; [] of a blank one."""
+def list_entries(text: str, separator: re.Pattern[str] = _SEPARATOR) -> list[str]:
+    """Return the entries of the list that a text states; [] of a blank one.
+
+    Args:
+        separator: one of `SEPARATORS`.
+    """
     told = boxes(text)
     text = (told[-1] if told and told[-1].strip() else text).strip()
     literal = literal_list(text)
@@ -71,9 +83,9 @@ def list_entries(text: str) -> list[str]:
     text = plain(text).strip()
     declared = list(_DECLARED.finditer(text))
     text = text[declared[-1].end() :] if declared and text[declared[-1].end() :].strip() else text
-    brackets = [part for part in _BRACKETED.findall(text) if _SEPARATOR.search(part.strip())]
+    brackets = [part for part in _BRACKETED.findall(text) if separator.search(part.strip())]
     lines = [_BULLET.sub("", line) for line in (brackets[-1] if brackets else text).splitlines()]
-    entries = [entry.strip(" \t.\"'“”") for line in lines for entry in _SEPARATOR.split(line)]
+    entries = [entry.strip(" \t.\"'“”") for line in lines for entry in separator.split(line)]
     return [entry for entry in entries if entry]
 
 

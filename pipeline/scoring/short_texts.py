@@ -50,7 +50,8 @@ def text_words(text: str) -> str:
 
     Where that leaves nothing, articles and then signs stay.
     """
-    text = plain(text).casefold()
+    # The minus of mathematics is no punctuation.
+    text = plain(text).casefold().replace("−", "-")
     kept = []
     for place, character in enumerate(text):
         before, after = text[place - 1 : place], text[place + 1 : place + 2]
@@ -61,7 +62,7 @@ def text_words(text: str) -> str:
         elif before.isdigit() and after.isdigit() and character in _KEPT_BETWEEN_DIGITS:
             # 1,000 is 1000.
             kept.append("" if character == "," else character)
-        elif character in "-−" and after.isdigit() and not before.isalnum():
+        elif character == "-" and after.isdigit() and not before.isalnum():
             kept.append("-")
         else:
             kept.append(" ")

@@ -224,6 +224,9 @@ def test_numbers_are_equal_in_value_as_far_as_the_data_say(
         ("The", [], "the", True),
         ("!", [], "!", True),
         ("!", [], "?", False),
+        ("-5", [], "−5", True),
+        ("−5", [], "-5 degrees", False),
+        ("-5", [], "5", False),
         ("A", [], "B", False),
     ],
 )

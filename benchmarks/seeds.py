@@ -291,10 +291,13 @@ def scored(entry: Entry, rate: str) -> float | None:
 
 
 def mean_p(values: Sequence[float]) -> float:
-    """Return the two-sided p of Student's t test that differences, one per seed and two at least, have mean 0."""
-    if len(set(values)) == 1:
-        # No spread: t is infinite, or 0 / 0.
-        return float(values[0] == 0)
+    """Return the two-sided p of Student's t test that differences, one per seed and two at least, have mean 0.
+
+    It is 1 where all are equal: shares of few rows often are, and then nothing tells how far seeds lie apart.
+    """
+    # Percentages that are equal may differ in their last bit.
+    if max(values) - min(values) < 1e-9:
+        return 1.0
     return float(stats.ttest_1samp(values, 0.0).pvalue)
 
 

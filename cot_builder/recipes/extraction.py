@@ -78,8 +78,12 @@ async def settle(row: Row) -> Outcome:
     if not row.pictures:
         return Outcome(None, (Tried(row.teachers[0], _MODE, 0, None, "", "no_picture"),))
     observe = await _observed(row)
+    # Statements are asked for greedily, so another attempt would get the same reply.
+    silent: set[str] = set()
     for attempt in range(policy.attempts):
         for teacher in row.teachers:
+            if teacher in silent:
+                continue
             values = {"label": answer_words(plan.task, example), "hints": hints}
             question = row.question(
                 "statements", plan.prompts[_STATEMENTS], 0, picture=False, values=values, temperature=0.0,
@@ -89,6 +93,7 @@ async def settle(row: Row) -> Outcome:
             text = plain_text(reply)
             statements = _lines(text) if reply.refused is None else []
             if not statements or not observe:
+                silent.add(teacher)
                 detail = "nothing to observe" if not observe else ""
                 reason = "no_statements" if reply.refused is None else reply.refused_as
                 tried.append(

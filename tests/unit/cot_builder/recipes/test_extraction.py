@@ -63,6 +63,21 @@ def test_no_statements_reject_the_row(tmp_path):
     assert outcome.reason == "no_statements"
 
 
+def test_a_teacher_without_statements_is_asked_for_them_once_and_the_other_goes_on(tmp_path):
+    build = Scripted(tmp_path, recipe="extraction", attempts=3, teachers=2, teachers_per_row=2)
+    silent = build.plan.assigned[0][0]
+    loop = "A man walks along the road by the sea. " * 12
+
+    def say(name, question):
+        if question.mode == "description":
+            return loop
+        return "" if (name, question.mode) == (silent, "statements") else SAYINGS[question.mode]
+
+    outcome = build.settle(say)
+    assert [each.reason for each in outcome.tried] == ["no_statements", *["repetition"] * 3]
+    assert [name for name, question in build.asked if question.mode == "statements"].count(silent) == 1
+
+
 def test_the_walker_cannot_describe(tmp_path):
     build = Scripted(tmp_path, recipe="extraction")
     build.config.write_text(build.config.read_text().replace(str(tmp_path / "a.yaml"), "walker"))

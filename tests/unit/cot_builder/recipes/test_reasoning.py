@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from scripted import Scripted, think
 
-from cot_builder.teachers.base import Reply
+from cot_builder.teachers.base import GIVEN_UP, Reply
 from pipeline.errors import UserError
 from pipeline.types import Judgement
 
@@ -126,6 +126,16 @@ def test_too_little_agreement_rejects_what_one_teacher_got_right(tmp_path):
         build.settle(lambda n, q: think(q.row.gold if n == order[0] else wrong(q.row.gold))).reason == "low_agreement"
     )
     assert build.settle(lambda n, q: think(q.row.gold if n != order[0] else wrong(q.row.gold))).kept is not None
+
+
+@pytest.mark.parametrize("reason", ["server_error", "no_reply", "moderated", None])
+def test_a_server_that_fails_is_no_teacher_who_disagrees(tmp_path, reason):
+    build = Scripted(tmp_path, teachers=2, teachers_per_row=2, filters={"min_agreement": 1.0})
+    failing = build.plan.assigned[0][0]
+    failure = Reply("", refused="HTTP 500", usage={GIVEN_UP: reason} if reason else {})
+    outcome = build.settle(lambda name, q: failure if name == failing else think(q.row.gold))
+    assert outcome.kept["agreement"] == 1
+    assert [vote["reason"] for vote in outcome.kept["votes"]] == [reason or "request_refused", None]
 
 
 def test_hints_are_shown_and_recorded(tmp_path):

@@ -19,6 +19,10 @@ from pipeline.system import multinode
 OWNED = {
     "output_dir": "it is the stage's folder of the run tree",
     "deepspeed": "set launch.deepspeed",
+    "fsdp": "a hand-over knows no shards of it; set launch.deepspeed: zero3",
+    "fsdp_config": "a hand-over knows no shards of it; set launch.deepspeed: zero3",
+    "parallelism_config": "a hand-over knows no shards of it; set launch.deepspeed: zero3",
+    "auto_find_batch_size": "a batch halved on one process leaves the others waiting; preflight --fit finds what fits",
     "seed": "set the run's seed",
     "data_seed": "set the run's seed",
     "use_cpu": "it follows from the machine",

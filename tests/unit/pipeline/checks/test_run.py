@@ -100,6 +100,11 @@ RULES = [
         ["stages.3.trainer.accelerator_config={split_batches: true}"],
         ["accelerator_config", "is not set here", "shared out"],
     ),
+    *(
+        ([f"{S1}.trainer.{key}=full_shard"], [f"{S1}.trainer.{key}: 'full_shard' is not set here", "deepspeed: zero3"])
+        for key in ("fsdp", "fsdp_config", "parallelism_config")
+    ),
+    (["stages.1.trainer.auto_find_batch_size=true"], ["auto_find_batch_size: True is not set here", "preflight --fit"]),
     (
         ["stages.3.trainer.beta=0.1", "model.peft={target_modules: [q_proj], bias: all}"],
         [f"{S3}.trainer.beta: above 0 with model.peft.bias: all", "set bias: none, or beta: 0"],

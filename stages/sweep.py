@@ -57,7 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     budget = parse_budget(arguments.budget) if arguments.budget else 0
     folder = lab_folder(config)
     slots = _slots(arguments.workers)
-    plan = make_plan(config, arguments.ignore_memory)
+    plan = make_plan(config, arguments.ignore_memory, [gpu for gpu in slots if gpu is not None])
     known = Cells(config, plan.planned)
     if arguments.dry_run:
         print(describe(config, plan, known, folder))

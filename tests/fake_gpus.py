@@ -27,7 +27,7 @@ def put_on_path(
     *,
     name: str = "NVIDIA H100 80GB HBM3",
     driver: str = "580.65.06",
-    free: int = 80000,
+    free: int | str = 80000,
     visible: str | None = None,
 ) -> None:
     """Simulate the driver's GPUs, for this process and its children.
@@ -35,7 +35,7 @@ def put_on_path(
     Args:
         folder: where the stand-in is written; an empty one.
         count: GPUs it lists.
-        free: MiB free on each.
+        free: MiB free on each; words of a shell may ask for its number, $i.
         visible: CUDA_VISIBLE_DEVICES; None leaves it unset.
     """
     words = {"count": count, "name": name, "driver": driver, "free": free}

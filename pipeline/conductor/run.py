@@ -30,7 +30,7 @@ from pipeline.conductor.pictures import picture_lines
 from pipeline.conductor.schedule import beside, parallel_phases, requirements, teacher_bytes
 from pipeline.conductor.side_by_side import dies_by, failure, run_side_by_side
 from pipeline.conductor.status import in_use
-from pipeline.config.derived import clip_range, distilled, processes_per_node, rows_of, world_size
+from pipeline.config.derived import clip_range, distilled, processes_per_node, rows_of, trainer_gpus, world_size
 from pipeline.config.loader import load, write_config
 from pipeline.config.schema import RunConfig
 from pipeline.config.special_tokens import special_tokens_of
@@ -44,7 +44,7 @@ from pipeline.run_dir import BASE, COT, RunDir, in_order_of_deletion
 from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.system import multinode
 from pipeline.system.fork_server import fork_server
-from pipeline.system.hardware import gpu_names, visible_gpus
+from pipeline.system.hardware import visible_gpus
 from pipeline.system.processes import run_child
 
 log = logging.getLogger(__name__)
@@ -324,7 +324,7 @@ def idle_gpus(config: RunConfig) -> list[str]:
     if gpus <= processes + kept:
         return []
     return [
-        f"  uses {processes + kept} of {gpus} visible GPUs ({', '.join(gpu_names()[:processes])}), the others idle: "
+        f"  uses {processes + kept} of {gpus} visible GPUs ({', '.join(trainer_gpus(config))}), the others idle: "
         f"launch.num_processes={gpus - kept} uses them all (batch sizes are per process), CUDA_VISIBLE_DEVICES chooses others"
     ]
 

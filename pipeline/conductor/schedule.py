@@ -7,7 +7,7 @@ import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from pipeline.config.derived import processes_per_node
+from pipeline.config.derived import processes_per_node, trainer_gpus
 from pipeline.config.schema import RunConfig, StageConfig
 from pipeline.data.student import student_folder
 from pipeline.files import differences, digest, read_json
@@ -158,5 +158,5 @@ def lacks_room(config: RunConfig, run: RunDir, name: str, running: Sequence[str]
     own, total = needed[name] or 0, sum(count or 0 for count in needed.values())
     if total > at_start:
         return f"together they may take {size(total)}, and {size(at_start)} of memory were free at the start"
-    now = min(free_memory(), default=0)
+    now = min(free_memory(trainer_gpus(config)), default=0)
     return f"it may take {size(own)}, and {size(now)} of memory are free" if own > now else None

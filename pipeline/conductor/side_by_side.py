@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from pipeline.command_line import STOPPED
 from pipeline.conductor.schedule import by_urgency, hands_on, lacks_room, requirements
+from pipeline.config.derived import trainer_gpus
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
 from pipeline.logs import PHASE
@@ -89,7 +90,7 @@ class _SideBySide:
         self.checked: set[str] = set()
         # When the memory was found not to hold a phase.
         self.lacking: dict[str, float] = {}
-        self.at_start = min(free_memory(), default=0)
+        self.at_start = min(free_memory(trainer_gpus(config)), default=0)
 
     @property
     def goes_on(self) -> bool:

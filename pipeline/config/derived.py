@@ -14,7 +14,7 @@ from pipeline.config.schema import DistillConfig, RunConfig, StageConfig, split_
 from pipeline.config.trainer_options import trainer_fields
 from pipeline.run_dir import BASE, COT
 from pipeline.system import multinode
-from pipeline.system.hardware import visible_gpus
+from pipeline.system.hardware import gpu_names, visible_gpus
 
 
 def deepspeed_file(config: RunConfig) -> Path | None:
@@ -41,6 +41,11 @@ def zero_stage(config: RunConfig) -> int:
 def processes_per_node(config: RunConfig) -> int:
     """Return processes on each node: launch.num_processes, else the visible GPUs that no rollout server has, else 1."""
     return config.launch.num_processes or max(1, visible_gpus() - config.launch.rollout_gpus)
+
+
+def trainer_gpus(config: RunConfig) -> list[str]:
+    """Return the GPUs that the processes of a stage have on this node, as CUDA_VISIBLE_DEVICES names them."""
+    return gpu_names()[: processes_per_node(config)]
 
 
 def world_size(config: RunConfig) -> int:

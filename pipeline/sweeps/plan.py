@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,16 @@ class SweepPlan:
     """Bytes of the GPU with the least room, or of this machine's memory; None where that cannot be asked."""
 
 
-def make_plan(config: LabConfig, ignore_memory: bool = False) -> SweepPlan:
+def make_plan(config: LabConfig, ignore_memory: bool = False, gpus: Sequence[str] = ()) -> SweepPlan:
     """Estimate every cell from its models' files alone, and refuse those that cannot fit.
 
     Args:
         config: the lab.
         ignore_memory: start them all the same.
+        gpus: names of those that cells are started on; none for every visible one.
     """
     gpu = visible_gpus() > 0
-    free = min(free_memory(), default=None)
+    free = min(free_memory(gpus), default=None)
     shapes, unknown, sizes = {}, {}, {}
     for name, model in {**config.reasoners, **config.models}.items():
         if size := named_size(model.name_or_path or ""):

@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 
@@ -48,8 +48,8 @@ def compiler_problems() -> Iterator[str]:
         )
 
 
-def free_memory() -> list[int]:
-    """Return free bytes of every visible GPU, or of this machine's memory where there is none.
+def free_memory(names: Sequence[str] = ()) -> list[int]:
+    """Return free bytes of these GPUs, of every visible one where none is named, or of this machine's memory where there is none.
 
     A GPU that nvidia-smi does not list by the name it has in CUDA_VISIBLE_DEVICES, a number or the begin of a UUID, is left out:
     a slice of one (MIG) is.
@@ -63,7 +63,7 @@ def free_memory() -> list[int]:
             return []
         return [
             bytes_
-            for name in gpu_names()
+            for name in names or gpu_names()
             for number, uuid, bytes_ in free
             if name == number or (name.startswith("GPU-") and uuid.startswith(name))
         ]

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.derived import world_size
+from pipeline.config.derived import trainer_gpus
 from pipeline.config.families import vllm_flags
 from pipeline.config.schema import RunConfig
 from pipeline.system.hardware import gpu_names
@@ -88,5 +88,5 @@ def server_gpus(config: RunConfig) -> tuple[str, ...]:
     """Return the GPUs of the server, as CUDA_VISIBLE_DEVICES names them: the last `launch.rollout_gpus`, or all that
     the trainer has.
     """
-    names, own = gpu_names(), config.launch.rollout_gpus
-    return tuple(names[-own:] if own else names[: world_size(config)])
+    own = config.launch.rollout_gpus
+    return tuple(gpu_names()[-own:] if own else trainer_gpus(config))

@@ -17,7 +17,7 @@ from typing import Any
 import yaml
 
 from pipeline.conductor.forecast import size
-from pipeline.config.derived import checkpoint_cycle, world_size
+from pipeline.config.derived import checkpoint_cycle, trainer_gpus, world_size
 from pipeline.config.families import FAMILIES, model_type
 from pipeline.config.loader import find_config
 from pipeline.config.schema import RunConfig, StageConfig, stage_key
@@ -112,9 +112,18 @@ def fit(config: RunConfig, trials: Trials, rows: int, memory: float | None = Non
         trials: what measures; its scratch folder is the caller's to delete.
         rows: of the evaluation's split.
         memory: bytes of a device, where they are to be fewer than are free.
+
+    Raises:
+        UserError: when nothing says what is free, and no memory is given.
     """
     # On a CPU all processes share the memory, on a GPU each has its own.
-    free = min([*free_memory(), *([memory] if memory else [])])
+    told = [*free_memory(trainer_gpus(config)), *([memory] if memory else [])]
+    if not told:
+        raise UserError(
+            f"--fit: nvidia-smi does not tell the free memory of GPU {', '.join(trainer_gpus(config))}, as of a slice of one "
+            "(MIG); say how many GB of it may be used, for example --memory 8"
+        )
+    free = min(told)
     limit = (1 - MARGIN) * free / (1 if visible_gpus() else world_size(config))
     found = Fitted()
     place = "the smallest GPU" if visible_gpus() else "this machine, which trains on its CPU"

@@ -14,19 +14,23 @@ import pytest
 import torch
 
 from pipeline.checks import run as checks
+from pipeline.conductor import schedule, side_by_side
 from pipeline.conductor.run import plan
 from pipeline.config.derived import prompts_per_rollout, world_size
 from pipeline.config.loader import CONFIGS, load, shipped_configs
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
-from pipeline.run_dir import RunDir
+from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.system import hardware
+from pipeline.system.processes import Children
 from stages import sweep
 from stages.models import loading
 from stages.processes.work import Work
 from stages.processes.workers import run_workers
 from stages.rollouts import vllm_server
 from stages.training import setup
+from stages.trial import fitting
+from stages.trial.fit import Measured
 
 RUNS = [str(path.relative_to(CONFIGS)) for path in shipped_configs()]
 EMOSET = [name for name in RUNS if name.startswith("emoset/")]
@@ -149,6 +153,56 @@ def test_a_lab_asks_a_cell_on_each_gpu(gpus) -> None:
     gpus(8, visible="2,3,5")
     assert sweep._slots(None) == ["2", "3", "5"]
     assert sweep._slots(1) == ["2"]
+
+
+FIRST_IS_FREE = "$((80000 - 79999 * (i > 0)))"
+
+
+class Trials:
+    """Measurements of a preflight, of little."""
+
+    def __init__(self, config: RunConfig, run: RunDir) -> None:
+        self.config, self.run = config, run
+
+    def evaluation(self, rows: int) -> Measured:
+        return Measured(rows, 1.0)
+
+    def stage(self, *_: object) -> Measured:
+        return Measured(1.0, 1.0)
+
+
+def test_memory_is_that_of_the_gpus_a_run_uses(gpus, tmp_path: Path) -> None:
+    gpus(2, free=FIRST_IS_FREE)
+    config = load("demo", ["launch.num_processes=1", "baselines={}"])
+    run = RunDir(tmp_path, "demo")
+    assert not fitting.fit(config, Trials(config, run), 8).problems  # type: ignore[arg-type]
+    assert schedule.lacks_room(config, run, BASE, [COT], 10**12) is None
+    begun = side_by_side._SideBySide(config, run, [COT, BASE], 2, Children())
+    assert begun.at_start == 80000 << 20
+    # With both, the one that another user fills counts.
+    both = load("demo", ["launch.num_processes=2", "baselines={}"])
+    assert side_by_side._SideBySide(both, run, [COT, BASE], 2, Children()).at_start == 1 << 20
+
+
+def test_memory_is_that_of_the_gpus_a_sweep_uses(gpus, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    gpus(3, free=FIRST_IS_FREE)
+    lab = tmp_path / "lab.yaml"
+    lab.write_text(
+        f"name: trial\noutput_dir: {tmp_path}\ntasks: {{t: {{task: {{name: scenes}}, split: 'test[:4]'}}}}\n"
+        "models: {served: {name_or_path: m, backend: openai, base_url: http://127.0.0.1:9/v1}}\n"
+    )
+    for words, free in ((["--workers", "1"], "83\u202f886 MB"), ([], "1 MB")):
+        sweep.main(["--config", str(lab), "--dry-run", *words])
+        assert f"; {free} free" in capsys.readouterr().out
+
+
+def test_a_gpu_whose_memory_nobody_tells_is_fitted_to_what_the_user_says(gpus, tmp_path: Path) -> None:
+    gpus(1, free="[N/A]")
+    config = load("demo", ["baselines={}"])
+    trials = Trials(config, RunDir(tmp_path, "demo"))
+    with pytest.raises(UserError, match=r"--fit: nvidia-smi does not tell the free memory of GPU 0.*--memory 8"):
+        fitting.fit(config, trials, 8)  # type: ignore[arg-type]
+    assert not fitting.fit(config, trials, 8, memory=8e9).problems  # type: ignore[arg-type]
 
 
 def test_gpus_that_torch_cannot_use_are_refused_and_not_trained_without(gpus, monkeypatch) -> None:

@@ -188,7 +188,7 @@ def test_of_a_model_that_is_not_here_yet_nothing_is_known(tmp_path: Path) -> Non
 def test_a_second_phase_needs_what_both_may_take_of_what_was_free_and_its_own_of_what_is(
     monkeypatch: pytest.MonkeyPatch, run: RunDir, at_start: int, now: int, words: str | None
 ) -> None:
-    monkeypatch.setattr(schedule, "free_memory", lambda: [now])
+    monkeypatch.setattr(schedule, "free_memory", lambda *_: [now])
     config = load("demo_scenes")
     assert schedule.lacks_room(config, run, S1, [LABELS], at_start) == words
     # Alone, a phase is not kept waiting.
@@ -200,7 +200,7 @@ def test_on_a_gpu_a_stage_with_a_rollout_server_has_no_neighbour(
     monkeypatch: pytest.MonkeyPatch, run: RunDir, gpus: int, waits: bool
 ) -> None:
     """vLLM counts what is free while it starts, and no forecast knows of its share."""
-    for name, value in (("free_memory", lambda: [10**12]), ("visible_gpus", lambda: gpus)):
+    for name, value in (("free_memory", lambda *_: [10**12]), ("visible_gpus", lambda: gpus)):
         monkeypatch.setattr(schedule, name, value)
     served = load("demo_scenes", ["stages.2.rollouts=vllm"])
     for name, running in (("stage2_grpo_format", LABELS), (LABELS, "stage2_grpo_format")):

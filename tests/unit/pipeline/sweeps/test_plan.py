@@ -34,7 +34,7 @@ def lab(tmp_path: Path) -> LabConfig:
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sweep_plan, "visible_gpus", lambda: 2)
-    monkeypatch.setattr(sweep_plan, "free_memory", lambda: [10**12, 700 * 10**6])
+    monkeypatch.setattr(sweep_plan, "free_memory", lambda *_: [10**12, 700 * 10**6])
 
 
 @pytest.mark.usefixtures("gpu")

@@ -150,7 +150,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Any:
         split = SimpleNamespace(rows=[None] * 800)
         monkeypatch.setattr(preflight, "load_task", lambda *_: SimpleNamespace(select=lambda _: split))
         monkeypatch.setattr(preflight, "run_workers", workers)
-        monkeypatch.setattr(fitting, "free_memory", lambda: [int(memory * GB)])
+        monkeypatch.setattr(fitting, "free_memory", lambda *_: [int(memory * GB)])
         for module in ("stages.trial.fitting", "pipeline.config.derived"):
             monkeypatch.setattr(f"{module}.visible_gpus", lambda: gpus)
         find = importlib.util.find_spec

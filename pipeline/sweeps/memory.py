@@ -27,6 +27,7 @@ from pipeline.config.families import part_of
 from pipeline.errors import UserError
 from pipeline.runs.handover import model_folder
 from pipeline.sweeps.shape_table import shape_table, tensors_of
+from pipeline.system.hub import refusal
 
 PICTURE = 1024
 """Pixels a side of the square picture that is reckoned with, where a model reads pictures at their own size."""
@@ -240,7 +241,8 @@ def _from_hub(model: LabModel) -> Shapes:
         }
         folder = Path(hf_hub_download(name, "config.json", revision=model.revision)).parent
     except expected as error:
-        raise UserError(f"{name}: its shapes are not to be had from the hub: {_first_line(error)}") from error
+        told = refusal(name, error) or f"its shapes are not to be had from the hub: {_first_line(error)}"
+        raise UserError(f"{name}: {told}") from error
     for file_name in ("preprocessor_config.json", "processor_config.json"):
         try:
             hf_hub_download(name, file_name, revision=model.revision)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.config.schema import DistillConfig, ModelConfig
 from pipeline.errors import UserError
+from pipeline.system.hub import refusal
 
 
 def find_teacher(distill: DistillConfig, student: ModelConfig, key: str) -> Path:
@@ -49,6 +50,8 @@ def find_model(model: ModelConfig, key: str = "model.name_or_path") -> Path:
         wanted += ["*.py"] if model.trust_remote_code else []
         return Path(snapshot_download(model.name_or_path, revision=model.revision, allow_patterns=wanted))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
+        if told := refusal(model.name_or_path, error):
+            raise UserError(f"{key}: {model.name_or_path!r} {told}") from error
         raise UserError(
             f"{key}: {model.name_or_path!r} is no local folder and cannot be had from the hub "
             f"({str(error).splitlines()[0]}); check the name and the connection, or download it and give the folder"

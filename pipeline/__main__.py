@@ -60,14 +60,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"report: {write_folder_report(folders, Path(arguments.out) if arguments.out else None, columns)}")
         return 0
     config = load(arguments.config, arguments.overrides)
-    checks.check(config, trains=arguments.command in ("run", "plan", "preflight"))
+    dry = arguments.command == "plan" or getattr(arguments, "dry_run", False)
+    starts = arguments.command in ("run", "preflight") and not dry
+    checks.check(config, trains=arguments.command in ("run", "plan", "preflight"), starts=starts)
     run = RunDir(config.output_dir, config.name)
     if arguments.command == "status":
         from pipeline.conductor.status import show
 
         show(config, run, as_json=arguments.json, every=arguments.watch)
         return 0
-    dry = arguments.command == "plan" or getattr(arguments, "dry_run", False)
     follows = arguments.command == "run" and multinode.rank() > 0
     trains = arguments.command in ("plan", "run", "preflight") and not follows
     opened = open_task(config, run, trains=trains, quick=dry)

@@ -45,19 +45,20 @@ OWN_FLAGS = ("host", "port", "uds", "model", "served-model-name", "worker-extens
 """Flags of a rollout server by which its stage reaches it."""
 
 
-def check(config: RunConfig, trains: bool = True) -> None:
+def check(config: RunConfig, trains: bool = True, starts: bool = True) -> None:
     """Test every rule.
 
     Args:
         config: of the run.
         trains: whether stages are to be trained, for which the trackers they report to and their teachers must be here.
+        starts: whether that begins on this machine now, for which the GPUs of a rollout server must be here too.
 
     Raises:
         UserError: holding one message per broken rule: the key, its value, the rule and the cure.
     """
     # What has been trained can be looked at without them.
     needed = (*missing_trackers(config), *teacher_problems(config)) if trains else ()
-    problems = [*_problems(config), *needed]
+    problems = [*_problems(config), *needed, *(_no_gpus(config) if starts else ())]
     if problems:
         raise UserError(problems)
 
@@ -90,6 +91,12 @@ def _problems(config: RunConfig) -> Iterator[str]:
         yield from split_problem(f"held_out.{name}.split", held.split)
     yield from _launch(config)
     yield from _alarms(config.alarms)
+
+
+def _no_gpus(config: RunConfig) -> Iterator[str]:
+    """A rollout server's GPUs on a machine without any; there the run may still be planned and watched."""
+    if (kept := config.launch.rollout_gpus) > 0 and not visible_gpus():
+        yield f"launch.rollout_gpus: {kept} for a server, and this machine has 0 visible GPUs; start it where they are, or set 0"
 
 
 def _texts(config: RunConfig) -> Iterator[str]:
@@ -278,7 +285,7 @@ def _launch(config: RunConfig) -> Iterator[str]:
         else:
             yield from (f"launch.rollout_flags.{problem}" for problem in flag_problems({flag: value}))
     gpus, kept = visible_gpus(), config.launch.rollout_gpus
-    if kept and not 0 <= kept < gpus:
+    if kept < 0 or (gpus and kept >= gpus):
         yield f"launch.rollout_gpus: {kept} must leave one of the {gpus} visible GPUs to the trainer; 0 shares them all"
     if processes is not None and processes < 1:
         yield f"launch.num_processes: {processes} must be at least 1"

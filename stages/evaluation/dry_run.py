@@ -68,7 +68,7 @@ def describe_phase(config: RunConfig, phase: str) -> str:
     """
     problems: list[str] = []
     try:
-        check(config, trains=False)
+        check(config, trains=False, starts=False)
     except UserError as error:
         problems = error.problems
     name = BASE if phase == BASE else config.stage_name(phase)

@@ -32,9 +32,9 @@ def parser(module: str, purpose: str) -> argparse.ArgumentParser:
 
 
 def load_checked(arguments: argparse.Namespace, trains: bool = True) -> tuple[RunConfig, RunDir]:
-    """Return the run's configuration, with every rule tested; those of trackers only where stages are trained."""
+    """Return the run's configuration, with every rule tested; those of trackers and servers only where stages are trained."""
     config = load(arguments.config, arguments.overrides)
-    run.check(config, trains)
+    run.check(config, trains, starts=trains and not arguments.dry_run)
     return config, RunDir(config.output_dir, config.name)
 
 

@@ -13,6 +13,7 @@ import fake_gpus
 import pytest
 import torch
 
+from pipeline.__main__ import main
 from pipeline.checks import run as checks
 from pipeline.conductor import schedule, side_by_side
 from pipeline.conductor.run import plan
@@ -29,6 +30,7 @@ from stages.processes.work import Work
 from stages.processes.workers import run_workers
 from stages.rollouts import vllm_server
 from stages.training import setup
+from stages.training.stage import main as train_stage
 from stages.trial import fitting
 from stages.trial.fit import Measured
 
@@ -139,6 +141,20 @@ def test_gpus_kept_for_a_server_stay_visible_and_are_named_to_it(gpus, launched,
     assert vllm_server.server_gpus(config) == ("2", "3")
     flags = vllm_server.flags(config, tmp_path, ("2", "3"), 8000)
     assert (flags["data-parallel-size"], flags["gpu-memory-utilization"], flags["dtype"]) == (2, None, "auto")
+
+
+def test_a_run_with_gpus_for_a_server_is_planned_and_watched_elsewhere_and_not_started(gpus, tmp_path: Path) -> None:
+    gpus(0)
+    words = ["--config", "demo", f"output_dir={tmp_path}", "launch.rollout_gpus=2"]
+    for looks in (["plan"], ["status"], ["run", "--dry-run"]):
+        assert main([*looks, *words]) == 0
+    stage = functools.partial(train_stage, "grpo", None, lambda work: None)
+    assert stage(["--stage", "3", "--dry-run", *words]) == 0
+    for start in (lambda: main(["run", *words]), lambda: stage(["--stage", "3", *words])):
+        with pytest.raises(
+            UserError, match=r"launch\.rollout_gpus: 2 for a server, and this machine has 0 visible GPUs"
+        ):
+            start()
 
 
 def test_a_plan_says_which_gpus_idle_and_how_to_use_them(gpus, tmp_path: Path) -> None:

@@ -13,10 +13,11 @@ from pipeline.checks.deepspeed import deepspeed_problems
 from pipeline.checks.distill import distill_problems, teacher_problems
 from pipeline.checks.model_folder import folder_problems
 from pipeline.checks.parts import composition_problems
+from pipeline.checks.rollout_flags import rollout_flag_problems
 from pipeline.checks.shared import name_problems, task_problems
 from pipeline.checks.trainer import missing_trackers, trainer_problems
 from pipeline.config.derived import asked_like_parent, cot_slice
-from pipeline.config.families import REFUSED, flag_problems, tiny_families
+from pipeline.config.families import REFUSED, tiny_families
 from pipeline.config.loader import to_plain
 from pipeline.config.schema import (
     BASELINE,
@@ -41,8 +42,6 @@ from pipeline.system import multinode
 from pipeline.system.hardware import compiler_problems, visible_gpus
 
 ATTENTIONS = ("sdpa", "eager", "flash_attention_2", "flash_attention_3", "flash_attention_4", "flex_attention")
-OWN_FLAGS = ("host", "port", "uds", "model", "served-model-name", "worker-extension-cls", "api-key")
-"""Flags of a rollout server by which its stage reaches it."""
 
 
 def check(config: RunConfig, trains: bool = True, starts: bool = True) -> None:
@@ -279,11 +278,6 @@ def _launch(config: RunConfig) -> Iterator[str]:
     if (asked := config.launch.parallel_phases) is not None and asked < 1:
         yield f"launch.parallel_phases: {asked} must be at least 1"
     processes = config.launch.num_processes
-    for flag, value in config.launch.rollout_flags.items():
-        if str(flag).lstrip("-").replace("_", "-") in OWN_FLAGS:
-            yield f"launch.rollout_flags.{flag}: is set by the stage, which reaches its server by it; leave it out"
-        else:
-            yield from (f"launch.rollout_flags.{problem}" for problem in flag_problems({flag: value}))
     gpus, kept = visible_gpus(), config.launch.rollout_gpus
     if kept < 0 or (gpus and kept >= gpus):
         yield f"launch.rollout_gpus: {kept} must leave one of the {gpus} visible GPUs to the trainer; 0 shares them all"
@@ -291,6 +285,7 @@ def _launch(config: RunConfig) -> Iterator[str]:
         yield f"launch.num_processes: {processes} must be at least 1"
     elif processes is not None and gpus and processes > gpus - kept:
         yield f"launch.num_processes: {processes} is more than the {gpus - kept} visible GPUs; lower it or make more visible"
+    yield from rollout_flag_problems(config, gpus)
     if gpus and config.all_stages:
         yield from compiler_problems()
     yield from deepspeed_problems(config)

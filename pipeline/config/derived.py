@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
@@ -15,6 +16,9 @@ from pipeline.config.trainer_options import trainer_fields
 from pipeline.run_dir import BASE, COT
 from pipeline.system import multinode
 from pipeline.system.hardware import gpu_names, visible_gpus
+
+SPREAD_OVER = ("tensor-parallel-size", "pipeline-parallel-size")
+"""Flags of vLLM that say over how many GPUs an engine is spread."""
 
 
 def deepspeed_file(config: RunConfig) -> Path | None:
@@ -46,6 +50,11 @@ def processes_per_node(config: RunConfig) -> int:
 def trainer_gpus(config: RunConfig) -> list[str]:
     """Return the GPUs that the processes of a stage have on this node, as CUDA_VISIBLE_DEVICES names them."""
     return gpu_names()[: processes_per_node(config)]
+
+
+def gpus_per_engine(config: RunConfig) -> int:
+    """Return the GPUs that one engine of a rollout server is spread over, by `launch.rollout_flags`."""
+    return math.prod(int(config.launch.rollout_flags.get(flag) or 1) for flag in SPREAD_OVER)
 
 
 def world_size(config: RunConfig) -> int:

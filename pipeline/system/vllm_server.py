@@ -5,8 +5,11 @@ On a machine without an NVIDIA GPU the command gets what vLLM's CPU build needs.
 
 from __future__ import annotations
 
+import ast
 import contextlib
+import functools
 import http.client
+import importlib.util
 import json
 import os
 import signal
@@ -76,6 +79,28 @@ def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str],
     if not cpu and any(word.startswith(_OF_THE_COMMAND) for word in words):
         return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", model, *words]
     return [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", model, *words]
+
+
+@functools.cache
+def known_flags() -> frozenset[str]:
+    """Return the names of the flags of the installed vLLM's server, none without one.
+
+    They are read from its source: its own parser takes 20 s to import.
+    """
+    spec = importlib.util.find_spec("vllm")
+    folder = Path(spec.origin).parent if spec and spec.origin else None
+    found = set()
+    for file in (folder / "engine" / "arg_utils.py", *folder.glob("entrypoints/*/cli_args.py")) if folder else ():
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.ClassDef):
+                fields = (one.target for one in node.body if isinstance(one, ast.AnnAssign))
+                found |= {field.id.replace("_", "-") for field in fields if isinstance(field, ast.Name)}
+            elif (
+                isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == "add_argument"
+            ):
+                words = (str(word.value) for word in node.args if isinstance(word, ast.Constant))
+                found |= {word.removeprefix("--") for word in words if word.startswith("--")}
+    return frozenset(found)
 
 
 def serve_environment(*, cpu: bool, **more: str) -> dict[str, str]:

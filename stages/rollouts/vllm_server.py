@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.derived import trainer_gpus
+from pipeline.config.derived import gpus_per_engine, trainer_gpus
 from pipeline.config.families import vllm_flags
 from pipeline.config.schema import RunConfig
 from pipeline.system.hardware import gpu_names
@@ -76,7 +76,8 @@ def flags(config: RunConfig, model: Path, gpus: tuple[str, ...], port: int, imag
         "disable-uvicorn-access-log": True,
     }
     if gpus:
-        ours["data-parallel-size"] = len(gpus) if len(gpus) > 1 else None
+        engines = len(gpus) // gpus_per_engine(config)
+        ours["data-parallel-size"] = engines if engines > 1 else None
         ours["gpu-memory-utilization"] = None if config.launch.rollout_gpus else SHARED_MEMORY
     elif config.model.dtype == "auto":
         # The CPU's own, which is the trainer's.

@@ -17,6 +17,7 @@ from tiny_parts import save_language, save_tower
 from pipeline.config.schema import ComposeConfig
 from pipeline.files import read_jsonl
 from pipeline.run_dir import RunDir
+from pipeline.system.vllm_server import known_flags, serve_environment
 from stages.models.compose import compose
 
 pytestmark = pytest.mark.slow
@@ -270,3 +271,21 @@ def test_a_kill_changes_nothing_of_what_dynamic_sampling_selects(small: Small, f
     once = ("seconds", "step_time", *told_once)
     same = [[{k: v for k, v in row.items() if k not in once} for row in logged(one)] for one in (filled, run)]
     assert same[0] == same[1]
+
+
+PARSER = """
+from vllm.entrypoints.launchers.cli_args import make_arg_parser
+from vllm.utils.argparse_utils import FlexibleArgumentParser
+print(*(word for action in make_arg_parser(FlexibleArgumentParser())._actions for word in action.option_strings))
+"""
+
+
+@needs_vllm
+@pytest.mark.nightly
+def test_the_flags_read_from_the_source_of_vllm_are_those_its_parser_takes() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", PARSER], env=serve_environment(cpu=True), capture_output=True, text=True, check=True
+    )
+    taken = {word.removeprefix("--") for word in done.stdout.splitlines()[-1].split() if word.startswith("--")}
+    assert len(taken) > 300
+    assert {word for word in taken if not {word, word.removeprefix("no-")} & known_flags()} == {"help"}

@@ -141,6 +141,9 @@ def test_gpus_kept_for_a_server_stay_visible_and_are_named_to_it(gpus, launched,
     assert vllm_server.server_gpus(config) == ("2", "3")
     flags = vllm_server.flags(config, tmp_path, ("2", "3"), 8000)
     assert (flags["data-parallel-size"], flags["gpu-memory-utilization"], flags["dtype"]) == (2, None, "auto")
+    spread = load("demo", ["launch.rollout_gpus=2", "launch.rollout_flags={tensor-parallel-size: 2}"])
+    flags = vllm_server.flags(spread, tmp_path, ("2", "3"), 8000)
+    assert (flags["data-parallel-size"], flags["tensor-parallel-size"]) == (None, 2)
 
 
 def test_a_run_with_gpus_for_a_server_is_planned_and_watched_elsewhere_and_not_started(gpus, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.checks import run
+from pipeline.checks import rollout_flags, run
 from pipeline.checks import trainer as checks_trainer
 from pipeline.config import derived
 from pipeline.config.derived import deepspeed_file
@@ -116,6 +116,18 @@ RULES = [
     (
         ["launch.rollout_flags={--max-model-len: 9}"],
         ["launch.rollout_flags.--max-model-len: is written max-model-len,"],
+    ),
+    (
+        ["launch.rollout_flags={data-parallel-size: 4}"],
+        ["launch.rollout_flags.data-parallel-size: follows from the server's GPUs", "leave it out"],
+    ),
+    (
+        ["launch.rollout_flags={tensor-parallel-size: two}"],
+        ["launch.rollout_flags.tensor-parallel-size: 'two' must be a whole number of at least 1"],
+    ),
+    (
+        ["launch.rollout_flags={max-model-len: 48}", "stages.3.rollouts=vllm"],
+        ["launch.rollout_flags.max-model-len: 48 holds no prompt beside the 48 tokens of stage3_grpo_accuracy's"],
     ),
     ([PROMPT, "launch.deepspeed=zero3"], ["zero3 (ZeRO stage 3) does not work with PROMPT_TUNING", "use zero2"]),
     ([PROMPT, "stages.3.freeze=[language]"], [f"{S3}.freeze: language has the soft prompt", "take it out"]),
@@ -502,6 +514,38 @@ def test_gpus_of_the_rollout_server_are_not_trained_on(monkeypatch: pytest.Monke
     assert derived.world_size(load("demo_scenes", ["launch.rollout_gpus=1"])) == 3
     assert "more than the 3 visible GPUs" in problems("launch.rollout_gpus=1", "launch.num_processes=4")[0]
     assert "must leave one of the 4" in "".join(problems("launch.rollout_gpus=4"))
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["launch.rollout_gpus=2"], None),
+        (["launch.rollout_gpus=3"], "the server's 3 GPUs are no multiple; lower them, or set launch.rollout_gpus to 2"),
+        (["launch.rollout_gpus=1"], "the server's 1 GPUs are no multiple"),
+        # Shared with the trainer.
+        ([], None),
+        (["launch.num_processes=3"], "the server's 3 GPUs are no multiple"),
+    ],
+)
+def test_a_server_s_gpus_have_to_be_shared_out_to_its_engines(
+    words: list[str], told: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (run, derived):
+        monkeypatch.setattr(module, "visible_gpus", lambda: 4)
+    found = [one for one in problems("launch.rollout_flags={tensor-parallel-size: 2}", *words) if "multiple" in one]
+    assert len(found) == (told is not None)
+    assert (told or "") in "".join(found)
+
+
+def test_a_flag_that_vllm_does_not_have_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rollout_flags, "known_flags", lambda: frozenset({"max-model-len", "async-scheduling"}))
+    (told,) = problems("launch.rollout_flags={max-modellen: 8192, no-async-scheduling: true}")
+    assert told.startswith(
+        "launch.rollout_flags.max-modellen: is no flag of the installed vLLM; did you mean max-model-len?"
+    )
+    # Without vLLM nobody knows its flags.
+    monkeypatch.setattr(rollout_flags, "known_flags", frozenset)
+    assert problems("launch.rollout_flags={max-modellen: 8192}") == []
 
 
 @pytest.mark.parametrize("installed", [True, False])

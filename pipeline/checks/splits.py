@@ -209,7 +209,7 @@ def _selected(task: Task, spec: str) -> Selected:
 
 def _listed(task: Task, spec: str) -> Selected:
     counts = _known(task, parse_split(spec)[0])
-    rows = len(sliced(task.name, spec, range(counts.total()), {}))
+    rows = len(sliced(task.name, spec, range(counts.total()), ()))
     return Selected(rows, {label: min(count, rows) for label, count in counts.items()})
 
 
@@ -268,7 +268,7 @@ def _ids(task: Task, spec: str) -> set[str]:
 def _part(spec: str, rows: range) -> set[int]:
     """The places of the rows that a slice selects; none for one that selects nothing."""
     with contextlib.suppress(UserError):
-        return set(sliced("", spec, rows, {}))
+        return set(sliced("", spec, rows, ()))
     return set()
 
 

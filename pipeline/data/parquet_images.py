@@ -174,7 +174,8 @@ def place(folder: Path, value: Any, images: Path) -> dict[str, Any]:
         told = f"{path[:30]}… of {len(path):,} characters is neither a path nor a picture as text"
         return {"reason": "unreadable_image", "detail": told}
     if inside(folder, path) is None:
-        return {"reason": "outside_root", "detail": f"{path[:200]} is not inside {folder}"}
+        cure = "copy it in, or put the rows' file into a folder above both and set task.path to that"
+        return {"reason": "outside_root", "detail": f"{path[:200]} is not inside {folder}: {cure}"}
     return {"path": path}
 
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 from pipeline.errors import UserError
 from pipeline.formatting import join_counts
+from pipeline.types import Problem, counted
 
 
 def split_problem(key: str, spec: str) -> Iterator[str]:
@@ -48,14 +49,14 @@ def named_split(task: str, spec: str, splits: Sequence[str]) -> str:
     return name
 
 
-def sliced(task: str, spec: str, rows: Sequence[Item], problems: Mapping[str, int]) -> tuple[Item, ...]:
+def sliced(task: str, spec: str, rows: Sequence[Item], problems: Sequence[Problem]) -> tuple[Item, ...]:
     """Return the part of a split's rows that a spec asks for.
 
     Args:
         task: whose they are, for the message, as are `problems`.
         spec: as `parse_split` takes it.
         rows: all of the split, in the order that slices are taken of.
-        problems: why other rows cannot be used, counted.
+        problems: why other rows cannot be used.
 
     Raises:
         UserError: when it is empty.
@@ -63,7 +64,10 @@ def sliced(task: str, spec: str, rows: Sequence[Item], problems: Mapping[str, in
     name, start, stop = parse_split(spec)
     chosen = rows[_index(start, len(rows)) : _index(stop, len(rows)) if stop else None]
     if not chosen:
-        why = f" (problems: {join_counts(problems)})" if problems else ""
+        why = f" (problems: {join_counts(counts)})" if (counts := counted(problems)) else ""
+        if counts and not rows:
+            first = next(one for one in problems if one.reason == next(iter(counts)))
+            why += f"; the first: {first.id}: {first.detail}"
         raise UserError(f"task {task}: {spec!r} selects no row; {name!r} has {len(rows)} usable rows{why}")
     return tuple(chosen)
 

@@ -83,7 +83,7 @@ class Task:
         rows = sorted(
             whole.rows, key=lambda row: (hashlib.sha256(_salted(seed, row.pair or row.id).encode()).digest(), row.id)
         )
-        chosen = sliced(self.name, spec, rows, whole.problem_counts)
+        chosen = sliced(self.name, spec, rows, whole.problems)
         refused = self.unfit(chosen) if self.unfit else {}
         unfit = [
             Problem(row.id, "unfit_image", next(refused[image] for image in row.images if image in refused))

@@ -236,7 +236,9 @@ def _rows(root: Path, split: str, wanted: Sequence[str]) -> tuple[list[Question]
         image_id = id_of(row)
         image = inside(image_path)
         if image is None:
-            problems.append(Problem(image_id, "outside_root", f"{image_path} is not inside {root}"))
+            problems.append(
+                Problem(image_id, "outside_root", f"{image_path} is not inside {root}: copy the picture in")
+            )
             continue
         attributes, trouble = _attributes(root, inside(annotation_path), wanted)
         if trouble:

@@ -168,7 +168,9 @@ def _rows(root: Path, folders: list[tuple[str, ...]]) -> tuple[list[Question], l
             row_id = writable(relative)
             # Only a link leads out of a folder that is inside.
             if not within or (name in listing.links and inside(root, relative) is None):
-                problems.append(Problem(row_id, "outside_root", f"a symbolic link that leaves {root}"))
+                problems.append(
+                    Problem(row_id, "outside_root", f"a symbolic link that leaves {root}: copy what it points to")
+                )
             elif name in deeper:
                 pictures = sum(_is_image(entry.name) for entry in (folder / name).rglob("*"))
                 detail = f"{pictures} pictures in it are not read; they belong directly into the label's folder"

@@ -338,6 +338,27 @@ def test_the_splits_are_those_whose_file_exists(tmp_path: Path) -> None:
         emoset(root).select("train")
 
 
+def test_what_takes_every_row_out_is_told_with_the_first_and_the_cure(tmp_path: Path) -> None:
+    far = [put(tmp_path / "far" / f"{number}.jpg", jpeg()) for number in range(3)]
+    for number, picture in enumerate(far):
+        link = tmp_path / "linked" / "cat" / f"{number}.jpg"
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(picture)
+    linked = folder_task(tmp_path / "linked")
+    with pytest.raises(UserError, match=r"0 usable rows .*link that leaves .*linked: copy what it points to$"):
+        linked.select(linked.splits[0])
+    rows = [{"image": str(picture), "question": "What is it?", "answer": "cat"} for picture in far]
+    file = put(tmp_path / "asked" / "train.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
+    inside = load_task(TaskConfig(name="questions", path=str(tmp_path / "asked")), tmp_path / "cache")
+    with pytest.raises(
+        UserError, match=r"\(problems: outside_root 3\); the first: .*/far/0.jpg is not inside .*set task.path to that$"
+    ):
+        inside.select("train")
+    file.rename(tmp_path / "train.jsonl")
+    above = load_task(TaskConfig(name="questions", path=str(tmp_path)), tmp_path / "cache")
+    assert len(above.select("train").rows) == 3
+
+
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [

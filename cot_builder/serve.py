@@ -3,6 +3,7 @@
 Replaces itself with the server; on a machine without an NVIDIA GPU it adds what vLLM's CPU build needs. Nothing of vLLM
 is imported here. Words that are not listed below go to vLLM as they are. `serve:` of the teacher's file holds flags too, such as
 ``data-parallel-size: 8`` for eight replicas behind one address; what changes its replies, as ``dtype``, stands there alone.
+A server takes the first visible GPU, or as many as its flags ask for: CUDA_VISIBLE_DEVICES=1 gives a second teacher another one.
 """
 
 from __future__ import annotations

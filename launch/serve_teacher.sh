@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Serve a teacher with vLLM on this machine, on its GPUs or its CPU: launch/serve_teacher.sh <teacher.yaml> [vLLM flags …]
-# Runs in the foreground until it is stopped. --dry-run shows the command instead.
+# Runs in the foreground until it is stopped. --dry-run shows the command instead. It takes the first visible GPU, so a second
+# teacher is given another: CUDA_VISIBLE_DEVICES=1 launch/serve_teacher.sh <other.yaml>
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -z "${PYTHON:-}" ]]; then

@@ -216,6 +216,16 @@ def test_the_launcher_prints_its_command(repo_root):
     assert "--host 127.0.0.1" in done.stdout
 
 
+def test_a_second_teacher_is_told_to_take_another_gpu(repo_root, capsys):
+    """Both would load into the first, and the second dies."""
+    for page in ("README.md", "docs/cot_builder.md"):
+        text = (repo_root / page).read_text(encoding="utf-8")
+        assert "CUDA_VISIBLE_DEVICES=1 ./launch/serve_teacher.sh internvl3_8b" in text
+    with pytest.raises(SystemExit):
+        serve.main(["--help"])
+    assert "CUDA_VISIBLE_DEVICES=1 gives a second teacher another one" in capsys.readouterr().out
+
+
 def test_a_picture_is_scaled_down_never_up(tmp_path):
     path = tmp_path / "x.png"
     Image.new("RGBA", (200, 100)).save(path)

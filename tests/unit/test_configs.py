@@ -228,6 +228,15 @@ def test_trl_accepts_every_trainer_block(name: str, tmp_path: Path) -> None:
             assert getattr(found, "value", found) == value, key
 
 
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_killed_job_of_a_gpu_preset_repeats_minutes(name: str) -> None:
+    config = load(name)
+    most = {"grpo": 20, "sft": 250 if "8b" in name else 100}
+    for stage in config.all_stages.values():
+        assert stage.trainer["save_steps"] <= most[stage.algorithm]
+        assert stage.trainer["save_steps"] % derived.checkpoint_cycle(stage) == 0
+
+
 @pytest.mark.parametrize("name", [name for name in RUNS if load(name).model.peft is not None])
 def test_peft_accepts_every_peft_block(name: str) -> None:
     import peft

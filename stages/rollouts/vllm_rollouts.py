@@ -14,6 +14,7 @@ import hashlib
 import http.client
 import json
 import logging
+import os
 import shutil
 import signal
 import sys
@@ -24,11 +25,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from accelerate.utils import broadcast_object_list
 
 from pipeline.errors import UserError
+from pipeline.system.locks import acquire, exclusive, is_held
 from pipeline.system.vllm_server import end_of, open_url
 from stages.processes.work import Work
 from stages.rollouts.pending import most_pictures, prompts_of, rollout_place
@@ -39,6 +41,9 @@ from stages.rollouts.weight_sync import write_weights
 
 log = logging.getLogger(__name__)
 
+MEMORY = Path("/dev/shm")
+LOCK = "in_use"
+"""In a server's folder in memory: locked while its stage lives."""
 AT_ONCE = 64
 """Requests a process has in flight; each brings all completions of one prompt."""
 TIMEOUT_SECONDS = 3600
@@ -98,18 +103,36 @@ def _scratch(work: Work, parent: Path) -> Iterator[Path]:
 
     Its name follows from the stage, so that what a killed attempt left in it goes when the stage goes on.
     """
-    memory = Path("/dev/shm")
     size = sum(file.stat().st_size for file in parent.glob("*.safetensors"))
     name = f"clgrpo-{hashlib.sha256(str(work.folder.resolve()).encode()).hexdigest()[:16]}"
-    roomy = memory.is_dir() and shutil.disk_usage(memory).free > 2 * size
-    for folder in (memory / name, work.folder / "rollouts"):
+    for folder in (MEMORY / name, work.folder / "rollouts"):
         shutil.rmtree(folder, ignore_errors=True)
-    folder = memory / name if roomy else work.folder / "rollouts"
-    folder.mkdir()
+    held = _lock_in_memory(name, 2 * size)
+    folder = work.folder / "rollouts" if held is None else MEMORY / name
+    folder.mkdir(exist_ok=True)
     try:
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+        if held is not None:
+            held.close()
+
+
+def _lock_in_memory(name: str, size: int) -> IO[str] | None:
+    """Make a folder in memory and lock it, once what killed stages left there is gone; None where it has no room.
+
+    The lock goes with its process, so that a folder in use can be told from one that was left.
+    """
+    if not MEMORY.is_dir():
+        return None
+    # None is to be deleted between its making and its locking.
+    with exclusive(MEMORY / f"clgrpo-{os.getuid()}"):
+        for lock in MEMORY.glob(f"clgrpo-*/{LOCK}"):
+            # One that ends meanwhile deletes its own.
+            with contextlib.suppress(OSError):
+                if lock.stat().st_uid == os.getuid() and not is_held(lock):
+                    shutil.rmtree(lock.parent, ignore_errors=True)
+        return acquire(MEMORY / name / LOCK) if shutil.disk_usage(MEMORY).free > size else None
 
 
 def _copy_for_server(parent: Path, processor: Any, folder: Path) -> None:

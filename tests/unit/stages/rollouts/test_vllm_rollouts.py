@@ -20,7 +20,8 @@ from pipeline.config.loader import load
 from pipeline.data.conversations import user_turn
 from pipeline.errors import UserError
 from pipeline.files import write_json
-from stages.rollouts import vllm_server
+from pipeline.system.locks import acquire
+from stages.rollouts import vllm_rollouts, vllm_server
 from stages.rollouts.dynamic_sampling import further_rows
 from stages.rollouts.pending import most_pictures, prompts_of
 from stages.rollouts.prefetch import Lookahead
@@ -149,6 +150,24 @@ def test_a_server_of_a_composed_model_computes_it_by_transformers_unless_a_user_
     assert vllm_server.flags(load("demo"), tmp_path, (), 8000)["model-impl"] == "transformers"
     config = load("demo", ["launch.rollout_flags={model-impl: vllm}"])
     assert vllm_server.flags(config, tmp_path, (), 8000)["model-impl"] == "vllm"
+
+
+def test_weights_that_a_killed_stage_left_in_memory_go_when_another_one_starts(tmp_path, monkeypatch):
+    monkeypatch.setattr(vllm_rollouts, "MEMORY", tmp_path)
+    for name in ("clgrpo-killed", "clgrpo-alive", "clgrpo-of-an-older-version", "others"):
+        (tmp_path / name / "weights").mkdir(parents=True)
+    (tmp_path / "clgrpo-killed" / vllm_rollouts.LOCK).touch()
+    (tmp_path / "run" / "stage").mkdir(parents=True)
+    work = SimpleNamespace(folder=tmp_path / "run" / "stage")
+    with acquire(tmp_path / "clgrpo-alive" / vllm_rollouts.LOCK), vllm_rollouts._scratch(work, tmp_path) as first:
+        assert first.parent == tmp_path
+        left = {path.name for path in tmp_path.glob("[!.]*")}
+        assert left == {"clgrpo-alive", "clgrpo-of-an-older-version", "others", "run", first.name}
+        # A stage beside this one leaves it in peace.
+        other = SimpleNamespace(folder=tmp_path / "run" / "other")
+        with vllm_rollouts._scratch(other, tmp_path) as second:
+            assert {first.is_dir(), second.is_dir(), first != second} == {True}
+    assert not any(folder.exists() for folder in (first, second))
 
 
 def test_a_server_takes_as_many_pictures_as_the_row_with_most_has_and_none_is_opened():

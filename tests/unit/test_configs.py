@@ -231,7 +231,7 @@ def test_trl_accepts_every_trainer_block(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_killed_job_of_a_gpu_preset_repeats_minutes(name: str) -> None:
     config = load(name)
-    most = {"grpo": 20, "sft": 250 if "8b" in name else 100}
+    most = {"grpo": 60, "sft": 250 if "8b" in name else 100}
     for stage in config.all_stages.values():
         assert stage.trainer["save_steps"] <= most[stage.algorithm]
         assert stage.trainer["save_steps"] % derived.checkpoint_cycle(stage) == 0
@@ -298,7 +298,10 @@ def test_variants_differ_from_their_model_only_in_what_they_are_named_for(model:
 def test_the_large_model_is_trained_on_labels_as_the_small_one_s_baseline_is() -> None:
     small, large = load("emoset/internvl3_1b_8gpu"), load("emoset/internvl3_8b_labels")
     assert (large.cot, large.stages, large.launch.deepspeed) == (None, {}, "zero3")
-    assert large.all_stages == {"baseline_sft_labels": small.stage("sft_labels")}
+    # Its checkpoints are large.
+    baseline = small.stage("sft_labels")
+    baseline = dataclasses.replace(baseline, trainer={**baseline.trainer, "save_steps": 250})
+    assert large.all_stages == {"baseline_sft_labels": baseline}
     assert (large.task, large.evaluation) == (small.task, small.evaluation)
     assert large.model.processor == small.model.processor
 

@@ -33,8 +33,11 @@ def deepspeed_problems(config: RunConfig) -> Iterator[str]:
         yield f"launch.deepspeed: {path} must be a JSON object, and zero_optimization in it another"
         return
     stage = zero.get("stage", 0)
-    if stage not in (0, 1, 2, 3):
-        yield f"launch.deepspeed: {path} has ZeRO stage {stage!r}; it must be 0, 1, 2 or 3"
+    if stage not in (1, 2, 3):
+        yield (
+            f"launch.deepspeed: {path} has ZeRO stage {stage!r}; it must be 1, 2 or 3: without ZeRO DeepSpeed may train rounded "
+            "weights alone, and plain processes (launch.deepspeed=null) share as little"
+        )
     if stage == 3 and not zero.get("stage3_gather_16bit_weights_on_model_save"):
         yield (
             f"launch.deepspeed: {path} has ZeRO stage 3 without stage3_gather_16bit_weights_on_model_save: true, so no "

@@ -620,9 +620,13 @@ def test_a_stage_that_names_no_epsilon_asks_for_no_clipping() -> None:
     ("settings", "words"),
     [
         ('{"zero_optimization": {"stage": 3}}', "stage3_gather_16bit_weights_on_model_save: true"),
-        ('{"zero_optimization": {"stage": 4}}', "has ZeRO stage 4; it must be 0, 1, 2 or 3"),
+        ('{"zero_optimization": {"stage": 4}}', "has ZeRO stage 4; it must be 1, 2 or 3"),
+        ('{"zero_optimization": {}}', "has ZeRO stage 0; it must be 1, 2 or 3"),
         ('{"zero_optimization": {"stage": 2, "offload_param": {"device": "cpu"}}}', "it needs stage 3"),
-        ('{"optimizer": {"type": "AdamW"}}', "a block optimizer, which would silently replace the stages' own"),
+        (
+            '{"zero_optimization": {"stage": 1}, "optimizer": {"type": "AdamW"}}',
+            "a block optimizer, which would silently replace the stages' own",
+        ),
         ("{broken", "is not JSON"),
         ("[]", "must be a JSON object"),
         ('{"zero_optimization": 3}', "must be a JSON object"),

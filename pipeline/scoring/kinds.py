@@ -57,11 +57,13 @@ _YES_NO = LabelSet.of(
 )
 _SURELY_YES_NO = frozenset(("yes", "no", "true", "false"))
 """Of the words for yes and no those that answer no other question."""
-_OPENING_YES_NO = re.compile(r"\s*(?:(yes)\s+(?!and\b|or\b)\w|(no)\s+(?:it|there|the|this|that|they|he|she|because)\b)")
-"""Of "no" only before words that begin a sentence: "no dog" answers no question of yes or no."""
+_OPENING_YES_NO = re.compile(r"\s*(yes|no)\s+(?:it|there|the|this|that|they|he|she|because)\b")
+"""Before words that begin a sentence: "no dog" answers no question of yes or no, and neither does "yes is wrong"."""
 _SHORT_TEXT = 400
 _BARE_NUMBERS = re.compile(r"[\s,;/&|]*(?:\b(?:and|or|maybe|perhaps|possibly|either)\b[\s,;/&|]*)*", re.IGNORECASE)
-_EXACT_FORM = re.compile(r"/|frac|sqrt|\\pi|π")
+_EXACT_FORM = re.compile(
+    r"/|frac|sqrt|\\pi|π|hal(?:f|ves)|thirds?|(?:four|fif|six|seven|eigh|nin|ten)ths?", re.IGNORECASE
+)
 _DECIMALS = re.compile(r"\.(\d{2,})\D*$")
 
 
@@ -263,7 +265,7 @@ def _several_numbers(text: str) -> bool:
 
 def _equal_numbers(found: Number, gold: Number, unit: str, facts: Mapping[str, Any]) -> bool:
     values, golds = found.readings, gold.readings
-    if found.percent and gold.percent:
+    if (found.percent and gold.percent) or gold.scale > 1:
         values, golds = (found.value,), (gold.value,)
     factor = same_unit(unit, str(facts.get("unit") or ""))
     if factor is None:
@@ -299,8 +301,7 @@ def _opening_yes_no(text: str) -> str | None:
     """The yes or no that opens a sentence without a comma behind it, where the text says nothing of the other."""
     text = plain(text).casefold()
     match = _OPENING_YES_NO.match(text)
-    other = r"\bno\b" if match and match[1] else r"\byes\b"
-    return (match[1] or match[2]) if match and not re.search(other, text) else None
+    return match[1] if match and len(set(re.findall(r"\b(?:yes|no)\b", text))) == 1 else None
 
 
 def _text(question: Question, text: str, style: str) -> Judgement:

@@ -51,18 +51,22 @@ _SHARES = {
     "tenth": 10,
 }
 _SMALLER = rf"(?:(?:{_TENS})(?:[-\s](?:{_UNITS}))?|{'|'.join(word for word in _WORDS if word != 'hundred')})"
-_HUNDREDS = rf"(?:(?:{_SMALLER}[-\s])?hundred(?:[-\s](?:and[-\s])?{_SMALLER})?|{_SMALLER})"
-_LARGE = rf"(?:{'|'.join(word for word in _SCALES if word != 'hundred')})"
+# Not of "two hundred-dollar bills".
+_WHOLE = r"(?!-(?!and\b))"
+_HUNDREDS = rf"(?:(?:{_SMALLER}[-\s])?hundred{_WHOLE}(?:[-\s](?:and[-\s])?{_SMALLER})?|{_SMALLER})"
+_LARGE = rf"(?:{'|'.join(word for word in _SCALES if word != 'hundred')}){_WHOLE}"
 _IN_WORDS = (
-    rf"(?:(?:{_UNITS})[-\s](?P<share>{'|'.join(_SHARES)})s?(?!-)"
+    # "two thirds", and "one half" of something, but neither "two fifth graders" nor "one half eaten apple".
+    rf"(?:(?:{_UNITS})[-\s](?:{'|'.join(f'{word}s' for word in _SHARES)}|halves)(?!-)"
+    rf"|one[-\s](?:{'|'.join(_SHARES)})(?=\s*(?:$|[.,;:!?)\]*]|of\b))"
     rf"|(?:(?:a[-\s](?=hundred\b))?{_HUNDREDS}|a[-\s]{_LARGE})(?:[-\s]{_LARGE}(?:[-\s](?:and[-\s])?{_HUNDREDS})?)*)"
 )
 _AND_A_HALF = r"\s{1,3}and\s{1,3}a\s{1,3}half\b"
-_OPERAND = re.compile(
-    rf"(?:[\d)\]}}%]|\b(?:[b-z]|{_UNITS}|{_TENS}|ten|eleven|twelve|\w{{3,5}}teen|hundred|{_LARGE[3:-1]}))\s*$",
+_SIGNED = re.compile(
+    r"(?:^|[=:;,.!?(\[\"'“*]|\b(?:is|are|was|were|be|to|of|at|about|equals?|reads?|from|than|by|answer|approximately))\s*$",
     re.IGNORECASE,
 )
-"""What stands before a minus between two numbers."""
+"""What stands before a minus in words that is a sign: "5 minus 3" and "the sum minus 3" are differences."""
 _DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _GROUP = r"\{([^{}]{1,40})\}"
 # Unbounded runs of optional white space would make hostile text quadratic; so would digits started in mid-run.
@@ -80,7 +84,7 @@ _NUMBER = re.compile(
     rf"(?:{_S}(?:\\times|\\cdot|[x×*·]){_S}10{_S}\^?{_S}\{{?{_S}(?P<power>[-+]?\d{{1,3}})\}}?"
     rf"|[eE](?P<exponent>[-+]?\d{{1,3}})(?!\w)|{_S}\^{_S}\{{?{_S}(?P<raised>[-+]?\d{{1,3}})\}}?)?"
     rf"(?P<pi>{_S}(?:\\pi\b|π))?"
-    rf")(?:\s{{1,3}}(?P<scale>{'|'.join(_SCALES)})\b|(?P<kilo>(?-i:k))(?!\w))?"
+    rf")(?:\s{{1,3}}(?P<scale>{'|'.join(_SCALES)})\b(?!-)|(?P<kilo>k)(?!\w))?"
     rf"(?P<and_half>{_AND_A_HALF})?(?P<percent>{_S}\\?%|\s{{1,3}}percent\b)?"
     rf"|(?<![\w-])(?P<said>(?:minus|negative)\s{{1,3}})?(?P<word>{_IN_WORDS})(?P<more_half>{_AND_A_HALF})?(?!\w)",
     re.IGNORECASE,
@@ -132,6 +136,7 @@ class Number:
         start, end: where it stands in the text that was searched.
         text: as written.
         after: the first characters behind it, where its unit is.
+        scale: what its last word multiplies by, as in "5 million"; 1 without one.
     """
 
     value: float
@@ -140,10 +145,13 @@ class Number:
     end: int
     text: str
     after: str
+    scale: int = 1
 
     @property
     def readings(self) -> tuple[float, ...]:
-        """What it may mean: 50% is 50 where a percentage is asked for, and 0.5 where a share is."""
+        """What it may mean: 50% is 50 where a percentage is asked for, and 0.5 where a share is; 5 million is 5 of millions."""
+        if self.scale > 1:
+            return (self.value, self.value / self.scale)
         return (self.value, self.value / 100) if self.percent else (self.value,)
 
 
@@ -158,32 +166,36 @@ def numbers(text: str) -> Iterator[Number]:
             continue
         value = _value(match)
         if said := match["said"] or (match["sign"] if len(match["sign"] or "") > 1 else None):
-            if said[0] in "mM" and _OPERAND.search(before):
-                # "5 minus 3"
+            if said[0] in "mM" and not _SIGNED.search(before if start < 20 else f"-{before}"):
                 start += len(said)
             else:
                 sign = -1.0
         if value is not None and math.isfinite(value):
-            yield Number(
-                sign * value, match["percent"] is not None, start, end, text[start:end], text[end : end + _UNIT_CHARS]
-            )
+            after = text[end : end + _UNIT_CHARS]
+            yield Number(sign * value, match["percent"] is not None, start, end, text[start:end], after, _scale(match))
+
+
+def _scale(match: re.Match[str]) -> int:
+    """What the last word of a number multiplies by, from a thousand on and of dozens; 1 without such a word."""
+    last = "thousand" if match["kilo"] else match["scale"] or re.split(r"[-\s]", match["word"] or "")[-1]
+    return 1 if last == "hundred" else _SCALES.get(last.lower(), 1)
 
 
 def _value(match: re.Match[str]) -> float | None:
     """The value of a number, but for a sign in words."""
     if match["word"]:
-        return _in_words(match["word"].lower(), match["share"]) + (0.5 if match["more_half"] else 0)
+        return _in_words(match["word"].lower()) + (0.5 if match["more_half"] else 0)
     value = _written_value(match)
     scale = 1000 if match["kilo"] else _SCALES[match["scale"].lower()] if match["scale"] else 1
     half = 0.5 if match["and_half"] else 0
     return None if value is None else (value + math.copysign(half, value)) * scale
 
 
-def _in_words(text: str, share: str | None) -> float:
+def _in_words(text: str) -> float:
     """The value of "three hundred and five thousand" or "two thirds"."""
     parts = [part for part in re.split(r"[-\s]", text) if part != "and"]
-    if share:
-        return _WORDS[parts[0]] / _SHARES[share.lower()]
+    if (share := _SHARES.get(parts[-1].removesuffix("s").replace("halve", "half"))) and len(parts) == 2:
+        return _WORDS[parts[0]] / share
     whole = part_of = 0
     for part in parts:
         if part in ("hundred", "dozen"):

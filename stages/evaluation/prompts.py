@@ -118,10 +118,12 @@ def _described(question: TextQuestion) -> list[dict[str, str | None]]:
 
 
 _ANSWER = re.compile(r"\banswer\s*(?:\*\*\s*)?:", re.IGNORECASE)
-_ANSWER_LINE = re.compile(
-    r"^(?:[^\w\n]|_)*(?:(?:so|thus|hence|therefore|the|my|final|correct)\b[^\w\n]*)*" + _ANSWER.pattern,
+_CONCLUDED = r"\b(?:so|thus|hence|therefore|final|correct)\b[^\w\n]*"
+_MEANT = re.compile(
+    rf"(?:^(?:[^\w\n]|_)*|{_CONCLUDED})(?:(?:{_CONCLUDED}|\b(?:the|my)\b[^\w\n]*)){{0,5}}{_ANSWER.pattern}",
     re.IGNORECASE | re.MULTILINE,
 )
+"""One that opens a line, or concludes: "so the correct answer:"."""
 
 
 def closing(thought: str) -> str:
@@ -134,11 +136,11 @@ def final_answer(text: str) -> tuple[str, str | None]:
     """Return (the thought, the answer): what stands behind the last ``Answer:``, on its line or else the next that is not blank;
     None where there is none.
 
-    One that opens a line is meant before one within a sentence ("I gave the answer: see above"). A reasoner trained here may
+    One that opens a line or concludes is meant before another ("I gave the answer: see above"). A reasoner trained here may
     answer in the pipeline's own grammar instead, which is read too.
     """
     before, closed, after = text.rpartition("</think>")
-    found = list(_ANSWER_LINE.finditer(after)) or list(_ANSWER.finditer(after))
+    found = list(_MEANT.finditer(after)) or list(_ANSWER.finditer(after))
     if not found or _open(text):
         response = parse(text)
         return (response.think, response.answer) if isinstance(response, Response) else (text.strip(), None)

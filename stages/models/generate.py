@@ -33,9 +33,13 @@ class Answerer:
         config: the run's configuration.
         local_rank: the GPU to use, where there is one.
         dtype: of the weights in memory; None is what the run computes in.
+        halves: whether a batch that does not fit is answered in halves.
     """
 
-    def __init__(self, folder: Path, config: Any, local_rank: int, dtype: str | None = None) -> None:
+    def __init__(
+        self, folder: Path, config: Any, local_rank: int, dtype: str | None = None, *, halves: bool = True
+    ) -> None:
+        self.halves = halves
         self.processor = loading.load_processor(folder, config)
         self.model, _ = loading.load_model(folder, config, dtype or loading.compute_dtype(config), local_rank)
 
@@ -62,7 +66,8 @@ class Answerer:
             read = inputs if len(some) == len(rows) else tensors(self.processor, *zip(*some, strict=True))
             return complete(self.model, self.processor.tokenizer, to_model(read, self.model), max_new_tokens, **how)
 
-        return whole_or_halves(answer, list(zip(prompts, rows, strict=True)))
+        asked = list(zip(prompts, rows, strict=True))
+        return whole_or_halves(answer, asked) if self.halves else answer(asked)
 
 
 def generate(

@@ -201,7 +201,9 @@ def time_answers(config: RunConfig, scratch: RunDir, clocks: dict[str, float]) -
     examples = task.select(config.evaluation.split).rows
     memory_usage.start_peak()
     began = time.time()
-    answer = Answerer(checkpoint(scratch, BASE, verify=False), config, int(os.environ.get("LOCAL_RANK", "0")))
+    rank = int(os.environ.get("LOCAL_RANK", "0"))
+    # Whether the batch fits is what is asked here.
+    answer = Answerer(checkpoint(scratch, BASE, verify=False), config, rank, halves=False)
     load = time.time() - began
     most = config.evaluation.max_new_tokens
     tokens, seconds = (max(1, most // 4), most), []

@@ -73,15 +73,25 @@ def test_a_limit_that_is_the_answer_stays_it(text: str, stated: float) -> None:
         ("3 thousand", 3000),
         ("$2.5 million", 2_500_000),
         ("3k", 3000),
-        # Kelvin, and a kilometre.
-        ("300K", 300),
+        ("3K", 3000),
         ("3km", 3),
         ("one half", 0.5),
         ("two thirds", 2 / 3),
         ("two and a half", 2.5),
-        # An ordinal, coins.
+        ("one half of it", 0.5),
+        ("two halves", 1),
+        # An ordinal, coins, and what is counted.
         ("the twenty third", 20),
         ("three quarters", 3),
+        ("There are two half circles", 2),
+        ("There are two fifth graders.", 2),
+        ("There is one half eaten apple on the plate", 1),
+        ("There are two hundred-dollar bills", 2),
+        ("2 hundred-year-old trees", 2),
+        ("2 dozen-egg boxes", 2),
+        # A difference.
+        ("the total minus 3", 3),
+        ("Take the sum minus three", 3),
     ],
 )
 def test_signs_and_sizes_in_words_are_part_of_the_number(text, stated):

@@ -212,6 +212,9 @@ def test_a_killed_describer_goes_on(lab):
         ("Answer: B\nI gave the answer: see above", "B"),
         ("<think>Answer: A</think> Answer: B\nI gave the answer: see above", "B"),
         ("Answer: A? No.\nTherefore, the correct answer: C", "C"),
+        ("Answer: A\n\nWait, so the correct answer: B", "B"),
+        ("Answer: A\nLet me recheck. I was wrong; the final answer: B", "B"),
+        ("I considered\nAnswer: A would need a dog.\nBut no dog, therefore answer: B", "B"),
         ("Answer:\n\n", None),
     ],
 )

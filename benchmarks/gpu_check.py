@@ -149,8 +149,17 @@ def check_run(machine: Machine, seconds: float) -> CheckResult:
 
 
 def check_zero2(machine: Machine, seconds: float) -> CheckResult:
-    """SFT and GRPO under DeepSpeed's ZeRO-2."""
-    return trained(machine, "zero2", seconds, "launch.deepspeed=zero2")
+    """SFT and GRPO under DeepSpeed's ZeRO-2; a stage that is to learn nothing hands on its parent's weights, bit for bit."""
+    # No float32 moves by it, and 0 is refused.
+    words = ("launch.deepspeed=zero2", f"stages.{STAGES[2]}.trainer.learning_rate=1.0e-60")
+    outcome = trained(machine, "zero2", seconds, *words, stages=3)
+    if outcome.state != OK:
+        return outcome
+    before, after = (read_json(machine.folder / "zero2" / stage / "stage.json")["weights"] for stage in STAGES[1:3])
+    if before != after:
+        note = "at a learning rate of 1e-60 a stage handed over other weights than it was given: it began with rounded ones"
+        return dataclasses.replace(outcome, state=FAIL, note=note)
+    return outcome
 
 
 def check_rollouts(machine: Machine, seconds: float) -> CheckResult:
@@ -222,7 +231,7 @@ CHECKS: dict[str, tuple[Callable[[Machine, float], CheckResult], float]] = {
     "driver": (check_driver, 120),
     "triton": (check_triton, 120),
     "run": (check_run, 600),
-    "zero2": (check_zero2, 450),
+    "zero2": (check_zero2, 600),
     "rollouts": (check_rollouts, 720),
     "ddp": (check_ddp, 450),
     "several": (check_several, 450),

@@ -98,9 +98,13 @@ def _answer(work: Work, verified: bool) -> None:
             part.unlink()
 
 
+# By name, so that another field of a later release asks nobody anew.
+_TOLD = ("id", "text", "options", "answer", "kind", "groups", "cluster", "attributes", "trace", "facts")
+
+
 def rows_digest(rows: Sequence[Question]) -> str:
     """Return one sha256 over all that is asked, judged and told of rows, in order; of their pictures the number alone."""
-    return digest([{**vars(row), "images": len(row.images)} for row in rows])
+    return digest([[len(row.images), *(getattr(row, name) for name in _TOLD)] for row in rows])
 
 
 def _report(work: Work, gate: dict[str, Any] | None) -> None:

@@ -13,6 +13,7 @@ import json
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from pipeline.config.reward_names import reward_function
 from pipeline.data.task import Task
 from pipeline.errors import UserError
 from pipeline.types import Question
@@ -85,7 +86,7 @@ def _told(question: str) -> dict[str, Any]:
 
 
 def _find(name: str) -> Reward:
-    module, _, function = name.rpartition(".") if "." in name else (f"rewards.{name}", "", f"{name}_reward")
+    module, function = reward_function(name)
     try:
         found: Reward = getattr(importlib.import_module(module), function)
     except (ModuleNotFoundError, AttributeError) as error:

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 
 from cot_builder.build.plan import BuildPlan
-from cot_builder.filters.accept import GIVEN_UP_REASONS
+from cot_builder.filters.accept import NO_REPLIES
 from cot_builder.row import Outcome
 from cot_builder.teachers.base import Teacher
 
-_NO_REPLIES = ("unreadable_image", "request_refused", *GIVEN_UP_REASONS)
+_UNSAID = ("unreadable_image", *NO_REPLIES)
 _CURES = {
     "truncated": "raise max_tokens in its file",
     "no_think": "ask in the prompt for <think>, or serve the model with its reasoning parser",
@@ -34,7 +34,7 @@ class FirstReplies:
         """Count the replies about a row, and stop a teacher when that makes enough."""
         for each in outcome.tried:
             failed = self._failed.get(each.teacher)
-            if failed is None or each.reason in _NO_REPLIES:
+            if failed is None or each.reason in _UNSAID:
                 continue
             failed[each.reason or ""] += 1
             if not each.reason or len(failed) > 1:

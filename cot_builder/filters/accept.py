@@ -32,11 +32,12 @@ if TYPE_CHECKING:
 
 GIVEN_UP_REASONS = ("server_error", "no_reply", "moderated")
 """Reasons of a request at which a server failed again and again while it answered others."""
+NO_REPLIES = ("request_refused", *GIVEN_UP_REASONS)
+"""Reasons of a request that nothing was said to."""
 REASONS = (
     "unreadable_image",
     "no_picture",
-    "request_refused",
-    *GIVEN_UP_REASONS,
+    *NO_REPLIES,
     "no_statements",
     "refusal",
     "truncated",

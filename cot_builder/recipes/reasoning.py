@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from cot_builder.filters.accept import GIVEN_UP_REASONS, Accepted, accept, reasoning_without_labels
+from cot_builder.filters.accept import NO_REPLIES, Accepted, accept, reasoning_without_labels
 from cot_builder.filters.answers import closed_answers
 from cot_builder.filters.reply_text import plain_text, reasoned_text
 from cot_builder.row import Outcome, Row, Tried
@@ -34,7 +34,6 @@ _CHECK_PROMPT = "cross_check_v1"
 # A label is a few tokens; the server holds the reply to the labels anyway.
 _CHECK_TOKENS = 32
 ATTRIBUTE, HIDDEN, GIVEN = "attribute", "answer_hidden", "answer_given"
-_NO_REPLIES = ("request_refused", *GIVEN_UP_REASONS)
 
 _VOTE = pa.struct([(name, pa.int32() if name == "attempt" else pa.string()) for name in
                    ("teacher", "mode", "attempt", "answer", "reason")])  # fmt: skip
@@ -185,7 +184,7 @@ def _agreement(tried: list[Tried]) -> float | None:
 
     A request that failed is no reply. Of a right one the reason may be that its reader's request did.
     """
-    hidden = [each for each in tried if each.mode == HIDDEN and (each.right or each.reason not in _NO_REPLIES)]
+    hidden = [each for each in tried if each.mode == HIDDEN and (each.right or each.reason not in NO_REPLIES)]
     return sum(each.right for each in hidden) / len(hidden) if hidden else None
 
 

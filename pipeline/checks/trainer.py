@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, reward_file, reward_function, world_size
+from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, world_size
+from pipeline.config.reward_names import reward_file, reward_function
 from pipeline.config.schema import RunConfig, StageConfig, stage_key
 from pipeline.config.trainer_options import CONFIG_CLASSES, trainer_choices, trainer_fields
 from pipeline.errors import did_you_mean
@@ -191,10 +192,7 @@ def _rewards(where: str, stage: StageConfig) -> Iterator[str]:
         if "." not in reward and reward not in rewards:
             yield f"{where}.reward_funcs: {reward!r} is not a file of rewards/; {did_you_mean(reward, rewards)}"
             continue
-        try:
-            file = reward_file(reward)
-        except ModuleNotFoundError:
-            file = None
+        file = reward_file(reward)
         if file is None:
             yield f"{where}.reward_funcs: the module of {reward!r} is not importable from here"
         elif file.suffix == ".py":

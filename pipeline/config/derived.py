@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from dataclasses import dataclass
@@ -155,22 +154,3 @@ def passes(config: RunConfig, name: str) -> list[Pass]:
 def answer_tokens(config: RunConfig, style: str) -> int:
     """Return tokens an answer in this style may have."""
     return config.evaluation.max_new_tokens if style == "think" else DIRECT_TOKENS
-
-
-SHIPPED_REWARDS = ("accuracy", "format")
-
-
-def reward_function(name: str) -> tuple[str, str]:
-    """Return (module, function) that an entry of reward_funcs names: a file of rewards/, or a dotted path."""
-    module, _, function = name.rpartition(".")
-    return (module, function) if module else (f"rewards.{name}", f"{name}_reward")
-
-
-def reward_file(name: str) -> Path | None:
-    """Return the file of the module in which a reward is, which is not run; None where there is none.
-
-    Raises:
-        ModuleNotFoundError: when a package that should hold the module is not there.
-    """
-    spec = importlib.util.find_spec(reward_function(name)[0])
-    return Path(spec.origin) if spec and spec.origin else None

@@ -9,8 +9,9 @@ from typing import Any
 
 import yaml
 
-from pipeline.config.derived import SHIPPED_REWARDS, deepspeed_file, reward_file, world_size
+from pipeline.config.derived import deepspeed_file, world_size
 from pipeline.config.loader import CONFIGS, to_plain
+from pipeline.config.reward_names import SHIPPED, reward_file
 from pipeline.config.schema import BEST, CotConfig, RunConfig, StageConfig, split_parent
 from pipeline.data.images import remembered
 from pipeline.files import differences, digest, file_digest
@@ -179,10 +180,8 @@ def start_record(config: RunConfig, run: RunDir, name: str) -> dict[str, Any]:
 
 def own_rewards(stage: StageConfig) -> dict[str, str]:
     """Return the digest of the file of each of a stage's rewards that is the user's own; what it imports is not looked at."""
-    with contextlib.suppress(ModuleNotFoundError):
-        files = {name: reward_file(name) for name in stage.reward_funcs if name not in SHIPPED_REWARDS}
-        return {name: file_digest(file) for name, file in files.items() if file is not None and file.is_file()}
-    return {}
+    files = {name: reward_file(name) for name in stage.reward_funcs if name not in SHIPPED}
+    return {name: file_digest(file) for name, file in files.items() if file is not None and file.is_file()}
 
 
 def _decisive(inputs: Any) -> Any:

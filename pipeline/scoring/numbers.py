@@ -33,9 +33,8 @@ _WORDS = {word: number for number, word in enumerate(" ".join(_SMALL).split())} 
     "seventy": 70,
     "eighty": 80,
     "ninety": 90,
-    "hundred": 100,
 }
-_TENS = "|".join(word for word, number in _WORDS.items() if 20 <= number < 100)
+_TENS = "|".join(word for word, number in _WORDS.items() if number >= 20)
 _UNITS = "|".join(word for word, number in _WORDS.items() if 1 <= number < 10)
 _SCALES = {"dozen": 12, "hundred": 100, "thousand": 10**3, "million": 10**6, "billion": 10**9, "trillion": 10**12}
 # A quarter may be a coin.
@@ -50,7 +49,7 @@ _SHARES = {
     "ninth": 9,
     "tenth": 10,
 }
-_SMALLER = rf"(?:(?:{_TENS})(?:[-\s](?:{_UNITS}))?|{'|'.join(word for word in _WORDS if word != 'hundred')})"
+_SMALLER = rf"(?:(?:{_TENS})(?:[-\s](?:{_UNITS}))?|{'|'.join(_WORDS)})"
 # Not of "two hundred-dollar bills".
 _WHOLE = r"(?!-(?!and\b))"
 _HUNDREDS = rf"(?:(?:{_SMALLER}[-\s])?hundred{_WHOLE}(?:[-\s](?:and[-\s])?{_SMALLER})?|{_SMALLER})"
@@ -160,18 +159,22 @@ def numbers(text: str) -> Iterator[Number]:
     text = text.replace("−", "-").replace("–", "-")
     for match in _NUMBER.finditer(text):
         start, end = match.span()
-        before, sign = text[max(0, start - 20) : start], 1.0
-        if (match["word"] or "").lower() == "one" and not match["said"] and not _ONE_IS_MEANT.search(before):
+        said = match["said"] or (match["sign"] if len(match["sign"] or "") > 1 else None)
+        if (
+            (match["word"] or "").lower() == "one"
+            and not said
+            and not _ONE_IS_MEANT.search(text[max(0, start - 20) : start])
+        ):
             # A pronoun: "the smallest one".
             continue
         value = _value(match)
-        if said := match["said"] or (match["sign"] if len(match["sign"] or "") > 1 else None):
-            if said[0] in "mM" and not _SIGNED.search(before if start < 20 else f"-{before}"):
-                start += len(said)
-            else:
-                sign = -1.0
+        # In place, so that only the text itself begins there.
+        difference = said and said[0] in "mM" and not _SIGNED.search(text, max(0, start - 20), start)
+        if said and difference:
+            start += len(said)
         if value is not None and math.isfinite(value):
             after = text[end : end + _UNIT_CHARS]
+            sign = -1.0 if said and not difference else 1.0
             yield Number(sign * value, match["percent"] is not None, start, end, text[start:end], after, _scale(match))
 
 

@@ -69,7 +69,8 @@ def _answer(work: Work, verified: bool) -> None:
     wanted = evaluated_from(config, weights)
     record = json.loads(record_path.read_text()) if record_path.exists() else None
     task = load_run_task(config, work.run)
-    rows = rows_digest(task.select(config.evaluation.split).rows)
+    split = task.select(config.evaluation.split)
+    rows = rows_digest(split.rows)
     # Records before it was told have none.
     others = record is not None and record.get("rows", rows) != rows
     if others:
@@ -89,7 +90,7 @@ def _answer(work: Work, verified: bool) -> None:
         seconds = round(time.monotonic() - began, 3)
     if not answered:
         merge(config, work.run, work.name, task)
-        told = {"problems": task.select(config.evaluation.split).problem_counts, "seconds": seconds}
+        told = {"problems": split.problem_counts, "seconds": seconds}
         if task.labels is None and (official := official_scores(task, read_jsonl(folder / "predictions.jsonl"))):
             told["official"] = official
         write_json(record_path, {**record, "status": "complete", **told})

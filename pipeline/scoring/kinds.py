@@ -57,8 +57,10 @@ _YES_NO = LabelSet.of(
 )
 _SURELY_YES_NO = frozenset(("yes", "no", "true", "false"))
 """Of the words for yes and no those that answer no other question."""
-_OPENING_YES_NO = re.compile(r"\s*(yes|no)\s+(?:it|there|the|this|that|they|he|she|because)\b")
-"""Before words that begin a sentence: "no dog" answers no question of yes or no, and neither does "yes is wrong"."""
+_OPENING_YES_NO = re.compile(
+    r"\s*(yes|no)(?:\s+(?:it|there|the|this|that|these|those|they|he|she|we|i|because)\b|\s*(?:\(|—|--)|\s+[-–]\s)"
+)
+"""Before words that begin a sentence, or a mark: "no dog", "no-one" and "yes is wrong" answer no question of yes or no."""
 _SHORT_TEXT = 400
 _BARE_NUMBERS = re.compile(r"[\s,;/&|]*(?:\b(?:and|or|maybe|perhaps|possibly|either)\b[\s,;/&|]*)*", re.IGNORECASE)
 _EXACT_FORM = re.compile(

@@ -13,6 +13,7 @@ converted. Pure, and linear in the length of the text.
 
 from __future__ import annotations
 
+import itertools
 import math
 import re
 import unicodedata
@@ -58,15 +59,20 @@ _IN_WORDS = (
     # "two thirds", and "one half" of something, but neither "two fifth graders" nor "one half eaten apple".
     rf"(?:(?:{_UNITS})[-\s](?:{'|'.join(f'{word}s' for word in _SHARES)}|halves)(?!-)"
     rf"|one[-\s](?:{'|'.join(_SHARES)})(?=\s*(?:$|[.,;:!?)\]*]|of\b))"
+    rf"|half\sa\s(?:hundred{_WHOLE}|{_LARGE})"
     rf"|(?:(?:a[-\s](?=hundred\b))?{_HUNDREDS}|a[-\s]{_LARGE})(?:[-\s]{_LARGE}(?:[-\s](?:and[-\s])?{_HUNDREDS})?)*)"
 )
-_AND_A_HALF = r"\s{1,3}and\s{1,3}a\s{1,3}half\b"
+# What is halved may follow: "two and a half million".
+_AND_A_HALF = rf"\s{{1,3}}and\s{{1,3}}a\s{{1,3}}half\b(?:\s{{1,3}}(?:{'|'.join(_SCALES)})\b(?!-))?"
 _SIGNED = re.compile(
-    r"(?:^|[=:;,.!?(\[\"'“*]|\b(?:is|are|was|were|be|to|of|at|about|equals?|reads?|from|than|by|answer|approximately))\s*$",
+    r"(?:^|[=:;,.!?(\[\"'“*]|\b(?:is|are|was|were|be|to|of|at|about|equals?|reads?|from|than|by|answer|approximately|as|so|thus"
+    r"|therefore|hence|and|or|between|around|roughly|exactly|only|just|nearly|almost|below|above|ha[sd]|have|shows?|shown|says?"
+    r"|see|indicates?|displays?|recorded|g[eio]ts?|gives?|gave|becomes?|became|yields?|means?|reach(?:es|ed)?|hits?))\s*$",
     re.IGNORECASE,
 )
 """What stands before a minus in words that is a sign: "5 minus 3" and "the sum minus 3" are differences."""
-_DIGITS = r"\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
+# More groups than any number has, lest a long row of them be tried at each.
+_DIGITS = r"\d{1,3}(?:,\d{3}){1,20}(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+"
 _GROUP = r"\{([^{}]{1,40})\}"
 # Unbounded runs of optional white space would make hostile text quadratic; so would digits started in mid-run.
 _S = r"\s{0,3}"
@@ -79,13 +85,15 @@ _NUMBER = re.compile(
     rf"(?P<whole>(?<!\d)\d+)?{_S}\\[dt]?frac{_S}{_GROUP}{_S}{_GROUP}"
     rf"|(?<![\d.])(?:(?P<mixed>\d+)\s{{1,3}})?(?P<top>\d+(?:\.\d+)?){_S}/{_S}(?P<bottom>\d+(?:\.\d+)?)(?![\d/])"
     rf"|(?P<factor>(?<!\d)(?:{_DIGITS}))?{_S}\\sqrt{_S}(?:{_GROUP}|(\d))"
-    rf"|(?P<digits>(?<![A-Za-z_\d])(?<!\d:){_NO_POWER}(?:{_DIGITS})(?!\d*{_S}:{_S}\d))"
+    # At once, since the 1 of 1.5:2 is part of a ratio too, and a part of a run of digits could be tried at each of its places.
+    rf"|(?P<digits>(?<![A-Za-z_\d])(?<!\d:)(?<!\d\.){_NO_POWER}(?>{_DIGITS})(?!\d*{_S}:{_S}\d))"
     rf"(?:{_S}(?:\\times|\\cdot|[x×*·]){_S}10{_S}\^?{_S}\{{?{_S}(?P<power>[-+]?\d{{1,3}})\}}?"
     rf"|[eE](?P<exponent>[-+]?\d{{1,3}})(?!\w)|{_S}\^{_S}\{{?{_S}(?P<raised>[-+]?\d{{1,3}})\}}?)?"
     rf"(?P<pi>{_S}(?:\\pi\b|π))?"
     rf")(?:\s{{1,3}}(?P<scale>{'|'.join(_SCALES)})\b(?!-)|(?P<kilo>k)(?!\w))?"
     rf"(?P<and_half>{_AND_A_HALF})?(?P<percent>{_S}\\?%|\s{{1,3}}percent\b)?"
-    rf"|(?<![\w-])(?P<said>(?:minus|negative)\s{{1,3}})?(?P<word>{_IN_WORDS})(?P<more_half>{_AND_A_HALF})?(?!\w)",
+    rf"|(?<![\w-])(?P<said>(?:minus|negative)\s{{1,3}})?(?P<word>{_IN_WORDS})(?P<more_half>{_AND_A_HALF})?"
+    r"(?P<percent_said>\s{1,3}percent\b)?(?!\w)",
     re.IGNORECASE,
 )
 _DECLARED = re.compile(
@@ -111,8 +119,14 @@ _ALONE = re.compile(r"^\W*(?:(?:about|around|approximately|roughly|exactly|only|
 _REASON = re.compile(r",?\s(?:as|since|because)\s", re.IGNORECASE)
 _UNIT_FOLLOWS = re.compile(r"\s?[A-Za-zµμΩ°]")
 _CLOSING = re.compile(
-    r"=|≈|\\approx|\b(?:is|are|was|be|equals?|has|have|had|gives?|get|gets|yields?|so|thus|therefore)\b", re.IGNORECASE
+    r"=|≈|\\approx|\b(?:(?:is|are|was|be)\b(?!\s+\w+ing\b)|(?:equals?|has|have|had|gives?|get|gets|yields?|so|thus|therefore)\b)",
+    re.IGNORECASE,
 )
+"""What a sentence concludes with; "4 people are sitting at 2 tables" concludes nothing."""
+_PART_OF = re.compile(
+    r"\s+(?:of|(?:\w+\s+){0,2}out\s+of)(?:\s+(?:the|all|these|those|a|total|of)){0,4}\s*", re.IGNORECASE
+)
+"""What stands between a part and its whole: "3 of the 5", "3 dogs out of 5"."""
 _SUPERSCRIPT = re.compile(r"<sup>\s{0,3}([-+]?\d{1,3})\s{0,3}</sup>")
 _EQUALS = re.compile(r"=|≈|\\approx")
 _BOLD = re.compile(r"\*\*([^*\n]{1,40})\*\*")
@@ -175,23 +189,34 @@ def numbers(text: str) -> Iterator[Number]:
         if value is not None and math.isfinite(value):
             after = text[end : end + _UNIT_CHARS]
             sign = -1.0 if said and not difference else 1.0
-            yield Number(sign * value, match["percent"] is not None, start, end, text[start:end], after, _scale(match))
+            percent = match["percent"] is not None or match["percent_said"] is not None
+            yield Number(sign * value, percent, start, end, text[start:end], after, _scale(match))
 
 
 def _scale(match: re.Match[str]) -> int:
     """What the last word of a number multiplies by, from a thousand on and of dozens; 1 without such a word."""
-    last = "thousand" if match["kilo"] else match["scale"] or re.split(r"[-\s]", match["word"] or "")[-1]
-    return 1 if last == "hundred" else _SCALES.get(last.lower(), 1)
+    said = (match["and_half"] or match["more_half"], match["scale"], match["word"])
+    return 1000 if match["kilo"] else max(_scale_of(text or "") for text in said)
+
+
+def _scale_of(text: str) -> int:
+    """What the last word of a text multiplies by, as `_scale` tells it."""
+    last = re.split(r"[-\s]", text)[-1].lower()
+    return 1 if last == "hundred" else _SCALES.get(last, 1)
 
 
 def _value(match: re.Match[str]) -> float | None:
     """The value of a number, but for a sign in words."""
     if match["word"]:
-        return _in_words(match["word"].lower()) + (0.5 if match["more_half"] else 0)
-    value = _written_value(match)
-    scale = 1000 if match["kilo"] else _SCALES[match["scale"].lower()] if match["scale"] else 1
-    half = 0.5 if match["and_half"] else 0
-    return None if value is None else (value + math.copysign(half, value)) * scale
+        value, unit = _in_words(match["word"].lower()), _scale_of(match["word"])
+    else:
+        written = _written_value(match)
+        if written is None:
+            return None
+        unit = 1000 if match["kilo"] else _SCALES[match["scale"].lower()] if match["scale"] else 1
+        value = written * unit
+    half = match["and_half"] or match["more_half"]
+    return (value + math.copysign(unit / 2, value)) * _scale_of(half) if half else value
 
 
 def _in_words(text: str) -> float:
@@ -199,6 +224,8 @@ def _in_words(text: str) -> float:
     parts = [part for part in re.split(r"[-\s]", text) if part != "and"]
     if (share := _SHARES.get(parts[-1].removesuffix("s").replace("halve", "half"))) and len(parts) == 2:
         return _WORDS[parts[0]] / share
+    if parts[0] == "half":
+        return _SCALES[parts[-1]] / 2
     whole = part_of = 0
     for part in parts:
         if part in ("hundred", "dozen"):
@@ -291,7 +318,7 @@ def stated_number(text: str) -> Number | None:
     if not every or not stated:
         return None
     tail, is_answer = stated
-    found = _without_limits(tail, every)
+    found = _without_wholes(tail, _without_limits(tail, every))
     if is_answer and _ALONE.match(tail[: found[0].start]):
         places = [match.end() for match in _EQUALS.finditer(tail)]
         chosen = next((number for number in found if places and number.start >= places[-1]), found[0])
@@ -330,6 +357,12 @@ def _without_limits(tail: str, found: list[Number]) -> list[Number]:
         rising = any(limits) and _RISING.search(tail[max(0, found[0].start - 60) : found[0].start])
         return kept if rising and kept else found
     return [number for number, limit in zip(found, limits, strict=True) if not limit]
+
+
+def _without_wholes(tail: str, found: list[Number]) -> list[Number]:
+    """The numbers of which no other is a part."""
+    parts = [bool(_PART_OF.fullmatch(tail, one.end, other.start)) for one, other in itertools.pairwise(found)]
+    return [found[0], *(number for number, part in zip(found[1:], parts, strict=True) if not part)]
 
 
 def _unless_range(tail: str, chosen: Number, every: list[Number]) -> Number | None:

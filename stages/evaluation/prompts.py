@@ -118,12 +118,14 @@ def _described(question: TextQuestion) -> list[dict[str, str | None]]:
 
 
 _ANSWER = re.compile(r"\banswer\s*(?:\*\*\s*)?:", re.IGNORECASE)
-_CONCLUDED = r"\b(?:so|thus|hence|therefore|final|correct)\b[^\w\n]*"
+_CONCLUDED = (
+    r"(?<!\bnot )(?<!n['’]t )(?<!\bnot the )(?<!n['’]t the )\b(?:so|thus|hence|therefore|final|correct)\b[^\w\n]*"
+)
 _MEANT = re.compile(
     rf"(?:^(?:[^\w\n]|_)*|{_CONCLUDED})(?:(?:{_CONCLUDED}|\b(?:the|my)\b[^\w\n]*)){{0,5}}{_ANSWER.pattern}",
     re.IGNORECASE | re.MULTILINE,
 )
-"""One that opens a line, or concludes: "so the correct answer:"."""
+"""One that opens a line, or concludes: "so the correct answer:", but not "not the correct answer:"."""
 
 
 def closing(thought: str) -> str:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import time
+
 import pytest
 
 from pipeline.scoring.mathvista import extracted, is_right
-from pipeline.scoring.numbers import stated_number, written
+from pipeline.scoring.numbers import numbers, stated_number, written
 
 
 def value(text: str) -> float | None:
@@ -92,10 +94,49 @@ def test_a_limit_that_is_the_answer_stays_it(text: str, stated: float) -> None:
         # A difference.
         ("the total minus 3", 3),
         ("Take the sum minus three", 3),
+        ("It shows minus 3", -3),
+        ("We get minus three.", -3),
+        ("It was recorded as minus 3", -3),
+        ("half a dozen", 6),
+        ("Half a million people", 500_000),
+        ("a dozen and a half", 18),
+        ("two and a half million", 2_500_000),
+        ("2 and a half million", 2_500_000),
+        ("minus 2 and a half million", -2_500_000),
     ],
 )
 def test_signs_and_sizes_in_words_are_part_of_the_number(text, stated):
     assert stated_number(text).value == pytest.approx(stated)
+
+
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("3 of the 5 are red", 3),
+        ("3 out of 5 dogs are brown.", 3),
+        ("I see 3 of 5 dogs", 3),
+        ("3 dogs out of a total of 5 are brown", 3),
+        ("Three of the five bottles are full.", 3),
+        ("2 of the 5 is 40", 40),
+        ("3 boxes of 12 is 36", 36),
+        ("4 people are sitting at 2 tables", 4),
+        ("4 people are sitting and 3 are standing, so there are 7", 7),
+    ],
+)
+def test_a_part_is_meant_before_its_whole(text, stated):
+    assert stated_number(text).value == stated
+
+
+@pytest.mark.parametrize("text", ["1:2", "The ratio is 1.5:2", "1,234:1", "1:2.5"])
+def test_a_ratio_is_no_number(text):
+    assert stated_number(text) is None
+
+
+@pytest.mark.parametrize("text", ["1" * 20_000 + ":1", "1." + "1" * 20_000 + ":1", "1" + ",111" * 5_000 + ":1"])
+def test_a_long_run_of_digits_is_read_once(text):
+    began = time.process_time()
+    list(numbers(text))
+    assert time.process_time() - began < 0.5
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,8 @@ def test_a_killed_describer_goes_on(lab):
         ("Answer: A\n\nWait, so the correct answer: B", "B"),
         ("Answer: A\nLet me recheck. I was wrong; the final answer: B", "B"),
         ("I considered\nAnswer: A would need a dog.\nBut no dog, therefore answer: B", "B"),
+        ("Answer: B\nA dog would make A. It is not the correct answer: it barks.", "B"),
+        ("Answer: B\nThat isn't the correct answer: A", "B"),
         ("Answer:\n\n", None),
     ],
 )

@@ -18,6 +18,7 @@ def reward_file(name: str) -> Path | None:
     """Return the file of the module in which a reward is; None where there is none."""
     try:
         spec = importlib.util.find_spec(reward_function(name)[0])
-    except ModuleNotFoundError:
+    except (ImportError, ValueError):
+        # The packages around it are run, and names such as ".mine" belong to none.
         return None
     return Path(spec.origin) if spec and spec.origin else None

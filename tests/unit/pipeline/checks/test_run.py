@@ -274,6 +274,7 @@ RULES = [
     (["stages.stage2.reward_funcs=[]"], [f"{S2}.reward_funcs: is empty", "[format, accuracy]"]),
     (["stages.stage2.reward_funcs=[fromat]"], [f"{S2}.reward_funcs: 'fromat'", "did you mean format?"]),
     (["stages.stage2.reward_funcs=[no_such.module]"], [f"{S2}.reward_funcs", "'no_such.module' is not importable"]),
+    (["stages.stage2.reward_funcs=[..mine]"], [f"{S2}.reward_funcs", "'..mine' is not importable"]),
     (
         ["stages.3.trainer.reward_weights=[1]"],
         [f"{S3}.trainer.reward_weights: 1 weights for 2 reward_funcs", "one each"],

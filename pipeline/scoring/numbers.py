@@ -127,11 +127,15 @@ _PART_OF = re.compile(
     r"\s+(?:of|(?:\w+\s+){0,2}out\s+of)(?:\s+(?:the|all|these|those|a|total|of)){0,4}\s*", re.IGNORECASE
 )
 """What stands between a part and its whole: "3 of the 5", "3 dogs out of 5"."""
+# NFKC makes 31/2 of 3½.
+_MIXED = re.compile(r"(?<=\d)(?=[¼-¾⅐-⅞])")
 _SUPERSCRIPT = re.compile(r"<sup>\s{0,3}([-+]?\d{1,3})\s{0,3}</sup>")
 _EQUALS = re.compile(r"=|≈|\\approx")
 _BOLD = re.compile(r"\*\*([^*\n]{1,40})\*\*")
 _ONE_IS_MEANT = re.compile(
-    r"(?:^|\b(?:is|are|was|were|has|have|only|exactly|just|contains?|answer|equals?|there['’]s)|[:=])\W*$", re.I
+    r"(?:^|\b(?:is|are|was|were|be|has|have|only|exactly|just|contains?|answer|equals?|there['’]s|sees?|count(?:s|ed)?|shows?"
+    r"|depicts?|displays?|features?|finds?|found)|[:=])\W*$",
+    re.IGNORECASE,
 )
 _UNIT_CHARS = 30
 _RANGE = re.compile(r"\s*(?:-|\bto\b|(?P<or>\bor\b))\s*\d")
@@ -411,7 +415,7 @@ def stated_list(text: str) -> list[float] | None:
 
 def _clean(text: str) -> str:
     text = _SUPERSCRIPT.sub(r"^\1", text.replace("\\$", "").replace("{,}", ","))
-    text = unicodedata.normalize("NFKC", text).replace("⁄", "/")
+    text = unicodedata.normalize("NFKC", _MIXED.sub(" ", text)).replace("⁄", "/")
     return plain(text).replace("−", "-").replace("–", "-").replace("\\!", "").replace("\\;", " ")
 
 

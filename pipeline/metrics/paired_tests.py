@@ -32,7 +32,7 @@ class Paired:
     difference: float | None
     low: float | None
     high: float | None
-    """Accuracy of `a` minus that of `b`, with its 95 % paired bootstrap interval."""
+    """Accuracy of `a` minus that of `b`, with its 95 % interval by paired bootstrap; Newcombe's where all rows differ alike."""
     p: float | None
     """Two-sided and exact."""
     detectable: float | None
@@ -67,8 +67,7 @@ def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> Paired:
     gains = [right(x) - right(y) for x, y in pairs]
     clusters = [cluster(x) for x, _ in pairs]
     n, only_a, only_b = len(pairs), gains.count(1), gains.count(-1)
-    sums = bootstrap_sums([[gain, 1] for gain in gains], clusters)
-    low, high = interval(sums[:, 0] / sums[:, 1])
+    low, high = _bootstrap(gains, clusters) or _newcombe(gains, sum(right(x) and right(y) for x, y in pairs), clusters)
     by_cluster = _totals(gains, clusters)
     # Clusters that swing as one weigh like fewer rows: the design effect of the difference, were there none.
     effect = sum(total**2 for total in by_cluster) / max(1, only_a + only_b)
@@ -147,11 +146,8 @@ def _change(rows: Sequence[tuple[bool, bool, str]]) -> Change:
     gains = [int(x) - int(y) for x, y, _ in rows]
     clusters = [name for _, _, name in rows]
     n, only_a, only_b, both = len(rows), gains.count(1), gains.count(-1), sum(x and y for x, y, _ in rows)
-    if shared(clusters):
-        sums = bootstrap_sums([[gain, 1] for gain in gains], clusters)
-        low, high = interval(sums[:, 0] / sums[:, 1])
-    else:
-        low, high = paired_difference(both, only_a, only_b, n)
+    drawn = _bootstrap(gains, clusters) if shared(clusters) else None
+    low, high = drawn or _newcombe(gains, both, clusters)
     totals = _totals(gains, clusters)
     return Change(
         before=(both + only_b) / n,
@@ -167,6 +163,28 @@ def _change(rows: Sequence[tuple[bool, bool, str]]) -> Change:
             only_b=only_b,
         ),
     )
+
+
+def _bootstrap(gains: Sequence[int], clusters: Sequence[str]) -> tuple[float, float] | None:
+    """The interval of a mean gain; None where all gains are equal, which leaves a bootstrap no spread, however few they are."""
+    if len(set(gains)) < 2:
+        return None
+    sums = bootstrap_sums([[gain, 1] for gain in gains], clusters)
+    return interval(sums[:, 0] / sums[:, 1])
+
+
+def _newcombe(gains: Sequence[int], both: int, clusters: Sequence[str]) -> tuple[float, float]:
+    """The score interval of a difference of rows of their own; where they share clusters it counts as many as those.
+
+    Args:
+        gains: of each row.
+        both: rows that both have right.
+        clusters: of each row.
+    """
+    n = len(gains)
+    part = len(cluster_sums([[gain] for gain in gains], clusters)) / n
+    counts = (round(part * count) for count in (both, gains.count(1), gains.count(-1), n))
+    return paired_difference(*counts)
 
 
 def _totals(gains: Sequence[int], clusters: Sequence[str]) -> list[int]:

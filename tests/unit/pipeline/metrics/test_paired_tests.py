@@ -55,6 +55,20 @@ def test_a_model_against_itself_differs_by_nothing() -> None:
     assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
 
 
+def test_models_that_differ_nowhere_or_everywhere_are_not_known_to_the_last_point() -> None:
+    right, wrong = answered([True] * 8, [""] * 8), answered([False] * 8, [""] * 8)
+    for a, b, limits in ((right, right, paired_difference(8, 0, 0, 8)), (right, wrong, paired_difference(0, 8, 0, 8))):
+        found = paired(a, b)
+        assert (found.low, found.high) == limits
+        assert limits[0] < limits[1]
+    # Rows of four pictures say no more than four rows.
+    of_pictures = answered([True] * 8, [f"p{n // 2}" for n in range(8)])
+    found = paired(of_pictures, of_pictures)
+    assert (found.low, found.high) == paired_difference(4, 0, 0, 4)
+    change = group_changes(*[[row | {"groups": {"k": str(n % 2)}} for n, row in enumerate(of_pictures)]] * 2)["k", "0"]
+    assert (change.gain.low, change.gain.high) == paired_difference(4, 0, 0, 4)
+
+
 def test_equally_good_models_are_not_told_apart() -> None:
     assert macro_f1_difference(rows(1, 0.6), rows(7, 0.6)).p > 0.05
 

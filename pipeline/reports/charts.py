@@ -37,6 +37,10 @@ OTHERS = (3, 5, 6, 1, 7, 2, 4, 0)
 """Of what are no stages: as unlike as can be."""
 WIDTH = 7.6
 """Of a full chart, in inches."""
+SIDE = 8.0
+"""Most inches of a confusion matrix: of hundreds of classes, times the phases of a run, the picture would not fit in memory."""
+# Inches of a cell beside which a name can still be read.
+_LEAST_NAMED = 0.07
 MOST_NAMES = 60
 _NAMES = {INK: "ink", QUIET: "quiet", GRID: "grid", PAPER: "paper"} | {one: f"c{n}" for n, one in enumerate(SERIES)}
 _STYLE = {
@@ -198,11 +202,14 @@ def bars(
 
 
 def confusion(panels: Sequence[tuple[str, Confusion]]) -> Chart | None:
-    """Return one confusion matrix per entry, shaded by the share of the gold class's rows; counts inside while they fit."""
+    """Return one confusion matrix per entry, shaded by the share of the gold class's rows; counts and names inside while they
+    fit. No matrix is larger than `SIDE`.
+    """
     if not panels:
         return None
-    classes = len(panels[0][1].rows)
-    cell = 0.36 if classes <= 12 else max(0.1, 4.3 / classes)
+    classes = max(len(table.rows) for _, table in panels)
+    cell = 0.36 if classes <= 12 else min(max(0.1, 4.3 / classes), SIDE / classes)
+    named = cell >= _LEAST_NAMED
     columns = min(2, len(panels))
     small = 8 if classes <= 12 else max(3, min(8, 300 / classes / 3))
     with _style():
@@ -213,9 +220,12 @@ def confusion(panels: Sequence[tuple[str, Confusion]]) -> Chart | None:
             texts = [[str(value) if value and classes <= 12 else "" for value in row] for row in counts]
             _shaded(axes, shares, texts, 0, 1, "equal", 7)
             axes.axvline(len(counts) - 0.5, color=QUIET, linewidth=0.8)
-            answers = [_plain(name) for name in table.columns]
-            axes.set_xticks(range(len(answers)), answers, rotation=90, fontsize=small)
-            axes.set_yticks(range(len(counts)), [_plain(name) for name in table.rows], fontsize=small)
+            if named:
+                answers = [_plain(name) for name in table.columns]
+                axes.set_xticks(range(len(answers)), answers, rotation=90, fontsize=small)
+                axes.set_yticks(range(len(counts)), [_plain(name) for name in table.rows], fontsize=small)
+            else:
+                axes.set(xticks=[], yticks=[], xlabel="answer", ylabel=f"{len(counts)} classes, in the tables' order")
             axes.set_title(_plain(title))
     return _laid_out(figure, "Confusion matrices: " + ", ".join(title for title, _ in panels))
 

@@ -130,6 +130,22 @@ def test_letters_without_a_font_are_counted_on_paper_and_left_to_the_browser_on_
     assert [note for note in notes if "□" in note] == ["□: 2 letters that no font on this machine has"] * 2
 
 
+def test_a_confusion_of_hundreds_of_classes_is_no_larger_than_one_of_some() -> None:
+    def of(classes: int) -> Confusion:
+        names = tuple(f"class {place}" for place in range(classes))
+        return Confusion(names, (*names, "(unparsable)"), tuple((0,) * classes + (1,) for _ in names))
+
+    sizes, ticks = [], []
+    # The larger one decides, wherever it stands.
+    for panels in ([of(100), of(2)], [of(2), of(300)]):
+        chart = charts.confusion([(str(place), one) for place, one in enumerate(panels)])
+        assert chart is not None
+        sizes.append(max(chart.figure.get_size_inches()))
+        ticks.append(len(chart.figure.axes[0].get_xticks()))
+    assert max(sizes) < 2 * (charts.SIDE + 1.7)
+    assert ticks == [101, 0]
+
+
 def test_nothing_to_draw_is_no_chart() -> None:
     assert [charts.intervals([]), charts.bars([], []), charts.curves([]), charts.against([], None, log=False)] == [
         None

@@ -25,6 +25,7 @@ from pipeline.metrics.scores import Rate, Scores
 from pipeline.metrics.stored import from_json
 from pipeline.reports.entries import Entry, names_apart, read_folders, read_run
 from pipeline.reports.paired_entries import RECALL_NOTE, classed, versus_per_class
+from pipeline.reports.standing import PREDICTIONS
 from pipeline.reports.summary import Summary
 from pipeline.reports.table import Column, Mean, Table, cell, markdown_table
 from pipeline.run_dir import COT
@@ -85,11 +86,7 @@ def gather(run_roots: Sequence[Path], doubted: Doubted | None = None) -> Compari
         UserError: naming every run that has no report yet.
     """
     roots = list(dict.fromkeys(run_roots))
-    missing = [
-        f"{root}: has no report/summary.json; write it with: python -m pipeline report"
-        for root in roots
-        if not (root / "report" / "summary.json").is_file() and not (root / "predictions.jsonl").is_file()
-    ]
+    missing = [f"{root}: {why}" for root in roots if (why := _incomparable(root))]
     if missing or not roots:
         raise UserError(missing or "compare needs at least one run folder")
     called = names_apart(roots)
@@ -97,7 +94,7 @@ def gather(run_roots: Sequence[Path], doubted: Doubted | None = None) -> Compari
     entries = {run: {name: one for name, one in found.items() if not one.doubts} for run, found in every.items()}
     left_out = {(run, name): one.doubts for run, found in every.items() for name, one in found.items() if one.doubts}
     names = list(dict.fromkeys(name for of_run in every.values() for name in of_run))
-    configs = {called[root]: _config(root) for root in roots if not (root / "predictions.jsonl").is_file()}
+    configs = {called[root]: _config(root) for root in roots if not (root / PREDICTIONS).is_file()}
     rows = {called[root]: read_json(root / COT / "manifest.json").get("data_digest") for root in roots}
     return Comparison(
         runs=tuple(called.values()),
@@ -110,9 +107,23 @@ def gather(run_roots: Sequence[Path], doubted: Doubted | None = None) -> Compari
     )
 
 
+def _incomparable(root: Path) -> str | None:
+    """Why a folder cannot be put beside others; None where it can."""
+    if (root / PREDICTIONS).is_file():
+        return None
+    if cells := sorted(root.glob(f"cells/*/{PREDICTIONS}")):
+        # A report of them all is no run's: its entries are not phases.
+        return f"holds cells of the evaluation lab, which are compared one by one, such as {cells[0].parent}"
+    if not root.is_dir():
+        return "there is no such folder"
+    if not (root / "report" / "summary.json").is_file():
+        return "has no report/summary.json; write it with: python -m pipeline report"
+    return None
+
+
 def _entries(root: Path, doubted: Mapping[str, Sequence[str]]) -> dict[str, Entry]:
     """A run's entries by name. Those of a plain folder are named by their prompt style alone, or they could not be paired."""
-    if (root / "predictions.jsonl").is_file():
+    if (root / PREDICTIONS).is_file():
         return {_plain(entry): entry for entry in read_folders([root])}
     path = root / "report" / "summary.json"
     try:
@@ -168,7 +179,11 @@ def _numbers(
     """A table per metric: a row per stage, a column per run and per group of seeds."""
 
     def missing(run: str, name: str) -> str:
-        return "left out" if (run, name) in left_out else "not run"
+        if (run, name) in left_out:
+            return "left out"
+        one = entries[run].get(name)
+        # Answers that are no classes have no macro averages, and not every model was sampled.
+        return "–" if one and one.scores else "not run"
 
     groups: dict[str, list[str]] = {}
     for run in entries:
@@ -184,7 +199,10 @@ def _numbers(
             {
                 "stage": name,
                 **{f"run:{run}": found[run].get(name) or missing(run, name) for run in entries},
-                **{f"mean:{head}": _mean([found[run].get(name) for run in group]) for head, group in several.items()},
+                **{
+                    f"mean:{head}": _mean([found[run].get(name) for run in group]) or missing(group[0], name)
+                    for head, group in several.items()
+                },
             }
             for name in names
             if any(found[run].get(name) for run in entries)
@@ -299,8 +317,8 @@ _COMPARED: dict[str, tuple[str, Callable[[Scores], Rate | None]]] = {
 """What `compare` shows, each with where it is in the scores of an entry."""
 
 
-def _mean(found: Sequence[Rate | None]) -> Mean | str:
+def _mean(found: Sequence[Rate | None]) -> Mean | None:
     values = [one.value for one in found if one and one.value is not None]
     if not values:
-        return "not run"
+        return None
     return Mean(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))

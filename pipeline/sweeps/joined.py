@@ -159,6 +159,12 @@ def join(folders: Sequence[Path]) -> tuple[Joined, list[str]]:
 
 
 def _read(folder: Path, problems: list[str]) -> _Sweep | None:
+    if not (folder / RESULTS).is_file():
+        problems.append(
+            f"{folder}: has no {RESULTS}, which the command of a sweep writes; the cells of another lab are compared one by one: "
+            f"{folder}/cells/<cell>"
+        )
+        return None
     try:
         config = load_merged(LabConfig, folder / LAB)
         stored = from_json(SweepResults, read_json(folder / RESULTS))

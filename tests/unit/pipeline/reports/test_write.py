@@ -546,9 +546,31 @@ def test_a_comparison_can_be_written_to_a_file(tmp_path: Path, capsys: pytest.Ca
     assert (tmp_path / "out.md").read_text() == compare.compare(roots)
 
 
-def test_comparing_a_run_without_a_report_says_which(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="nowhere"):
+def test_what_an_evaluated_run_has_no_number_of_is_not_said_to_be_not_run(tmp_path: Path) -> None:
+    def write(root: Path, seed: int) -> None:
+        sampled = answers(3, 1, 0, decoding="sample") if seed == 0 else []
+        write_phase(root / "stage1_sft", answers(10, 4, 0) + sampled)
+
+    roots = make_seeds(tmp_path, write)
+    text = compare.compare(roots[:2])
+    assert "not run" not in text
+    assert re.search(
+        r"## Format rate at temperature 1, %\n\n.*\n.*\n\| stage1_sft \| 100.0 \[.*\] \| – \| 100.0 \|", text
+    )
+
+
+def test_comparing_what_is_no_run_says_which_and_why(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="nowhere: there is no such folder"):
         compare.compare([tmp_path / "nowhere"])
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: has no report/summary\.json"):
+        compare.compare([tmp_path / "empty"])
+    cell = tmp_path / "lab" / "cells" / "m--t--auto--direct"
+    write_phase(cell, answers(4, 4, 0))
+    # Its report makes no run of it.
+    assert __main__.main(["report", str(tmp_path / "lab")]) == 0
+    with pytest.raises(UserError, match=f"compared one by one, such as {cell}"):
+        compare.compare([tmp_path / "lab"])
 
 
 @pytest.mark.parametrize(

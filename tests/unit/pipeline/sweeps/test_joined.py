@@ -115,5 +115,10 @@ def test_sweeps_and_runs_are_not_mixed_and_no_sweep_is_written_over(lab: LabConf
     with pytest.raises(UserError, match="whose own results would be lost"):
         compare_sweeps([one], one)
     (one / "results.json").unlink()
+    with pytest.raises(
+        UserError, match=r"has no results\.json, which the command of a sweep .* one by one: .*one/cells/"
+    ):
+        join([one])
+    (one / "results.json").write_text("{}")
     with pytest.raises(UserError, match=r"results\.json: not of this version"):
         join([one])

@@ -5,6 +5,9 @@ Predictions of another tool need three columns, under whatever names (`--columns
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -30,10 +33,13 @@ COLUMNS = (
     PredictionColumn("id", "what tells a row from the others; the same in every model's file", (str, int)),
     PredictionColumn("gold", "the right answer; null where it is not published", (str, int, float, bool, type(None))),
     PredictionColumn(
-        "label", "the answer that was read; null where none could be", (str, int, float, bool, type(None))
+        "label", "the answer that was read; null or empty where none could be", (str, int, float, bool, type(None))
     ),
     PredictionColumn(
-        "correct", "whether the answer is right", (bool, int, float, type(None)), "label is spelled as gold"
+        "correct",
+        "whether the answer is right, also 1 or 0",
+        (bool, int, float, type(None)),
+        "label is spelled as gold",
     ),
     PredictionColumn("completion", "the whole text the model wrote", (str, type(None)), "the label"),
     PredictionColumn("prompt", "the whole text it was asked", (str, type(None)), "not shown"),
@@ -57,6 +63,7 @@ COLUMNS = (
 )
 """Every column a report reads of predictions.jsonl, in the order the guide lists them."""
 _KNOWN = {column.name: column for column in COLUMNS}
+_SAID = (True, False, None)
 _STAND_IN: dict[str, Any] = {"style": "direct", "decoding": "greedy", "sample": 0}
 
 
@@ -92,18 +99,49 @@ def read_predictions(path: Path, columns: Mapping[str, str]) -> list[dict[str, A
         UserError: naming every column that is missing, and every one whose values are of a wrong kind, with the first row.
     """
     try:
-        rows: list[Any] = list(read_jsonl(path))
+        rows: list[Any] = [*read_jsonl(path), *_unended(path)]
     except ValueError as error:
         raise UserError(str(error)) from error
     strange = [number for number, row in enumerate(rows, 1) if not isinstance(row, dict)]
     if strange:
         raise UserError(f"{path}:{strange[0]}: {len(strange)} of {len(rows)} lines are no JSON objects")
+    rows = [{key: _told(value) for key, value in row.items()} for row in rows]
     for row in rows:
         row |= {ours: row[theirs] for ours, theirs in columns.items() if theirs in row}
     problems = list(_problems(rows, columns))
     if problems:
         raise UserError([f"{path}: its rows are no predictions: {problem}" for problem in problems])
     return [_complete(row) for row in rows]
+
+
+def _unended(path: Path) -> list[Any]:
+    """The row of a last line without a newline, which many tools write; none where a killed writer left half of one."""
+    if not path.exists():
+        return []
+    with path.open("rb") as file:
+        size = file.seek(0, os.SEEK_END)
+        file.seek(max(0, size - 1))
+        # Seldom: a whole file is not read for it.
+        if not size or file.read() == b"\n":
+            return []
+        file.seek(0)
+        *_, last = file
+    try:
+        return [json.loads(last)]
+    except ValueError:
+        return []
+
+
+def _told(value: Any) -> Any:
+    """A value as a report can write it: None for NaN, by which tables say that there is none, and no half characters."""
+    if isinstance(value, str):
+        # JSON can escape half of a pair, and names of files hold bytes that are no text; UTF-8 has neither.
+        return value if value.isascii() else value.encode("utf-8", "backslashreplace").decode()
+    if isinstance(value, float):
+        return None if math.isnan(value) else value
+    if isinstance(value, dict):
+        return {_told(key): _told(one) for key, one in value.items()}
+    return [_told(one) for one in value] if isinstance(value, list) else value
 
 
 def _problems(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> list[str]:
@@ -123,6 +161,14 @@ def _problems(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, str]) -> 
             for number, row in enumerate(rows, 1)
             if column.name in row and not isinstance(row[column.name], column.kinds)
         ]
+        if column.name == "correct" and not wrong:
+            # A score between says how much of an answer is right, which no count of right answers can hold.
+            parts = [(number, row["correct"]) for number, row in enumerate(rows, 1) if row.get("correct") not in _SAID]
+            if parts:
+                number, value = parts[0]
+                found.append(
+                    f"'correct' must be true or false, 1 or 0; in {len(parts)} rows it is not, first line {number}: {value}"
+                )
         if wrong:
             kinds = " or ".join("null" if kind is type(None) else kind.__name__ for kind in column.kinds)
             number, value = wrong[0]
@@ -137,6 +183,8 @@ def _complete(row: dict[str, Any]) -> dict[str, Any]:
     row["id"] = str(row["id"])
     for key in ("gold", "label"):
         row[key] = row[key] if row[key] is None or isinstance(row[key], str) else str(row[key])
+    # Of an empty text nothing can be read.
+    row["label"] = row["label"] if row["label"] and row["label"].strip() else None
     for key, value in _STAND_IN.items():
         if row.get(key) is None:
             row[key] = value

@@ -17,7 +17,7 @@ from pipeline.reports.columns import read_predictions
 from pipeline.reports.occlusion import OcclusionMaps, read_maps
 from pipeline.reports.standing import doubts
 from pipeline.run_dir import BASE
-from pipeline.scoring.labels import LabelSet
+from pipeline.scoring.labels import CURE, LabelSet
 from pipeline.system.locks import is_held
 
 MOST_LABELS = 60
@@ -47,6 +47,8 @@ class Entry:
     """Why it no longer holds, see `pipeline.reports.standing`."""
     occlusion: OcclusionMaps | None = None
     """What its answers hang on, where that was asked for."""
+    split: str = ""
+    """Whose rows it was evaluated on, where its evaluation.json says so."""
 
     @property
     def greedy(self) -> list[dict[str, Any]]:
@@ -103,6 +105,7 @@ def read_phase(
                 unusable=unusable,
                 doubts=doubts,
                 occlusion=maps.get(rows[0]["style"]),
+                split=_split(folder),
             )
         )
     return entries or [Entry(folder.name, folder.name, record=record, log=log, doubts=doubts)]
@@ -122,6 +125,11 @@ def unusable_rows(folder: Path) -> dict[str, int]:
     """Return reason: rows of its split that an evaluation could not use, as its evaluation.json counts them."""
     counts = read_json(folder / "evaluation.json").get("problems") or {}
     return {str(reason): int(count) for reason, count in counts.items() if count}
+
+
+def _split(folder: Path) -> str:
+    asked = (read_json(folder / "evaluation.json").get("inputs") or {}).get("evaluation")
+    return str(asked.get("split") or "") if isinstance(asked, dict) else ""
 
 
 def _official(folder: Path, style: str) -> dict[str, float]:
@@ -160,10 +168,18 @@ def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = No
     if problems:
         raise UserError(problems)
     tasks = {one: _task_of(one) for one in found}
-    labels = {
-        task: labels_of([row for one in found if tasks[one] == task for _, rows, _ in found[one] for row in rows])
-        for task in set(tasks.values())
-    }
+    labels: dict[str, LabelSet | None] = {}
+    for task in dict.fromkeys(tasks.values()):
+        alike = [one for one in found if tasks[one] == task]
+        try:
+            labels[task] = labels_of([row for one in alike for _, rows, _ in found[one] for row in rows])
+        except ValueError as error:
+            problems.append(
+                f"{', '.join(str(one / 'predictions.jsonl') for one in alike)}: the answers are no classes: "
+                f"{str(error).removesuffix(CURE)}; write each class in one spelling, or give rows a question of their own"
+            )
+    if problems:
+        raise UserError(problems)
     names = names_apart(list(found))
     maps = {one: read_maps(one) for one in found}
     return [
@@ -179,6 +195,7 @@ def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = No
             official=_official(one, rows[0]["style"]),
             unusable=unusable_rows(one),
             occlusion=maps[one].get(rows[0]["style"]),
+            split=_split(one),
         )
         for one, styles in found.items()
         for style, rows, repeated in styles
@@ -190,11 +207,20 @@ def labels_of(rows: Sequence[dict[str, Any]]) -> LabelSet | None:
 
     None where rows are a benchmark's (they record their question) and not each of a labelled image set (``groups`` has
     ``label``): the letters of a multiple choice are no classes.
+
+    Raises:
+        ValueError: on answers that cannot be told apart, or are none.
     """
-    labelled = all("label" in row["groups"] if row.get("groups") else "question" not in row for row in rows)
+    labelled = all("label" in row["groups"] if row.get("groups") else row.get("question") is None for row in rows)
     names = {row["gold"] for row in rows} | {row["label"] for row in rows}
     names.discard(None)
-    return LabelSet.of(sorted(names)) if labelled and 0 < len(names) <= MOST_LABELS else None
+    if not labelled or not 0 < len(names) <= MOST_LABELS:
+        return None
+    if classification.UNPARSABLE in names:
+        raise ValueError(
+            f"{classification.UNPARSABLE!r} is the column of missing answers; null says that there is none"
+        )
+    return LabelSet.of(sorted(names))
 
 
 def _by_style(

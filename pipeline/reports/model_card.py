@@ -16,26 +16,21 @@ from pipeline.reports.entries import Entry
 from pipeline.reports.table import cell, markdown_rows, table
 
 
-def model_card(entries: Sequence[Entry], evaluations: Sequence[Mapping[str, Any]]) -> str | None:
+def model_card(entries: Sequence[Entry]) -> str | None:
     """Return the card of the last evaluated stage as markdown; None where nothing trained has been evaluated.
 
     Args:
         entries: of a run or a stage, in order.
-        evaluations: evaluation.json of each, for the split; empty where there is none.
     """
-    trained = [
-        (entry, evaluation)
-        for entry, evaluation in zip(entries, evaluations, strict=True)
-        if entry.scores and entry.record.get("algorithm") and not entry.is_baseline
-    ]
+    trained = [one for one in entries if one.scores and one.record.get("algorithm") and not one.is_baseline]
     if not trained:
         return None
-    entry, evaluation = trained[-1]
+    entry = trained[-1]
     record, scores = entry.record, entry.scores
     assert scores is not None
     inputs = record.get("inputs") or {}
     task = str((inputs.get("task") or {}).get("name") or "unknown")
-    split = str(((evaluation.get("inputs") or {}).get("evaluation") or {}).get("split") or "unknown")
+    split = entry.split or "unknown"
     lineage = _lineage(entry, entries)
     parts = [
         f"---\n{_front(entry, scores, task, split)}\n---\n",

@@ -13,6 +13,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from pipeline.formatting import printable
 from pipeline.metrics.paired_tests import right
@@ -120,10 +121,11 @@ class _Pictures:
         return self._paths[path]
 
     def _new(self, path: str) -> int:
-        found = next((one for one in (Path(path), self._root / path) if one.is_file()), None)
+        found = next((one for one in (Path(path), self._root / path) if _is_file(one)), None)
         if found is None:
             return self._keep("missing", {"why": "picture not found"})
-        link = Path(os.path.relpath(found, self._folder)).as_posix()
+        # A name may hold what an address reads otherwise, such as # and ?.
+        link = quote(Path(os.path.relpath(found, self._folder)).as_posix())
         if self._room <= 0:
             return self._keep("linked", {"link": link})
         from pipeline.data.images import ImageError
@@ -143,6 +145,14 @@ class _Pictures:
         self.counts[kind] += 1
         self.all.append(picture)
         return len(self.all) - 1
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:
+        # Text that is longer than a name can be, such as the picture itself as a data: URI.
+        return False
 
 
 def thumbnail(path: Path) -> bytes:
@@ -180,8 +190,11 @@ def _answer(row: dict[str, Any], texts: _Texts) -> list[Any]:
     answer: list[Any] = [label, int(right(row)), texts.add(row["completion"]), reason, int(bool(row.get("truncated")))]
     guessed, logprob = row.get("guessed"), row.get("logprob")
     answer += [texts.add(row.get("description")), guessed and printable(str(guessed))]
-    answer.append(round(logprob, 4) if isinstance(logprob, int | float) and logprob == logprob else None)
-    while answer[-1] in (None, -1, 0) and len(answer) > 3:
+    if isinstance(logprob, int | float) and logprob == logprob:
+        # JSON knows no infinity; this is as impossible.
+        answer.append(round(min(0.0, max(-1000.0, float(logprob))), 4))
+    # A float is a log probability, of which 0 and -1 say something.
+    while not isinstance(answer[-1], float) and answer[-1] in (None, -1, 0) and len(answer) > 3:
         answer.pop()
     return answer
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,9 @@ from pipeline.reports.table import Column, Table, rows_of
 
 SHOWN_PAIRS, SHOWN_ROWS = 5, 4
 """Of the most confused pairs: how many per entry, and example rows of each."""
+
+# Most letters of a group in the name of its files: of four bytes each they are fewer than a file's name may have.
+_NAME = 40
 
 
 def tables(summary: Summary, entries: Sequence[Entry]) -> dict[str, Table]:
@@ -230,11 +234,23 @@ def _groups(rows: Evaluated) -> list[Table]:
     """One table per group."""
     groups = dict.fromkeys(key for _, scores in rows for key in scores.groups)
     return [
-        _group(one, {row.name: scores.groups[one] for row, scores in rows if one in scores.groups}) for one in groups
+        _group(one, name, {row.name: scores.groups[one] for row, scores in rows if one in scores.groups})
+        for one, name in zip(groups, _names(groups), strict=True)
     ]
 
 
-def _group(group: str, found: Mapping[str, Mapping[str, GroupScores]]) -> Table:
+def _names(groups: Iterable[str]) -> list[str]:
+    """A name per group that can be a file's: short, and another than those before it, on any file system."""
+    found: dict[str, str] = {}
+    for group in groups:
+        plain = "".join(letter if letter.isalnum() else "_" for letter in group)[:_NAME]
+        tried = (f"group_{plain}" + (f"_{number}" if number > 1 else "") for number in itertools.count(1))
+        name = next(one for one in tried if one.casefold() not in found)
+        found[name.casefold()] = name
+    return [*found.values()]
+
+
+def _group(group: str, called: str, found: Mapping[str, Mapping[str, GroupScores]]) -> Table:
     """A row per value of a group, a column per entry that has it."""
 
     def of(name: str, key: str) -> Callable[[str], Any]:
@@ -246,7 +262,7 @@ def _group(group: str, found: Mapping[str, Mapping[str, GroupScores]]) -> Table:
     traced = [name for name, of_entry in found.items() if any(one.exact_trace for one in of_entry.values())]
     lost = [name for name, of_entry in found.items() if any(one.unparsable for one in of_entry.values())]
     columns = (
-        Column(group, group, of=str),
+        Column(f"value:{group}" if group in ("n", "chance") else group, group, of=str),
         Column("n", "rows", "count", lambda value: max(one.n for one in ones(value))),
         Column("chance", "chance, %", "percent", lambda value: ones(value)[0].chance),
         *(Column(f"accuracy:{name}", name, "percent", of(name, "accuracy"), heat=True) for name in found),
@@ -259,9 +275,8 @@ def _group(group: str, found: Mapping[str, Mapping[str, GroupScores]]) -> Table:
     note = (
         "Accuracy, % with its 95 % interval. Chance is the mean of one part in the options; an open question counts 0."
     )
-    name = "".join(letter if letter.isalnum() else "_" for letter in group)
     values = sorted({value for of_entry in found.values() for value in of_entry}, key=in_order)
-    return Table(f"group_{name}", f"By {group}", columns, rows_of(columns, values), note=note)
+    return Table(called, f"By {group}", columns, rows_of(columns, values), note=note)
 
 
 def _confused(rows: Evaluated, entries: Sequence[Entry]) -> Table:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from pipeline.data.shared_pictures import read_shared
 from pipeline.errors import UserError
-from pipeline.files import read_json, write_atomic, write_json
+from pipeline.files import write_atomic, write_json
 from pipeline.formatting import printable
 from pipeline.metrics.stored import to_json
 from pipeline.reports.charts import OTHERS
@@ -198,7 +198,7 @@ def _write(
     for name in pictures:
         if name in charts:
             write_atomic(folder / f"{name}.png", charts[name].png())
-    if card := model_card(entries, [read_json(root / entry.phase / "evaluation.json") for entry in entries]):
+    if card := model_card(entries):
         write_atomic(folder / "model_card.md", card)
     examples = [row_id for row in getattr(made.get("confused"), "rows", ()) for row_id in row["examples"]]
     data = browser(entries, root, folder, first=examples)

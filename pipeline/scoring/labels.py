@@ -16,6 +16,11 @@ from dataclasses import dataclass, field
 
 from pipeline.scoring.markup import bare, is_whole_word
 
+CURE = (
+    "; labels must differ in more than case, separators and outer punctuation: rename all but one of them, or name one in "
+    "task.labels, which then reads every such spelling"
+)
+"""What is told of labels that read the same where a configuration can name them."""
 # A label is a few words; longer text cannot be one and is not worth normalising.
 _MAX_ANSWER_CHARS = 200
 _MINUS = re.compile(r"\u2212|[\u2010-\u2013](?=\d)")
@@ -121,11 +126,7 @@ class LabelSet:
                     letters.setdefault(letter, name)
                 lookup[key].add(name)
         if wrong:
-            cure = (
-                "; labels must differ in more than case, separators and outer punctuation: rename all but one of them, or name "
-                "one in task.labels, which then reads every such spelling"
-            )
-            raise ValueError("; ".join(wrong) + (cure if any("would mean" in each for each in wrong) else ""))
+            raise ValueError("; ".join(wrong) + (CURE if any("would mean" in each for each in wrong) else ""))
         for name, words in self.answers.items():
             for word in words:
                 lookup.setdefault(_key(word), {name})

@@ -84,6 +84,64 @@ def test_rows_of_a_wrong_kind_are_refused_with_the_line(tmp_path: Path, rows: li
     assert sign in refusal(tmp_path / "one", rows)
 
 
+@pytest.mark.parametrize("score", [0.5, 2, -1.0, float("inf")])
+def test_a_score_between_right_and_wrong_is_not_counted_as_right(tmp_path: Path, score: float) -> None:
+    told = refusal(tmp_path / "one", [PLAIN[0] | {"correct": 1.0}, PLAIN[1] | {"correct": score}])
+    assert f"'correct' must be true or false, 1 or 0; in 1 rows it is not, first line 2: {score}" in told
+
+
+def test_nan_says_that_there_is_no_value(tmp_path: Path) -> None:
+    nothing = dict.fromkeys(("correct", "completion_tokens", "seconds", "logprob", "question"), float("nan"))
+    rows = [row | nothing for row in PLAIN] + [{"id": 9, "gold": "cat", "label": float("nan")}]
+    (entry,) = read_folders([write(tmp_path / "one", rows)])
+    assert entry.scores is not None
+    assert (entry.scores.n, entry.scores.accuracy.count, entry.scores.unparsable.n) == (5, 3, 1)
+    assert entry.scores.labels == ("cat", "dog")
+    assert (entry.scores.completion_tokens, entry.scores.calibration) == (None, None)
+
+
+def test_a_last_line_without_a_newline_counts_and_half_of_one_does_not(tmp_path: Path) -> None:
+    path = write(tmp_path / "one", PLAIN) / "predictions.jsonl"
+    whole = path.read_text()
+    for text, number in ((whole[:-1], 4), (whole[:-2], 3), (whole, 4)):
+        path.write_text(text)
+        (entry,) = read_folders([path.parent])
+        assert len(entry.greedy) == number
+
+
+def test_half_a_character_of_a_name_or_an_answer_does_not_end_a_report(tmp_path: Path) -> None:
+    rows = [
+        {"id": f"caf\udce9{n}", "gold": "\ud83d", "label": "\ud83d", "reason": "\udc00", "groups": {"\ud800": "\udfff"}}
+        for n in range(3)
+    ]
+    folder = write(tmp_path / "one", rows)
+    assert __main__.main(["report", str(folder)]) == 0
+    # They stay apart, as no replacement for what cannot be written would leave them.
+    assert "caf\\\\udce90" in (folder / "report" / "index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("gold", "label", "sign"),
+    [
+        (["Cat", "dog"], "cat", "'cat' would mean both 'Cat' and 'cat'; write each class in one spelling"),
+        (["!", "?"], "?", "'!' is empty after normalisation"),
+        (["(unparsable)", "b"], "b", "null says that there is none"),
+    ],
+)
+def test_answers_that_cannot_be_classes_are_refused_in_a_line(
+    tmp_path: Path, gold: list[str], label: str, sign: str
+) -> None:
+    told = refusal(tmp_path / "one", [{"id": n, "gold": one, "label": label} for n, one in enumerate(gold)])
+    assert sign in told
+    assert "task.labels" not in told
+
+
+def test_an_empty_label_is_an_answer_that_could_not_be_read(tmp_path: Path) -> None:
+    (entry,) = read_folders([write(tmp_path / "one", [PLAIN[0], PLAIN[1] | {"label": ""}, PLAIN[2] | {"label": " "}])])
+    assert entry.scores is not None
+    assert (entry.scores.unparsable.n, entry.scores.labels) == (2, ("cat", "dog"))
+
+
 def test_a_line_that_is_no_json_is_named(tmp_path: Path) -> None:
     folder = write(tmp_path / "one", PLAIN)
     (folder / "predictions.jsonl").write_text('{"id": 1\n' + (folder / "predictions.jsonl").read_text())

@@ -13,6 +13,7 @@ from pipeline import __main__
 from pipeline.errors import UserError
 from pipeline.reports.entries import labels_of, read_folders, read_phase
 from pipeline.reports.model_card import model_card
+from pipeline.reports.write import write_folder_report
 from pipeline.scoring.labels import LabelSet
 
 
@@ -42,6 +43,26 @@ def test_a_labelled_set_gives_its_labels_by_group_or_by_having_no_question() -> 
         found = labels_of(rows)
         assert found is not None
         assert list(found.names) == sorted({one for r in rows for one in (r["gold"], r["label"]) if one})
+
+
+def test_a_question_that_is_null_is_none() -> None:
+    assert labels_of([row(1, "joy", "joy", question=None), row(2, "awe", None, question=None)]) is not None
+
+
+def test_groups_whose_names_are_alike_long_or_those_of_a_column_each_have_their_table(tmp_path: Path) -> None:
+    long = "\u00e9" * 200
+    groups = ("a b", "a-b", "A_b", "n", "chance", long, long + "x")
+    rows = [row(n, groups={name: f"{place}{n % 2}" for place, name in enumerate(groups)}) for n in range(8)]
+    folder = write(tmp_path / "one", rows)
+    write_folder_report([folder])
+    found = [json.loads(file.read_text()) for file in (folder / "report" / "tables").glob("group_*.json")]
+    assert {one["title"] for one in found} == {f"By {name}" for name in groups}
+    for one in found:
+        place = groups.index(one["title"].removeprefix("By "))
+        assert [next(iter(line.values())) for line in one["rows"]] == [f"{place}0", f"{place}1"]
+        assert [line["n"] for line in one["rows"]] == [4, 4]
+    markdown = (folder / "report" / "tables" / "group_n.md").read_text()
+    assert "| 30 | 4 |" in markdown
 
 
 def test_too_many_answers_are_no_closed_list() -> None:
@@ -122,8 +143,12 @@ def test_a_trained_stage_has_a_card_the_hub_can_read(tmp_path: Path) -> None:
     task = {"name": "scenes | <b>"}
     record = {"algorithm": "grpo", "init_from": "stage3", "inputs": {"task": task, "model": {"name_or_path": "a/b"}}}
     (folder / "stage.json").write_text(json.dumps({"status": "complete", "steps": 6, "seed": 0, **record}))
-    text = model_card(read_phase(folder, LabelSet.of(["joy", "awe"])), [{"inputs": {"evaluation": {"split": "test"}}}])
+    (folder / "evaluation.json").write_text(json.dumps({"inputs": {"evaluation": {"split": "test"}}}))
+    text = model_card(read_phase(folder, LabelSet.of(["joy", "awe"])))
     assert text is not None
+    # Wherever the page of it lies.
+    assert __main__.main(["report", str(folder), "--out", str(tmp_path / "elsewhere")]) == 0
+    assert "10 rows of `test`" in (tmp_path / "elsewhere" / "model_card.md").read_text()
     (tmp_path / "README.md").write_text(text)
     data = ModelCard.load(tmp_path / "README.md").data
     assert data.base_model == "a/b"

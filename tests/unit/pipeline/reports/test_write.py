@@ -453,6 +453,26 @@ def test_pictures_beyond_the_budget_are_links(tmp_path: Path, monkeypatch: pytes
     assert (found["inlined"], found["linked"]) == (1, 2)
 
 
+def test_a_link_leads_to_a_picture_whatever_its_name_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prediction_browser, "PICTURE_BYTES", 0)
+    (tmp_path / "a b").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "a b" / "50%25 #1?.png")
+    assert pictures_of(tmp_path, "a b/50%25 #1?.png")["pictures"] == [{"link": "../a%20b/50%2525%20%231%3F.png"}]
+
+
+def test_a_picture_in_place_of_its_path_is_not_found(tmp_path: Path) -> None:
+    assert pictures_of(tmp_path, "data:image/png;base64," + "A" * 9000)["pictures"] == [{"why": "picture not found"}]
+
+
+def test_every_log_probability_reaches_the_browser(tmp_path: Path) -> None:
+    told = [0.0, -1.0, -0.5, 0, -1, -0.00001, float("-inf"), float("inf"), float("nan"), None]
+    write_phase(tmp_path / "stage1_sft", [prediction(n, "joy", logprob=one) for n, one in enumerate(told)])
+    assert __main__.main(["report", str(tmp_path / "stage1_sft")]) == 0
+    found = browser(read_run(tmp_path, ["stage1_sft"], LABELS), tmp_path, tmp_path) or {}
+    shown = [row["a"][0][7] if len(row["a"][0]) == 8 else None for row in found["rows"]]
+    assert shown == [0, -1, -0.5, 0, -1, 0, -1000, 0, None, None]
+
+
 def test_json_in_a_page_cannot_end_its_element() -> None:
     hostile = "</script><!-- <script> ]]> & \u2028 \u2029"
     text = as_json({"a": hostile})

@@ -15,7 +15,7 @@ from typing import Any
 from pipeline.config.evaluation import TWO_STEPS
 from pipeline.metrics.calibration import by_length, calibration
 from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, interval, rate
-from pipeline.metrics.paired_tests import Prediction, cluster, right
+from pipeline.metrics.paired_tests import Prediction, cluster, judged, right
 from pipeline.metrics.scores import (
     Agreement,
     AttributesNamed,
@@ -66,8 +66,8 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> Scores:
         ValueError: without a greedy row, on mixed styles, or on a gold or predicted label outside `labels`.
     """
     rows = list(predictions)
-    judged = [row for row in rows if row["gold"] is not None]
-    greedy = [row for row in judged if row["decoding"] == "greedy"]
+    known = judged(rows)
+    greedy = [row for row in known if row["decoding"] == "greedy"]
     if not greedy:
         raise ValueError("there is no greedy prediction to score")
     styles = {row["style"] for row in rows}
@@ -98,7 +98,7 @@ def score(predictions: Iterable[Prediction], labels: LabelSet | None) -> Scores:
         by_length=by_length(greedy),
         calibration=calibration(greedy),
         attributes=attributes_named(greedy),
-        sample=_sampled([row for row in judged if row["decoding"] == "sample"]),
+        sample=_sampled([row for row in known if row["decoding"] == "sample"]),
         classes=_of_classes(greedy, clusters, labels) if labels else None,
         exact_trace=exact_trace(greedy),
         commonest=None if labels else commonest_answers(greedy),

@@ -50,6 +50,11 @@ def right(row: Prediction) -> bool:
     return bool(row["correct"]) if "correct" in row else row["label"] == row["gold"]
 
 
+def judged(rows: Iterable[Prediction]) -> list[Prediction]:
+    """Return the rows whose gold answer is published; the others are neither right nor wrong."""
+    return [row for row in rows if row["gold"] is not None]
+
+
 def cluster(row: Prediction) -> str:
     """Return the cluster a prediction belongs to; "" is one of its own."""
     return str(row.get("cluster") or "")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, independent_difference, interval, shared
-from pipeline.metrics.paired_tests import cluster, right
+from pipeline.metrics.paired_tests import cluster, judged, right
 from pipeline.metrics.scores import Rate
 
 
@@ -56,10 +56,11 @@ def step_gap(rows: Iterable[Mapping[str, Any]], grouping: Grouping) -> Gap | Non
     situations is a paired one; where none do, the sides are independent samples and the interval is Newcombe's.
 
     Args:
-        rows: with ``id``, ``groups``, ``correct``, ``cluster`` and ``pair``; of a rotated question its own order alone counts.
+        rows: with ``id``, ``gold``, ``groups``, ``correct``, ``cluster`` and ``pair``; of a rotated question its own order
+            alone counts.
         grouping: the sides.
     """
-    known = [row for row in rows if not row.get("rotation")]
+    known = [row for row in judged(rows) if not row.get("rotation")]
     single, multi = (_units(known, side) for side in (grouping.single, grouping.multi))
     if not single or not multi:
         return None
@@ -82,7 +83,7 @@ def gap_change(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]], g
     None where a side has no common unit. Arguments as `step_gap`.
     """
     found: list[list[tuple[_Unit, _Unit]]] = []
-    known = [[row for row in rows if not row.get("rotation")] for rows in (a, b)]
+    known = [[row for row in judged(rows) if not row.get("rotation")] for rows in (a, b)]
     for side in (grouping.single, grouping.multi):
         of_b = {one.key: one for one in _units(known[1], side)}
         found.append([(one, of_b[one.key]) for one in _units(known[0], side) if one.key in of_b])

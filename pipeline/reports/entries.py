@@ -90,7 +90,7 @@ def read_phase(
     entries = []
     for name, rows, repeated in _by_style(folder):
         scores = there.get(name)
-        if not stored and any(row["decoding"] == "greedy" for row in rows):
+        if not stored and any(map(_is_judged, rows)):
             scores = classification.score(rows, labels)
         entries.append(
             Entry(

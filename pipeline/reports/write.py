@@ -52,7 +52,8 @@ def write_stage_report(phase_dir: Path, labels: LabelSet | None) -> Path:
     entries = read_phase(phase_dir, labels)
     if not any(entry.scores for entry in entries):
         raise UserError(
-            f"{phase_dir / 'predictions.jsonl'} holds no greedy prediction; run python -m stages.evaluate for it"
+            f"{phase_dir / 'predictions.jsonl'} holds no greedy prediction whose gold answer is known; run python -m "
+            "stages.evaluate for it, on a split whose answers are published"
         )
     summary = summarise(printable(phase_dir.name), entries, labels.names if labels is not None else (), None)
     scores = {entry.name: entry.scores for entry in entries}

@@ -18,7 +18,7 @@ from typing import Any
 from pipeline.config.evaluation import Cell, LabConfig, cell_folder, cells, cost
 from pipeline.files import read_jsonl
 from pipeline.metrics.intervals import clustered_rate
-from pipeline.metrics.paired_tests import Paired, group_changes, holm, paired
+from pipeline.metrics.paired_tests import Paired, group_changes, holm, judged, paired
 from pipeline.metrics.power import minimum_detectable_difference
 from pipeline.metrics.rotations import Rotations
 from pipeline.metrics.scores import Gain
@@ -135,8 +135,8 @@ class Cells:
 
     def groups(self, cell: Cell) -> list[GroupRow]:
         """Return one line per group of a complete cell's rows, such as task Count or source COCO."""
-        found: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-        for row in self.answers(cell):
+        found: dict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+        for row in judged(self.answers(cell)):
             for group, value in row["groups"].items():
                 found[group, str(value)].append(row)
         return [
@@ -176,11 +176,11 @@ class Cells:
             return []
         unreadable = Counter(
             key
-            for row in blind
+            for row in judged(blind)
             if not row["parsed"]
             for key in [("", ""), *((k, str(v)) for k, v in row["groups"].items())]
         )
-        right = [sum(row["correct"] for row in rows) / len(rows) for rows in (direct, blind)]
+        right = [_rate(rows)["accuracy"] for rows in (direct, blind)]
         found = {("", ""): (right[0], right[1], replace(whole.gain, p_holm=whole.p))}
         changes = self.once("seeing", group_changes, replace(cell, mode="direct"), cell)
         for key, change in sorted(changes.items()):
@@ -257,6 +257,7 @@ def _pairs(known: Cells, compared: Sequence[Cell]) -> TaskPairs:
 def _figures(record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], planned: Planned) -> dict[str, Any]:
     """The columns that only a complete cell has. Every row stays in n."""
     figures = _rate(answers)
+    told = judged(answers)
     official = record.get("official") or {}
     name = next(iter(official), None)
     measured = record.get("peak_memory_bytes")
@@ -265,8 +266,8 @@ def _figures(record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], pl
         "chance": _rounded(record.get("chance")),
         "official_score": name,
         "official_value": _rounded(official[name]) if name is not None else None,
-        "unparsable": sum(not row["parsed"] for row in answers),
-        "guessed": sum(row["guessed"] for row in answers),
+        "unparsable": sum(not row["parsed"] for row in told),
+        "guessed": sum(row["guessed"] for row in told),
         "truncated": sum(row["truncated"] for row in answers),
         "tokens": (tokens := sum(row["tokens"] for row in answers)),
         "prompt_tokens": (record.get("tokens") or {}).get("prompt"),
@@ -287,7 +288,8 @@ def _versions(found: Mapping[str, Any]) -> str:
 
 def _rate(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """How many of them are right, with an interval that knows which rows share a picture."""
-    found = clustered_rate([row["correct"] for row in rows], [row["cluster"] for row in rows])
+    known = judged(rows)
+    found = clustered_rate([row["correct"] for row in known], [row["cluster"] for row in known])
     interval = {"accuracy_low": _rounded(found.low), "accuracy_high": _rounded(found.high)}
     return {"n": found.n, "correct": found.count, "accuracy": _rounded(found.value), **interval}
 
@@ -300,13 +302,13 @@ def _gain(gain: Gain) -> dict[str, Any]:
 
 
 def _light(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What tables and paired tests read of a row; `label` and `gold` say no more than whether it is right."""
+    """What tables and paired tests read of a row; `label` and `gold` say no more than whether it is right, or not known."""
     return {
         "id": row["id"],
         "decoding": "greedy",
         "correct": bool(row["correct"]),
         "label": bool(row["correct"]),
-        "gold": True,
+        "gold": None if row["gold"] is None else True,
         "parsed": row.get("label") is not None,
         "guessed": row.get("guessed") is not None,
         "truncated": bool(row.get("truncated")),

@@ -30,9 +30,10 @@ from pipeline.data.task import Task
 from pipeline.data.templates import Template, own_templates
 from pipeline.data.training_rows import trained_questions
 from pipeline.errors import UserError
-from pipeline.formatting import join_counts
+from pipeline.formatting import join_counts, percent
 from pipeline.logs import show_step
 from pipeline.metrics.descriptions import totals, vocabulary
+from pipeline.metrics.paired_tests import judged
 from pipeline.metrics.rotations import Rotations, rotations
 from pipeline.metrics.stored import to_json
 from pipeline.runs.provenance import provenance
@@ -130,7 +131,7 @@ def run_cell(config: LabConfig, cell: Cell, *, clean: bool = False, retry: bool 
         record.complete(ordered, inputs, figures)
         if config.rotate_options > 1:
             _tell_rotations(cell.id, turned, once)
-        right = f"{100 * figures['accuracy']:.1f} % right (chance {100 * figures['chance']:.1f} %)"
+        right = f"{percent(figures['accuracy'])} % right (chance {percent(figures['chance'])} %)"
         log.info(f"{cell.id}: {len(ordered)} rows, {right}, {100 * figures['parsed']:.1f} % readable, {seconds:.0f} s")
         if failed := [row for row in ordered if "detail" in row]:
             reasons = join_counts(Counter(row["reason"] for row in failed))
@@ -265,18 +266,20 @@ def _figures(
     seconds: float,
     asked: int,
 ) -> dict[str, Any]:
-    """What evaluation.json says of the answers. Shares are of all rows, readable or not."""
-    n = len(answers)
+    """What evaluation.json says of the answers. Shares are of all rows, readable or not; what is right, of the rows whose gold
+    answer is published.
+    """
+    n, known = len(answers), judged(answers)
     latencies = sorted(row["seconds"] for row in answers)
     spoken = [row["logprob"] for row in answers if row["logprob"] is not None]
     perceived = [(row["cluster"] or str(row["images"]), row["perception"]) for row in answers if row.get("perception")]
     return {
         "rows": n,
         "problems": rows.problem_counts,
-        "accuracy": sum(row["correct"] for row in answers) / n,
+        "accuracy": sum(row["correct"] for row in known) / len(known) if known else None,
         "chance": sum(benchmark.chance(question) for question in rows.rows) / n,
         # In the order the benchmark publishes.
-        "official": dict(benchmark.official([row for row in answers if not row.get("rotation")])),
+        "official": dict(benchmark.official([row for row in known if not row.get("rotation")])) if known else {},
         "parsed": sum(row["label"] is not None for row in answers) / n,
         "truncated": sum(row["truncated"] for row in answers) / n,
         "reasons": dict(Counter(row["reason"] for row in answers if row["reason"]).most_common()),

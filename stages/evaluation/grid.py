@@ -1,7 +1,7 @@
 """The decoupled analysis: every perceiver with every reasoner, and each perceiver alone beside them.
 
-`<lab>/grid/` holds the table as grid.csv, grid.json and grid.md, and the heat maps as grid.png. Rates come with a 95 % Wilson
-interval; rows without a readable answer count as wrong.
+`<lab>/grid/` holds the table as grid.csv, grid.json and grid.md, and the heat maps as grid.png. Rates come with a 95 %
+interval, which knows which rows share a picture; rows without a readable answer count as wrong.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Any
 
 from pipeline.config.evaluation import TWO_STEPS, Cell, LabConfig, cell_folder, cells, lab_folder
 from pipeline.files import read_json, read_jsonl, write_atomic, write_json
-from pipeline.metrics.intervals import rate
+from pipeline.metrics.intervals import clustered_rate
+from pipeline.metrics.paired_tests import cluster, judged, right
 from pipeline.metrics.scores import Rate
 from pipeline.reports.charts import heat_maps
 from pipeline.reports.table import Column, Table, csv_text, markdown_table
@@ -53,8 +54,8 @@ def _row(config: LabConfig, cell: Cell) -> dict[str, Any] | None:
     record = read_json(folder / "evaluation.json")
     if record.get("status") != "complete":
         return None
-    answers = list(read_jsonl(folder / "predictions.jsonl"))
-    accuracy = rate(sum(row["correct"] for row in answers), len(answers))
+    answers = judged(read_jsonl(folder / "predictions.jsonl"))
+    accuracy = clustered_rate([right(row) for row in answers], [cluster(row) for row in answers])
     return {
         "task": cell.task,
         "precision": cell.precision,
@@ -80,7 +81,10 @@ def as_csv(rows: list[dict[str, Any]]) -> str:
 
 def as_markdown(rows: list[dict[str, Any]]) -> str:
     """Return one table per task and precision: a line per perceiver and reasoner, the modes side by side."""
-    note = "Accuracy over all rows in %, with its 95 % interval (Wilson). In `direct` and `think` the perceiver answers alone."
+    note = (
+        "Accuracy over all rows in %, with its 95 % interval: Wilson's, or by bootstrap over pictures where rows share any. In "
+        "`direct` and `think` the perceiver answers alone."
+    )
     parts = ["# Perceivers and reasoners", "", note, ""]
     columns = (
         Column("perceiver", "perceiver"),

@@ -199,7 +199,7 @@ def official_scores(task: Task, rows: Iterable[dict[str, Any]]) -> dict[str, dic
     """Return a task's scores by its own formula, in percent, of the greedy answers of each prompt style."""
     by_style: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["decoding"] == "greedy":
+        if row["decoding"] == "greedy" and row["gold"] is not None:
             by_style.setdefault(row["style"], []).append(row)
     return {style: dict(scores) for style, found in by_style.items() if (scores := task.official(found))}
 

@@ -15,14 +15,27 @@ HARD = Grouping(Side("difficulty", ("Easy",)), Side("difficulty", ("Hard", "Hard
 
 def pair(number: int, answer: bool, rationale: bool, picture: str = "") -> list[dict[str, Any]]:
     return [
-        {"id": f"{number}/{key}", "groups": {"mode": mode}, "correct": right, "cluster": picture, "pair": str(number)}
+        {
+            "id": f"{number}/{key}",
+            "groups": {"mode": mode},
+            "gold": "x",
+            "correct": right,
+            "cluster": picture,
+            "pair": str(number),
+        }
         for key, mode, right in (("qa", "Q→A", answer), ("qar", "QA→R", rationale))
     ]
 
 
 def graded(difficulty: str, right: list[bool]) -> list[dict[str, Any]]:
     return [
-        {"id": f"{difficulty}{number}", "groups": {"difficulty": difficulty}, "correct": value, "cluster": ""}
+        {
+            "id": f"{difficulty}{number}",
+            "groups": {"difficulty": difficulty},
+            "gold": "x",
+            "correct": value,
+            "cluster": "",
+        }
         for number, value in enumerate(right)
     ]
 
@@ -63,7 +76,7 @@ def test_other_rows_are_independent_samples_and_those_in_neither_side_are_counte
     assert gap is not None
     assert (gap.single.count, gap.single.n, gap.multi.count, gap.multi.n, gap.outside) == (56, 70, 48, 80, 5)
     assert (gap.gap.low, gap.gap.high) == independent_difference(56, 70, 48, 80)
-    turned = [{**row, "id": f"{row['id']}#1", "rotation": 1, "correct": False} for row in rows]
+    turned = [{**row, "id": f"{row['id']}#1", "rotation": 1, "gold": "x", "correct": False} for row in rows]
     assert step_gap([*rows, *turned], HARD) == gap
     assert step_gap(graded("Easy", [True]), HARD) is None
 

@@ -265,3 +265,25 @@ def test_a_page_of_nothing_and_of_one_cell_is_written(lab: LabConfig) -> None:
     assert "No cell of this task is complete yet" in page(results(Cells(lab)))
     answer(lab, cells(lab)[0], [True, False], peak_memory_bytes=10**9)
     assert 'class="mark"' in page(results(Cells(lab)))
+
+
+def test_a_page_of_cells_whose_memory_nobody_knows_does_not_call_them_incomplete(lab: LabConfig) -> None:
+    # As of models behind a server.
+    for cell in cells(lab):
+        answer(lab, cell, [True, False])
+    text = page(results(Cells(lab)))
+    assert "Of no complete cell is it known how much memory" in text
+    assert "No cell of this task is complete yet" not in text
+
+
+def test_rows_whose_answer_is_not_published_are_in_no_figure(lab: LabConfig) -> None:
+    for cell in cells(lab):
+        answer(lab, cell, [True] * 3 + [False] * 5)
+        path = cell_folder(lab, cell) / "predictions.jsonl"
+        told = [json.loads(line) for line in path.read_text().splitlines()]
+        told = [row | ({"gold": None} if n >= 4 else {}) for n, row in enumerate(told)]
+        path.write_text("".join(json.dumps(row) + "\n" for row in told))
+    found = results(Cells(lab))
+    assert {(row.n, row.correct, row.accuracy, row.unparsable) for row in found.cells} == {(4, 3, 0.75, 1)}
+    assert {(one.value, one.n) for one in found.groups} == {("even", 2), ("odd", 2)}
+    assert {pair.result.n for pair in found.pairs["t"].pairs} == {4}

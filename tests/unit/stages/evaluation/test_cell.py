@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,11 @@ from pipeline.config.schema import TaskConfig
 from pipeline.data.training_rows import write_rows
 from pipeline.errors import UserError
 from pipeline.reports.entries import read_folders
+from pipeline.sweeps.results import Cells
 from stages.evaluation.backends import checkpoint as backends
 from stages.evaluation.backends.base import Generation
 from stages.evaluation.cell_record import picture_digests
+from stages.evaluation.grid import write_grid
 
 
 def awe(ask):
@@ -44,6 +47,39 @@ def test_a_cell_has_a_row_for_every_question_in_the_split_s_order_and_its_figure
     assert figures["tokens"] == {"prompt": 7 * ROWS, "completion": 5 * ROWS}
     assert figures["latency_p95_s"] == 0.5
     assert figures["peak_memory_bytes"] == 1000
+
+
+@pytest.mark.parametrize("published", [0, 5])
+def test_rows_whose_answer_is_not_published_are_neither_right_nor_wrong(lab, monkeypatch, published):
+    from stages.evaluation import cell
+
+    plain = cell.load_task
+
+    def some_unpublished(config, cache):
+        task = plain(config, cache)
+
+        def read(split):
+            found = task.read(split)
+            kept = (row if n < published else dataclasses.replace(row, answer=None) for n, row in enumerate(found.rows))
+            return dataclasses.replace(found, rows=tuple(kept))
+
+        def official(rows):
+            return {"micro": 100 * sum(row["correct"] for row in rows) / len(rows)}
+
+        return dataclasses.replace(task, read=read, official=official)
+
+    monkeypatch.setattr(cell, "load_task", some_unpublished)
+    folder = lab.run()
+    right = sum(row["correct"] for row in rows(folder))
+    figures = record(folder)
+    assert figures["rows"] == ROWS
+    assert figures["accuracy"] == (right / published if published else None)
+    assert figures["official"] == ({"micro": 100 * right / published} if published else {})
+    (shown,) = Cells(lab.config).cells()
+    row = Cells(lab.config).row(shown)
+    assert (row.status, row.n, row.accuracy) == ("complete", published, figures["accuracy"])
+    (line,) = json.loads(write_grid(lab.config)[-1].read_text())
+    assert (line["n"], line["accuracy"]) == (published, figures["accuracy"])
 
 
 def test_the_report_of_a_cell_knows_what_yes_or_no_earns_by_chance_and_by_the_commonest_answer(lab):

@@ -9,6 +9,7 @@ import pytest
 from lab_fakes import ROWS, Lab, Scripted
 
 from pipeline.config.evaluation import cells
+from pipeline.metrics.intervals import clustered_rate
 from stages.evaluation.grid import GRID_MODES, write_grid
 
 
@@ -45,6 +46,19 @@ def test_every_pair_and_every_perceiver_alone_stand_in_the_table(lab):
     assert pair.count(f"{100 * awe:.1f} [") == 5
     assert files[".png"].read_bytes().startswith(b"\x89PNG")
     assert len(list(csv.DictReader(files[".csv"].open()))) == len(table)
+
+
+def test_rows_that_share_a_picture_widen_the_interval(lab):
+    folder = lab.run()
+    path = folder / "predictions.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    # Two pictures, of one of which all answers are right.
+    rows = [row | {"correct": n % 2 == 0, "cluster": f"picture {n % 2}"} for n, row in enumerate(rows)]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (line,) = json.loads(next(file for file in write_grid(lab.config) if file.suffix == ".json").read_text())
+    found = clustered_rate([row["correct"] for row in rows], [row["cluster"] for row in rows])
+    assert (line["accuracy"], line["low"], line["high"]) == (found.value, found.low, found.high)
+    assert (found.low, found.high) == (0, 1)
 
 
 def test_a_pair_that_is_not_answered_yet_is_left_blank(lab):

@@ -5,12 +5,14 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping
 
+# Besides line breaks and tabs: the joiners and marks that words of Persian, Hindi, Hebrew or Arabic are written with, and hyphens
+# that show where a word may be broken.
+_KEPT = "\n\t\u200c\u200d\u200e\u200f\u00ad"
+
 
 def printable(text: str) -> str:
     """Return text without what cannot be shown or encoded: controls, lone surrogates and direction overrides become �."""
-    return "".join(
-        "\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cf") and c not in "\n\t\u200d" else c for c in text
-    )
+    return "".join("\ufffd" if unicodedata.category(c) in ("Cc", "Cs", "Cf") and c not in _KEPT else c for c in text)
 
 
 def join_counts(counts: Mapping[str, int]) -> str:

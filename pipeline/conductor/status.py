@@ -7,6 +7,7 @@ running stage, after it, and on another machine that sees the folder.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -156,7 +157,7 @@ def show(config: RunConfig, run: RunDir, *, as_json: bool = False, every: float 
     """Print the status once, or every `every` seconds in place until the last phase is evaluated or Ctrl-C."""
     while True:
         found = status(config, run)
-        text = json.dumps(found, ensure_ascii=False) if as_json else status_text(found)
+        text = json.dumps(_finite(found), ensure_ascii=False) if as_json else status_text(found)
         told = "" if as_json else forecast_errors(config, run)
         clear = "\x1b[H\x1b[2J" if every and not as_json else ""
         print(clear + text + (f"\n\n{told}" if told else ""), flush=True)
@@ -166,6 +167,15 @@ def show(config: RunConfig, run: RunDir, *, as_json: bool = False, every: float 
             time.sleep(every)
         except KeyboardInterrupt:
             return
+
+
+def _finite(value: Any) -> Any:
+    """A value with null in place of NaN and infinities, which JSON does not know and a loss may be."""
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def in_use(folder: Path) -> bool:

@@ -168,7 +168,9 @@ def _cell(value: Any, column: Column) -> dict[str, Any]:
     if plain is None:
         return shown
     if column.kind == "rows":
-        return {**shown, "links": [{"id": row_id, "href": f"#row={quote(row_id, safe='')}"} for row_id in plain]}
+        # As the browser of the page calls them.
+        ids = map(printable, plain)
+        return {**shown, "links": [{"id": row_id, "href": f"#row={quote(row_id, safe='')}"} for row_id in ids]}
     if isinstance(plain, str):
         return {**shown, "text": plain, "sort": plain}
     if column.kind == "bar":

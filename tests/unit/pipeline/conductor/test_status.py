@@ -111,8 +111,13 @@ def test_the_last_alarms_are_shown_with_how_many_there_are(config: RunConfig, ru
 
 
 def test_the_status_is_json_on_demand(config: RunConfig, run: RunDir, capsys: pytest.CaptureFixture[str]) -> None:
+    with (run.phase(STAGE) / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 1000, "seconds": 5000.0, "loss": NaN, "grad_norm": Infinity}\n')
     assert __main__.main(["status", "--json", "--config", "demo_scenes", f"output_dir={run.root.parent}"]) == 0
-    found = json.loads(capsys.readouterr().out)
+    # Every reader's JSON, which has no NaN.
+    found = json.loads(capsys.readouterr().out, parse_constant=pytest.fail)
+    last = next(entry["live"]["last"] for entry in found["phases"] if entry["name"] == STAGE)
+    assert (last["loss"], last["grad_norm"]) == (None, None)
     assert {entry["name"]: entry["state"] for entry in found["phases"]}[STAGE] == "running"
 
 

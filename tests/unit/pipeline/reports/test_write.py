@@ -505,6 +505,16 @@ def test_a_very_long_completion_is_cut_and_says_so(tmp_path: Path) -> None:
 def test_printable_keeps_letters_and_drops_controls() -> None:
     assert printable("é 日本\n\tok") == "é 日本\n\tok"
     assert printable("a\x00\x1b[31m\ud800\u202e") == "a��[31m��"
+    # Without its joiner it is another word.
+    persian = "می\u200cخواهم"
+    assert printable(persian) == persian
+
+
+def test_an_example_leads_to_its_row_whatever_its_id_holds(tmp_path: Path) -> None:
+    write_phase(tmp_path / "stage1_sft", [prediction(n, "joy", id=f"a\x00#{n}") for n in range(4)])
+    page = report.write_stage_report(tmp_path / "stage1_sft", LABELS).read_text()
+    assert 'href="#row=a%EF%BF%BD%231" data-row="a�#1"' in page
+    assert '"i":"a�#1"' in page
 
 
 def test_cot_yields_are_those_of_the_manifest(run: Path) -> None:

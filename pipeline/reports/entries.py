@@ -78,6 +78,9 @@ def read_phase(
         labels: the task's closed list of answers; None where rows have answers of their own.
         doubts: why it no longer holds.
         stored: take the scores of report/metrics.json instead of computing them.
+
+    Raises:
+        UserError: on answers to other classes.
     """
     record = read_json(folder / "stage.json")
     if record.get("status") == "running" and (folder / ".lock").exists() and not is_held(folder / ".lock"):
@@ -91,7 +94,14 @@ def read_phase(
     for name, rows, repeated in _by_style(folder):
         scores = there.get(name)
         if not stored and any(map(_is_judged, rows)):
-            scores = classification.score(rows, labels)
+            try:
+                scores = classification.score(rows, labels)
+            except ValueError as error:
+                # The data or task.labels have changed since they were answered.
+                raise UserError(
+                    f"{folder / 'predictions.jsonl'}: {error}; give the task the classes it had, or judge the phase again: "
+                    f"python -m stages.evaluate --stage {folder.name} --config FILE"
+                ) from error
         entries.append(
             Entry(
                 name,

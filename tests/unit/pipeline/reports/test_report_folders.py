@@ -138,6 +138,12 @@ def test_folders_and_settings_do_not_mix(tmp_path: Path) -> None:
         __main__.main(["report", "--out", str(tmp_path)])
 
 
+def test_answers_to_classes_that_the_task_no_longer_has_are_refused_in_a_line(tmp_path: Path) -> None:
+    folder = write(tmp_path / "stage1_sft", [row(1, "joy", "joy"), row(2, "awe", "joy")])
+    with pytest.raises(UserError, match=r"labels \['awe'\] are not .*: python -m stages\.evaluate --stage stage1_sft"):
+        read_phase(folder, LabelSet.of(["joy", "fear"]))
+
+
 def test_a_trained_stage_has_a_card_the_hub_can_read(tmp_path: Path) -> None:
     folder = write(tmp_path / "stage4_clgrpo", [row(n, "joy", "joy" if n else None) for n in range(10)])
     task = {"name": "scenes | <b>"}

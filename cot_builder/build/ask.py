@@ -69,7 +69,7 @@ class Asker:
         answer.set_result(reply)
         self.requests += 1
         self._note_sample(teacher, question, request, reply)
-        self._watch(name, teacher, reply)
+        await self._watch(name, teacher, reply)
         self._progress.reply(reply.usage, cached=False)
         return readable(reply, question)
 
@@ -78,14 +78,22 @@ class Asker:
         if reply.refused is None and _UNREADABLE not in reply.usage and (question.pictures or teacher.sample is None):
             teacher.sample = (question, request)
 
-    def _watch(self, name: str, teacher: Teacher, reply: Reply) -> None:
-        """Stop a teacher that refuses every request from the first: its server is set up wrongly, not the rows."""
+    async def _watch(self, name: str, teacher: Teacher, reply: Reply) -> None:
+        """Stop a teacher that refuses every request from the first: its server is set up wrongly, not the rows.
+
+        Where all that is left to ask is what was refused before (`build --retry`), rows are to blame: what the teacher has
+        answered in an earlier build is asked again to tell.
+        """
         if reply.refused is None or GIVEN_UP in reply.usage:
             self._served.add(name)
         elif name not in self._served:
             self._refusals[name] += 1
-            if self._refusals[name] == _MOST_REFUSALS:
-                why = f"refuses every request ({reply.refused[:300]}); mend it and build again with --retry-refused"
+            if self._refusals[name] != _MOST_REFUSALS:
+                return
+            if await teacher.still_answers():
+                self._served.add(name)
+            else:
+                why = f"refuses every request ({(reply.refused or '')[:300]}); mend it and build again with --retry-refused"
                 teacher.stop(why)
 
 

@@ -124,6 +124,9 @@ class Teacher(Protocol):
             ImageError: when it needs the picture and cannot read it.
         """
 
+    async def still_answers(self) -> bool:
+        """Check whether `sample` is answered now as well; false where there is none."""
+
     def endpoints(self) -> list[EndpointState]:
         """Return its servers; none when it is offline."""
 
@@ -178,6 +181,10 @@ class OfflineTeacher(Generic[Config]):
     def _reply(self, told: Mapping[str, Any]) -> str:
         """What it says to a request of that record."""
         raise NotImplementedError
+
+    async def still_answers(self) -> bool:
+        """Return true: it never fails."""
+        return True
 
     def endpoints(self) -> list[EndpointState]:
         """Return none."""

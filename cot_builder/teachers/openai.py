@@ -12,7 +12,7 @@ import json
 import logging
 import re
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -225,19 +225,29 @@ class OpenAITeacher:
 
     async def _probe(self, endpoint: Endpoint) -> bool:
         self._probed += 1
+        record: dict[str, Any] = {"model": self._config.model, "text": _PROBE, "picture_first": False, "sampling": {}}
+        if self.sample is not None:
+            record = self.sample[1].record
+        # Answers are not kept, and as short as can be.
+        sampling = {"extra_body": {}, **record["sampling"], "max_tokens": 1, "seed": self._probed}
+        return await self._is_answered(endpoint, {**record, "sampling": sampling})
+
+    async def _is_answered(self, endpoint: Endpoint, record: Mapping[str, Any]) -> bool:
+        """Whether an endpoint answers what `sample`, or a question without a picture, is asked with."""
         try:
-            pictures, record = list[str](), None
-            if self.sample is not None:
-                question, request = self.sample
-                record = request.record
-                pictures = await self._urls(question)
-            record = record or {"model": self._config.model, "text": _PROBE, "picture_first": False, "sampling": {}}
-            sampling = {"extra_body": {}, **record["sampling"], "max_tokens": 1, "seed": self._probed}
-            sent = _body({**record, "sampling": sampling}, pictures, self._not_taken)
+            pictures = await self._urls(self.sample[0]) if self.sample is not None else []
+            sent = _body(record, pictures, self._not_taken)
             reply = await self._send(Lease(endpoint, time.monotonic()), sent, movable=False)
         except (Failure, TeacherDown, ImageError):
             return False
         return reply.refused is None
+
+    async def still_answers(self) -> bool:
+        """Check whether one of its servers answers `sample` now, word for word: a shorter one might be taken and rows not."""
+        if self.sample is None:
+            return False
+        record = self.sample[1].record
+        return any([await self._is_answered(endpoint, record) for endpoint in self._pool.endpoints])
 
     async def body(self, question: TeacherQuestion, request: TeacherRequest) -> dict[str, Any]:
         """Return the body of a request as it is sent, for asking elsewhere.
@@ -316,7 +326,7 @@ def _given_up_as(kind: str) -> str:
     return "no_reply" if kind in ("timeout", "connection_error") else "server_error"
 
 
-def _body(record: dict[str, Any], pictures: Sequence[str], not_taken: Collection[str] = ()) -> bytes:
+def _body(record: Mapping[str, Any], pictures: Sequence[str], not_taken: Collection[str] = ()) -> bytes:
     """The JSON of a request. The pictures, which are nearly all of it, are put in as they are: base64 needs no escapes."""
     sampling = dict(record["sampling"])
     extra, choices = sampling.pop("extra_body"), sampling.pop("choices", None)

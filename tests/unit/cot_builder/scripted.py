@@ -97,6 +97,9 @@ class _Teacher:
         usage = {"prompt_tokens": 100, "completion_tokens": 20}
         return said if isinstance(said, Reply) else Reply(said, usage=usage)
 
+    async def still_answers(self) -> bool:
+        return self.sample is not None
+
     def endpoints(self) -> list[Any]:
         return []
 

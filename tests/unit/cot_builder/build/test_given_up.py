@@ -88,6 +88,23 @@ def test_rows_left_by_an_earlier_build_do_not_stop_the_teacher_when_they_are_den
     assert project.manifest()["rejected_rows_by_reason"]["moderated"] == 2
 
 
+def test_many_rows_that_are_refused_again_do_not_stop_a_teacher_that_answers_others(project, serve):
+    stub = serve(fault=lambda n, seed: "400" if n >= 10 else None)
+    project.ask(stub, rows=50)
+    assert project.build() == 0
+    asked = len(stub.requests)
+    answered = {body["seed"] for body in stub.requests[:10]}
+    stub.fault = lambda n, seed: None if seed in answered else "400"
+    assert project.build("--retry") == 0
+    assert project.manifest()["rejected_rows_by_reason"]["request_refused"] == 40
+    # Each once, and once what it had answered before.
+    assert len(stub.requests) == asked + 41
+    # A server that is set up wrongly refuses that as well.
+    stub.fault = lambda n, seed: "400"
+    assert project.build("--retry") == 3
+    assert "refuses every request" in project.manifest()["teachers_down"][0]
+
+
 def test_a_moderation_of_the_very_first_rows_is_no_wrong_key(project, serve):
     words = (403, {"error": {"message": "Your request was flagged by our moderation."}})
     stub = serve(fault=cursed(words, 0, 1, 2, 3))

@@ -25,6 +25,8 @@ _NOT_TAKEN = re.compile(
     re.IGNORECASE,
 )
 _NOT_BOTH = re.compile(r"cannot both be|can't both be|only one of|mutually exclusive", re.IGNORECASE)
+_BROKEN_OFF = ("abort", "error")
+"""Why servers say that a reply ended whose rest they failed to write: SGLang and vLLM abort, OpenRouter passes on an error."""
 _UNSEEN = "\ufeff\u200b\u2060"
 _VERSION = re.compile(r"/v\d+\w*(/|$)")
 
@@ -44,7 +46,7 @@ def read_choice(completion: Any) -> tuple[str, str, dict[str, Any]]:
     ``reasoning_content`` or ``reasoning`` beside the text, or in parts of type `thinking` within it; empty when there is none.
 
     Raises:
-        ErrorReply: when it is an error in the place of a completion.
+        ErrorReply: when it is an error in the place of a completion, or the server broke it off.
         ValueError, TypeError, LookupError: when it is no completion.
     """
     if isinstance(completion, Mapping) and not completion.get("choices"):
@@ -52,8 +54,12 @@ def read_choice(completion: Any) -> tuple[str, str, dict[str, Any]]:
         if error:
             raise ErrorReply(_words(error), _status(error))
     choice = completion["choices"][0]
-    if isinstance(choice, Mapping) and choice.get("error") and not choice.get("message", {}).get("content"):
+    broken = isinstance(choice, Mapping) and choice.get("finish_reason") in _BROKEN_OFF
+    if isinstance(choice, Mapping) and choice.get("error") and (broken or not choice.get("message", {}).get("content")):
         raise ErrorReply(_words(choice["error"]), _status(choice["error"]))
+    if broken:
+        # A part of a reply is none, and what was said so far may even be well formed.
+        raise ErrorReply(f"the server broke its reply off (finish_reason {choice['finish_reason']})", 0)
     message = choice["message"]
     content, thought = message["content"], ""
     if isinstance(content, list):

@@ -105,6 +105,16 @@ def test_many_rows_that_are_refused_again_do_not_stop_a_teacher_that_answers_oth
     assert "refuses every request" in project.manifest()["teachers_down"][0]
 
 
+@pytest.mark.parametrize("why", [{"finish_reason": "abort"}, {"finish_reason": "error", "error": {"code": 502}}])
+def test_a_reply_that_its_server_broke_off_is_asked_for_again_and_never_kept(project, serve, why):
+    part = {"choices": [{"message": {"content": "<think>Tall peaks rise over a still"}, **why}]}
+    stub = serve(fault=lambda n, seed: (200, part) if n == 4 else None)
+    project.ask(stub, teacher=QUICK)
+    assert project.build() == 0
+    assert len(stub.requests) == 41
+    assert "unclosed_think" not in project.manifest()["rejected_rows_by_reason"]
+
+
 def test_a_moderation_of_the_very_first_rows_is_no_wrong_key(project, serve):
     words = (403, {"error": {"message": "Your request was flagged by our moderation."}})
     stub = serve(fault=cursed(words, 0, 1, 2, 3))

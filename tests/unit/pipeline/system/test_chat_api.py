@@ -7,6 +7,7 @@ import pytest
 from pipeline.system.chat_api import ErrorReply, adapted, address_hint, fields_not_taken, read_choice
 
 SENT = ("model", "temperature", "top_p", "max_tokens", "seed")
+PART = {"content": "<think>Tall peaks rise over"}
 
 
 def of(**message):
@@ -36,6 +37,12 @@ def test_the_thought_is_found_beside_or_within_the_text():
         ({"object": "error", "message": "too long", "code": 400}, "too long", 400),
         ({"choices": [], "error": {"message": "gone", "status": "503"}}, "gone", 503),
         ({"choices": [{"error": {"message": "upstream", "code": 502}, "message": {"content": ""}}]}, "upstream", 502),
+        (
+            {"choices": [{"error": {"message": "upstream", "code": 502}, "finish_reason": "error", "message": PART}]},
+            "upstream",
+            502,
+        ),
+        ({"choices": [{"finish_reason": "abort", "message": PART}]}, "broke its reply off", 0),
     ],
 )
 def test_an_error_with_status_200_is_told_in_its_own_words(body, words, status):

@@ -158,12 +158,13 @@ class BuildPlan:
         return not isinstance(self.teachers[teacher], OpenAIConfig)
 
     def reader(self, author: str, row: Question) -> str:
-        """Return who cross-checks a reply: the one configured, or another served teacher than its author."""
+        """Return who cross-checks a reply: the one configured, or another served teacher than its author, without a quota."""
         check = self.cot.cross_check
         assert check is not None
         if check.teacher:
             return short_name(check.teacher)
-        others = [name for name in self.teachers if name != author and not self.is_offline(name)]
+        readers = (name for name in self.teachers if not self.is_offline(name) and name not in self.cot.quotas)
+        others = [name for name in readers if name != author]
         return _by_turns(others, row, {})[0]
 
     def hints(self, row: Question) -> list[dict[str, Any]]:

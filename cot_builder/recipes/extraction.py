@@ -65,6 +65,11 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
         yield "cot.fallback: the extraction recipe always shows the answer, so it has no fallback; remove it"
     if cot.cross_check:
         yield "cot.cross_check: is for the reasoning recipe; descriptions draw no conclusion to check"
+    if cot.contents is None and set(teachers) <= set(cot.quotas):
+        yield (
+            "cot.quotas: one teacher is asked what to observe for all questions, and each has a quota; leave one without, or say "
+            "what to observe (cot.contents)"
+        )
     main = prompts[cot.prompt or PROMPT]
     if "statements" not in main.uses:
         yield f"cot.prompt: {main.name} is not a description prompt (it must use statements); {PROMPT} is"
@@ -134,11 +139,11 @@ async def _observed(row: Row) -> str:
     plan = row.plan
     if plan.contents is not None:
         return plan.contents.find(row.example.id, row.bare_question) or ""
-    # One text for all rows of one question, so it is asked of one teacher, the same for every row.
+    # One text for all rows of one question, so it is asked of one teacher, the same for every row; not of one with a quota.
     asked = row.question(
         "observe", plan.prompts[_OBSERVE], 0, picture=False, temperature=0.0, max_tokens=_OBSERVE_TOKENS
     )
-    said = await row.ask(next(iter(plan.teachers)), asked)
+    said = await row.ask(next(name for name in plan.teachers if name not in plan.cot.quotas), asked)
     observe = " ".join(plain_text(said).split()).rstrip(" .") if said.refused is None else ""
     # It would stand in every row's prompt.
     return "" if special_token_in(observe, plan.special_tokens) else observe

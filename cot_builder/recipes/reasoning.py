@@ -79,6 +79,19 @@ def problems(cot: CotConfig, teachers: dict[str, TeacherConfig], prompts: dict[s
         yield f"cot.cross_check.teacher: {reader} is offline and reads nothing; name a served teacher"
     if reader is None and len(served) < 2:
         yield "cot.cross_check: needs a second served teacher to read the reasoning; name one in cross_check.teacher"
+    elif reader is None:
+        yield from _unread(cot, served)
+
+
+def _unread(cot: CotConfig, served: list[str]) -> Iterator[str]:
+    """Teachers whose replies only one with a quota could read, which is for the rows that it is asked about."""
+    for author in served:
+        others = [name for name in served if name != author]
+        if set(others) <= set(cot.quotas):
+            yield (
+                f"cot.cross_check: what {author} writes would be read by {' or '.join(others)}, whose quota counts no reading; "
+                "name a reader in cross_check.teacher, or leave the quota out"
+            )
 
 
 async def settle(row: Row) -> Outcome:

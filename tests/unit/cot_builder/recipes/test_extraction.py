@@ -49,6 +49,15 @@ def test_the_question_about_the_question_is_the_same_request_for_every_row(tmp_p
     assert len(keys["description"]) == 6
 
 
+def test_what_to_observe_is_not_asked_of_a_teacher_with_a_quota(tmp_path):
+    build = Scripted(tmp_path, teachers=2, recipe="extraction", quotas={"a": 1})
+    for index in range(6):
+        build.settle(lambda _, q: SAYINGS[q.mode], index)
+    assert {name for name, question in build.asked if question.mode == "observe"} == {"b"}
+    with pytest.raises(UserError, match="one teacher is asked what to observe for all questions, and each has a quota"):
+        _ = Scripted(tmp_path, teachers=2, rows=4, recipe="extraction", quotas={"a": 4, "b": 4}).plan
+
+
 def test_a_description_that_repeats_itself_is_rejected_and_asked_again(tmp_path):
     build = Scripted(tmp_path, recipe="extraction", attempts=2)
     loop = "A man walks along the road by the sea. " * 12

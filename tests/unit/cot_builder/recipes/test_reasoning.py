@@ -254,6 +254,15 @@ class TestCrossCheck:
         with pytest.raises(UserError, match="is offline and reads nothing; name a served teacher"):
             _ = Scripted(tmp_path, cross_check={"teacher": str(tmp_path / "offline.yaml")}).plan
 
+    def test_a_teacher_with_a_quota_reads_nothing_of_its_own_accord(self, tmp_path):
+        plan = Scripted(tmp_path, teachers=3, rows=60, quotas={"c": 2}, cross_check={}).plan
+        for author, reader in (("a", {"b"}), ("b", {"a"}), ("c", {"a", "b"})):
+            assert {plan.reader(author, row) for row in plan.split.rows} == reader
+        with pytest.raises(UserError, match="what a writes would be read by b, whose quota counts no reading"):
+            _ = Scripted(tmp_path, teachers=2, quotas={"b": 2}, cross_check={}).plan
+        # Who names it means it.
+        _ = Scripted(tmp_path, teachers=2, quotas={"b": 2}, cross_check={"teacher": str(tmp_path / "b.yaml")}).plan
+
     def test_a_reader_that_refuses_says_nothing_of_the_reasoning(self, tmp_path):
         build = Scripted(tmp_path, teachers=2, cross_check={})
         refusal = Reply("", refused="HTTP 400: structured_outputs is unknown")

@@ -8,6 +8,7 @@ changing a prompt asks again.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -45,6 +46,7 @@ CREATE TABLE IF NOT EXISTS exported (
 """
 _COLUMNS = "key, row_id, teacher, attempt, request, reply, unix_time"
 _INSERT = f"({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_EXPORTED = "key, row_id, teacher, attempt, request"
 _UNLESS_KNOWN = """ON CONFLICT (key) DO UPDATE SET reply = excluded.reply, unix_time = excluded.unix_time
 WHERE json_extract(replies.reply, '$.refused') IS NOT NULL AND json_extract(excluded.reply, '$.refused') IS NULL"""
 """What is known stays, but for a refusal that has been asked again since."""
@@ -200,6 +202,8 @@ def _salvage(path: Path, error: sqlite3.DatabaseError) -> sqlite3.Connection:
     db = _open(fresh)
     db.execute("BEGIN")
     db.executemany(f"INSERT OR IGNORE INTO replies {_INSERT}", _readable(path))
+    # A batch that is under way is paid for: without these its replies would belong to nothing.
+    db.executemany(f"INSERT OR IGNORE INTO exported ({_EXPORTED}) VALUES (?, ?, ?, ?, ?)", _readable_exports(path))
     db.execute("COMMIT")
     saved = db.execute("SELECT COUNT(*) FROM replies").fetchone()[0]
     db.close()
@@ -236,5 +240,17 @@ def _readable(path: Path) -> Iterator[tuple[Any, ...]]:
                 continue
             misses = 0
             yield row
+    finally:
+        db.close()
+
+
+def _readable_exports(path: Path) -> Iterator[tuple[Any, ...]]:
+    """What a damaged file still gives of the requests that were exported: from both ends up to the pages that are lost."""
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    try:
+        for order in ("ASC", "DESC"):
+            # A page that is lost, or a file of before there were exports.
+            with contextlib.suppress(sqlite3.DatabaseError):
+                yield from db.execute(f"SELECT {_EXPORTED} FROM exported ORDER BY key {order}")
     finally:
         db.close()

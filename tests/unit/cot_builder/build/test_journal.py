@@ -82,6 +82,25 @@ def test_a_damaged_file_is_moved_aside_and_what_it_still_gives_is_kept(tmp_path,
     assert held(tmp_path, range(300)) == set(range(300))
 
 
+@pytest.mark.parametrize("share", [0.3, 0.8])
+def test_a_batch_that_was_exported_from_a_damaged_file_is_still_taken_in(tmp_path, share):
+    fill(tmp_path, range(300))
+    exported = [request(number) for number in range(300, 600)]
+    with ReplyCache(tmp_path) as journal:
+        for each in exported:
+            journal.export(each, row_id="row", teacher="t", attempt=0)
+    raw = bytearray((tmp_path / "replies.sqlite").read_bytes())
+    # One page, among the replies or among the exports.
+    page = int(len(raw) * share) // 4096 * 4096
+    raw[page : page + 4096] = b"\xff" * 4096
+    (tmp_path / "replies.sqlite").write_bytes(raw)
+    with ReplyCache(tmp_path) as journal:
+        assert list(tmp_path.glob("replies.damaged-*.sqlite"))
+        counts = journal.take_in((each.key, Reply("paid for")) for each in exported)
+    # All but those of the page, or of the pages that only it led to.
+    assert counts["new"] >= 240
+
+
 @pytest.mark.parametrize(
     "patch",
     [

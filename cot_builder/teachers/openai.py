@@ -35,7 +35,7 @@ from cot_builder.teachers.images import ENCODING
 from pipeline.data.images import ImageError
 from pipeline.data.questions.image_marks import split_at_marks, without_marks
 from pipeline.files import digest, weights_digest
-from pipeline.runs.phases import SERVED_AS
+from pipeline.runs.phases import served_as_key
 from pipeline.system.chat_api import (
     DENIED,
     ErrorReply,
@@ -85,6 +85,7 @@ class OpenAITeacher:
         self._client = ChatClient(api_key(config) or "EMPTY", self.concurrency, min(10.0, 0.9 * config.timeout))
         # A model that is a folder here can be trained anew under the same path.
         self._revision = config.revision or weights_digest(Path(config.model))
+        self._served_as = served_as_key(config.serve)
 
     def leave_out(self, fields: Iterable[str]) -> None:
         """Send no such fields, or under their other name, as is done of itself once a server refuses them."""
@@ -114,9 +115,8 @@ class OpenAITeacher:
             "picture_first": question.picture_first,
             "sampling": sampling,
         }
-        served_as = {flag: value for flag, value in config.serve.items() if flag in SERVED_AS}
-        if served_as:
-            record["served_as"] = served_as
+        if self._served_as:
+            record["served_as"] = self._served_as
         if question.pictures:
             digests = [picture.digest for picture in question.pictures]
             record["image_sha256"] = digests[0] if len(digests) == 1 else digests

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,12 +74,18 @@ TRANSPORT = ("base_urls", "api_key_env", "timeout", "retries", "patience", "conc
 """Keys of a teacher's file that say where, how fast and with what patience it is asked, and change no reply."""
 SERVED_AS = (
     "chat-template",
+    "chat-template-content-format",
     "code-revision",
     "default-chat-template-kwargs",
+    "default-mm-loras",
     "dtype",
     "generation-config",
     "hf-overrides",
+    "interleave-mm-strings",
     "kv-cache-dtype",
+    "logits-processors",
+    "lora-modules",
+    "media-io-kwargs",
     "mm-processor-kwargs",
     "override-generation-config",
     "quantization",
@@ -87,12 +95,33 @@ SERVED_AS = (
     "tokenizer-revision",
 )
 """Flags of a teacher's `serve` block that do change its replies."""
+_FILES = ("chat-template", "generation-config", "tokenizer")
+"""Those that may name a file or a folder."""
+
+
+def served_as_key(serve: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of a teacher's `serve` block changes its replies; a file or folder that lies here by what it holds."""
+    return {flag: _held(flag, value) for flag, value in serve.items() if flag in SERVED_AS}
+
+
+def _held(flag: str, value: Any) -> Any:
+    """The digest of what a flag's file or folder holds, for it may be edited under its name; else the value."""
+    if flag not in _FILES or not isinstance(value, str) or value in ("auto", "vllm"):
+        return value
+    named = os.path.expanduser(value)
+    # Not Path.is_file, which a long template in the place of its file makes raise.
+    if os.path.isfile(named):
+        return {"sha256": file_digest(Path(named))}
+    if os.path.isdir(named):
+        told = (each for each in Path(named).iterdir() if each.suffix in (".json", ".jinja", ".model", ".txt"))
+        return {"sha256": digest({file.name: file_digest(file) for file in sorted(told)})}
+    return value
 
 
 def _teacher(name: str) -> Any:
     path = CONFIGS / "teachers" / f"{name}.yaml"
     settings = yaml.safe_load((path if path.is_file() else Path(name)).read_text())
-    served_as = {flag: value for flag, value in (settings.get("serve") or {}).items() if flag in SERVED_AS}
+    served_as = served_as_key(settings.get("serve") or {})
     own = {key: value for key, value in settings.items() if key not in TRANSPORT}
     return {**own, **({"serve": served_as} if served_as else {})}
 

@@ -75,7 +75,7 @@ def test_whatever_changes_the_reply_changes_the_key(key_of, tmp_path):
     other_task = dataclasses.replace(TASK, question="Which?")
     changes = [
         {"model": "other"}, {"revision": "v2"}, {"temperature": 0.1}, {"top_p": 0.5}, {"max_tokens": 7}, {"image_size": 64},
-        {"extra_body": {"top_k": 5}}, {"serve": {"quantization": "awq"}},
+        {"extra_body": {"top_k": 5}}, {"serve": {"quantization": "awq"}}, {"serve": {"media-io-kwargs": {"image": {}}}},
         {"row": "other"}, {"label": "fear"}, {"attempt": 1}, {"prompt": "answer_hidden_v1"},
         {"task": other_task}, {"seed": 1}, {"path": other_image}, {"seen": False}, {"mode": "check_image"},
         {"prompt": "answer_given_v2"}, {"prompt": "answer_given_v2", "hints": [{"name": "scene", "value": "alley"}]},
@@ -110,6 +110,24 @@ def test_a_changed_prompt_file_changes_the_key(key_of, monkeypatch, tmp_path):
     (folder / "answer_given_v1.jinja").write_text("{# reworded #}" + source)
     monkeypatch.setattr("cot_builder.prompts.FOLDER", folder)
     assert key_of() != before
+
+
+@pytest.mark.parametrize(
+    ("flag", "file"),
+    [("chat-template", ""), ("generation-config", "generation_config.json"), ("tokenizer", "vocab.json")],
+)
+def test_a_file_that_a_server_reads_counts_by_what_it_holds(key_of, tmp_path, flag, file):
+    def told(text, name):
+        named = tmp_path / name
+        (named if file else tmp_path).mkdir(exist_ok=True)
+        (named / file if file else named).write_text(text)
+        return {"serve": {flag: str(named)}}
+
+    before = key_of(**told("one", "a"))
+    assert key_of(**told("one", "moved")) == before
+    assert key_of(**told("two", "a")) != before
+    # A template itself, longer than any name of a file.
+    assert key_of(serve={flag: "{{ bos }}" * 1000}) != before
 
 
 VALUES = {

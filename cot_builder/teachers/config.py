@@ -26,6 +26,8 @@ from pipeline.errors import UserError, did_you_mean
 TEACHERS = CONFIGS / "teachers"
 ATTRIBUTES = ("scene", "object", "facial_expression", "human_action", "brightness", "colorfulness")
 """EmoSet's annotation keys, in the order the attribute teacher names them."""
+_SECRETS = {"api-key": "VLLM_API_KEY", "hf-token": "HF_TOKEN"}
+"""Flags of a server that hold a secret: the variable of the environment that takes their place."""
 DESCRIPTION = "description"
 """Names the description of the row's class (task.descriptions), for label sets whose images carry no annotation."""
 
@@ -217,6 +219,11 @@ class OpenAIConfig:
             problems.append(
                 "serve.revision: is not read here; set revision: beside serve:, which is given to the server too"
             )
+        problems += [
+            f"serve.{flag}: is a secret, which the manifest and the command would show; set {variable} where the server starts"
+            for flag, variable in _SECRETS.items()
+            if self.serve.get(flag)
+        ]
         if self.api_key_env and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", self.api_key_env):
             problems.append("api_key_env: must be the NAME of an environment variable, not the key itself")
         minima = {"temperature": 0, "max_tokens": 1, "image_size": 1, "timeout": 0.001, "retries": 0, "patience": 0}

@@ -199,6 +199,10 @@ def test_a_misspelt_teacher_names_the_nearest():
             "kind: openai\nmodel: m\nbase_urls: ['http://host/v1']\nserve: {revision: v2}",
             "serve.revision: is not read here; set revision:",
         ),
+        (
+            "kind: openai\nmodel: m\nbase_urls: ['http://host/v1']\nserve: {api-key: sk-12}",
+            "serve.api-key: is a secret, which the manifest and the command would show",
+        ),
         ("[1, 2]", "kind: None"),
     ],
 )

@@ -24,7 +24,7 @@ from urllib.parse import urlsplit
 from pipeline import command_line
 from pipeline.errors import UserError
 from pipeline.files import is_path
-from pipeline.system.vllm_server import open_url, serve_command, serve_environment
+from pipeline.system.vllm_server import open_url, serve_command, serve_environment, unknown_flag
 
 if TYPE_CHECKING:
     from cot_builder.teachers.config import OpenAIConfig
@@ -57,6 +57,7 @@ def _serve(teacher: str, port: int | None, extra: Sequence[str], *, dry_run: boo
     from pipeline.system.hardware import visible_gpus
 
     config = load_served(teacher)
+    check_flags(teacher, config)
     check_words(extra)
     port = port or port_of(config)
     cpu = visible_gpus() == 0
@@ -101,6 +102,17 @@ def load_served(teacher: str) -> OpenAIConfig:
 def port_of(config: OpenAIConfig) -> int:
     """Return where a teacher's server listens: as its `serve:` flags say, else as its first address does."""
     return int(config.serve.get("port") or urlsplit(config.base_urls[0]).port or DEFAULT_PORT)
+
+
+def check_flags(teacher: str, config: OpenAIConfig) -> None:
+    """Refuse flags of `serve:` that the vLLM of this machine has not: it says so late, after other servers have loaded.
+
+    Raises:
+        UserError: naming each, with the nearest flag there is.
+    """
+    told = {flag: unknown_flag(flag) for flag in config.serve}
+    if problems := [f"teacher {teacher}: serve.{flag}: {why}" for flag, why in told.items() if why]:
+        raise UserError(problems)
 
 
 def check_words(words: Sequence[str]) -> None:

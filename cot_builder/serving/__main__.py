@@ -19,7 +19,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from cot_builder.serve import DEFAULT_PORT, LOCAL, check_model, check_port, load_served, not_installed, port_of
+from cot_builder.serve import (
+    DEFAULT_PORT,
+    LOCAL,
+    check_flags,
+    check_model,
+    check_port,
+    load_served,
+    not_installed,
+    port_of,
+)
 from cot_builder.serving.server_processes import Server, running, wait_until_healthy
 from pipeline import command_line
 from pipeline.errors import UserError
@@ -100,7 +109,7 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
         The servers, and the overrides that tell the build where they are if not at the addresses it knows.
 
     Raises:
-        UserError: when a port is taken or wanted twice, a model is not there, or the GPUs do not suffice.
+        UserError: when a port is taken or wanted twice, a model is not there, vLLM has no such flag, or the GPUs do not suffice.
     """
     from cot_builder.teachers.config import OpenAIConfig, load_teacher, short_name
 
@@ -121,6 +130,7 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
         for position, url in enumerate(urls):
             if urlsplit(url).hostname in LOCAL:
                 check_model(teacher.model)
+                check_flags(name, teacher)
                 port = (urlsplit(url).port or DEFAULT_PORT) if base_port is None else base_port + len(wanted)
                 wanted.append((name, file, port, teacher))
                 urls = [*urls[:position], f"http://127.0.0.1:{port}/v1", *urls[position + 1 :]]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.config.derived import SPREAD_OVER, gpus_per_engine, processes_per_node
-from pipeline.config.families import flag_problems
+from pipeline.config.derived import gpus_per_engine, processes_per_node
+from pipeline.config.families import SPREAD_OVER, flag_problems
 from pipeline.config.schema import RunConfig
 from pipeline.config.trainer_options import trainer_fields
-from pipeline.errors import did_you_mean
-from pipeline.system.vllm_server import known_flags
+from pipeline.system.vllm_server import unknown_flag
 
 OWN_FLAGS = ("host", "port", "uds", "model", "served-model-name", "worker-extension-cls", "api-key")
 """Flags of a rollout server by which its stage reaches it."""
@@ -29,21 +28,14 @@ def rollout_flag_problems(config: RunConfig, gpus: int) -> Iterator[str]:
             told = ["is set by the stage, which reaches its server by it; leave it out"]
         elif name == "data-parallel-size":
             told = [f"follows from the server's GPUs and {' and '.join(SPREAD_OVER)}; leave it out"]
-        elif name in SPREAD_OVER and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            told = [f"{value!r} must be a whole number of at least 1"]
         else:
-            told = [one.partition(": ")[2] for one in flag_problems({flag: value})] or list(_unknown(name))
+            told = [one.partition(": ")[2] for one in flag_problems({flag: value})]
+            told += [other for other in [unknown_flag(name)] if other and not told]
         yield from (f"launch.rollout_flags.{flag}: {one}" for one in told)
         wrong |= {name} if told else set()
     if not wrong.intersection(SPREAD_OVER):
         yield from _spread(config, gpus)
     yield from _lengths(config)
-
-
-def _unknown(name: str) -> Iterator[str]:
-    known, name = known_flags(), name.partition(".")[0]
-    if known and name not in known and name.removeprefix("no-") not in known:
-        yield f"is no flag of the installed vLLM; {did_you_mean(name, known)}"
 
 
 def _spread(config: RunConfig, gpus: int) -> Iterator[str]:

@@ -9,15 +9,13 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.families import SPREAD_OVER
 from pipeline.config.loader import CONFIGS
 from pipeline.config.schema import DistillConfig, RunConfig, StageConfig, split_parent
 from pipeline.config.trainer_options import trainer_fields
 from pipeline.run_dir import BASE, COT
 from pipeline.system import multinode
 from pipeline.system.hardware import gpu_names, visible_gpus
-
-SPREAD_OVER = ("tensor-parallel-size", "pipeline-parallel-size")
-"""Flags of vLLM that say over how many GPUs an engine is spread."""
 
 
 def deepspeed_file(config: RunConfig) -> Path | None:

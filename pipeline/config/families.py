@@ -176,6 +176,10 @@ def vllm_flags(folder: Path, given: Mapping[str, Any]) -> dict[str, Any]:
 
 READ_HERE = ("mm-processor-kwargs", "hf-overrides", "limit-mm-per-prompt")
 """Flags of a server whose fields are read or added to here."""
+SPREAD_OVER = ("tensor-parallel-size", "pipeline-parallel-size")
+"""Flags that say over how many GPUs an engine is spread."""
+_COUNTS = (*SPREAD_OVER, "data-parallel-size", "data-parallel-size-local")
+"""Flags by which the GPUs of a server are counted."""
 _ABBREVIATED, _SHORT_IN_FULL = 3, ("uds",)
 """Letters of the longest of vLLM's abbreviations, such as -dpn, and the flags that have no more in full."""
 
@@ -197,6 +201,12 @@ def flag_problems(flags: Mapping[str, Any]) -> Iterator[str]:
             yield f"{flag}: is written {written}, without leading dashes and with no _"
         elif name in READ_HERE and not isinstance(value, Mapping | None):
             yield f"{flag}: {value!r} must be a mapping, such as {{image: 1}}"
+        elif name in _COUNTS and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            yield f"{flag}: {value!r} must be a whole number of at least 1"
+        elif name == "gpu-memory-utilization" and (
+            isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1
+        ):
+            yield f"{flag}: {value!r} must be a number above 0 and at most 1"
 
 
 def _picture_settings(folder: Path) -> dict[str, Any]:

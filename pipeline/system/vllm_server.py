@@ -21,7 +21,7 @@ import urllib.request
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pipeline.errors import UserError
+from pipeline.errors import UserError, did_you_mean
 from pipeline.system.processes import (
     STOP_SECONDS,
     child_environment,
@@ -83,14 +83,17 @@ def serve_command(model: str, flags: Mapping[str, object], extra: Sequence[str],
 
 @functools.cache
 def known_flags() -> frozenset[str]:
-    """Return the names of the flags of the installed vLLM's server, none without one.
+    """Return the names of the flags of the installed vLLM's server, none without one or where it keeps them elsewhere.
 
     They are read from its source: its own parser takes 20 s to import.
     """
     spec = importlib.util.find_spec("vllm")
     folder = Path(spec.origin).parent if spec and spec.origin else None
+    arguments = folder / "engine" / "arg_utils.py" if folder else None
+    if folder is None or arguments is None or not arguments.is_file():
+        return frozenset()
     found = set()
-    for file in (folder / "engine" / "arg_utils.py", *folder.glob("entrypoints/*/cli_args.py")) if folder else ():
+    for file in (arguments, *folder.glob("entrypoints/*/cli_args.py")):
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.ClassDef):
                 fields = (one.target for one in node.body if isinstance(one, ast.AnnAssign))
@@ -101,6 +104,16 @@ def known_flags() -> frozenset[str]:
                 words = (str(word.value) for word in node.args if isinstance(word, ast.Constant))
                 found |= {word.removeprefix("--") for word in words if word.startswith("--")}
     return frozenset(found)
+
+
+def unknown_flag(flag: str) -> str | None:
+    """Return why a server of the installed vLLM would end at a flag, with the nearest one; None where it takes it, or none is
+    installed.
+    """
+    known, name = known_flags(), flag.partition(".")[0]
+    if not known or known & {name, name.removeprefix("no-")}:
+        return None
+    return f"is no flag of the installed vLLM; {did_you_mean(name, known)}"
 
 
 def serve_environment(*, cpu: bool, **more: str) -> dict[str, str]:

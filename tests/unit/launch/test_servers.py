@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from cot_builder.serving.__main__ import assign_gpus, override, plan
 from pipeline.config.loader import load
 from pipeline.errors import UserError
 from pipeline.runs.phases import SERVED_AS
+from pipeline.system import vllm_server
 from tests.waiting import wait_for
 
 FAKE_VLLM = '''
@@ -381,6 +383,32 @@ def test_flags_that_change_replies_are_not_taken_beside_the_file(
     assert "--revision: is other weights; write it to revision: of the teacher's file" in caplog.text
     assert serve.main([str(bench.folder / "left.yaml"), "--dry-run", *words[-2:]]) == 0
     assert "--max-model-len 512" in capsys.readouterr().out
+
+
+def test_a_flag_that_vllm_does_not_have_is_told_before_a_model_is_loaded(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(vllm_server, "known_flags", lambda: frozenset({"max-model-len", "async-scheduling"}))
+    bench.teachers["right"]["serve"] = {"max-modellen": 512, "no-async-scheduling": True}
+    config = load(bench.config())
+    told = "teacher right: serve.max-modellen: is no flag of the installed vLLM; did you mean max-model-len?"
+    with pytest.raises(UserError, match=re.escape(told)) as caught:
+        plan(config)
+    assert len(caught.value.problems) == 1
+    assert serve.main([str(bench.folder / "right.yaml"), "--dry-run"]) == 2
+    assert "serve.max-modellen: is no flag of the installed vLLM" in caplog.text
+    # A server elsewhere may be of another vLLM.
+    plan(load(bench.config(), ["cot.endpoints.right=[http://node1:8000/v1]"]))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [("gpu-memory-utilization", "90%"), ("tensor-parallel-size", "two"), ("data-parallel-size", None)],
+)
+def test_what_gpus_are_counted_by_is_a_number(bench: Bench, flag: str, value: object) -> None:
+    bench.teachers["right"]["serve"] = {flag: value}
+    with pytest.raises(UserError, match=f"serve.{flag}: {value!r} must be a"):
+        plan(load(bench.config()))
 
 
 def test_a_teacher_that_is_a_composed_student_is_computed_by_transformers(

@@ -9,13 +9,14 @@ from pathlib import Path
 import pytest
 import yaml
 
-from pipeline.checks import rollout_flags, run
+from pipeline.checks import run
 from pipeline.checks import trainer as checks_trainer
 from pipeline.config import derived
 from pipeline.config.derived import deepspeed_file
 from pipeline.config.loader import CONFIGS, load
 from pipeline.config.schema import RunConfig
 from pipeline.errors import UserError
+from pipeline.system import vllm_server
 
 S1 = "stages.stage1_sft"
 S2, S3, S4 = "stages.stage2_grpo_format", "stages.stage3_grpo_accuracy", "stages.stage4_clgrpo"
@@ -539,13 +540,13 @@ def test_a_server_s_gpus_have_to_be_shared_out_to_its_engines(
 
 
 def test_a_flag_that_vllm_does_not_have_is_told_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rollout_flags, "known_flags", lambda: frozenset({"max-model-len", "async-scheduling"}))
+    monkeypatch.setattr(vllm_server, "known_flags", lambda: frozenset({"max-model-len", "async-scheduling"}))
     (told,) = problems("launch.rollout_flags={max-modellen: 8192, no-async-scheduling: true}")
     assert told.startswith(
         "launch.rollout_flags.max-modellen: is no flag of the installed vLLM; did you mean max-model-len?"
     )
     # Without vLLM nobody knows its flags.
-    monkeypatch.setattr(rollout_flags, "known_flags", frozenset)
+    monkeypatch.setattr(vllm_server, "known_flags", frozenset)
     assert problems("launch.rollout_flags={max-modellen: 8192}") == []
 
 

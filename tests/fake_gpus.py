@@ -14,6 +14,7 @@ each() { i=0; while [ $i -lt {count} ]; do echo "$1"; i=$((i + 1)); done; }
 case "$*" in
   -L) i=0; while [ $i -lt {count} ]; do echo "GPU $i: {name} (UUID: GPU-$i)"; i=$((i + 1)); done ;;
   *memory.free*) i=0; while [ $i -lt {count} ]; do echo "$i, GPU-$i, {free}"; i=$((i + 1)); done ;;
+  *memory.total*) i=0; while [ $i -lt {count} ]; do echo "$i, GPU-$i, {total}"; i=$((i + 1)); done ;;
   *driver_version*) each {driver} ;;
   *) exit 9 ;;
 esac
@@ -28,6 +29,7 @@ def put_on_path(
     name: str = "NVIDIA H100 80GB HBM3",
     driver: str = "580.65.06",
     free: int | str = 80000,
+    total: int = 81559,
     visible: str | None = None,
 ) -> None:
     """Simulate the driver's GPUs, for this process and its children.
@@ -36,9 +38,10 @@ def put_on_path(
         folder: where the stand-in is written; an empty one.
         count: GPUs it lists.
         free: MiB free on each; words of a shell may ask for its number, $i.
+        total: MiB of each.
         visible: CUDA_VISIBLE_DEVICES; None leaves it unset.
     """
-    words = {"count": count, "name": name, "driver": driver, "free": free}
+    words = {"count": count, "name": name, "driver": driver, "free": free, "total": total}
     script = NVIDIA_SMI
     for key, value in words.items():
         script = script.replace(f"{{{key}}}", str(value))

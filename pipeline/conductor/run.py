@@ -7,7 +7,7 @@ import contextlib
 import logging
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from pipeline.conductor.cot_rows import (
 )
 from pipeline.conductor.own_pictures import compare_own_pictures, shared_lines
 from pipeline.conductor.pictures import picture_lines
+from pipeline.conductor.room import room_problems
 from pipeline.conductor.schedule import beside, parallel_phases, requirements, teacher_bytes
 from pipeline.conductor.side_by_side import dies_by, failure, run_side_by_side
 from pipeline.conductor.status import in_use
@@ -41,6 +42,7 @@ from pipeline.data.training_rows import asked_rows
 from pipeline.errors import UserError
 from pipeline.formatting import size
 from pipeline.run_dir import BASE, COT, RunDir, in_order_of_deletion
+from pipeline.runs.handover import COMPLETE, TRAINED
 from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.system import multinode
 from pipeline.system.fork_server import fork_server
@@ -132,8 +134,11 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, opene
                 log.info(line)
 
     names = _phases_to(config, arguments.to) if arguments.to else phase_names(config)
-    if arguments.clean:
-        _clean(config, run, arguments.clean)
+    doomed = _doomed(config, run, arguments.clean) if arguments.clean else set()
+    # Before rows are paid for, or what there is of them is deleted.
+    if problems := list(room_problems(config, run, [*doomed, *(name for name in names if not _is_done(run, name))])):
+        raise UserError(problems)
+    _clean(config, run, doomed)
     _refuse_stale(config, run)
     pictures = picture_lines(config, run, opened.task)
     for note in (*opened.told, *pictures, *opened.notes, *check_cot_rows(config, run)):
@@ -219,29 +224,35 @@ def _refuse_stale(config: RunConfig, run: RunDir) -> None:
         )
 
 
-def _clean(config: RunConfig, run: RunDir, phase: str) -> None:
-    """Delete a phase and every later one that was made from it, but no reply of a teacher."""
+def _is_done(run: RunDir, name: str) -> bool:
+    return (run.record(name) or {}).get("status") in (TRAINED, COMPLETE)
+
+
+def _doomed(config: RunConfig, run: RunDir, phase: str) -> set[str]:
+    """A phase and every later one that was made from it."""
     names = phase_names(config)
-    if phase == "all":
-        doomed = set(names)
-    else:
-        doomed = {phase if phase in names else config.stage_name(phase)}
+    doomed = {*names} if phase == "all" else {phase if phase in names else config.stage_name(phase)}
     if COT in doomed:
-        if config.cot is not None and config.cot.from_ is not None:
-            # What cannot be had again is not deleted.
-            check_source(config, run, load_run_task(config, run), again=True)
         doomed |= {name for name in names if name != COT and (run.record(name) or {}).get("data_digest")}
     for name in names:
         if parent_of(config, name) in doomed:
             doomed.add(name)
-    used = [run.phase(name) for name in names if name in doomed and in_use(run.phase(name))]
+    return doomed
+
+
+def _clean(config: RunConfig, run: RunDir, doomed: Collection[str]) -> None:
+    """Delete phases, but no reply of a teacher."""
+    names = [name for name in phase_names(config) if name in doomed]
+    if COT in doomed and config.cot is not None and config.cot.from_ is not None:
+        # What cannot be had again is not deleted.
+        check_source(config, run, load_run_task(config, run), again=True)
+    used = [run.phase(name) for name in names if in_use(run.phase(name))]
     problems = [f"{folder} is in use by another process; wait for it or stop it" for folder in used]
     # What cannot be trained again is not deleted.
     if problems := [*problems, *teacher_problems(config, doomed)]:
         raise UserError(problems)
     for name in names:
-        if name in doomed:
-            _delete(run.phase(name))
+        _delete(run.phase(name))
 
 
 def _delete(folder: Path) -> None:

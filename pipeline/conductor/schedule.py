@@ -128,8 +128,13 @@ def teacher_bytes(config: RunConfig, stage: StageConfig) -> int | None:
     assert stage.distill is not None
     files = sorted(Path(stage.distill.teacher).expanduser().glob("*.safetensors"))
     numbers = sum(math.prod(shape) for file in files for _, shape in tensor_shapes(file).values())
+    return numbers * number_bytes(config) if files else None
+
+
+def number_bytes(config: RunConfig) -> int:
+    """Return the bytes of a weight in the precision that a run computes in."""
     half = config.model.dtype == "bfloat16" or (config.model.dtype == "auto" and visible_gpus() > 0)
-    return numbers * (2 if half else 4) if files else None
+    return 2 if half else 4
 
 
 def lacks_room(config: RunConfig, run: RunDir, name: str, running: Sequence[str], at_start: int) -> str | None:

@@ -55,21 +55,30 @@ def free_memory(names: Sequence[str] = ()) -> list[int]:
     a slice of one (MIG) is.
     """
     if visible_gpus():
-        query = ["nvidia-smi", "--query-gpu=index,uuid,memory.free", "--format=csv,noheader,nounits"]
-        try:
-            listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
-            free = [(number, uuid, int(mib) << 20) for number, uuid, mib in (line.split(", ") for line in listed)]
-        except (OSError, ValueError, subprocess.SubprocessError):
-            return []
-        return [
-            bytes_
-            for name in names or gpu_names()
-            for number, uuid, bytes_ in free
-            if name == number or (name.startswith("GPU-") and uuid.startswith(name))
-        ]
+        return _asked_of_gpus("memory.free", names)
     import psutil
 
     return [min([int(psutil.virtual_memory().available), *_container_memory()])]
+
+
+def gpu_memory(names: Sequence[str] = ()) -> list[int]:
+    """Return the bytes of these GPUs, taken ones too, named and left out as `free_memory` says; none where there are none."""
+    return _asked_of_gpus("memory.total", names) if visible_gpus() else []
+
+
+def _asked_of_gpus(what: str, names: Sequence[str]) -> list[int]:
+    query = ["nvidia-smi", f"--query-gpu=index,uuid,{what}", "--format=csv,noheader,nounits"]
+    try:
+        listed = subprocess.run(query, capture_output=True, text=True, timeout=30, check=True).stdout.splitlines()
+        found = [(number, uuid, int(mib) << 20) for number, uuid, mib in (line.split(", ") for line in listed)]
+    except (OSError, ValueError, subprocess.SubprocessError):
+        return []
+    return [
+        bytes_
+        for name in names or gpu_names()
+        for number, uuid, bytes_ in found
+        if name == number or (name.startswith("GPU-") and uuid.startswith(name))
+    ]
 
 
 def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:

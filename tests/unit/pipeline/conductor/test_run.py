@@ -341,6 +341,19 @@ def test_a_stage_whose_teacher_is_gone_is_not_deleted(run: RunDir, here: str, st
     assert started == []
 
 
+def test_what_does_not_fit_is_not_deleted_for_it(
+    run: RunDir, here: str, started: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finish(run, *PHASES)
+    asked: list[list[str]] = []
+    monkeypatch.setattr(conductor_run, "room_problems", lambda *these: asked.append(sorted(these[2])) or ["too large"])
+    with pytest.raises(UserError, match="too large"):
+        __main__.main(["run", "--config", "demo_scenes", here, "--clean", "stage3"])
+    assert asked == [PHASES[5:]]
+    assert run.record("stage3_grpo_accuracy") is not None
+    assert started == []
+
+
 def test_complete_cot_rows_are_not_built_again(run: RunDir, here: str, started: list[str]) -> None:
     finish(run, COT)
     (run.cot / "train.parquet").write_bytes(b"rows")

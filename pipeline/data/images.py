@@ -82,7 +82,7 @@ def open_rgb(path: Path, max_pixels: int = MAX_PIXELS, longest_side: int | None 
     """Decode a picture to RGB, upright.
 
     EXIF orientation is applied; transparency is laid over white (the colour stored under it is arbitrary); 16-bit grey
-    is scaled to 8 bits rather than clipped; an animation gives its first frame.
+    is scaled to 8 bits rather than clipped, and 32-bit values that would be are refused; an animation gives its first frame.
 
     Args:
         path: the file.
@@ -187,15 +187,34 @@ def _register_heic() -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     # It would copy a picture that is upright.
     ImageOps.exif_transpose(image, in_place=True)
+    if image.mode in ("I", "F"):
+        _check_depth(image)
     if image.mode.startswith("I"):
         # convert() clips at 255, which turns a 16-bit picture white. Mode I may also hold plain 8-bit values.
         deep = image.mode != "I" or image.getextrema()[1] > 255  # type: ignore[operator]
+        # Of the other byte order Pillow scales no values.
+        image = image if image.mode == "I;16" else image.convert("I")
         image = (image.point(lambda value: value * (1 / 256)) if deep else image).convert("L")
     if image.has_transparency_data:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image)
     return image.convert("RGB")
+
+
+def _check_depth(image: Image.Image) -> None:
+    """Refuse numbers of 32 bits of which nobody knows what is white: clipped to 8 bits they are black or white all over.
+
+    Raises:
+        ValueError: when they are no values of 8 bits, nor whole ones of 16.
+    """
+    low, high = image.getextrema()
+    assert isinstance(low, int | float)
+    assert isinstance(high, int | float)
+    if low < 0 or high > (255 if image.mode == "F" else 65535) or (image.mode == "F" and high <= 1):
+        raise ValueError(
+            f"32-bit values from {low:g} to {high:g}, of which nobody knows what is white; save 8 or 16 bits"
+        )
 
 
 def check_image(path: Path, max_pixels: int = MAX_PIXELS) -> str | None:

@@ -120,6 +120,9 @@ def test_every_pixel_format_becomes_rgb(tmp_path: Path) -> None:
     Image.new("RGBA", (8, 8), (0, 255, 0, 0)).save(tmp_path / "clear.png")
     Image.new("LA", (8, 8), (0, 0)).save(tmp_path / "clear_grey.png")
     Image.frombytes("I;16", (8, 8), struct.pack("<H", 0x8000) * 64).save(tmp_path / "deep.png")
+    Image.frombytes("I;16B", (8, 8), struct.pack(">H", 0x8000) * 64).save(tmp_path / "swapped.tiff")
+    Image.frombytes("I;16B", (8, 8), struct.pack(">H", 200) * 64).save(tmp_path / "dark.tiff")
+    Image.new("F", (8, 8), 100.4).save(tmp_path / "float.tiff")
     Image.new("I", (8, 8), 100).save(tmp_path / "shallow.tiff")
     Image.new("1", (8, 8), 1).save(tmp_path / "bits.png")
     expected = {
@@ -132,6 +135,9 @@ def test_every_pixel_format_becomes_rgb(tmp_path: Path) -> None:
         "clear_grey.png": (255, 255, 255),
         # Half of 16 bits is half of 8, not white.
         "deep.png": (128, 128, 128),
+        "swapped.tiff": (128, 128, 128),
+        "dark.tiff": (0, 0, 0),
+        "float.tiff": (100, 100, 100),
         "shallow.tiff": (100, 100, 100),
         "bits.png": (255, 255, 255),
     }
@@ -139,6 +145,21 @@ def test_every_pixel_format_becomes_rgb(tmp_path: Path) -> None:
         image = open_rgb(tmp_path / name)
         assert image.mode == "RGB", name
         assert all(abs(a - b) <= 2 for a, b in zip(image.getpixel((4, 4)), color, strict=True)), name  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("mode", "values"),
+    [("F", (0.0, 0.9)), ("F", (0.0, 4000.0)), ("F", (-1.0, 200.0)), ("I", (0, 1 << 20)), ("I", (-5, 9))],
+)
+def test_values_of_32_bits_that_would_all_turn_black_or_white_are_refused(
+    tmp_path: Path, mode: str, values: tuple[float, float]
+) -> None:
+    image = Image.new(mode, (8, 8), values[0])
+    image.putpixel((4, 4), values[1])
+    image.save(tmp_path / "measured.tiff")
+    assert check_image(tmp_path / "measured.tiff") == "unreadable_image"
+    with pytest.raises(ImageError, match="of which nobody knows what is white"):
+        open_rgb(tmp_path / "measured.tiff")
 
 
 def test_no_index_can_name_a_file_outside_the_data(tmp_path: Path) -> None:

@@ -73,6 +73,13 @@ _REFUSALS = [
     r"i am (?:just |only )?an? (?:ai|(?:large )?language model)\b",
     r"i do not have the (?:ability|capability) to\b",
     r"i am not comfortable (?:with )?(?:answering|describing|identifying|analy[sz]ing|providing)\b",
+    # A picture that never came: a right label is a lucky guess then.
+    r"there is no (?:image|picture|photo) (?:attached|provided|included|uploaded|available|to (?:see|view|analy[sz]e|look at))\b",
+    r"no (?:image|picture|photo) (?:was|is|has been) (?:attached|provided|included|uploaded|shared)\b",
+    r"i do not see (?:an?|any|the) (?:image|picture|photo)s? (?:attached|provided|uploaded|in (?:your|this|our) (?:message|chat|"
+    r"conversation|request|prompt))\b",
+    r"(?:image|picture|photo) (?:(?:is|was) not (?:visible to me|attached|uploaded)|did not (?:load|upload|come through))\b",
+    r"without (?:seeing|access to|being able to see) the (?:image|picture|photo)\b",
     r"(?:violates?|against) (?:my (?:\w+ )?|(?:our|the) (?:content|safety|usage) )(?:guidelines|polic(?:y|ies))\b",
 ]
 _REFUSALS_ZH = (
@@ -87,11 +94,16 @@ _LONG_FORMS = {
     "can not": "cannot",
     "won't": "will not",
     "don't": "do not",
+    "didn't": "did not",
+    "isn't": "is not",
+    "wasn't": "was not",
+    "there's": "there is",
 }
 
 
 def refusal(text: str) -> str | None:
-    """Return a teacher that declines or says what it is (I'm sorry, but I can't…; As an AI…); gives the words.
+    """Return a teacher that declines, says what it is (I'm sorry, but I can't…; As an AI…) or that it was shown no picture; gives
+    the words.
 
     It must be the writer who cannot, and what it cannot do must be the task: "she looks sorry", "I cannot see his face" and
     "I cannot help but feel awe" are reasoning.
@@ -152,20 +164,41 @@ _CLAUSE = 200
 _DENIED_AFTER = re.compile(r"^(?:ではな|じゃな|[이가]?\s?아니)")
 
 
+_WHAT = "answer|emotion|feeling|mood|label|class|category|choice|option|conclusion|prediction"
+_CONCLUDES = re.compile(
+    r"^\W*(?:therefore|thus|hence|consequently|in conclusion|in summary|to conclude|finally)\b|\bfinal answer\b"
+    rf"|\b(?:the|my) (?:\w+ ){{0,2}}(?:{_WHAT}) (?:\w+ ){{0,2}}(?:is|must be|has to be)\b|^\W*(?:so,? )?(?:it|this) must be\b",
+    re.IGNORECASE,
+)
+_TAKEN_BACK = re.compile(
+    r"\b(?:but|however|yet|still|wait|actually|instead|although|though|except|on second thought)\b", re.IGNORECASE
+)
+
+
 def other_conclusion(think: str, answer: str, labels: LabelSet) -> str | None:
-    """Return the label that the last sentence arrives at, where it plainly is another one than the answer.
+    """Return the label that the conclusion arrives at, where it plainly is another one than the answer.
 
     Models that have learned to write reasoning and to answer as two habits do this; a student would learn that one need not
-    follow from the other. Labels that are denied ("not fear", "rather than awe") do not count, nor do several at once.
+    follow from the other. The conclusion is the last sentence; where that names no label, the last that does, if it says of
+    itself that it concludes ("Therefore the emotion is fear. These details support it.") and nothing behind it takes it back.
+    Labels that are denied ("not fear", "rather than awe") do not count, nor do several at once.
     """
-    last = sentences(think)[-1:]
-    named = {
-        mention.label
-        for mention in (labels.mentions(last[0]) if last else ())
-        if not _DENIED.search(mention.text[max(0, mention.start - _CLAUSE) : mention.start])
-        and not _DENIED_AFTER.match(mention.text[mention.end : mention.end + _CLAUSE])
-    }
-    return named.pop() if len(named) == 1 and answer not in named else None
+    said = sentences(think)
+    for position in range(len(said) - 1, -1, -1):
+        mentions = list(labels.mentions(said[position]))
+        if not mentions:
+            continue
+        behind = said[position + 1 :]
+        if behind and (not _CONCLUDES.search(said[position]) or any(map(_TAKEN_BACK.search, behind))):
+            return None
+        named = {
+            mention.label
+            for mention in mentions
+            if not _DENIED.search(mention.text[max(0, mention.start - _CLAUSE) : mention.start])
+            and not _DENIED_AFTER.match(mention.text[mention.end : mention.end + _CLAUSE])
+        }
+        return named.pop() if len(named) == 1 and answer not in named else None
+    return None
 
 
 def length(text: str, least: int, most: int) -> tuple[str, str] | None:

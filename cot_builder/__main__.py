@@ -119,16 +119,26 @@ def _build(config: RunConfig, arguments: argparse.Namespace) -> int:
         # Not before: another build may hold the folder.
         (shards if planned.shard else write).start(planned)
         if arguments.retry:
-            log.info("%s refused requests are asked again", journal.forget_refusals())
+            log.info("%s refused requests are asked again", journal.ask_refusals_again())
         asked, seconds = build.ask(planned, journal)
         if asked.stopped_by is not None:
             return _stopped(planned, asked)
         if planned.shard:
             record = shards.finish(planned, asked, len(journal), seconds)
             return _end(planned, record, asked, f"{record['rows']} rows, {record['unasked']} unasked", "")
+        journal.let_refusals_stand()
         manifest = write.finish(planned, journal, asked, seconds)
     done = f"{planned.folder / 'train.parquet'}: complete, {asked.requests} requests this time, {seconds:.1f} s"
-    return _end(planned, manifest, asked, yields(manifest), done)
+    code = _end(planned, manifest, asked, yields(manifest), done)
+    if code or not asked.unasked:
+        return code
+    for line in asked.down:
+        log.warning(line)
+    log.warning(
+        "%s rows were not answered when they were asked again; what was refused before stands until --retry reaches their server",
+        len(asked.unasked),
+    )
+    return command_line.INCOMPLETE
 
 
 def _journal(plan: BuildPlan) -> ReplyCache:

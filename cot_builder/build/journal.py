@@ -65,6 +65,8 @@ class ReplyCache:
     def __init__(self, folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / "replies.sqlite"
+        self._again: set[str] = set()
+        """Keys of refusals that are asked again: they are not found, and replaced by what comes."""
         try:
             self._lock = acquire(folder / "lock")
         except BlockingIOError as error:
@@ -84,15 +86,37 @@ class ReplyCache:
 
     def find(self, key: str) -> Reply | None:
         """Return the reply recorded under a key."""
+        if key in self._again:
+            return None
         row = self._db.execute("SELECT reply FROM replies WHERE key = ?", (key,)).fetchone()
         return None if row is None else Reply(**json.loads(row[0]))
 
     def add(self, request: TeacherRequest, reply: Reply, *, row_id: str, teacher: str, attempt: int) -> None:
         """Record a reply; it is durable against a killed process when this returns."""
-        record, answer = json.dumps(request.record), json.dumps(vars(reply))
-        self._write(
-            f"INSERT INTO replies {_INSERT}", (request.key, row_id, teacher, attempt, record, answer, time.time())
+        values = (
+            request.key,
+            row_id,
+            teacher,
+            attempt,
+            json.dumps(request.record),
+            json.dumps(vars(reply)),
+            time.time(),
         )
+        if request.key not in self._again:
+            self._write(f"INSERT INTO replies {_INSERT}", values)
+            return
+        self._write("BEGIN", ())
+        try:
+            # What was refused stays on record.
+            self._write("UPDATE replies SET key = key || ':refused-' || number WHERE key = ?", (request.key,))
+            self._write(f"INSERT INTO replies {_INSERT}", values)
+            self._write("COMMIT", ())
+        except UserError:
+            # A full disk: replies in flight are still to come, each for itself.
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+        self._again.remove(request.key)
 
     def take_over(self, path: Path) -> int:
         """Copy the replies of another journal's file that are not here yet.
@@ -148,10 +172,18 @@ class ReplyCache:
         self._write("COMMIT", ())
         return counts
 
-    def forget_refusals(self) -> int:
-        """Let requests that a server refused (HTTP 400) be asked again; gives how many. What it said stays on record."""
+    def ask_refusals_again(self) -> int:
+        """Find no more what a server refused (HTTP 400) or failed at, so that it is asked again; gives how many there are.
+
+        What was refused holds until its request is answered, or refused once more: a server may be away.
+        """
         refused = "json_extract(reply, '$.refused') IS NOT NULL AND key NOT LIKE '%:refused-%'"
-        return self._write(f"UPDATE replies SET key = key || ':refused-' || number WHERE {refused}", ())
+        self._again = {key for (key,) in self._db.execute(f"SELECT key FROM replies WHERE {refused}")}
+        return len(self._again)
+
+    def let_refusals_stand(self) -> None:
+        """Find again what was asked again and not answered."""
+        self._again = set()
 
     def __len__(self) -> int:
         return int(self._db.execute("SELECT COUNT(*) FROM replies").fetchone()[0])

@@ -105,6 +105,24 @@ def test_many_rows_that_are_refused_again_do_not_stop_a_teacher_that_answers_oth
     assert "refuses every request" in project.manifest()["teachers_down"][0]
 
 
+def test_a_retry_whose_server_is_away_leaves_the_rows_that_there_are(project, serve, capsys):
+    stub = serve(fault=cursed("400", 5, 9))
+    project.ask(stub)
+    assert project.build() == 0
+    rows = project.parquet()
+    stub.stop()
+    assert project.build("--retry") == 3
+    assert "2 rows were not answered when they were asked again" in capsys.readouterr().err
+    assert (project.parquet(), project.manifest()["status"]) == (rows, "complete")
+    # Nobody has to be there for what is on record.
+    assert project.build() == 0
+    stub = serve(fault=lambda n, seed: "400" if n == 0 else None)
+    project.ask(stub)
+    assert project.build("--retry") == 0
+    assert len(stub.requests) == 2
+    assert project.manifest()["rejected_rows_by_reason"]["request_refused"] == 1
+
+
 @pytest.mark.parametrize("why", [{"finish_reason": "abort"}, {"finish_reason": "error", "error": {"code": 502}}])
 def test_a_reply_that_its_server_broke_off_is_asked_for_again_and_never_kept(project, serve, why):
     part = {"choices": [{"message": {"content": "<think>Tall peaks rise over a still"}, **why}]}

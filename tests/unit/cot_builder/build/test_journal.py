@@ -169,6 +169,29 @@ def test_what_was_refused_and_asked_again_replaces_the_refusal_and_never_the_oth
         assert journal.find(request(3).key) == Reply("reply 3")
 
 
+def test_a_refusal_stands_until_its_request_is_answered_and_then_stays_on_record(tmp_path, monkeypatch):
+    refused, again = Reply("", refused="HTTP 400: too long"), {"row_id": "1", "teacher": "t", "attempt": 0}
+    with ReplyCache(tmp_path) as journal:
+        journal.add(request(1), refused, **again)
+        assert journal.ask_refusals_again() == 1
+        assert journal.find(request(1).key) is None
+        journal.let_refusals_stand()
+        assert journal.find(request(1).key) == refused
+        journal.ask_refusals_again()
+        monkeypatch.setattr("cot_builder.build.journal._INSERT", "(nothing) VALUES (1)")
+        with pytest.raises(UserError, match="cannot record a reply"):
+            journal.add(request(1), Reply("reply 1"), **again)
+        monkeypatch.undo()
+        # What comes after a full disk is recorded for itself.
+        journal.add(request(2), Reply("reply 2"), **again)
+        journal.let_refusals_stand()
+        assert journal.find(request(1).key) == refused
+        journal.ask_refusals_again()
+        journal.add(request(1), Reply("reply 1"), **again)
+        assert len(journal) == 3
+    assert held(tmp_path, [1, 2]) == {1, 2}
+
+
 def test_a_disk_without_locks_is_named_as_such(tmp_path, monkeypatch):
     def flock(*_):
         raise OSError(errno.ENOLCK, "No locks available")

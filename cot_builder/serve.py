@@ -100,8 +100,27 @@ def load_served(teacher: str) -> OpenAIConfig:
 
 
 def port_of(config: OpenAIConfig) -> int:
-    """Return where a teacher's server listens: as its `serve:` flags say, else as its first address does."""
-    return int(config.serve.get("port") or urlsplit(config.base_urls[0]).port or DEFAULT_PORT)
+    """Return where a teacher's server listens: as its `serve:` flags say, else as its first address does.
+
+    Raises:
+        UserError: as `port_in`.
+    """
+    return int(config.serve.get("port") or port_in(config.base_urls[0]))
+
+
+def port_in(url: str) -> int:
+    """Return the port that a server of an address listens on.
+
+    Raises:
+        UserError: when an address of this machine names none: it would be asked at port 80, where no server is started.
+    """
+    parts = urlsplit(url)
+    if parts.port is None and parts.hostname in LOCAL:
+        raise UserError(
+            f"base_urls: {url} names no port, so port {80 if parts.scheme == 'http' else 443} is asked; name the one that the "
+            f"server is to listen on, such as {parts.scheme}://{parts.hostname}:{DEFAULT_PORT}{parts.path}"
+        )
+    return parts.port or DEFAULT_PORT
 
 
 def check_flags(teacher: str, config: OpenAIConfig) -> None:

@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from cot_builder.serve import (
-    DEFAULT_PORT,
     LOCAL,
     check_flags,
     check_model,
     check_port,
     load_served,
     not_installed,
+    port_in,
     port_of,
 )
 from cot_builder.serving.server_processes import Server, running, wait_until_healthy
@@ -109,7 +109,8 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
         The servers, and the overrides that tell the build where they are if not at the addresses it knows.
 
     Raises:
-        UserError: when a port is taken or wanted twice, a model is not there, vLLM has no such flag, or the GPUs do not suffice.
+        UserError: when a port is taken, wanted twice or not named, a model is not there, vLLM has no such flag, or the GPUs do
+            not suffice.
     """
     from cot_builder.teachers.config import OpenAIConfig, load_teacher, short_name
 
@@ -131,7 +132,7 @@ def plan(config: RunConfig, base_port: int | None = None) -> tuple[list[Server],
             if urlsplit(url).hostname in LOCAL:
                 check_model(teacher.model)
                 check_flags(name, teacher)
-                port = (urlsplit(url).port or DEFAULT_PORT) if base_port is None else base_port + len(wanted)
+                port = port_in(url) if base_port is None else base_port + len(wanted)
                 wanted.append((name, file, port, teacher))
                 urls = [*urls[:position], f"http://127.0.0.1:{port}/v1", *urls[position + 1 :]]
         moved += [override(name, urls)] if base_port is not None else []

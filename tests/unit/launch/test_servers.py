@@ -260,6 +260,20 @@ def test_two_teachers_on_one_port_are_refused(bench: Bench) -> None:
         plan(load(bench.config()))
 
 
+def test_an_address_of_this_machine_without_a_port_is_refused(bench: Bench, caplog: pytest.LogCaptureFixture) -> None:
+    """The server would listen on 8000, and the build ask at 80."""
+    bench.teachers["left"]["base_urls"] = ["http://localhost/v1"]
+    config = load(bench.config())
+    with pytest.raises(UserError, match=r"names no port, so port 80 is asked; .* such as http://localhost:8000/v1"):
+        plan(config)
+    assert serve.main([str(bench.folder / "left.yaml"), "--dry-run"]) == 2
+    assert "names no port" in caplog.text
+    # Where the ports are numbered, the build is told of them.
+    base = free_block(2)
+    assert f"http://127.0.0.1:{base}/v1" in plan(config, base)[1][0]
+    assert serve.main([str(bench.folder / "left.yaml"), "--dry-run", "--port", "7"]) == 0
+
+
 def test_servers_elsewhere_are_not_started(bench: Bench) -> None:
     config = load(bench.config(), ["cot.endpoints.left=[http://node1:8000/v1]"])
     assert [server.teacher for server in plan(config)[0]] == ["right"]

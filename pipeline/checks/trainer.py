@@ -12,7 +12,7 @@ from typing import Any
 from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, world_size
 from pipeline.config.reward_names import reward_file, reward_function
 from pipeline.config.schema import RunConfig, StageConfig, stage_key
-from pipeline.config.trainer_options import CONFIG_CLASSES, trainer_choices, trainer_fields
+from pipeline.config.trainer_options import CONFIG_CLASSES, option_words, trainer_fields
 from pipeline.errors import did_you_mean
 from pipeline.files import ROOT
 from pipeline.system import multinode
@@ -94,7 +94,7 @@ def trainer_problems(config: RunConfig, where: str, stage: StageConfig) -> Itera
 
 def _trainer_values(where: str, stage: StageConfig) -> Iterator[tuple[str, str]]:
     """Yield (option, message) for each trainer option that there is none of, or that cannot have this value."""
-    fields, choices = trainer_fields(stage.algorithm), trainer_choices(stage.algorithm)
+    fields = trainer_fields(stage.algorithm)
     for key, value in stage.trainer.items():
         told = f"{where}.trainer.{key}: {value!r}"
         if key in OWNED:
@@ -102,8 +102,8 @@ def _trainer_values(where: str, stage: StageConfig) -> Iterator[tuple[str, str]]
         elif key not in fields:
             near = did_you_mean(key, fields)
             yield key, f"{where}.trainer.{key} is not a {CONFIG_CLASSES[stage.algorithm]} field; {near}"
-        elif key in choices and not _chosen(key, value, choices[key]):
-            yield key, f"{told} is not one of its values; {_cure(value, choices[key])}"
+        elif (words := option_words(stage.algorithm, key)) and not _chosen(key, value, words):
+            yield key, f"{told} is not one of its values; {_cure(value, words)}"
         elif key in NEEDS_EVALUATION and value == NEEDS_EVALUATION[key]:
             yield key, f"{told} follows trl's own evaluation, which a stage does not run; use another one"
         elif isinstance(fields[key], bool) and not isinstance(value, bool):

@@ -54,34 +54,44 @@ COMPARED = ("loss_type", "scale_rewards", "importance_sampling_level", "multi_ob
 """Options of TRL that are plain text in its configuration classes; its trainers compare them with the values they know."""
 
 
-@functools.cache
-def trainer_choices(algorithm: str) -> dict[str, frozenset[str]]:
-    """Return the options of a trainer that have to be one of a few words, with those words.
+def option_words(algorithm: str, option: str) -> frozenset[str] | None:
+    """Return the few words that an option of a trainer has to be one of; None where any value may do.
 
     They are read from the installed sources: the enumerations that transformers.TrainingArguments names as a field's type,
     and the text that TRL's trainer compares an option of `COMPARED` with.
     """
+    return _compared_words(algorithm).get(option) if option in COMPARED else _enumerated_words().get(option)
+
+
+@functools.cache
+def _enumerated_words() -> dict[str, frozenset[str]]:
     enumerations: dict[str, frozenset[str]] = {}
     transformers = package("transformers")
     for file in ("trainer_utils.py", "training_args.py"):
-        for node in ast.parse((transformers / file).read_text()).body:
+        for node in _parsed(transformers / file).body:
             if isinstance(node, ast.ClassDef) and any(ast.unparse(base) == "ExplicitEnum" for base in node.bases):
                 values = (item.value for item in node.body if isinstance(item, ast.Assign))
                 enumerations[node.name] = frozenset(
                     str(value.value) for value in values if isinstance(value, ast.Constant)
                 )
-    choices = {}
-    for name, annotation in _annotations(transformers / "training_args.py", "TrainingArguments").items():
-        for word in annotation.split(" | "):
-            if word in enumerations:
-                choices[name] = enumerations[word]
+    annotations = _annotations(transformers / "training_args.py", "TrainingArguments")
+    return {
+        name: enumerations[word]
+        for name, annotation in annotations.items()
+        for word in annotation.split(" | ")
+        if word in enumerations
+    }
+
+
+@functools.cache
+def _compared_words(algorithm: str) -> dict[str, frozenset[str]]:
     compared: dict[str, set[str]] = {}
     for file in (f"{algorithm}_trainer.py", f"{algorithm}_config.py"):
         for option, word in _comparisons(package("trl") / "trainer" / file):
             compared.setdefault(option, set()).add(word)
     known = trainer_fields(algorithm)
     # The default itself is compared with nothing where it is what is left over.
-    return choices | {
+    return {
         name: frozenset(words | {known[name]}) for name, words in compared.items() if isinstance(known.get(name), str)
     }
 
@@ -107,9 +117,14 @@ def package(name: str) -> Path:
     return Path(spec.submodule_search_locations[0])
 
 
+@functools.cache
+def _parsed(file: Path) -> ast.Module:
+    return ast.parse(file.read_text())
+
+
 def _comparisons(file: Path) -> Iterator[tuple[str, str]]:
     """Yield (option, text) for each text that a file compares an option of `COMPARED` with."""
-    for node in ast.walk(ast.parse(file.read_text())):
+    for node in ast.walk(_parsed(file)):
         if isinstance(node, ast.Compare) and isinstance(node.left, ast.Attribute) and node.left.attr in COMPARED:
             for part in (part for right in node.comparators for part in ast.walk(right)):
                 if isinstance(part, ast.Constant) and isinstance(part.value, str):
@@ -117,7 +132,7 @@ def _comparisons(file: Path) -> Iterator[tuple[str, str]]:
 
 
 def _annotations(file: Path, name: str) -> dict[str, str]:
-    for node in ast.parse(file.read_text()).body:
+    for node in _parsed(file).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             fields = (item for item in node.body if isinstance(item, ast.AnnAssign))
             return {
@@ -127,7 +142,7 @@ def _annotations(file: Path, name: str) -> dict[str, str]:
 
 
 def _class_fields(file: Path, name: str) -> dict[str, Any]:
-    for node in ast.parse(file.read_text()).body:
+    for node in _parsed(file).body:
         if isinstance(node, ast.ClassDef) and node.name == name:
             return {
                 item.target.id: _default(item.value)

@@ -24,7 +24,7 @@ def train(work: Work) -> None:
     from stages.checkpoints import handover
     from stages.models import loading
     from stages.rollouts import vllm_rollouts
-    from stages.training import completions_log, learning_rates, looking, metrics_log, setup, validation
+    from stages.training import completions_log, learning_rates, looking, metrics_log, setup, skipped_steps, validation
     from stages.training.grpo_trainer import PolicyTrainer
 
     parent, processor, task = setup.start(work)
@@ -42,6 +42,7 @@ def train(work: Work) -> None:
     loading.prepare(trainer, work)
     learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
     journal = metrics_log.add_journal(trainer, work)
+    skipped_steps.add(trainer, journal)
     validation.add(trainer, work, parent, task, journal)
     looking.add(trainer, work, task, journal)
     completions_log.add_completions(trainer, work)

@@ -21,7 +21,7 @@ def train(work: Work) -> None:
     from pipeline.data.training_rows import read_or_build_rows
     from stages.checkpoints import handover
     from stages.models import loading
-    from stages.training import distillation, learning_rates, looking, metrics_log, setup, validation
+    from stages.training import distillation, learning_rates, looking, metrics_log, setup, skipped_steps, validation
     from stages.training.sft_trainer import SupervisedTrainer
 
     parent, processor, task = setup.start(work)
@@ -39,6 +39,7 @@ def train(work: Work) -> None:
     loading.prepare(trainer, work)
     learning_rates.set_learning_rates(trainer, work.stage.learning_rates)
     journal = metrics_log.add_journal(trainer, work)
+    skipped_steps.add(trainer, journal)
     validation.add(trainer, work, parent, task, journal)
     looking.add(trainer, work, task, journal)
     if setup.train(trainer, work, parent):

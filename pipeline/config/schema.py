@@ -247,6 +247,8 @@ class AlarmConfig:
     """Logged values that a mean is taken over; the first half of them is awaited."""
     nan: float | None = 0.0
     """Figures of a step that are not finite."""
+    skipped: float | None = 0.0
+    """Optimizer steps in a row that DeepSpeed skipped, since their gradient was not finite."""
     images_dropped: float | None = 0.0
     """Share of rows whose image did not reach the model."""
     image_tokens: float | None = 0.0

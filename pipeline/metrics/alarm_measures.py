@@ -17,6 +17,9 @@ SWAP_CHANGE, SWAP_ROUNDING = "images/swap_change", "images/swap_rounding"
 NOT_A_LABEL = "answers/not_a_label_ratio"
 """Key of the share of samples that answer with none of the labels, see `rewards.accuracy`."""
 
+SKIPPED = "skipped_steps"
+"""Key of the steps of a row that DeepSpeed skipped and that left finite weights, see `stages.training.skipped_steps`."""
+
 
 def figure(row: LogRow, key: str) -> float | None:
     """A finite number of a row; the others are the business of `nan` alone."""
@@ -24,8 +27,30 @@ def figure(row: LogRow, key: str) -> float | None:
     return float(value) if isinstance(value, int | float) and math.isfinite(value) else None
 
 
+def skipped(window: int) -> Measure:
+    """Optimizer steps in a row that were skipped; one rollout makes as many as it has updates."""
+    run, before = 0.0, 0
+
+    def measure(row: LogRow) -> float | None:
+        nonlocal run, before
+        steps, before = row["step"] - before, row["step"]
+        found = figure(row, SKIPPED) or 0.0
+        run = run + found if found == steps else found
+        return run
+
+    return measure
+
+
 def not_finite(window: int) -> Measure:
-    return lambda row: float(sum(isinstance(value, float) and not math.isfinite(value) for value in row.values()))
+    """Figures that are not finite. Those of skipped steps, which left the weights whole, count from half a window in a row on."""
+    in_a_row = skipped(window)
+
+    def measure(row: LogRow) -> float | None:
+        found = sum(isinstance(value, float) and not math.isfinite(value) for value in row.values())
+        whole = 0 < (in_a_row(row) or 0.0) <= window / 2
+        return 0.0 if whole else float(found)
+
+    return measure
 
 
 def last(key: str) -> Callable[[int], Measure]:

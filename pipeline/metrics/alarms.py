@@ -19,6 +19,7 @@ from pipeline.metrics.alarm_measures import (
     not_finite,
     parted,
     share_of_start,
+    skipped,
     unclipped,
     unseen,
 )
@@ -132,6 +133,13 @@ RULES = (
         "the number of logged figures that are not finite",
         "loss, gradient or reward is NaN or infinite, and the weights may be",
         "lower learning_rate or max_grad_norm, or mend the reward that returns it",
+    ),
+    Rule(
+        "skipped",
+        skipped,
+        "the number of optimizer steps in a row that DeepSpeed skipped",
+        "their gradient is NaN or infinite; the weights are whole, and nothing is learned from the rows of these steps",
+        "none needed where it is rare; else lower learning_rate, or mend the reward that returns it",
     ),
     Rule(
         "images_dropped",

@@ -63,6 +63,7 @@ ATTRIBUTES = {
     "_pad_token_tensor": ("transformers.GenerationMixin", "what follows a finished row; read"),
     "_pending_extra_logs": ("trl.GRPOTrainer", "columns that reward functions log; dropped when groups are replaced"),
     "_pending_metrics": ("trl.GRPOTrainer", "figures that reward functions log; those of further prompts are dropped"),
+    "_tr_loss": ("transformers.Trainer", "sum of the losses of the next log row; emptied of NaN when one is written"),
     "_step": ("trl.GRPOTrainer", "micro-batches trained on; read"),
 }
 """Name: (the class in whose source it is set, what it is for us)."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 from small_runs import HERE, QUICK, Small
 from tiers import tiers
+
+from pipeline.files import read_jsonl
 
 pytestmark = pytest.mark.slow
 LORA = "model.peft={r: 4, lora_alpha: 8, target_modules: all-linear}"
@@ -59,6 +62,26 @@ def test_a_run_in_bfloat16_hands_over_what_it_trained(launch: str, runs: Small, 
         if record["best"]:
             assert record["best"]["step"] in (1, 2)
             assert uneven
+
+
+def test_a_step_that_deepspeed_skips_is_counted_and_the_stage_goes_on(runs: Small, base: str) -> None:
+    run = runs.copy_of(base, "skipped", "base")
+    words = ("reward_funcs=[nan_once.nan_once_reward]", "trainer.max_steps=4")
+    output = runs.run(
+        "stages.grpo",
+        *("--stage", "2", BFLOAT16, *QUICK, *LAUNCHES["ZeRO-2"]),
+        *(f"stages.stage2_grpo.{word}" for word in words),
+        name="skipped",
+    )
+    rows = list(read_jsonl(run.phase("stage2_grpo") / "metrics.jsonl"))
+    assert [row.get("skipped_steps") for row in rows] == [None, 1.0, None, None]
+    assert rows[1]["grad_norm"] == math.inf
+    assert all(math.isfinite(rows[step][key]) for step in (0, 2, 3) for key in ("loss", "grad_norm"))
+    assert "ALARM skipped in stage2_grpo at step 2" in output
+    record = run.record("stage2_grpo") or {}
+    assert record["status"] == "complete"
+    assert record["alarms"]["skipped"]["steps"] == 1
+    assert "nan" not in record["alarms"]
 
 
 def test_a_preflight_finds_a_stage_whose_hand_over_would_be_refused(runs: Small) -> None:

@@ -28,6 +28,7 @@ AT_ONCE = {
     "image_tokens": ("images/token_mismatch_ratio", 0.01, 0.0),
     "unsupervised": ("labels/empty_ratio", 0.25, 0.0),
     "nan": ("loss", math.nan, 0.5),
+    "skipped": ("skipped_steps", 1.0, None),
 }
 OF_START = {"entropy": ("entropy", 0.01, 0.5), "length": ("completions/mean_length", 9.0, 120.0)}
 
@@ -88,6 +89,20 @@ def test_any_figure_may_be_the_one_that_is_not_finite():
     assert events(rows({"grad_norm": math.inf})) == [("nan", "begin", 1)]
     assert events(rows({"reward": -math.inf, "kl": math.nan})) == [("nan", "begin", 1)]
     assert events(rows({"rewards/a/mean": None, "learning_rate": 1e-6})) == []
+
+
+def test_a_skipped_step_is_told_and_is_no_broken_weight_until_half_a_window_in_a_row_is_skipped():
+    skip = {"loss": math.nan, "grad_norm": math.inf, "skipped_steps": 1.0}
+    once = [("skipped", "begin", 2), ("skipped", "end", 3)]
+    assert events(rows({}, skip, {})) == once
+    assert summary(rows({}, skip, {}, skip), AlarmConfig(), "grpo", clips=False)["skipped"]["steps"] == 2
+    # The four updates of one rollout may all be skipped.
+    assert events(rows({}, *[skip] * 4, {})) == [once[0], ("skipped", "end", 6)]
+    assert events(rows({}, *[skip] * 5, {})) == [once[0], ("nan", "begin", 6), ("nan", "end", 7), ("skipped", "end", 7)]
+    # One row of ten steps.
+    window = [{"step": step, "loss": math.nan, "skipped_steps": count} for step, count in ((10, 3.0), (20, 10.0))]
+    assert events(window) == [("skipped", "begin", 10), ("nan", "begin", 20)]
+    assert events(rows({"loss": math.nan, "grad_norm": math.inf})) == [("nan", "begin", 1)]
 
 
 def test_a_student_that_other_pictures_do_not_move_is_named_until_they_do() -> None:

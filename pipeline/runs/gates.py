@@ -10,7 +10,8 @@ from pipeline.config.schema import RunConfig, stage_key
 from pipeline.errors import UserError
 from pipeline.files import read_jsonl
 from pipeline.metrics.classification import well_formed
-from pipeline.metrics.intervals import rate, wilson
+from pipeline.metrics.intervals import clustered_rate, rate, wilson
+from pipeline.metrics.paired_tests import cluster, judged, right
 from pipeline.metrics.scores import Rate
 from pipeline.run_dir import BASE, RunDir
 from pipeline.runs.phases import parent_of
@@ -27,7 +28,7 @@ def judge(config: RunConfig, run: RunDir, name: str) -> dict[str, Any] | None:
     if found is None:
         return None
     stage = config.stage(name)
-    formed, right = found
+    formed, accurate = found
     missed = []
     if formed.share < stage.gate.format_rate:
         missed.append(
@@ -35,14 +36,14 @@ def judge(config: RunConfig, run: RunDir, name: str) -> dict[str, Any] | None:
             f"gate.format_rate asks for {100 * stage.gate.format_rate:.1f} %"
         )
     accuracy = None
-    if judges_accuracy(config, name):
+    if accurate.n and judges_accuracy(config, name):
         parent = parent_of(config, name) or BASE
         before = greedy_rates(run.phase(parent), stage.prompt)
         least = before[1].low if before else None
-        accuracy = {"value": right.value, "least": least, "parent": parent}
-        if before and least is not None and right.share < least:
+        accuracy = {"value": accurate.value, "least": least, "parent": parent}
+        if before and least is not None and accurate.share < least:
             missed.append(
-                f"accuracy {100 * right.share:.1f} % lies below {100 * least:.1f} %, the lower end of the 95 % "
+                f"accuracy {100 * accurate.share:.1f} % lies below {100 * least:.1f} %, the lower end of the 95 % "
                 f"interval of its parent {parent} ({100 * before[1].share:.1f} %)"
             )
     return {
@@ -62,13 +63,18 @@ def judges_accuracy(config: RunConfig, name: str) -> bool:
 
 
 def greedy_rates(folder: Path, style: str) -> tuple[Rate, Rate] | None:
-    """Return (well-formed rate, accuracy) of a phase's greedy answers in one prompt style, with intervals; None without any."""
+    """Return (well-formed rate, accuracy) of a phase's greedy answers in one prompt style, with intervals; None without any.
+
+    Accuracy is of the rows whose gold answer is published, and its interval knows which of them share a picture.
+    """
     rows = [
         row for row in read_jsonl(folder / "predictions.jsonl") if row["decoding"] == "greedy" and row["style"] == style
     ]
     if not rows:
         return None
-    return rate(sum(map(well_formed, rows)), len(rows)), rate(sum(row["correct"] for row in rows), len(rows))
+    known = judged(rows)
+    accuracy = clustered_rate([right(row) for row in known], [cluster(row) for row in known])
+    return rate(sum(map(well_formed, rows)), len(rows)), accuracy
 
 
 def too_few_parsed(config: RunConfig, name: str, parsed: int, asked: int) -> str | None:

@@ -35,6 +35,7 @@ def answer(run: RunDir, name: str, right: int, wrong: int, malformed: int, style
             "style": style,
             "decoding": "greedy",
             "label": None if kind == "malformed" else "awe",
+            "gold": "awe",
             "reason": "no_think" if kind == "malformed" else None,
             "correct": kind == "right",
         }
@@ -55,6 +56,24 @@ def test_a_format_rate_at_the_gate_passes_and_one_below_misses(run: RunDir) -> N
     assert missed(run, STAGE2, "stages.2.gate.format_rate=0.95") == []
     (miss,) = missed(run, STAGE2, "stages.2.gate.format_rate=0.96")
     assert "95 of 100 greedy answers (95.0 %) are well formed; gate.format_rate asks for 96.0 %" in miss
+
+
+def test_a_parent_s_interval_is_of_pictures_and_of_published_answers(run: RunDir) -> None:
+    def rewrite(name: str, **fields: object) -> None:
+        path = run.phase(name) / "predictions.jsonl"
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        path.write_text(
+            "".join(json.dumps(row | fields | {"cluster": f"{int(row['id']) // 20}"}) + "\n" for row in rows)
+        )
+
+    answer(run, STAGE3, right=70, wrong=25, malformed=5)
+    assert "lies below" in missed(run, STAGE3)[0]
+    # The answers of five pictures: twenty of each stand or fall together.
+    rewrite(STAGE2)
+    assert missed(run, STAGE3) == []
+    # As a benchmark's test split has them: nobody knows what is right.
+    rewrite(STAGE3, gold=None, correct=False)
+    assert missed(run, STAGE3) == []
 
 
 def test_accuracy_is_held_to_the_lower_end_of_the_parent_s_interval(run: RunDir) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
+from collections.abc import Sequence
 
-from pipeline.scoring.labels import LabelSet
+from pipeline.scoring.labels import LabelSet, Mention
 
 # Kana and Han, which are written without spaces.
 _UNSPACED = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
@@ -59,6 +60,12 @@ _CANNOT = (
 )
 _PICTURES = "(?:the |this |that |any |your )?(?:attached |uploaded |provided )?(?:image|picture|photo)s?"
 _STOP = r"(?=[.,;!?]|$)"
+_UNSEEN = "without (?:seeing|access to|being able to see) the (?:image|picture|photo)"
+# Pictures hang and lie in pictures too: "the photo is not attached to the wall".
+_HERE = (
+    rf"(?:{_STOP}|(?= (?:here|so|and|for (?:me|analysis|this)|(?:to|in|with) (?:your|this|our|the) (?:message|chat|conversation"
+    r"|request|prompt|question|query))\b))"
+)
 _REFUSALS = [
     rf"{_CANNOT} (?:assist|comply|fulfil|engage with|help you|help with|help{_STOP})",
     rf"{_CANNOT} (?:answer|complete) (?:this|that|your|the) (?:question|request|task)",
@@ -74,12 +81,15 @@ _REFUSALS = [
     r"i do not have the (?:ability|capability) to\b",
     r"i am not comfortable (?:with )?(?:answering|describing|identifying|analy[sz]ing|providing)\b",
     # A picture that never came: a right label is a lucky guess then.
-    r"there is no (?:image|picture|photo) (?:attached|provided|included|uploaded|available|to (?:see|view|analy[sz]e|look at))\b",
-    r"no (?:image|picture|photo) (?:was|is|has been) (?:attached|provided|included|uploaded|shared)\b",
+    r"there is no (?:image|picture|photo) (?:attached|provided|included|uploaded|available|to (?:see|view|analy[sz]e|look at))"
+    rf"{_HERE}",
+    rf"no (?:image|picture|photo) (?:was|is|has been) (?:attached|provided|included|uploaded|shared){_HERE}",
     r"i do not see (?:an?|any|the) (?:image|picture|photo)s? (?:attached|provided|uploaded|in (?:your|this|our) (?:message|chat|"
     r"conversation|request|prompt))\b",
-    r"(?:image|picture|photo) (?:(?:is|was) not (?:visible to me|attached|uploaded)|did not (?:load|upload|come through))\b",
-    r"without (?:seeing|access to|being able to see) the (?:image|picture|photo)\b",
+    rf"(?:image|picture|photo) (?:(?:is|was) not (?:visible to me|attached{_HERE}|uploaded)"
+    r"|did not (?:load|upload|come through))\b",
+    rf"{_UNSEEN}[,.;]? (?:i|it is (?:hard|difficult|impossible|not possible))\b",
+    rf"(?:i cannot|i am unable|hard|difficult|impossible|not possible)\b[^.;!?]{{0,80}} {_UNSEEN}(?!'s| of)",
     r"(?:violates?|against) (?:my (?:\w+ )?|(?:our|the) (?:content|safety|usage) )(?:guidelines|polic(?:y|ies))\b",
 ]
 _REFUSALS_ZH = (
@@ -165,9 +175,20 @@ _DENIED_AFTER = re.compile(r"^(?:ではな|じゃな|[이가]?\s?아니)")
 
 
 _WHAT = "answer|emotion|feeling|mood|label|class|category|choice|option|conclusion|prediction"
+_LEADS = "therefore|thus|hence|consequently|in conclusion|in summary|to conclude|finally"
+_SHOWN_HERE = r"(?:(?:here|it evokes|(?:that is )?(?:shown|conveyed|evoked|expressed)) )?"
+# The words before a label that make it what the whole text comes to; "finally, the sky adds a touch of fear" does not.
 _CONCLUDES = re.compile(
-    r"^\W*(?:therefore|thus|hence|consequently|in conclusion|in summary|to conclude|finally)\b|\bfinal answer\b"
-    rf"|\b(?:the|my) (?:\w+ ){{0,2}}(?:{_WHAT}) (?:\w+ ){{0,2}}(?:is|must be|has to be)\b|^\W*(?:so,? )?(?:it|this) must be\b",
+    rf"(?:\b(?:the|my) (?:\w+ ){{0,2}}(?:{_WHAT}) {_SHOWN_HERE}(?:is|must be|has to be)\b|^\W*(?:so,? )?(?:it|this) must be\b"
+    rf"|^\W*(?:{_LEADS})\b,?(?: (?:it|this|(?:the|this) (?:image|picture|photo|scene))"
+    r" (?:is|must be|evokes|conveys|expresses)\b)?)"
+    r"[^\w,;.]*(?:(?:clearly|plainly|most likely|best described as|one of|that of|an?|the) ){0,2}[^\w,;.]*$",
+    re.IGNORECASE,
+)
+# What may follow it: a reason, or what it is not. Anything else may say that it does not hold.
+_NO_MORE = re.compile(r"[\W_]*(?:$|(?:because|since|as|for|given|due|(?:and )?(?:not|rather)|an?)\b)", re.IGNORECASE)
+_HEDGED = re.compile(
+    r"\b(?:if|might|may|could|would|seems?|appears?|first|second|third|only|opposite|absent|missing|wrong|other|another)\b",
     re.IGNORECASE,
 )
 _TAKEN_BACK = re.compile(
@@ -189,7 +210,7 @@ def other_conclusion(think: str, answer: str, labels: LabelSet) -> str | None:
         if not mentions:
             continue
         behind = said[position + 1 :]
-        if behind and (not _CONCLUDES.search(said[position]) or any(map(_TAKEN_BACK.search, behind))):
+        if behind and (not _concludes(said[position], mentions) or any(map(_TAKEN_BACK.search, behind))):
             return None
         named = {
             mention.label
@@ -199,6 +220,15 @@ def other_conclusion(think: str, answer: str, labels: LabelSet) -> str | None:
         }
         return named.pop() if len(named) == 1 and answer not in named else None
     return None
+
+
+def _concludes(sentence: str, mentions: Sequence[Mention]) -> bool:
+    """Whether a sentence that others follow says of a label it names that it is the conclusion, and does so for good."""
+    return not _HEDGED.search(sentence) and any(
+        _CONCLUDES.search(one.text[max(0, one.start - _CLAUSE) : one.start])
+        and _NO_MORE.match(one.text[one.end : one.end + _CLAUSE])
+        for one in mentions
+    )
 
 
 def length(text: str, least: int, most: int) -> tuple[str, str] | None:

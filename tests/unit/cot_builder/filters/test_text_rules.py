@@ -73,6 +73,8 @@ def test_words_are_counted_in_chinese_too():
         "The image isn't visible to me, so awe is my guess.",
         "The photo didn't load, so I pick awe.",
         "Without seeing the image, I can only guess that it is awe.",
+        "It is impossible to tell the emotion without seeing the picture, but awe is common.",
+        "There is no image attached to your message.",
         "抱歉，我无法识别图中的人物。",
         "<think>Sorry, but I can't tell.</think><answer>awe</answer>",
     ],
@@ -99,6 +101,9 @@ def test_a_refusal_is_known(text):
         "There is no picture on the wall, and I don't see any photo in the frame.",
         "Without seeing the face, the posture says enough.",
         "No image of war is shown; the photo was not taken by day.",
+        "Even without seeing the picture's background, one feels the height of the peaks.",
+        "A torn photo is not attached to the wall any more.",
+        "There is no picture to see on the screen, and no photo was shared between them.",
         "I could not describe it better than as vast.",
     ],
 )
@@ -265,6 +270,15 @@ def test_no_rule_raises_on_any_text(text):
         ("Therefore fear is what one may expect here, or awe. The peaks are wide.", None),
         ("Therefore it is not fear. The peaks are wide.", None),
         ("The feeling is one of fear at first. This suggests awe. The peaks are wide.", None),
+        # It is one point of several, somebody else's reading, or ruled out behind its name.
+        ("The sky is vast. Finally, the dark wood adds a touch of fear. The whole scene is grand.", None),
+        ("One might think the mood is fear. The bright peaks say what it is.", None),
+        ("At first glance the emotion is fear. The light on the peaks tells more.", None),
+        ("The label fear is ruled out by the light. The peaks are wide.", None),
+        ("The option is fear, which does not fit. The peaks are wide.", None),
+        ("Thus any fear is gone. The peaks are wide.", None),
+        ("The only emotion that is absent is fear. The peaks are wide.", None),
+        ("Hence the fear in his eyes is small. The peaks are wide.", None),
     ],
 )
 def test_a_conclusion_that_is_not_the_answer_is_found(think, found):

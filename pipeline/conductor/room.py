@@ -69,8 +69,10 @@ def _student(config: RunConfig, run: RunDir, *, anew: bool) -> float:
     each = _QUANTISED.get(model.quantization or "", number_bytes(config))
     if model.name_or_path is not None and (anew or folder is None):
         return each * _numbers(model.name_or_path, model.revision)
-    # What is composed is known once it is.
-    return each * _numbers(str(folder)) if folder is not None and any(folder.glob("*.safetensors")) else 0
+    # What is composed is known once it is; one that is composed anew may be another.
+    if anew or folder is None or not any(folder.glob("*.safetensors")):
+        return 0
+    return each * _numbers(str(folder))
 
 
 def _numbers(source: str, revision: str | None = None) -> int:

@@ -16,7 +16,7 @@ from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs import gates
 from pipeline.runs.handover import COMPLETE
 from pipeline.runs.phases import evaluated_from, parent_of, phase_inputs
-from pipeline.sweeps.memory import tensor_shapes
+from pipeline.sweeps.memory import tensor_shapes, weight_files
 from pipeline.system import multinode
 from pipeline.system.hardware import free_memory, usable_cores, visible_gpus
 
@@ -126,7 +126,7 @@ def teacher_bytes(config: RunConfig, stage: StageConfig) -> int | None:
     are not here.
     """
     assert stage.distill is not None
-    files = sorted(Path(stage.distill.teacher).expanduser().glob("*.safetensors"))
+    files = weight_files(Path(stage.distill.teacher).expanduser())
     numbers = sum(math.prod(shape) for file in files for _, shape in tensor_shapes(file).values())
     return numbers * number_bytes(config) if files else None
 

@@ -82,11 +82,22 @@ def read_shapes(model: LabModel) -> Shapes:
         return Shapes(tensors_of(entry), entry, {**entry.get("processor", {}), **model.processor})
     if folder is None:
         return _from_hub(model)
-    files = sorted(folder.glob("*.safetensors"))
+    files = weight_files(folder)
     if not files or not (folder / "config.json").is_file():
         raise UserError(f"{folder} has no config.json or no *.safetensors")
     tensors = {name: tensor for file in files for name, tensor in tensor_shapes(file).items()}
     return Shapes(tensors, _json(folder / "config.json"), _processor(folder, model))
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """Return the safetensors that transformers reads of a folder, which may hold the same weights once more for other tools
+    (consolidated.safetensors); all there are where nothing says which.
+    """
+    whole, index = folder / "model.safetensors", folder / "model.safetensors.index.json"
+    if whole.is_file():
+        return [whole]
+    named = {str(name) for name in _json(index).get("weight_map", {}).values()} if index.is_file() else set()
+    return sorted(file for file in folder.glob("*.safetensors") if not named or file.name in named)
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

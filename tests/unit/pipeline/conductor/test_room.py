@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import struct
 from pathlib import Path
 
 import fake_gpus
@@ -71,6 +73,37 @@ def test_of_a_student_that_is_here_its_files_tell(run: RunDir) -> None:
     write_json(run.record_path(BASE), {"status": "complete", "checkpoint": "final"})
     assert told(run, f"model.name_or_path={LARGE}", names=(STAGE,)) == []
     assert len(told(run, f"model.name_or_path={LARGE}")) == 1
+
+
+def huge(file: Path) -> None:
+    """Write the header of weights that no card here holds, and a file of their size that takes no room."""
+    header = json.dumps({"b": {"dtype": "BF16", "shape": [8 * 10**9], "data_offsets": [0, 16 * 10**9]}}).encode()
+    with file.open("wb") as opened:
+        opened.write(struct.pack("<Q", len(header)) + header)
+        opened.truncate(8 + len(header) + 16 * 10**9)
+
+
+def test_what_is_composed_anew_is_not_judged_by_what_was_composed_before(run: RunDir) -> None:
+    words = ["model.compose.vision=google/siglip-base-patch16-224", f"model.compose.language={SMALL}"]
+    final = run.phase(BASE) / "final"
+    final.mkdir(parents=True)
+    huge(final / "model.safetensors")
+    write_json(final / "config.json", {"model_type": "idefics3"})
+    write_json(run.record_path(BASE), {"status": "trained", "checkpoint": "final"})
+    (problem,) = told(run, *words, names=(STAGE,))
+    assert problem.startswith("model: the weights of ")
+    # As after `--clean base`, with a smaller part in the place of the one that was told.
+    assert told(run, *words) == []
+
+
+def test_weights_that_lie_there_once_more_for_other_tools_are_counted_once(run: RunDir, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    tensors(folder / "model-00001-of-00001.safetensors")
+    huge(folder / "consolidated.safetensors")
+    write_json(folder / "config.json", {"model_type": "mistral3"})
+    write_json(folder / "model.safetensors.index.json", {"weight_map": {"a": "model-00001-of-00001.safetensors"}})
+    assert told(run, f"model.name_or_path={folder}") == []
 
 
 def test_a_model_of_which_nothing_can_be_known_is_told_before_anything_is_deleted(run: RunDir) -> None:

@@ -211,9 +211,11 @@ def _check_depth(image: Image.Image) -> None:
     low, high = image.getextrema()
     assert isinstance(low, int | float)
     assert isinstance(high, int | float)
-    if low < 0 or high > (255 if image.mode == "F" else 65535) or (image.mode == "F" and high <= 1):
+    # Both are NaN where the first value is, which no comparison holds for.
+    known = low >= 0 and (1 < high <= 255 if image.mode == "F" else high <= 65535)
+    if not known:
         raise ValueError(
-            f"32-bit values from {low:g} to {high:g}, of which nobody knows what is white; save 8 or 16 bits"
+            f"values from {low:g} to {high:g}, of which nobody knows what is white; save 8 or 16 bits without a sign"
         )
 
 

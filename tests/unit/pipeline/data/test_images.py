@@ -1,6 +1,7 @@
 """Which picture files are usable, and what their pixels become."""
 
 import json
+import math
 import os
 import struct
 from pathlib import Path
@@ -149,7 +150,15 @@ def test_every_pixel_format_becomes_rgb(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("mode", "values"),
-    [("F", (0.0, 0.9)), ("F", (0.0, 4000.0)), ("F", (-1.0, 200.0)), ("I", (0, 1 << 20)), ("I", (-5, 9))],
+    [
+        ("F", (0.0, 0.9)),
+        ("F", (0.0, 4000.0)),
+        ("F", (-1.0, 200.0)),
+        # As depth is, where nothing was measured in the corner.
+        ("F", (math.nan, 0.9)),
+        ("I", (0, 1 << 20)),
+        ("I", (-5, 9)),
+    ],
 )
 def test_values_of_32_bits_that_would_all_turn_black_or_white_are_refused(
     tmp_path: Path, mode: str, values: tuple[float, float]

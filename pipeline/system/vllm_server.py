@@ -89,11 +89,13 @@ def known_flags() -> frozenset[str]:
     """
     spec = importlib.util.find_spec("vllm")
     folder = Path(spec.origin).parent if spec and spec.origin else None
-    arguments = folder / "engine" / "arg_utils.py" if folder else None
-    if folder is None or arguments is None or not arguments.is_file():
+    engine, served = (
+        [*folder.glob(f"{name}.py")] if folder else [] for name in ("engine/arg_utils", "entrypoints/*/cli_args")
+    )
+    if not engine or not served:
         return frozenset()
     found = set()
-    for file in (arguments, *folder.glob("entrypoints/*/cli_args.py")):
+    for file in (*engine, *served):
         for node in ast.walk(ast.parse(file.read_bytes())):
             if isinstance(node, ast.ClassDef):
                 fields = (one.target for one in node.body if isinstance(one, ast.AnnAssign))

@@ -9,7 +9,7 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.system.processes import child_environment, start_apart
-from pipeline.system.vllm_server import free_port, how_server_ended, stop, wait_until_ready
+from pipeline.system.vllm_server import free_port, how_server_ended, known_flags, stop, wait_until_ready
 
 
 @pytest.mark.parametrize(
@@ -43,3 +43,20 @@ def test_a_server_that_ends_or_takes_too_long_is_told_with_its_log(
 )
 def test_a_signal_that_ended_a_server_is_told_by_its_name(code: int, told: str) -> None:
     assert how_server_ended(code) == told
+
+
+def test_no_flag_is_called_unknown_where_a_part_of_them_lies_elsewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine, entry = tmp_path / "vllm" / "engine", tmp_path / "vllm" / "entrypoints" / "openai"
+    for folder in (engine, entry):
+        folder.mkdir(parents=True)
+    (tmp_path / "vllm" / "__init__.py").write_text("")
+    (engine / "arg_utils.py").write_text("class EngineArgs:\n    max_model_len: int = 1\n")
+    monkeypatch.delitem(sys.modules, "vllm", raising=False)
+    monkeypatch.syspath_prepend(tmp_path)
+    read = known_flags.__wrapped__
+    # Else chat-template, which is a flag of the server and not of its engine, would be refused.
+    assert read() == set()
+    (entry / "cli_args.py").write_text("class FrontendArgs:\n    chat_template: str | None = None\n")
+    assert read() == {"max-model-len", "chat-template"}

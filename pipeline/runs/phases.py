@@ -97,6 +97,8 @@ SERVED_AS = (
 """Flags of a teacher's `serve` block that do change its replies."""
 _FILES = ("chat-template", "generation-config", "tokenizer")
 """Those that may name a file or a folder."""
+_NAMED = "named"
+"""Key of how a file or folder was named, beside the digest of what it held."""
 
 
 def served_as_key(serve: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +123,11 @@ def _held(flag: str, value: Any) -> Any:
 def _teacher(name: str) -> Any:
     path = CONFIGS / "teachers" / f"{name}.yaml"
     settings = yaml.safe_load((path if path.is_file() else Path(name)).read_text())
-    served_as = served_as_key(settings.get("serve") or {})
+    serve = settings.get("serve") or {}
+    served_as = {
+        flag: {**held, _NAMED: serve[flag]} if flag in _FILES and isinstance(held, dict) else held
+        for flag, held in served_as_key(serve).items()
+    }
     own = {key: value for key, value in settings.items() if key not in TRANSPORT}
     return {**own, **({"serve": served_as} if served_as else {})}
 
@@ -231,6 +237,19 @@ def _decisive(inputs: Any) -> Any:
     return plain
 
 
+def _by_what_is_known(inputs: Any, others: Any) -> Any:
+    """The inputs of CoT rows with the files of a teacher's flags by their digests, or by their names where the other inputs have
+    no digest: they are gone, lie on another machine, or were not read when those were recorded.
+    """
+    for name, teacher in (inputs or {}).get("teachers", {}).items():
+        served = teacher.get("serve") or {}
+        theirs = (((others or {}).get("teachers") or {}).get(name) or {}).get("serve") or {}
+        for flag in (flag for flag in _FILES if isinstance(served.get(flag), dict)):
+            named = served[flag].pop(_NAMED, None)
+            served[flag] = named if isinstance(theirs.get(flag), str) else served[flag]
+    return inputs
+
+
 OTHER_ROWS = "the CoT rows are other rows now"
 
 
@@ -246,7 +265,8 @@ def stale_reasons(config: RunConfig, run: RunDir, name: str) -> list[str] | None
     if name == COT and config.cot is not None and (other := other_origin(config.cot, record)):
         return [other] if record.get("status") == "complete" else []
     now = json.loads(json.dumps(phase_inputs(config, name), default=str))
-    reasons = differences(_decisive(record.get("inputs")), _decisive(now))
+    before, now = _decisive(record.get("inputs")), _decisive(now)
+    reasons = differences(_by_what_is_known(before, now), _by_what_is_known(now, before))
     if name == COT:
         reasons += other_rows(config.cot, record) if config.cot and config.cot.from_ else _edited_prompts(record)
     # Records before it was told have none.

@@ -199,6 +199,32 @@ def test_moving_a_teacher_to_another_address_keeps_its_rows(tmp_path: Path) -> N
     assert phase_inputs(config, COT) != before
 
 
+def test_a_teacher_s_template_makes_rows_stale_by_what_it_holds_and_not_where_it_is_gone(tmp_path: Path) -> None:
+    teacher, template, run = tmp_path / "mine.yaml", tmp_path / "a.jinja", RunDir(tmp_path, "demo_scenes")
+    config = load("demo_scenes", [f"cot.teachers=[{teacher}]"])
+
+    def stale_when(text: str | None, file: Path = template) -> list[str] | None:
+        teacher.write_text(f"kind: openai\nmodel: m\nbase_urls: [http://a:1/v1]\nserve: {{chat-template: {file}}}\n")
+        file.unlink(missing_ok=True) if text is None else file.write_text(text)
+        return stale_reasons(config, run, COT)
+
+    def record() -> None:
+        write_json(run.record_path(COT), {"status": "complete", "inputs": phase_inputs(config, COT)})
+
+    stale_when("one")
+    record()
+    assert stale_when("one", tmp_path / "moved.jinja") == []
+    assert stale_when("two") != []
+    # The rows are there; the machine that trains on them needs no template.
+    assert stale_when(None) == []
+    assert stale_when(None, tmp_path / "other.jinja") != []
+    # As of a build that read no template.
+    stale_when(None)
+    record()
+    assert stale_when("one") == []
+    assert stale_when("one", tmp_path / "moved.jinja") != []
+
+
 def test_the_text_of_a_deepspeed_file_counts_and_not_its_name(tmp_path: Path) -> None:
     path = tmp_path / "mine.json"
     path.write_text((loader.CONFIGS / "deepspeed" / "zero2.json").read_text())

@@ -67,6 +67,8 @@ class ReplyCache:
         self.path = folder / "replies.sqlite"
         self._again: set[str] = set()
         """Keys of refusals that are asked again: they are not found, and replaced by what comes."""
+        self.rows_asked_again: set[str] = set()
+        """Ids of the rows that they are about."""
         try:
             self._lock = acquire(folder / "lock")
         except BlockingIOError as error:
@@ -178,7 +180,8 @@ class ReplyCache:
         What was refused holds until its request is answered, or refused once more: a server may be away.
         """
         refused = "json_extract(reply, '$.refused') IS NOT NULL AND key NOT LIKE '%:refused-%'"
-        self._again = {key for (key,) in self._db.execute(f"SELECT key FROM replies WHERE {refused}")}
+        found = self._db.execute(f"SELECT key, row_id FROM replies WHERE {refused}").fetchall()
+        self._again, self.rows_asked_again = {key for key, _ in found}, {row_id for _, row_id in found}
         return len(self._again)
 
     def let_refusals_stand(self) -> None:

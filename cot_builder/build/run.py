@@ -114,7 +114,8 @@ async def _ask_all(plan: BuildPlan, journal: ReplyCache) -> tuple[BuildOutcome, 
     clock = asyncio.create_task(_tick(progress))
     # One per teacher, so that a slow one holds up its own rows only.
     lanes: dict[str, list[int]] = defaultdict(list)
-    for index in plan.rows:
+    # What was refused before comes last: a teacher's other replies tell that it answers, if all of these are refused again.
+    for index in sorted(plan.rows, key=lambda row: plan.split.rows[row].id in journal.rows_asked_again):
         names = plan.assigned[index]
         # Rows that also ask a server wait for that, not for the offline teacher's one worker.
         lanes[next((name for name in names if not plan.is_offline(name)), names[0])].append(index)

@@ -105,6 +105,22 @@ def test_many_rows_that_are_refused_again_do_not_stop_a_teacher_that_answers_oth
     assert "refuses every request" in project.manifest()["teachers_down"][0]
 
 
+def test_a_retry_whose_first_rows_are_all_refused_again_tells_by_the_later_ones_that_the_teacher_answers(
+    project, serve
+):
+    stub = serve(fault=lambda n, seed: "400")
+    project.ask(stub, rows=50)
+    assert project.build() == 3
+    refused = {body["seed"] for body in stub.requests}
+    # Once mended, as with a larger max-model-len.
+    stub.fault = lambda n, seed: "400" if seed in refused else None
+    assert project.build() == 0
+    asked = len(stub.requests)
+    assert project.build("--retry") == 0
+    assert project.manifest()["rejected_rows_by_reason"]["request_refused"] == len(refused)
+    assert len(stub.requests) == asked + len(refused) + 1
+
+
 def test_a_retry_whose_server_is_away_leaves_the_rows_that_there_are(project, serve, capsys):
     stub = serve(fault=cursed("400", 5, 9))
     project.ask(stub)

@@ -13,6 +13,7 @@ converted. Pure, and linear in the length of the text.
 
 from __future__ import annotations
 
+import bisect
 import itertools
 import math
 import re
@@ -65,9 +66,10 @@ _IN_WORDS = (
 # What is halved may follow: "two and a half million".
 _AND_A_HALF = rf"\s{{1,3}}and\s{{1,3}}a\s{{1,3}}half\b(?:\s{{1,3}}(?:{'|'.join(_SCALES)})\b(?!-))?"
 _SIGNED = re.compile(
-    r"(?:^|[=:;,.!?(\[\"'“*]|\b(?:is|are|was|were|be|to|of|at|about|equals?|reads?|from|than|by|answer|approximately|as|so|thus"
-    r"|therefore|hence|and|or|between|around|roughly|exactly|only|just|nearly|almost|below|above|ha[sd]|have|shows?|shown|says?"
-    r"|see|indicates?|displays?|recorded|g[eio]ts?|gives?|gave|becomes?|became|yields?|means?|reach(?:es|ed)?|hits?))\s*$",
+    r"(?:^|[=:;,.!?(\[\"'“*]|\b(?:is|are|was|were|be|to|of|at|about|equals?|reads?|from|than|by|answer|approximately|as|so"
+    r"|thus|therefore|hence|and|(?<!\bplus )or|between|around|roughly|exactly|only|just|nearly|almost|below|above|ha[sd]|have"
+    r"|shows?|shown|says?|see|indicates?|displays?|recorded|gets?|got|gives?|gave|becomes?|became|yields?|means?|reach(?:es|ed)?"
+    r"|hits?))\s*$",
     re.IGNORECASE,
 )
 """What stands before a minus in words that is a sign: "5 minus 3" and "the sum minus 3" are differences."""
@@ -119,10 +121,18 @@ _ALONE = re.compile(r"^\W*(?:(?:about|around|approximately|roughly|exactly|only|
 _REASON = re.compile(r",?\s(?:as|since|because)\s", re.IGNORECASE)
 _UNIT_FOLLOWS = re.compile(r"\s?[A-Za-zµμΩ°]")
 _CLOSING = re.compile(
-    r"=|≈|\\approx|\b(?:(?:is|are|was|be)\b(?!\s+\w+ing\b)|(?:equals?|has|have|had|gives?|get|gets|yields?|so|thus|therefore)\b)",
+    r"=|≈|\\approx|\b(?P<doing>(?:is|are|was|be)\s+\w+ing\b)"
+    r"|\b(?:is|are|was|be|equals?|has|have|had|gives?|get|gets|yields?|so|thus|therefore)\b"
+    # "3 are standing and 2 are sitting, for a total of 5", but not "2 dogs, making it loud".
+    r"|,\s+(?:(?:(?:for|in|making|giving)\s+)?(?:a\s+)?total(?:l?ing)?(?:\s+of)?|making|giving)"
+    rf"(?=:?\s*(?:\d|(?:{'|'.join(_WORDS)})\b))"
+    rf"|,(?=\s+(?:\d{{1,9}}|{'|'.join(_WORDS)})\s+(?:in\s+(?:total|all)|altogether)\b)",
     re.IGNORECASE,
 )
-"""What a sentence concludes with; "4 people are sitting at 2 tables" concludes nothing."""
+"""What a sentence concludes with."""
+_SUBJECT_BEFORE = re.compile(r"(?:^|[,;:]|\b(?:and|but|while|where|which|there|only|is|are|was))\s*$", re.IGNORECASE)
+_SUBJECT = re.compile(r"(?:\s+[\w'’-]+){0,4}\s*")
+"""What stands before and behind a number that counts who does something: "4 people", "3 of whom"."""
 _PART_OF = re.compile(
     r"\s+(?:of|(?:\w+\s+){0,2}out\s+of)(?:\s+(?:the|all|these|those|a|total|of)){0,4}\s*", re.IGNORECASE
 )
@@ -336,7 +346,7 @@ def _concluded(tail: str, found: list[Number]) -> Number:
     reason = _REASON.search(tail, found[0].end)
     if reason:
         tail, found = tail[: reason.start()], [number for number in found if number.start < reason.start()]
-    places = [match.end() for match in _CLOSING.finditer(tail) if not _is_relative(tail, match.start(), found[0])]
+    places = [place for match in _CLOSING.finditer(tail) if (place := _place(tail, match, found)) is not None]
     if not places and found[0].start <= 2 and _UNIT_FOLLOWS.match(tail, found[0].end):
         # "12 out of 20 houses"
         return found[0]
@@ -346,6 +356,24 @@ def _concluded(tail: str, found: list[Number]) -> Number:
     outside = [number for number in found if tail.count("(", 0, number.start) == tail.count(")", 0, number.start)]
     # "7 years (12 - 5)"
     return (outside or found)[-1]
+
+
+def _place(tail: str, match: re.Match[str], found: list[Number]) -> int | None:
+    """Where what a closing word concludes with begins; None where it concludes nothing.
+
+    Those who do something stand before it: "4 people are sitting at 2 tables".
+    """
+    if _is_relative(tail, match.start(), found[0]):
+        return None
+    place = bisect.bisect_right(found, match.start(), key=lambda number: number.end)
+    if not match["doing"] or not place:
+        return match.end()
+    start, between = found[place - 1].start, tail[found[place - 1].end : match.start()]
+    is_subject = len(between) <= _UNIT_CHARS and _SUBJECT.fullmatch(between)
+    if is_subject and _SUBJECT_BEFORE.search(tail[max(0, start - 20) : start]):
+        return start
+    # Without a number behind it what was said before stands.
+    return match.end() if found[-1].start >= match.end() else None
 
 
 def _is_relative(tail: str, place: int, first: Number) -> bool:

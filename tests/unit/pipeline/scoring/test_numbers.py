@@ -133,6 +133,43 @@ def test_a_part_is_meant_before_its_whole(text, stated):
     assert stated_number(text).value == stated
 
 
+@pytest.mark.parametrize(
+    ("text", "stated"),
+    [
+        ("There are 5 people in the image, and 3 are wearing hats.", 3),
+        ("There are 5 people in the image, 3 of whom are wearing hats.", 3),
+        ("There are 7 children and 3 are playing with 2 balls", 3),
+        ("She is 12 years old and is holding 2 balloons", 12),
+        ("There are 3 dogs and they are running in 2 groups", 3),
+        # What is done, or where, and no subject.
+        ("He is wearing number 23 on a team of 5", 23),
+        ("In 2015 the company is selling 30 cars in 4 cities", 30),
+        ("Based on the 3 pictures, the man is riding 2 horses", 2),
+        ("There are 4 people sitting at 2 tables and they are talking.", 4),
+        # All of them.
+        ("3 are standing and 2 are sitting, for a total of 5 people", 5),
+        ("3 people are standing and 2 are sitting, totaling 5", 5),
+        ("3 people are standing and 2 are sitting, making 5 in total", 5),
+        ("one is standing, two are sitting, three in total", 3),
+        ("There are 5 people and 2 dogs, making it loud", 5),
+    ],
+)
+def test_who_does_something_is_counted_before_what_is_done(text, stated):
+    assert stated_number(text).value == stated
+
+
+@pytest.mark.parametrize("sign", ["plus or minus 3", "plus or minus three"])
+def test_plus_or_minus_is_no_sign(sign):
+    assert stated_number(f"The answer is {sign}").value == 3
+
+
+@pytest.mark.parametrize("text", ["1 is running " * 5_000, "5 " + "is running " * 5_000, "5" + ", total" * 5_000])
+def test_a_long_sentence_is_read_in_time(text):
+    began = time.process_time()
+    stated_number(text)
+    assert time.process_time() - began < 0.5
+
+
 @pytest.mark.parametrize("text", ["1:2", "The ratio is 1.5:2", "1,234:1", "1:2.5"])
 def test_a_ratio_is_no_number(text):
     assert stated_number(text) is None

@@ -35,14 +35,14 @@ def wilson(count: float, n: float) -> tuple[float | None, float | None]:
     return low, high
 
 
-def paired_difference(both: int, only_a: int, only_b: int, n: int) -> tuple[float, float]:
+def paired_difference(both: float, only_a: float, only_b: float, n: float) -> tuple[float, float]:
     """Return 95 % score interval of the share of `a` minus that of `b` on the same n rows, n at least 1.
 
     Newcombe's method 10 (1998, Statistics in Medicine 17:2635): Wilson's intervals of both shares, joined by their correlation,
     which is corrected for continuity. Unlike a bootstrap it has a width where few rows differ, or none.
 
     Args:
-        both: rows that both have right.
+        both: rows that both have right; parts where rows of one cluster count as one.
         only_a: rows that `a` alone has right.
         only_b: rows that `b` alone has right.
         n: rows in all.

@@ -32,7 +32,7 @@ class Paired:
     difference: float | None
     low: float | None
     high: float | None
-    """Accuracy of `a` minus that of `b`, with its 95 % interval by paired bootstrap; Newcombe's where all rows differ alike."""
+    """Accuracy of `a` minus that of `b`, with its 95 % interval by paired bootstrap; Newcombe's where that has no spread."""
     p: float | None
     """Two-sided and exact."""
     detectable: float | None
@@ -171,11 +171,13 @@ def _change(rows: Sequence[tuple[bool, bool, str]]) -> Change:
 
 
 def _bootstrap(gains: Sequence[int], clusters: Sequence[str]) -> tuple[float, float] | None:
-    """The interval of a mean gain; None where all gains are equal, which leaves a bootstrap no spread, however few they are."""
-    if len(set(gains)) < 2:
-        return None
+    """The interval of a mean gain; None where a bootstrap has no spread, however few gains there are.
+
+    So it is where all gains are equal, or those of each cluster as on average, and where there is one cluster.
+    """
     sums = bootstrap_sums([[gain, 1] for gain in gains], clusters)
-    return interval(sums[:, 0] / sums[:, 1])
+    low, high = interval(sums[:, 0] / sums[:, 1])
+    return (low, high) if low < high else None
 
 
 def _newcombe(gains: Sequence[int], both: int, clusters: Sequence[str]) -> tuple[float, float]:
@@ -187,9 +189,9 @@ def _newcombe(gains: Sequence[int], both: int, clusters: Sequence[str]) -> tuple
         clusters: of each row.
     """
     n = len(gains)
-    part = len(cluster_sums([[gain] for gain in gains], clusters)) / n
-    counts = (round(part * count) for count in (both, gains.count(1), gains.count(-1), n))
-    return paired_difference(*counts)
+    number = len(cluster_sums([[gain] for gain in gains], clusters))
+    # Not rounded, lest the shares change, and with them the difference.
+    return paired_difference(*(count * number / n for count in (both, gains.count(1), gains.count(-1), n)))
 
 
 def _totals(gains: Sequence[int], clusters: Sequence[str]) -> list[int]:

@@ -69,6 +69,13 @@ def test_models_that_differ_nowhere_or_everywhere_are_not_known_to_the_last_poin
     assert (change.gain.low, change.gain.high) == paired_difference(4, 0, 0, 4)
 
 
+@pytest.mark.parametrize(("pictures", "b"), [("xxyy", [0, 1, 0, 1]), ("xxxx", [0, 0, 0, 1])])
+def test_pictures_on_which_models_differ_alike_are_not_known_to_the_last_point(pictures: str, b: list[int]) -> None:
+    one, other = (answered([bool(right) for right in of_rows], list(pictures)) for of_rows in ([1, 0, 1, 0], b))
+    found = paired(one, other)
+    assert found.low < found.difference < found.high
+
+
 def test_equally_good_models_are_not_told_apart() -> None:
     assert macro_f1_difference(rows(1, 0.6), rows(7, 0.6)).p > 0.05
 

@@ -94,15 +94,20 @@ def read_jsonl(path: Path) -> Iterator[dict[str, Any]]:
 
 def end_half_line(path: Path) -> None:
     """Take away the half line at the end of a JSON-lines file, which a killed writer left. Only while nobody else writes."""
-    with path.open("rb+") as file:
+    if half := half_line(path):
+        os.truncate(path, path.stat().st_size - len(half))
+
+
+def half_line(path: Path) -> bytes:
+    """Return what stands behind the last line break of a file: half a line, or a last one that was not ended."""
+    with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
-        if not size:
-            return
-        file.seek(size - 1)
+        file.seek(max(0, size - 1))
         # Seldom: a whole file is not read for it.
-        if file.read() != b"\n":
-            file.seek(0)
-            file.truncate(file.read().rfind(b"\n") + 1)
+        if file.read() in (b"", b"\n"):
+            return b""
+        file.seek(0)
+        return file.read().rpartition(b"\n")[2]
 
 
 def digest(value: Any) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.errors import UserError
-from pipeline.files import read_jsonl
+from pipeline.files import half_line, read_jsonl
 
 
 @dataclass(frozen=True)
@@ -118,16 +117,8 @@ def _unended(path: Path) -> list[Any]:
     """The row of a last line without a newline, which many tools write; none where a killed writer left half of one."""
     if not path.exists():
         return []
-    with path.open("rb") as file:
-        size = file.seek(0, os.SEEK_END)
-        file.seek(max(0, size - 1))
-        # Seldom: a whole file is not read for it.
-        if not size or file.read() == b"\n":
-            return []
-        file.seek(0)
-        *_, last = file
     try:
-        return [json.loads(last)]
+        return [json.loads(half_line(path))]
     except ValueError:
         return []
 

@@ -255,7 +255,7 @@ def _pairs(known: Cells, compared: Sequence[Cell]) -> TaskPairs:
 
 
 def _figures(record: Mapping[str, Any], answers: Sequence[Mapping[str, Any]], planned: Planned) -> dict[str, Any]:
-    """The columns that only a complete cell has. Every row stays in n."""
+    """The columns that only a complete cell has. Every row whose gold answer is published stays in n."""
     figures = _rate(answers)
     told = judged(answers)
     official = record.get("official") or {}

@@ -15,6 +15,7 @@ from typing import Any
 
 from pipeline.errors import UserError
 from pipeline.files import write_json
+from pipeline.formatting import percent
 from stages.evaluation.backends.base import Checkpoint
 
 HARNESSES = ("lmms-eval",)
@@ -91,4 +92,4 @@ def compare_with_lmms_eval(record: Mapping[str, Any], task: str, theirs: float, 
     ours = {"accuracy": record["accuracy"], "official": record["official"]}
     write_json(folder / "side_by_side.json", {"task": task, "ours": ours, "lmms-eval": {"task": name, metric: theirs}})
     official = "".join(f", {key} {value:.2f} %" for key, value in record["official"].items())
-    return f"{task}: ours {100 * record['accuracy']:.2f} %{official}; lmms-eval {name} {metric} {theirs:g}"
+    return f"{task}: ours {percent(record['accuracy'], 2)} %{official}; lmms-eval {name} {metric} {theirs:g}"

@@ -59,6 +59,11 @@ def test_its_task_is_run_on_our_checkpoint_and_both_numbers_are_told(tmp_path, p
     }
 
 
+def test_of_answers_that_are_not_published_its_number_alone_is_told(tmp_path):
+    line = lmms_eval.compare_with_lmms_eval({"accuracy": None, "official": {}}, "mmmu", 0.5, tmp_path)
+    assert line == "mmmu: ours – %; lmms-eval mmmu_val mmmu_acc 0.5"
+
+
 def test_its_failure_is_told_with_the_end_of_its_log(tmp_path, python, checkpoint):
     with pytest.raises(UserError, match="Cannot reach the hub"):
         lmms_eval.run(checkpoint, "mmmu", python, tmp_path / "lmms-eval", 4)

@@ -215,7 +215,7 @@ def hand_over(config: RunConfig, run: RunDir, name: str, **record: object) -> No
     write_json(run.record_path(name), kept)
     inputs = {**evaluation_inputs(config), "weights": "w"}
     write_json(run.phase(name) / "evaluation.json", {"status": "complete", "inputs": inputs})
-    row = {"id": "1", "style": "think", "decoding": "greedy", "label": "awe", "reason": None, "correct": True}
+    row = {"id": "1", "style": "think", "decoding": "greedy", "gold": "awe", "label": "awe", "reason": None}
     (run.phase(name) / "predictions.jsonl").write_text(json.dumps(row) + "\n")
 
 

@@ -131,7 +131,7 @@ def test_a_stage_starts_from_the_parent_its_block_names(run: RunDir) -> None:
 
 
 def test_a_parent_that_missed_a_gate_that_stops_is_refused(run: RunDir) -> None:
-    row = {"id": "a", "decoding": "greedy", "style": "think", "label": None, "reason": "empty", "correct": False}
+    row = {"id": "a", "decoding": "greedy", "style": "think", "gold": "awe", "label": None, "reason": "empty"}
     (run.phase("stage1_sft") / "predictions.jsonl").write_text(json.dumps(row) + "\n")
     gate = "stages.1.gate={format_rate: 0.5, action: %s}"
     with pytest.raises(UserError, match=r"stage1_sft missed its gate: 0 of 1 greedy answers"):

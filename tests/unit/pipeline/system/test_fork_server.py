@@ -64,8 +64,14 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             **kwargs,
         )
 
-    with fork_server.fork_server([IMPORTED]):
-        yield start
+    # A shell that starts the tests in the background makes them, and the server, ignore these.
+    heeded = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)}
+    try:
+        with fork_server.fork_server([IMPORTED]):
+            yield start
+    finally:
+        for number, handler in heeded.items():
+            signal.signal(number, handler)
     assert FORK_SERVER not in os.environ
 
 

@@ -22,6 +22,12 @@ def is_path(source: str) -> bool:
     return source.startswith(("/", ".", "~")) or source.partition("@")[0].count("/") > 1
 
 
+def split_revision(source: str) -> tuple[str, str | None]:
+    """Return the id and the revision of a hub model named as id or id@revision."""
+    name, _, revision = source.partition("@")
+    return name, revision or None
+
+
 def differences(old: Any, new: Any, key: str = "") -> list[str]:
     """Return what changed between two plain configurations, as ``a.b: old -> new``."""
     if isinstance(old, dict) and isinstance(new, dict):

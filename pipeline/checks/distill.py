@@ -11,7 +11,7 @@ from pipeline.checks.model_folder import folder_problems
 from pipeline.config.schema import RunConfig, StageConfig, stage_key
 from pipeline.files import is_path, read_json
 from pipeline.run_dir import RunDir
-from pipeline.runs.handover import COMPLETE, TRAINED
+from pipeline.runs.handover import COMPLETE, is_trained
 
 
 def distill_problems(where: str, stage: StageConfig) -> Iterator[str]:
@@ -47,7 +47,7 @@ def teacher_problems(config: RunConfig, anew: Collection[str] = ()) -> Iterator[
     for name, stage in config.all_stages.items():
         if stage.distill is None or stage.algorithm != "sft":
             continue
-        if name not in anew and (run.record(name) or {}).get("status") in (TRAINED, COMPLETE):
+        if name not in anew and is_trained(run, name):
             continue
         source = stage.distill.teacher
         folder, told = Path(source).expanduser(), f"{stage_key(name)}.distill.teacher: {source!r}"

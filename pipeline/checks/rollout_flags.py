@@ -30,7 +30,8 @@ def rollout_flag_problems(config: RunConfig, gpus: int) -> Iterator[str]:
             told = [f"follows from the server's GPUs and {' and '.join(SPREAD_OVER)}; leave it out"]
         else:
             told = [one.partition(": ")[2] for one in flag_problems({flag: value})]
-            told += [other for other in [unknown_flag(name)] if other and not told]
+            if not told and (why := unknown_flag(name)):
+                told = [why]
         yield from (f"launch.rollout_flags.{flag}: {one}" for one in told)
         wrong |= {name} if told else set()
     if not wrong.intersection(SPREAD_OVER):

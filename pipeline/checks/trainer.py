@@ -13,6 +13,7 @@ from pipeline.config.derived import _schedule, checkpoint_cycle, clip_range, wor
 from pipeline.config.reward_names import reward_file, reward_function
 from pipeline.config.schema import RunConfig, StageConfig, stage_key
 from pipeline.config.trainer_options import CONFIG_CLASSES, option_words, trainer_fields
+from pipeline.config.validation import is_count, is_number
 from pipeline.errors import did_you_mean
 from pipeline.files import ROOT
 from pipeline.system import multinode
@@ -108,19 +109,15 @@ def _trainer_values(where: str, stage: StageConfig) -> Iterator[tuple[str, str]]
             yield key, f"{told} follows trl's own evaluation, which a stage does not run; use another one"
         elif isinstance(fields[key], bool) and not isinstance(value, bool):
             yield key, f"{told} must be true or false"
-        elif type(fields[key]) in (int, float) and not _number(value):
+        elif type(fields[key]) in (int, float) and not is_number(value):
             yield key, f"{told} must be a number"
-        elif (
-            key in WHOLE and value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
-        ):
+        elif key in WHOLE and value is not None and not is_count(value):
             yield key, f"{told} must be a whole number of at least 1"
-        elif (
-            key == "max_steps" and value != -1 and (isinstance(value, bool) or not isinstance(value, int) or value < 1)
-        ):
+        elif key == "max_steps" and value != -1 and not is_count(value):
             yield key, f"{told} must be a whole number of at least 1, or -1 to train for num_train_epochs, as 0 would"
-        elif key in POSITIVE and value is not None and (not _number(value) or value <= 0):
+        elif key in POSITIVE and value is not None and (not is_number(value) or value <= 0):
             yield key, f"{told} must be a number above 0"
-        elif key in NOT_NEGATIVE and value is not None and (not _number(value) or value < 0):
+        elif key in NOT_NEGATIVE and value is not None and (not is_number(value) or value < 0):
             yield key, f"{told} must be 0 or more"
 
 
@@ -160,10 +157,6 @@ def missing_trackers(config: RunConfig) -> Iterator[str]:
                 yield f"{where}.trainer.report_to: {tracker} is not installed; pip install {tracker}, or leave report_to out"
 
 
-def _number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
 def _trainer(where: str, stage: StageConfig) -> Iterator[str]:
     """The trainer options together."""
     cycle = checkpoint_cycle(stage)
@@ -198,7 +191,7 @@ def _rewards(where: str, stage: StageConfig) -> Iterator[str]:
         elif file.suffix == ".py":
             yield from _reward_file(f"{where}.reward_funcs: {reward!r}", file, reward_function(reward)[1])
     weights = stage.trainer.get("reward_weights")
-    if weights is not None and not (isinstance(weights, list) and all(_number(weight) for weight in weights)):
+    if weights is not None and not (isinstance(weights, list) and all(is_number(weight) for weight in weights)):
         yield f"{where}.trainer.reward_weights: {weights!r} must be a list of numbers, for example [0.5, 0.5]"
     elif weights is not None and len(weights) != len(stage.reward_funcs):
         yield f"{where}.trainer.reward_weights: {len(weights)} weights for {len(stage.reward_funcs)} reward_funcs; give one each"

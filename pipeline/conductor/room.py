@@ -5,7 +5,6 @@ Only what cannot fit is told: the weights a process holds at least. Whether a st
 
 from __future__ import annotations
 
-import math
 from collections.abc import Collection, Iterator
 from pathlib import Path
 
@@ -14,10 +13,10 @@ from pipeline.config.derived import trainer_gpus
 from pipeline.config.evaluation import LabModel
 from pipeline.config.schema import RunConfig, stage_key
 from pipeline.data.student import student_folder
-from pipeline.files import is_path
+from pipeline.files import is_path, split_revision
 from pipeline.formatting import size
 from pipeline.run_dir import BASE, RunDir
-from pipeline.sweeps.memory import read_shapes
+from pipeline.sweeps.memory import count_numbers, read_shapes
 from pipeline.system.hardware import gpu_memory
 
 _CURE = "take a smaller model, or a larger GPU"
@@ -47,13 +46,13 @@ def room_problems(config: RunConfig, run: RunDir, names: Collection[str]) -> Ite
         return
     for name in trained:
         block = config.stage(name).distill
-        folder = Path(block.teacher).expanduser() if block is not None else None
-        # A folder that is not there is told by its own rule.
-        if block is None or folder is None or (is_path(block.teacher) and not folder.is_dir()):
+        if block is None:
             continue
-        source, _, revision = block.teacher.partition("@")
-        named = (block.teacher, None) if folder.is_dir() else (source, revision or None)
-        taught = number_bytes(config) * _numbers(*named)
+        is_here = Path(block.teacher).expanduser().is_dir()
+        # A folder that is not there is told by its own rule.
+        if is_path(block.teacher) and not is_here:
+            continue
+        taught = number_bytes(config) * _numbers(*((block.teacher, None) if is_here else split_revision(block.teacher)))
         if student + taught > there:
             yield (
                 f"{stage_key(name)}.distill.teacher: the weights of {block.teacher} take {size(taught)} beside the student's "
@@ -77,5 +76,4 @@ def _student(config: RunConfig, run: RunDir, *, anew: bool) -> float:
 
 def _numbers(source: str, revision: str | None = None) -> int:
     """How many numbers a model's weights are."""
-    tensors = read_shapes(LabModel(name_or_path=source, revision=revision)).tensors
-    return sum(math.prod(shape) for _, shape in tensors.values())
+    return count_numbers(read_shapes(LabModel(name_or_path=source, revision=revision)).tensors)

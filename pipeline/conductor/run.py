@@ -42,7 +42,7 @@ from pipeline.data.training_rows import asked_rows
 from pipeline.errors import UserError
 from pipeline.formatting import size
 from pipeline.run_dir import BASE, COT, RunDir, in_order_of_deletion
-from pipeline.runs.handover import COMPLETE, TRAINED
+from pipeline.runs.handover import is_trained
 from pipeline.runs.phases import OTHER_ROWS, parent_of, phase_names, stale_reasons, trained_phases
 from pipeline.system import multinode
 from pipeline.system.fork_server import fork_server
@@ -136,7 +136,7 @@ def conduct(config: RunConfig, run: RunDir, arguments: argparse.Namespace, opene
     names = _phases_to(config, arguments.to) if arguments.to else phase_names(config)
     doomed = _doomed(config, run, arguments.clean) if arguments.clean else set()
     # Before rows are paid for, or what there is of them is deleted.
-    if problems := list(room_problems(config, run, [*doomed, *(name for name in names if not _is_done(run, name))])):
+    if problems := list(room_problems(config, run, [*doomed, *(name for name in names if not is_trained(run, name))])):
         raise UserError(problems)
     _clean(config, run, doomed)
     _refuse_stale(config, run)
@@ -222,10 +222,6 @@ def _refuse_stale(config: RunConfig, run: RunDir) -> None:
         raise UserError(
             [*problems, "give the run another name (name=…), restore the settings, or add --clean PHASE (or all)"]
         )
-
-
-def _is_done(run: RunDir, name: str) -> bool:
-    return (run.record(name) or {}).get("status") in (TRAINED, COMPLETE)
 
 
 def _doomed(config: RunConfig, run: RunDir, phase: str) -> set[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,7 +15,7 @@ from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs import gates
 from pipeline.runs.handover import COMPLETE
 from pipeline.runs.phases import evaluated_from, parent_of, phase_inputs
-from pipeline.sweeps.memory import tensor_shapes, weight_files
+from pipeline.sweeps.memory import count_numbers, tensor_shapes, weight_files
 from pipeline.system import multinode
 from pipeline.system.hardware import free_memory, usable_cores, visible_gpus
 
@@ -127,7 +126,7 @@ def teacher_bytes(config: RunConfig, stage: StageConfig) -> int | None:
     """
     assert stage.distill is not None
     files = weight_files(Path(stage.distill.teacher).expanduser())
-    numbers = sum(math.prod(shape) for file in files for _, shape in tensor_shapes(file).values())
+    numbers = sum(count_numbers(tensor_shapes(file)) for file in files)
     return numbers * number_bytes(config) if files else None
 
 

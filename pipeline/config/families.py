@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.config.validation import is_count, is_number
 from pipeline.files import ROOT, read_json
 
 REFUSED = {
@@ -201,11 +202,9 @@ def flag_problems(flags: Mapping[str, Any]) -> Iterator[str]:
             yield f"{flag}: is written {written}, without leading dashes and with no _"
         elif name in READ_HERE and not isinstance(value, Mapping | None):
             yield f"{flag}: {value!r} must be a mapping, such as {{image: 1}}"
-        elif name in _COUNTS and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+        elif name in _COUNTS and not is_count(value):
             yield f"{flag}: {value!r} must be a whole number of at least 1"
-        elif name == "gpu-memory-utilization" and (
-            isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1
-        ):
+        elif name == "gpu-memory-utilization" and not (is_number(value) and 0 < value <= 1):
             yield f"{flag}: {value!r} must be a number above 0 and at most 1"
 
 

@@ -21,6 +21,16 @@ _SCALARS: dict[Any, tuple[str, tuple[type, ...]]] = {
 """What a value of a scalar type must be, in words and as the types YAML gives."""
 
 
+def is_number(value: Any) -> bool:
+    """Check whether a value is a number: of true and false Python says so, a configuration does not."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def is_count(value: Any) -> bool:
+    """Check whether a value is a whole number of at least 1."""
+    return is_number(value) and isinstance(value, int) and value >= 1
+
+
 def without_nulls(value: Any, hint: Any) -> Any:
     """Return a configuration without the nulls that stand for no value: the default holds there, an entry of a mapping is gone.
 

@@ -187,11 +187,10 @@ def _register_heic() -> None:
 def _to_rgb(image: Image.Image) -> Image.Image:
     # It would copy a picture that is upright.
     ImageOps.exif_transpose(image, in_place=True)
-    if image.mode in ("I", "F"):
-        _check_depth(image)
+    # Mode I may also hold plain 8-bit values.
+    deep = image.mode.startswith("I;") or (image.mode in ("I", "F") and _highest(image) > 255)
     if image.mode.startswith("I"):
-        # convert() clips at 255, which turns a 16-bit picture white. Mode I may also hold plain 8-bit values.
-        deep = image.mode != "I" or image.getextrema()[1] > 255  # type: ignore[operator]
+        # convert() clips at 255, which turns a 16-bit picture white.
         # Of the other byte order Pillow scales no values.
         image = image if image.mode == "I;16" else image.convert("I")
         image = (image.point(lambda value: value * (1 / 256)) if deep else image).convert("L")
@@ -202,8 +201,10 @@ def _to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _check_depth(image: Image.Image) -> None:
-    """Refuse numbers of 32 bits of which nobody knows what is white: clipped to 8 bits they are black or white all over.
+def _highest(image: Image.Image) -> float:
+    """The highest of numbers of 32 bits; refuses those of which nobody knows what is white.
+
+    Clipped to 8 bits they are black or white all over.
 
     Raises:
         ValueError: when they are no values of 8 bits, nor whole ones of 16.
@@ -217,6 +218,7 @@ def _check_depth(image: Image.Image) -> None:
         raise ValueError(
             f"values from {low:g} to {high:g}, of which nobody knows what is white; save 8 or 16 bits without a sign"
         )
+    return high
 
 
 def check_image(path: Path, max_pixels: int = MAX_PIXELS) -> str | None:

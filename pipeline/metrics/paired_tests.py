@@ -72,8 +72,9 @@ def paired(a: Iterable[Prediction], b: Iterable[Prediction]) -> Paired:
     gains = [right(x) - right(y) for x, y in pairs]
     clusters = [cluster(x) for x, _ in pairs]
     n, only_a, only_b = len(pairs), gains.count(1), gains.count(-1)
-    low, high = _bootstrap(gains, clusters) or _newcombe(gains, sum(right(x) and right(y) for x, y in pairs), clusters)
     by_cluster = _totals(gains, clusters)
+    both = sum(right(x) and right(y) for x, y in pairs)
+    low, high = _bootstrap(gains, clusters) or _newcombe(gains, both, len(by_cluster))
     # Clusters that swing as one weigh like fewer rows: the design effect of the difference, were there none.
     effect = sum(total**2 for total in by_cluster) / max(1, only_a + only_b)
     return Paired(
@@ -151,9 +152,9 @@ def _change(rows: Sequence[tuple[bool, bool, str]]) -> Change:
     gains = [int(x) - int(y) for x, y, _ in rows]
     clusters = [name for _, _, name in rows]
     n, only_a, only_b, both = len(rows), gains.count(1), gains.count(-1), sum(x and y for x, y, _ in rows)
-    drawn = _bootstrap(gains, clusters) if shared(clusters) else None
-    low, high = drawn or _newcombe(gains, both, clusters)
     totals = _totals(gains, clusters)
+    drawn = _bootstrap(gains, clusters) if shared(clusters) else None
+    low, high = drawn or _newcombe(gains, both, len(totals))
     return Change(
         before=(both + only_b) / n,
         after=(both + only_a) / n,
@@ -180,18 +181,17 @@ def _bootstrap(gains: Sequence[int], clusters: Sequence[str]) -> tuple[float, fl
     return (low, high) if low < high else None
 
 
-def _newcombe(gains: Sequence[int], both: int, clusters: Sequence[str]) -> tuple[float, float]:
+def _newcombe(gains: Sequence[int], both: int, clusters: int) -> tuple[float, float]:
     """The score interval of a difference of rows of their own; where they share clusters it counts as many as those.
 
     Args:
         gains: of each row.
         both: rows that both have right.
-        clusters: of each row.
+        clusters: how many.
     """
     n = len(gains)
-    number = len(cluster_sums([[gain] for gain in gains], clusters))
     # Not rounded, lest the shares change, and with them the difference.
-    return paired_difference(*(count * number / n for count in (both, gains.count(1), gains.count(-1), n)))
+    return paired_difference(*(count * clusters / n for count in (both, gains.count(1), gains.count(-1), n)))
 
 
 def _totals(gains: Sequence[int], clusters: Sequence[str]) -> list[int]:

@@ -88,7 +88,7 @@ def read_phase(
         record["status"] = "stopped"
     log = tuple(row for row in read_jsonl(folder / "metrics.jsonl") if "step" in row)
     there = _stored_scores(folder / "report" / "metrics.json") if stored else {}
-    unusable = unusable_rows(folder)
+    evaluation = read_json(folder / "evaluation.json")
     maps = read_maps(folder)
     entries = []
     for name, rows, repeated in _by_style(folder):
@@ -111,11 +111,11 @@ def read_phase(
                 record,
                 log,
                 repeated,
-                official=_official(folder, rows[0]["style"]),
-                unusable=unusable,
+                official=_official(evaluation, rows[0]["style"]),
+                unusable=_unusable_rows(evaluation),
                 doubts=doubts,
                 occlusion=maps.get(rows[0]["style"]),
-                split=_split(folder),
+                split=_split(evaluation),
             )
         )
     return entries or [Entry(folder.name, folder.name, record=record, log=log, doubts=doubts)]
@@ -131,20 +131,20 @@ def _stored_scores(path: Path) -> dict[str, Scores]:
         ) from error
 
 
-def unusable_rows(folder: Path) -> dict[str, int]:
-    """Return reason: rows of its split that an evaluation could not use, as its evaluation.json counts them."""
-    counts = read_json(folder / "evaluation.json").get("problems") or {}
+def _unusable_rows(evaluation: Mapping[str, Any]) -> dict[str, int]:
+    """Reason: rows of its split that an evaluation could not use, as its evaluation.json counts them."""
+    counts = evaluation.get("problems") or {}
     return {str(reason): int(count) for reason, count in counts.items() if count}
 
 
-def _split(folder: Path) -> str:
-    asked = (read_json(folder / "evaluation.json").get("inputs") or {}).get("evaluation")
+def _split(evaluation: Mapping[str, Any]) -> str:
+    asked = (evaluation.get("inputs") or {}).get("evaluation")
     return str(asked.get("split") or "") if isinstance(asked, dict) else ""
 
 
-def _official(folder: Path, style: str) -> dict[str, float]:
+def _official(evaluation: Mapping[str, Any], style: str) -> dict[str, float]:
     """The benchmark's own scores of one style: a phase writes them per style, a cell of the lab, which has one, as they are."""
-    scores = read_json(folder / "evaluation.json").get("official") or {}
+    scores = evaluation.get("official") or {}
     per_style = any(isinstance(score, dict) for score in scores.values())
     return dict((scores.get(style) or {}) if per_style else scores)
 
@@ -192,6 +192,7 @@ def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = No
         raise UserError(problems)
     names = names_apart(list(found))
     maps = {one: read_maps(one) for one in found}
+    evaluations = {one: read_json(one / "evaluation.json") for one in found}
     return [
         Entry(
             name=names[one] + style.removeprefix(one.name),
@@ -202,10 +203,10 @@ def read_folders(folders: Sequence[Path], columns: Mapping[str, str] | None = No
             log=tuple(row for row in read_jsonl(one / "metrics.jsonl") if "step" in row),
             duplicates=repeated,
             task=tasks[one],
-            official=_official(one, rows[0]["style"]),
-            unusable=unusable_rows(one),
+            official=_official(evaluations[one], rows[0]["style"]),
+            unusable=_unusable_rows(evaluations[one]),
             occlusion=maps[one].get(rows[0]["style"]),
-            split=_split(one),
+            split=_split(evaluations[one]),
         )
         for one, styles in found.items()
         for style, rows, repeated in styles

@@ -151,4 +151,9 @@ def has_checkpoint(config: RunConfig, run: RunDir, name: str) -> bool:
             [f"{name} was made under other settings: {reason}" for reason in reasons]
             + [f"give the run another name, restore the setting, or start it anew with --clean ({run.phase(name)})"]
         )
-    return reasons is not None and (run.record(name) or {})["status"] in (TRAINED, COMPLETE)
+    return reasons is not None and is_trained(run, name)
+
+
+def is_trained(run: RunDir, name: str) -> bool:
+    """Check whether a phase's record says that it has a checkpoint, under whatever configuration."""
+    return (run.record(name) or {}).get("status") in (TRAINED, COMPLETE)

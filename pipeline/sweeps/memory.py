@@ -100,6 +100,11 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.safetensors") if not named or file.name in named)
 
 
+def count_numbers(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
+    """Return how many numbers tensors hold, given as name: (dtype, shape)."""
+    return sum(math.prod(shape) for _, shape in tensors.values())
+
+
 def tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Name, and (dtype, shape), of every tensor in a safetensors file, from its header.
 

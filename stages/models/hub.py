@@ -7,6 +7,7 @@ from pathlib import Path
 
 from pipeline.config.schema import DistillConfig, ModelConfig
 from pipeline.errors import UserError
+from pipeline.files import split_revision
 from pipeline.system.hub import refusal
 
 
@@ -24,8 +25,8 @@ def find_teacher(distill: DistillConfig, student: ModelConfig, key: str) -> Path
     folder = Path(distill.teacher).expanduser()
     if folder.is_dir():
         return folder
-    name, _, revision = distill.teacher.partition("@")
-    return find_model(dataclasses.replace(student, name_or_path=name, revision=revision or None), key)
+    name, revision = split_revision(distill.teacher)
+    return find_model(dataclasses.replace(student, name_or_path=name, revision=revision), key)
 
 
 def find_model(model: ModelConfig, key: str = "model.name_or_path") -> Path:

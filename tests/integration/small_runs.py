@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal as signals
 import subprocess
 import sys
 import time
@@ -19,6 +18,7 @@ import psutil
 from pipeline.files import read_jsonl, weights_digest, write_json
 from pipeline.run_dir import BASE, RunDir
 from pipeline.system.fork_server import FORK_SERVER
+from tests.heeded_signals import heed_signals
 
 HERE = Path(__file__).resolve().parent
 CONFIG = HERE / "small.yaml"
@@ -27,12 +27,6 @@ AT_ONCE = "launch.parallel_phases=2"
 QUICK = ("evaluation.split=test[:4]", "evaluation.samples=0", "evaluation.max_new_tokens=4")
 """Settings of a run whose answers no test reads."""
 STAGES = ["baseline_sft_labels", "stage1_sft", "stage2_grpo_format", "stage3_grpo_accuracy", "stage4_clgrpo"]
-
-
-def _heed_ctrl_c() -> None:
-    """A shell that starts the tests in the background makes them, and all they start, ignore Ctrl-C; nohup, SIGHUP."""
-    for number in (signals.SIGINT, signals.SIGHUP):
-        signals.signal(number, signals.SIG_DFL)
 
 
 @dataclass(frozen=True)
@@ -67,7 +61,7 @@ class Small:
             stderr=subprocess.STDOUT,
             text=True,
             start_new_session=True,
-            **{"stdout": subprocess.PIPE, "preexec_fn": _heed_ctrl_c, **how},
+            **{"stdout": subprocess.PIPE, "preexec_fn": heed_signals, **how},
         )
 
     def run(

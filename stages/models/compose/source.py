@@ -9,7 +9,7 @@ from typing import Any
 
 from pipeline.config.schema import ModelConfig
 from pipeline.errors import UserError
-from pipeline.files import digest, file_digest
+from pipeline.files import digest, file_digest, split_revision
 from stages.models.hub import find_model
 
 
@@ -22,9 +22,9 @@ def find_part(source: str, what: str) -> Path:
     path = Path(source).expanduser()
     if path.exists():
         return path
-    name, _, revision = source.partition("@")
+    name, revision = split_revision(source)
     try:
-        return find_model(ModelConfig(name_or_path=name, revision=revision or None))
+        return find_model(ModelConfig(name_or_path=name, revision=revision))
     except UserError as error:
         raise UserError([problem.replace("model.name_or_path", what, 1) for problem in error.problems]) from error
 

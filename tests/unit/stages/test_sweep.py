@@ -20,6 +20,7 @@ from pipeline import command_line
 from pipeline.sweeps.rows import TIMED
 from stages.sweep import main
 from tests.conftest import ROOT, RunModule
+from tests.heeded_signals import heed_signals
 from tests.waiting import wait_for
 
 MODULE = "tests.stand_in_cell"
@@ -145,11 +146,6 @@ def cells_alive(name: str, tmp_path: Path) -> bool:
     return False
 
 
-def heed_ctrl_c() -> None:
-    """A shell that starts the tests in the background makes them, and all they start, ignore Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
 def finished(root: Path) -> list[Path]:
     return list((root / "out").glob("trial/cells/*/evaluation.json"))
 
@@ -159,7 +155,7 @@ def test_ctrl_c_waits_for_nothing_and_says_how_to_go_on(lab: Any, tmp_path: Path
     child = subprocess.Popen(
         [sys.executable, "-m", "stages.sweep", "--config", str(path), "--cell-module", MODULE],
         cwd=ROOT, env={**os.environ, "STAND_IN_SECONDS": "5"}, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True,
-        preexec_fn=heed_ctrl_c,
+        preexec_fn=heed_signals,
     )  # fmt: skip
     wait_for(lambda: bool(finished(tmp_path)))
     before = len(finished(tmp_path))

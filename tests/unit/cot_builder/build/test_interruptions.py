@@ -17,6 +17,7 @@ import yaml
 
 from cot_builder.build.plan import plan
 from pipeline.config.loader import load
+from tests.heeded_signals import heed_signals
 from tests.waiting import wait_for
 
 
@@ -25,13 +26,8 @@ def start(project, repo_root):
     """Start ``python -m MODULE WORDS`` on the project in a process group of its own, as a terminal does."""
     processes: list[subprocess.Popen[str]] = []
 
-    def heed() -> None:
-        """Undo what a test run inherits from a background shell or from nohup."""
-        for number in (signal.SIGINT, signal.SIGHUP):
-            signal.signal(number, signal.SIG_DFL)
-
     def run(module: str, *words: str, **options) -> subprocess.Popen[str]:
-        options.setdefault("preexec_fn", heed)
+        options.setdefault("preexec_fn", heed_signals)
         command = [sys.executable, "-m", module, *words, "--config", str(project.config)]
         processes.append(
             subprocess.Popen(

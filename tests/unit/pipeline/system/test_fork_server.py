@@ -20,6 +20,7 @@ from pipeline.files import ROOT
 from pipeline.system import fork_server
 from pipeline.system.fork_server import FORK_SERVER, forked
 from pipeline.system.processes import child_environment
+from tests.heeded_signals import HEEDED, heed_signals
 from tests.waiting import wait_for
 
 # What the server has imported, and nothing else does.
@@ -64,13 +65,13 @@ def start(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[
             **kwargs,
         )
 
-    # A shell that starts the tests in the background makes them, and the server, ignore these.
-    heeded = {number: signal.signal(number, signal.SIG_DFL) for number in (signal.SIGINT, signal.SIGHUP)}
+    before = {number: signal.getsignal(number) for number in HEEDED}
+    heed_signals()
     try:
         with fork_server.fork_server([IMPORTED]):
             yield start
     finally:
-        for number, handler in heeded.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
     assert FORK_SERVER not in os.environ
 

@@ -16,7 +16,7 @@ from pipeline.data.student import student_folder
 from pipeline.files import is_path, split_revision
 from pipeline.formatting import size
 from pipeline.run_dir import BASE, RunDir
-from pipeline.sweeps.memory import count_numbers, read_shapes
+from pipeline.sweeps.memory import count_bytes, read_shapes
 from pipeline.system.hardware import gpu_memory
 
 _CURE = "take a smaller model, or a larger GPU"
@@ -52,7 +52,7 @@ def room_problems(config: RunConfig, run: RunDir, names: Collection[str]) -> Ite
         # A folder that is not there is told by its own rule.
         if is_path(block.teacher) and not is_here:
             continue
-        taught = number_bytes(config) * _numbers(*((block.teacher, None) if is_here else split_revision(block.teacher)))
+        taught = _bytes(number_bytes(config), *((block.teacher, None) if is_here else split_revision(block.teacher)))
         if student + taught > there:
             yield (
                 f"{stage_key(name)}.distill.teacher: the weights of {block.teacher} take {size(taught)} beside the student's "
@@ -67,13 +67,13 @@ def _student(config: RunConfig, run: RunDir, *, anew: bool) -> float:
         return 0
     each = _QUANTISED.get(model.quantization or "", number_bytes(config))
     if model.name_or_path is not None and (anew or folder is None):
-        return each * _numbers(model.name_or_path, model.revision)
+        return _bytes(each, model.name_or_path, model.revision)
     # What is composed is known once it is; one that is composed anew may be another.
     if anew or folder is None or not any(folder.glob("*.safetensors")):
         return 0
-    return each * _numbers(str(folder))
+    return _bytes(each, str(folder))
 
 
-def _numbers(source: str, revision: str | None = None) -> int:
-    """How many numbers a model's weights are."""
-    return count_numbers(read_shapes(LabModel(name_or_path=source, revision=revision)).tensors)
+def _bytes(each: float, source: str, revision: str | None = None) -> float:
+    """Bytes of a model's weights, at `each` a number."""
+    return count_bytes(read_shapes(LabModel(name_or_path=source, revision=revision)).tensors, each)

@@ -15,7 +15,7 @@ from pipeline.run_dir import BASE, COT, RunDir
 from pipeline.runs import gates
 from pipeline.runs.handover import COMPLETE
 from pipeline.runs.phases import evaluated_from, parent_of, phase_inputs
-from pipeline.sweeps.memory import count_numbers, tensor_shapes, weight_files
+from pipeline.sweeps.memory import count_bytes, tensor_shapes, weight_files
 from pipeline.system import multinode
 from pipeline.system.hardware import free_memory, usable_cores, visible_gpus
 
@@ -126,8 +126,8 @@ def teacher_bytes(config: RunConfig, stage: StageConfig) -> int | None:
     """
     assert stage.distill is not None
     files = weight_files(Path(stage.distill.teacher).expanduser())
-    numbers = sum(count_numbers(tensor_shapes(file)) for file in files)
-    return numbers * number_bytes(config) if files else None
+    each = number_bytes(config)
+    return round(sum(count_bytes(tensor_shapes(file), each) for file in files)) if files else None
 
 
 def number_bytes(config: RunConfig) -> int:

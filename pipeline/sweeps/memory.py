@@ -100,9 +100,14 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(file for file in folder.glob("*.safetensors") if not named or file.name in named)
 
 
-def count_numbers(tensors: Mapping[str, tuple[str, tuple[int, ...]]]) -> int:
-    """Return how many numbers tensors hold, given as name: (dtype, shape)."""
-    return sum(math.prod(shape) for _, shape in tensors.values())
+def count_bytes(tensors: Mapping[str, tuple[str, tuple[int, ...]]], each: float) -> float:
+    """Return the bytes of tensors, given as name: (dtype, shape), in a precision of `each` bytes a number.
+
+    What is stored in one byte, such as FP8 or packed weights of bitsandbytes, is held as it is.
+    """
+    return sum(
+        math.prod(shape) * (each if _STORED.get(dtype, 4) > 1 else min(each, 1)) for dtype, shape in tensors.values()
+    )
 
 
 def tensor_shapes(file: Path) -> dict[str, tuple[str, tuple[int, ...]]]:

@@ -75,12 +75,13 @@ def test_of_a_student_that_is_here_its_files_tell(run: RunDir) -> None:
     assert len(told(run, f"model.name_or_path={LARGE}")) == 1
 
 
-def huge(file: Path) -> None:
-    """Write the header of weights that no card here holds, and a file of their size that takes no room."""
-    header = json.dumps({"b": {"dtype": "BF16", "shape": [8 * 10**9], "data_offsets": [0, 16 * 10**9]}}).encode()
+def huge(file: Path, dtype: str = "BF16", width: int = 2) -> None:
+    """Write the header of weights that no card here holds in bfloat16, and a file of their size that takes no room."""
+    end = 8 * 10**9 * width
+    header = json.dumps({"b": {"dtype": dtype, "shape": [8 * 10**9], "data_offsets": [0, end]}}).encode()
     with file.open("wb") as opened:
         opened.write(struct.pack("<Q", len(header)) + header)
-        opened.truncate(8 + len(header) + 16 * 10**9)
+        opened.truncate(8 + len(header) + end)
 
 
 def test_what_is_composed_anew_is_not_judged_by_what_was_composed_before(run: RunDir) -> None:
@@ -104,6 +105,17 @@ def test_weights_that_lie_there_once_more_for_other_tools_are_counted_once(run: 
     write_json(folder / "config.json", {"model_type": "mistral3"})
     write_json(folder / "model.safetensors.index.json", {"weight_map": {"a": "model-00001-of-00001.safetensors"}})
     assert told(run, f"model.name_or_path={folder}") == []
+
+
+@pytest.mark.parametrize(("dtype", "width", "held"), [("BF16", 2, False), ("F8_E4M3", 1, True), ("U8", 1, True)])
+def test_weights_stored_in_one_byte_are_held_in_one(
+    run: RunDir, tmp_path: Path, dtype: str, width: int, held: bool
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    huge(folder / "model.safetensors", dtype, width)
+    write_json(folder / "config.json", {"model_type": "mistral3"})
+    assert (told(run, f"model.name_or_path={folder}", "model.dtype=bfloat16") == []) == held
 
 
 def test_a_model_of_which_nothing_can_be_known_is_told_before_anything_is_deleted(run: RunDir) -> None:

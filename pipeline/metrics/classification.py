@@ -14,7 +14,7 @@ from typing import Any
 
 from pipeline.config.evaluation import TWO_STEPS
 from pipeline.metrics.calibration import by_length, calibration
-from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, interval, rate
+from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, joined, rate, shared, spread
 from pipeline.metrics.paired_tests import Prediction, cluster, judged, right
 from pipeline.metrics.scores import (
     Agreement,
@@ -189,14 +189,20 @@ def _of_classes(greedy: Sequence[Prediction], clusters: Sequence[str], labels: L
     if strange:
         raise ValueError(f"labels {strange} are not of the label set {names}")
     counts = confusion_matrix(gold, answers, labels=[*names, UNPARSABLE])[:-1]
-    f1_interval, recall_interval = _macro_intervals(gold, answers, names, clusters)
     with_rows = [name for name in names if name in set(gold)]
     macro, weighted = (_averages(gold, answers, with_rows, kind) for kind in ("macro", "weighted"))
+    per_class = _per_class(gold, answers, names, counts, clusters)
+    draws, parts = _macro_draws(gold, answers, names, clusters), [per_class[name].recall for name in with_rows]
+    # Where macro-F1 has no spread, macro recall has none: it may lie as far away as that (our reading).
+    (f1_low, f1_high), (low, high) = (
+        spread(drawn) or joined(mean, parts, together=shared(clusters))
+        for drawn, mean in zip(draws, (macro.f1, macro.recall), strict=True)
+    )
     return OfClasses(
-        per_class=_per_class(gold, answers, names, counts, clusters),
-        macro=MacroAverages(**vars(macro), f1_low=f1_interval[0], f1_high=f1_interval[1], classes=len(with_rows)),
+        per_class=per_class,
+        macro=MacroAverages(**vars(macro), f1_low=f1_low, f1_high=f1_high, classes=len(with_rows)),
         weighted=weighted,
-        balanced=Balanced(macro.recall, *recall_interval, chance=1 / len(names)),
+        balanced=Balanced(macro.recall, low, high, chance=1 / len(names)),
         baselines=_baselines(gold, len(names)),
         confusion=Confusion(tuple(names), (*names, UNPARSABLE), tuple(map(tuple, counts.tolist()))),
         agreement=agreement(greedy, labels),
@@ -294,11 +300,8 @@ def _averages(gold: list[str], answers: list[str], with_rows: list[str], kind: s
     return Averages(precision, recall, f1, support=len(gold))
 
 
-def _macro_intervals(
-    gold: list[str], answers: list[str], names: list[str], clusters: Sequence[str]
-) -> tuple[tuple[float, float], tuple[float, float]]:
-    """95 % percentile intervals of macro-F1 and of macro recall (balanced accuracy). A class that a resample lost leaves
-    its mean."""
+def _macro_draws(gold: list[str], answers: list[str], names: list[str], clusters: Sequence[str]) -> tuple[Any, Any]:
+    """Macro-F1 and macro recall (balanced accuracy) of every draw of a bootstrap. A class that a draw lost leaves its mean."""
     import numpy as np
 
     place = {name: index for index, name in enumerate(names)}
@@ -311,7 +314,7 @@ def _macro_intervals(
     present = support > 0
     f1 = np.where(present, 2 * hits / np.maximum(support + predicted, 1), 0).sum(axis=1) / present.sum(axis=1)
     recall = np.where(present, hits / np.maximum(support, 1), 0).sum(axis=1) / present.sum(axis=1)
-    return interval(f1), interval(recall)
+    return f1, recall
 
 
 def _baselines(gold: list[str], classes: int) -> Baselines:

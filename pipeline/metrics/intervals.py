@@ -64,15 +64,21 @@ def paired_difference(both: float, only_a: float, only_b: float, n: float) -> tu
     return max(-1.0, low), min(1.0, high)
 
 
-def independent_difference(count_a: int, n_a: int, count_b: int, n_b: int) -> tuple[float, float]:
+def independent_difference(a: Rate, b: Rate) -> tuple[float, float]:
     """Return 95 % score interval of one share minus another of other rows, of at least one row each.
 
-    Newcombe's method 10 (1998, Statistics in Medicine 17:873): Wilson's intervals of both shares, squared and added.
+    Newcombe's method 10 (1998, Statistics in Medicine 17:873): what their intervals reach to, squared and added.
     """
-    (low_a, high_a), (low_b, high_b) = wilson(count_a, n_a), wilson(count_b, n_b)
-    assert low_a is not None and high_a is not None and low_b is not None and high_b is not None  # noqa: PT018
-    a, b = count_a / n_a, count_b / n_b
-    return a - b - math.hypot(a - low_a, high_b - b), a - b + math.hypot(high_a - a, b - low_b)
+    (below_a, above_a), (below_b, above_b) = _reach(a), _reach(b)
+    difference = a.share - b.share
+    return difference - math.hypot(below_a, above_b), difference + math.hypot(above_a, below_b)
+
+
+def _reach(one: Rate) -> tuple[float, float]:
+    """How far below and above a share its interval goes."""
+    assert one.low is not None
+    assert one.high is not None
+    return one.share - one.low, one.high - one.share
 
 
 def rate(count: int, n: int) -> Rate:
@@ -83,7 +89,7 @@ def rate(count: int, n: int) -> Rate:
 def clustered_rate(right: Sequence[bool], clusters: Sequence[str]) -> Rate:
     """Return a share of rows with its 95 % interval: `rate` unless rows share clusters, else by bootstrap over clusters.
 
-    Where all rows agree a bootstrap has no spread; then the interval is Wilson's, of clusters instead of rows.
+    Where a bootstrap has no spread, as where all rows agree, the interval is Wilson's, of clusters instead of rows.
 
     Args:
         right: one truth value per row.
@@ -96,11 +102,8 @@ def clustered_rate(right: Sequence[bool], clusters: Sequence[str]) -> Rate:
     if not shared(clusters):
         return found
     number = len(set(_names(clusters)))
-    if found.count in (0, found.n):
-        low, high = wilson(number if found.count else 0, number)
-    else:
-        sums = bootstrap_sums([[value, 1] for value in right], clusters)
-        low, high = interval(sums[:, 0] / sums[:, 1])
+    sums = bootstrap_sums([[value, 1] for value in right], clusters)
+    low, high = spread(sums[:, 0] / sums[:, 1]) or wilson(number * found.share, number)
     return replace(found, low=low, high=high, clusters=number)
 
 
@@ -144,6 +147,31 @@ def interval(draws: Any) -> tuple[float, float]:
 
     low, high = np.percentile(draws, [2.5, 97.5]).tolist()
     return low, high
+
+
+def spread(draws: Any) -> tuple[float, float] | None:
+    """Return `interval` of draws; None where they have no spread, as where all rows agree, however few they are."""
+    low, high = interval(draws)
+    # Of equal numbers a mean and a percentile may be the last digit apart.
+    return (low, high) if high - low > 1e-9 else None
+
+
+def joined(mean: float, parts: Sequence[Rate], *, together: bool, least: float = 0.0) -> tuple[float, float]:
+    """Return 95 % interval of a mean, of those of its parts: a macro recall's where its bootstrap has no spread.
+
+    A model that gives one answer to everything has the same macro recall in every draw, however few its rows are.
+
+    Args:
+        mean: of the parts.
+        parts: the share of every class, or its difference, with an interval of its own.
+        together: whether rows of several classes share clusters, so that the parts may move as one. Their reaches are added up
+            then; of independent parts the squares are (Zou, Huang and Zhang 2009, Comput. Stat. Data Anal. 53:1080).
+        least: that the mean can be; the most is 1.
+    """
+    below, above = (
+        math.fsum(reaches) if together else math.hypot(*reaches) for reaches in zip(*map(_reach, parts), strict=True)
+    )
+    return max(least, mean - below / len(parts)), min(1.0, mean + above / len(parts))
 
 
 def _names(clusters: Sequence[str]) -> list[Any]:

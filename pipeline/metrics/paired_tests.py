@@ -10,7 +10,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from pipeline.metrics.intervals import RESAMPLES, bootstrap_sums, cluster_sums, interval, paired_difference, shared
+from pipeline.metrics.intervals import (
+    RESAMPLES,
+    bootstrap_sums,
+    cluster_sums,
+    joined,
+    paired_difference,
+    shared,
+    spread,
+)
 from pipeline.metrics.power import minimum_detectable_difference
 from pipeline.metrics.scores import Change, Gain
 
@@ -110,10 +118,7 @@ def recall_changes(a: Iterable[Prediction], b: Iterable[Prediction]) -> dict[str
     Each with McNemar's exact p on the rows of its class, corrected by Holm over the classes, and a 95 % paired interval
     that is not: `paired_difference`, or the bootstrap over clusters where rows of the class share any.
     """
-    found: dict[str, list[tuple[bool, bool, str]]] = defaultdict(list)
-    for x, y in _common(a, b):
-        found[str(x["gold"])].append((x["label"] == x["gold"], y["label"] == y["gold"], cluster(x)))
-    return _changes(dict(sorted(found.items())))
+    return _changes(_by_class(_common(a, b)))
 
 
 def group_changes(
@@ -136,6 +141,14 @@ def group_changes(
             found[group, str(value)].append((right(x), right(y), cluster(x)))
     several = Counter(group for group, _ in found)
     return _changes({key: rows for key, rows in found.items() if several[key[0]] > 1})
+
+
+def _by_class(pairs: Iterable[tuple[Prediction, Prediction]]) -> dict[str, list[tuple[bool, bool, str]]]:
+    """(right with a, right with b, cluster) of the rows of each class, in text order."""
+    found: dict[str, list[tuple[bool, bool, str]]] = defaultdict(list)
+    for x, y in pairs:
+        found[str(x["gold"])].append((x["label"] == x["gold"], y["label"] == y["gold"], cluster(x)))
+    return dict(sorted(found.items()))
 
 
 def _changes(found: Mapping[Key, Sequence[tuple[bool, bool, str]]]) -> dict[Key, Change]:
@@ -177,8 +190,7 @@ def _bootstrap(gains: Sequence[int], clusters: Sequence[str]) -> tuple[float, fl
     So it is where all gains are equal, or those of each cluster as on average, and where there is one cluster.
     """
     sums = bootstrap_sums([[gain, 1] for gain in gains], clusters)
-    low, high = interval(sums[:, 0] / sums[:, 1])
-    return (low, high) if low < high else None
+    return spread(sums[:, 0] / sums[:, 1])
 
 
 def _newcombe(gains: Sequence[int], both: int, clusters: int) -> tuple[float, float]:
@@ -203,7 +215,8 @@ def _macro(a: Iterable[Prediction], b: Iterable[Prediction], metric: Callable[[A
     """A mean over classes of `a` minus that of `b` on the rows both answered greedily.
 
     Rows (or clusters) are resampled in pairs. The mean runs over the classes that have rows; in a resample that lost one, over
-    the rest. p is never below 2 / (resamples + 1). None where n is 0.
+    the rest. p is never below 2 / (resamples + 1), nor below the least that a test of as many coins as there are rows (or
+    clusters) that differ can give, for of three rows that all differ alike every resample says the same. None where n is 0.
 
     Args:
         a: predictions.
@@ -229,11 +242,17 @@ def _macro(a: Iterable[Prediction], b: Iterable[Prediction], metric: Callable[[A
         values = [metric(support, answered, hits) for answered, hits in (parts[:2], parts[2:])]
         return np.where(support > 0, values[0] - values[1], 0).sum(axis=1) / (support > 0).sum(axis=1)
 
-    drawn = difference(bootstrap_sums(counts, [cluster(x) for x, _ in pairs]))
-    observed = difference(counts.sum(axis=0)[None])[0]
-    tail = min((drawn <= 0).sum(), (drawn >= 0).sum())
-    p = min(1.0, 2 * (int(tail) + 1) / (RESAMPLES + 1))
-    return Gain(float(observed), *interval(drawn), n=len(pairs), p=p)
+    clusters = [cluster(x) for x, _ in pairs]
+    drawn = difference(bootstrap_sums(counts, clusters))
+    observed = float(difference(counts.sum(axis=0)[None])[0])
+    tail = int(min((drawn <= 0).sum(), (drawn >= 0).sum()))
+    coins = int(np.count_nonzero(difference(cluster_sums(counts, clusters))))
+    p = min(1.0, max(2 * (tail + 1) / (RESAMPLES + 1), 2.0 ** (1 - coins)))
+    found = spread(drawn)
+    if found is None:
+        parts = [_change(rows).gain for rows in _by_class(pairs).values()]
+        found = joined(observed, parts, together=shared(clusters), least=-1.0)
+    return Gain(observed, *found, n=len(pairs), p=p)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

@@ -10,7 +10,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.metrics.intervals import bootstrap_sums, clustered_rate, independent_difference, interval, shared
+from pipeline.metrics.intervals import (
+    bootstrap_sums,
+    clustered_rate,
+    independent_difference,
+    paired_difference,
+    shared,
+    spread,
+)
 from pipeline.metrics.paired_tests import cluster, judged, right
 from pipeline.metrics.scores import Rate
 
@@ -66,12 +73,11 @@ def step_gap(rows: Iterable[Mapping[str, Any]], grouping: Grouping) -> Gap | Non
         return None
     rates = [clustered_rate([one.right for one in some], [one.cluster for one in some]) for some in (single, multi)]
     clusters = [one.cluster for one in (*single, *multi)]
+    drawn = None
     if shared(clusters):
         values = [[one.right, 1, 0, 0] for one in single] + [[0, 0, one.right, 1] for one in multi]
-        low, high = _interval(values, clusters)
-    else:
-        counts = [sum(one.right for one in some) for some in (single, multi)]
-        low, high = independent_difference(counts[0], len(single), counts[1], len(multi))
+        drawn = _interval(values, clusters)
+    low, high = drawn or independent_difference(*rates)
     inside = {row["id"] for side in (grouping.single, grouping.multi) for row in _of(known, side)}
     gap = Rate(rates[0].share - rates[1].share, low, high)
     return Gap(rates[0], rates[1], gap, len(known) - len(inside))
@@ -91,16 +97,23 @@ def gap_change(a: Iterable[Mapping[str, Any]], b: Iterable[Mapping[str, Any]], g
     if not single or not multi:
         return None
     values = [[x.right - y.right, 1, 0, 0] for x, y in single] + [[0, 0, x.right - y.right, 1] for x, y in multi]
-    low, high = _interval(values, [one.cluster for one, _ in (*single, *multi)])
-    means = [sum(x.right - y.right for x, y in some) / len(some) for some in found]
-    return Rate(means[0] - means[1], low, high)
+    sides = [_gain(some) for some in found]
+    low, high = _interval(values, [one.cluster for one, _ in (*single, *multi)]) or independent_difference(*sides)
+    return Rate(sides[0].share - sides[1].share, low, high)
 
 
-def _interval(values: Sequence[Sequence[int]], clusters: Sequence[str]) -> tuple[float, float]:
-    """Of the mean of the first side less that of the second; draws that lost a side do not count."""
+def _gain(pairs: Sequence[tuple[_Unit, _Unit]]) -> Rate:
+    """The share of units that the first model has right less that of the second, with Newcombe's interval."""
+    right = [(x.right, y.right) for x, y in pairs]
+    both, only_a, only_b = (right.count(kind) for kind in ((True, True), (True, False), (False, True)))
+    return Rate((only_a - only_b) / len(pairs), *paired_difference(both, only_a, only_b, len(pairs)))
+
+
+def _interval(values: Sequence[Sequence[int]], clusters: Sequence[str]) -> tuple[float, float] | None:
+    """Of the mean of the first side less that of the second; None without a spread. Draws that lost a side do not count."""
     sums = bootstrap_sums(values, clusters)
     sums = sums[(sums[:, 1] > 0) & (sums[:, 3] > 0)]
-    return interval(sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3])
+    return spread(sums[:, 0] / sums[:, 1] - sums[:, 2] / sums[:, 3])
 
 
 def _of(rows: Iterable[Mapping[str, Any]], side: Side) -> list[Mapping[str, Any]]:

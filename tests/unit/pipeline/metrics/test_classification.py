@@ -104,8 +104,10 @@ def test_a_class_never_answered_counts_as_zero_not_as_missing() -> None:
 
 def test_one_row_is_enough() -> None:
     right, wrong = (classification.score(rows(("cat", label)), LABELS) for label in ("cat", None))
-    assert right.accuracy.value == right.macro_f1.value == right.macro_f1.low == 1
-    assert wrong.accuracy.value == wrong.macro_f1.high == 0
+    assert right.accuracy.value == right.macro_f1.value == 1
+    assert right.macro_f1.low == pytest.approx(right.accuracy.low)
+    assert wrong.accuracy.value == wrong.macro_f1.value == 0
+    assert wrong.macro_f1.high == pytest.approx(wrong.accuracy.high)
     json.dumps(to_json([right, wrong]), allow_nan=False)
 
 
@@ -127,6 +129,27 @@ def test_the_f1_interval_is_near_the_normal_one_and_repeats_itself() -> None:
     assert first.low == pytest.approx(0.8 - half, abs=0.006)
     assert first.high == pytest.approx(0.8 + half, abs=0.006)
     assert first == second
+
+
+def test_what_no_draw_changes_has_a_width_that_shrinks_with_rows() -> None:
+    """One answer to everything has the same macro recall in every draw, and all right answers the same macro-F1."""
+
+    def width(found: Rate) -> float:
+        low, value, high = found.in_percent()
+        assert low <= value <= high
+        return high - low
+
+    for named in (["cat", "cat", "cat"], ["cat", "dog", "owl"], [None, None, None]):
+        few, many = (
+            classification.score(rows(*[*zip(LABELS.names, named, strict=True)] * times), LABELS) for times in (6, 60)
+        )
+        assert width(few.classes.balanced) > 2.5 * width(many.classes.balanced) > 2
+        assert width(few.macro_f1) > 2 * width(many.macro_f1) > 1
+    # Zou, Huang and Zhang's, by hand: Wilson's of 6 in 6 and of 0 in 6, twice, squared and added.
+    collapsed = classification.score(rows(*[("cat", "cat"), ("dog", "cat"), ("owl", "cat")] * 6), LABELS).classes
+    (below, _), (_, above) = (intervals.wilson(count, 6) for count in (6, 0))
+    assert collapsed.balanced.low == pytest.approx(1 / 3 - (1 - below) / 3)
+    assert collapsed.balanced.high == pytest.approx(1 / 3 + 2**0.5 * above / 3)
 
 
 def test_balanced_accuracy_is_the_mean_recall() -> None:

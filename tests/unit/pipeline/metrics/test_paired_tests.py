@@ -52,7 +52,8 @@ def test_the_difference_is_that_of_the_two_macro_f1() -> None:
 
 def test_a_model_against_itself_differs_by_nothing() -> None:
     found = macro_f1_difference(rows(1, 0.7), rows(1, 0.7))
-    assert (found.value, found.low, found.high, found.p) == (0, 0, 0, 1)
+    assert (found.value, found.p) == (0, 1)
+    assert -0.1 < found.low == -found.high < 0
 
 
 def test_models_that_differ_nowhere_or_everywhere_are_not_known_to_the_last_point() -> None:
@@ -174,6 +175,28 @@ def test_macro_f1_of_clustered_rows_is_less_certain() -> None:
     wide, narrow = (macro_f1_difference(answers(8, clustered), answers(4, clustered)) for clustered in (True, False))
     assert wide.value == narrow.value
     assert wide.high - wide.low > 2 * (narrow.high - narrow.low)
+
+
+@pytest.mark.parametrize("difference", [macro_f1_difference, macro_recall_difference])
+def test_a_macro_difference_that_every_draw_repeats_is_no_certain_one(difference: Any) -> None:
+    def answered(*labels: str | None, cluster: str = "") -> list[dict[str, Any]]:
+        plain = rows(0, 1.0, n=len(labels))
+        return [{**row, "label": label, "cluster": cluster} for row, label in zip(plain, labels, strict=True)]
+
+    # Three rows that one model alone has right: three coins.
+    found = difference(answered(*NAMES), answered(None, None, None))
+    assert found.p == paired(answered(*NAMES), answered(None, None, None)).p == 0.25
+    assert found.low < found.value == found.high == 1
+    # Of one picture: one coin.
+    found = difference(answered(*NAMES, cluster="one"), answered(None, None, None, cluster="one"))
+    assert found.p == 1
+    assert found.low < 0
+    # The same answers: nothing differs, and few rows would not show it.
+    found = difference(answered(*NAMES), answered(*NAMES))
+    assert (found.value, found.p) == (0, 1)
+    assert found.low < -0.3 < 0.3 < found.high
+    # With many rows the resamples alone say how likely it is.
+    assert difference(rows(1, 0.9), rows(2, 0.5)).p == pytest.approx(2 / 2001)
 
 
 def test_macro_recall_and_recall_per_class_are_sklearns_on_the_common_rows() -> None:

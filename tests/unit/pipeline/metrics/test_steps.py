@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.metrics.intervals import independent_difference
+from pipeline.metrics.intervals import independent_difference, rate
 from pipeline.metrics.steps import Grouping, Side, gap_change, step_gap
 
 VCR = Grouping(Side("mode", ("Q→A",)), Side("mode", ("Q→A", "QA→R"), pairs=True))
@@ -52,7 +52,7 @@ def test_a_pair_counts_once_and_its_gap_is_a_paired_one() -> None:
     assert gap.gap.low == pytest.approx(5 / 40, abs=0.026)
     assert gap.gap.high == pytest.approx(16 / 40, abs=0.026)
     # As if the two sides were of other situations it would be wider.
-    low, high = independent_difference(30, 40, 20, 40)
+    low, high = independent_difference(rate(30, 40), rate(20, 40))
     assert high - low > gap.gap.high - gap.gap.low + 0.1
 
 
@@ -65,7 +65,7 @@ def test_a_situation_without_its_rationale_is_a_single_step_alone() -> None:
 
 def test_other_rows_are_independent_samples_and_those_in_neither_side_are_counted() -> None:
     # Newcombe's own example: 56 of 70 and 48 of 80.
-    assert independent_difference(56, 70, 48, 80) == pytest.approx((0.0524, 0.3339), abs=5e-5)
+    assert independent_difference(rate(56, 70), rate(48, 80)) == pytest.approx((0.0524, 0.3339), abs=5e-5)
     rows = [
         *graded("Easy", [True] * 56 + [False] * 14),
         *graded("Hard", [True] * 40 + [False] * 30),
@@ -75,7 +75,7 @@ def test_other_rows_are_independent_samples_and_those_in_neither_side_are_counte
     gap = step_gap(rows, HARD)
     assert gap is not None
     assert (gap.single.count, gap.single.n, gap.multi.count, gap.multi.n, gap.outside) == (56, 70, 48, 80, 5)
-    assert (gap.gap.low, gap.gap.high) == independent_difference(56, 70, 48, 80)
+    assert (gap.gap.low, gap.gap.high) == independent_difference(rate(56, 70), rate(48, 80))
     turned = [{**row, "id": f"{row['id']}#1", "rotation": 1, "gold": "x", "correct": False} for row in rows]
     assert step_gap([*rows, *turned], HARD) == gap
     assert step_gap(graded("Easy", [True]), HARD) is None
@@ -101,9 +101,23 @@ def test_a_gap_is_held_against_another_model_s_on_common_rows() -> None:
     assert change.low <= 0.5 <= change.high
     same = gap_change(a, a, HARD)
     assert same is not None
-    assert (same.value, same.low, same.high) == (0, 0, 0)
+    assert same.value == 0
+    assert same.low == -same.high < -0.3
     # Only Easy0 and Hard0 are common: both right in both.
     few = gap_change(a, [b[0], b[4]], HARD)
     assert few is not None
     assert few.value == 0
     assert gap_change(a, b[:4], HARD) is None
+
+
+def test_a_gap_that_no_draw_changes_has_a_width_all_the_same() -> None:
+    rows = [*graded("Easy", [True] * 4), *graded("Hard", [True] * 4)]
+    shared = [{**row, "cluster": f"picture {number // 2}"} for number, row in enumerate(rows)]
+    for given in (rows, shared):
+        gap, change = step_gap(given, HARD), gap_change(given, given, HARD)
+        assert gap is not None
+        assert change is not None
+        for found in (gap.gap, change):
+            low, value, high = found.in_percent()
+            assert value == 0
+            assert low < -20 < 20 < high

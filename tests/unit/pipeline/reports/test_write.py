@@ -556,7 +556,7 @@ def test_runs_are_tested_against_the_first_on_the_same_rows(tmp_path: Path) -> N
     better, same = (line for line in text.splitlines() if line.startswith(("| seed1 - seed0", "| seed2 - seed0")))
     assert better.startswith("| seed1 - seed0 | stage1_sft | 30 | +60.0 [")
     assert "< .001" in better
-    assert "+0.0 [+0.0, +0.0] | 1.000 | 1.000" in same
+    assert "| 30 | +0.0 [−7.2, +7.2] | 1.000 | 1.000 | +0.0 [" in same
     assert "over all 6 tests" in text
     assert "- **seed1**: seed: 0 -&gt; 1" in text or "- **seed1**: seed: 0 -> 1" in text
 

@@ -23,7 +23,7 @@ from cot_builder.build.run import settle, teachers_of
 from cot_builder.teachers.base import Reply, TeacherQuestion, Unanswered
 from cot_builder.teachers.openai import OpenAITeacher, read_completion
 from pipeline.errors import UserError, did_you_mean
-from pipeline.system.chat_api import OPTIONAL, RENAMED, fields_not_taken
+from pipeline.system.chat_api import OPTIONAL, RENAMED, ErrorReply, fields_not_taken
 
 MOST_REQUESTS = 50_000
 MOST_BYTES = 190 * 1024 * 1024
@@ -155,5 +155,8 @@ def _replies(file: Path, failed: Counter[str], not_taken: set[str]) -> Iterator[
                     failed[f"http_{status}" if status else "no_response"] += 1
                 else:
                     yield key, read_completion(response["body"])
+            except ErrorReply:
+                # Also one that the service broke off.
+                failed["error_reply"] += 1
             except (ValueError, TypeError, LookupError, AttributeError):
                 failed["malformed_line"] += 1

@@ -121,6 +121,7 @@ def test_lines_of_another_shape_are_counted_and_stop_nothing(tmp_path, project, 
     project.ask(serve(), rows=10)
     requests = export(project, tmp_path / "out")
     answer = {"status_code": 200, "body": {"choices": [{"message": {"content": "x"}}]}}
+    broken_off = {"status_code": 200, "body": {"choices": [{"message": {"content": "x"}, "finish_reason": "error"}]}}
     lines = [
         # Latin-1.
         b'{"custom_id": "\xe9"}',
@@ -130,6 +131,7 @@ def test_lines_of_another_shape_are_counted_and_stop_nothing(tmp_path, project, 
         b'{"custom_id": "x", "response": 3}',
         json.dumps({"custom_id": {"a": 1}, "response": answer}).encode(),
         json.dumps({"custom_id": requests[0]["custom_id"], "response": answer}).encode(),
+        json.dumps({"custom_id": requests[2]["custom_id"], "response": broken_off}).encode(),
         json.dumps(
             {
                 "custom_id": requests[1]["custom_id"],
@@ -143,6 +145,7 @@ def test_lines_of_another_shape_are_counted_and_stop_nothing(tmp_path, project, 
     shown = capsys.readouterr()
     assert "2 new replies, 0 known already, 1 not of this build" in shown.out
     assert "(malformed_line)" in shown.err
+    assert "1 lines without a reply (error_reply)" in shown.err
     assert project.build() == 0
     assert "too long" in (project.cot / "rejected.jsonl").read_text()
 

@@ -7,6 +7,7 @@
 # Starts a server for every address of this machine that a teacher names, waits until all answer, builds, and stops them
 # whatever happens; the exit code is the build's. Run again, it goes on where it stopped. Logs: servers/ in the run's folder.
 set -euo pipefail
+unset CDPATH # with it `cd` may go elsewhere, and prints where
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 config=

@@ -6,6 +6,7 @@
 #     --out    where the figures are written; the file can be sent to the maintainers, and holds no path and no secret
 # Needs no network, no weights and no data once ./launch/install.sh is done. Exit status 1 when a check failed.
 set -euo pipefail
+unset CDPATH # with it `cd` may go elsewhere, and prints where
 case ${1:-} in -h | --help) sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON:-.venv/bin/python}

@@ -8,6 +8,7 @@
 # Run again, it does only what is missing; after a killed install it goes on. PYTHON=… names the interpreter to use,
 # PIP_INDEX_URL and PIP_FIND_LINKS other places to install from.
 set -euo pipefail
+unset CDPATH # with it `cd` may go elsewhere, and prints where
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 dev='' vllm=''

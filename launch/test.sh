@@ -2,6 +2,7 @@
 # Install what the tests need and run those of every change; words after it go to pytest. Says how long they took.
 #   ./launch/test.sh [tests/unit] [-k NAME] [-m 'not slow'] …     those of the nightly tier: -m nightly, all: -m ''
 set -euo pipefail
+unset CDPATH # with it `cd` may go elsewhere, and prints where
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 case ${1:-} in -h | --help) sed -n '2,/^set -e/{/^set/d;s/^# \{0,1\}//p;}' "${BASH_SOURCE[0]}"; exit 0 ;; esac
 

@@ -7,6 +7,7 @@
 # SBATCH_PARTITION and SBATCH_ACCOUNT hold for both jobs. Logs: runs/slurm/. When a shard fails, the merge is cancelled;
 # the same command again goes on where every shard stopped.
 set -euo pipefail
+unset CDPATH # with it `cd` may go elsewhere, and prints where
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 
 config=

@@ -84,6 +84,39 @@ def test_run_all_stages_installs_then_runs_the_pipeline_from_the_repository(pret
     )
 
 
+def test_cdpath_and_a_folder_of_the_config_s_name_lead_no_script_elsewhere(pretend_repo: Path, tmp_path: Path) -> None:
+    for folder in ("configs", "elsewhere/configs", "elsewhere/launch", "demo"):
+        (tmp_path / folder).mkdir(parents=True)
+    for folder in ("configs", "elsewhere/configs"):
+        (tmp_path / folder / "mine.yaml").touch()
+    environment = {"PATH": "/usr/bin:/bin", "CDPATH": f"{tmp_path}/elsewhere:.:{pretend_repo}"}
+
+    def run(script: str, *words: str, cwd: Path) -> str:
+        done = subprocess.run(
+            ["bash", script, *words], cwd=cwd, env=environment, capture_output=True, text=True, check=True
+        )
+        return done.stdout.splitlines()[-1]
+
+    nodes = ("--nodes", "2", "--node", "1", "--master", "n1")
+    for script, words, module in (
+        ("run_all_stages.sh", (), "pipeline run"),
+        ("build_with_servers.sh", (), "cot_builder.serving build"),
+        ("train_on_nodes.sh", nodes, "pipeline run"),
+    ):
+        called = run(f"{pretend_repo}/launch/{script}", *words, "--config", "configs/mine.yaml", cwd=tmp_path)
+        assert called.startswith(f"python|{pretend_repo}|"), script
+        assert called.endswith(f"-m {module} --config {tmp_path}/configs/mine.yaml"), script
+        # The words of `bash launch/X.sh`, as people and batch systems write it; a bare name stays one.
+        called = run(f"launch/{script}", *words, "--config", "demo", cwd=pretend_repo)
+        assert called.endswith(f"-m {module} --config demo"), script
+        called = run(f"{pretend_repo}/launch/{script}", *words, "--config", "demo", cwd=tmp_path)
+        assert called.endswith(f"-m {module} --config demo"), script
+    called = run(f"{pretend_repo}/launch/serve_teacher.sh", "configs/mine.yaml", "--port", "9", cwd=tmp_path)
+    assert called.endswith(f"-m cot_builder.serve {tmp_path}/configs/mine.yaml --port 9")
+    for script in SCRIPTS:
+        assert "\nunset CDPATH" in script.read_text(encoding="utf-8"), script.name
+
+
 def test_a_dry_run_installs_nothing_where_something_is_installed(pretend_repo: Path) -> None:
     def dry_run() -> list[str]:
         done = subprocess.run(

@@ -248,6 +248,49 @@ def test_servers_over_ssh_start_on_every_host_and_print_the_override(cluster: Cl
     assert cluster.calls("python") == ["-m cot_builder.serving addresses my teacher.yaml node1 node2 --port 9 --wait"]
 
 
+def test_a_user_s_name_at_a_host_is_for_ssh_alone(cluster: Cluster) -> None:
+    cluster.fake("python", ADDRESSES)
+    done = cluster.run("serve_on_nodes.sh", "--dry-run", "me@node1", "node2", "--", "qwen")
+    assert done.stdout.splitlines()[0].startswith("ssh -tt me@node1 ")
+    assert cluster.calls("python") == ["-m cot_builder.serving addresses qwen node1 node2"]
+
+
+def test_a_teacher_s_file_is_the_user_s_and_found_in_the_hosts_repository(cluster: Cluster, tmp_path: Path) -> None:
+    inside = cluster.root / "configs" / "teachers" / "qwen.yaml"
+    inside.parent.mkdir(parents=True)
+    for file in (inside, tmp_path / "own.yaml"):
+        file.touch()
+    for cwd, word, named in (
+        (tmp_path, "own.yaml", f"{tmp_path}/own.yaml"),
+        (inside.parent, "qwen.yaml", "configs/teachers/qwen.yaml"),
+    ):
+        done = cluster.run("serve_on_nodes.sh", "--dry-run", "--root", "/srv/x", "node1", "--", word, cwd=cwd)
+        assert f"./launch/serve_teacher.sh {named} --host" in shlex.split(done.stdout.splitlines()[0])[3]
+
+
+def test_servers_over_ssh_have_the_key_which_no_command_line_shows(cluster: Cluster, tmp_path: Path) -> None:
+    """They would serve whoever reaches them, for ssh hands no variables on."""
+    key = "a 'secret' of $5"
+    # Runs what it is told with a login shell's fresh environment, as sshd does.
+    cluster.fake("ssh", 'for last do :; done; exec env -i PATH="$PATH" CALLS="$CALLS" TMPDIR="$THERE" sh -c "$last"')
+    cluster.fake("python", ADDRESSES)
+    served = cluster.root / "launch" / "serve_teacher.sh"
+    served.write_text(f'#!/bin/sh\nprintf "%s|" "$VLLM_API_KEY" "$@" > {tmp_path}/served\nsleep 1\n')
+    there = tmp_path / "there"
+    there.mkdir()
+    environment = {
+        "PATH": f"{cluster.bin}:/usr/bin:/bin", "CALLS": str(cluster.calls_file), "PYTHON": "python",
+        "VLLM_API_KEY": key, "THERE": str(there),
+    }  # fmt: skip
+    script = cluster.root / "launch" / "serve_on_nodes.sh"
+    words = ["node1", "--", "qwen", "--chat-template", "my file"]
+    done = subprocess.run([script, *words], env=environment, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "served").read_text().split("|")[:-1] == [key, "qwen", "--host", "0.0.0.0", *words[3:]]
+    assert "secret" not in cluster.calls_file.read_text()
+    assert list(there.iterdir()) == []
+
+
 def test_a_host_that_fails_shows_its_log_and_stops_the_others(cluster: Cluster) -> None:
     cluster.fake("ssh", 'case "$*" in *node2*) echo "Permission denied"; exit 255 ;; *) exec sleep 30 ;; esac')
     cluster.fake("python", "exec sleep 30")

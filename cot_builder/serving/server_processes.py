@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from cot_builder.serve import load_served
 from pipeline.errors import UserError
 from pipeline.system.processes import child_environment
 from pipeline.system.vllm_server import READY_SECONDS, answers, end_of, how_server_ended, start_server, stop
@@ -103,13 +104,26 @@ def wait_until_healthy(urls: Mapping[str, str], news: Callable[[str], str]) -> N
 
 
 def _start(server: Server) -> subprocess.Popen[bytes]:
-    on_gpus = {"CUDA_VISIBLE_DEVICES": ",".join(server.gpus)} if server.gpus else {}
+    more = {"CUDA_VISIBLE_DEVICES": ",".join(server.gpus)} if server.gpus else {}
+    if (key := _key(server.file)) is not None:
+        more["VLLM_API_KEY"] = key
     # Apart, for Ctrl-C is for the build, which needs its servers until it has stopped.
     return start_server(
         [sys.executable, "-m", "cot_builder.serve", server.file, "--port", str(server.port)],
         server.log,
-        child_environment(**on_gpus),
+        child_environment(**more),
     )
+
+
+def _key(file: str) -> str | None:
+    """Return what a teacher's server is to ask for: what the build sends it; None leaves that to the environment."""
+    from cot_builder.teachers.config import api_key
+
+    teacher = load_served(file)
+    if teacher.api_key_env:
+        return api_key(teacher)
+    # VLLM_API_KEY may be set for servers elsewhere; one that is opened to the network keeps it.
+    return None if "host" in teacher.serve else ""
 
 
 def _how_it_ended(server: Server, process: subprocess.Popen[bytes]) -> str:

@@ -43,11 +43,14 @@ def running(work: Work, model: Path, images: int = 1) -> Iterator[str]:
     port = free_port()
     address = f"http://127.0.0.1:{port}"
     log = work.folder / "logs" / "rollout-server.log"
-    more = {"CUDA_VISIBLE_DEVICES": ",".join(gpus)} if gpus else {}
+    # One that the user set is for teachers' servers; the trainer sends none.
+    more = {"VLLM_SERVER_DEV_MODE": "1", "VLLM_API_KEY": ""}
+    if gpus:
+        more["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     process = start_server(
         serve_command(str(model), flags(work.config, model, gpus, port, images), (), cpu=not gpus),
         log,
-        serve_environment(cpu=not gpus, VLLM_SERVER_DEV_MODE="1", **more),
+        serve_environment(cpu=not gpus, **more),
     )
     try:
         wait_until_ready(process, address, log, "the rollout server")

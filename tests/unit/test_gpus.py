@@ -271,6 +271,18 @@ def test_a_rollout_server_is_given_no_more_context_than_fits(tmp_path) -> None:
     assert vllm_server.flags(own, tmp_path, ("0",), 8000)["max-model-len"] == 900
 
 
+def test_a_rollout_server_asks_for_no_key_that_is_set_for_teachers(tmp_path, monkeypatch) -> None:
+    started = []
+    monkeypatch.setenv("VLLM_API_KEY", "for-teachers")
+    monkeypatch.setattr(vllm_server, "start_server", lambda command, log, environment: started.append(environment))
+    monkeypatch.setattr(vllm_server, "wait_until_ready", lambda *_: None)
+    monkeypatch.setattr(vllm_server, "stop", lambda processes: None)
+    work = Work(load("demo"), "stage2_grpo_format", RunDir(tmp_path, "demo"))
+    with vllm_server.running(work, tmp_path):
+        assert started[0]["VLLM_API_KEY"] == ""
+        assert started[0]["VLLM_SERVER_DEV_MODE"] == "1"
+
+
 def test_a_rollout_server_on_several_nodes_is_refused_by_name(gpus, monkeypatch) -> None:
     gpus(8)
     for name, value in {"NNODES": "2", "NODE_RANK": "0", "MASTER_ADDR": "node1"}.items():

@@ -44,6 +44,9 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({"data": [{"id": arguments.model}]} if self.path == "/v1/models" else {})
     def do_POST(self):
         body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        key = os.environ.get("VLLM_API_KEY")
+        if key and self.headers["Authorization"] != f"Bearer {key}":
+            return self.answer({"error": "Unauthorized"}, 401)
         if orders == "hang":
             print("asked", flush=True)
             time.sleep(3)
@@ -53,9 +56,9 @@ class Handler(BaseHTTPRequestHandler):
         choice = {"index": 0, "finish_reason": "stop", "message": message}
         self.answer({"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice],
                      "usage": {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}})
-    def answer(self, value):
+    def answer(self, value, status=200):
         data = json.dumps(value).encode()
-        self.send_response(200)
+        self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(data)))
         self.end_headers()
@@ -163,6 +166,14 @@ def test_both_teachers_are_served_asked_and_stopped(bench: Bench) -> None:
     assert set(manifest["per_teacher"]) == {"left", "right"}
     assert "loading org/left" in bench.logs()
     assert not any(listens(port) for port in bench.ports)
+
+
+def test_servers_ask_for_the_key_that_their_build_sends(bench: Bench) -> None:
+    """VLLM_API_KEY, which is set for servers elsewhere, guarded those of teachers that are sent none, or another."""
+    bench.teachers["right"]["api_key_env"] = "RIGHT_KEY"
+    code, told = bench.build(VLLM_API_KEY="for-others", RIGHT_KEY="its-own")
+    assert code == 0, told
+    assert set(json.loads((bench.cot / "manifest.json").read_text())["per_teacher"]) == {"left", "right"}
 
 
 def test_the_build_s_exit_code_is_passed_on(bench: Bench) -> None:

@@ -51,8 +51,14 @@ _ENDING = 40.0
 
 
 def count() -> int:
-    """Return the number of nodes of this run."""
-    return _number("NNODES", 1)
+    """Return the number of nodes of this run.
+
+    Raises:
+        UserError: when NNODES is no whole number from 1.
+    """
+    if not (nodes := _number("NNODES", 1)):
+        raise UserError("the environment variable NNODES is 0; it must be a whole number from 1, or unset")
+    return nodes
 
 
 def rank() -> int:
@@ -62,7 +68,7 @@ def rank() -> int:
 
 def _number(variable: str, default: int) -> int:
     value = os.environ.get(variable, str(default))
-    if not value.isdigit():
+    if not (value.isascii() and value.isdigit()):
         raise UserError(f"the environment variable {variable} is {value!r}; it must be a whole number, or unset")
     return int(value)
 

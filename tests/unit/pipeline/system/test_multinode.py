@@ -83,9 +83,10 @@ def test_one_node_needs_nothing_and_several_need_an_address(monkeypatch):
     told = " ".join(multinode.problems())
     assert "MASTER_ADDR is not set" in told
     assert "from 0 to 1" in told
-    monkeypatch.setenv("NNODES", "two")
-    with pytest.raises(UserError, match="NNODES is 'two'"):
-        multinode.count()
+    for value in ("two", "", "1:2", "²", "0", "00"):
+        monkeypatch.setenv("NNODES", value)
+        with pytest.raises(UserError, match=r"NNODES is .*, or unset"):
+            multinode.count()
 
 
 def test_processes_of_all_nodes_count(two):

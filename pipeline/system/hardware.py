@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import shutil
 import subprocess
 import sysconfig
@@ -15,7 +16,7 @@ from pathlib import Path
 def visible_gpus() -> int:
     """Return NVIDIA GPUs this process may use: those nvidia-smi lists, limited by CUDA_VISIBLE_DEVICES; 0 without a driver."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None and visible.strip() in ("", "-1"):
+    if visible is not None and not _named(visible):
         return 0
     if shutil.which("nvidia-smi") is None:
         return 0
@@ -24,7 +25,34 @@ def visible_gpus() -> int:
     except (OSError, subprocess.TimeoutExpired):
         return 0
     gpus = sum(line.startswith("GPU ") for line in listed.stdout.splitlines()) if listed.returncode == 0 else 0
-    return min(gpus, len(visible.split(","))) if visible is not None else gpus
+    return min(gpus, len(_named(visible, gpus))) if visible is not None else gpus
+
+
+def _named(visible: str, gpus: int | None = None) -> list[str]:
+    """Return the GPUs that a CUDA_VISIBLE_DEVICES names, as CUDA reads it: up to the first word that names none.
+
+    SLURM says NoDevFiles where a job has none, and a comma may end the list.
+
+    Args:
+        visible: its value.
+        gpus: of the machine, where it is known; a number from there on names none.
+    """
+    words = [word.strip() for word in visible.split(",")]
+    kind = next((prefix for prefix in ("GPU-", "MIG-") if words[0].startswith(prefix)), None)
+    found: list[str] = []
+    for word in words:
+        number = re.match(r"\+?(\d+)", word)
+        if kind and word.startswith(kind):
+            name = word
+        elif number and not kind and (gpus is None or int(number[1]) < gpus):
+            name = str(int(number[1]))
+        else:
+            break
+        if name in found:
+            # CUDA then has none at all.
+            return []
+        found.append(name)
+    return found
 
 
 def driver_version() -> str:
@@ -110,5 +138,5 @@ def gpu_names() -> list[str]:
     """Return what CUDA_VISIBLE_DEVICES calls each visible GPU."""
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
-        return [word.strip() for word in visible.split(",")][: visible_gpus()]
+        return _named(visible)[: visible_gpus()]
     return [str(number) for number in range(visible_gpus())]

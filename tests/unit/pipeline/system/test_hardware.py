@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import fake_gpus
 import pytest
 
-from pipeline.system.hardware import _container_memory, usable_cores
+from pipeline.system import hardware
+from pipeline.system.hardware import _container_memory, gpu_names, usable_cores, visible_gpus
 
 
 @pytest.mark.parametrize(
@@ -30,3 +32,38 @@ def test_a_container_has_the_cores_that_its_time_is_enough_for(limit, cores, tmp
     if limit is not None:
         (tmp_path / "cpu.max").write_text(f"{limit}\n")
     assert usable_cores(tmp_path) == cores
+
+
+@pytest.fixture
+def _forget():
+    yield
+    hardware.visible_gpus.cache_clear()
+
+
+@pytest.mark.usefixtures("_forget")
+@pytest.mark.parametrize(
+    ("visible", "names"),
+    [
+        (None, ["0", "1", "2", "3"]),
+        ("2, 0", ["2", "0"]),
+        ("1,3,", ["1", "3"]),
+        ("1,-1,2", ["1"]),
+        ("1,9,2", ["1"]),
+        ("01", ["1"]),
+        ("GPU-3f,GPU-2a,1", ["GPU-3f", "GPU-2a"]),
+        ("MIG-1f", ["MIG-1f"]),
+        # CUDA has none of these either.
+        ("", []),
+        (" ", []),
+        ("-1", []),
+        ("NoDevFiles", []),
+        ("none", []),
+        ("4", []),
+        ("2,2", []),
+    ],
+)
+def test_as_many_gpus_are_visible_as_cuda_reads_in_its_variable(visible, names, tmp_path: Path, monkeypatch) -> None:
+    """What SLURM says where a job has no GPU, and a comma at the end, counted as one more."""
+    fake_gpus.put_on_path(monkeypatch, tmp_path, 4, visible=visible)
+    assert gpu_names() == names
+    assert visible_gpus() == len(names)

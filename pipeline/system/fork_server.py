@@ -30,7 +30,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from pipeline.system.hardware import visible_gpus
-from pipeline.system.processes import STOPPING, child_environment, die_with_parent
+from pipeline.system.processes import STOPPING, child_environment, die_with_parent, socket_folder
 
 FORK_SERVER = "CLGRPO_FORK_SERVER"
 """Environment variable: the server's socket."""
@@ -57,7 +57,8 @@ def fork_server(modules: Sequence[str]) -> Iterator[None]:
         return
     with contextlib.ExitStack() as until_the_end:
         # Only this user may enter the folder.
-        path = f"{until_the_end.enter_context(tempfile.TemporaryDirectory(prefix='clgrpo-'))}/fork"
+        folder = tempfile.TemporaryDirectory(prefix="clgrpo-", dir=socket_folder())
+        path = f"{until_the_end.enter_context(folder)}/fork"
         listener, over, ends = (
             until_the_end.enter_context(one) for one in (socket.socket(socket.AF_UNIX), *socket.socketpair())
         )

@@ -25,6 +25,8 @@ STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 """What asks a process to save and end: Ctrl-C, a batch system or `kill`, and a terminal that closes."""
 STOP_SECONDS = 20
 """What a server that is asked to end gets for it before it is killed."""
+LONGEST_TMPDIR = 70
+"""Bytes of a TMPDIR in which sockets can have their names: a path of theirs has at most 107, and vLLM adds 37 of them."""
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 
@@ -220,15 +222,23 @@ def child_environment(**more: str) -> dict[str, str]:
     """Return the environment of a child: ours, with this project importable from whatever folder the user stands in.
 
     The interpreter's own programs come first on the PATH: ninja, which DeepSpeed and vLLM compile with, is found there even
-    when the virtual environment is not activated. It reports to nobody that it runs.
+    when the virtual environment is not activated. It reports to nobody that it runs. A TMPDIR that is too long for sockets, of
+    vLLM's engine and of processes that read pictures ahead, is /tmp.
     """
+    folder = socket_folder()
     return {
         **SAYING_NOTHING,
         **os.environ,
+        **({"TMPDIR": folder} if folder else {}),
         "PYTHONPATH": _before("PYTHONPATH", ROOT),
         "PATH": _before("PATH", Path(sys.executable).parent),
         **more,
     }
+
+
+def socket_folder() -> str | None:
+    """Return the folder for temporary sockets where TMPDIR, as a batch system may make it, is too long; else None."""
+    return "/tmp" if len(os.fsencode(os.environ.get("TMPDIR", ""))) > LONGEST_TMPDIR else None
 
 
 def _before(variable: str, folder: Path) -> str:

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -99,6 +100,25 @@ def test_a_process_has_what_it_would_have_and_the_servers_imports(start, tmp_pat
     assert errors == "aside\n"
     assert started.returncode == 0
     assert int(pid) != started.pid
+
+
+def test_a_tmpdir_that_is_too_long_for_a_socket_ends_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As batch systems make them, of a user, a project and a job."""
+    folder = tmp_path / ("t" * 100)
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    monkeypatch.delenv(FORK_SERVER, raising=False)
+    monkeypatch.setattr(fork_server, "visible_gpus", lambda: 0)
+    with fork_server.fork_server([IMPORTED]):
+        # As a process that reads pictures ahead hands them on, and as long as what vLLM's engine listens on.
+        code = "import multiprocessing.connection as m; m.Listener(family='AF_UNIX').close()"
+        subprocess.run([sys.executable, "-c", code], env=child_environment(), check=True)
+        code = (
+            "import os, socket, tempfile, uuid; path = f'{tempfile.gettempdir()}/{uuid.uuid4()}'; "
+            "socket.socket(1).bind(path); os.unlink(path)"
+        )
+        subprocess.run([sys.executable, "-c", code], env=child_environment(), check=True)
 
 
 @pytest.mark.parametrize(

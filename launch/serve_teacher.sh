@@ -7,7 +7,7 @@ unset CDPATH # with it `cd` may go elsewhere, and prints where
 [ ! -f "${1:-}" ] || set -- "$(cd "$(dirname "$1")" && pwd)/$(basename "$1")" "${@:2}"
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 if [[ -z "${PYTHON:-}" ]]; then
-  PYTHON=python
+  PYTHON=python3
   if [[ -x .venv/bin/python ]]; then PYTHON=.venv/bin/python; fi
 fi
 exec "$PYTHON" -m cot_builder.serve "$@"

@@ -33,7 +33,7 @@ done
 [ ! -f "$config" ] || config=$(cd "$(dirname "$config")" && pwd)/$(basename "$config")
 [ -z "$config" ] || words=(--config "$config" "${words[@]}")
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 export NNODES=$nodes NODE_RANK=$node MASTER_ADDR=$master
 export TOKENIZERS_PARALLELISM=${TOKENIZERS_PARALLELISM:-false} OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
 exec "$python" -m pipeline run "${words[@]}"

@@ -33,7 +33,7 @@ fi
 
 [ ! -f "$config" ] || config=$(cd "$(dirname "$config")" && pwd)/$(basename "$config")
 cd "$root"
-python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python)}
+python=${PYTHON:-$([ -x .venv/bin/python ] && echo .venv/bin/python || echo python3)}
 # A mistake is told here and now, not by every task tomorrow.
 "$python" -m cot_builder build --config "$config" --dry-run "${words[@]}"
 

@@ -117,6 +117,24 @@ def test_cdpath_and_a_folder_of_the_config_s_name_lead_no_script_elsewhere(prete
         assert "\nunset CDPATH" in script.read_text(encoding="utf-8"), script.name
 
 
+def test_without_an_environment_the_python_of_the_path_is_asked_by_the_name_it_has_everywhere(
+    pretend_repo: Path,
+) -> None:
+    """Debian and others have no `python`, of which bash said: not found."""
+    shutil.move(pretend_repo / ".venv" / "bin" / "python", pretend_repo / "python3")
+    environment = {"PATH": f"{pretend_repo}:/usr/bin:/bin"}
+    for script, *words in (
+        ("build_with_servers.sh", "--config", "demo"),
+        ("serve_teacher.sh", "qwen"),
+        ("serve_on_nodes.sh", "--dry-run", "node1", "--", "qwen"),
+        ("train_on_nodes.sh", "--nodes", "2", "--node", "1", "--master", "n1"),
+    ):
+        done = subprocess.run(
+            [pretend_repo / "launch" / script, *words], env=environment, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.splitlines()[-1].startswith("python3|"), script
+
+
 def test_a_dry_run_installs_nothing_where_something_is_installed(pretend_repo: Path) -> None:
     def dry_run() -> list[str]:
         done = subprocess.run(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import re
@@ -9,7 +10,12 @@ import shutil
 import subprocess
 import sysconfig
 from collections.abc import Iterator, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Where the kernel shows its control groups, in which containers and batch jobs have their limits."""
+LISTED = Path("/proc/self/cgroup")
+"""Which of them this process is in."""
 
 
 @functools.cache
@@ -86,7 +92,14 @@ def free_memory(names: Sequence[str] = ()) -> list[int]:
         return _asked_of_gpus("memory.free", names)
     import psutil
 
-    return [min([int(psutil.virtual_memory().available), *_container_memory()])]
+    return [min([int(psutil.virtual_memory().available), *(free for _, free in _group_memory())])]
+
+
+def machine_memory() -> int:
+    """Return the bytes of this machine's memory, or of what a container or a batch job has of it."""
+    import psutil
+
+    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _group_memory())])
 
 
 def gpu_memory(names: Sequence[str] = ()) -> list[int]:
@@ -109,29 +122,53 @@ def _asked_of_gpus(what: str, names: Sequence[str]) -> list[int]:
     ]
 
 
-def usable_cores(cgroup: Path = Path("/sys/fs/cgroup")) -> int:
+def usable_cores(cgroup: Path = CGROUP) -> int:
     """Return the CPU cores this process may use: of its affinity, or fewer where its container has less time than that."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    try:
-        quota, period = (cgroup / "cpu.max").read_text().split()
-        return max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        # Also "max": no limit.
-        return cores
+    for folder in _own_groups("cpu", cgroup):
+        for files in (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us")):
+            # Missing, or "max": no limit; so is -1.
+            with contextlib.suppress(OSError, ValueError):
+                quota, period = (int(word) for name in files for word in (folder / name).read_text().split())
+                cores = min(cores, max(1, quota // period)) if quota > 0 else cores
+    return cores
 
 
-def _container_memory(cgroup: Path = Path("/sys/fs/cgroup")) -> list[int]:
-    """Return the free bytes of the container this process is in, which psutil does not know of; nothing without a limit."""
+def _group_memory(cgroup: Path = CGROUP) -> list[tuple[int, int]]:
+    """Return (limit, free bytes) of each group this process is in that has a limit, such as a container or a job of SLURM;
+    psutil knows none of them.
+    """
+    found = []
+    for folder in _own_groups("memory", cgroup):
+        for limit, used, cache in (
+            ("memory.max", "memory.current", "inactive_file"),
+            ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+        ):
+            # Missing, or "max": no limit.
+            with contextlib.suppress(OSError, ValueError, KeyError):
+                most, taken = (int((folder / name).read_text()) for name in (limit, used))
+                stat = dict(line.split() for line in (folder / "memory.stat").read_text().splitlines())
+                # Cached files count as used, and go when the memory is asked for.
+                found.append((most, max(0, most - taken + int(stat[cache]))))
+    return found
+
+
+def _own_groups(controller: str, cgroup: Path) -> Iterator[Path]:
+    """Yield the folders that may limit this process, its own and those above, of both versions of control groups.
+
+    A container mostly sees its own group as the root; a job of SLURM, or of systemd, is in one further down.
+    """
     try:
-        limit = (cgroup / "memory.max").read_text().strip()
-        if limit == "max":
-            return []
-        used = int((cgroup / "memory.current").read_text())
-        stat = dict(line.split() for line in (cgroup / "memory.stat").read_text().splitlines())
-        # Cached files count as used, and go when the memory is asked for.
-        return [max(0, int(limit) - used + int(stat["inactive_file"]))]
-    except (OSError, ValueError, KeyError):
-        return []
+        lines = LISTED.read_text().splitlines()
+    except OSError:
+        lines = []
+    for line in lines or ["0::/"]:
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        root = cgroup / controller if controllers else cgroup
+        own = PurePosixPath(path.lstrip("/"))
+        yield from (root / part for part in (own, *own.parents))
 
 
 def gpu_names() -> list[str]:

@@ -11,6 +11,7 @@ import psutil
 import torch
 
 from pipeline.files import folder_bytes
+from pipeline.system.hardware import machine_memory
 
 
 def start_peak() -> None:
@@ -36,10 +37,10 @@ def peak_memory() -> int:
 
 
 def device_memory() -> int:
-    """Return bytes of memory the device of this process has in all."""
+    """Return bytes of memory the device of this process has in all; on a CPU those that its container or batch job has."""
     if torch.cuda.is_available():
         return torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
-    return psutil.virtual_memory().total
+    return machine_memory()
 
 
 def process_age() -> float:

@@ -50,12 +50,15 @@ def load_merged(cls: type, path: Path, overrides: typing.Sequence[str] = ()) -> 
         UserError: naming every unknown key, every missing one and every value of a wrong type.
     """
     merged: Any = OmegaConf.create({})
+    lowest: list[Any] = []
     for layer in _layers(path):
         try:
             layer = _with_full_stage_names(layer, merged)
             _leave_other_task(merged, OmegaConf.select(layer, "task.name"))
             _drop_emptied(merged, layer)
             merged = OmegaConf.unsafe_merge(merged, layer)
+            if not lowest and isinstance(merged.get("stages"), DictConfig):
+                lowest = list(merged["stages"])
         except (OmegaConfBaseException, TypeError) as error:
             raise UserError(f"{path}: does not fit on its base: {error}") from error
     problems = []
@@ -76,10 +79,35 @@ def load_merged(cls: type, path: Path, overrides: typing.Sequence[str] = ()) -> 
             problems.append(f"override {word!r}: {str(error).splitlines()[0]}")
     if problems:
         raise UserError(problems)
+    _order_stages(merged, lowest)
     if isinstance(merged.get("output_dir"), str):
         # Here and nowhere else, so that every file of a run goes to one place.
         merged["output_dir"] = str(Path(merged["output_dir"]).expanduser())
     return _typed(cls, merged, path)
+
+
+def _order_stages(merged: Any, lowest: typing.Sequence[Any]) -> None:
+    """Put stages that a file adds to those of its base where their numbers belong: stage0 of a preset's student that is
+    composed comes before the preset's stage1.
+
+    Args:
+        merged: the configuration.
+        lowest: the stages of the first file that has some, which stay in the order they are written in.
+    """
+    stages = merged.get("stages")
+    if not isinstance(stages, DictConfig) or not (added := [name for name in stages if name not in lowest]):
+        return
+    ordered = list(lowest)
+    for name in added:
+        after = (place for place, one in enumerate(ordered) if _number(one) > _number(name))
+        ordered.insert(next(after, len(ordered)), name)
+    merged["stages"] = {name: stages[name] for name in ordered if name in stages}
+
+
+def _number(stage: Any) -> float:
+    found = re.match(r"stage(\d+)", str(stage))
+    # A name that the checks refuse.
+    return int(found[1]) if found else float("inf")
 
 
 def load_typed(cls: type, path: Path) -> Any:

@@ -245,6 +245,23 @@ def test_a_file_may_add_a_stage_to_its_base(tmp_path: Path, small: Path) -> None
     assert list(load(top).stages)[-1] == "stage4_more"
 
 
+def test_a_stage_that_is_added_to_a_base_stands_where_its_number_belongs(tmp_path: Path) -> None:
+    """A stage0 that aligns a composed student's projector before a preset's stage1 came last, and was refused."""
+    plain = "{algorithm: sft, init_from: base}"
+    write(tmp_path, f"task: {{name: scenes}}\nstages: {{stage1_a: {plain}, stage3_c: {plain}}}", "low.yaml")
+    added = f"stage10_z: {plain}, stage0_x: {plain}, stage2_b: {plain}"
+    text = f"base: low.yaml\nname: x\nstages: {{{added}, stage1_a: {{init_from: stage0}}}}"
+    config = load(write(tmp_path, text, "high.yaml"))
+    assert list(config.stages) == ["stage0_x", "stage1_a", "stage2_b", "stage3_c", "stage10_z"]
+    assert config.stages["stage1_a"].init_from == "stage0"
+    # A name that the checks refuse does not get lost.
+    odd = write(tmp_path, f"base: low.yaml\nname: x\nstages: {{other: {plain}}}", "odd.yaml")
+    assert list(load(odd).stages) == ["stage1_a", "stage3_c", "other"]
+    # What one file says, it may say in an order of its own.
+    written = write(tmp_path, f"name: own\ntask: {{name: scenes}}\nstages: {{stage2_b: {plain}, stage1_a: {plain}}}")
+    assert list(load(written).stages) == ["stage2_b", "stage1_a"]
+
+
 def test_of_several_bases_the_last_wins(tmp_path: Path, small: Path) -> None:
     write(tmp_path, "seed: 1\nmodel: {dtype: float32}", "a.yaml")
     write(tmp_path, "seed: 2", "b.yaml")

@@ -189,7 +189,9 @@ def _layers(path: Path, above: tuple[Path, ...] = ()) -> list[DictConfig]:
     for base in [bases] if isinstance(bases, str) else bases or []:
         below = path.parent / str(base)
         if not below.is_file():
-            raise UserError(f"{path}: base: {base} does not exist beside it")
+            shipped = next((one for one in (CONFIGS / str(base), CONFIGS / f"{base}.yaml") if one.is_file()), None)
+            cure = f"write base: {shipped}" if shipped else "a base is named as seen from the file that names it"
+            raise UserError(f"{path}: base: {base} does not exist beside it; {cure}")
         layers += _layers(below, (*above, path.resolve()))
     return [*layers, layer]
 

@@ -286,7 +286,14 @@ def test_bases_in_a_circle_are_refused(tmp_path: Path) -> None:
 
 def test_a_missing_base_is_told_with_the_file_that_names_it(tmp_path: Path) -> None:
     told = problems(write(tmp_path, "base: nowhere.yaml"))
-    assert "run.yaml: base: nowhere.yaml does not exist" in told[0]
+    assert "run.yaml: base: nowhere.yaml does not exist beside it; a base is named as seen from the file" in told[0]
+
+
+@pytest.mark.parametrize("base", ["emoset/smolvlm_500m.yaml", "demo"])
+def test_a_base_of_configs_that_is_named_from_elsewhere_is_told_in_full(tmp_path: Path, base: str) -> None:
+    (told,) = problems(write(tmp_path, f"base: {base}\nname: own"))
+    cure = told.rpartition("; write ")[2]
+    assert load(write(tmp_path, f"{cure}\nname: own")).name == "own"
 
 
 def test_a_file_that_does_not_fit_on_its_base_is_a_user_error(tmp_path: Path, small: Path) -> None:

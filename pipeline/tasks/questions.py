@@ -24,7 +24,7 @@ from pipeline.data.options import TaskOption, check_options, names, share_below
 from pipeline.data.parquet_images import is_embedded
 from pipeline.data.questions.cells import MALFORMED, RawRow, Unusable
 from pipeline.data.questions.columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
-from pipeline.data.questions.files import TABLES, find_splits, first_rows, unlocated_rows
+from pipeline.data.questions.files import TABLES, find_splits, first_rows, later_columns, unlocated_rows
 from pipeline.data.questions.pictures import located, named, picture, pictures, place_text, text_of
 from pipeline.data.questions.prompting import asked_by_kind
 from pipeline.data.questions.read import QuestionColumns, read_questions
@@ -72,7 +72,10 @@ def load(config: TaskConfig, cache: Path) -> Task:
     starts = {split: first_rows(found[0]) for split, found in splits.items()}
     for split, found in splits.items():
         try:
-            columns[split] = find_columns(found[0], starts[split], options, config.question, options["group_columns"])
+            later = later_columns(found[0], starts[split])
+            columns[split] = find_columns(
+                found[0], starts[split], options, config.question, options["group_columns"], later
+            )
         except UserError as error:
             problems += error.problems
     if problems:

@@ -20,6 +20,7 @@ from pipeline.errors import UserError, did_you_mean
 NAMES: Mapping[str, tuple[str, ...]] = {
     "image": (
         *(
+            "decoded_image",
             "images",
             "image",
             "picture",
@@ -31,7 +32,7 @@ NAMES: Mapping[str, tuple[str, ...]] = {
             "img_path",
             "img_paths",
         ),
-        *("image_file", "file_name", "file_names", "decoded_image", "filename"),
+        *("image_file", "file_name", "file_names", "filename"),
     ),
     "question": ("question", "problem", "query", "conversations", "messages", "prompt", "instruction"),
     "answer": (
@@ -48,7 +49,8 @@ NAMES: Mapping[str, tuple[str, ...]] = {
     "ordered": ("ordered",),
     "aliases": ("aliases", "answers"),
 }
-"""The names a column may have, the likeliest first. ``image_1``, ``image_2``, … are several pictures of a row."""
+"""The names a column may have, the likeliest first: beside a ``decoded_image`` an ``image`` is its path elsewhere.
+``image_1``, ``image_2``, … are several pictures of a row."""
 _MEANINGS = {
     "image": "a column or a list of them: structs {bytes, path}, bytes, base64, data: URIs, or paths inside the data",
     "question": "what is asked: a text with or without <image> marks, or turns of a conversation",
@@ -102,6 +104,7 @@ def find_columns(
     options: Mapping[str, Any],
     question: str | None = None,
     groups: Collection[str] = (),
+    later: Sequence[RawRow] = (),
 ) -> RowColumns:
     """Return the columns of a file by the names they have and what its first rows hold.
 
@@ -111,11 +114,13 @@ def find_columns(
         options: values of `COLUMN_OPTIONS`, which come before names.
         question: what all rows ask; no column is needed then.
         groups: columns that tables are split by.
+        later: what those of its columns hold in which the first rows have nothing. They come behind the others: what most rows
+            have is in the first.
 
     Raises:
         UserError: naming every column that is not there, and every role that is needed and that no name fits.
     """
-    names = list(dict.fromkeys(name for row in rows for name in row if name != MORE_CELLS))
+    names = list(dict.fromkeys(name for row in (*rows, *later) for name in row if name != MORE_CELLS))
     problems: list[str] = []
     roles: dict[str, str] = {}
     pictures: list[str] = []
@@ -129,12 +134,14 @@ def find_columns(
                     f"task.options.{role}_column: {file.name} has no column {name!r}; {did_you_mean(str(name), names)}"
                 )
         if role == "image":
-            pictures = list(asked) or _picture_columns(names, rows)
+            pictures = list(asked) or _picture_columns(names, rows, later)
         elif role == "options" and isinstance(given, list):
             lettered = list(asked)
         elif asked:
             roles[role] = str(asked[0])
-        elif found := next((name for name in known if name in names and _fits(role, name, rows)), None):
+        elif found := next(
+            (name for some in (rows, later) for name in known if name in names and _fits(role, name, some)), None
+        ):
             roles[role] = found
     if "options" not in roles and options.get("options_column") is None:
         lettered = _lettered_columns(names)
@@ -147,19 +154,20 @@ def find_columns(
     ]
     if question is not None:
         roles.pop("question", None)
-    turns = any(is_conversation(row.get(roles.get("question", ""))) for row in rows)
+    asked_in = [row.get(roles.get("question", "")) for row in (*rows, *later)]
+    turns = any(map(is_conversation, asked_in))
     if turns and options.get("answer_column") is None and roles.get("answer") == roles.get("question"):
         del roles["answer"]
     lacking = [
         role
         for role, is_there in (
-            ("image", bool(pictures) or bool(turn_pictures(row.get(roles.get("question", "")) for row in rows))),
+            ("image", bool(pictures) or bool(turn_pictures(asked_in))),
             ("question", "question" in roles or question is not None),
             ("answer", "answer" in roles or turns),
         )
         if not is_there
     ]
-    addresses = [name for name in pictures or NAMES["image"] if _holds_addresses(name, rows)]
+    addresses = [name for name in pictures or NAMES["image"] if _holds_addresses(name, [*rows, *later])]
     if addresses and (pictures or "image" in lacking):
         lacking = [role for role in lacking if role != "image"]
         problems.append(f"{file}: column {addresses[0]} holds addresses of pictures, and {ADDRESS_CURE}")
@@ -189,11 +197,16 @@ def told_columns(columns: RowColumns) -> str:
     return ", ".join(words)
 
 
-def _picture_columns(names: Sequence[str], rows: Sequence[RawRow]) -> list[str]:
+def _picture_columns(names: Sequence[str], rows: Sequence[RawRow], later: Sequence[RawRow]) -> list[str]:
     numbered = [name for name in _NUMBERED if name in names]
-    if len(numbered) > 1:
+    if len(numbered) > 1 and any(name in row for row in rows for name in numbered):
         return numbered
-    return next(([name] for name in (*NAMES["image"], *numbered) if name in names and _fits("image", name, rows)), [])
+    known = [name for name in NAMES["image"] if name in names]
+    for some in (rows, later):
+        if found := next((name for name in known if _has_values(name, some) and _fits("image", name, some)), None):
+            return [found]
+    # One in which no row has anything is still named after what it would hold.
+    return numbered or [name for name in known if not _has_values(name, [*rows, *later])][:1]
 
 
 def _lettered_columns(names: Sequence[str]) -> list[str]:
@@ -209,11 +222,15 @@ def _holds_addresses(name: str, rows: Sequence[RawRow]) -> bool:
     return bool(cells) and all(is_address(text_of(cell)) for cell in cells)
 
 
+def _has_values(name: str, rows: Sequence[RawRow]) -> bool:
+    return any(row.get(name) is not None for row in rows)
+
+
 def _fits(role: str, name: str, rows: Sequence[RawRow]) -> bool:
     """Whether a column of that name holds what the role needs, as far as the first rows tell."""
     values = [value for row in rows if (value := row.get(name)) is not None]
     if not values:
-        return role == "image"
+        return False
     if role == "image":
         cells = [each for value in values for each in (value if isinstance(value, list) else [value])]
         return not _holds_addresses(name, rows) and all(

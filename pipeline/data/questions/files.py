@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.data.catalogue import fetch_hint
 from pipeline.data.image_sets import data_root
-from pipeline.data.parquet_images import MOST_EMBEDDED, open_table
+from pipeline.data.parquet_images import BATCH_ROWS, MOST_EMBEDDED, open_table
 from pipeline.data.questions.cells import MORE_CELLS, RawRow
 from pipeline.errors import UserError
 
@@ -84,6 +84,43 @@ def first_rows(file: Path, count: int = 8) -> list[RawRow]:
         raise UserError(f"{file}: holds no rows")
     rows: list[RawRow] = batch.slice(0, count).to_pylist()
     return rows
+
+
+def later_columns(file: Path, rows: Sequence[RawRow]) -> list[RawRow]:
+    """Return what columns hold in which the first rows have nothing, each by the first row that has something.
+
+    Args:
+        file: whose they are.
+        rows: its `first_rows`.
+
+    Raises:
+        UserError: when it cannot be read.
+    """
+    known = {name for row in rows for name, value in row.items() if value is not None}
+    if file.suffix in _DELIMITERS:
+        # All rows have the columns of its head.
+        return []
+    if file.suffix in TABLES:
+        with open_table(file) as table:
+            empty = [name for name in table.schema.names if name not in known]
+        found = ({name: value} for name in empty if (value := _first_value(file, name)) is not None)
+        return list(found)
+    later: list[RawRow] = []
+    for row in text_rows(file):
+        if new := {name: value for name, value in row.items() if value is not None and name not in known}:
+            later.append(new)
+            known |= new.keys()
+    return later
+
+
+def _first_value(file: Path, name: str) -> Any:
+    with open_table(file) as table:
+        rows = BATCH_ROWS if "binary" in str(table.schema.field(name).type) else _TEXT_ROWS
+        for batch in table.batches(rows, [name]):
+            column = batch.column(0)
+            if column.null_count < len(column):
+                return column.drop_null()[0].as_py()
+    return None
 
 
 def unlocated_rows(files: Iterable[Path], names: Sequence[str]) -> Iterator[RawRow]:

@@ -542,3 +542,53 @@ def test_json_with_rows_under_a_key_is_read(tmp_path: Path) -> None:
     rows = [{"image": "a.png", "question": "What?", "answer": "a dog"}]
     (tmp_path / "data" / "train.json").write_text(json.dumps({"version": 1, "data": rows}))
     assert only(load(tmp_path / "data")).answer == "a dog"
+
+
+LATER_COLUMNS = {"options": ["a dog", "a cat"], "choices": ["a dog", "a cat"], "A": "a dog", "B": "a cat"}
+
+
+@pytest.mark.parametrize("names", [("options",), ("choices",), ("A", "B")])
+@pytest.mark.parametrize("form", ["parquet", "jsonl", "json"])
+def test_options_that_the_first_rows_have_not_are_read(names: tuple[str, ...], form: str, tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    row = {"image": "a.png", "question": "What?", "answer": "a dog"}
+    rows = [dict(row) for _ in range(20)] + [{**row, "answer": "B", **{name: LATER_COLUMNS[name] for name in names}}]
+    if form == "parquet":
+        write_parquet(tmp_path / "a.parquet", [{**dict.fromkeys(names), **row} for row in rows])
+    else:
+        (write_lines if form == "jsonl" else write_json)(tmp_path / f"a.{form}", rows)
+    task = load(tmp_path)
+    *free, chosen = task.read("train").rows
+    assert {row.kind for row in free} == {"text"}
+    assert (chosen.kind, chosen.options, chosen.answer) == ("letter", ("a dog", "a cat"), "B")
+    assert any(line.startswith("train: 1 letters, 20 short texts") for line in task.told())
+
+
+def test_a_picture_that_the_first_rows_have_not_is_found_and_they_are_counted(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    row = {"question": "What?", "answer": "a dog"}
+    write_lines(tmp_path / "train.jsonl", [*[row] * 9, {**row, "image": "a.png"}])
+    found = load(tmp_path).read("train")
+    assert [row.id for row in found.rows] == ["train-9"]
+    assert found.problem_counts == {"missing_image": 9}
+
+
+def test_columns_of_the_first_rows_come_before_those_of_later_ones(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    row = {"question": "What?", "answer": "a dog"}
+    write_lines(tmp_path / "train.jsonl", [*[{**row, "image": "a.png"}] * 9, {**row, "images": ["a.png"]}])
+    found = load(tmp_path).read("train")
+    assert len(found.rows) == 9
+    assert found.problem_counts == {"missing_image": 1}
+
+
+@pytest.mark.parametrize("empty", ["images", "decoded_image"])
+def test_a_column_of_pictures_without_any_is_not_taken_for_them(empty: str, tmp_path: Path) -> None:
+    assert asked(tmp_path, {empty: None}).images == (tmp_path / "a.png",)
+
+
+def test_a_picture_in_the_file_is_taken_before_its_path_elsewhere(tmp_path: Path) -> None:
+    put(tmp_path / "a.png")
+    row = {"image": "images/1.jpg", "decoded_image": cell(), "question": "What?", "answer": "3"}
+    write_parquet(tmp_path / "train.parquet", [row])
+    assert only(load(tmp_path)).images[0].suffix == ".png"

@@ -22,6 +22,7 @@ from typing import Any
 from pipeline.config.schema import TaskConfig
 from pipeline.data.options import TaskOption, check_options, names, share_below
 from pipeline.data.parquet_images import is_embedded
+from pipeline.data.questions.answer_codes import CODES
 from pipeline.data.questions.cells import MALFORMED, RawRow, Unusable
 from pipeline.data.questions.columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
 from pipeline.data.questions.files import TABLES, find_splits, first_rows, later_columns, unlocated_rows
@@ -80,7 +81,17 @@ def load(config: TaskConfig, cache: Path) -> Task:
             problems += error.problems
     if problems:
         raise UserError(problems)
-    rows = {split: RowReader(split, folder, columns[split], config, options) for split in splits}
+    rows = {
+        split: RowReader(
+            split,
+            folder,
+            columns[split],
+            config,
+            options,
+            functools.partial(unlocated_rows, splits[split], columns[split].read),
+        )
+        for split in splits
+    }
 
     def in_turn(value: Any) -> Path:
         found = located(place_text(folder, value, cache / "images"), folder, cache)
@@ -192,6 +203,8 @@ def told(
         kinds, lost = counts(split)
         of_kinds = ", ".join(f"{kinds[kind]:,} {_PLURAL[kind]}" for kind in KINDS if kinds[kind])
         yield f"{split}: {of_kinds or 'nothing to ask'}" + (f"; not asked: {join_counts(lost)}" if lost else "")
+        if reader.code:
+            yield f"{split}: answers that could mean several options are read as {CODES[reader.code]}, as nearly all can be"
         if reader.later_turns:
             later = f"{len(reader.later_turns):,} rows have later turns"
             yield f"{split}: {later}, which are not asked; task.options.turns=each asks each alone"

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import functools
 import itertools
 import string
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from pipeline.config.schema import TaskConfig
 from pipeline.data.image_sets import label_set
-from pipeline.data.questions.cells import MORE_CELLS, RawRow, Unusable, is_empty
+from pipeline.data.questions.answer_codes import code_of, readings
+from pipeline.data.questions.cells import MALFORMED, MORE_CELLS, RawRow, Unusable, is_empty
 from pipeline.data.questions.columns import RowColumns
 from pipeline.data.questions.prompting import lettered
 from pipeline.data.questions.text import (
@@ -21,6 +24,7 @@ from pipeline.data.questions.text import (
     is_conversation,
     marked,
     option_letter,
+    option_names,
     options_in,
     options_of,
     read_answers,
@@ -30,6 +34,7 @@ from pipeline.data.questions.text import (
 )
 from pipeline.scoring.kinds import OPEN_KINDS, gold_answer, infer_kind
 from pipeline.scoring.labels import LabelSet
+from pipeline.scoring.multiple_choice import letters
 from pipeline.types import Problem, Question
 
 _SAID_KINDS = {
@@ -72,6 +77,7 @@ class RowReader:
         columns: what is read of a row.
         config: the ``task:`` block, for its labels.
         options: values of its options, see pipeline/tasks/questions.py.
+        every: all rows of the split without their pictures; read where one row does not tell which option its answer means.
     """
 
     split: str
@@ -79,8 +85,13 @@ class RowReader:
     columns: RowColumns
     config: TaskConfig
     options: Mapping[str, Any]
+    every: Callable[[], Iterable[RawRow]] = tuple
     removed: Counter[str] = field(default_factory=Counter)
     later_turns: list[Problem] = field(default_factory=list)
+    code: str | None = None
+    """What the answers that could mean several options are read as; None until there was one."""
+    chosen: list[tuple[Any, tuple[str, ...]]] | None = None
+    """Collects the answers of rows with options, in place of reading them."""
 
     @functools.cached_property
     def labels(self) -> LabelSet:
@@ -166,14 +177,14 @@ class RowReader:
         if removed:
             self.removed[removed] += 1
         given = self._in_columns(row) if self.columns.lettered else self.columns.of("options", row)
-        options = options_of(given) if given else []
+        options, called = (options_of(given), option_names(given)) if given else ([], [])
         if images is not None and options and not options_in(text):
             text = f"{text}\n{lettered(options)}"
         options = options or options_in(text)
         text = marked(text, _ANY_NUMBER if images is None else len(images))
         if images is not None and not images:
             raise Unusable("missing_image", "it has no picture")
-        kind, answer, facts = self._answer(row, gold, options)
+        kind, answer, facts = self._answer(row, gold, options, called)
         pictures = "+".join(_machine_independent(image, self.root) for image in images or ())
         return Question(
             id=name,
@@ -204,12 +215,14 @@ class RowReader:
             raise Unusable("unusable_options", f"option {holes[0]} is empty, and {columns[-1]} is not")
         return [str(row[column]).strip() for column in columns]
 
-    def _answer(self, row: RawRow, gold: Any, options: Sequence[str]) -> tuple[str, str, dict[str, Any]]:
+    def _answer(
+        self, row: RawRow, gold: Any, options: Sequence[str], called: Sequence[str]
+    ) -> tuple[str, str, dict[str, Any]]:
         """(kind, the gold answer as its judge wants it, the facts it tells itself)."""
         if options:
             if isinstance(gold, list):
                 raise Unusable("several_answers", f"{len(gold)} options are right, where one is asked for")
-            return "letter", option_letter(gold, options), {}
+            return "letter", self._letter(gold, options, called), {}
         if self.config.labels:
             return "label", self._label(str(gold)), {"aliases": dict(self.config.aliases)}
         said = str(self.columns.of("kind", row) or "").lower().replace("_", " ").replace("-", " ")
@@ -220,6 +233,29 @@ class RowReader:
         except ValueError as error:
             raise Unusable("unfit_answer", f"as {kind}: {error}") from error
         return kind, answer, {**self._facts(kind, answer, row), **facts}
+
+    def _letter(self, gold: Any, options: Sequence[str], called: Sequence[str]) -> str:
+        """The letter of the gold option: the one of its name in the data, else what nearly all answers of the split are."""
+        if len(called) == len(options) and str(gold) in called:
+            return letters(len(options))[called.index(str(gold))]
+        if self.chosen is not None:
+            self.chosen.append((gold, tuple(options)))
+            return letters(len(options))[0]
+        found = readings(gold, options)
+        # A place counted from 1 is none that a row alone is read as.
+        if (len(set(found.values())) > 1 or [*found] == ["from 1"]) and self._split_code in found:
+            self.code = self._split_code
+            return found[self.code]
+        return option_letter(gold, options)
+
+    @functools.cached_property
+    def _split_code(self) -> str | None:
+        chosen: list[tuple[Any, tuple[str, ...]]] = []
+        reader = dataclasses.replace(self, removed=Counter(), later_turns=[], chosen=chosen)
+        for row in self.every():
+            with contextlib.suppress(*MALFORMED):
+                list(reader.questions(row, "", None, Path))
+        return code_of(chosen)
 
     def _facts(self, kind: str, answer: str, row: RawRow) -> dict[str, Any]:
         """What the row's own columns tell the judge of its kind."""

@@ -198,6 +198,29 @@ def options_of(value: Any) -> list[str]:
     return options
 
 
+def option_names(value: Any) -> list[str]:
+    """Return what a cell of options calls them, in their order: the keys of {"1": …} or the label of {"text": […], "label": […]}.
+
+    Returns:
+        [] where it calls them nothing.
+    """
+    if isinstance(value, str) and value.strip().startswith("{"):
+        value = json.loads(value)
+    if not isinstance(value, Mapping):
+        return []
+    if isinstance(value.get("text"), list):
+        return [str(name) for name in value["label"]] if isinstance(value.get("label"), list) else []
+    return [str(key) for key in sorted(value) if value[key] is not None]
+
+
+def same_texts(text: str, options: Sequence[str]) -> list[str]:
+    """Return the letters of the options whose text is this one, its case aside where none is so written."""
+    texts = [(name, " ".join(option.split())) for name, option in zip(letters(len(options)), options, strict=True)]
+    return [name for name, option in texts if option == text] or [
+        name for name, option in texts if option.casefold() == text.casefold()
+    ]
+
+
 def option_letter(value: Any, options: Sequence[str]) -> str:
     """Return the letter of the gold option, out of its letter, its text, both, or its index from 0.
 
@@ -209,9 +232,7 @@ def option_letter(value: Any, options: Sequence[str]) -> str:
     known, text = letters(len(options)), " ".join(str(value).split())
     if (letter := text.strip("().: ").upper()) in known and len(letter) == 1:
         return letter
-    texts = [(name, " ".join(option.split())) for name, option in zip(known, options, strict=True)]
-    same = [name for name, option in texts if option == text]
-    same = same or [name for name, option in texts if option.casefold() == text.casefold()]
+    same = same_texts(text, options)
     if len(same) > 1:
         raise Unusable("unusable_options", f"the answer {text[:40]!r} is the text of options {', '.join(same)}")
     if same:

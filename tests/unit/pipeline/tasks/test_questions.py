@@ -592,3 +592,43 @@ def test_a_picture_in_the_file_is_taken_before_its_path_elsewhere(tmp_path: Path
     row = {"image": "images/1.jpg", "decoded_image": cell(), "question": "What?", "answer": "3"}
     write_parquet(tmp_path / "train.parquet", [row])
     assert only(load(tmp_path)).images[0].suffix == ".png"
+
+
+@pytest.mark.parametrize(
+    ("rows", "want", "code"),
+    [
+        # As ScienceQA and AI2D: the second row alone would be read as a text.
+        ([(["dog", "cat", "cow"], 0), (["1", "2", "3"], 1), (["4", "2", "3"], "2")], "ABC", "counted from 0"),
+        ([(["dog", "cat", "cow"], 1), (["dog", "cat", "cow"], 2), (["2", "1", "3"], "3")], "ABC", "counted from 1"),
+        ([(["E", "F", "B", "A"], "A"), (["dog", "cat"], "cat")], "DB", "the texts of options"),
+        ([(["2", "1"], 1), (["7", "5"], "5")], "BB", "the texts of options"),
+        # Where nothing tells, a letter comes before a text, and a text before a place from 0.
+        ([(["B", "A"], "A"), (["dog", "cat"], "B")], "AB", "the letters of options"),
+        ([(["2", "1", "0"], 1), (["1", "0", "2"], 2)], "BC", None),
+        ([(["dog", "cat", "cow"], 1)], "B", None),
+        ([(["dog", "cat"], "B"), (["dog", "cat"], "dog"), (["2", "1"], 1)], "BAB", None),
+    ],
+)
+def test_all_rows_say_which_option_an_answer_means_that_may_be_several(
+    rows: list[tuple[list[str], Any]], want: str, code: str | None, tmp_path: Path
+) -> None:
+    put(tmp_path / "a.png")
+    write_lines(
+        tmp_path / "train.jsonl",
+        [{"image": "a.png", "question": "Which?", "options": options, "answer": answer} for options, answer in rows],
+    )
+    task = load(tmp_path)
+    found = task.read("train")
+    assert "".join(str(row.answer) for row in found.rows) == want
+    assert not found.problems
+    told = [line for line in load(tmp_path).told() if "answers that could mean several options" in line]
+    assert (code in told[0]) if code else not told
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"1": "a dog", "2": "a cat"}, '{"1": "a dog", "2": "a cat"}', {"text": ["a dog", "a cat"], "label": ["1", "2"]}],
+)
+def test_options_with_names_of_their_own_are_chosen_by_them(options: Any, tmp_path: Path) -> None:
+    assert asked(tmp_path, {"options": options, "answer": "1"}).answer == "A"
+    assert asked(tmp_path, {"options": options, "answer": "a cat"}).answer == "B"

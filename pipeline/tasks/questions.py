@@ -15,7 +15,7 @@ from __future__ import annotations
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from pipeline.data.questions.answer_codes import CODES
 from pipeline.data.questions.cells import MALFORMED, RawRow, Unusable
 from pipeline.data.questions.columns import COLUMN_OPTIONS, RowColumns, find_columns, told_columns
 from pipeline.data.questions.files import TABLES, find_splits, first_rows, later_columns, unlocated_rows
-from pipeline.data.questions.pictures import located, named, picture, pictures, place_text, text_of
+from pipeline.data.questions.pictures import located, named, picture, pictures, pictures_in, place_text, text_of
 from pipeline.data.questions.prompting import asked_by_kind
 from pipeline.data.questions.read import QuestionColumns, read_questions
 from pipeline.data.questions.rows import RowReader
@@ -177,8 +177,7 @@ def _holds_rows(folder: str) -> bool:
 
 def _holds_pictures(rows: Sequence[RawRow], columns: RowColumns) -> bool:
     """Whether rows hold pictures as text."""
-    cells = [row.get(name) for row in rows for name in columns.pictures]
-    each = [one for cell in cells for one in (cell if isinstance(cell, list) else [cell])]
+    each = [one for row in rows for name in columns.pictures for one in pictures_in(row.get(name))]
     each += turn_pictures(columns.of("question", row) for row in rows)
     return any(is_embedded(text_of(one)) for one in each)
 
@@ -261,8 +260,7 @@ def _first_rows(reader: RowReader, files: Sequence[Path]) -> Iterator[str]:
 
 def _named_pictures(row: RawRow, columns: RowColumns) -> tuple[Path, ...]:
     """The pictures of a raw row by their names, without opening one."""
-    cells: Iterable[Any] = (row[name] for name in columns.pictures if row.get(name) is not None)
-    return tuple(_by_name(one) for cell in cells for one in (cell if isinstance(cell, list) else [cell]))
+    return tuple(_by_name(one) for name in columns.pictures for one in pictures_in(row.get(name)))
 
 
 def _by_name(value: Any) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 from pipeline.data.options import TaskOption, a_name, a_name_or_names
 from pipeline.data.parquet_images import ADDRESS_CURE, is_address
 from pipeline.data.questions.cells import MORE_CELLS, RawRow
-from pipeline.data.questions.pictures import text_of
+from pipeline.data.questions.pictures import pictures_in, text_of
 from pipeline.data.questions.text import is_conversation, turn_pictures
 from pipeline.errors import UserError, did_you_mean
 
@@ -217,8 +217,7 @@ def _lettered_columns(names: Sequence[str]) -> list[str]:
 
 def _holds_addresses(name: str, rows: Sequence[RawRow]) -> bool:
     """Whether all pictures of a column are addresses, as far as the first rows tell."""
-    values = [value for row in rows if (value := row.get(name)) is not None]
-    cells = [each for value in values for each in (value if isinstance(value, list) else [value])]
+    cells = [each for row in rows for each in pictures_in(row.get(name))]
     return bool(cells) and all(is_address(text_of(cell)) for cell in cells)
 
 
@@ -232,7 +231,7 @@ def _fits(role: str, name: str, rows: Sequence[RawRow]) -> bool:
     if not values:
         return False
     if role == "image":
-        cells = [each for value in values for each in (value if isinstance(value, list) else [value])]
+        cells = [each for value in values for each in pictures_in(value)]
         return not _holds_addresses(name, rows) and all(
             isinstance(cell, bytes | str) or (isinstance(cell, Mapping) and _is_picture(cell)) for cell in cells
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 
 from pipeline.data.images import paths_inside
 from pipeline.data.parquet_images import is_address, is_embedded, place
-from pipeline.data.questions.cells import RawRow, Unusable
+from pipeline.data.questions.cells import RawRow, Unusable, listed
 
 _NOT_A_PATH = {"reason": "missing_image", "detail": "the picture is not given as a path"}
 
@@ -24,11 +25,21 @@ class LocatedImage:
     detail: str = ""
 
 
+def pictures_in(cell: Any) -> list[Any]:
+    """Return what stands in a cell of pictures: nothing in an empty one, each of a list, also of one that a table has as text."""
+    if isinstance(cell, str):
+        text = cell.strip()
+        if text.startswith("[") and text.endswith("]"):
+            with contextlib.suppress(Unusable):
+                return listed(text)
+        return [cell] if text else []
+    return cell if isinstance(cell, list) else [] if cell is None else [cell]
+
+
 def placed(value: Any, find: Callable[[Any], dict[str, Any]]) -> Any:
     """Return where a cell's picture is, or each picture of a list; None of an empty cell."""
-    if isinstance(value, list):
-        return [find(each) for each in value]
-    return None if value is None else find(value)
+    found = [find(each) for each in pictures_in(value)]
+    return found if isinstance(value, list) or len(found) > 1 else found[0] if found else None
 
 
 def text_of(value: Any) -> Any:

@@ -23,7 +23,7 @@ from pipeline.files import digest, write_atomic
 from pipeline.system.locks import exclusive
 from pipeline.types import Problem, Question, Split
 
-VERSION = 5
+VERSION = 6
 """Part of the index's key: raise it when what is taken out of parquet files changes."""
 
 

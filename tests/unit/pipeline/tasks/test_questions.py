@@ -632,3 +632,39 @@ def test_all_rows_say_which_option_an_answer_means_that_may_be_several(
 def test_options_with_names_of_their_own_are_chosen_by_them(options: Any, tmp_path: Path) -> None:
     assert asked(tmp_path, {"options": options, "answer": "1"}).answer == "A"
     assert asked(tmp_path, {"options": options, "answer": "a cat"}).answer == "B"
+
+
+def test_an_empty_cell_of_a_table_is_no_picture(tmp_path: Path) -> None:
+    for name in ("a.png", "b.png"):
+        put(tmp_path / name)
+    (tmp_path / "train.csv").write_text(
+        "image_1,image_2,question,answer\na.png,,What?,3\na.png,b.png,What?,4\n,,What?,5\n"
+    )
+    found = load(tmp_path).read("train")
+    assert [len(row.images) for row in found.rows] == [1, 2]
+    assert found.problem_counts == {"missing_image": 1}
+
+
+@pytest.mark.parametrize("embedded", [False, True])
+def test_a_list_of_pictures_that_a_table_holds_as_text_is_read(embedded: bool, tmp_path: Path) -> None:
+    named = []
+    for number, name in enumerate(("a.png", "b.png")):
+        put(tmp_path / "data" / name, number)
+        named.append(base64.b64encode(png(number)).decode() if embedded else name)
+    (tmp_path / "data" / "train.tsv").write_text(
+        f"image\tquestion\tanswer\n{named}\tWhich?\t3\n{named[:1]}\tWhat?\t4\n"
+    )
+    task = load(tmp_path / "data")
+    assert [len(row.images) for row in task.read("train").rows] == [2, 1]
+    assert task.in_place is not embedded
+    assert any("(number; gold 3; " in line for line in task.told())
+
+
+def test_a_picture_whose_name_looks_like_a_list_is_a_path(tmp_path: Path) -> None:
+    put(tmp_path / "[1].png")
+    put(tmp_path / "[b]")
+    write_lines(
+        tmp_path / "train.jsonl",
+        [{"image": name, "question": "What?", "answer": "3"} for name in ("[1].png", "[b]")],
+    )
+    assert [row.images[0].name for row in load(tmp_path).read("train").rows] == ["[1].png", "[b]"]

@@ -236,8 +236,10 @@ class RowReader:
 
     def _letter(self, gold: Any, options: Sequence[str], called: Sequence[str]) -> str:
         """The letter of the gold option: the one of its name in the data, else what nearly all answers of the split are."""
-        if len(called) == len(options) and str(gold) in called:
-            return letters(len(options))[called.index(str(gold))]
+        # The last ones may be of options that are empty.
+        names = called[: len(options)] if len(called) >= len(options) else ()
+        if str(gold) in names:
+            return letters(len(options))[names.index(str(gold))]
         if self.chosen is not None:
             self.chosen.append((gold, tuple(options)))
             return letters(len(options))[0]

@@ -187,15 +187,24 @@ def options_of(value: Any) -> list[str]:
     if isinstance(value, Mapping):
         texts = value.get("text")
         value = texts if isinstance(texts, list) else [value[key] for key in sorted(value) if value[key] is not None]
-    options = [str(option) for option in listed(value)]
-    if not options:
+    given = listed(value)
+    while given and _is_blank(given[-1]):
+        given.pop()
+    if not given:
         return []
+    if any(map(_is_blank, given)):
+        raise Unusable("unusable_options", "an empty option stands before others")
+    options = [str(option) for option in given]
     if not 2 <= len(options) <= 26:
         raise Unusable("unusable_options", f"{len(options)} options")
     lettered = [_LETTERED.match(option) for option in options]
     if all(lettered) and "".join((each[1] or each[2]) for each in lettered if each) == letters(len(options)):
         return [each[3].strip() for each in lettered if each]
     return options
+
+
+def _is_blank(option: Any) -> bool:
+    return option is None or not str(option).strip()
 
 
 def option_names(value: Any) -> list[str]:

@@ -70,6 +70,25 @@ def test_options_are_read_of_a_cell(value: Any) -> None:
 
 
 @pytest.mark.parametrize(
+    "value",
+    [
+        ["a dog", "a cat", None],
+        ["a dog", "a cat", "", " "],
+        "['a dog', 'a cat', None]",
+        {"A": "a dog", "B": "a cat", "C": ""},
+    ],
+)
+def test_empty_options_at_the_end_are_none(value: Any) -> None:
+    assert options_of(value) == ["a dog", "a cat"]
+
+
+@pytest.mark.parametrize("value", [["a dog", None, "a cat"], {"A": "", "B": "a dog", "C": "a cat"}])
+def test_an_empty_option_before_others_is_refused(value: Any) -> None:
+    with pytest.raises(Unusable, match="an empty option"):
+        options_of(value)
+
+
+@pytest.mark.parametrize(
     ("value", "options", "want"),
     [
         ("B", ("a", "b"), "B"),

@@ -193,7 +193,7 @@ class RowReader:
             options=tuple(self.config.labels or ()) if kind == "label" else tuple(options),
             answer=answer,
             kind=kind,
-            groups={column: str(row.get(column) or "") for column in self.columns.groups},
+            groups={column: "" if is_empty(row.get(column)) else str(row[column]) for column in self.columns.groups},
             cluster=pictures,
             # A slice then holds all questions about a picture, so that none is trained on and judged on.
             pair=pictures,

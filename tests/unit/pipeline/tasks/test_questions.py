@@ -508,6 +508,11 @@ def test_groups_are_the_columns_that_were_asked_for(tmp_path: Path) -> None:
     assert question.groups == {"task": "Count", "source": ""}
 
 
+@pytest.mark.parametrize(("value", "name"), [(0, "0"), (False, "False"), (0.0, "0.0"), ("", ""), (None, "")])
+def test_a_group_may_be_zero_or_false(value: Any, name: str, tmp_path: Path) -> None:
+    assert asked(tmp_path / "data", {"level": value}, {"group_columns": ["level"]}).groups == {"level": name}
+
+
 def test_an_empty_folder_and_a_file_without_rows_are_refused(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     with pytest.raises(UserError, match="holds none of the files"):

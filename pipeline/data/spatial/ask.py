@@ -48,6 +48,7 @@ _LOOKED_AT = 40
 _MOST_OBJECTS = 12
 REFUSED = {
     "crowd": "an annotation stands for an unknown number of objects",
+    "hidden": "it is out of sight, or a region that Omni3D says to ignore",
     "tiny_box": f"a box fills less than {SMALLEST:.1%} of the picture",
     "too_many": f"there are more than {MOST}",
     "overlapping_boxes": "the boxes overlap so far that the answer, or what they mean, is not plain",
@@ -277,6 +278,8 @@ def _unfit(picture: BoxedPicture, one: BoxedObject) -> str:
     """Why an object is neither boxed nor counted; "" where it is."""
     if one.crowd:
         return "crowd"
+    if one.hidden:
+        return "hidden"
     width, height = picture.size
     return "tiny_box" if one.area < SMALLEST * width * height else ""
 

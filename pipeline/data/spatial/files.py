@@ -6,7 +6,7 @@ What is read of each, and nothing else:
 |---|---|---|
 | COCO | id, file_name, width, height | image_id, category_id, bbox [left, top, width, height], iscrowd, depth |
 | Omni3D | id, file_path, width, height | image_id, category_name, behind_camera, bbox2D_tight, _trunc or _proj [left, top, right,
-bottom]; where valid3D: bbox3D_cam, or center_cam, dimensions and R_cam |
+bottom]; where valid3D: bbox3D_cam, or center_cam, dimensions and R_cam; what says to ignore it, see `_is_hidden` |
 | parquet | image, id or filename | objects: a list of {name, box or bbox or polygon, depth}, or {bbox: […], category: […]} |
 
 `depth` is how far an object is from the camera, in any unit; neither COCO nor ADE20K has one, and an object may lack it.
@@ -39,6 +39,8 @@ _OTHERS = ("captions", "person_keypoints", "stuff", "panoptic", "image_info")
 _NAMES = ("name", "category", "category_name", "label")
 _BOXES = {"box": False, "bbox": True}
 """Whether (width, height) come last, as COCO has them, and not the lower right corner."""
+_IGNORED = ("dontcare", "ignore", "void")
+"""Omni3D's names of regions that are not annotated."""
 _BOXES_2D = ("bbox2D_tight", "bbox2D_trunc", "bbox2D_proj")
 Found = BoxedPicture | Problem
 
@@ -155,7 +157,21 @@ def _annotated(row: Mapping[str, Any], names: Mapping[Any, str], solid: bool) ->
         points = _at_depth(row.get("depth"))
     if any(not math.isfinite(value) for value in itertools.chain((left, top, right, bottom), *points)):
         raise ValueError(f"the box of annotation {row.get('id')} is not finite")
-    return BoxedObject(name, (left, top, right, bottom), bool(row.get("iscrowd")), points)
+    return BoxedObject(
+        name, (left, top, right, bottom), bool(row.get("iscrowd")), points, solid and _is_hidden(row, name)
+    )
+
+
+def _is_hidden(row: Mapping[str, Any], name: str) -> bool:
+    """Whether Omni3D's own reader leaves an annotation out, that has a box: no number of it is told by one below 0."""
+    sure = row.get("valid3D", True)
+    return (
+        name in _IGNORED
+        or 0 <= float(row.get("visibility", -1)) <= 0.01
+        or float(row.get("truncation", -1)) >= 0.99
+        or bool(sure and (row.get("lidar_pts") == 0 or row.get("segmentation_pts") == 0))
+        or bool(sure and (float(row.get("depth_error", -1)) > 0.5 or min(row.get("dimensions") or [1]) <= 0))
+    )
 
 
 def _corners(row: Mapping[str, Any]) -> tuple[Point, ...]:

@@ -29,12 +29,14 @@ class BoxedObject:
         crowd: whether the box stands for an unknown number of them.
         points: corners of its 3-D box, the one point it stands on, or one straight ahead that is as far away; empty where its
             place in space is not known.
+        hidden: whether nobody sees it, or its data say to ignore it.
     """
 
     name: str
     box: Box
     crowd: bool = False
     points: tuple[Point, ...] = ()
+    hidden: bool = False
 
     @property
     def area(self) -> float:

@@ -229,6 +229,31 @@ def test_a_box_without_a_place_in_space_is_not_asked_for_it(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
+    "told",
+    [
+        {"category_name": "dontcare"},
+        {"category_name": "void", "valid3D": False},
+        {"visibility": 0.0},
+        {"truncation": 1.0},
+        {"lidar_pts": 0},
+        {"segmentation_pts": 0},
+        {"depth_error": 0.6},
+        {"dimensions": [-1, -1, -1]},
+    ],
+)
+def test_what_omni3d_says_to_ignore_is_asked_about_by_no_question(tmp_path: Path, told: dict[str, Any]) -> None:
+    known = {"visibility": -1, "truncation": -1, "lidar_pts": -1, "segmentation_pts": -1, "depth_error": -1}
+    put_omni3d(tmp_path / "set", {"chair": (0, 0, 2), "table": (0, 0, 4), "door": (1, 0, 8)}, **known)
+    file = tmp_path / "set" / "KITTI_train.json"
+    whole = json.loads(file.read_text())
+    whole["annotations"][2] |= told
+    file.write_text(json.dumps(whole))
+    found = read(tmp_path / "set", kinds=["relation", "depth"], questions=9)
+    assert {row.id for row in found.rows} == {"Omni3D-7-relation-0-1", "Omni3D-7-depth-0-1"}
+    assert reasons(found) == {"hidden": 2}
+
+
+@pytest.mark.parametrize(
     ("objects", "extra", "kind", "expected"),
     [
         (TABLE, {"iscrowd": 1}, "count", {"crowd": 3}),

@@ -43,6 +43,8 @@ _IGNORED = ("dontcare", "ignore", "void")
 """Omni3D's names of regions that are not annotated."""
 _BOXES_2D = ("bbox2D_tight", "bbox2D_trunc", "bbox2D_proj")
 Found = BoxedPicture | Problem
+PlacedRow = tuple[str, Path, tuple[int, int], Any]
+"""Id, picture, its size and the cell of its objects."""
 
 
 def find_files(root: Path) -> dict[str, list[Path]]:
@@ -223,6 +225,29 @@ def _whole(picture: BoxedPicture) -> Found:
 
 
 def _of_parquet(file: Path, root: Path, cache: Path) -> Iterator[Found]:
+    with open_parquet(file) as parquet:
+        classes = _class_names(parquet.schema_arrow)
+    rows: list[Found | PlacedRow] = []
+    for row in _placed_rows(file, root, cache):
+        # Polygons are many numbers, and nothing has to be found out about them.
+        waits = isinstance(row, Problem) or _boxes(row[3], "bbox")
+        rows.append(row if waits else _boxed(row, classes))
+    asked = [row for row in rows if isinstance(row, tuple)]
+    sized = not _are_corners((box, size) for _, _, size, objects in asked for box in _boxes(objects, "bbox"))
+    yield from (_boxed(row, classes, sized) if isinstance(row, tuple) else row for row in rows)
+    yield from missing_shards(sorted(file.parent.glob("*.parquet")), file.stem.partition("-")[0])
+
+
+def _boxed(row: PlacedRow, classes: Sequence[str], sized: bool = True) -> Found:
+    name, image, size, raw = row
+    try:
+        objects = tuple(_of_row(raw, classes, sized))
+        return BoxedPicture(name, image, size, objects, "ADE20K", depth_from=_depth_from(objects))
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        return Problem(name, "malformed_row", f"{type(error).__name__}: {error}")
+
+
+def _placed_rows(file: Path, root: Path, cache: Path) -> Iterator[PlacedRow | Problem]:
     images = cache / "images"
     images.mkdir(parents=True, exist_ok=True)
     folder = root if root.is_dir() else root.parent
@@ -231,7 +256,6 @@ def _of_parquet(file: Path, root: Path, cache: Path) -> Iterator[Found]:
         names = parquet.schema_arrow.names
         if lost := [name for name in ("image", "objects") if name not in names]:
             raise UserError(f"{file}: has no column {', '.join(lost)}; it has {', '.join(names)}; put {WHAT}")
-        classes = _class_names(parquet.schema_arrow)
         wanted = [name for name in ("id", "image_id", "filename", "image", "objects") if name in names]
         for batch in parquet.iter_batches(batch_size=BATCH_ROWS, columns=wanted):
             for row in batch.to_pylist():
@@ -244,16 +268,38 @@ def _of_parquet(file: Path, root: Path, cache: Path) -> Iterator[Found]:
                     continue
                 image = images / where["file"] if "file" in where else folder / where["path"]
                 try:
-                    objects = tuple(_of_row(row["objects"], classes))
-                    told = _depth_from(objects)
-                    picture = BoxedPicture(name, image, upright_size(image), objects, "ADE20K", depth_from=told)
+                    yield name, image, upright_size(image), row["objects"]
                 except ImageError as error:
                     yield Problem(name, error.reason, str(image))
-                except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
-                    yield Problem(name, "malformed_row", f"{type(error).__name__}: {error}")
-                else:
-                    yield picture
-    yield from missing_shards(sorted(file.parent.glob("*.parquet")), file.stem.partition("-")[0])
+
+
+def _boxes(objects: Any, key: str) -> list[Any]:
+    """What stands under a key of a row's objects, be they a list of structs or a struct of lists."""
+    if isinstance(objects, Mapping):
+        return list(objects.get(key) or ())
+    return [row[key] for row in objects or () if isinstance(row, Mapping) and row.get(key) is not None]
+
+
+def _are_corners(boxes: Iterable[tuple[Any, tuple[int, int]]]) -> bool:
+    """Whether boxes of a form that has (width, height) last can only be corners: as corners all lie in their pictures, as sizes
+    some leave them. The hub's copies of COCO are of both forms.
+
+    Args:
+        boxes: (the four numbers, the picture's size) of every box of a file.
+    """
+    leaves = False
+    for box, size in boxes:
+        try:
+            a, b, c, d = map(float, box)
+        except (TypeError, ValueError):
+            # It is counted where the box is read.
+            continue
+        # Numbers are rounded, and a box may end a pixel outside.
+        right, bottom = (1.01 * side + 1 for side in size)
+        if not (a <= c <= right and b <= d <= bottom):
+            return False
+        leaves = leaves or a + c > right or b + d > bottom
+    return leaves
 
 
 def _class_names(schema: Any) -> list[str]:
@@ -268,7 +314,7 @@ def _class_names(schema: Any) -> list[str]:
         return []
 
 
-def _of_row(objects: Any, classes: Sequence[str]) -> Iterator[BoxedObject]:
+def _of_row(objects: Any, classes: Sequence[str], sized: bool) -> Iterator[BoxedObject]:
     if isinstance(objects, Mapping):
         keys = [key for key in (*_NAMES, *_BOXES, "depth") if objects.get(key) is not None]
         objects = [dict(zip(keys, values, strict=True)) for values in zip(*(objects[key] for key in keys), strict=True)]
@@ -281,7 +327,7 @@ def _of_row(objects: Any, classes: Sequence[str]) -> Iterator[BoxedObject]:
         name = (classes[named] if isinstance(named, int) else str(named)).partition(",")[0].strip()
         key = next((key for key in _BOXES if row.get(key) is not None), None)
         if key is not None:
-            box = _corner_form(row[key], _BOXES[key])
+            box = _corner_form(row[key], _BOXES[key] and sized)
         else:
             across, down = row["polygon"]["x"], row["polygon"]["y"]
             box = (float(min(across)), float(min(down)), float(max(across)), float(max(down)))

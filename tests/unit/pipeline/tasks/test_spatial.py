@@ -316,6 +316,37 @@ def test_boxes_of_parquet_rows_are_read(tmp_path: Path) -> None:
     assert other.cluster == "ADE20K-5"
 
 
+@pytest.mark.parametrize(
+    ("boxes", "corners"),
+    [
+        # (left, top, width, height) would leave the picture, which is 200 x 160.
+        ([[100, 40, 150, 90], [0, 0, 40, 60]], True),
+        # A pixel outside is rounding.
+        ([[100, 40, 101, 121], [0, 0, 40, 60]], False),
+        # Neither form fits: cut off by the picture's rim, as boxes of persons in films are.
+        ([[120, 40, 100, 50], [0, 0, 40, 60]], False),
+        ([[20, 20, 60, 60], [100, 100, 110, 120], [0, 0, 199, 10]], True),
+    ],
+)
+@pytest.mark.parametrize("form", ["lists", "structs"])
+def test_a_files_boxes_are_corners_where_they_fit_its_pictures_only_so(
+    boxes: list[list[int]], corners: bool, form: str, tmp_path: Path
+) -> None:
+    (tmp_path / "set").mkdir()
+    Image.new("RGB", SIZE, "white").save(tmp_path / "one.png")
+    picture = {"bytes": (tmp_path / "one.png").read_bytes(), "path": None}
+    names = ["cup", "dog", "lamp"][: len(boxes)]
+    objects: Any = {"bbox": boxes, "category": names}
+    if form == "structs":
+        objects = [{"bbox": box, "category": name} for box, name in zip(boxes, names, strict=True)]
+    row = {"image": picture, "image_id": 1, "objects": objects}
+    pq.write_table(pa.Table.from_pylist([row]), tmp_path / "set/train.parquet")
+    found = list(read_file(tmp_path / "set/train.parquet", tmp_path / "set", None, tmp_path / "cache"))
+    assert isinstance(found[0], BoxedPicture)
+    wanted = [tuple(box) if corners else (box[0], box[1], box[0] + box[2], box[1] + box[3]) for box in boxes]
+    assert [one.box for one in found[0].objects] == wanted
+
+
 def put_depths(root: Path, split: str = "train", **objects: float | None) -> None:
     """A picture of objects beside each other, each as far away as is said, in a parquet file."""
     root.mkdir(exist_ok=True)

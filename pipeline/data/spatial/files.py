@@ -230,8 +230,10 @@ def _of_parquet(file: Path, root: Path, cache: Path) -> Iterator[Found]:
     rows: list[Found | PlacedRow] = []
     for row in _placed_rows(file, root, cache):
         # Polygons are many numbers, and nothing has to be found out about them.
-        waits = isinstance(row, Problem) or _boxes(row[3], "bbox")
-        rows.append(row if waits else _boxed(row, classes))
+        if not isinstance(row, Problem) and not _boxes(row[3], "bbox"):
+            rows.append(_boxed(row, classes))
+        else:
+            rows.append(row)
     asked = [row for row in rows if isinstance(row, tuple)]
     sized = not _are_corners((box, size) for _, _, size, objects in asked for box in _boxes(objects, "bbox"))
     yield from (_boxed(row, classes, sized) if isinstance(row, tuple) else row for row in rows)

@@ -41,13 +41,7 @@ class TeacherImage:
             ImageError: when it cannot be read.
         """
         if self._digest is None:
-            # Opening a pipe would hang.
-            if not self.path.is_file():
-                raise ImageError("missing_image", self.path, "not a file")
-            try:
-                self._digest = file_digest(self.path)
-            except OSError as error:
-                raise ImageError("missing_image", self.path, str(error.strerror)) from error
+            self._digest = _file_digest(self.path)
         return self._digest
 
     async def data_url(self, longest_side: int) -> str:
@@ -64,7 +58,7 @@ class TeacherImage:
     def _encode(self, longest_side: int) -> str:
         url = data_url(self.path, longest_side)
         # The request is recorded under the digest that was read before.
-        if self._digest is not None and file_digest(self.path) != self._digest:
+        if self._digest is not None and _file_digest(self.path) != self._digest:
             raise ImageError("missing_image", self.path, "it was replaced during the build")
         return url
 
@@ -81,3 +75,13 @@ def data_url(path: Path, longest_side: int) -> str:
         image.info.clear()
         data = encode_picture(image, "JPEG", quality=92)
     return chat_api.data_url(data, "jpeg")
+
+
+def _file_digest(path: Path) -> str:
+    # Opening a pipe would hang.
+    if not path.is_file():
+        raise ImageError("missing_image", path, "not a file")
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise ImageError("missing_image", path, str(error.strerror)) from error

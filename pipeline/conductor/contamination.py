@@ -184,7 +184,7 @@ def fingerprints(paths: Iterable[Path], cache: Path) -> dict[Path, tuple[str | N
 
     They are kept in `cache` by size and time of change.
     """
-    found = remembered(paths, cache / f"fingerprints-{VERSION}.json", _fingerprint)
+    found = remembered(paths, cache / f"fingerprints-{VERSION}.json", _fingerprint, fleeting=([None, None],))
     return {path: (pixels, perceived) for path, (pixels, perceived) in found.items()}
 
 

@@ -19,7 +19,8 @@ def image_digests(paths: Iterable[Path], cache_file: Path) -> dict[str, str]:
         paths: the files.
         cache_file: JSON that keeps them; processes may share it.
     """
-    return {str(path): found for path, found in remembered(paths, cache_file, lambda path: _digest(str(path))).items()}
+    found = remembered(paths, cache_file, lambda path: _digest(str(path)), fleeting=("missing",))
+    return {str(path): digest for path, digest in found.items()}
 
 
 def _digest(path: str) -> str:

@@ -15,7 +15,7 @@ import json
 import os
 import stat
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -43,6 +43,7 @@ _PRIVATE = frozenset({"exif", "xmp", "comment", "photoshop"})
 _ORIENTATION = 0x0112
 # Files between two writes of what was found: a kill loses a minute of looking at most.
 _SAVE_EVERY = 8192
+_NO_FILE = [-1, -1]
 
 
 class ImageError(ValueError):
@@ -173,6 +174,9 @@ def _opened(path: Path, max_pixels: int) -> Iterator[Image.Image]:
     except UnidentifiedImageError as error:
         raise ImageError("unreadable_image", path, "no known image format") from error
     except Exception as error:
+        # The system's own word: no right to read it, or its disk is away. Pillow's errors have no number.
+        if isinstance(error, OSError) and error.errno is not None:
+            raise ImageError("missing_image", path, str(error.strerror)) from error
         # Decoders raise nearly anything on damaged bytes: SyntaxError, struct.error, …
         reason = "truncated_image" if "truncated" in str(error).lower() else "unreadable_image"
         raise ImageError(reason, path, str(error)) from error
@@ -296,6 +300,7 @@ def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_
             cache_file,
             lambda path: check_image(path, max_pixels),
             under=under,
+            fleeting=("missing_image",),
             threads=len(os.sched_getaffinity(0)),
         )
     return {path: reason for path, reason in verdicts.items() if reason is not None}
@@ -307,6 +312,7 @@ def remembered(
     find: Callable[[Path], Any],
     *,
     under: Mapping[str, Any] | None = None,
+    fleeting: Sequence[Any] = (),
     threads: int = 8,
 ) -> dict[Path, Any]:
     """Return what `find` says of each file, remembered for as long as the file's size and time of change stay the same.
@@ -316,13 +322,15 @@ def remembered(
         cache_file: JSON that keeps it. Several processes may share it; the first one does the work.
         find: file -> something JSON can hold; called in threads.
         under: what else the answers depend on; with another value nothing is remembered.
+        fleeting: answers for files that could not be read. Where there is a file it is looked at again: rights that are given,
+            or a disk that is back, change neither its size nor its time.
         threads: files looked at side by side.
     """
     wanted = list(dict.fromkeys(paths))
     with exclusive(cache_file):
         known = _read_cache(cache_file, under or {})
         stamps = {path: _stamp(path) for path in wanted}
-        new = [path for path in wanted if known.get(str(path), ())[:2] != stamps[path]]
+        new = [path for path in wanted if not _is_known(known.get(str(path)), stamps[path], fleeting)]
         with ThreadPoolExecutor(max_workers=threads) as pool:
             for start in range(0, len(new), _SAVE_EVERY):
                 chunk = new[start : start + _SAVE_EVERY]
@@ -332,12 +340,18 @@ def remembered(
     return {path: known[str(path)][2] for path in wanted}
 
 
+def _is_known(entry: list[Any] | None, stamp: list[int], fleeting: Sequence[Any]) -> bool:
+    if entry is None or entry[:2] != stamp:
+        return False
+    return stamp == _NO_FILE or entry[2] not in fleeting
+
+
 def _stamp(path: Path) -> list[int]:
-    """[size, mtime_ns] of a file; [-1, -1] when there is none."""
+    """[size, mtime_ns] of a file; `_NO_FILE` when there is none."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
-        return [-1, -1]
+        return list(_NO_FILE)
     return [status.st_size, status.st_mtime_ns]
 
 

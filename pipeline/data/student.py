@@ -59,7 +59,8 @@ def fit_task(task: Task, family: str | None, cache: Path) -> Task:
         return task
 
     def unfit(examples: Sequence[Question]) -> dict[Path, str]:
-        sizes = remembered((image for row in examples for image in row.images), cache / "picture_sizes.json", _size)
+        shown = (image for row in examples for image in row.images)
+        sizes = remembered(shown, cache / "picture_sizes.json", _size, fleeting=(None,))
         found = {path: unfit_size(family, *size) for path, size in sizes.items() if size}
         return {path: why for path, why in found.items() if why is not None}
 

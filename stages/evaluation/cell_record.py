@@ -110,5 +110,8 @@ def picture_digests(questions: Sequence[Any], cache: Path) -> dict[Path, str]:
     """
     paths = [path for row in questions for path in row.images]
     return remembered(
-        paths, cache / "picture_digests.json", lambda path: file_digest(path) if path.is_file() else "missing"
+        paths,
+        cache / "picture_digests.json",
+        lambda path: file_digest(path) if path.is_file() else "missing",
+        fleeting=("missing",),
     )

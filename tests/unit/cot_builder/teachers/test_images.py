@@ -214,3 +214,21 @@ def test_a_picture_replaced_after_its_digest_was_taken_is_not_sent(tmp_path):
     Image.new("RGB", (60, 40), WHITE).save(path)
     with pytest.raises(ImageError, match="replaced during the build"):
         asyncio.run(picture.data_url(32))
+
+
+def test_a_picture_that_goes_away_between_its_reading_and_its_second_digest_is_missing(tmp_path, monkeypatch):
+    path = tmp_path / "x.png"
+    drawn().save(path)
+    picture = TeacherImage(path)
+    assert picture.digest
+    encoded = images.data_url
+
+    def unmount(*words):
+        url = encoded(*words)
+        path.unlink()
+        return url
+
+    monkeypatch.setattr(images, "data_url", unmount)
+    with pytest.raises(ImageError) as refused:
+        asyncio.run(picture.data_url(32))
+    assert refused.value.reason == "missing_image"

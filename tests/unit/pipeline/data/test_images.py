@@ -1,8 +1,10 @@
 """Which picture files are usable, and what their pixels become."""
 
+import errno
 import json
 import math
 import os
+import re
 import struct
 from pathlib import Path
 from unittest.mock import Mock
@@ -221,6 +223,19 @@ def test_a_changed_file_is_checked_again(tmp_path: Path) -> None:
     assert check_images([path], cache) == {}
     path.unlink()
     assert check_images([path], cache) == {path: "missing_image"}
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ENOENT, errno.ESTALE, errno.EMFILE])
+def test_a_file_the_system_does_not_give_is_missing_and_looked_at_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path, cache = picture(tmp_path / "a.jpg"), tmp_path / "checked.json"
+    with monkeypatch.context() as refusing:
+        refusing.setattr(images.Image, "open", Mock(side_effect=OSError(number, os.strerror(number))))
+        with pytest.raises(ImageError, match=re.escape(os.strerror(number))):
+            open_rgb(path)
+        assert check_images([path], cache) == {path: "missing_image"}
+    assert check_images([path], cache) == {}
 
 
 def test_another_size_limit_checks_again(tmp_path: Path) -> None:

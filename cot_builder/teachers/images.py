@@ -7,8 +7,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from pipeline.data.images import ImageError, encode_picture, open_rgb, plain_jpeg
-from pipeline.files import file_digest
+from pipeline.data.images import ImageError, encode_picture, open_rgb, picture_digest, plain_jpeg
 from pipeline.system import chat_api
 
 ENCODING = "jpeg-as-is-or-hamming-q92"
@@ -41,7 +40,7 @@ class TeacherImage:
             ImageError: when it cannot be read.
         """
         if self._digest is None:
-            self._digest = _file_digest(self.path)
+            self._digest = picture_digest(self.path)
         return self._digest
 
     async def data_url(self, longest_side: int) -> str:
@@ -58,7 +57,7 @@ class TeacherImage:
     def _encode(self, longest_side: int) -> str:
         url = data_url(self.path, longest_side)
         # The request is recorded under the digest that was read before.
-        if self._digest is not None and _file_digest(self.path) != self._digest:
+        if self._digest is not None and picture_digest(self.path) != self._digest:
             raise ImageError("missing_image", self.path, "it was replaced during the build")
         return url
 
@@ -75,13 +74,3 @@ def data_url(path: Path, longest_side: int) -> str:
         image.info.clear()
         data = encode_picture(image, "JPEG", quality=92)
     return chat_api.data_url(data, "jpeg")
-
-
-def _file_digest(path: Path) -> str:
-    # Opening a pipe would hang.
-    if not path.is_file():
-        raise ImageError("missing_image", path, "not a file")
-    try:
-        return file_digest(path)
-    except OSError as error:
-        raise ImageError("missing_image", path, str(error.strerror)) from error

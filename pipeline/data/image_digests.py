@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from pipeline.data.images import remembered
+from pipeline.data.images import ImageError, picture_digest, remembered
 
 LENGTH = 16
 """Hexadecimal digits of a digest: 64 bits of sha256, against accidents and not against attackers."""
+MISSING = "missing"
+"""Stands for the digest of a file that cannot be read."""
 
 
 def image_digests(paths: Iterable[Path], cache_file: Path) -> dict[str, str]:
-    """Return a digest of each file's bytes; "missing" for one that cannot be read.
+    """Return a digest of each file's bytes; `MISSING` for one that cannot be read.
 
     Args:
         paths: the files.
         cache_file: JSON that keeps them; processes may share it.
     """
-    found = remembered(paths, cache_file, lambda path: _digest(str(path)), fleeting=("missing",))
+    found = remembered(paths, cache_file, lambda path: digest_or_missing(path)[:LENGTH], fleeting=(MISSING,))
     return {str(path): digest for path, digest in found.items()}
 
 
-def _digest(path: str) -> str:
+def digest_or_missing(path: Path) -> str:
+    """Return sha256 of a picture's bytes, `MISSING` of one that cannot be read."""
     try:
-        with open(path, "rb", buffering=0) as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()[:LENGTH]
-    except OSError:
-        return "missing"
+        return picture_digest(path)
+    except ImageError:
+        return MISSING

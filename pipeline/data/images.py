@@ -25,7 +25,7 @@ from typing import Any
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from pipeline.data.png_chunks import without_large_texts
-from pipeline.files import write_atomic
+from pipeline.files import file_digest, write_atomic
 from pipeline.system.locks import exclusive
 
 MAX_PIXELS = 64 * 1024 * 1024
@@ -44,6 +44,8 @@ _ORIENTATION = 0x0112
 # Files between two writes of what was found: a kill loses a minute of looking at most.
 _SAVE_EVERY = 8192
 _NO_FILE = [-1, -1]
+# The verdict of a file that the system did not give, see `remembered`.
+_FLEETING = ("missing_image",)
 
 
 class ImageError(ValueError):
@@ -129,6 +131,21 @@ def upright_size(path: Path) -> tuple[int, int]:
         width, height = image.size
         # EXIF's orientations from 5 on lie on their side.
         return (height, width) if image.getexif().get(_ORIENTATION, 1) >= 5 else (width, height)
+
+
+def picture_digest(path: Path) -> str:
+    """Return sha256 of a picture's bytes, which are not decoded.
+
+    Raises:
+        ImageError: when the system does not give the file.
+    """
+    # Opening a pipe would hang.
+    if not path.is_file():
+        raise ImageError("missing_image", path, "not a file")
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise ImageError("missing_image", path, str(error.strerror)) from error
 
 
 def plain_jpeg(path: Path, longest_side: int) -> bytes | None:
@@ -246,9 +263,9 @@ class QuickLook:
     most: int
     skipped: int = 0
 
-    def limit(self, paths: list[Path], known: Mapping[str, Any]) -> list[Path]:
+    def limit(self, paths: list[Path], known: Mapping[str, Any], fleeting: Sequence[Any]) -> list[Path]:
         """Return those of `paths` that are looked at."""
-        new = {path for path in paths if known.get(str(path), ())[:2] != _stamp(path)}
+        new = _unknown(paths, known, fleeting)
         if len(new) <= self.most:
             return paths
         self.skipped += len(new)
@@ -291,7 +308,7 @@ def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_
     """
     paths, under = list(dict.fromkeys(paths)), {"max_pixels": max_pixels, "formats": list(FORMATS)}
     if (look := _LOOK.get()) is not None:
-        paths = look.limit(paths, _read_cache(cache_file, under))
+        paths = look.limit(paths, _read_cache(cache_file, under), _FLEETING)
     with warnings.catch_warnings():
         # Pillow warns about damaged EXIF and large pictures; here every such file is decoded or counted.
         warnings.simplefilter("ignore")
@@ -300,7 +317,7 @@ def check_images(paths: Iterable[Path], cache_file: Path, max_pixels: int = MAX_
             cache_file,
             lambda path: check_image(path, max_pixels),
             under=under,
-            fleeting=("missing_image",),
+            fleeting=_FLEETING,
             threads=len(os.sched_getaffinity(0)),
         )
     return {path: reason for path, reason in verdicts.items() if reason is not None}
@@ -329,8 +346,8 @@ def remembered(
     wanted = list(dict.fromkeys(paths))
     with exclusive(cache_file):
         known = _read_cache(cache_file, under or {})
-        stamps = {path: _stamp(path) for path in wanted}
-        new = [path for path in wanted if not _is_known(known.get(str(path)), stamps[path], fleeting)]
+        stamps = _unknown(wanted, known, fleeting)
+        new = list(stamps)
         with ThreadPoolExecutor(max_workers=threads) as pool:
             for start in range(0, len(new), _SAVE_EVERY):
                 chunk = new[start : start + _SAVE_EVERY]
@@ -340,10 +357,14 @@ def remembered(
     return {path: known[str(path)][2] for path in wanted}
 
 
-def _is_known(entry: list[Any] | None, stamp: list[int], fleeting: Sequence[Any]) -> bool:
-    if entry is None or entry[:2] != stamp:
-        return False
-    return stamp == _NO_FILE or entry[2] not in fleeting
+def _unknown(paths: Iterable[Path], known: Mapping[str, list[Any]], fleeting: Sequence[Any]) -> dict[Path, list[int]]:
+    """{file: its stamp} of those to look at: new, changed, or there and not read the last time."""
+    stamps = {path: _stamp(path) for path in paths}
+    return {path: stamp for path, stamp in stamps.items() if not _holds(known.get(str(path)), stamp, fleeting)}
+
+
+def _holds(entry: list[Any] | None, stamp: list[int], fleeting: Sequence[Any]) -> bool:
+    return entry is not None and entry[:2] == stamp and (stamp == _NO_FILE or entry[2] not in fleeting)
 
 
 def _stamp(path: Path) -> list[int]:

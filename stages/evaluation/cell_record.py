@@ -7,13 +7,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline.data.image_digests import MISSING, digest_or_missing
 from pipeline.data.images import remembered
 from pipeline.errors import UserError
 from pipeline.files import (
     differences,
     digest,
     end_half_line,
-    file_digest,
     json_lines,
     read_jsonl,
     write_atomic,
@@ -109,9 +109,4 @@ def picture_digests(questions: Sequence[Any], cache: Path) -> dict[Path, str]:
         cache: folder of what is remembered.
     """
     paths = [path for row in questions for path in row.images]
-    return remembered(
-        paths,
-        cache / "picture_digests.json",
-        lambda path: file_digest(path) if path.is_file() else "missing",
-        fleeting=("missing",),
-    )
+    return remembered(paths, cache / "picture_digests.json", digest_or_missing, fleeting=(MISSING,))

@@ -21,7 +21,9 @@ from pipeline.data.images import (
     inside,
     open_rgb,
     paths_inside,
+    picture_digest,
     picture_size,
+    quick_look,
 )
 from tests.pictures import bomb
 
@@ -235,6 +237,13 @@ def test_a_file_the_system_does_not_give_is_missing_and_looked_at_again(
         with pytest.raises(ImageError, match=re.escape(os.strerror(number))):
             open_rgb(path)
         assert check_images([path], cache) == {path: "missing_image"}
+        # So many anew are more than a quick look takes.
+        with quick_look(0) as look:
+            assert check_images([path], cache) == {}
+        assert look.skipped == 1
+        refusing.setattr(images, "file_digest", Mock(side_effect=OSError(number, os.strerror(number))))
+        with pytest.raises(ImageError, match="missing_image"):
+            picture_digest(path)
     assert check_images([path], cache) == {}
 
 

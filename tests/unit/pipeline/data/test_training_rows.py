@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.data import image_digests as digests_module
+from pipeline.data import images as images_module
 from pipeline.data.conversations import assistant_turn, user_turn
 from pipeline.data.image_digests import image_digests
 from pipeline.data.training_rows import changes, data_lines, read_rows, write_rows
@@ -76,8 +76,8 @@ def test_an_unchanged_file_is_read_once(columns, tmp_path, monkeypatch):
     paths = [Path(path) for (path,) in columns["images"]]
     before = image_digests(paths, tmp_path / "digests.json")
     read: list[str] = []
-    digest = digests_module._digest
-    monkeypatch.setattr(digests_module, "_digest", lambda path: read.append(path) or digest(path))
+    digest = images_module.file_digest
+    monkeypatch.setattr(images_module, "file_digest", lambda path: read.append(str(path)) or digest(path))
     os.utime(paths[0], ns=(0, 0))
     assert image_digests(paths, tmp_path / "digests.json") == before
     assert read == [str(paths[0])]

@@ -148,7 +148,7 @@ def test_another_cell_reads_no_picture_again_to_know_it(tmp_path, monkeypatch):
     questions = [dataclasses.make_dataclass("Question", ["images"])((tmp_path / f"{name}.jpg",)) for name in "ab"]
     (tmp_path / "a.jpg").write_bytes(b"a")
     read: list[Path] = []
-    monkeypatch.setattr("stages.evaluation.cell_record.file_digest", lambda path: read.append(path) or str(len(read)))
+    monkeypatch.setattr("pipeline.data.images.file_digest", lambda path: read.append(path) or str(len(read)))
     first = picture_digests(questions, tmp_path / ".cache")
     assert picture_digests(questions, tmp_path / ".cache") == first
     assert read == [tmp_path / "a.jpg"]
